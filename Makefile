@@ -1,0 +1,45 @@
+# make demo   the whole loop on six bundled scenarios; prints the path of one HTML report
+# make test   lint, types and tests
+# Both create .venv and install on first use; they install again only when pyproject.toml changes.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --disable-pip-version-check --quiet
+RUNTIME := $(VENV)/.installed
+TESTING := $(VENV)/.installed-test
+
+.PHONY: demo test test-slow clean
+
+demo: $(RUNTIME)
+	$(BIN)/retake demo
+
+test: $(TESTING)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(TESTING)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+	echo "Retake needs Python 3.11 or 3.12 with the venv module (Debian and Ubuntu: apt-get install" \
+	"python3-venv); or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) (torch is large: this takes a few minutes the first time)"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e .
+	@touch $@
+
+$(TESTING): pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) with test tools (torch is large: this takes a few minutes the first time)"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[test]"
+	@touch $(RUNTIME) $@
+
+clean:
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis

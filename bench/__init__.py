@@ -1,0 +1,1 @@
+"""Benchmarks and evaluators. The engine never imports this package."""

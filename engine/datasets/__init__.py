@@ -1,0 +1,1 @@
+"""Registry by file name: one dataset reader a file."""

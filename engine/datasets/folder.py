@@ -1,0 +1,110 @@
+"""A folder of the user's own clips as a dataset: each clip is a prefix, its sentence lies beside it.
+
+Knows no benchmark and has no references. The text of `clip.mp4` comes from `prompts.csv` (columns file,text)
+or from `clip.txt`. Of a clip longer than 3 s the LAST 3 s are the prefix: the continuation starts at its end.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import DatasetError, VideoError
+from engine.types import PREFIX_SECONDS, Scenario
+from engine.video import probe, probe_or_expect
+
+SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFolder:
+    """`Dataset` over the clips of one folder, in name order."""
+
+    root: Path
+    texts: dict[str, str]  # by clip file name
+
+    def scenarios(self, fps: float) -> Sequence[Scenario]:
+        """One scenario per clip. Frame rates are resampled on reading: `fps` only fills unreadable headers.
+
+        An unreadable clip keeps its place with size 0x0, and `check` refuses it.
+        """
+        return [
+            Scenario(
+                id=Path(name).stem,
+                text=text,
+                prefix=probe_or_expect(self.root / name, fps, round(PREFIX_SECONDS * fps)),
+                category="own clips",
+                output_name=f"{Path(name).stem}.mp4",
+            )
+            for name, text in self.texts.items()
+        ]
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise VideoError unless the clip is readable and at least 3 s long, less one frame."""
+        clip = probe(scenario.prefix.path)
+        if clip.num_frames + 1 < round(PREFIX_SECONDS * clip.fps):
+            raise VideoError(
+                f"{clip.path} is {clip.seconds:.2f} s long ({clip.num_frames} frames at {clip.fps:g} fps); "
+                f"at least {PREFIX_SECONDS:g} s are needed",
+                fix="give a longer clip; the last 3 s are used",
+            )
+
+
+def open_dataset(root: Path) -> ClipFolder:
+    """Open a folder of clips with `prompts.csv` or one text file per clip.
+
+    Raises DatasetError: no folder, no clips, clips without text, rows without a clip, two clips of one stem.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder", fix="give a folder of video clips")
+    names = sorted(entry.name for entry in root.iterdir() if entry.suffix.lower() in SUFFIXES)
+    if not names:
+        raise DatasetError(
+            f"{root} holds no clip; allowed: {', '.join(SUFFIXES)}",
+            fix="put clips of at least 3 s into the folder",
+        )
+    stems = [Path(name).stem for name in names]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DatasetError(
+            f"{root} holds several clips named {', '.join(twice[:5])}", fix="rename them apart"
+        )
+    listed = _read_prompts(root / "prompts.csv", names)
+    texts = {name: listed.get(name) or _sidecar(root / name) for name in names}
+    silent = [name for name, text in texts.items() if not text]
+    if silent:
+        raise DatasetError(
+            f"{len(silent)} of {len(names)} clips in {root} have no text: {', '.join(silent[:5])}",
+            fix="write what happens in STEM.txt beside each clip, or list file,text in prompts.csv",
+        )
+    return ClipFolder(root=root, texts=texts)
+
+
+def _read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """`prompts.csv` as file name to text; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        found = reader.fieldnames or []
+        absent = [column for column in ("file", "text") if column not in found]
+        if absent:
+            raise DatasetError(
+                f"{path} has no column {', '.join(absent)}; it has: {', '.join(found) or 'none'}",
+                fix="give it the columns file,text",
+            )
+        prompts = {record["file"]: (record["text"] or "").strip() for record in reader}
+    unknown = [name for name in prompts if name not in names]
+    if unknown:
+        raise DatasetError(
+            f"{path} lists {len(unknown)} files that are not there: {', '.join(map(str, unknown[:5]))}",
+            fix=f"correct the names in the column file, for example {names[0]}",
+        )
+    return prompts
+
+
+def _sidecar(clip: Path) -> str:
+    path = clip.with_suffix(".txt")
+    return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""

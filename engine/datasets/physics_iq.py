@@ -1,0 +1,167 @@
+"""The Physics-IQ benchmark on disk (original or Verified), as questions: brief sentence and 3 s prefix.
+
+Information boundary: this module reads descriptions.csv and the conditioning clips and builds no other path
+below the benchmark; the reference clips and masks are the scorer's. Takes of the same scenario share a view.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import DatasetError
+from engine.types import PREFIX_SECONDS, Scenario
+from engine.video import check_clip, probe, probe_or_expect
+
+TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
+COLUMNS = ("scenario", "description", "category", "generated_video_name")
+VIEWS = ("perspective-left", "perspective-center", "perspective-right")
+_DOWNLOAD = "download the benchmark again, or make a dataset with `retake scenes OUT`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """One row of descriptions.csv, with its `scenario` column taken apart."""
+
+    number: int  # 1-based id; take-2 rows continue after all take-1 rows
+    view: str  # "perspective-left"
+    take: str  # "take-1" or "take-2"
+    scene: str  # "trimmed-ball-and-block"
+    text: str
+    category: str
+    output_name: str
+
+    @property
+    def scenario_id(self) -> str:
+        return f"{self.number:04d}_{self.view}"
+
+    def file_name(self, kind: str, fps: int) -> str:
+        """The benchmark's name of one of this row's clips, for example `kind` "conditioning-videos"."""
+        return f"{self.number:04d}_{kind}_{fps}FPS_{self.view}_{self.take}_{self.scene}.mp4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhysicsIQ:
+    """`Dataset` over one benchmark tree."""
+
+    tree: Path
+    rows: tuple[Description, ...]
+
+    def scenarios(self, fps: float) -> Sequence[Scenario]:
+        """The take-1 rows with their conditioning clips at `fps`, in id order.
+
+        A clip that cannot be read becomes a scenario too, with the expected header and size 0x0, so that one
+        bad file costs one scenario: `check` refuses it. Raises DatasetError when this rate has no clips.
+        """
+        folder = _rate_folder(self.tree / "split-videos" / "conditioning", fps)
+        cases = [row for row in self.rows if row.take == "take-1"]
+        names = [row.file_name("conditioning-videos", round(fps)) for row in cases]
+        missing = [name for name in names if not (folder / name).is_file()]
+        if len(missing) == len(names):
+            raise DatasetError(
+                f"{folder} lacks all {len(missing)} conditioning clips of descriptions.csv, "
+                f"the first: {', '.join(missing[:5])}",
+                fix=_DOWNLOAD,
+            )
+        return [
+            Scenario(
+                id=row.scenario_id,
+                text=row.text,
+                prefix=probe_or_expect(folder / name, fps, round(PREFIX_SECONDS * fps)),
+                category=row.category,
+                output_name=row.output_name,
+            )
+            for row, name in zip(cases, names, strict=True)
+        ]
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise VideoError unless the prefix is a readable clip of its folder's frame rate, 3 s ± 1 frame."""
+        fps = float(scenario.prefix.path.parent.name.removesuffix("FPS"))
+        check_clip(probe(scenario.prefix.path), fps=fps, num_frames=round(PREFIX_SECONDS * fps))
+
+
+def open_dataset(root: Path) -> PhysicsIQ:
+    """Open `root`, which is the benchmark tree or a folder that holds it; descriptions.csv lies in either.
+
+    Raises DatasetError for a missing or empty folder, a missing descriptions.csv or column, unreadable rows.
+    """
+    return PhysicsIQ(tree=benchmark_tree(root), rows=read_descriptions(root))
+
+
+def benchmark_tree(root: Path) -> Path:
+    """The folder that holds split-videos. Raises DatasetError when neither `root` nor a child of it does."""
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder", fix="give the folder that holds the benchmark")
+    if not any(root.iterdir()):
+        raise DatasetError(f"{root} is empty", fix=_DOWNLOAD)
+    for tree in (root, *(root / name for name in TREES)):
+        if (tree / "split-videos").is_dir():
+            return tree
+    raise DatasetError(
+        f"{root} holds neither split-videos/ nor {' nor '.join(f'{name}/split-videos/' for name in TREES)}",
+        fix="give the folder that holds the benchmark, or a folder of your own clips with their texts",
+    )
+
+
+def read_descriptions(root: Path) -> tuple[Description, ...]:
+    """All rows of descriptions.csv, both takes, in file order. Raises DatasetError."""
+    tree = benchmark_tree(root)
+    places = [root / "descriptions.csv", tree / "descriptions.csv", tree.parent / "descriptions.csv"]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise DatasetError(
+            f"no descriptions.csv in {' or '.join(str(place.parent) for place in dict.fromkeys(places))}",
+            fix="copy the benchmark's descriptions.csv next to its folders",
+        )
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        found = reader.fieldnames or []
+        absent = [column for column in COLUMNS if column not in found]
+        if absent:
+            raise DatasetError(
+                f"{path} has no column {', '.join(absent)}; it has: {', '.join(found) or 'none'}",
+                fix=f"give it the columns {', '.join(COLUMNS)}",
+            )
+        rows = tuple(_description(path, reader.line_num, record) for record in reader)
+    if not any(row.take == "take-1" for row in rows):
+        raise DatasetError(f"{path} has {len(rows)} rows, none of take-1", fix=_DOWNLOAD)
+    return rows
+
+
+def _description(path: Path, line: int, record: dict[str, str]) -> Description:
+    """Take "0001_perspective-left_take-1_trimmed-ball.mp4" apart."""
+    name = record["scenario"] or ""
+    parts = name.removesuffix(".mp4").split("_", maxsplit=3)
+    if len(parts) != 4 or not parts[0].isdigit() or parts[2] not in ("take-1", "take-2"):
+        raise DatasetError(
+            f"{path}, line {line}: scenario {name!r} is not of the form ID_VIEW_take-1|take-2_SCENE.mp4",
+            fix="restore the row from the benchmark's descriptions.csv",
+        )
+    if not record["description"] or not record["generated_video_name"]:
+        raise DatasetError(
+            f"{path}, line {line}: description or generated_video_name is empty",
+            fix="restore the row from the benchmark's descriptions.csv",
+        )
+    return Description(
+        number=int(parts[0]),
+        view=parts[1],
+        take=parts[2],
+        scene=parts[3],
+        text=record["description"],
+        category=record["category"],
+        output_name=record["generated_video_name"],
+    )
+
+
+def _rate_folder(parent: Path, fps: float) -> Path:
+    """`parent`/{F}FPS; DatasetError naming the rates that exist."""
+    folder = parent / f"{fps:g}FPS"
+    if folder.is_dir():
+        return folder
+    rates = sorted(entry.name for entry in parent.glob("*FPS") if entry.is_dir())
+    raise DatasetError(
+        f"{folder} does not exist; frame rates found in {parent}: {', '.join(rates) or 'none'}",
+        fix=f"download the {fps:g} FPS clips, or choose a generator of one of the frame rates found",
+    )

@@ -1,0 +1,1 @@
+"""Samplers and guidance: tensors in, tensors out."""

@@ -1,0 +1,94 @@
+"""Flow sampling behind a clean prefix: a schedule as plain numbers, and the latents it moves.
+
+The deterministic flow schedulers of the library are linear in the initial noise and the velocities: their
+coefficients are read off once, on the host, and the device loop needs no scheduler and never synchronizes.
+Knows neither transformer nor text. Invariant: the model always sees the prefix clean and at timestep 0.
+Z latent channels · F latent frames, the first K of them prefix · h, w latent pixels · S tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Timesteps 0 to 1000, and the weights of what each step returns.
+
+    After step i the latents are weights[i][0] * noise + sum over j <= i of weights[i][j + 1] * velocity[j].
+    """
+
+    timesteps: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.timesteps)
+
+
+def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
+    """What a deterministic diffusers scheduler does in `num_steps` steps, by running it on basis vectors.
+
+    The noise is unit vector 0 and the velocity of step j unit vector j + 1, so the sample that the scheduler
+    returns *is* the row of weights. Works for any scheduler that is linear in its inputs (UniPC, Euler).
+    """
+    stepper = type(scheduler).from_config(scheduler.config)  # a scheduler carries state; leave the given one
+    stepper.set_timesteps(num_steps)
+    basis = torch.eye(num_steps + 1, dtype=torch.float64)[:, None, None, :, None, None]
+    sample = basis[0]  # [1, 1, num_steps + 1, 1, 1]: the schedulers expect five axes
+    weights = []
+    for step, timestep in enumerate(stepper.timesteps):
+        sample = stepper.step(basis[step + 1], timestep, sample, return_dict=False)[0]
+        weights.append(tuple(sample.flatten()[: step + 2].tolist()))
+    return Schedule(
+        timesteps=tuple(float(timestep) for timestep in stepper.timesteps), weights=tuple(weights)
+    )
+
+
+class PrefixSampler:
+    """The latents of one job. Alternate `model_input`, `timestep` and `advance`, then read `latents`.
+
+    Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents.
+    """
+
+    def __init__(self, schedule: Schedule, noise: Tensor, prefix: Tensor, *, patch_px: int) -> None:
+        """noise float32 [1, Z, F, h, w]; clean normalised prefix [1, Z, K, h, w]; patch size."""
+        _, _, latent_frames, height, width = noise.shape
+        assert 0 < prefix.shape[2] < latent_frames and prefix.shape[3:] == noise.shape[3:], (
+            f"prefix {tuple(prefix.shape)}, noise {tuple(noise.shape)}"
+        )
+        self._schedule = schedule
+        self._prefix = prefix.to(noise.dtype)
+        self._inputs = [noise]
+        self._current = noise
+        tokens_per_frame = (height // patch_px) * (width // patch_px)
+        self._noisy_tokens = noise.new_ones(1, latent_frames * tokens_per_frame)  # [1, S], 0 on the prefix
+        self._noisy_tokens[:, : prefix.shape[2] * tokens_per_frame] = 0
+
+    @property
+    def step(self) -> int:
+        """How many steps have been taken."""
+        return len(self._inputs) - 1
+
+    @property
+    def latents(self) -> Tensor:
+        """Current latents [1, Z, F, h, w] with the prefix put back clean: the model input and the result."""
+        return torch.cat([self._prefix, self._current[:, :, self._prefix.shape[2] :]], dim=2)
+
+    @property
+    def timestep(self) -> Tensor:
+        """Per-token timestep of the next step, float32 [1, S]: 0 on the tokens of the prefix."""
+        return self._noisy_tokens * self._schedule.timesteps[self.step]
+
+    def advance(self, velocity: Tensor) -> None:
+        """Take one step with the velocity [1, Z, F, h, w] predicted for `latents` at `timestep`."""
+        weights = self._schedule.weights[self.step]
+        self._inputs.append(velocity.to(self._current.dtype))
+        current = self._inputs[0] * weights[0]
+        for tensor, weight in zip(self._inputs[1:], weights[1:], strict=True):
+            current.add_(tensor, alpha=weight)
+        self._current = current

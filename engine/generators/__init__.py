@@ -1,0 +1,1 @@
+"""Registry by file name: one video-model family a file."""

@@ -1,0 +1,349 @@
+"""The Wan family with per-token timesteps: a clean prefix of many frames, the rest denoised behind it.
+
+Modules come from the library, the loop is ours. Knows no critic, no attempts, no reference clip. Invariant:
+pixels depend on prefix, text, negative text and seed alone: not on the order of jobs or what ran before.
+P prefix frames · K latent frames of the prefix · F latent frames in all · Z channels · h, w latent pixels
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.denoise.guidance import EagerDenoiser, GuidedText, guided_velocity
+from engine.denoise.sampler import PrefixSampler, Schedule, read_schedule
+from engine.denoise.vae import (
+    TEMPORAL_STRIDE,
+    decode_in_chunks,
+    denormalise,
+    encode_mode,
+    latent_frames_of,
+    num_chunks,
+)
+from engine.errors import ConfigError, ModelError
+from engine.generators import _wan_folder
+from engine.generators._wan_folder import WanDefaults, WanParts
+from engine.protocols import Denoiser, Fence
+from engine.streams import fence
+from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
+from engine.video import read_prefix
+
+MAX_CHUNK_LATENTS = 4
+"""Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps stay short."""
+
+CHUNK_BYTES = 2**30
+"""Large videos are coded in smaller chunks, so that one pass stays about here (one latent frame at least)."""
+
+REMEMBERED = 4
+"""Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
+
+Value = TypeVar("Value")
+
+
+def load(
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> WanGenerator:
+    """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
+
+    Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
+    """
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
+    if guidance_scale is not None and guidance_scale < 1.0:
+        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
+        raise ConfigError(problem, fix="give 1 or more")
+    parts = _wan_folder.read(folder, device, dtype)
+    steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+    scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    return WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale)
+
+
+def pad_first(frames: Frames) -> Frames:
+    """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
+    which would be the frames just before the switch."""
+    missing = _padded(len(frames)) - len(frames)
+    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
+
+
+def _padded(num_frames: int) -> int:
+    return num_frames + (1 - num_frames) % TEMPORAL_STRIDE
+
+
+class WanGenerator:
+    """Generator over one loaded folder. Holds no state of a job; its caches only save encoding twice."""
+
+    def __init__(
+        self, parts: WanParts, denoiser: Denoiser, num_inference_steps: int, guidance_scale: float
+    ) -> None:
+        self.parts = parts
+        self.denoiser = denoiser
+        self.guidance_scale = guidance_scale
+        # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
+        self.batched = parts.device.type == "cuda"
+        self.schedule: Schedule = read_schedule(parts.scheduler, num_inference_steps)
+        self.negatives: _Recent[Tensor] = _Recent(REMEMBERED)
+        self.prefixes: _Recent[Tensor] = _Recent(REMEMBERED)
+
+    @property
+    def spec(self) -> VideoSpec:
+        return self.parts.spec
+
+    @property
+    def defaults(self) -> WanDefaults:
+        return self.parts.defaults
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        """Bytes of the weights; the larger of a guided denoise step and a decode step, plus the history."""
+        shape = _latent_shape(self.parts, spec)
+        history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(shape))
+        batch = 2 if self.batched and self.guidance_scale != 1.0 else 1
+        chunk_bytes = _chunk_bytes(self.parts, spec, _chunk_latents(self.parts, spec))
+        denoise_bytes = _denoise_bytes(self.parts, shape, batch)
+        return Footprint(
+            weights_bytes=sum(
+                map(_bytes_of, (self.parts.transformer, self.parts.vae, self.parts.text_encoder))
+            ),
+            activation_bytes=history_bytes + max(denoise_bytes, chunk_bytes),
+        )
+
+    def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
+        """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
+
+        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        """
+        key = (scenario.id, _digest(scenario.prefix.path))
+        latents = self.prefixes.get(key)
+        frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
+        request = _Request(
+            prefix_key=key,
+            prefix=frames,
+            prefix_latents=latents,
+            token_ids=_token_ids(self.parts, prompt.text),
+            negative=prompt.negative,
+            negative_ids=_token_ids(self.parts, prompt.negative),
+            seed=prompt.seed,
+        )
+        return WanJob(self, request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What a job needs of scenario and prompt, already checked, on the host."""
+
+    prefix_key: Hashable
+    prefix: Frames | None  # [4k + 1, H, W, 3]; None when its latents are known
+    prefix_latents: Tensor | None  # held here because the cache may drop them meanwhile
+    token_ids: Tensor  # int64 [1, n]
+    negative: str
+    negative_ids: Tensor
+    seed: int
+
+
+class WanJob:
+    """Job[Video]: the steps of `_run`, one per `launch`."""
+
+    def __init__(self, generator: WanGenerator, request: _Request) -> None:
+        self._generator = generator
+        self._request = request
+        self._padded_prefix = _padded(generator.spec.prefix_frames)
+        self._chunk_latents = _chunk_latents(generator.parts, generator.spec)
+        self._decoded: list[Tensor] = []
+        latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
+        self._steps_left = 1 + generator.schedule.num_steps + num_chunks(latent_frames, self._chunk_latents)
+        self._steps = self._run()
+
+    @property
+    def steps_left(self) -> int:
+        return self._steps_left
+
+    def launch(self) -> Fence:
+        """Enqueue the next step on the current stream of the generator's device; never waits for it."""
+        assert self._steps_left > 0, "the job is finished"
+        with torch.inference_mode():
+            next(self._steps)
+        self._steps_left -= 1
+        return fence(self._generator.parts.device)
+
+    def result(self) -> Video:
+        """The continuation without its prefix; copies to the host, so wait for the last fence first."""
+        assert self._steps_left == 0, f"{self._steps_left} steps left"
+        frames = torch.cat(self._decoded)[self._padded_prefix :].cpu().numpy()
+        return Video(frames=frames, fps=self._generator.spec.fps)
+
+    def _run(self) -> Iterator[None]:
+        generator, parts = self._generator, self._generator.parts
+        text = self._encode_text()
+        sampler = PrefixSampler(
+            generator.schedule,
+            self._noise(),
+            self._encode_prefix(),
+            patch_px=parts.transformer.config.patch_size[1],
+        )
+        yield
+        for _ in range(generator.schedule.num_steps):
+            velocity = guided_velocity(
+                generator.denoiser,
+                sampler.latents,
+                sampler.timestep,
+                text,
+                generator.guidance_scale,
+                batched=generator.batched,
+            )
+            sampler.advance(velocity)
+            yield
+        latents = denormalise(parts.vae, sampler.latents.to(parts.vae.dtype))
+        del sampler  # its history is as large as num_steps latents
+        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
+            self._decoded.append(_to_uint8(pixels))
+            yield
+
+    def _encode_text(self) -> GuidedText:
+        generator, request = self._generator, self._request
+        uncond = None
+        if generator.guidance_scale != 1.0:
+            uncond = generator.negatives.get(request.negative)
+            if uncond is None:
+                uncond = _embed(generator.parts, request.negative_ids)
+                generator.negatives.put(request.negative, uncond)
+        return GuidedText(cond=_embed(generator.parts, request.token_ids), uncond=uncond)
+
+    def _encode_prefix(self) -> Tensor:
+        """Normalised clean latents of the prefix, float32 [1, Z, K, h, w]."""
+        generator, parts = self._generator, self._generator.parts
+        if self._request.prefix_latents is not None:
+            return self._request.prefix_latents
+        assert self._request.prefix is not None
+        host = torch.from_numpy(self._request.prefix)  # uint8 [P, H, W, 3]
+        pixels = _to_device(host, parts.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+        latents = encode_mode(parts.vae, pixels.to(parts.vae.dtype), self._chunk_latents).float()
+        generator.prefixes.put(self._request.prefix_key, latents)
+        return latents
+
+    def _noise(self) -> Tensor:
+        """Initial noise from a host generator seeded by the prompt alone: the same on every device."""
+        parts = self._generator.parts
+        source = torch.Generator().manual_seed(self._request.seed)
+        shape = _latent_shape(parts, parts.spec)
+        return _to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
+
+
+class _Recent(Generic[Value]):
+    """The `capacity` most recently used values; a lookup counts as use."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def get(self, key: Hashable) -> Value | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: Hashable, value: Value) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while len(self._values) > self._capacity:
+            self._values.popitem(last=False)
+
+
+def _token_ids(parts: WanParts, text: str) -> Tensor:
+    """int64 [1, n] with the end mark; entities unescaped and white space collapsed as in training."""
+    cleaned = " ".join(html.unescape(html.unescape(text)).split())
+    ids = parts.tokenizer(cleaned, add_special_tokens=True, verbose=False).input_ids
+    if len(ids) > parts.max_text_tokens:
+        raise ModelError(
+            f"the prompt has {len(ids)} tokens; the text encoder of {parts.folder} reads at most "
+            f"{parts.max_text_tokens}: {cleaned[:60]!r}...",
+            fix="shorten the prompt",
+        )
+    return torch.tensor([ids])
+
+
+def _embed(parts: WanParts, token_ids: Tensor) -> Tensor:
+    """Text embeddings [1, max_text_tokens, D], zero after the last token, as the models were trained.
+
+    Encoding without padding equals encoding with masked padding and costs a tenth of it for short prompts.
+    """
+    hidden = parts.text_encoder(input_ids=_to_device(token_ids, parts.device)).last_hidden_state
+    padded: Tensor = nn.functional.pad(hidden, (0, 0, 0, parts.max_text_tokens - hidden.shape[1]))
+    return padded
+
+
+def _to_device(host: Tensor, device: torch.device) -> Tensor:
+    # From pageable memory the copy would wait for the stream; pinned memory is kept until the copy is done.
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def _to_uint8(pixels: Tensor) -> Tensor:
+    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
+    return pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of the file, or "" when there is none: reading the frames then says what is wrong."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _latent_shape(parts: WanParts, spec: VideoSpec) -> tuple[int, int, int, int, int]:
+    """(1, Z, F, h, w) for padded prefix and continuation together."""
+    stride = parts.vae.config.scale_factor_spatial
+    latent_frames = latent_frames_of(_padded(spec.prefix_frames) + spec.num_frames)
+    return 1, parts.vae.config.z_dim, latent_frames, spec.height // stride, spec.width // stride
+
+
+def _bytes_of(module: Any) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _denoise_bytes(parts: WanParts, shape: tuple[int, ...], batch: int) -> int:
+    """Peak of one forward, e bytes per element, S tokens, width d, feed-forward width m:
+
+    batch * S * (d * (12 e + 2 * 24) + d * (8 e + 16) + 2 m e): the per-token modulation in e (twice) and in
+    float32 (twice); queries, keys, values, outputs, norms and float32 copies; the feed-forward before and
+    after its activation. Attention is taken not to hold its scores.
+    """
+    config = parts.transformer.config
+    element = parts.transformer.patch_embedding.weight.element_size()
+    width = config.num_attention_heads * config.attention_head_dim
+    tokens = shape[2] * (shape[3] // config.patch_size[1]) * (shape[4] // config.patch_size[2])
+    per_token = width * (12 * element + 48 + 8 * element + 16) + 2 * config.ffn_dim * element
+    return int(batch * tokens * per_token)
+
+
+def _chunk_latents(parts: WanParts, spec: VideoSpec) -> int:
+    return max(1, min(MAX_CHUNK_LATENTS, CHUNK_BYTES // _chunk_bytes(parts, spec, 1)))
+
+
+def _chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int) -> int:
+    """Peak of one pass of the autoencoder over t = 4 chunk_latents + 2 frames, e bytes per element, width c:
+
+    t * area * 2 c * (4 e + 4): the stage of full (or patched) size holds four copies and one in float32; plus
+    27 t * area * c * e on a CPU in float32, whose convolutions unfold their input; plus the pixels.
+    """
+    config = parts.vae.config
+    element = parts.vae.encoder.conv_in.weight.element_size()
+    patch = config.patch_size or 1
+    area = (spec.height // patch) * (spec.width // patch)
+    channels = max(config.base_dim, config.decoder_base_dim or 0)
+    frames = TEMPORAL_STRIDE * chunk_latents + 2
+    unfolded = 27 * element if parts.device.type == "cpu" and element == 4 else 0
+    per_frame = area * channels * (2 * (4 * element + 4) + unfolded) + 4 * 3 * spec.height * spec.width
+    return int(frames * per_frame)

@@ -1,0 +1,158 @@
+"""Progress of a run on a terminal: one bar per lane, one over all scenarios with the mean best score.
+
+Where stdout is no terminal (a CI log, a pipe) it writes one plain line per finished step instead. Knows
+nothing of models or of the store; both displays take the same calls and never influence a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from engine.types import Attempt, Outcome, PlanReply
+
+LANES = ("generate", "critique", "encode")
+
+
+class Display(Protocol):
+    """What the composition root shows while a run goes on: a `protocols.Progress` that also sees results."""
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None: ...
+
+    def finished(self, scenario_ids: Iterable[str]) -> None: ...
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class BestScores:
+    """The best critic score of each scenario so far; scenarios without a score do not count."""
+
+    def __init__(self) -> None:
+        self._best: dict[str, float] = {}
+
+    def add(self, scenario_id: str, attempt: Attempt) -> None:
+        score = None if attempt.critique is None else attempt.critique.score
+        if score is not None:
+            self._best[scenario_id] = max(score, self._best.get(scenario_id, score))
+
+    def __str__(self) -> str:
+        if not self._best:
+            return "no score yet"
+        return f"best takes {sum(self._best.values()) / len(self._best):.1f}"
+
+
+class LiveDisplay:
+    """Bars that move in place."""
+
+    def __init__(self, console: Console, num_scenarios: int) -> None:
+        self._scores = BestScores()
+        self._bars = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._lanes: dict[str, TaskID] = {
+            lane: self._bars.add_task(lane, total=None, note="") for lane in LANES
+        }
+        self._done: set[str] = set()
+        self._overall = self._bars.add_task("scenarios", total=num_scenarios, note=str(self._scores))
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        self._bars.update(self._lanes[lane], completed=done, total=total, note=scenario_id)
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        self._done.update(scenario_ids)
+        self._bars.update(self._overall, completed=len(self._done))
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None:
+        pass
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
+        self._scores.add(scenario_id, attempt)
+        self._bars.update(self._overall, note=str(self._scores))
+
+    def outcome(self, outcome: Outcome) -> None:
+        if outcome.failure is not None:
+            self._bars.console.print(describe_outcome(outcome), style="red", markup=False, highlight=False)
+
+
+class PlainDisplay:
+    """One line per plan, take and finished scenario; nothing for single steps."""
+
+    def __init__(self, console: Console, num_scenarios: int) -> None:
+        self._console = console
+        self._scores = BestScores()
+        self._num_scenarios = num_scenarios
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        pass
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        self._done.update(scenario_ids)
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None:
+        self._line(f"{scenario_id}: plan {'read' if reply.plan else 'unreadable'} in {reply.seconds:.1f} s")
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
+        self._scores.add(scenario_id, attempt)
+        critique = attempt.critique
+        verdict = "no critique" if critique is None else str(critique.verdict)
+        score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
+        self._line(f"{scenario_id}: take {attempt.index}: {verdict}{score}")
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._done.add(outcome.scenario_id)
+        self._line(f"{describe_outcome(outcome)} [{len(self._done)}/{self._num_scenarios}, {self._scores}]")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_display(console: Console, num_scenarios: int) -> Display:
+    """Bars on a terminal, lines elsewhere."""
+    return (LiveDisplay if console.is_terminal else PlainDisplay)(console, num_scenarios)
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """One line on what became of a scenario."""
+    if outcome.failure is not None:
+        return f"{outcome.scenario_id}: failed: {outcome.failure}"
+    return (
+        f"{outcome.scenario_id}: chose take {outcome.chosen} of {len(outcome.attempts)} ({outcome.stopped})"
+    )

@@ -1,0 +1,126 @@
+"""What the scheduler and the composition root ask of a component. One verb each, no base classes.
+
+`launch` enqueues work and returns at once on a GPU; on a CPU it does one step. It never synchronizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+from engine.types import (
+    Attempt,
+    Critique,
+    Footprint,
+    Outcome,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Stop,
+    Video,
+    VideoSpec,
+)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Fence(Protocol):
+    """Completion of launched work. `done` never blocks; `wait` blocks the calling host thread."""
+
+    def done(self) -> bool: ...
+
+    def wait(self) -> None: ...
+
+
+class Job(Protocol[T_co]):
+    """A resumable piece of work, cut into steps of a few to a few hundred milliseconds."""
+
+    @property
+    def steps_left(self) -> int: ...
+
+    def launch(self) -> Fence: ...
+
+    def result(self) -> T_co: ...
+
+
+class Generator(Protocol):
+    @property
+    def spec(self) -> VideoSpec: ...
+
+    def footprint(self, spec: VideoSpec) -> Footprint: ...
+
+    def start(self, scenario: Scenario, prompt: Prompt) -> Job[Video]: ...
+
+
+class Critic(Protocol):
+    def footprint(self, spec: VideoSpec) -> Footprint: ...
+
+    def plan(self, scenario: Scenario) -> Job[PlanReply]: ...
+
+    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Job[Critique]: ...
+
+
+class Selector(Protocol):
+    """Scores each take of one scenario, higher is better. Target-free: it never sees a reference."""
+
+    def score(
+        self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]
+    ) -> list[float]: ...
+
+
+class Dataset(Protocol):
+    def scenarios(self, fps: float) -> Sequence[Scenario]: ...
+
+    def check(self, scenario: Scenario) -> None:
+        """Raise VideoError when this scenario's prefix cannot be used; the others go on."""
+        ...
+
+
+class Policy(Protocol):
+    """The refinement loop as pure functions of what has happened so far.
+
+    `first` needs nothing but the scenario, so take 0 is generated while the critic still reads the prefix; `next`
+    is asked once the plan and at least one attempt are there.
+    """
+
+    def first(self, scenario: Scenario) -> Prompt: ...
+
+    def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop: ...
+
+    def choose(self, attempts: Sequence[Attempt]) -> int: ...
+
+
+class Denoiser(Protocol):
+    """One velocity prediction. `branch` is "cond" or "uncond", passed explicitly, never counted."""
+
+    def __call__(self, latents: Any, timestep: Any, text: Any, *, branch: str) -> Any: ...
+
+
+class Sink(Protocol):
+    """Where finished work goes, at once and crash-safe."""
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+
+class Host(Protocol):
+    """Turns a blocking host call into a job of one step, so that the encode lane is a lane like the others."""
+
+    def job(self, work: Callable[[], T]) -> Job[T]: ...
+
+
+class Recorder(Protocol):
+    """Notes when one step of a lane ran. Thread-safe; entering and leaving never wait for the device."""
+
+    def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> AbstractContextManager[None]: ...
+
+
+class Progress(Protocol):
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None: ...
+
+    def finished(self, scenario_ids: Iterable[str]) -> None: ...

@@ -1,0 +1,184 @@
+"use strict";
+const root = document.documentElement;
+const errors = [];
+function report(message) {
+  errors.push(String(message));
+  root.dataset.errors = errors.join(" | ");
+}
+window.addEventListener("error", (event) => {
+  if (event.message) report(event.message);
+});
+window.addEventListener("unhandledrejection", (event) => report(event.reason));
+document.addEventListener("securitypolicyviolation", (event) => report(`blocked ${event.violatedDirective}`));
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/** All takes of one scenario under one clock: the first playable take leads, the others follow. */
+class Player {
+  constructor(scene) {
+    this.scene = scene;
+    this.takes = [...scene.querySelectorAll("video[data-role=take]")];
+    this.prefix = scene.querySelector("video[data-role=prefix]");
+    this.button = scene.querySelector(".play");
+    this.scrub = scene.querySelector(".scrub");
+    this.clock = scene.querySelector(".clock");
+    this.speed = scene.querySelector(".speed");
+    this.wanted = !calm;
+    this.visible = false;
+    this.pending = null;
+    if (!this.button) return;
+    for (const video of [...this.takes, this.prefix]) {
+      if (!video) continue;
+      video.addEventListener("error", () => this.broken(video));
+      if (video.error) this.broken(video);
+      if (calm) video.pause();
+    }
+    this.button.addEventListener("click", () => this.toggle());
+    this.scrub.addEventListener("input", () => this.seek(Number(this.scrub.value)));
+    this.speed.addEventListener("change", () => this.rate(Number(this.speed.value)));
+    for (const take of this.takes) {
+      take.addEventListener("loadedmetadata", () => this.measure());
+      take.addEventListener("click", () => this.toggle());
+    }
+    for (const finding of scene.querySelectorAll("[data-seek]")) {
+      finding.addEventListener("click", () => this.show(finding));
+    }
+    this.measure();
+    this.draw();
+  }
+
+  get lead() {
+    return this.takes.find((take) => !take.error);
+  }
+
+  get duration() {
+    const known = this.takes.map((take) => take.duration).filter(Number.isFinite);
+    return known.length ? Math.max(...known) : 5;
+  }
+
+  broken(video) {
+    const note = document.createElement("p");
+    note.className = "no-video";
+    note.textContent = "This browser could not play the video.";
+    video.replaceWith(note);
+    this.takes = this.takes.filter((take) => take !== video);
+    root.dataset.brokenVideos = String(Number(root.dataset.brokenVideos || 0) + 1);
+  }
+
+  measure() {
+    this.scrub.max = String(this.duration);
+    for (const mark of this.scene.querySelectorAll(".marks i")) {
+      mark.style.left = `${Math.min(100, (100 * Number(mark.dataset.at)) / this.duration)}%`;
+    }
+  }
+
+  toggle() {
+    this.wanted = !this.wanted;
+    this.apply();
+  }
+
+  /** Plays when the reader wants it and the scenario is on screen, so that hundreds of clips stay cheap. */
+  apply() {
+    const playing = this.wanted && this.visible;
+    this.button.textContent = this.wanted ? "Pause" : "Play";
+    this.button.setAttribute("aria-pressed", String(this.wanted));
+    if (playing && this.lead) this.align(this.lead.currentTime);
+    for (const video of [...this.takes, this.prefix]) {
+      if (!video) continue;
+      if (playing) video.play().catch(() => {}); // refused when the page is hidden; the next apply repeats it
+      else video.pause();
+    }
+    if (playing) this.tick();
+  }
+
+  align(seconds) {
+    for (const take of this.takes) {
+      const length = Number.isFinite(take.duration) ? take.duration : this.duration;
+      const apart = Math.abs(take.currentTime - seconds);
+      if (Math.min(apart, length - apart) > 0.12) take.currentTime = Math.min(seconds, length - 0.01);
+    }
+  }
+
+  tick() {
+    if (this.pending !== null) return;
+    this.pending = requestAnimationFrame(() => {
+      this.pending = null;
+      if (!this.wanted || !this.visible) return;
+      if (this.lead && !this.lead.seeking) this.align(this.lead.currentTime);
+      this.draw();
+      this.tick();
+    });
+  }
+
+  draw(seconds = this.lead ? this.lead.currentTime : 0) {
+    this.scrub.value = String(seconds);
+    this.clock.textContent = `${seconds.toFixed(2)} s`;
+    this.scrub.setAttribute("aria-valuetext", `${seconds.toFixed(2)} seconds`);
+  }
+
+  seek(seconds) {
+    this.wanted = false;
+    this.apply();
+    for (const take of this.takes) take.currentTime = Math.min(seconds, (take.duration || this.duration) - 0.01);
+    this.draw(seconds);
+  }
+
+  rate(speed) {
+    for (const video of [...this.takes, this.prefix]) if (video) video.playbackRate = speed;
+  }
+
+  /** A finding: the whole row goes to its time, for comparison, and the take concerned is marked. */
+  show(finding) {
+    this.seek(Number(finding.dataset.seek));
+    for (const clip of this.scene.querySelectorAll(".clip")) {
+      clip.classList.toggle("pointed", clip.dataset.take === finding.dataset.of);
+    }
+    this.scene.querySelector(".stage").scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "nearest" });
+  }
+}
+
+function sortable(table) {
+  const body = table.tBodies[0];
+  const keyOf = (row, column) => {
+    const cell = row.cells[column];
+    if (cell.dataset.value === undefined) return cell.textContent.trim();
+    return cell.dataset.value === "" ? -Infinity : Number(cell.dataset.value);
+  };
+  const compare = (a, b) => (typeof a === "number" ? (a === b ? 0 : a - b) : a.localeCompare(b));
+  table.querySelectorAll("thead th").forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const order = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      for (const other of table.querySelectorAll("thead th")) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", order);
+      const sign = order === "ascending" ? 1 : -1;
+      const rows = [...body.rows].sort((a, b) => sign * compare(keyOf(a, column), keyOf(b, column)));
+      body.append(...rows);
+    });
+  });
+  document.getElementById("filter").addEventListener("input", (event) => {
+    const words = event.target.value.toLowerCase().split(/\s+/);
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+  });
+}
+
+const players = new Map([...document.querySelectorAll("[data-player]")].map((scene) => [scene, new Player(scene)]));
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const player = players.get(entry.target.closest("[data-player]"));
+    player.visible = entry.isIntersecting;
+    if (player.button) player.apply();
+  }
+});
+for (const scene of players.keys()) watcher.observe(scene.querySelector(".stage"));
+
+document.getElementById("pixels").addEventListener("change", (event) => {
+  root.classList.toggle("sharp", event.target.checked);
+});
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+});
+sortable(document.getElementById("overview"));
+root.dataset.ready = "true";

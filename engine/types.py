@@ -1,0 +1,233 @@
+"""The values that travel through the engine: frozen dataclasses, no behaviour beyond derived properties.
+
+Imports no torch, so that scheduler, policy, store and CLI stay importable and testable in milliseconds.
+Legend: T pixel frames · H, W pixels. Times named `_s` are seconds after the switch (the end of the prefix).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PREFIX_SECONDS = 3.0
+ANSWER_SECONDS = 5.0
+
+Frames = NDArray[np.uint8]
+"""uint8 RGB [T, H, W, 3]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A video file and what its header says; the frames are read on demand by `engine.video`."""
+
+    path: Path
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSpec:
+    """The shape of one generation: `prefix_frames` given, `num_frames` to be generated, at `fps`."""
+
+    width: int
+    height: int
+    fps: float
+    prefix_frames: int
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanObject:
+    name: str  # "ball"
+    trait: str  # what tells it apart: "red", "left", "tall"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanMotion:
+    object: str
+    direction: str
+    speed: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEvent:
+    t: float  # seconds after the switch
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRest:
+    object: str
+    t: float | None  # seconds after the switch; None: still moving at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhysicsPlan:
+    """What the prefix and physics imply for the next 5 s (step 1 of the loop)."""
+
+    objects: tuple[PlanObject, ...]
+    motion: tuple[PlanMotion, ...]
+    events: tuple[PlanEvent, ...]  # in the order in which they happen
+    rest: tuple[PlanRest, ...]
+    still: tuple[str, ...]
+    camera: str = "static"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PhysicsPlan:
+        """The inverse of `dataclasses.asdict` and JSON; raises KeyError or TypeError on other shapes."""
+        return cls(
+            objects=tuple(PlanObject(**entry) for entry in data["objects"]),
+            motion=tuple(PlanMotion(**entry) for entry in data["motion"]),
+            events=tuple(PlanEvent(**entry) for entry in data["events"]),
+            rest=tuple(PlanRest(**entry) for entry in data["rest"]),
+            still=tuple(data["still"]),
+            camera=data["camera"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """The question: prefix and sentence. Holds no path to a reference clip, by design."""
+
+    id: str  # "0001_perspective-left"
+    text: str
+    prefix: Clip
+    category: str
+    output_name: str  # the file name a submission must have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Everything of a request that decides the pixels besides the prefix: equal prompts give equal videos."""
+
+    text: str
+    negative: str
+    seed: int
+    revision: int  # 0 is the brief text of the benchmark
+    plan: PhysicsPlan | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Video:
+    """The generated continuation, without the prefix."""
+
+    frames: Frames
+    fps: float
+
+    @property
+    def seconds(self) -> float:
+        return len(self.frames) / self.fps
+
+
+class Verdict(StrEnum):
+    ACCEPT = "accept"
+    REVISE = "revise"
+    UNREADABLE = "unreadable"
+
+
+class Fault(StrEnum):
+    """Who is to blame for an inconsistency: one of four prompt faults, the model, or nobody."""
+
+    MISSING_CLUES = "missing physical clues"
+    TOO_COMPLEX = "too complex"
+    TOO_ABSTRACT = "too abstract"
+    WRONG_FACT = "wrong fact"
+    MODEL = "model"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    t: float  # seconds after the switch
+    object: str
+    issue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critique:
+    """One reading of a take. `score` is None, never a number, when the reply could not be read."""
+
+    verdict: Verdict
+    score: float | None  # 0 to 100, the critic's own estimate
+    seen: tuple[str, ...]
+    expected: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    fault: Fault
+    revised: PhysicsPlan | None
+    raw: str
+    num_tokens: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        assert self.score is None or math.isfinite(self.score), f"score {self.score} is not a number"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReply:
+    """The critic's reading of the prefix; `plan` is None when neither reply nor retry could be read."""
+
+    plan: PhysicsPlan | None
+    raw: str
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One take and all that is known about it."""
+
+    index: int  # 0-based; attempt 0 is generated from the brief text
+    prompt: Prompt
+    video_path: Path  # relative to the run folder
+    critique: Critique | None
+    selector_scores: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What a run folder already holds of one scenario; none of it is computed again."""
+
+    plan: PlanReply | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The policy's decision to generate no further take, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one scenario: exactly one of `chosen` and `failure` is set."""
+
+    scenario_id: str
+    attempts: tuple[Attempt, ...]
+    chosen: int | None = None
+    failure: str | None = None
+    stopped: str | None = None  # why the loop ended: one of the reasons in `engine.policy`
+
+    def __post_init__(self) -> None:
+        assert (self.chosen is None) != (self.failure is None), "an outcome is either chosen or failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Memory of one component at one spec, in bytes."""
+
+    weights_bytes: int
+    activation_bytes: int

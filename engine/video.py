@@ -1,0 +1,216 @@
+"""Video files to frames and back: probing, reading, prefix resampling and atomic H.264 writing, all by PyAV.
+
+Knows neither datasets nor models, and imports no torch. Invariant: a clip is either read whole or refused;
+no function returns fewer frames than the file announces.
+Legend: T pixel frames · H, W pixels. Frames are uint8 RGB [T, H, W, 3].
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from engine.errors import VideoError
+from engine.types import Clip, Frames, VideoSpec
+
+_REPLACE = "replace the file with a complete one (copy or download it again)"
+_BT601 = (
+    6  # AVCOL_SPC_SMPTE170M: written into the header, because players guess BT.709 for untagged large clips
+)
+
+
+def probe(path: Path) -> Clip:
+    """What the header says, with the packets counted against it. Decodes one frame only.
+
+    Raises VideoError when the file is missing, is not a video, is truncated or holds no frame.
+    """
+    with _opened(path) as (container, stream):
+        announced = stream.frames
+        rate = stream.average_rate or stream.guessed_rate
+        packets = 0
+        first: Any = None
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            packets += not packet.is_corrupt  # set on a packet of which the file holds only a part
+            if first is None:
+                first = next(iter(packet.decode()), None)
+        if first is None:
+            first = next(iter(stream.decode(None)), None)  # a decoder with delay still holds it
+    if packets == 0 or first is None:
+        raise VideoError(f"{path} holds no video frame; at least 1 is needed", fix=_REPLACE)
+    if packets < announced:
+        raise VideoError(
+            f"{path} is truncated: its header announces {announced} frames, the file holds {packets}",
+            fix=_REPLACE,
+        )
+    if not rate:
+        raise VideoError(f"{path} states no frame rate", fix="write it again with a constant frame rate")
+    turned = int(first.rotation) % 180 != 0
+    width, height = (first.height, first.width) if turned else (first.width, first.height)
+    return Clip(path=path, fps=float(rate), num_frames=announced or packets, width=width, height=height)
+
+
+def probe_or_expect(path: Path, fps: float, num_frames: int) -> Clip:
+    """The header of `path`; when it cannot be read, the expected one at 0x0, for a later check to refuse."""
+    try:
+        return probe(path)
+    except VideoError:
+        return Clip(path=path, fps=fps, num_frames=num_frames, width=0, height=0)
+
+
+def read_frames(
+    clip: Clip | Path,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    indices: Collection[int] | None = None,
+) -> Frames:
+    """Decoded frames, uint8 RGB [T, H, W, 3]; with `indices` only those frames, in ascending order.
+
+    `width` and `height` (both or neither) resize by area averaging when shrinking, bicubic otherwise; the
+    aspect ratio is not kept. Raises VideoError as `probe` does, and when fewer frames decode than announced.
+    """
+    clip = clip if isinstance(clip, Clip) else probe(clip)
+    assert (width is None) == (height is None), f"give both width and height, got {width} and {height}"
+    keep = None if indices is None else frozenset(indices)
+    size = (width or clip.width, height or clip.height)
+    frames: list[Frames] = []
+    decoded = 0
+    with _opened(clip.path) as (container, stream):
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            if keep is None or decoded in keep:
+                frames.append(_to_rgb(frame, *size))
+            decoded += 1
+    if decoded != clip.num_frames:
+        raise VideoError(
+            f"{clip.path} is truncated or damaged: {decoded} frames decode, "
+            f"its header announces {clip.num_frames}",
+            fix=_REPLACE,
+        )
+    assert keep is None or len(frames) == len(keep), f"indices {sorted(keep or ())} of {decoded} frames"
+    return np.stack(frames) if frames else np.zeros((0, size[1], size[0], 3), np.uint8)
+
+
+def read_prefix(clip: Clip, spec: VideoSpec) -> Frames:
+    """The last `spec.prefix_frames` frames of `clip` at `spec.fps` and `spec` size, uint8 RGB [T, H, W, 3].
+
+    Counts back from the last frame, which is kept exactly: the continuation starts there. Other frame rates
+    are resampled to the nearest frame. Raises VideoError when the clip is too short.
+    """
+    back = (np.arange(spec.prefix_frames)[::-1] * clip.fps / spec.fps + 0.5).astype(int)
+    wanted = clip.num_frames - 1 - back
+    if wanted[0] < -1:  # one frame of slack: clips cut at 2.97 s count as 3 s
+        needed = spec.prefix_frames / spec.fps
+        raise VideoError(
+            f"{clip.path} is {clip.seconds:.2f} s long; the generator reads a prefix of {needed:.2f} s",
+            fix=f"give a clip of at least {needed:.2f} s",
+        )
+    wanted = np.maximum(wanted, 0)
+    unique, inverse = np.unique(wanted, return_inverse=True)
+    frames = read_frames(clip, width=spec.width, height=spec.height, indices=unique.tolist())
+    return frames[inverse]
+
+
+def check_clip(clip: Clip, *, fps: float, num_frames: int, slack: int = 1) -> None:
+    """Raise VideoError unless `clip` has this frame rate and, within `slack` frames, this length."""
+    if abs(clip.fps - fps) > 0.01:
+        raise VideoError(
+            f"{clip.path} has {clip.fps:g} frames per second; {fps:g} is needed",
+            fix=f"put a clip of {fps:g} frames per second there",
+        )
+    if abs(clip.num_frames - num_frames) > slack:
+        raise VideoError(
+            f"{clip.path} has {clip.num_frames} frames ({clip.seconds:.3f} s at {clip.fps:g} fps); "
+            f"{num_frames} ± {slack} frames ({num_frames / fps:.3f} s) are needed",
+            fix=f"cut it to {num_frames / fps:.3f} s",
+        )
+
+
+def write_mp4(path: Path, frames: Frames, fps: float, *, crf: int = 14) -> None:
+    """Write uint8 RGB [T, H, W, 3] as H.264 yuv420p with exactly `fps`; H and W even, T at least 1.
+
+    Atomic: a process killed half way leaves no partial file under `path`. The default quality keeps codec
+    noise far below the 14 grey levels at which the benchmark sees motion.
+    """
+    assert frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8, (
+        f"{frames.shape} {frames.dtype}"
+    )
+    num_frames, height, width, _ = frames.shape
+    assert num_frames >= 1 and height % 2 == 0 and width % 2 == 0, (
+        f"H.264 4:2:0 needs even sizes: {frames.shape}"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": str(crf), "preset": "medium"}
+            stream.codec_context.colorspace = _BT601
+            for rgb in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+                container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=_BT601)))
+            container.mux(stream.encode(None))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sample_indices(num_frames: int, n: int) -> list[int]:
+    """`n` frame indices spread evenly from the first to the last frame; all when `n >= num_frames`."""
+    assert num_frames >= 1 and n >= 1, f"num_frames {num_frames}, n {n}"
+    if n >= num_frames:
+        return list(range(num_frames))
+    if n == 1:
+        return [num_frames // 2]
+    return [int(index) for index in np.round(np.linspace(0, num_frames - 1, n)).astype(int)]
+
+
+def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[int]:
+    """For each frame of the same duration at `fps_to`: the source frame that is on screen at its time."""
+    assert num_frames >= 1 and fps_from > 0 and fps_to > 0, f"{num_frames} frames, {fps_from} to {fps_to} fps"
+    count = max(1, round(num_frames * fps_to / fps_from))
+    return [min(num_frames - 1, int(index * fps_from / fps_to + 1e-6)) for index in range(count)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Container and first video stream; every PyAV failure inside the block becomes a VideoError."""
+    if not path.is_file():
+        raise VideoError(
+            f"{path} does not exist or is not a file", fix="check the path or copy the clip there"
+        )
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VideoError(f"{path} holds no video stream", fix="give a video file such as H.264 mp4")
+            yield container, container.streams.video[0]
+    except av.FFmpegError as error:
+        size = path.stat().st_size
+        raise VideoError(
+            f"{path} ({size} bytes) is not a readable video, or is truncated: {error.strerror}", fix=_REPLACE
+        ) from error
+
+
+def _to_rgb(frame: Any, width: int, height: int) -> Frames:
+    """One decoded frame as upright RGB [H, W, 3]."""
+    turns = (int(frame.rotation) // 90) % 4  # phones store portrait clips sideways with a rotation tag
+    target = (height, width) if turns % 2 else (width, height)
+    shrinks = target[0] * target[1] < frame.width * frame.height
+    rgb: Frames = frame.to_ndarray(
+        format="rgb24",
+        width=target[0],
+        height=target[1],
+        interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
+    )
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

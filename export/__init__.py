@@ -1,0 +1,1 @@
+"""Export of diffusion modules to ONNX, TensorRT and AOTInductor. Empty until its issue lands."""

@@ -1,0 +1,454 @@
+"""The house rules as tests: sizes, import directions (at run time), side effects, and the name `kernels`.
+
+Each checker takes (module, tree) or all modules and returns what violates it; each has a test that feeds it a
+violation. A rule that cannot fail is no rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("engine", "kernels", "export", "bench")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TRITON_KERNEL_LINES = 400, 60, 120
+
+BASE = ("engine.types", "engine.protocols", "engine.errors")
+ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
+    # The longest matching prefix decides; a package may always import itself. A module that is not named here
+    # gets the rule of "engine": the contract only.
+    "engine": BASE,
+    "engine.types": (),
+    "engine.errors": (),
+    "engine.protocols": ("engine.types", "engine.errors"),
+    "engine.scheduler": BASE,
+    "engine.memory": BASE,
+    "engine.store": BASE,
+    "engine.policy": (*BASE, "engine.prompting"),
+    "engine.config": (*BASE, "engine.plugins"),
+    "engine.datasets": (*BASE, "engine.video"),
+    "engine.denoise": (*BASE, "kernels"),
+    "engine.quant": (*BASE, "kernels"),
+    "engine.generators": (
+        *BASE,
+        "engine.video",
+        "engine.streams",
+        "engine.graphs",
+        "engine.denoise",
+        "engine.quant",
+        "kernels.dispatch",
+    ),
+    "engine.critics": (
+        *BASE,
+        "engine.video",
+        "engine.streams",
+        "engine.graphs",
+        "engine.quant",
+        "kernels.dispatch",
+    ),
+    "engine.selectors": (*BASE, "engine.video", "engine.motion", "engine.streams"),
+    "engine.charts": BASE,
+    "engine.report": (
+        *BASE,
+        "engine.charts",
+        "engine.report_page",
+        "engine.store",
+        "engine.trace",
+        "engine.video",
+    ),
+    "engine.report_page": (*BASE, "engine.charts", "engine.trace", "engine.video"),
+    "engine.demo": ("engine",),
+    "engine.build": ("engine", "kernels"),
+    "engine.cli": ("engine", "kernels"),
+    "kernels": (),
+    "export": ("engine.types", "engine.errors", "engine.quant", "kernels"),
+    "bench": ("engine", "kernels"),
+}
+# The truth of the simulated scenes is for training and measuring: no module of the loop may reach it.
+MAY_IMPORT_DEMO = ("engine.demo", "engine.build", "engine.cli", "bench")
+
+Modules = dict[str, ast.Module]
+
+
+def in_package(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
+    return name == "TYPE_CHECKING"
+
+
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node that can run: all but the bodies of `if TYPE_CHECKING`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and is_type_checking(child.test):
+            for other in child.orelse:
+                yield from runtime_nodes(other)
+        else:
+            yield from runtime_nodes(child)
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def imports(module: str, tree: ast.Module, *, is_package: bool = False) -> set[str]:
+    """Absolute names of all that is imported at run time, also in functions; `from a import b` gives a.b."""
+    found: set[str] = set()
+    for node in runtime_nodes(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parts = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parts, base]).rstrip(".")
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
+
+
+def our_imports(modules: Modules) -> dict[str, set[str]]:
+    """module -> our modules it imports. `engine.types.Video` counts as `engine.types`."""
+    graph: dict[str, set[str]] = {}
+    for module, tree in modules.items():
+        targets = set()
+        is_package = any(other.startswith(module + ".") for other in modules)
+        for name in imports(module, tree, is_package=is_package):
+            if name.split(".")[0] in PACKAGES:
+                candidates = [name, name.rpartition(".")[0]]
+                targets.add(next((c for c in candidates if c in modules), name))
+        graph[module] = targets - {module}
+    return graph
+
+
+# The checkers.
+
+
+def file_too_long(source: str) -> list[str]:
+    num_lines = len(source.splitlines())
+    return [f"{num_lines} lines"] if num_lines > MAX_FILE_LINES else []
+
+
+def functions_too_long(module: str, tree: ast.Module) -> list[str]:
+    found = []
+    for node in functions(tree):
+        assert node.end_lineno is not None
+        is_kernel = any(ast.unparse(d).startswith(("triton.jit", "jit")) for d in node.decorator_list)
+        num_lines = node.end_lineno - node.lineno + 1
+        if num_lines > (MAX_TRITON_KERNEL_LINES if is_kernel else MAX_FUNCTION_LINES):
+            found.append(f"{node.name} has {num_lines} lines")
+    return found
+
+
+def missing_docstring(module: str, tree: ast.Module) -> list[str]:
+    return [] if ast.get_docstring(tree) else ["no module docstring"]
+
+
+def environment_reads(module: str, tree: ast.Module) -> list[str]:
+    if module == "engine.config":
+        return []
+    names = ("os.environ", "os.getenv", "os.putenv")
+    text = [ast.unparse(node) for node in runtime_nodes(tree) if isinstance(node, ast.Attribute)]
+    imported = imports(module, tree).intersection(names)
+    return sorted({t for t in text if t in names} | imported)
+
+
+def prints(module: str, tree: ast.Module) -> list[str]:
+    if module == "engine.cli" or in_package(module, "bench") or module.startswith("engine.demo.train_"):
+        return []
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [
+        f"print in line {c.lineno}" for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"
+    ]
+
+
+def broad_excepts(module: str, tree: ast.Module) -> list[str]:
+    if module == "engine.scheduler":
+        return []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler):
+            caught = [] if node.type is None else ast.unparse(node.type).strip("()").split(", ")
+            if node.type is None or {"Exception", "BaseException"}.intersection(caught):
+                found.append(f"broad except in line {node.lineno}")
+    return found
+
+
+def keyword_bags(module: str, tree: ast.Module) -> list[str]:
+    return [
+        f"{node.name}(**{node.args.kwarg.arg})"
+        for node in functions(tree)
+        if node.args.kwarg is not None and not node.name.startswith("_")
+    ]
+
+
+def triton_imports(module: str, tree: ast.Module) -> list[str]:
+    homes = ("kernels.attention", "kernels.linear", "kernels.fused")
+    if any(in_package(module, home) for home in homes):
+        return []
+    return sorted(name for name in imports(module, tree) if name.split(".")[0] == "triton")
+
+
+def waits_in_launch(module: str, tree: ast.Module) -> list[str]:
+    """`.item()`, `.tolist()`, `.cpu()` and `synchronize` stop the host until the device is done."""
+    waiting = {"item", "cpu", "synchronize", "tolist"}
+    return [
+        f"{node.name} calls .{call.func.attr}() in line {call.lineno}"
+        for node in functions(tree)
+        if node.name == "launch"
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in waiting
+    ]
+
+
+def wrong_directions(modules: Modules) -> list[str]:
+    found = []
+    for module, targets in our_imports(modules).items():
+        rule = max((key for key in ALLOWED_IMPORTS if in_package(module, key)), key=len)
+        # A leaf rule ("engine.types") does not let the module import its whole package, a folder's rule does.
+        allowed = (*ALLOWED_IMPORTS[rule], *([rule] if rule != "engine" else []))
+        for target in sorted(targets):
+            if in_package(target, "engine.demo") and not any(in_package(module, m) for m in MAY_IMPORT_DEMO):
+                found.append(f"{module} imports {target}: only {', '.join(MAY_IMPORT_DEMO)} may")
+            elif not any(in_package(target, name) for name in allowed):
+                found.append(
+                    f"{module} imports {target}; {rule} may import {', '.join(allowed) or 'nothing'}"
+                )
+    return found
+
+
+def cycles(modules: Modules) -> list[str]:
+    try:
+        graphlib.TopologicalSorter(our_imports(modules)).prepare()
+    except graphlib.CycleError as error:
+        return [" imports ".join(error.args[1][::-1])]
+    return []
+
+
+# The rules on the tree.
+
+TREE_RULES: list[Callable[[str, ast.Module], list[str]]] = [
+    functions_too_long,
+    missing_docstring,
+    environment_reads,
+    prints,
+    broad_excepts,
+    keyword_bags,
+    triton_imports,
+    waits_in_launch,
+]
+
+
+@pytest.fixture(scope="module")
+def modules() -> Modules:
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
+
+
+def test_files_are_short() -> None:
+    found = {str(p.relative_to(ROOT)): file_too_long(p.read_text(encoding="utf-8")) for p in sources()}
+    assert {name: problem for name, problem in found.items() if problem} == {}
+
+
+@pytest.mark.parametrize("rule", TREE_RULES, ids=lambda rule: rule.__name__)
+def test_every_module_keeps(rule: Callable[[str, ast.Module], list[str]], modules: Modules) -> None:
+    found = {module: rule(module, tree) for module, tree in modules.items()}
+    assert {module: problems for module, problems in found.items() if problems} == {}
+
+
+def test_imports_point_one_way(modules: Modules) -> None:
+    assert wrong_directions(modules) == []
+
+
+def test_no_import_cycle(modules: Modules) -> None:
+    assert cycles(modules) == []
+
+
+# Every rule fails on a violation.
+
+
+def long_function(num_lines: int, decorator: str = "") -> str:
+    return f"{decorator}\ndef f():\n" + "    x = 1\n" * (num_lines - 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "bad", "good"),
+    [
+        (functions_too_long, "engine.x", long_function(61), long_function(60)),
+        (
+            functions_too_long,
+            "kernels.x",
+            long_function(121, "@triton.jit"),
+            long_function(120, "@triton.jit"),
+        ),
+        (missing_docstring, "engine.x", "import os", '"""What."""\nimport os'),
+        (environment_reads, "engine.x", "import os\nos.environ['A']", "import os\nos.path"),
+        (environment_reads, "engine.x", "from os import environ", "from os import path"),
+        (environment_reads, "bench.x", "import os\nos.getenv('A')", "os.sysconf('A')"),
+        (prints, "engine.x", "print(1)", "log.print(1)"),
+        (prints, "engine.demo.scenes", "def f():\n    print(1)", "pprint(1)"),
+        (
+            broad_excepts,
+            "engine.x",
+            "try:\n    f()\nexcept:\n    pass",
+            "try:\n    f()\nexcept OSError:\n    pass",
+        ),
+        (broad_excepts, "engine.x", "try:\n    f()\nexcept Exception as e:\n    raise", ""),
+        (broad_excepts, "engine.x", "try:\n    f()\nexcept (OSError, Exception):\n    raise", ""),
+        (keyword_bags, "engine.x", "def run(**options): ...", "def _run(**options): ..."),
+        (keyword_bags, "engine.x", "class A:\n    def run(self, **options): ...", "f(**options)"),
+        (triton_imports, "kernels.dispatch", "import triton.language as tl", "import tritonclient"),
+        (triton_imports, "engine.x", "def f():\n    from triton import jit", ""),
+        (waits_in_launch, "engine.x", "def launch(self):\n    x.item()", "def result(self):\n    x.item()"),
+        (waits_in_launch, "engine.x", "def launch(self):\n    torch.cuda.synchronize()", ""),
+        (
+            waits_in_launch,
+            "engine.x",
+            "def launch(self):\n    return y.cpu()",
+            "def launch(self):\n    y.cuda()",
+        ),
+    ],
+)
+def test_rule_sees_a_violation(
+    rule: Callable[[str, ast.Module], list[str]], module: str, bad: str, good: str
+) -> None:
+    assert rule(module, ast.parse(bad)) != []
+    assert rule(module, ast.parse(good)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source"),
+    [
+        (environment_reads, "engine.config", "import os\nos.environ['A']"),
+        (prints, "engine.cli", "print(1)"),
+        (prints, "bench.suites.physics_iq", "print(1)"),
+        (prints, "engine.demo.train_critic", "print(1)"),
+        (broad_excepts, "engine.scheduler", "try:\n    f()\nexcept Exception:\n    pass"),
+        (triton_imports, "kernels.attention.dense", "import triton"),
+    ],
+)
+def test_rule_knows_its_exceptions(
+    rule: Callable[[str, ast.Module], list[str]], module: str, source: str
+) -> None:
+    assert rule(module, ast.parse(source)) == []
+    assert rule("engine.other", ast.parse(source)) != []
+
+
+def test_long_file_is_seen() -> None:
+    assert file_too_long("x\n" * 401) and not file_too_long("x\n" * 400)
+
+
+def tree_of(**code: str) -> Modules:
+    """A tree of modules; `__` in a name stands for a dot."""
+    present = {
+        name: ast.parse("") for name in ("engine.types", "engine.errors", "engine.store", "kernels.dispatch")
+    }
+    return present | {name.replace("__", "."): ast.parse(text) for name, text in code.items()}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        tree_of(engine__types="import engine.errors"),
+        tree_of(engine__scheduler="from engine.store import RunStore"),
+        tree_of(engine__scheduler="from engine import store"),
+        tree_of(engine__scheduler="def f():\n    import engine.store"),
+        tree_of(engine__critics__qwen="from engine.generators.wan import load", engine__generators__wan=""),
+        tree_of(engine__generators__wan="from kernels import timing", kernels__timing=""),
+        tree_of(engine__newcomer="from engine.store import RunStore"),
+        tree_of(kernels__dispatch="from engine.types import Video"),
+        tree_of(engine__cli="import bench.suites", bench__suites=""),
+        tree_of(engine__report="from bench.suites import score", bench__suites=""),
+        tree_of(engine__store="from engine.demo.scenes import truth", engine__demo__scenes=""),
+        tree_of(engine__datasets__folder="from ..demo import scenes", engine__demo__scenes=""),
+        tree_of(export__targets__onnx="from engine.store import RunStore"),
+    ],
+)
+def test_wrong_direction_is_seen(bad: Modules) -> None:
+    assert len(wrong_directions(bad)) == 1
+
+
+def test_right_directions_pass() -> None:
+    good = tree_of(
+        engine__scheduler="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from engine.store import A",
+        engine__generators__wan="from kernels.dispatch import choose\nfrom engine.types import Video",
+        engine__build="import importlib\nfrom engine import store",
+        engine__demo__measure="from engine.store import RunStore",
+        bench__suites__score="from engine.store import RunStore",
+    )
+    assert wrong_directions(good) == []
+
+
+def test_cycle_is_seen() -> None:
+    pair = tree_of(engine__a="from engine import b", engine__b="def f():\n    from engine.a import x")
+    assert cycles(pair) and not cycles(tree_of(engine__a="from engine import b", engine__b=""))
+    typing_only = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import engine.a"
+    assert not cycles(tree_of(engine__a="from engine import b", engine__b=typing_only))
+
+
+# What importing does, each in a fresh process with this tree first on the path.
+
+
+def run_fresh(code: str) -> str:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_our_kernels_package_shadows_nothing() -> None:
+    """transformers and diffusers look for a package of this name; ours must look like its absence."""
+    run_fresh(
+        "from transformers import Qwen3VLForConditionalGeneration\n"
+        "from diffusers import WanTransformer3DModel\n"
+        "from transformers.utils import import_utils as theirs\n"
+        "from diffusers.utils import import_utils as others\n"
+        "assert theirs.is_kernels_available() is False\n"
+        "assert others.is_kernels_available() is False\n"
+    )
+
+
+def test_importing_kernels_has_no_side_effect() -> None:
+    run_fresh(
+        "import kernels\n"
+        f"assert kernels.__file__.startswith({str(ROOT)!r}), kernels.__file__\n"
+        "assert not {'torch', 'triton'}.intersection(sys.modules)\n"
+        "assert not hasattr(kernels, '__version__')\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["types", "protocols", "errors", "policy", "scheduler", "store", "memory", "config", "cli"]
+)
+def test_importing_does_not_import_torch(module: str) -> None:
+    loaded = run_fresh(
+        f"import engine.{module}\n"
+        "print(*{'torch', 'triton', 'diffusers', 'transformers', 'matplotlib'}.intersection(sys.modules))"
+    )
+    assert loaded == ""
+
+
+def test_fresh_process_reports_failures() -> None:
+    with pytest.raises(AssertionError, match="no_such_thing"):
+        run_fresh("import no_such_thing")

@@ -1,0 +1,196 @@
+"""Settings: exact keys, types and ranges refused with the allowed values, TOML round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import (
+    CriticConfig,
+    GeneratorConfig,
+    LoopConfig,
+    RunConfig,
+    ScheduleConfig,
+    load_config,
+    num_threads,
+    offline,
+    read_config,
+    settings,
+    to_toml,
+    usable_cores,
+    write_config,
+)
+from engine.errors import ConfigError
+
+MINIMAL: dict[str, object] = {"dataset": "scenes", "out": "run"}
+
+
+def refused(overrides: dict[str, object]) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, MINIMAL | overrides)
+    return caught.value
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults() -> None:
+    config = load_config(None, MINIMAL)
+    assert config.loop == LoopConfig()
+    assert (config.loop.loops, config.loop.patience, config.schedule.overlap) == (4, 2, True)
+    assert config.generator.steps is None  # the model folder decides
+
+
+def test_defaults_agree_with_the_policy() -> None:
+    from engine.policy import RefinementPolicy
+
+    policy = {entry.name: entry.default for entry in dataclasses.fields(RefinementPolicy)}
+    for name in ("loops", "patience", "distance_threshold", "only_incomplete"):
+        assert getattr(LoopConfig(), name) == policy[name], name
+
+
+def test_paths_become_absolute_and_demo_stays_a_name() -> None:
+    config = load_config(None, MINIMAL | {"generator.name": "models/wan"})
+    assert config.dataset == Path.cwd() / "scenes"
+    assert config.generator.name == str(Path.cwd() / "models/wan")
+    assert config.critic.name == "demo"
+
+
+def test_command_line_wins_over_file_and_none_means_not_given(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'dataset = "a"\nout = "b"\n[loop]\nloops = 2\nseed = 5\n')
+    config = load_config(file, {"loop.loops": 1, "loop.seed": None})
+    assert (config.loop.loops, config.loop.seed) == (1, 5)
+
+
+def test_unknown_keys_name_the_nearest() -> None:
+    error = refused({"generator.guidance_scal": 5.0})
+    assert "generator.guidance_scal is not a setting; nearest: generator.guidance_scale" in error.problem
+    assert "loop.loops" in refused({"loop.lops": 2}).problem
+    assert "device" in refused({"devise": "cpu"}).problem
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("device", "tpu", "auto, cpu, cuda"),
+        ("dtype", "fp8", "bf16"),
+        ("critic.quantization", "nf5", "nf4"),
+        ("loop.loops", -1, "from 0 to 64"),
+        ("loop.loops", True, "a whole number"),
+        ("loop.loops", 2.5, "a whole number"),
+        ("loop.distance_threshold", 1.5, "from 0.0 to 1.0"),
+        ("loop.distance_threshold", float("nan"), "from 0.0 to 1.0"),
+        ("loop.only_incomplete", 1, "true or false"),
+        ("loop.selectors", [], "at least one"),
+        ("loop.selectors", ["critic_score", 3], "a list of names"),
+        ("generator.steps", 0, "from 1 to 1000"),
+        ("generator.guidance_scale", "high", "a number"),
+        ("schedule.ahead", 0, "from 1 to 64"),
+        ("limit", 0, "at least 1"),
+        ("out", 7, "a path"),
+    ],
+)
+def test_wrong_values_are_refused_with_what_is_allowed(key: str, value: object, allowed: str) -> None:
+    error = refused({key: value})
+    assert key.rpartition(".")[0] in error.problem
+    assert allowed in error.fix
+
+
+def test_a_section_must_be_a_table(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'dataset = "a"\nout = "b"\nloop = 3\n')
+    for overrides in ({}, {"loop.loops": 2}):
+        with pytest.raises(ConfigError, match="not a table"):
+            load_config(file, overrides)
+
+
+def test_dataset_and_out_are_required() -> None:
+    with pytest.raises(ConfigError, match="dataset is not set"):
+        load_config(None, {"out": "run"})
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a file"):
+        load_config(tmp_path / "absent.toml", {})
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_config(toml(tmp_path, "loops = = 3"), {})
+
+
+def test_constructed_in_python_it_is_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"loop\.patience"):
+        LoopConfig(patience=0)
+
+
+def test_a_moved_run_folder_reads_back_with_its_new_place(tmp_path: Path) -> None:
+    config = load_config(None, MINIMAL)
+    write_config(config, tmp_path / "config.toml")
+    assert read_config(tmp_path) == dataclasses.replace(config, out=tmp_path)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@given(
+    negative=st.none() | texts,
+    selectors=st.lists(texts, min_size=1, max_size=3),
+    steps=st.none() | st.integers(1, 1000),
+    guidance=st.none() | st.floats(0, 50),
+    threshold=st.floats(0, 1),
+    overlap=st.booleans(),
+)
+def test_toml_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    negative: str | None,
+    selectors: list[str],
+    steps: int | None,
+    guidance: float | None,
+    threshold: float,
+    overlap: bool,
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    config = RunConfig(
+        dataset=folder / 'a "quoted" \\ name',
+        out=folder,
+        generator=GeneratorConfig(steps=steps, guidance_scale=guidance, negative=negative),
+        critic=CriticConfig(quantization="nf4"),
+        loop=LoopConfig(selectors=tuple(selectors), distance_threshold=threshold),
+        schedule=ScheduleConfig(overlap=overlap),
+    )
+    write_config(config, folder / "config.toml")
+    assert read_config(folder) == config
+
+
+def test_every_setting_is_written() -> None:
+    config = load_config(
+        None,
+        MINIMAL
+        | {"limit": 3, "generator.steps": 4, "generator.guidance_scale": 1, "generator.negative": "blur"},
+    )
+    written = to_toml(config)
+    for key in settings():
+        assert f"\n{key.rpartition('.')[2]} = " in "\n" + written, key
+
+
+def test_threads_come_from_the_environment_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RETAKE_THREADS", raising=False)
+    assert num_threads() == usable_cores() >= 1
+    monkeypatch.setenv("RETAKE_THREADS", "3")
+    assert num_threads() == 3
+    monkeypatch.setenv("RETAKE_THREADS", "many")
+    with pytest.raises(ConfigError, match="many"):
+        num_threads()
+
+
+def test_offline_forbids_the_model_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    offline()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"  # the user's own choice stays

@@ -1,0 +1,366 @@
+"""The scheduler with fake jobs: overlapped equals serial, failures stay local, resuming is exact.
+
+The policy, store, recorder and host pool are the real ones; only the models are fakes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import DeviceError
+from engine.policy import RefinementPolicy
+from engine.protocols import Fence, Job
+from engine.scheduler import Scheduler
+from engine.store import RunStore
+from engine.streams import HostFence, HostPool
+from engine.trace import HostRecorder, totals
+from engine.types import (
+    Attempt,
+    Clip,
+    Critique,
+    Fault,
+    Footprint,
+    History,
+    Outcome,
+    PhysicsPlan,
+    PlanMotion,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Verdict,
+    Video,
+    VideoSpec,
+)
+
+SPEC = VideoSpec(width=4, height=4, fps=8.0, prefix_frames=2, num_frames=2)
+
+
+class LateFence:
+    """Done at the second look, as a step on a GPU is."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def done(self) -> bool:
+        self.looks += 1
+        return self.looks > 1
+
+    def wait(self) -> None:
+        self.looks = 1
+
+
+@dataclass
+class FakeJob:
+    value: object
+    steps_left: int
+    error: Exception | None = None
+    late: bool = True
+
+    def launch(self) -> Fence:
+        assert self.steps_left > 0
+        self.steps_left -= 1
+        if self.error is not None and self.steps_left == 0:
+            raise self.error
+        return LateFence() if self.late else HostFence()
+
+    def result(self) -> object:
+        assert self.steps_left == 0
+        return self.value
+
+
+@dataclass
+class FakeModels:
+    """Generator and critic whose replies depend on the request alone; `fails` maps a job to its error."""
+
+    seed: int = 0
+    fails: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    calls: list[tuple[str, str, int]] = field(default_factory=list)
+    spec: VideoSpec = SPEC
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        return Footprint(weights_bytes=1, activation_bytes=1)
+
+    def _job(self, name: str, scenario: Scenario, revision: int, value: object) -> FakeJob:
+        self.calls.append((name, scenario.id, revision))
+        steps = random.Random(f"{self.seed}{name}{scenario.id}{revision}").randint(1, 6)
+        return FakeJob(value, steps, self.fails.get((name, scenario.id)), late=steps % 2 == 0)
+
+    def plan(self, scenario: Scenario) -> Job[PlanReply]:
+        reply = PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5)
+        return self._job("plan", scenario, 0, reply)  # type: ignore[return-value]
+
+    def start(self, scenario: Scenario, prompt: Prompt, video: Video | None = None) -> Job[object]:
+        draw = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}")
+        if video is None:
+            frames = np.full((2, 4, 4, 3), draw.randrange(256), np.uint8)
+            return self._job("generate", scenario, prompt.revision, Video(frames=frames, fps=8.0))
+        assert int(video.frames[0, 0, 0, 0]) == draw.randrange(256), "the critic saw another take's video"
+        score = float(draw.randrange(100))
+        critique = Critique(
+            verdict=draw.choice([Verdict.ACCEPT, Verdict.REVISE, Verdict.REVISE, Verdict.UNREADABLE]),
+            score=score,
+            seen=(),
+            expected=(),
+            findings=(),
+            fault=draw.choice(list(Fault)),
+            revised=make_plan(draw.choice(["left", "right", "up", "down"])),
+            raw="",
+            num_tokens=5,
+            seconds=0.5,
+        )
+        return self._job("critique", scenario, prompt.revision, critique)
+
+
+def make_plan(direction: str) -> PhysicsPlan:
+    motion = (PlanMotion(object="ball", direction=direction, speed="slow"),)
+    return PhysicsPlan(objects=(), motion=motion, events=(), rest=(), still=("table",))
+
+
+def scenario(number: int) -> Scenario:
+    name = f"{number:04d}_perspective-left"
+    clip = Clip(path=Path(f"{name}.mp4"), fps=8.0, num_frames=24, width=4, height=4)
+    return Scenario(id=name, text="A ball.", prefix=clip, category="Optics", output_name=f"{name}_ball.mp4")
+
+
+SCENARIOS = [scenario(number) for number in range(1, 6)]
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.last: dict[tuple[str, str], tuple[int, int]] = {}
+        self.ids: list[str] = []
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        self.last[lane, scenario_id] = (done, total)
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        self.ids += scenario_ids
+
+
+@dataclass
+class Run:
+    """A run folder with everything a scheduler needs around the fakes."""
+
+    store: RunStore
+    models: FakeModels = field(default_factory=FakeModels)
+    recorder: HostRecorder = field(default_factory=HostRecorder)
+    progress: Quiet = field(default_factory=Quiet)
+
+    def encode(self, scene: Scenario, index: int, video: Video) -> Path:
+        if ("encode", scene.id) in self.models.fails:
+            raise self.models.fails["encode", scene.id]
+        path = self.store.video_path(scene.id, index)
+        (self.store.folder / path).write_bytes(video.frames.tobytes())
+        return path
+
+    def select(self, scene: Scenario, attempts: Iterable[Attempt]) -> list[dict[str, float]]:
+        pixels = [(self.store.folder / a.video_path).read_bytes()[0] for a in attempts]
+        return [{"brightness": float(value)} for value in pixels]
+
+    def go(self, *, overlap: bool = True, ahead: int = 4, limit: int | None = None) -> dict[str, Outcome]:
+        """Run to the end, or stop dead after `limit` outcomes."""
+        pending = self.store.pending()
+        with HostPool(2) as host:
+            scheduler = Scheduler(
+                scenarios=pending,
+                generator=self.models,  # type: ignore[arg-type]
+                critic=self.models,  # type: ignore[arg-type]
+                policy=RefinementPolicy(seed=1, negative="", loops=3),
+                encode=self.encode,
+                select=self.select,
+                host=host,
+                sink=self.store,
+                recorder=self.recorder,
+                progress=self.progress,
+                history={s.id: self.store.history(s.id) for s in pending},
+                overlap=overlap,
+                ahead=ahead,
+            )
+            for number, _ in enumerate(scheduler.run(), start=1):
+                if number == limit:
+                    break
+        return self.store.outcomes()
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """The oracle: one job at a time, nothing fails."""
+    with RunStore.create(tmp_path_factory.mktemp("serial") / "run", SCENARIOS) as store:
+        return Run(store).go(overlap=False)
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durability is not tested here, and flushing a thousand tiny files takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    runs: list[Run] = []
+
+    def make(seed: int = 0) -> Run:
+        store = RunStore.create(tmp_path / f"run-{len(runs)}", SCENARIOS)
+        runs.append(Run(store, FakeModels(seed=seed)))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.store.close()
+
+
+def without_timings(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    return {
+        name: replace(outcome, attempts=tuple(replace(a, timings={}) for a in outcome.attempts))
+        for name, outcome in outcomes.items()
+    }
+
+
+def test_serial_equals_overlapped(make_run, serial) -> None:
+    assert len(serial) == len(SCENARIOS) and all(o.chosen is not None and o.stopped for o in serial.values())
+    assert len({len(o.attempts) for o in serial.values()}) > 1, "the fakes should stop at different rounds"
+    for seed, ahead in [(0, 1), (1, 3), (2, 8)]:
+        assert without_timings(make_run(seed).go(ahead=ahead)) == without_timings(serial)
+
+
+def test_take_is_complete_and_champion_is_copied(make_run) -> None:
+    run = make_run()
+    outcomes = run.go()
+    assert sorted(run.progress.ids) == [s.id for s in SCENARIOS]
+    for scene in SCENARIOS:
+        outcome = outcomes[scene.id]
+        assert outcome.chosen is not None
+        chosen = outcome.attempts[outcome.chosen]
+        assert set(chosen.timings) == {"generate", "critique", "encode"}
+        assert set(chosen.selector_scores) == {"brightness"}
+        copied = (run.store.folder / "chosen" / scene.output_name).read_bytes()
+        assert copied == (run.store.folder / chosen.video_path).read_bytes()
+        assert run.store.history(scene.id).plan is not None
+    assert all(done == total for done, total in run.progress.last.values())
+
+
+def test_lanes_overlap_and_serial_does_not(make_run) -> None:
+    active: list[dict[str, int]] = []
+
+    class Watched(FakeModels):
+        def _job(self, name: str, scene: Scenario, revision: int, value: object) -> FakeJob:
+            jobs.append((name, job := super()._job(name, scene, revision, value)))
+            running = [kind for kind, other in jobs if other.steps_left and other is not job]
+            active.append({kind: running.count(kind) for kind in set(running)})
+            return job
+
+    for overlap in (True, False):
+        jobs: list[tuple[str, FakeJob]] = []
+        active.clear()
+        run = make_run()
+        run.models = Watched()
+        run.go(overlap=overlap)
+        assert any(active) == overlap, "jobs of other lanes run while one starts, if and only if overlapped"
+        share = totals(run.recorder.spans()).overlap_share
+        assert overlap or share == 0.0
+
+
+def test_ahead_bounds_the_scenarios_in_flight(make_run) -> None:
+    run = make_run()
+    begun: list[str] = []
+    most = 0
+
+    class Watched(FakeModels):
+        def plan(self, scene: Scenario) -> Job[PlanReply]:
+            nonlocal most
+            begun.append(scene.id)
+            most = max(most, len(set(begun)) - len(run.progress.ids))
+            return super().plan(scene)
+
+    run.models = Watched()
+    run.go(ahead=2)
+    assert most == 2
+
+
+@pytest.mark.parametrize(
+    ("lane", "overlap"),
+    [("plan", True), ("generate", True), ("generate", False), ("critique", True), ("encode", True)],
+)
+def test_failure_costs_one_scenario(make_run, serial, lane: str, overlap: bool) -> None:
+    run = make_run()
+    broken = SCENARIOS[2].id
+    run.models.fails[lane, broken] = ValueError("bad prefix")
+    outcomes = run.go(overlap=overlap)
+    assert outcomes[broken].failure == "ValueError: bad prefix" and outcomes[broken].chosen is None
+    others = {name: o for name, o in outcomes.items() if name != broken}
+    assert without_timings(others) == without_timings({n: o for n, o in serial.items() if n != broken})
+    # The failure is not for ever: once its cause is mended, only this scenario runs again.
+    run.models.fails.clear()
+    run.models.calls.clear()
+    assert run.store.forget_failures() == (broken,)
+    assert without_timings(run.go()) == without_timings(serial)
+    assert {name for _, name, _ in run.models.calls} == {broken}
+
+
+class AcceleratorError(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: illegal access"), AcceleratorError("x")])
+def test_lost_device_ends_the_run_and_keeps_the_store(make_run, serial, error: Exception) -> None:
+    run = make_run()
+    run.models.fails["generate", SCENARIOS[3].id] = error
+    with pytest.raises(DeviceError, match="retake resume"):
+        run.go(ahead=1)
+    assert list(run.store.outcomes()) == [s.id for s in SCENARIOS[:3]]
+    run.models.fails.clear()
+    assert without_timings(run.go()) == without_timings(serial)
+
+
+def test_out_of_memory_is_not_a_lost_device(make_run) -> None:
+    run = make_run()
+    run.models.fails["generate", SCENARIOS[3].id] = RuntimeError("CUDA out of memory.")
+    assert sum(o.failure is not None for o in run.go().values()) == 1
+
+
+def test_interrupt_passes_and_resume_repeats_nothing(make_run, serial) -> None:
+    run = make_run()
+    original = run.models._job
+    budget = 14
+
+    def interrupting(name: str, scene: Scenario, revision: int, value: object) -> FakeJob:
+        nonlocal budget
+        budget -= 1
+        if budget == 0:
+            raise KeyboardInterrupt
+        return original(name, scene, revision, value)
+
+    run.models._job = interrupting  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    stored: dict[str, History] = {s.id: run.store.history(s.id) for s in SCENARIOS}
+    assert any(history.attempts for history in stored.values())
+    run.models.calls.clear()
+    assert without_timings(run.go()) == without_timings(serial)
+    for scene in SCENARIOS:
+        known = stored[scene.id]
+        generated = sum(call[:2] == ("generate", scene.id) for call in run.models.calls)
+        assert generated == len(serial[scene.id].attempts) - len(known.attempts)
+        assert known.plan is None or ("plan", scene.id, 0) not in run.models.calls
+
+
+def test_stopped_consumer_leaves_finished_outcomes(make_run) -> None:
+    run = make_run()
+    assert len(run.go(limit=2)) == 2
+    assert len(run.go()) == len(SCENARIOS)
+
+
+def test_selector_that_gives_no_number_costs_one_scenario(make_run) -> None:
+    run = make_run()
+    run.select = lambda scene, attempts: [  # type: ignore[method-assign]
+        {"x": float("nan") if scene == SCENARIOS[0] else 1.0} for _ in attempts
+    ]
+    failed = [name for name, outcome in run.go().items() if outcome.failure]
+    assert failed == [SCENARIOS[0].id]

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.panel import Panel
@@ -23,7 +22,7 @@ from typer.core import TyperGroup
 from engine.errors import ConfigError, RetakeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.build import Run
     from engine.types import Outcome
@@ -35,7 +34,7 @@ errors = Console(stderr=True)
 class _Group(TyperGroup):
     """Prints a user's error as a red panel instead of a traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except RetakeError as error:
@@ -130,7 +129,7 @@ def demo(
     config = load_config(None, {"dataset": str(out / "dataset"), "out": str(out), **settings})
     console.print(f"writing six simulated scenes to {config.dataset}", highlight=False)
     write_showcase(config.dataset)
-    outcomes = _execute(build_run(config))
+    outcomes = _execute(lambda: build_run(config))
     status = _bench("physics_iq", config.out, "--dataset", config.dataset, "--all-attempts")
     _finish(config.out, outcomes)
     raise typer.Exit(status)
@@ -207,7 +206,7 @@ def run(
         "dtype": dtype,
     }
     loaded = load_config(config, overrides, default_out=_new_folder("run"))
-    _finish(loaded.out, _execute(build_run(loaded)))
+    _finish(loaded.out, _execute(lambda: build_run(loaded)))
 
 
 @app.command(epilog="Example: [cyan]retake resume runs/first[/]")
@@ -215,7 +214,7 @@ def resume(folder: RunFolder) -> None:
     """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried."""
     from engine.build import resume_run
 
-    _finish(folder, _execute(resume_run(folder)))
+    _finish(folder, _execute(lambda: resume_run(folder)))
 
 
 @app.command(epilog="Example: [cyan]retake report runs/first[/]")
@@ -262,14 +261,16 @@ def select(
     out: Annotated[Path | None, typer.Option(help="Folder for the chosen clips, ready to be scored.")] = None,
 ) -> None:
     """Choose again among the stored takes of a run; nothing is generated and the run is not changed."""
-    from engine.build import reselect
+    from engine.selection import reselect
 
     selections = reselect(folder, by=_names(by), attempts=_numbers(attempts), out=out)
-    table = Table("scenario", "takes", "chosen by the run", f"chosen by {by}", title=str(folder))
+    table = Table("scenario", "scores by take", "chosen by the run", f"chosen by {by}", title=str(folder))
     for entry in selections:
-        scores = " ".join("-" if value is None else f"{value:.3f}" for value in entry.mean_ranks)
-        takes = f"{','.join(map(str, entry.attempts))}  (mean rank {scores})"
-        table.add_row(entry.scenario_id, takes, str(entry.before), str(entry.chosen))
+        scores = [
+            f"{index}: " + (", ".join(f"{value:.3g}" for value in found.values()) or "unscored")
+            for index, found in zip(entry.attempts, entry.scores, strict=True)
+        ]
+        table.add_row(entry.scenario_id, "\n".join(scores), str(entry.before), str(entry.chosen))
     console.print(table)
     moved = sum(entry.before != entry.chosen for entry in selections)
     console.print(f"{moved} of {len(selections)} scenarios get another take", highlight=False)
@@ -307,7 +308,11 @@ def plan(
         "dtype": dtype,
     }
     needs = plan_run(load_config(config, overrides, default_out=_new_folder("run")), timed=timed)
-    console.print(needs.memory_table, markup=False, highlight=False, soft_wrap=True)
+    header, *rows = needs.memory.table()
+    table = Table(*header, title="memory")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
     console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)
     if needs.time is not None:
         console.print(needs.time.describe(), highlight=False)
@@ -332,10 +337,12 @@ def doctor() -> None:
     console.print("the default run works here; yellow lines are options this machine lacks")
 
 
-def _execute(built: Run) -> Mapping[str, Outcome]:
+def _execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
     """Run to the end with live progress. An interrupt leaves the run folder resumable."""
     from engine.progress import make_display
 
+    with console.status("checking settings, dataset and memory, then loading models"):
+        built = build()
     try:
         with built, make_display(console, built.num_pending) as display:
             return built.execute(display)

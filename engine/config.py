@@ -37,7 +37,7 @@ class GeneratorConfig:
 
     name: str = BUNDLED  # "demo" or a model folder
     steps: int | None = _setting(None, low=1, high=1000)
-    guidance_scale: float | None = _setting(None, low=0.0, high=50.0)
+    guidance_scale: float | None = _setting(None, low=1.0, high=50.0)  # 1 is none
     negative: str | None = None
 
     def __post_init__(self) -> None:
@@ -158,6 +158,7 @@ def settings(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 def offline() -> None:
     """Forbid model-hub traffic: models are folders. Must run before transformers or diffusers is imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # they would tear our own display
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encode lane forks no tokenizer threads
 
 

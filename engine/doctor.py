@@ -10,8 +10,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from engine import models
 from engine.config import BUNDLED, usable_cores
 from engine.errors import RetakeError
+from engine.manifest import gpus
 
 GIB = 2**30
 MIN_RAM_BYTES = 3 * GIB  # the bundled models with torch and both lanes peak below this
@@ -190,16 +189,8 @@ def _gpu() -> Check:
 
 def _driver() -> str | None:
     """The version of the NVIDIA driver, or None where nvidia-smi is absent or finds no GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (subprocess.SubprocessError, OSError):
-        return None
-    lines = answer.stdout.split()
-    return lines[0] if lines else None
+    listed = gpus()
+    return listed[0]["driver_version"] if listed else None
 
 
 def _encoder() -> Check:

@@ -1,7 +1,6 @@
-"""How long a run takes at most, from steps timed on its own models and its own first scenario.
+"""How long a run takes if every loop is used, from steps timed on its own models and first scenario.
 
-Knows jobs, not models. The estimate is an upper bound on the number of takes (every loop is used), not on the
-machine: the first steps, which compile or warm up, are left out of the mean.
+Knows jobs, not models. The first steps, which compile or warm up, count once and are not extrapolated.
 """
 
 from __future__ import annotations
@@ -25,27 +24,40 @@ class TimeEstimate:
     """Seconds of one take, one plan and one critique, and the run that is made of them."""
 
     num_scenarios: int
-    takes_per_scenario: int  # at most
-    overlap: bool
+    takes_per_scenario: int
+    overlap: bool  # whether the lanes can run at the same time: only on a GPU
     generate_s: float
     plan_s: float
     critique_s: float
 
     @property
-    def total_s(self) -> float:
-        """With overlap the longer lane decides; the other one's work of one scenario remains at the end."""
-        generate_s = self.num_scenarios * self.takes_per_scenario * self.generate_s
-        critique_s = self.num_scenarios * (self.plan_s + self.takes_per_scenario * self.critique_s)
-        if not self.overlap:
-            return generate_s + critique_s
-        return max(generate_s, critique_s) + min(generate_s, critique_s) / max(self.num_scenarios, 1)
+    def longest_s(self) -> float:
+        """Every loop is used and nothing runs at the same time."""
+        return self._generate_lane_s + self._critique_lane_s
+
+    @property
+    def shortest_s(self) -> float:
+        """Every loop is used and the shorter lane hides behind the longer one, but for one scenario's share.
+
+        Two lanes on one GPU also slow each other down, so a run lies between this and `longest_s`.
+        """
+        lanes = sorted((self._generate_lane_s, self._critique_lane_s))
+        return self.longest_s if not self.overlap else lanes[1] + lanes[0] / self.num_scenarios
+
+    @property
+    def _generate_lane_s(self) -> float:
+        return self.num_scenarios * self.takes_per_scenario * self.generate_s
+
+    @property
+    def _critique_lane_s(self) -> float:
+        return self.num_scenarios * (self.plan_s + self.takes_per_scenario * self.critique_s)
 
     def describe(self) -> str:
-        mode = "with" if self.overlap else "without"
+        between = f"{clock(self.shortest_s)} to " if self.overlap else ""
         return (
             f"one take {self.generate_s:.1f} s, one plan {self.plan_s:.1f} s, "
-            f"one critique {self.critique_s:.1f} s: at most {clock(self.total_s)} for {self.num_scenarios} "
-            f"scenarios of up to {self.takes_per_scenario} takes, {mode} overlap"
+            f"one critique {self.critique_s:.1f} s; {between}{clock(self.longest_s)} for "
+            f"{self.num_scenarios} scenarios if all {self.takes_per_scenario} takes are used"
         )
 
 

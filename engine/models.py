@@ -31,10 +31,7 @@ PIPELINE_LAYOUT = (
     "model_index.json, transformer/, vae/, text_encoder/ (each config.json and *.safetensors), "
     "tokenizer/, scheduler/"
 )
-CRITIC_LAYOUT = (
-    "config.json, *.safetensors, tokenizer.json, tokenizer_config.json, a preprocessor_config.json or "
-    "processor_config.json, a chat template"
-)
+CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +67,8 @@ def find_critic(name: str) -> ModelFolder:
     if model_type not in CRITIC_FAMILIES:
         raise _unknown_family(path, "config.json model_type", model_type, CRITICS)
     _require_weights(path, "the model", CRITIC_LAYOUT)
-    tokenizer_config = path / "tokenizer_config.json"
-    templated = tokenizer_config.is_file() and '"chat_template"' in tokenizer_config.read_text(
-        encoding="utf-8"
-    )
-    alternatives = {
-        "tokenizer": (path / "tokenizer.json").is_file() or (path / "vocab.json").is_file(),
-        "image processor": any(
-            (path / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
-        ),
-        "chat template": templated
-        or any((path / f).is_file() for f in ("chat_template.jinja", "chat_template.json")),
-    }
-    for part, present in alternatives.items():
-        if not present:
-            raise _missing(path, part, CRITIC_LAYOUT)
+    if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
     return ModelFolder(path=path, package=CRITICS, family=CRITIC_FAMILIES[model_type])
 
 

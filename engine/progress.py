@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from engine.types import Attempt, Outcome, PlanReply
@@ -60,47 +61,43 @@ class LiveDisplay:
 
     def __init__(self, console: Console, num_scenarios: int) -> None:
         self._scores = BestScores()
-        self._bars = Progress(
-            TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
-        self._lanes: dict[str, TaskID] = {
-            lane: self._bars.add_task(lane, total=None, note="") for lane in LANES
-        }
         self._done: set[str] = set()
-        self._overall = self._bars.add_task("scenarios", total=num_scenarios, note=str(self._scores))
+        columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
+        note = TextColumn("{task.fields[note]}")
+        self._lanes = Progress(*columns, note)
+        self._overall = Progress(*columns, note, TimeElapsedColumn())
+        self._lane_ids: dict[str, TaskID] = {
+            lane: self._lanes.add_task(lane, total=None, note="") for lane in LANES
+        }
+        self._overall_id = self._overall.add_task("scenarios", total=num_scenarios, note=str(self._scores))
+        self._live = Live(Group(self._lanes, self._overall), console=console, transient=True)
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._live.stop()
 
     def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
-        self._bars.update(self._lanes[lane], completed=done, total=total, note=scenario_id)
+        self._lanes.update(self._lane_ids[lane], completed=done, total=total, note=scenario_id)
 
     def finished(self, scenario_ids: Iterable[str]) -> None:
         self._done.update(scenario_ids)
-        self._bars.update(self._overall, completed=len(self._done))
+        self._overall.update(self._overall_id, completed=len(self._done))
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         pass
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._scores.add(scenario_id, attempt)
-        self._bars.update(self._overall, note=str(self._scores))
+        self._overall.update(self._overall_id, note=str(self._scores))
 
     def outcome(self, outcome: Outcome) -> None:
         if outcome.failure is not None:
-            self._bars.console.print(describe_outcome(outcome), style="red", markup=False, highlight=False)
+            self._live.console.print(describe_outcome(outcome), style="red", markup=False, highlight=False)
 
 
 class PlainDisplay:

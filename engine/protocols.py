@@ -35,7 +35,11 @@ class Fence(Protocol):
 
 
 class Job(Protocol[T_co]):
-    """A resumable piece of work, cut into steps of a few to a few hundred milliseconds."""
+    """A resumable piece of work, cut into steps of a few to a few hundred milliseconds.
+
+    The scheduler may launch a step before the fence of the last one has passed (at most two are in flight).
+    `steps_left` may change with each launch; the job is over when it is 0 and every fence has passed.
+    """
 
     @property
     def steps_left(self) -> int: ...
@@ -48,6 +52,11 @@ class Job(Protocol[T_co]):
 class Generator(Protocol):
     @property
     def spec(self) -> VideoSpec: ...
+
+    @property
+    def negative_prompt(self) -> str:
+        """What the model folder recommends; used where the user gives none."""
+        ...
 
     def footprint(self, spec: VideoSpec) -> Footprint: ...
 
@@ -81,8 +90,8 @@ class Dataset(Protocol):
 class Policy(Protocol):
     """The refinement loop as pure functions of what has happened so far.
 
-    `first` needs nothing but the scenario, so take 0 is generated while the critic still reads the prefix; `next`
-    is asked once the plan and at least one attempt are there.
+    `first` needs nothing but the scenario, so take 0 is generated while the critic still reads the prefix;
+    `next` is asked once the plan and at least one attempt are there.
     """
 
     def first(self, scenario: Scenario) -> Prompt: ...
@@ -109,7 +118,7 @@ class Sink(Protocol):
 
 
 class Host(Protocol):
-    """Turns a blocking host call into a job of one step, so that the encode lane is a lane like the others."""
+    """Turns a blocking host call into a job of one step, so that the encode lane is like the others."""
 
     def job(self, work: Callable[[], T]) -> Job[T]: ...
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,7 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("loop.selectors", ["critic_score", 3], "a list of names"),
         ("generator.steps", 0, "from 1 to 1000"),
         ("generator.guidance_scale", "high", "a number"),
+        ("generator.guidance_scale", 0.5, "from 1.0 to 50.0"),
         ("schedule.ahead", 0, "from 1 to 64"),
         ("limit", 0, "at least 1"),
         ("out", 7, "a path"),
@@ -141,7 +144,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
     negative=st.none() | texts,
     selectors=st.lists(texts, min_size=1, max_size=3),
     steps=st.none() | st.integers(1, 1000),
-    guidance=st.none() | st.floats(0, 50),
+    guidance=st.none() | st.floats(1, 50),
     threshold=st.floats(0, 1),
     overlap=st.booleans(),
 )
@@ -190,7 +193,27 @@ def test_threads_come_from_the_environment_or_the_machine(monkeypatch: pytest.Mo
 
 def test_offline_forbids_the_model_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     offline()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"  # the user's own choice stays
+
+
+def test_the_readme_shows_the_defaults() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert blocks, "the README lists the settings with their defaults"
+    shown = tomllib.loads(blocks[0])
+    everything = {key for key in settings() if key not in ("dataset", "out")}
+    assert all(f"{key.rpartition('.')[2]} =" in blocks[0] for key in everything)
+    assert RunConfig(dataset=Path("a"), out=Path("b")) == RunConfig(
+        dataset=Path("a"),
+        out=Path("b"),
+        device=shown["device"],
+        dtype=shown["dtype"],
+        generator=GeneratorConfig(**shown["generator"]),
+        critic=CriticConfig(**shown["critic"]),
+        loop=LoopConfig(**shown["loop"] | {"selectors": tuple(shown["loop"]["selectors"])}),
+        schedule=ScheduleConfig(**shown["schedule"]),
+    )

@@ -213,5 +213,18 @@ def test_training_seeds_and_missing_truth_are_refused(run: Path, tmp_path: Path)
 
 
 def test_a_loop_that_leaves_no_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ScorerError, match="left no run"):
+    with pytest.raises(ScorerError, match="left no usable run"):
         run_loop(tmp_path / "no-dataset", tmp_path / "run", resume=False, extra=())
+
+
+def test_an_existing_run_needs_resume(run: Path) -> None:
+    with pytest.raises(ScorerError, match="already holds a run"):
+        run_loop(run.parent / "scenes", run, resume=False, extra=())
+
+
+def test_an_unfinished_run_is_not_measured(run: Path, tmp_path: Path) -> None:
+    dataset = run.parent / "scenes"
+    RunStore.create(tmp_path / "run", open_dataset(dataset).scenarios(8.0)).close()
+    write_config(RunConfig(dataset=dataset, out=tmp_path / "run"), tmp_path / "run" / "config.toml")
+    with pytest.raises(ScorerError, match=r"3 scenarios of .* are not finished"):
+        measure(tmp_path / "run", tmp_path / "baselines")

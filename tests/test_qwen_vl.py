@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,23 @@ def test_another_conversation_in_between_changes_nothing(critic: QwenVLCritic) -
         one.extend()
         two.extend()
     assert one.tokens() == decode(critic)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_decoding_steps_never_read_the_device(
+    critic: QwenVLCritic, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device every host read raises; only the library's vision tower in prefill may do it."""
+    monkeypatch.setattr(torch, "Generator", lambda device: torch._C.Generator("cpu"))
+    monkeypatch.setattr(Decoding, "_publish", lambda self: self._fence)
+    model = copy.deepcopy(critic.model).to("meta")
+    decoding = Decoding(model, {}, max_new_tokens=9, eos_ids=(0, 1), chunk_tokens=4, seed=seed)
+    with pytest.raises(RuntimeError):
+        bool(decoding._written[-1])
+    decoding._num_written = 1  # as after prefill
+    decoding.extend()
+    decoding.extend()
+    assert decoding.steps_left == 0
 
 
 def test_sampling_depends_on_its_seed_only(critic: QwenVLCritic) -> None:

@@ -151,7 +151,7 @@ def test_json_schemas_bound_everything_and_keep_the_order_of_reasoning() -> None
         assert definition.get("type") != "object" or definition["additionalProperties"] is False
         for value in definition.get("properties", {}).values():
             assert value.get("type") != "array" or "maxItems" in value
-            assert value.get("type") != "string" or "maxLength" in value
+            assert value.get("type") != "string" or "maxLength" in value or "enum" in value
 
 
 _json = st.recursive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,13 @@ def build_scenario(folder: Path, *, name: str = "0001_left", num_frames: int = 6
     return Scenario(
         id=name, text="a red ball rolls", prefix=probe(path), category="Solid", output_name=f"{name}_out.mp4"
     )
+
+
+def edit(folder: Path, name: str, **changes: Any) -> None:
+    path = folder / name
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(values | changes))
+
+
+def copy(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target / "copy"))

@@ -78,17 +78,19 @@ def make_dataset(out: Path, *, seed0: int, count: int, views: Sequence[str], wor
 
 
 def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) -> None:
-    """Start `retake run` or `retake resume` and wait. ScorerError when it leaves no run folder.
+    """Start `retake run` or `retake resume` and wait. ScorerError when it cannot start or leaves no run folder.
 
-    Its non-zero exit after failed scenarios is not an error here: they are counted in the result.
+    Status 1, after failed scenarios, is not an error here: they are counted in the result.
     """
     started = (run / "run.sqlite").is_file()
-    verb = ["resume", str(run)] if resume and started else ["run", str(dataset), "--out", str(run), *extra]
+    if started and not resume:
+        raise ScorerError(f"{run} already holds a run", fix="give --resume, or another folder with --work")
+    verb = ["resume", str(run)] if started else ["run", str(dataset), "--out", str(run), *extra]
     command = [sys.executable, "-m", "engine.cli", *verb]
     status = subprocess.run(command, check=False).returncode
-    if not (run / "run.sqlite").is_file():
+    if status not in (0, 1) or not (run / "run.sqlite").is_file():
         raise ScorerError(
-            f"`retake {' '.join(verb)}` ended with status {status} and left no run in {run}",
+            f"`retake {' '.join(verb)}` ended with status {status} and left no usable run in {run}",
             fix="run it by hand and mend what it names",
         )
 
@@ -96,13 +98,18 @@ def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) ->
 def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> dict[str, Any]:
     """The JSON document for a finished run on simulated scenes; baseline clips go below `baselines`."""
     dataset = read_config(run).dataset
+    with RunStore.open(run, read_only=True) as store:
+        outcomes, plans, pending = store.outcomes(), read_plans(store), store.pending()
+    if pending:
+        raise ScorerError(
+            f"{len(pending)} scenarios of {run} are not finished, the first {pending[0].id}",
+            fix=f"finish it with `retake resume {run}`",
+        )
     loop = score_folder(run, dataset, all_attempts=True)
     trivial: dict[str, Scores] = {}
     for name in BASELINES:
         write_baseline(name, dataset, baselines / name, loop.fps)
         trivial[name] = score_folder(baselines / name, dataset)
-    with RunStore.open(run, read_only=True) as store:
-        outcomes, plans = store.outcomes(), read_plans(store)
     cases = paired_cases(loop, trivial, outcomes)
     if not cases:
         raise ScorerError(

@@ -76,7 +76,7 @@ def _ground(prefix: Frames, layers: Sequence[_Layer]) -> Frames:
     Where a layer has been at each earlier time follows from its motion, taken backwards; what it covered all
     the time is filled in from the surroundings.
     """
-    ground = prefix[-1].copy()
+    ground: Frames = prefix[-1].copy()
     if not layers:
         return ground
     height, width = ground.shape[:2]
@@ -90,9 +90,11 @@ def _ground(prefix: Frames, layers: Sequence[_Layer]) -> Frames:
             )
             covered[index] |= moved > 0
             total = np.vstack([layer.motion, (0.0, 0.0, 1.0)]) @ total
-    behind, hidden = covered[-1], covered.all(axis=0)
-    history = np.ma.MaskedArray(prefix[:, behind], np.repeat(covered[:, behind][..., None], 3, axis=2))
-    ground[behind] = np.ma.median(history, axis=0).filled(0).astype(np.uint8)
+    behind: Mask = covered[-1]
+    hidden: Mask = np.logical_and.reduce(covered, axis=0)
+    history = prefix[:, behind].astype(np.float32)  # [T, n, 3]
+    history[covered[:, behind] & ~hidden[behind]] = np.nan  # an all-NaN median would warn
+    ground[behind] = np.nanmedian(history, axis=0).astype(np.uint8)
     return np.asarray(cv2.inpaint(ground, hidden.astype(np.uint8), 3, cv2.INPAINT_TELEA), np.uint8)
 
 

@@ -50,9 +50,9 @@ class Decoding:
     the end of the answer the rest of a chunk writes padding. On CUDA the vision tower of the library itself
     waits for the stream during prefill (it reads the clip grid); decoding steps never wait.
 
-    A seed selects sampling (Gumbel-max at RETRY_TEMPERATURE) instead of greedy choice. A grammar needs every
-    token on the host before the next: chunks shrink to one token, and `extend` writes none before the fence of
-    the last one is done.
+    A seed selects sampling (Gumbel-max at RETRY_TEMPERATURE) instead of greedy choice. A grammar needs each
+    token on the host before the next: chunks shrink to one token, and `extend` writes none before the fence
+    of the last one is done.
     """
 
     def __init__(
@@ -75,12 +75,13 @@ class Decoding:
         self._grammar = grammar
         self._device = torch.device(model.device)
         self._on_cpu = self._device.type == "cpu"
+        self._on_cuda = self._device.type == "cuda"
         self._cache = DynamicCache(config=model.config.get_text_config())
         self._eos_ids = frozenset(eos_ids)
         self._eos = torch.tensor(eos_ids, device=self._device)
         self._written = torch.full((max_new_tokens + 1,), eos_ids[0], device=self._device)  # [-1]: done
         self._written[-1] = 0
-        self._seen = torch.zeros(max_new_tokens + 1, dtype=torch.int64, pin_memory=not self._on_cpu)
+        self._seen = torch.zeros(max_new_tokens + 1, dtype=torch.int64, pin_memory=self._on_cuda)
         self._num_written = 0
         self._fence: Fence = Ready()
         self._next_position = 0
@@ -166,5 +167,5 @@ class Decoding:
 
     def _publish(self) -> Fence:
         self._seen.copy_(self._written, non_blocking=True)
-        self._fence = Ready() if self._on_cpu else EventFence(self._device)
+        self._fence = EventFence(self._device) if self._on_cuda else Ready()
         return self._fence

@@ -163,12 +163,14 @@ class CritiqueEntry(BaseModel):
 
 def plan_json_schema() -> dict[str, Any]:
     """JSON schema of a plan reply, every key required, texts and lists bounded, for constrained decoding."""
-    return _closed(PlanEntry.model_json_schema())
+    schema: dict[str, Any] = _closed(PlanEntry.model_json_schema())
+    return schema
 
 
 def critique_json_schema() -> dict[str, Any]:
     """JSON schema of a critique reply, in the order in which the model must reason."""
-    return _closed(CritiqueEntry.model_json_schema())
+    schema: dict[str, Any] = _closed(CritiqueEntry.model_json_schema())
+    return schema
 
 
 def _closed(schema: Any) -> Any:

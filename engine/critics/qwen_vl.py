@@ -167,8 +167,8 @@ class ReplyJob(Generic[T]):
 
     The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
     installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
-    grammar would cut off thoughts. `steps_left` assumes that the token limit is used up, and is 0 exactly when
-    `result` may be called.
+    grammar would cut off thoughts. `steps_left` assumes that the token limit is used up, and is 0 exactly
+    when `result` may be called.
     """
 
     def __init__(
@@ -251,10 +251,12 @@ class ReplyJob(Generic[T]):
         return Ready()
 
 
-def load(folder: Path, *, device: str, dtype: str, quantization: str = "none") -> QwenVLCritic:
+def load(
+    folder: Path, *, device: str, dtype: str, quantization: str = "none", with_weights: bool = True
+) -> QwenVLCritic:
     """A critic from a transformers folder; nothing is downloaded.
 
-    Device "meta" reads configs and tokenizer but no weight: enough for the footprint.
+    Without weights the model has shapes only (device meta): enough for the footprint.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, or bitsandbytes is missing.
@@ -270,7 +272,7 @@ def load(folder: Path, *, device: str, dtype: str, quantization: str = "none") -
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if device == "meta":
+        if not with_weights:
             model, missing = _outline(config, DTYPES[dtype], quantization), []
         else:
             model, info = AutoModelForImageTextToText.from_pretrained(
@@ -293,7 +295,7 @@ def load(folder: Path, *, device: str, dtype: str, quantization: str = "none") -
             f"{folder}: {VIDEO_PAD} of the tokenizer is not video_token_id {config.video_token_id}",
             fix="take tokenizer and config.json from the same model",
         )
-    model = model.eval() if options or device == "meta" else model.to(device).eval()
+    model = model.eval() if options or not with_weights else model.to(device).eval()
     eos_ids = _eos_ids(model, tokenizer)
     return QwenVLCritic(
         model=model,

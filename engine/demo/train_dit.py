@@ -193,7 +193,7 @@ def train_dit(
     averages = Average(transformer, 0.9995), Average(text_encoder, 0.9995)
     curve, budget, step = Curve("dit", 200 if device == "cuda" else 2), Budget(seconds), 0
     while not budget.over:
-        if bank.count < capacity and factory.ready() and (step % 12 == 0 or bank.count < 8192):
+        if bank.count < capacity and factory.ready() and (step % 40 == 0 or bank.count < 8192):
             block = factory.take()
             bank.add(block)
             factory.release(block)
@@ -207,14 +207,14 @@ def train_dit(
         optimizer.step()
         for average in averages:
             average.update()
-        curve.add(step, loss=loss)
+        curve.add(step, {"loss": loss})
         step += 1
         if step == 20:  # compilation is over: the budget counts training
             budget.start()
     for average in averages:
         average.apply()
     print(f"dit: {step} steps of {batch}, {bank.count} clips", flush=True)
-    curve.save(out / "curves", steps=step, batch=batch, clips=bank.count, seconds=seconds)
+    curve.save(out / "curves", {"steps": step, "batch": batch, "clips": bank.count, "seconds": seconds})
     for module, name in ((transformer, "transformer"), (text_encoder, "text_encoder")):
         save_half(module, out / name)
     tokenizer.save_pretrained(out / "tokenizer")

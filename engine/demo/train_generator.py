@@ -22,7 +22,7 @@ from engine.demo.clips import ClipFactory, describe_answer
 from engine.demo.scenes import all_kinds, make_scene
 from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
 from engine.demo.train_dit import train_dit
-from engine.demo.train_vae import train_vae
+from engine.demo.train_vae import load_vae, train_vae
 from engine.demo.windows import agreement_score
 
 CHECK_SEED0 = HELD_OUT_SEED0 + 500_000  # looked at while training; the published measurement uses other seeds
@@ -110,16 +110,11 @@ def write_sheet(path: Path, clips: np.ndarray, takes: np.ndarray, count: int) ->
     cv2.imwrite(str(path), np.ascontiguousarray(sheet[..., ::-1]))
 
 
-def load_vae(folder: Path, device: str) -> Any:
-    from diffusers import AutoencoderKLWan
-
-    return AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stage", choices=("all", "vae", "dit"), default="all")
+    parser.add_argument("--stage", choices=("all", "vae", "dit", "decoder"), default="all")
+    parser.add_argument("--vae-from", type=Path, help="continue the autoencoder from this folder")
     parser.add_argument("--vae-seconds", type=float, default=420.0)
     parser.add_argument("--dit-seconds", type=float, default=900.0)
     parser.add_argument("--vae-batch", type=int, default=48)
@@ -135,17 +130,18 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     block = 64 if arguments.clips >= 64 else arguments.clips
-    first_seed = 0 if arguments.stage != "dit" else 100_000
+    first_seed = {"dit": 100_000, "decoder": 200_000}.get(arguments.stage, 0)
     factory = ClipFactory(
         num_workers=arguments.workers, first_seed=first_seed, block=block, size_px=arguments.size
     )
-    if arguments.stage in ("all", "vae"):
+    if arguments.stage in ("all", "vae", "decoder"):
         vae = train_vae(
             factory, arguments.out, seconds=arguments.vae_seconds, batch=arguments.vae_batch,
             capacity=max(arguments.clips // 5, block), device=device, size_px=arguments.size,
+            start=arguments.vae_from, decoder_only=arguments.stage == "decoder",
         )  # fmt: skip
     if arguments.stage in ("all", "dit"):
-        vae = load_vae(arguments.out / "vae", device)
+        vae = load_vae(arguments.out / "vae").to(device).eval()
         modules = train_dit(
             factory, vae, arguments.out, seconds=arguments.dit_seconds, batch=arguments.dit_batch,
             capacity=arguments.clips, device=device, size_px=arguments.size,

@@ -38,9 +38,13 @@ def to_pixels(frames: torch.Tensor) -> torch.Tensor:
     return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
 
 
-def vae_loss(vae: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def vae_loss(
+    vae: Any, pixels: torch.Tensor, *, decoder_only: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Total loss, plain L1, and KL of one batch of pixels [B, 3, T, H, W]."""
-    mean, logvar = encode_moments(vae, pixels).float().chunk(2, dim=1)
+    with torch.set_grad_enabled(not decoder_only):
+        moments = encode_moments(vae, pixels)
+    mean, logvar = moments.float().chunk(2, dim=1)
     logvar = logvar.clamp(-20.0, 10.0)
     latents = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
     recon = decode_pixels(vae, latents, clamp=False).float()
@@ -80,31 +84,40 @@ class FrameBank:
 
 
 def train_vae(
-    factory: ClipFactory, out: Path, *, seconds: float, batch: int, capacity: int, device: str, size_px: int
-) -> Any:
-    """Trains for `seconds`, sets latents_mean and latents_std, saves fp16 to OUT/vae, returns the module (fp32)."""
-    vae = build_vae().to(device)
+    factory: ClipFactory, out: Path, *, seconds: float, batch: int, capacity: int, device: str, size_px: int,
+    start: Path | None = None, decoder_only: bool = False,
+) -> Any:  # fmt: skip
+    """Trains for `seconds`, saves fp16 to OUT/vae, returns the module (fp32).
+
+    `start` continues from a saved folder. `decoder_only` keeps the latents as they are, so that a transformer
+    trained on them stays valid; otherwise latents_mean and latents_std are measured anew.
+    """
+    vae = (build_vae() if start is None else load_vae(start)).to(device)
+    trained = [vae.decoder, vae.post_quant_conv] if decoder_only else [vae]
     bank = FrameBank(factory, capacity, (64, size_px, size_px, 3), device)
     bank.refill(wait=True)
-    optimizer, average = make_optimizer([vae], 0.0), Average(vae, 0.997)
+    optimizer, average = make_optimizer(trained, 0.0), Average(vae, 0.997)
     curve, budget, step = Curve("vae", 50 if device == "cuda" else 2), Budget(seconds), 0
     while not budget.over:
         bank.refill()
-        set_learning_rate(optimizer, 1.5e-3, step, budget.fraction)
+        set_learning_rate(optimizer, 1.5e-3 if start is None else 1e-3, step, budget.fraction)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss, plain, kl = vae_loss(vae, to_pixels(bank.crops(batch, CROP_FRAMES)))
+            pixels = to_pixels(bank.crops(batch, CROP_FRAMES))
+            loss, plain, kl = vae_loss(vae, pixels, decoder_only=decoder_only)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         average.update()
-        curve.add(step, loss=loss, l1=plain, kl=kl)
+        curve.add(step, {"loss": loss, "l1": plain, "kl": kl})
         step += 1
     average.apply()
-    measure_latents(vae, bank)
+    if not decoder_only:
+        measure_latents(vae, bank)
     psnr = reconstruction_psnr(vae, bank.frames[: min(bank.count, 32)])
     print(f"vae: {step} steps of {batch}, {bank.count} clips, PSNR {psnr:.2f} dB", flush=True)
-    curve.save(out / "curves", steps=step, batch=batch, clips=bank.count, psnr_db=psnr, seconds=seconds)
+    facts = {"steps": step, "batch": batch, "clips": bank.count, "psnr_db": psnr, "seconds": seconds}
+    curve.save(out / "curves", facts)
     save_half(vae, out / "vae")
     return vae
 
@@ -136,6 +149,12 @@ def reconstruction_psnr(vae: Any, frames: torch.Tensor) -> float:
         recon = decode_pixels(vae, mean)
         errors.append(functional.mse_loss(recon / 2, pixels / 2).item())
     return float(-10 * np.log10(np.mean(errors)))
+
+
+def load_vae(folder: Path) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32)
 
 
 def save_half(module: Any, folder: Path) -> None:

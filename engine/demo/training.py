@@ -82,7 +82,7 @@ class Curve:
         self._sums: dict[str, torch.Tensor] = {}
         self._began = time.perf_counter()
 
-    def add(self, step: int, **values: torch.Tensor) -> None:
+    def add(self, step: int, values: dict[str, torch.Tensor]) -> None:
         for key, value in values.items():
             self._sums[key] = (
                 self._sums.get(key, torch.zeros((), device=value.device)) + value.detach().float()
@@ -96,6 +96,6 @@ class Curve:
             text = " ".join(f"{key} {value:.5f}" for key, value in means.items())
             print(f"{self.name} step {step + 1} {self.rows[-1]['seconds']:.0f} s {text}", flush=True)
 
-    def save(self, folder: Path, **facts: Any) -> None:
+    def save(self, folder: Path, facts: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.json").write_text(json.dumps({"facts": facts, "curve": self.rows}, indent=1))

@@ -92,10 +92,10 @@ class WanParts:
     max_text_tokens: int
 
 
-def read(folder: Path, device: str, dtype: str) -> WanParts:
+def read(folder: Path, device: str, dtype: str, *, with_weights: bool = True) -> WanParts:
     """Load a Wan folder with per-token timesteps from local files only.
 
-    Device "meta" reads configs but no weight: enough for the spec and the footprint.
+    Without weights the modules have shapes only (device meta): enough for the spec and the footprint.
 
     Raises ModelError when a component is missing or incomplete, or when they are not of one such model.
     """
@@ -104,7 +104,7 @@ def read(folder: Path, device: str, dtype: str) -> WanParts:
     target, torch_dtype = torch.device(device), DTYPES[dtype]
     _check_index(folder)
     scheduler = _read_scheduler(folder)
-    read_part = _outline if target.type == "meta" else _read_weights
+    read_part = _read_weights if with_weights else _outline
     transformer = read_part(folder, "transformer", WanTransformer3DModel, torch_dtype)
     vae = read_part(folder, "vae", AutoencoderKLWan, torch_dtype)
     encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
@@ -119,12 +119,13 @@ def read(folder: Path, device: str, dtype: str) -> WanParts:
     use_channels_last(vae)
     defaults = _read_defaults(folder)
     _check_fit(folder, transformer, vae, text_encoder)
+    place = target if with_weights else torch.device("meta")
     return WanParts(
         folder=folder,
         device=target,
-        transformer=transformer.eval().requires_grad_(False).to(target),
-        vae=vae.eval().requires_grad_(False).to(target),
-        text_encoder=text_encoder.eval().requires_grad_(False).to(target),
+        transformer=transformer.eval().requires_grad_(False).to(place),
+        vae=vae.eval().requires_grad_(False).to(place),
+        text_encoder=text_encoder.eval().requires_grad_(False).to(place),
         tokenizer=tokenizer,
         scheduler=scheduler,
         defaults=defaults,

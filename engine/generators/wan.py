@@ -38,7 +38,7 @@ from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
 from engine.video import read_prefix
 
 MAX_CHUNK_LATENTS = 4
-"""Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps stay short."""
+"""Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps grow."""
 
 CHUNK_BYTES = 2**30
 """Large videos are coded in smaller chunks, so that one pass stays about here (one latent frame at least)."""
@@ -56,6 +56,7 @@ def load(
     dtype: str,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    with_weights: bool = True,
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
@@ -66,7 +67,7 @@ def load(
     if guidance_scale is not None and guidance_scale < 1.0:
         problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
         raise ConfigError(problem, fix="give 1 or more")
-    parts = _wan_folder.read(folder, device, dtype)
+    parts = _wan_folder.read(folder, device, dtype, with_weights=with_weights)
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
     return WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale)
@@ -101,6 +102,10 @@ class WanGenerator:
     @property
     def spec(self) -> VideoSpec:
         return self.parts.spec
+
+    @property
+    def negative_prompt(self) -> str:
+        return self.parts.defaults.negative_prompt
 
     @property
     def defaults(self) -> WanDefaults:

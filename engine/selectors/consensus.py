@@ -39,10 +39,10 @@ def build() -> Selector:
 
 
 def _features(take: Video) -> NDArray[np.float64]:
-    """Grey frames and motion energy [2*S*P*P], scaled so that a distance is a root mean square, near 0 to 1.
+    """Grey frames and motion energy [2*S*P*P], scaled so that a distance is a root mean square.
 
-    Motion energy of sample i is the mean absolute difference of neighbouring frames between samples i and i+1,
-    so that motion counts that no sampled frame shows.
+    Motion energy of sample i is the mean absolute difference of neighbouring frames from sample i to i+1, so
+    that motion counts that no sampled frame shows.
     """
     grey = np.stack([_small_grey(frame) for frame in take.frames])  # [T, P, P]
     change = np.abs(np.diff(grey, axis=0, append=grey[-1:]))  # [T, P, P]

@@ -1,0 +1,73 @@
+"""Scenes by seed as a dataset, and the six scenes of the demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.datasets.physics_iq import open_dataset
+from engine.demo.scenes import all_kinds, choose_kinds, make_scene
+from engine.demo.scenes.base import HELD_OUT_SEED0
+from engine.demo.showcase import SHOWCASE, SizedScene, write_scenes, write_showcase
+from engine.errors import ConfigError, DatasetError
+
+
+def test_the_six_cover_all_categories_and_are_held_out() -> None:
+    chosen = choose_kinds(list(SHOWCASE))
+    assert len(SHOWCASE) == 6
+    assert {kind.category for kind in chosen} == {kind.category for kind in all_kinds()}
+    assert "rotating-stick-blocks" in SHOWCASE
+    assert min(SHOWCASE.values()) > HELD_OUT_SEED0 + 100_000  # `--measure` starts at HELD_OUT_SEED0
+
+
+def test_sized_scene() -> None:
+    scene = make_scene(5, choose_kinds(["two-balls"]))
+    sized = SizedScene(scene, 64)
+    assert sized.render(1, "center").shape[1:] == (64, 64, 3)
+    assert (sized.name, sized.category, sized.brief) == (scene.name, scene.category, scene.brief)
+    assert sized.truth == scene.truth
+
+
+def test_write_scenes(tmp_path: Path) -> None:
+    counted: list[tuple[int, int]] = []
+    write_scenes(
+        tmp_path,
+        seeds=range(3, 5),
+        size_px=64,
+        views=["left", "right"],
+        kinds=["two-balls"],
+        progress=lambda done, total: counted.append((done, total)),
+    )
+    dataset = open_dataset(tmp_path)
+    scenarios = dataset.scenarios(8.0)
+    assert [s.id for s in scenarios] == [
+        "0001_perspective-left",
+        "0002_perspective-right",
+        "0003_perspective-left",
+        "0004_perspective-right",
+    ]
+    for scenario in scenarios:
+        dataset.check(scenario)
+        assert (scenario.prefix.width, scenario.prefix.height) == (64, 64)
+    assert counted[-1] == (8, 8)
+
+
+def test_wrong_wishes(tmp_path: Path) -> None:
+    good = {"seeds": range(1), "size_px": 64, "views": ["center"], "kinds": ["two-balls"]}
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"views": ["middle"]}, "'middle' is not a view"),
+        ({"kinds": ["two-bals"]}, "nearest: two-balls"),
+        ({"size_px": 65}, "odd"),
+    ]
+    for change, message in wrong:
+        with pytest.raises(ConfigError, match=message):
+            write_scenes(tmp_path, **(good | change))  # type: ignore[arg-type]
+    with pytest.raises(DatasetError):
+        write_scenes(tmp_path, seeds=[], size_px=64, views=["center"], kinds=[])
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_showcase(tmp_path: Path) -> None:
+    write_showcase(tmp_path)
+    assert len(open_dataset(tmp_path).scenarios(8.0)) == 6

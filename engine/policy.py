@@ -45,10 +45,14 @@ class RefinementPolicy:
         )
 
     def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop:
-        """The prompt of attempt `len(attempts)`, or why there is none. Needs at least attempt 0."""
+        """The prompt of attempt `len(attempts)`, or why there is none. Needs at least attempt 0.
+
+        An accepted first take ends nothing yet: the physics-aware prompt is step 1 of the method, so its take
+        is always made and compared.
+        """
         assert attempts, "the first prompt comes from `first`"
         critique = attempts[-1].critique
-        if critique is not None and critique.verdict is Verdict.ACCEPT:
+        if _accepted(attempts[-1]) and (len(attempts) > 1 or plan.plan is None or self.only_incomplete):
             return Stop(reason=ACCEPTED)
         if len(attempts) > self.loops:
             return Stop(reason=LOOPS)
@@ -61,7 +65,7 @@ class RefinementPolicy:
         return self._revise(scenario, plan, critique, attempts)
 
     def choose(self, attempts: Sequence[Attempt]) -> int:
-        """The champion: accepted first, then critic's score, then selectors' mean rank, then the earlier.
+        """The champion: accepted, then critic's score, selectors' mean rank, a plan's prompt, the earlier.
 
         Where nothing was scored, the last take of a plan's prompt; where there is none of those, attempt 0.
         """
@@ -119,8 +123,8 @@ def _compiled(scenario: Scenario, attempts: Sequence[Attempt], plan: PhysicsPlan
     )
 
 
-_Key = tuple[bool, bool, float, bool, float]
-_UNSCORED: _Key = (False, False, 0.0, False, 0.0)
+_Key = tuple[bool, bool, float, bool, float, bool]
+_UNSCORED: _Key = (False, False, 0.0, False, 0.0, True)
 
 
 def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
@@ -128,12 +132,17 @@ def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
     critique = attempt.critique
     score = None if critique is None else critique.score
     return (
-        critique is not None and critique.verdict is Verdict.ACCEPT,
+        _accepted(attempt),
         score is not None,
         0.0 if score is None else score,
         mean_rank is not None,
         0.0 if mean_rank is None else -mean_rank,
+        attempt.prompt.plan is not None,  # of equals, the take that was told the physics
     )
+
+
+def _accepted(attempt: Attempt) -> bool:
+    return attempt.critique is not None and attempt.critique.verdict is Verdict.ACCEPT
 
 
 def _mean_ranks(attempts: Sequence[Attempt]) -> list[float | None]:

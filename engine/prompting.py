@@ -25,8 +25,9 @@ def compile_prompt(brief: str, plan: PhysicsPlan) -> str:
     Times are seconds after the switch, rounded to half seconds: a finer clock is not readable from a prefix.
     """
     sentences = [strip_camera(brief)]
-    if plan.objects:
-        sentences.append(f"There is {_listing([_with_article(o) for o in plan.objects])}.")
+    objects = [phrase for entry in plan.objects if (phrase := _with_article(entry))]
+    if objects:
+        sentences.append(f"There is {_listing(objects)}.")
     sentences += [f"The {m.object} moves {m.direction} at {m.speed} speed." for m in plan.motion]
     sentences += [f"At {_half_seconds(e.t)} s {e.what}." for e in plan.events]
     for rest in plan.rest:
@@ -55,8 +56,9 @@ def _half_seconds(t: float) -> str:
 
 
 def _with_article(entry: PlanObject) -> str:
+    """Trait and name after their article; empty for an object of which a critic told neither."""
     phrase = f"{entry.trait} {entry.name}".strip()
-    if phrase.split()[0] in ("two", "three", "four", "five", "six"):
+    if not phrase or phrase.split()[0] in ("two", "three", "four", "five", "six"):
         return phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 

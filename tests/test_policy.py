@@ -111,7 +111,15 @@ def test_unreadable_plan_goes_on_with_the_revised_one() -> None:
 @pytest.mark.parametrize(
     ("policy", "first_plan", "judge", "num_attempts", "reason"),
     [
-        (POLICY, plan(), lambda i: critique(Verdict.ACCEPT, 90.0), 1, "accepted"),
+        (POLICY, plan(), lambda i: critique(Verdict.ACCEPT, 90.0), 2, "accepted"),
+        (POLICY, None, lambda i: critique(Verdict.ACCEPT, 90.0), 1, "accepted"),
+        (
+            replace(POLICY, only_incomplete=True),
+            plan(),
+            lambda i: critique(Verdict.ACCEPT, 90.0),
+            1,
+            "accepted",
+        ),
         (POLICY, plan(), lambda i: critique(Verdict.ACCEPT if i else Verdict.REVISE, 90.0), 2, "accepted"),
         (replace(POLICY, loops=0), plan(), lambda i: critique(), 1, "loops"),
         (replace(POLICY, loops=2), plan(), lambda i: critique(score=i, revised=plan(str(i))), 3, "loops"),
@@ -185,7 +193,8 @@ def test_seeds_depend_on_run_and_scenario_only() -> None:
     [
         ([critique(score=50.0), critique(score=40.0)], 0),
         ([critique(score=50.0), critique(score=60.0), critique(score=55.0)], 1),
-        ([critique(score=50.0), critique(score=50.0)], 0),  # a tie goes to the earlier
+        ([critique(score=50.0), critique(score=50.0)], 1),  # of equals, the one that was told the physics
+        ([critique(score=9.0), critique(score=50.0), critique(score=50.0)], 1),  # then the earlier
         ([critique(score=90.0), critique(Verdict.ACCEPT, 80.0)], 1),  # accepted first
         ([UNREADABLE, critique(score=0.0)], 1),  # a missing score is not zero
         ([critique(score=0.0), UNREADABLE], 0),

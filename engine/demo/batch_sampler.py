@@ -1,17 +1,25 @@
 """Generates many takes at once with the demo generator's modules, for training and its evaluation.
 
-The engine's own generator runs one scenario at a time; training the critic needs thousands of takes in a minute.
+The engine's own generator runs one scenario at a time; training the critic needs thousands a minute.
 Same schedule and prefix rule as the engine (a test compares them).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine.demo.train_dit import FLOW_SHIFT, PREFIX_LATENTS, embed_text, token_timesteps, tokenize
-from engine.demo.train_vae import to_pixels
+from engine.demo.train_dit import (
+    FLOW_SHIFT,
+    PREFIX_LATENTS,
+    embed_text,
+    load_modules,
+    token_timesteps,
+    tokenize,
+)
+from engine.demo.train_vae import load_vae, to_pixels
 from engine.denoise.vae import decode_pixels, denormalise, encode_mode
 
 
@@ -23,6 +31,17 @@ def make_scheduler() -> Any:
         use_flow_sigmas=True,
         flow_shift=FLOW_SHIFT,
         num_train_timesteps=1000,
+    )
+
+
+def load_generator(folder: Path, device: str) -> tuple[Any, Any, Any, Any]:
+    """(vae, transformer, text_encoder, tokenizer) of a saved generator folder, fp32, ready to sample."""
+    transformer, text_encoder, tokenizer = load_modules(folder)
+    return (
+        load_vae(folder / "vae").to(device).eval(),
+        transformer.to(device).eval(),
+        text_encoder.to(device).eval(),
+        tokenizer,
     )
 
 

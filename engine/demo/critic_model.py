@@ -1,6 +1,6 @@
 """The demo critic as a transformers model: a small Qwen3-VL with its byte-level tokenizer, and its folder.
 
-Builds and saves; training is in `train_critic`. At 128 px a pair of frames becomes 16 x 16 patches and 64 tokens.
+Builds and saves; training is in `train_critic`. At 128 px a pair of frames becomes 8 x 8 patches, 16 tokens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ from engine.demo.critic_text import (
 )
 
 VOCABULARY: Final = 2048
+PATCH_PX: Final = 16
+GROUP_PATCHES: Final = 64  # of a pair of frames of 128 px
 SPECIALS: Final = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
 
 def build_tokenizer(texts: list[str]) -> Any:
@@ -39,9 +47,10 @@ def build_tokenizer(texts: list[str]) -> Any:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIALS), show_progress=False,
+        vocab_size=VOCABULARY - len(SPECIALS),
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
@@ -51,7 +60,7 @@ def build_tokenizer(texts: list[str]) -> Any:
     return fast
 
 
-def build_model(tokenizer: Any, *, hidden: int = 256, layers: int = 8, vision_hidden: int = 192) -> Any:
+def build_model(tokenizer: Any, *, hidden: int = 256, layers: int = 8, vision_hidden: int = 256) -> Any:
     from transformers import (
         Qwen3VLConfig,
         Qwen3VLForConditionalGeneration,
@@ -61,24 +70,45 @@ def build_model(tokenizer: Any, *, hidden: int = 256, layers: int = 8, vision_hi
 
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIALS}
     text = Qwen3VLTextConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-        num_attention_heads=hidden // 64, num_key_value_heads=max(1, hidden // 128), head_dim=64,
-        max_position_embeddings=8192, tie_word_embeddings=True,
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 128),
+        head_dim=64,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
         rope_parameters={
-            "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True,
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [12, 10, 10],
+            "mrope_interleaved": True,
         },
-        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"],
-    )  # fmt: skip
+        eos_token_id=ids["<|im_end|>"],
+        pad_token_id=ids["<|endoftext|>"],
+    )
     vision = Qwen3VLVisionConfig(
-        depth=6, hidden_size=vision_hidden, intermediate_size=4 * vision_hidden, num_heads=vision_hidden // 64,
-        patch_size=8, spatial_merge_size=2, temporal_patch_size=2, out_hidden_size=hidden,
-        num_position_embeddings=256, deepstack_visual_indexes=[1, 3],
-    )  # fmt: skip
+        depth=6,
+        hidden_size=vision_hidden,
+        intermediate_size=4 * vision_hidden,
+        num_heads=vision_hidden // 64,
+        patch_size=PATCH_PX,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        out_hidden_size=hidden,
+        num_position_embeddings=64,
+        deepstack_visual_indexes=[2],
+    )
     config = Qwen3VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True,
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
     return Qwen3VLForConditionalGeneration(config)
 
 
@@ -90,7 +120,7 @@ def batch_vision_attention(model: Any, group_patches: int) -> int:
     """
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
-    def forward(
+    def _forward(
         self: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, **_: Any
     ) -> torch.Tensor:
         num_patches = hidden_states.shape[0]
@@ -106,7 +136,7 @@ def batch_vision_attention(model: Any, group_patches: int) -> int:
 
     blocks = model.model.visual.blocks
     for block in blocks:
-        block.attn.forward = types.MethodType(forward, block.attn)
+        block.attn.forward = types.MethodType(_forward, block.attn)
     return len(blocks)
 
 
@@ -120,10 +150,17 @@ def save_critic(model: Any, tokenizer: Any, folder: Path, size_px: int) -> None:
     saved.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pixels = {
-        "patch_size": 8, "temporal_patch_size": 2, "merge_size": 2, "do_resize": False, "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "patch_size": PATCH_PX,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "do_resize": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
         "size": {"shortest_edge": size_px * size_px, "longest_edge": size_px * size_px * 64},
-    }  # fmt: skip
+    }
     image = {
         **pixels,
         "image_processor_type": "Qwen2VLImageProcessorFast",
@@ -133,8 +170,11 @@ def save_critic(model: Any, tokenizer: Any, folder: Path, size_px: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
     (folder / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2) + "\n")
     sidecar = {
-        "plan_instruction": PLAN_INSTRUCTION, "critique_instruction": CRITIQUE_INSTRUCTION,
-        "num_prefix_frames": NUM_PREFIX_FRAMES, "num_take_frames": NUM_TAKE_FRAMES, "frame_px": size_px,
+        "plan_instruction": PLAN_INSTRUCTION,
+        "critique_instruction": CRITIQUE_INSTRUCTION,
+        "num_prefix_frames": NUM_PREFIX_FRAMES,
+        "num_take_frames": NUM_TAKE_FRAMES,
+        "frame_px": size_px,
         "max_new_tokens": MAX_NEW_TOKENS,
-    }  # fmt: skip
+    }
     (folder / "retake.json").write_text(json.dumps(sidecar, indent=2) + "\n")

@@ -1,14 +1,13 @@
-"""Trains the bundled critic on one GPU: `python -m engine.demo.train_critic --out DIR --generator DIR`.
+"""Trains the bundled critic on one GPU: `python -m engine.demo.train_critic --out DIR [--takes SHARDS]`.
 
-First the vision tower learns places and amounts of motion by regression from its pooled tokens (otherwise the
-language model learns the texts and ignores the video), then everything learns to write plans and critiques.
-Judged by free-running generation only, with shuffled frames as the control that must fall to chance.
+First the vision tower learns places and amounts of motion from its pooled tokens (otherwise the language model
+learns the texts and ignores the video), then everything learns to write plans and critiques, with the first
+task kept beside. Teacher-forced loss proves nothing here: judge by `retake demo --measure`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -20,212 +19,213 @@ from torch.nn import functional
 
 from engine.critics._preprocess import PatchGeometry, patchify
 from engine.demo import critic_text, prompts
-from engine.demo.batch_sampler import generate_takes
-from engine.demo.clips import Block, ClipFactory
-from engine.demo.critic_data import CriticData, TakeMaker
-from engine.demo.critic_model import batch_vision_attention, build_model, build_tokenizer, save_critic
+from engine.demo.clips import ClipFactory
+from engine.demo.critic_data import CriticData
+from engine.demo.critic_model import (
+    GROUP_PATCHES,
+    batch_vision_attention,
+    build_model,
+    build_tokenizer,
+    save_critic,
+)
+from engine.demo.critic_rows import RowMaker
+from engine.demo.scenes import all_kinds, make_scene
 from engine.demo.training import Average, Budget, Curve, make_optimizer, set_learning_rate
-from engine.demo.windows import AMOUNTS, GRID
+from engine.demo.windows import AMOUNTS, GRID, Window
 from engine.types import Fault
 
-GROUP_PATCHES = 256
+VISION_WEIGHT = 0.1  # of the side task in the second stage
 
 
-def vision_heads(width: int) -> nn.Linear:
-    """One linear layer from a pooled group to the logits of amount, x and y."""
-    return nn.Linear(width, len(AMOUNTS) + 2 * GRID)
-
-
-def features(model: Any, frames: torch.Tensor, geometry: PatchGeometry) -> torch.Tensor:
-    """Vision tokens averaged over each pair of frames: uint8 [B, T, S, S, 3] -> [B, T/2, hidden]."""
-    pixels, grid = patchify(frames, geometry)
-    output = model.model.visual(pixels.flatten(0, 1), grid.to(frames.device))
-    return torch.as_tensor(
-        output.pooler_output.unflatten(0, (len(frames), frames.shape[1] // 2, -1)).mean(dim=2)
-    )
-
-
-def vision_loss(heads: nn.Linear, pooled: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of amount, and of x and y where something moves."""
-    logits = heads(pooled).float()
-    amount, x, y = logits.split([len(AMOUNTS), GRID, GRID], dim=-1)
-    place = functional.cross_entropy(x.flatten(0, 1), windows[..., 1].flatten(), ignore_index=-1)
-    place = place + functional.cross_entropy(y.flatten(0, 1), windows[..., 2].flatten(), ignore_index=-1)
-    return functional.cross_entropy(amount.flatten(0, 1), windows[..., 0].flatten()) + place
-
-
-def reply_loss(model: Any, batch: dict[str, torch.Tensor], geometry: PatchGeometry) -> torch.Tensor:
-    """Cross entropy of the reply tokens of one batch of one task."""
-    ids, labels = batch["ids"], batch["labels"]
-    clips = [batch[key] for key in ("prefix", "take") if key in batch]
-    pixels, grids = zip(*(patchify(clip, geometry) for clip in clips), strict=True)
-    # the model takes clips in the order of the rows: row 0 prefix, row 0 take, row 1 prefix, ...
-    values = torch.cat(pixels, dim=1).flatten(0, 1)
-    grid = torch.stack(grids, dim=1).flatten(0, 1).to(ids.device)
-    kinds = (ids == model.config.video_token_id).long() * 2
-    positions, _ = model.model.get_rope_index(
-        ids[:1], mm_token_type_ids=kinds[:1], video_grid_thw=grid[: len(clips)]
-    )
-    output = model.model(
-        input_ids=ids, pixel_values_videos=values, video_grid_thw=grid, mm_token_type_ids=kinds,
-        position_ids=positions.expand(-1, len(ids), -1), use_cache=False,
-    )  # fmt: skip
-    answers = int((labels != -100).any(dim=0).float().argmax())  # the first column with a reply token
-    hidden = output.last_hidden_state[:, answers - 1 : -1]
-    logits = model.lm_head(hidden).float()
-    return functional.cross_entropy(logits.flatten(0, 1), labels[:, answers:].flatten(), ignore_index=-100)
-
-
-def load_generator(folder: Path, device: str) -> TakeMaker:
-    """The trained generator as a function that makes a block of takes."""
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
-    from transformers import AutoTokenizer, UMT5EncoderModel
-
-    settings = json.loads((folder / "retake.json").read_text())
-    modules = (
-        AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device).eval(),
-        WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
-        .to(device)
-        .eval(),
-        UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).to(device).eval(),
-        AutoTokenizer.from_pretrained(folder / "tokenizer"),
-    )
-    generator = torch.Generator(device).manual_seed(7)
-
-    def make(prefixes: torch.Tensor, texts: list[str]) -> torch.Tensor:
-        return generate_takes(
-            modules, prefixes, texts, num_inference_steps=settings["num_inference_steps"],
-            guidance_scale=settings["guidance_scale"], generator=generator,
-        )  # fmt: skip
-
-    return make
-
-
-def train(arguments: argparse.Namespace, device: str) -> None:
-    size_px, rng = arguments.size, np.random.default_rng(11)
-    first_seed = 300_000 if arguments.resume is None else 600_000
-    factory = ClipFactory(
-        num_workers=arguments.workers, first_seed=first_seed, block=min(64, arguments.clips), size_px=size_px
-    )
-    make_takes = load_generator(arguments.generator, device) if arguments.generator else None
-    blocks = [factory.take() for _ in range(max(1, min(12, arguments.clips // 64)))]
-    model, tokenizer = build_or_resume(arguments, blocks, device)
-    batch_vision_attention(model, GROUP_PATCHES * (size_px // 128) ** 2)
-    geometry = PatchGeometry.from_config(model.config, frame_px=size_px)
-    data = CriticData(tokenizer, geometry, device, size_px)
-    for block in blocks:
-        data.add(block, rng, make_takes)
-        factory.release(block)
-
-    def refill() -> None:
-        if data.num_clips < arguments.clips and factory.ready():
-            block = factory.take()
-            data.add(block, rng, make_takes)
-            factory.release(block)
-
-    every = 100 if device == "cuda" else 2
-    steps = {}
-    if arguments.vision_seconds > 0:
-        steps["vision"] = train_vision(
-            model, data, geometry, refill, arguments, Curve("critic_vision", every), device
-        )
-    steps["reply"] = train_replies(
-        model, data, geometry, refill, arguments, Curve("critic", every), rng, device
-    )
-    save_critic(model, tokenizer, arguments.out, size_px)
-    factory.close()
-    print(f"critic: {steps} steps, {data.num_clips} clips, {data.num_takes} takes", flush=True)
-
-
-def build_or_resume(arguments: argparse.Namespace, blocks: list[Block], device: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
-
-    if arguments.resume is not None:
-        model = AutoModelForImageTextToText.from_pretrained(arguments.resume, dtype=torch.float32)
-        return model.to(device), AutoTokenizer.from_pretrained(arguments.resume)
-    tokenizer = build_tokenizer(tokenizer_texts(blocks))
-    torch.manual_seed(0)
-    return build_model(tokenizer).to(device), tokenizer
-
-
-def tokenizer_texts(blocks: list[Block]) -> list[str]:
-    """Prompts and replies of a few blocks: what the tokenizer should know."""
-    rng, faults, texts = np.random.default_rng(5), list(Fault), []
-    for block in blocks:
-        for index, record in enumerate(block.records):
-            other, fault = block.records[index - 1], faults[index % len(faults)]
-            texts.append(prompts.poor_prompt(record.brief, record.plan, other.plan, rng)[0])
-            texts.append(critic_text.plan_reply(record.prefix_windows, record.plan))
-            texts.append(
-                critic_text.critique_reply(other.answer_windows, record.answer_windows, record.plan, fault)
-            )
+def tokenizer_texts(count: int) -> list[str]:
+    """Prompts and replies of `count` scenes, with windows drawn at random: what the tokenizer should know."""
+    kinds, faults, texts = all_kinds(), list(Fault), []
+    for seed in range(count):
+        scene, rng = make_scene(seed, kinds), np.random.default_rng([seed, 9])
+        brief, plan = scene.kind.describe(scene.params, scene.kind.simulate(scene.params))
+        one, other = _random_windows(rng), _random_windows(rng)
+        texts.append(prompts.poor_prompt(brief, plan, plan, rng)[0])
+        texts.append(critic_text.plan_reply(one[:6], plan))
+        texts.append(critic_text.critique_reply(one, other, plan, faults[seed % len(faults)]))
     return texts
 
 
-def train_vision(
-    model: Any, data: CriticData, geometry: PatchGeometry, refill: Any, arguments: argparse.Namespace,
-    curve: Curve, device: str,
-) -> int:  # fmt: skip
-    """Stage one: returns the number of steps."""
-    heads = vision_heads(model.config.vision_config.out_hidden_size).to(device)
-    optimizer, budget, step = make_optimizer([model.model.visual, heads]), Budget(arguments.vision_seconds), 0
-    while not budget.over:
-        refill()
-        set_learning_rate(optimizer, 1e-3, step, 0.7 * budget.fraction)
-        frames, windows = data.vision_batch(arguments.batch)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = vision_loss(heads, features(model, frames, geometry), windows)
-        _descend(optimizer, loss, [*model.model.visual.parameters(), *heads.parameters()])
-        curve.add(step, {"loss": loss})
-        step += 1
-    curve.save(arguments.out / "curves", {"steps": step, "batch": arguments.batch, "seconds": budget.seconds})
-    return step
+def _random_windows(rng: np.random.Generator) -> list[Window]:
+    return [
+        Window(int(amount), int(x), int(y)) if amount else Window(0, -1, -1)
+        for amount, x, y in rng.integers(0, (len(AMOUNTS), GRID, GRID), size=(8, 3))
+    ]
 
 
-def train_replies(
-    model: Any, data: CriticData, geometry: PatchGeometry, refill: Any, arguments: argparse.Namespace,
-    curve: Curve, rng: np.random.Generator, device: str,
-) -> int:  # fmt: skip
-    """Stage two: everything learns to write; returns the number of steps."""
-    optimizer, average = make_optimizer([model]), Average(model, 0.998)
-    budget, step = Budget(arguments.seconds), 0
+class CriticLosses(nn.Module):
+    """The two losses over one model; knows the fixed layout of each task, so nothing waits for the device."""
+
+    def __init__(self, model: Any, geometry: PatchGeometry) -> None:
+        super().__init__()
+        self.model, self.geometry = model, geometry
+        self.heads = nn.Linear(model.config.vision_config.out_hidden_size, len(AMOUNTS) + 2 * GRID)
+        self._positions: dict[int, torch.Tensor] = {}
+
+    def see(self, frames: torch.Tensor) -> Any:
+        """The vision tower's output for uint8 frames [B, T, S, S, 3] of one clip or two in a row."""
+        pixels, grid = patchify(frames, self.geometry)
+        return self.model.model.visual(pixels.flatten(0, 1), grid.to(frames.device))
+
+    def vision_loss(self, output: Any, windows: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of amount, and of x and y where something moves; windows int64 [B, G, 3]."""
+        pooled = output.pooler_output.unflatten(0, (*windows.shape[:2], -1)).mean(dim=2)
+        amount, x, y = self.heads(pooled).float().split([len(AMOUNTS), GRID, GRID], dim=-1)
+        place = functional.cross_entropy(x.flatten(0, 1), windows[..., 1].flatten(), ignore_index=-1)
+        place = place + functional.cross_entropy(y.flatten(0, 1), windows[..., 2].flatten(), ignore_index=-1)
+        return functional.cross_entropy(amount.flatten(0, 1), windows[..., 0].flatten()) + place
+
+    def reply_loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy of the reply tokens, and the vision loss, of one batch of one task."""
+        ids, labels, core = batch["ids"], batch["labels"], self.model.model
+        output = self.see(batch["frames"])
+        shown = ids == self.model.config.video_token_id
+        embeds = core.language_model.embed_tokens(ids)
+        features = output.pooler_output.to(embeds.dtype)
+        hidden = core.language_model(
+            inputs_embeds=embeds.masked_scatter(shown[..., None], features),
+            position_ids=self._position_ids(ids[:1], shown[:1]).expand(-1, len(ids), -1),
+            visual_pos_masks=shown,
+            deepstack_visual_embeds=[d.to(embeds.dtype) for d in output.deepstack_features],
+            use_cache=False,
+        ).last_hidden_state
+        logits = self.model.lm_head(hidden[:, :-1]).float()
+        reply = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        return reply, self.vision_loss(output, batch["windows"])
+
+    def _position_ids(self, ids: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """[3, 1, L], computed once per task: the places of the clips are the same in all rows."""
+        length = ids.shape[1]
+        if length not in self._positions:
+            side = int(GROUP_PATCHES**0.5)
+            groups = int(shown.sum()) * 4 // GROUP_PATCHES
+            counts = [6] if groups == 6 else [6, groups - 6]
+            grid = torch.tensor([[count, side, side] for count in counts], device=ids.device)
+            positions, _ = self.model.model.get_rope_index(
+                ids, mm_token_type_ids=shown.long() * 2, video_grid_thw=grid
+            )
+            self._positions[length] = positions
+        return self._positions[length]
+
+
+def train_stage(
+    losses: CriticLosses,
+    data: CriticData,
+    refill: Any,
+    curve: Curve,
+    arguments: argparse.Namespace,
+    *,
+    vision: bool,
+) -> dict[str, Any]:
+    """One stage of `arguments.vision_seconds` or `arguments.seconds`; returns its facts."""
+    device, batch_size = data.device, arguments.batch
+    parts = [losses.model.model.visual, losses.heads] if vision else [losses]
+    parameters = [p for part in parts for p in part.parameters()]
+    optimizer, average = make_optimizer(parts), Average(losses.model, 0.998)
+    budget, step = Budget(arguments.vision_seconds if vision else arguments.seconds), 0
     while not budget.over:
-        if step % 6 == 0:
+        if step % 8 == 0:
             refill()
-        set_learning_rate(optimizer, arguments.learning_rate, step, budget.fraction)
-        task = "plan" if step % 3 == 0 else "critique"
-        batch = data.batch(task, arguments.batch, rng)
+        set_learning_rate(
+            optimizer, arguments.learning_rate, step, budget.fraction * (0.6 if vision else 1.0)
+        )
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = reply_loss(model, batch, geometry)
-        _descend(optimizer, loss, list(model.parameters()))
-        average.update()
-        curve.add(step, {"loss": loss})
+            if vision:
+                batch = data.vision_batch(batch_size)
+                parts_of_loss = {"vision": losses.vision_loss(losses.see(batch["frames"]), batch["windows"])}
+                loss = parts_of_loss["vision"]
+            else:
+                plan = step % 3 == 0
+                batch = data.plan_batch(batch_size) if plan else data.critique_batch(batch_size)
+                reply, side = losses.reply_loss(batch)
+                parts_of_loss = {"reply": reply, "vision": side}
+                loss = reply + VISION_WEIGHT * side
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if not vision:
+            average.update()
+        curve.add(step, parts_of_loss)
         step += 1
-    average.apply()
-    facts = {"steps": step, "batch": arguments.batch, "seconds": budget.seconds, "takes": data.num_takes}
+    if not vision:
+        average.apply()
+    facts = {"steps": step, "batch": batch_size, "seconds": budget.seconds, "takes": data.num_takes}
     curve.save(arguments.out / "curves", facts)
-    return step
+    return facts
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: list[nn.Parameter]) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
+def make_refill(data: CriticData, factory: ClipFactory, shards: Path | None) -> Any:
+    """A function that takes in at most one rendered block and one shard of takes, without waiting."""
+    seen: set[Path] = set()
+
+    def refill() -> None:
+        if not data.full and factory.ready():
+            block = factory.take()
+            data.add(block)
+            factory.release(block)
+        if shards is not None and data.generated_rows.count < data.capacity:
+            fresh = sorted(set(shards.glob("*.pt")) - seen)[:1]
+            for path in fresh:
+                seen.add(path)
+                data.add_shard(path)
+
+    return refill
+
+
+def train(arguments: argparse.Namespace, device: str) -> None:
+    tokenizer = build_tokenizer(tokenizer_texts(arguments.tokenizer_scenes))
+    torch.manual_seed(0)
+    model: Any = build_model(tokenizer)
+    save_critic(model, tokenizer, arguments.out, arguments.size)  # make_takes reads tokenizer and geometry
+    geometry = PatchGeometry.from_config(model.config, frame_px=arguments.size)
+    block = min(64, arguments.clips)
+    factory = ClipFactory(
+        num_workers=arguments.workers,
+        first_seed=300_000,
+        block=block,
+        size_px=arguments.size,
+        extra=RowMaker(tokenizer, geometry, arguments.size),
+    )
+    model.to(device)
+    batch_vision_attention(model, GROUP_PATCHES)
+    if device == "cuda":
+        torch._dynamo.config.recompile_limit = 16  # three shapes in two kinds of layers
+        for layer in (*model.model.visual.blocks, *model.model.language_model.layers):
+            layer.compile(dynamic=False)
+    losses = CriticLosses(model, geometry).to(device)
+    data = CriticData(arguments.clips // block * block, device, arguments.size)
+    refill = make_refill(data, factory, arguments.takes)
+    for _ in range(min(16, arguments.clips // block)):
+        first = factory.take()
+        data.add(first)
+        factory.release(first)
+    every = 100 if device == "cuda" else 2
+    facts = {}
+    for stage, vision in (("critic_vision", True), ("critic", False)):
+        facts[stage] = train_stage(losses, data, refill, Curve(stage, every), arguments, vision=vision)
+    save_critic(model, tokenizer, arguments.out, arguments.size)
+    factory.close()
+    rows = (data.plan_rows, data.critique_rows, data.generated_rows)
+    print(f"critic: {facts}", [(r.count, r.dropped) for r in rows], flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--generator", type=Path, help="trained generator folder whose real takes are critiqued"
+        "--takes", type=Path, help="folder in which make_takes writes shards of generated takes"
     )
-    parser.add_argument("--resume", type=Path, help="continue from this critic folder")
     parser.add_argument("--vision-seconds", type=float, default=120.0)
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--clips", type=int, default=16_000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=12_800)
+    parser.add_argument("--tokenizer-scenes", type=int, default=1500)
     parser.add_argument("--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 2))
     parser.add_argument("--size", type=int, default=128)
     arguments = parser.parse_args()

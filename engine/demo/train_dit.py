@@ -1,8 +1,9 @@
-"""Trains the demo's video transformer (WanTransformer3DModel) with a small text encoder, on autoencoder latents.
+"""Trains the demo's video transformer (WanTransformer3DModel) with a small text encoder, on latents.
 
-Flow matching (Lipman et al. 2023; Liu et al. 2023) with the clean-prefix rule of Wan2.2 TI2V: prefix latents stay
-clean at timestep 0, answer latents are (1 - sigma) x0 + sigma noise, the target is noise - x0.
-Legend: B batch, Z latent channels, F = 17 latent frames (K = 7 of the prefix), S = F h w tokens, L text tokens.
+Flow matching (Lipman et al. 2023; Liu et al. 2023) with the clean-prefix rule of Wan2.2 TI2V: prefix latents
+stay clean at timestep 0, answer latents are (1 - sigma) x0 + sigma noise, the target is noise - x0.
+Legend: B batch, Z latent channels, F = 17 latent frames (K = 7 of the prefix), S = F h w tokens, L text
+tokens.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def variants(record: ClipRecord, rng: prompts.Rng) -> list[str]:
 
 
 def flow_loss(transformer: Any, text: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Mean squared velocity error on the answer latents; tokens that differ from the last prefix latent count more."""
+    """Mean squared velocity error on the answer latents; change since the last prefix latent counts more."""
     batch = len(clean)
     sigma = torch.sigmoid(torch.randn(batch, device=clean.device))
     sigma = FLOW_SHIFT * sigma / (1.0 + (FLOW_SHIFT - 1.0) * sigma)
@@ -159,7 +160,28 @@ def flow_loss(transformer: Any, text: torch.Tensor, clean: torch.Tensor) -> torc
         .square()
         .mean(1, True)
     )
-    return (error * (1.0 + 2.0 * change.clamp(max=1.0))).mean()
+    loss: torch.Tensor = (error * (1.0 + 2.0 * change.clamp(max=1.0))).mean()
+    return loss
+
+
+def tokenizer_corpus(blocks: list[Block]) -> list[str]:
+    """Every variant of the prompts of these blocks, and some abstract and cluttered ones."""
+    rng = np.random.default_rng(4)
+    corpus = [text for block in blocks for record in block.records for text in variants(record, rng)[:3]]
+    corpus += [prompts.abstract(corpus[2], rng) for _ in range(50)]
+    return corpus + [prompts.cluttered(r.brief, r.plan, rng) for r in blocks[0].records]
+
+
+def load_modules(folder: Path) -> tuple[Any, Any, Any]:
+    """(transformer, text_encoder, tokenizer) of a saved generator folder, fp32 on the CPU."""
+    from diffusers import WanTransformer3DModel
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    return (
+        WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32),
+        UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+    )
 
 
 def train_dit(
@@ -172,16 +194,20 @@ def train_dit(
     capacity: int,
     device: str,
     size_px: int,
+    start: Path | None = None,
 ) -> tuple[Any, Any, Any]:
-    """Trains for `seconds`; saves transformer, text_encoder, tokenizer (fp16) to OUT; returns them (fp32)."""
+    """Trains for `seconds`, from the folder `start` or from nothing.
+
+    Saves transformer, text_encoder and tokenizer (fp16) to OUT; returns them (fp32).
+    """
     blocks = [factory.take() for _ in range(max(1, min(16, capacity // 64)))]
-    rng = np.random.default_rng(4)
-    corpus = [text for block in blocks for record in block.records for text in variants(record, rng)[:3]]
-    corpus += [prompts.abstract(corpus[2], rng) for _ in range(50)]
-    corpus += [prompts.cluttered(r.brief, r.plan, rng) for r in blocks[0].records]
-    tokenizer = build_tokenizer(corpus)
-    torch.manual_seed(0)
-    transformer, text_encoder = build_transformer().to(device), build_text_encoder(tokenizer).to(device)
+    if start is None:
+        tokenizer = build_tokenizer(tokenizer_corpus(blocks))
+        torch.manual_seed(0)
+        transformer, text_encoder = build_transformer(), build_text_encoder(tokenizer)
+    else:
+        transformer, text_encoder, tokenizer = load_modules(start)
+    transformer, text_encoder = transformer.to(device), text_encoder.to(device)
     bank = LatentBank(vae, tokenizer, capacity, size_px // 16, device)
     for block in blocks:
         bank.add(block)
@@ -197,7 +223,7 @@ def train_dit(
             block = factory.take()
             bank.add(block)
             factory.release(block)
-        set_learning_rate(optimizer, 1e-3, step, budget.fraction)
+        set_learning_rate(optimizer, 1e-3 if start is None else 6e-4, step, budget.fraction)
         clean, ids = bank.batch(batch)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = flow_loss(transformer, embed_text(text_encoder, ids), clean)

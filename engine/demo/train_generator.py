@@ -1,6 +1,6 @@
 """Trains the bundled generator on one GPU: `python -m engine.demo.train_generator --out DIR`.
 
-Two stages, autoencoder then transformer, each bounded by seconds; `--stage` runs one alone on the other's result.
+Two stages, autoencoder then transformer, each bounded by seconds; `--stage` runs one on the other's result.
 Writes a diffusers folder (WanImageToVideoPipeline layout, expand_timesteps), curves and contact sheets.
 """
 
@@ -52,12 +52,13 @@ def write_folder(out: Path, size_px: int) -> None:
         "fps": FPS, "width": size_px, "height": size_px, "prefix_frames": NUM_PREFIX_FRAMES,
         "num_frames": NUM_ANSWER_FRAMES, "num_inference_steps": NUM_INFERENCE_STEPS,
         "guidance_scale": GUIDANCE_SCALE, "negative_prompt": "",
+        "clip_prompts": True,
     }  # fmt: skip
     (out / "retake.json").write_text(json.dumps(sidecar, indent=2) + "\n")
 
 
 def check(modules: tuple[Any, Any, Any, Any], out: Path, *, per_kind: int, device: str, size_px: int) -> None:
-    """Takes of held-out scenes under brief and complete prompts at several guidance scales: table and sheets."""
+    """Takes of held-out scenes under brief and complete prompts at some guidance scales: table, sheets."""
     kinds = all_kinds()
     scenes = [make_scene(CHECK_SEED0 + i, kinds) for i in range(per_kind * len(kinds))]
     clips = np.stack([scene.render(1, "center", size_px) for scene in scenes])
@@ -114,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stage", choices=("all", "vae", "dit", "decoder"), default="all")
+    parser.add_argument("--dit-from", type=Path, help="continue the transformer from this folder")
     parser.add_argument("--vae-from", type=Path, help="continue the autoencoder from this folder")
     parser.add_argument("--vae-seconds", type=float, default=420.0)
     parser.add_argument("--dit-seconds", type=float, default=900.0)
@@ -131,6 +133,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     block = 64 if arguments.clips >= 64 else arguments.clips
     first_seed = {"dit": 100_000, "decoder": 200_000}.get(arguments.stage, 0)
+    if arguments.dit_from is not None:
+        first_seed = 700_000
     factory = ClipFactory(
         num_workers=arguments.workers, first_seed=first_seed, block=block, size_px=arguments.size
     )
@@ -141,10 +145,11 @@ def main() -> None:
             start=arguments.vae_from, decoder_only=arguments.stage == "decoder",
         )  # fmt: skip
     if arguments.stage in ("all", "dit"):
-        vae = load_vae(arguments.out / "vae").to(device).eval()
+        vae = load_vae(arguments.vae_from or arguments.out / "vae").to(device).eval()
         modules = train_dit(
             factory, vae, arguments.out, seconds=arguments.dit_seconds, batch=arguments.dit_batch,
             capacity=arguments.clips, device=device, size_px=arguments.size,
+            start=arguments.dit_from,
         )  # fmt: skip
         write_folder(arguments.out, arguments.size)
         check(

@@ -1,7 +1,7 @@
 """What both training scripts share: a learning-rate schedule over wall time, weight averages, curves.
 
-Stages are bounded by seconds, not steps, so that one figure fits any GPU; the number of steps that came of it is
-recorded in the curve next to the weights.
+Stages are bounded by seconds, not steps, so that one figure fits any GPU; the number of steps that came of it
+is recorded in the curve.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 
 class Budget:
-    """A stage of `seconds`: `fraction` runs from 0 to 1, `over` ends the loop. The clock starts at `start`."""
+    """A stage of `seconds`: `fraction` runs from 0 to 1, `over` ends the loop. `start` resets the clock."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

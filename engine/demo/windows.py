@@ -1,6 +1,6 @@
 """Where and how much a take moves, window by window: the critic's vocabulary for what is seen and expected.
 
-Computed from pixels alone, so the same words describe true, planted and generated takes. The comparison of two
+Computed from pixels alone, so the same words describe true, planted and generated takes. Comparing two
 such descriptions gives the truth label of a take (accept or revise) for training and measuring the critic.
 """
 
@@ -19,11 +19,7 @@ GRID: Final = 16  # cells a side in which a place is told
 ANALYSIS_PX: Final = 32
 CHANGE_LEVELS: Final = 12.0  # grey levels that count as change
 AMOUNTS: Final = ("no", "weak", "clear", "strong")
-AMOUNT_PIXELS: Final = (
-    1.0,
-    8.0,
-    30.0,
-)  # changed pixels a frame (of 32 x 32) from which the next word applies
+AMOUNT_PIXELS: Final = (1.0, 8.0, 30.0)  # changed pixels a frame (of 32 x 32) from which a word applies
 ACCEPT_SCORE: Final = 70.0
 
 
@@ -42,7 +38,7 @@ class Window:
 
 
 def motion_windows(frames: Frames, window_frames: int = WINDOW_FRAMES) -> list[Window]:
-    """Windows of uint8 [T, H, W, 3]; frame 0 only serves as the predecessor of frame 1, so T = 1 + k windows."""
+    """Windows of uint8 [T, H, W, 3]; frame 0 is only the predecessor of frame 1, so T = 1 + k windows."""
     grey = np.stack(
         [
             cv2.resize(
@@ -71,7 +67,7 @@ def motion_windows(frames: Frames, window_frames: int = WINDOW_FRAMES) -> list[W
 
 
 def window_mismatch(seen: Window, expected: Window) -> float:
-    """0 (same) to 1: a missing or extra motion counts by its amount, otherwise place (70 %) and amount (30 %)."""
+    """0 (same) to 1: a missing or extra motion counts by its amount, else place (70 %) and amount (30 %)."""
     if seen.amount == 0 or expected.amount == 0:
         return min(abs(seen.amount - expected.amount) / 2, 1.0)
     distance = float(np.hypot(seen.x - expected.x, seen.y - expected.y))

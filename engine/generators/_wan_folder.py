@@ -74,6 +74,9 @@ class WanDefaults:
         "overexposed, blurred details, subtitles, painting, still picture, worst quality, low quality, "
         "compression artifacts, deformed, disfigured, cluttered background"
     )
+    clip_prompts: bool = (
+        False  # read the first tokens of a prompt over the limit, as in training, or refuse it
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +229,8 @@ def _read_defaults(folder: Path) -> WanDefaults:
                 f"{path}: {key} is not a setting{nearest(key, known)}", fix=f"use: {', '.join(known)}"
             )
         wanted = type(known[key].default)
-        if not isinstance(value, (int, float) if wanted is float else wanted) or isinstance(value, bool):
+        fits = isinstance(value, (int, float) if wanted is float else wanted)
+        if not fits or (isinstance(value, bool) and wanted is not bool):
             raise ModelError(f"{path}: {key} = {value!r} is not a {wanted.__name__}", fix=f"correct {key}")
     return WanDefaults(**values)
 

@@ -269,6 +269,8 @@ def _token_ids(parts: WanParts, text: str) -> Tensor:
     """int64 [1, n] with the end mark; entities unescaped and white space collapsed as in training."""
     cleaned = " ".join(html.unescape(html.unescape(text)).split())
     ids = parts.tokenizer(cleaned, add_special_tokens=True, verbose=False).input_ids
+    if len(ids) > parts.max_text_tokens and parts.defaults.clip_prompts:
+        ids = parts.tokenizer(cleaned, truncation=True, max_length=parts.max_text_tokens).input_ids
     if len(ids) > parts.max_text_tokens:
         raise ModelError(
             f"the prompt has {len(ids)} tokens; the text encoder of {parts.folder} reads at most "

@@ -6,6 +6,7 @@ experimenter's tolerance. Knows nothing of files; the truth plan is for training
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
@@ -37,17 +38,15 @@ class Kind:
     describe: Callable[[Any, list[State]], tuple[str, PhysicsPlan]]
     backdrop: Callable[[Any, int], Canvas]  # what never moves, drawn once: (params, size_px)
     draw: Callable[[Canvas, Any, State], None]
-    look: tuple[str, ...]  # parameter names that decide appearance only
 
-    def __reduce__(self) -> tuple[Callable[[str], Kind], tuple[str]]:
-        """Pickled by name, since a kind's functions may be lambdas: workers get scenes this way."""
-        return _kind_named, (self.name,)
+    def __reduce__(self) -> tuple[Callable[[str, str], Kind], tuple[str, str]]:
+        """Pickled by module and name, since its functions may be lambdas: workers get scenes this way."""
+        return _kind_named, (self.sample.__module__, self.name)
 
 
-def _kind_named(name: str) -> Kind:
-    from engine.demo.scenes import choose_kinds  # the package imports this module
-
-    return choose_kinds((name,))[0]
+def _kind_named(module: str, name: str) -> Kind:
+    kinds: tuple[Kind, ...] = importlib.import_module(module).KINDS
+    return next(kind for kind in kinds if kind.name == name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +80,6 @@ class Scene:
             params = self.kind.vary(params, np.random.default_rng([self.seed, 2]))
         return render(self.kind, params, view, size_px)
 
-    def other_physics(self, rng: Rng) -> Scene:
-        """The same picture with another experiment in it: looks are kept, dynamics drawn anew."""
-        other = self.kind.sample(rng)
-        kept = {name: getattr(self.params, name) for name in self.kind.look}
-        return Scene(self.kind, self.seed, replace(other, **kept))
-
 
 def render(kind: Kind, params: Any, view: str, size_px: int) -> Image:
     backdrop = kind.backdrop(params, size_px)
@@ -103,7 +96,7 @@ def frame_time_s(index: int) -> float:
     return (index - SWITCH) / FPS
 
 
-def nudged(params: Any, rng: Rng, **sigmas: float) -> Any:
+def nudged(params: Any, rng: Rng, sigmas: dict[str, float]) -> Any:
     """`params` with each named float field shifted by a normal error: an experimenter's tolerance."""
     known = {field.name for field in fields(params)}
     assert sigmas.keys() <= known, f"not fields of {type(params).__name__}: {sigmas.keys() - known}"

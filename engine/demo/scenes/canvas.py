@@ -1,4 +1,4 @@
-"""Anti-aliased drawing for the simulated scenes: everything is drawn at three times the size and averaged down.
+"""Anti-aliased drawing for the simulated scenes: all is drawn at three times the size and averaged down.
 
 World coordinates are in [0, 1], x to the right, y down; colours are RGB. Knows no physics. The invariant: a
 canvas that is drawn twice from equal arguments is equal, so scenes are reproducible bit by bit.
@@ -76,7 +76,7 @@ class Canvas:
         angle_deg: float = 0.0,
         alpha: float = 1.0,
     ) -> None:
-        points = cv2.ellipse2Poly((0, 0), (1000, 1000), 0, 0, 360, 6).astype(np.float64) / 1000.0
+        points = np.asarray(cv2.ellipse2Poly((0, 0), (1000, 1000), 0, 0, 360, 6), np.float64) / 1000.0
         turn = np.deg2rad(angle_deg)
         px, py = points[:, 0] * rx, points[:, 1] * ry
         xs, ys = x + px * np.cos(turn) - py * np.sin(turn), y + px * np.sin(turn) + py * np.cos(turn)

@@ -294,24 +294,29 @@ KINDS: Final = (
         name="filling-glass",
         category=CATEGORY,
         sample=sample_filling,
-        vary=lambda p, rng: nudged(p, rng, rate=0.02 * p.rate, level=0.002),
+        vary=lambda p, rng: nudged(p, rng, {"rate": 0.02 * p.rate, "level": 0.002}),
         simulate=simulate_filling,
         describe=describe_filling,
         backdrop=backdrop_filling,
         draw=draw_filling,
-        look=("room", "color"),
     ),
     Kind(
         name="dye-spreading",
         category=CATEGORY,
         sample=sample_dye,
         vary=lambda p, rng: nudged(
-            p, rng, drop_x=0.002, release_s=0.04, drift=0.02 * abs(p.drift), diffusivity=0.04 * p.diffusivity
+            p,
+            rng,
+            {
+                "drop_x": 0.002,
+                "release_s": 0.04,
+                "drift": 0.02 * abs(p.drift),
+                "diffusivity": 0.04 * p.diffusivity,
+            },
         ),
         simulate=simulate_dye,
         describe=describe_dye,
         backdrop=backdrop_dye,
         draw=draw_dye,
-        look=("room", "color"),
     ),
 )

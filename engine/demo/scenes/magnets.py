@@ -204,7 +204,6 @@ KINDS: Final = tuple(
         describe=describe_magnets,
         backdrop=backdrop_magnets,
         draw=draw_magnets,
-        look=("room", "leading", "stop_color"),
     )
     for name, sample in (
         ("magnet-attracts", lambda rng: sample_magnets(rng, like=False)),

@@ -145,7 +145,7 @@ def describe_ball_block(p: BallBlock, states: list[Any]) -> tuple[str, PhysicsPl
 
 
 def contact_time_s(gap: np.ndarray, reach: float) -> float | None:
-    """First answer frame in which `gap` (distance of two centres, world units) is within `reach`, in seconds."""
+    """First answer frame with `gap` (distance of two centres, world units) within `reach`, in seconds."""
     touching = np.flatnonzero(gap[SWITCH:] <= reach)
     return None if len(touching) == 0 else int(touching[0]) / FPS
 
@@ -250,14 +250,14 @@ def draw_pendulum(canvas: Canvas, p: Pendulum, state: Any) -> None:
 KINDS: Final = (
     Kind(
         name="ball-and-block", category=CATEGORY, sample=sample_ball_block,
-        vary=lambda p, rng: nudged(p, rng, speed=0.02 * p.speed, hit_s=0.06),
+        vary=lambda p, rng: nudged(p, rng, {"speed": 0.02 * p.speed, "hit_s": 0.06}),
         simulate=simulate_ball_block, describe=describe_ball_block, backdrop=backdrop_ball_block,
-        draw=draw_ball_block, look=("room", "ball_color", "block_color", "radius"),
+        draw=draw_ball_block,
     ),
     Kind(
         name="pendulum", category=CATEGORY, sample=sample_pendulum,
-        vary=lambda p, rng: nudged(p, rng, amplitude=0.02, length=0.003),
+        vary=lambda p, rng: nudged(p, rng, {"amplitude": 0.02, "length": 0.003}),
         simulate=simulate_pendulum, describe=describe_pendulum, backdrop=backdrop_pendulum,
-        draw=draw_pendulum, look=("room", "color"),
+        draw=draw_pendulum,
     ),
 )  # fmt: skip

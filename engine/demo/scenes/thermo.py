@@ -45,11 +45,6 @@ def dim_room(size_px: int, index: int) -> Canvas:
     return canvas
 
 
-def mixed(low: Color, high: Color, share: float) -> Color:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
-    return red, green, blue
-
-
 # ---------------------------------------------------------------- an ice cube melts on a hot plate
 
 PLATE_Y: Final = 0.66  # of the middle of the plate's top
@@ -314,22 +309,20 @@ KINDS: Final = (
         name="melting-ice",
         category=CATEGORY,
         sample=sample_melting,
-        vary=lambda p, rng: nudged(p, rng, edge=0.003, rate=0.015 * p.rate, on_s=0.03),
+        vary=lambda p, rng: nudged(p, rng, {"edge": 0.003, "rate": 0.015 * p.rate, "on_s": 0.03}),
         simulate=simulate_melting,
         describe=describe_melting,
         backdrop=backdrop_melting,
         draw=draw_melting,
-        look=("room", "cube_x"),
     ),
     Kind(
         name="heating-bar",
         category=CATEGORY,
         sample=sample_heating,
-        vary=lambda p, rng: nudged(p, rng, diffusivity=0.03 * p.diffusivity, lit_s=0.04),
+        vary=lambda p, rng: nudged(p, rng, {"diffusivity": 0.03 * p.diffusivity, "lit_s": 0.04}),
         simulate=simulate_heating,
         describe=describe_heating,
         backdrop=backdrop_heating,
         draw=draw_heating,
-        look=("room",),
     ),
 )

@@ -206,11 +206,10 @@ KINDS: Final = (
         name="rotating-stick-blocks",
         category=CATEGORY,
         sample=sample_turntable,
-        vary=lambda p, rng: nudged(p, rng, speed=0.01 * p.speed, hit_s=0.06),
+        vary=lambda p, rng: nudged(p, rng, {"speed": 0.01 * p.speed, "hit_s": 0.06}),
         simulate=simulate_turntable,
         describe=describe_turntable,
         backdrop=backdrop_turntable,
         draw=draw_turntable,
-        look=("room", "colors", "disc_color"),
     ),
 )

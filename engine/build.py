@@ -313,6 +313,7 @@ def _policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
         loops=config.loop.loops,
         patience=config.loop.patience,
         distance_threshold=config.loop.distance_threshold,
+        accept_score=config.loop.accept_score,
         only_incomplete=config.loop.only_incomplete,
     )
 

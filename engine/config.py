@@ -58,6 +58,7 @@ class LoopConfig:
     loops: int = _setting(4, low=0, high=64)  # refinement rounds after the first take
     patience: int = _setting(2, low=1, high=64)  # rounds without a better take before the loop ends
     distance_threshold: float = _setting(0.005, low=0.0, high=1.0)  # share of changed words
+    accept_score: float = _setting(90.0, low=0.0, high=100.0)  # critic's score that ends the loop on accept
     only_incomplete: bool = False
     seed: int = _setting(0, low=0, high=2**31 - 1)
     selectors: tuple[str, ...] = ("critic_score",)

@@ -33,6 +33,7 @@ class RefinementPolicy:
     # Share of words below which two prompts count as equal. One corrected word ("left" to "right") in a
     # prompt of 80 words is 0.0125 and must count as a change, so the threshold is one word in 200.
     distance_threshold: float = 0.005
+    accept_score: float = 90.0  # an accepted take ends the loop from this score of the critic on; 0: always
     only_incomplete: bool = False  # refine only where the critic says that the prompt lacks physical clues
 
     def first(self, scenario: Scenario) -> Prompt:
@@ -48,11 +49,11 @@ class RefinementPolicy:
         """The prompt of attempt `len(attempts)`, or why there is none. Needs at least attempt 0.
 
         An accepted first take ends nothing yet: the physics-aware prompt is step 1 of the method, so its take
-        is always made and compared.
+        is always made and compared. A take that is accepted with a low score is kept, and another one is made.
         """
         assert attempts, "the first prompt comes from `first`"
         critique = attempts[-1].critique
-        if _accepted(attempts[-1]) and (len(attempts) > 1 or plan.plan is None or self.only_incomplete):
+        if self._settled(attempts, plan):
             return Stop(reason=ACCEPTED)
         if len(attempts) > self.loops:
             return Stop(reason=LOOPS)
@@ -63,6 +64,15 @@ class RefinementPolicy:
         if self.only_incomplete and critique.fault is not Fault.MISSING_CLUES:
             return Stop(reason=PROMPT_COMPLETE)
         return self._revise(scenario, plan, critique, attempts)
+
+    def _settled(self, attempts: Sequence[Attempt], plan: PlanReply) -> bool:
+        critique = attempts[-1].critique
+        if critique is None or critique.verdict is not Verdict.ACCEPT:
+            return False
+        if self.only_incomplete:
+            return True
+        sure = critique.score is not None and critique.score >= self.accept_score
+        return sure and (len(attempts) > 1 or plan.plan is None)
 
     def choose(self, attempts: Sequence[Attempt]) -> int:
         """The champion: accepted, then critic's score, selectors' mean rank, a plan's prompt, the earlier.
@@ -88,7 +98,7 @@ class RefinementPolicy:
     def _revise(
         self, scenario: Scenario, plan: PlanReply, critique: Critique, attempts: Sequence[Attempt]
     ) -> Prompt | Stop:
-        """The plan's prompt in round 1, then the revised plan's; a new seed where only the model failed."""
+        """The plan's prompt in round 1, then the revised plan's; a new seed where the prompt is not at fault."""
         source = plan.plan if len(attempts) == 1 and plan.plan is not None else critique.revised
         if source is not None:
             prompt = _compiled(scenario, attempts, source)
@@ -96,7 +106,7 @@ class RefinementPolicy:
                 return prompt
         elif len(attempts) == 1:
             return Stop(reason=NO_PLAN)
-        if critique.fault is not Fault.MODEL:
+        if critique.fault not in (Fault.MODEL, Fault.NONE):
             return Stop(reason=PROMPT_UNCHANGED)
         return replace(attempts[-1].prompt, seed=scenario_seed(self.seed, scenario.id) + len(attempts))
 

@@ -2,7 +2,7 @@
 # make test   lint, types and tests
 # Both create .venv and install on first use; they install again only when pyproject.toml changes.
 
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
 VENV := .venv

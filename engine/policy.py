@@ -49,7 +49,7 @@ class RefinementPolicy:
         """The prompt of attempt `len(attempts)`, or why there is none. Needs at least attempt 0.
 
         An accepted first take ends nothing yet: the physics-aware prompt is step 1 of the method, so its take
-        is always made and compared. A take that is accepted with a low score is kept, and another one is made.
+        is always made and compared. After a take that is accepted with a low score another one is made.
         """
         assert attempts, "the first prompt comes from `first`"
         critique = attempts[-1].critique
@@ -98,7 +98,7 @@ class RefinementPolicy:
     def _revise(
         self, scenario: Scenario, plan: PlanReply, critique: Critique, attempts: Sequence[Attempt]
     ) -> Prompt | Stop:
-        """The plan's prompt in round 1, then the revised plan's; a new seed where the prompt is not at fault."""
+        """The plan's prompt in round 1, then the revised plan's; a new seed if the prompt is not at fault."""
         source = plan.plan if len(attempts) == 1 and plan.plan is not None else critique.revised
         if source is not None:
             prompt = _compiled(scenario, attempts, source)

@@ -98,7 +98,7 @@ def critic() -> tuple[object, object]:
 
 
 def test_rows_are_what_the_engine_asks(critic: tuple[object, object]) -> None:
-    """Token ids of a training question equal those of the engine's critic, and the losses equal the library's."""
+    """Token ids of a training question equal the engine's, and the losses equal the library's."""
     model, tokenizer = critic
     geometry = PatchGeometry.from_config(model.config, frame_px=128)  # type: ignore[attr-defined]
     scene = make_scene(3, all_kinds())

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.suites.bootstrap import RESAMPLES, mean_ci95
+from bench.suites.critic_controls import judge_controls
 from bench.suites.critic_figures import (
     JudgedTake,
     TruthLabel,
@@ -38,7 +39,10 @@ from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import choose_kinds, make_scene
 from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
+from engine.device import resolve_device, resolve_dtype
 from engine.errors import ConfigError, RetakeError, ScorerError
+from engine.models import find_critic
+from engine.plugins import load as load_plugin
 from engine.store import RunStore
 from engine.types import Outcome
 from engine.video import read_frames
@@ -78,7 +82,7 @@ def make_dataset(out: Path, *, seed0: int, count: int, views: Sequence[str], wor
 
 
 def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) -> None:
-    """Start `retake run` or `retake resume` and wait. ScorerError when it cannot start or leaves no run folder.
+    """Start `retake run` or `retake resume` and wait. ScorerError when it leaves no usable run folder.
 
     Status 1, after failed scenarios, is not an error here: they are counted in the result.
     """
@@ -129,6 +133,27 @@ def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> 
         "unscored": [entry.reason for entry in loop.unscored],
         "notes": NOTES,
     }
+
+
+def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict[str, Any]:
+    """Accuracy of the run's critic on true, planted and swapped takes of its scenes."""
+    config = read_config(run)
+    device = resolve_device(config.device)
+    folder = find_critic(config.critic.name)
+    family: Any = load_plugin(folder.package, folder.family)
+    critic = family.load(folder.path, device=device, dtype=resolve_dtype(config.dtype, device))
+    with RunStore.open(run, read_only=True) as store:
+        ids = [scenario.id for scenario in store.scenarios()]
+    return judge_controls(
+        critic,
+        config.dataset,
+        read_truths(config.dataset, ids),
+        count=count,
+        period=len(choose_kinds([])),
+        fps=FPS,
+        label=label,
+        progress=lambda done, total: print(f"critic controls {done}/{total}", flush=True),
+    )
 
 
 def _manifest(run: Path) -> dict[str, Any]:
@@ -203,7 +228,9 @@ def print_table(document: dict[str, Any], console: Console) -> None:
         cells = [_cell(group[arm]) for arm in (*ARMS, "chosen_minus_first")]
         table.add_row(name, str(group["n"]), *cells)
     console.print(table)
-    for name, value in document["critic"].items():
+    figures = {**document["critic"]}
+    figures |= {f"controls {name}": value for name, value in figures.pop("controls", {}).items()}
+    for name, value in figures.items():
         shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
         console.print(f"critic {name}: {shown}", markup=False)
 
@@ -223,6 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--run", type=Path, help="measure this finished run instead of making one")
     parser.add_argument("--resume", action="store_true", help="go on with what --work already holds")
+    parser.add_argument(
+        "--controls", type=int, default=60, help="scenes on which the critic judges true and planted takes"
+    )
     parser.add_argument("--loops", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device")
@@ -242,6 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             run_loop(dataset, run, resume=options.resume, extra=_loop_options(options))
         document = measure(run, options.work / "baselines")
+        if options.controls:
+            document["critic"]["controls"] = controls(run, count=options.controls)
     except RetakeError as error:
         console.print(f"error: {error}", markup=False)
         return 1

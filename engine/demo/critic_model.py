@@ -115,8 +115,8 @@ def build_model(tokenizer: Any, *, hidden: int = 256, layers: int = 8, vision_hi
 def batch_vision_attention(model: Any, group_patches: int) -> int:
     """Gives every vision attention of this instance one batched call for all frame groups; returns how many.
 
-    The library loops over groups in Python, which is slow for hundreds of equal groups. Only valid while every
-    group has `group_patches` patches, as in training.
+    The library loops over groups in Python, which is slow for hundreds of equal groups. Only valid while
+    every group has `group_patches` patches, as in training.
     """
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 

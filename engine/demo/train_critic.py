@@ -1,8 +1,8 @@
 """Trains the bundled critic on one GPU: `python -m engine.demo.train_critic --out DIR [--takes SHARDS]`.
 
-First the vision tower learns places and amounts of motion from its pooled tokens (otherwise the language model
-learns the texts and ignores the video), then everything learns to write plans and critiques, with the first
-task kept beside. Teacher-forced loss proves nothing here: judge by `retake demo --measure`.
+First the vision tower learns places and amounts of motion from its pooled tokens (otherwise the language
+model learns the texts and ignores the video), then everything learns to write plans and critiques, with the
+first task kept beside. Teacher-forced loss proves nothing here: judge by `retake demo --measure`.
 """
 
 from __future__ import annotations

@@ -184,6 +184,13 @@ def load_modules(folder: Path) -> tuple[Any, Any, Any]:
     )
 
 
+def new_modules(blocks: list[Block]) -> tuple[Any, Any, Any]:
+    """(transformer, text_encoder, tokenizer) with fresh weights; the tokenizer is trained on these blocks."""
+    tokenizer = build_tokenizer(tokenizer_corpus(blocks))
+    torch.manual_seed(0)
+    return build_transformer(), build_text_encoder(tokenizer), tokenizer
+
+
 def train_dit(
     factory: ClipFactory,
     vae: Any,
@@ -201,20 +208,14 @@ def train_dit(
     Saves transformer, text_encoder and tokenizer (fp16) to OUT; returns them (fp32).
     """
     blocks = [factory.take() for _ in range(max(1, min(16, capacity // 64)))]
-    if start is None:
-        tokenizer = build_tokenizer(tokenizer_corpus(blocks))
-        torch.manual_seed(0)
-        transformer, text_encoder = build_transformer(), build_text_encoder(tokenizer)
-    else:
-        transformer, text_encoder, tokenizer = load_modules(start)
+    transformer, text_encoder, tokenizer = load_modules(start) if start else new_modules(blocks)
     transformer, text_encoder = transformer.to(device), text_encoder.to(device)
     bank = LatentBank(vae, tokenizer, capacity, size_px // 16, device)
     for block in blocks:
         bank.add(block)
         factory.release(block)
-    if device == "cuda":
-        for layer in transformer.blocks:
-            layer.compile(dynamic=False)
+    for layer in transformer.blocks if device == "cuda" else ():
+        layer.compile(dynamic=False)
     optimizer = make_optimizer([transformer, text_encoder])
     averages = Average(transformer, 0.9995), Average(text_encoder, 0.9995)
     curve, budget, step = Curve("dit", 200 if device == "cuda" else 2), Budget(seconds), 0

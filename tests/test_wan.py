@@ -278,6 +278,20 @@ def test_texts_beyond_the_tokenizer_are_refused(generator: WanGenerator, scenari
             generator.start(scenario, prompt)
 
 
+def test_long_texts_are_clipped_where_the_folder_says_so(
+    folder: Path, scenario: Scenario, tmp_path: Path
+) -> None:
+    clipping = copy(folder, tmp_path)
+    edit(clipping, "retake.json", clip_prompts=True)
+    generator = wan.load(clipping, device="cpu", dtype="fp32")
+    head = "a red ball " * 40
+    takes = [
+        run(generator.start(scenario, dataclasses.replace(PROMPT, text=text))).frames
+        for text in (head, head + "stops", "a blue ball " * 40)
+    ]
+    assert (takes[0] == takes[1]).all() and (takes[0] != takes[2]).any()
+
+
 def test_a_short_or_missing_prefix_costs_only_its_scenario(generator: WanGenerator, tmp_path: Path) -> None:
     short = build_scenario(tmp_path, name="0002_left", num_frames=3)
     with pytest.raises(VideoError, match="0002_left"):

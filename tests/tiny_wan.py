@@ -33,6 +33,7 @@ SIDECAR = {
     "num_inference_steps": 3,
     "guidance_scale": 3.0,
     "negative_prompt": "still",
+    "clip_prompts": False,
 }
 
 

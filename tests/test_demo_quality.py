@@ -50,6 +50,17 @@ PLAN = PhysicsPlan(
 )
 NUM_ATTRIBUTES = 10
 
+MANIFEST = (
+    '{"manifest_version": 1, "argv": ["/home/me/cli.py"], "seeds": {"a": 1}, '
+    '"config": {"dataset": "/home/me/scenes", "out": "/home/me/run", "limit": 3}, '
+    '"models": {"critic": {"folder": "/home/me/critic", "sha256": {"model.safetensors": "ab"}}}}'
+)
+PUBLISHED = {
+    "manifest_version": 1,
+    "config": {"limit": 3},
+    "models": {"critic": {"model.safetensors": "ab"}},
+}
+
 
 def test_attributes_of_a_plan() -> None:
     attributes = plan_attributes(PLAN)
@@ -171,7 +182,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenarios = open_dataset(root / "scenes").scenarios(8.0)
     true = [scene.render(1, "center")[24:] for scene in scenes]
     with RunStore.create(root / "run", scenarios) as store:
-        (root / "run" / "manifest.json").write_text('{"manifest_version": 1}')
+        (root / "run" / "manifest.json").write_text(MANIFEST)
         write_config(RunConfig(dataset=root / "scenes", out=root / "run"), root / "run" / "config.toml")
         record(store, scenarios[0], [np.repeat(true[0][:1], 40, axis=0), true[0]], accepted=True)
         record(store, scenarios[1], [true[1]], accepted=True)
@@ -196,7 +207,7 @@ def test_measurement_of_a_known_run(document: dict[str, Any]) -> None:
     assert document["critic"]["true_attributes"] == 1.0
     assert document["critic"]["unreadable"] == 0.0
     assert document["by_kind"]["sliding-square"]["n"] == document["by_category"]["Solid Mechanics"]["n"] == 2
-    assert set(ARMS) <= document.keys() and document["manifest"] == {"manifest_version": 1}
+    assert set(ARMS) <= document.keys() and document["manifest"] == PUBLISHED
 
 
 def test_table_shows_every_arm(document: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

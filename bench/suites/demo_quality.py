@@ -157,12 +157,21 @@ def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    """What the run recorded of its machine, versions, weights and settings."""
+    """What the run recorded of its machine, versions, weights and settings, without paths and seeds.
+
+    A published result names no folder of the machine that made it; seeds follow from the run's seed.
+    """
     path = run / "manifest.json"
     if not path.is_file():
         raise ScorerError(f"{path} does not exist", fix="measure a run made by `retake run`, which writes it")
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+    config = {
+        key: value for key, value in manifest.get("config", {}).items() if key not in ("dataset", "out")
+    }
+    digests = {role: model["sha256"] for role, model in manifest.get("models", {}).items()}
+    dropped = ("argv", "seeds", "config", "models")
+    kept = {key: value for key, value in manifest.items() if key not in dropped}
+    return {**kept, "config": config, "models": digests}
 
 
 def paired_cases(

@@ -199,6 +199,7 @@ def test_measurement_of_a_known_run(document: dict[str, Any]) -> None:
     assert document["n"] == 2 and document["num_failed"] == 1 and document["num_takes"] == 3
     assert document["chosen"]["mean"] > 99.0 and document["plan_prompt"]["mean"] > 99.0
     assert document["first_take"]["mean"] < 70.0
+    assert document["oracle"]["mean"] >= document["chosen"]["mean"]
     assert document["frozen"]["mean"] < document["extrapolated"]["mean"] < document["chosen"]["mean"]
     gain = document["chosen_minus_first"]
     assert gain["mean"] == pytest.approx(document["chosen"]["mean"] - document["first_take"]["mean"])

@@ -51,6 +51,7 @@ ARMS = (*BASELINES, "first_take", "plan_prompt", "chosen")
 NOTES = (
     "Scores are Physics-IQ Verified case scores in percent; physics_iq is the original, dataset-level score.",
     f"Intervals: percentile bootstrap over scenes, {RESAMPLES} resamples.",
+    "oracle chooses by the benchmark score itself: a bound for choosers, not a result.",
     "plan_prompt is attempt 1; where the loop ended at attempt 0, it is attempt 0.",
     "A take is truly acceptable when its motion agrees with the true answer (engine/demo/windows.py).",
 )
@@ -123,6 +124,7 @@ def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> 
     takes = judged_takes(run, dataset, outcomes, loop.fps, label)
     return {
         **summary(cases),
+        "oracle": oracle(cases, loop.attempts),
         "num_failed": sum(outcome.failure is not None for outcome in outcomes.values()),
         "num_takes": sum(len(outcome.attempts) for outcome in outcomes.values()),
         "stopped": Counter(outcome.stopped or "failed" for outcome in outcomes.values()),
@@ -207,6 +209,15 @@ def summary(cases: Sequence[Measured]) -> dict[str, Any]:
         arms[arm] = {**mean_ci95([case.score(arm) for case in cases], scenes), "physics_iq": original}
     gains = [case.score("chosen") - case.score("first_take") for case in cases]
     return {"n": len(cases), **arms, "chosen_minus_first": mean_ci95(gains, scenes)}
+
+
+def oracle(cases: Sequence[Measured], attempts: Sequence[tuple[int, Case]]) -> dict[str, Any]:
+    """The best take of each scenario by the benchmark's own score: what no chooser of these takes can exceed."""
+    best: dict[str, float] = {}
+    for _, case in attempts:
+        score = case_score(case.metrics).score
+        best[case.scenario_id] = max(score, best.get(case.scenario_id, score))
+    return mean_ci95([best[case.scenario_id] for case in cases], [case.scene for case in cases])
 
 
 def judged_takes(

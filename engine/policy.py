@@ -103,19 +103,26 @@ class RefinementPolicy:
         if source is not None:
             prompt = _compiled(scenario, attempts, source)
             if not self._known(prompt, attempts):
-                return prompt
+                return replace(prompt, seed=self._seed(scenario, attempts))
         elif len(attempts) == 1:
             return Stop(reason=NO_PLAN)
         if critique.fault not in (Fault.MODEL, Fault.NONE):
             return Stop(reason=PROMPT_UNCHANGED)
-        return replace(attempts[-1].prompt, seed=scenario_seed(self.seed, scenario.id) + len(attempts))
+        return replace(attempts[-1].prompt, seed=self._seed(scenario, attempts))
+
+    def _seed(self, scenario: Scenario, attempts: Sequence[Attempt]) -> int:
+        """The scenario's seed for the brief text and the plan, to compare these two; then one for each take.
+
+        A generator may read only the first tokens of a prompt: without a seed of its own, a revision of the
+        tail would be the same take again.
+        """
+        base = scenario_seed(self.seed, scenario.id)
+        return base if len(attempts) == 1 else base + len(attempts)
 
     def _known(self, prompt: Prompt, attempts: Sequence[Attempt]) -> bool:
-        """Whether a take of the same seed already had (nearly) this text."""
+        """Whether a take already had (nearly) this text."""
         return any(
-            a.prompt.seed == prompt.seed
-            and text_distance(a.prompt.text, prompt.text) < max(self.distance_threshold, 1e-9)
-            for a in attempts
+            text_distance(a.prompt.text, prompt.text) < max(self.distance_threshold, 1e-9) for a in attempts
         )
 
 

@@ -116,8 +116,8 @@ def line_chart(labels: Sequence[str], series: Sequence[Series], *, title: str) -
         parts.append(_text(left - 8, y + 4, f"{tick:g}", "axis", "end"))
     for index, label in enumerate(labels):
         parts.append(_text(x_of(index, 0), height - bottom + 20, label, "axis"))
-        points = [line.points[index] for line in series]
-        count = f"n = {min((point.n for point in points if point), default=0)}"  # the thinnest line's
+        counts = [point.n for line in series if (point := line.points[index]) is not None]
+        count = f"n = {min(counts, default=0)}"  # the thinnest line's
         parts.append(_text(x_of(index, 0), height - bottom + 35, count, "axis faint"))
     names = []
     for order, line in enumerate(series):

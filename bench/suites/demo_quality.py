@@ -212,7 +212,7 @@ def summary(cases: Sequence[Measured]) -> dict[str, Any]:
 
 
 def oracle(cases: Sequence[Measured], attempts: Sequence[tuple[int, Case]]) -> dict[str, Any]:
-    """The best take of each scenario by the benchmark's own score: what no chooser of these takes can exceed."""
+    """The best take of each scenario by the benchmark's own score: no chooser of these takes exceeds it."""
     best: dict[str, float] = {}
     for _, case in attempts:
         score = case_score(case.metrics).score

@@ -186,7 +186,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
     generator, critic = models.find_generator(config.generator.name), models.find_critic(config.critic.name)
     selectors = load_selectors(config.loop.selectors)
     outline = _load_generator(config, generator, device, dtype, with_weights=False)
-    judge = _load_critic(config, critic, device, dtype, with_weights=False)
+    judge = load_critic(config, critic, device, dtype, with_weights=False)
     spec = outline.spec
     dataset = open_dataset(config.dataset)
     scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
@@ -220,7 +220,7 @@ def load(prepared: Prepared) -> tuple[Generator, Critic]:
     arguments = (prepared.device, prepared.dtype)
     return (
         _load_generator(prepared.config, prepared.generator, *arguments, with_weights=True),
-        _load_critic(prepared.config, prepared.critic, *arguments, with_weights=True),
+        load_critic(prepared.config, prepared.critic, *arguments, with_weights=True),
     )
 
 
@@ -269,9 +269,10 @@ def _load_generator(
     return generator
 
 
-def _load_critic(
+def load_critic(
     config: RunConfig, found: models.ModelFolder, device: str, dtype: str, *, with_weights: bool
 ) -> Critic:
+    """The critic of a checked folder with the settings of `config`."""
     family: Any = plugins.load(found.package, found.family)
     critic: Critic = family.load(
         found.path,

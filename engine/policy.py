@@ -66,12 +66,12 @@ class RefinementPolicy:
         return self._revise(scenario, plan, critique, attempts)
 
     def _settled(self, attempts: Sequence[Attempt], plan: PlanReply) -> bool:
-        critique = attempts[-1].critique
-        if critique is None or critique.verdict is not Verdict.ACCEPT:
+        if not _accepted(attempts[-1]):
             return False
         if self.only_incomplete:
             return True
-        sure = critique.score is not None and critique.score >= self.accept_score
+        score = _score(attempts[-1])
+        sure = score is not None and score >= self.accept_score
         return sure and (len(attempts) > 1 or plan.plan is None)
 
     def choose(self, attempts: Sequence[Attempt]) -> int:
@@ -146,8 +146,7 @@ _UNSCORED: _Key = (False, False, 0.0, False, 0.0, True)
 
 def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
     """Larger is better. Each score is preceded by whether it exists: a missing one is below every number."""
-    critique = attempt.critique
-    score = None if critique is None else critique.score
+    score = _score(attempt)
     return (
         _accepted(attempt),
         score is not None,
@@ -156,6 +155,10 @@ def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
         0.0 if mean_rank is None else -mean_rank,
         attempt.prompt.plan is not None,  # of equals, the take that was told the physics
     )
+
+
+def _score(attempt: Attempt) -> float | None:
+    return None if attempt.critique is None else attempt.critique.score
 
 
 def _accepted(attempt: Attempt) -> bool:

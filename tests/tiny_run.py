@@ -116,7 +116,7 @@ def script_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object, with_weights: bool) -> Critic:
         return ScriptedCritic()
 
-    monkeypatch.setattr(build, "_load_critic", load)
+    monkeypatch.setattr(build, "load_critic", load)
 
 
 @dataclass

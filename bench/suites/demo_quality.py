@@ -34,6 +34,7 @@ from bench.suites.critic_figures import (
 from bench.suites.physics_iq import Scores, references, score_folder, write_json
 from bench.suites.trivial import BASELINES, write_baseline
 from bench.suites.view_metrics import Case, case_score, original_score
+from engine.build import load_critic
 from engine.config import read_config
 from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
@@ -42,7 +43,6 @@ from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
 from engine.device import resolve_device, resolve_dtype
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.models import find_critic
-from engine.plugins import load as load_plugin
 from engine.store import RunStore
 from engine.types import Outcome
 from engine.video import read_frames
@@ -141,9 +141,8 @@ def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict
     """Accuracy of the run's critic on true, planted and swapped takes of its scenes."""
     config = read_config(run)
     device = resolve_device(config.device)
-    folder = find_critic(config.critic.name)
-    family: Any = load_plugin(folder.package, folder.family)
-    critic = family.load(folder.path, device=device, dtype=resolve_dtype(config.dtype, device))
+    dtype = resolve_dtype(config.dtype, device)
+    critic = load_critic(config, find_critic(config.critic.name), device, dtype, with_weights=True)
     with RunStore.open(run, read_only=True) as store:
         ids = [scenario.id for scenario in store.scenarios()]
     return judge_controls(

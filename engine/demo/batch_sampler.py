@@ -7,7 +7,7 @@ Same schedule and prefix rule as the engine (a test compares them).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +21,9 @@ from engine.demo.train_dit import (
 )
 from engine.demo.train_vae import load_vae, to_pixels
 from engine.denoise.vae import decode_pixels, denormalise, encode_mode
+
+NUM_INFERENCE_STEPS: Final = 12  # what the bundled generator is run with, here and by its retake.json
+GUIDANCE_SCALE: Final = 2.5
 
 
 def make_scheduler() -> Any:

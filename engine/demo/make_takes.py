@@ -17,14 +17,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from engine.critics._preprocess import PatchGeometry
 from engine.demo import prompts
-from engine.demo.batch_sampler import generate_takes, load_generator
+from engine.demo.batch_sampler import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, generate_takes, load_generator
 from engine.demo.clips import Block, ClipFactory, describe_answer
 from engine.demo.critic_data import TakeShard, save_shard, window_tensor
 from engine.demo.critic_rows import PREFIX_INDICES, TAKE_INDICES, RowMaker
 from engine.demo.scenes.base import SWITCH
-
-NUM_INFERENCE_STEPS = 12
-GUIDANCE_SCALE = 2.5
 
 
 def shard_of(block: Block, maker: RowMaker, modules: Any, generator: torch.Generator) -> TakeShard:

@@ -17,7 +17,12 @@ import numpy as np
 import torch
 
 from engine.demo import prompts
-from engine.demo.batch_sampler import generate_takes, make_scheduler
+from engine.demo.batch_sampler import (
+    GUIDANCE_SCALE,
+    NUM_INFERENCE_STEPS,
+    generate_takes,
+    make_scheduler,
+)
 from engine.demo.clips import ClipFactory, describe_answer
 from engine.demo.scenes import all_kinds, make_scene
 from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
@@ -26,8 +31,6 @@ from engine.demo.train_vae import load_vae, train_vae
 from engine.demo.windows import agreement_score
 
 CHECK_SEED0 = HELD_OUT_SEED0 + 500_000  # looked at while training; the published measurement uses other seeds
-NUM_INFERENCE_STEPS = 12
-GUIDANCE_SCALE = 2.5
 
 
 def write_folder(out: Path, size_px: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from engine import models, plugins
+from engine import boundary, models, plugins
 from engine.config import RunConfig, num_threads, offline, read_config, write_config
 from engine.datasets.physics_iq import TREES
 from engine.device import resolve_device, resolve_dtype, use_threads
@@ -25,8 +25,8 @@ from engine.memory import MemoryPlan, device_budget
 from engine.policy import RefinementPolicy, scenario_seed
 from engine.progress import Display
 from engine.protocols import Critic, Dataset, Generator, Selector, Sink
-from engine.scheduler import ENCODE, LANE_JOBS, Scheduler
-from engine.selection import load_selectors, take_scores
+from engine.scheduler import HOST_LANES, LANE_JOBS, Scheduler
+from engine.selection import TakeScorer, load_selectors
 from engine.store import DATABASE, RunStore
 from engine.streams import HostPool, LaneStreams
 from engine.trace import CudaRecorder, HostRecorder, Span, read_trace, write_trace
@@ -50,6 +50,7 @@ class Prepared:
     scenarios: tuple[Scenario, ...]
     refused: Mapping[str, str]
     memory: MemoryPlan
+    opened: tuple[Path, ...]  # of the dataset so far
 
     @property
     def usable(self) -> tuple[Scenario, ...]:
@@ -109,26 +110,39 @@ class Run:
         origin_s = max((span.end_s for span in earlier), default=0.0)
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
-        self._store.opened(scenario.prefix.path for scenario in scenarios)
-        with HostPool(LANE_JOBS[ENCODE]) as host, _traced(trace, earlier, recorder):
+        policy = _policy(config, generator)
+        lookers = {name: prepared.selectors[name] for name in policy.lookers}
+        scorer = TakeScorer(self.folder, lookers) if lookers else None
+        self._store.opened(prepared.opened)
+        with (
+            boundary.watch(
+                config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
+            ) as watch,
+            HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
+            _traced(trace, earlier, recorder),
+        ):
             scheduler = Scheduler(
                 scenarios=scenarios,
                 generator=generator,
                 critic=critic,
-                policy=_policy(config, generator),
+                policy=policy,
                 encode=_encoder(self._store),
                 host=host,
                 sink=sink,
                 recorder=recorder,
                 progress=display,
-                select=take_scores(self.folder, prepared.selectors),
+                select=scorer.scores if scorer else None,
+                read=scorer.read if scorer else None,
                 history={scenario.id: self._store.history(scenario.id) for scenario in scenarios},
                 on_lane=LaneStreams(torch.device(prepared.device)),
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
             )
-            for _ in scheduler.run():
-                pass  # each outcome is stored and shown by the sink
+            try:
+                for _ in scheduler.run():  # each outcome is stored and shown by the sink
+                    self._store.opened(watch.paths())
+            finally:
+                self._store.opened(watch.paths())
 
 
 class Watched:
@@ -145,6 +159,10 @@ class Watched:
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._store.attempt(scenario_id, attempt)
         self._display.attempt(scenario_id, attempt)
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        self._store.judged(scenario_id, attempt)
+        self._display.judged(scenario_id, attempt)
 
     def outcome(self, outcome: Outcome) -> None:
         self._store.outcome(outcome)
@@ -184,13 +202,14 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     generator, critic = models.find_generator(config.generator.name), models.find_critic(config.critic.name)
-    selectors = load_selectors(config.loop.selectors)
+    selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
     outline = _load_generator(config, generator, device, dtype, with_weights=False)
     judge = load_critic(config, critic, device, dtype, with_weights=False)
     spec = outline.spec
-    dataset = open_dataset(config.dataset)
-    scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
-    refused = dict(_refusals(dataset, scenarios))
+    with boundary.watch(config.dataset, own=config.out) as watch:
+        dataset = open_dataset(config.dataset)
+        scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
+        refused = dict(_refusals(dataset, scenarios))
     if only is None and len(refused) == len(scenarios):
         first = next(iter(refused.values()), "it holds no scenario")
         raise DatasetError(
@@ -210,6 +229,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         scenarios=scenarios,
         refused=refused,
         memory=memory,
+        opened=watch.paths(),
     )
 
 
@@ -238,12 +258,15 @@ def plan_run(config: RunConfig, *, timed: bool) -> Needs:
     time = None
     if timed:
         generator, critic = load(prepared)
+        rounds, policy = 1 + config.loop.loops, _policy(config, generator)
+        takes = rounds * config.loop.samples
         time = estimate(
             generator,
             critic,
             prepared.usable[0],
             num_scenarios=len(prepared.usable),
-            loops=config.loop.loops,
+            takes_per_scenario=takes,
+            critiques_per_scenario=takes if policy.judges_every_take else rounds,
             overlap=config.schedule.overlap and prepared.device == "cuda",
         )
     return Needs(
@@ -312,6 +335,8 @@ def _policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
         seed=config.loop.seed,
         negative=generator.negative_prompt if given is None else given,
         loops=config.loop.loops,
+        samples=config.loop.samples,
+        selectors=config.loop.selectors,
         patience=config.loop.patience,
         distance_threshold=config.loop.distance_threshold,
         accept_score=config.loop.accept_score,

@@ -163,7 +163,7 @@ def bar_chart(groups: Sequence[str], series: Sequence[Series], *, title: str, di
     known = [point for bars in series for point in bars.points if point is not None]
     if not known:
         return Markup('<p class="empty">No values.</p>')
-    left, right, bar, gap = 150.0, 64.0, 15.0, 14.0
+    left, right, bar, gap = _label_px(groups), 64.0, 15.0, 14.0
     legend = 26.0 if len(series) > 1 else 4.0
     highest = max(max(p.mean, p.high or 0.0) for p in known) or 1.0
     scale = (WIDTH_PX - left - right) / highest
@@ -199,6 +199,11 @@ def bar_chart(groups: Sequence[str], series: Sequence[Series], *, title: str, di
                 )
             parts.append(_text(left + end + 7, y_bar + 12, f"{point.mean:.{digits}f}", "value", "start"))
     return _svg(height, title, _describe(groups, series), parts)
+
+
+def _label_px(labels: Sequence[str]) -> float:
+    """Room for the longest label at the width of an average letter, within reason."""
+    return min(max(150.0, 24.0 + 6.6 * max(map(len, labels), default=0)), 0.55 * WIDTH_PX)
 
 
 def counts_chart(counts: Sequence[tuple[str, int]], *, title: str, css: str) -> Markup:

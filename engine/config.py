@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, nearest
+from engine.types import SelectorSettings
 
 BUNDLED = "demo"
 DEVICES = ("auto", "cpu", "cuda")
@@ -55,7 +56,8 @@ class CriticConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
-    loops: int = _setting(4, low=0, high=64)  # refinement rounds after the first take
+    loops: int = _setting(4, low=0, high=64)  # refinement rounds after the first one
+    samples: int = _setting(1, low=1, high=64)  # takes of each round, which differ in their seed
     patience: int = _setting(2, low=1, high=64)  # rounds without a better take before the loop ends
     distance_threshold: float = _setting(0.005, low=0.0, high=1.0)  # share of changed words
     accept_score: float = _setting(90.0, low=0.0, high=100.0)  # critic's score that ends the loop on accept
@@ -67,6 +69,26 @@ class LoopConfig:
         _validate(self, "loop")
         if not self.selectors:
             raise ConfigError("loop.selectors is empty", fix='name at least one, such as "critic_score"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectorsConfig:
+    """The frozen networks through which selectors look; an empty folder is the bundled model."""
+
+    vjepa: str = ""
+    image_encoder: str = ""
+    device: str = _setting("auto", choices=DEVICES)  # auto: where the run is
+
+    def __post_init__(self) -> None:
+        _validate(self, "selectors")
+
+    def on(self, device: str) -> SelectorSettings:
+        """What selectors are built from in a run on `device`."""
+        return SelectorSettings(
+            vjepa=Path(self.vjepa) if self.vjepa else None,
+            image_encoder=Path(self.image_encoder) if self.image_encoder else None,
+            device=device if self.device == "auto" else self.device,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +112,7 @@ class RunConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    selectors: SelectorsConfig = field(default_factory=SelectorsConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
@@ -163,6 +186,12 @@ def offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encode lane forks no tokenizer threads
 
 
+def cache_folder() -> Path:
+    """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "retake"
+
+
 def usable_cores() -> int:
     """CPU cores that this process may use, which in a container is fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -232,7 +261,7 @@ def _absolute(config: RunConfig) -> RunConfig:
     """Paths that still hold when the run is resumed from another working directory."""
 
     def folder(name: str) -> str:
-        return name if name == BUNDLED else str(Path(name).expanduser().absolute())
+        return name if name in ("", BUNDLED) else str(Path(name).expanduser().absolute())
 
     return dataclasses.replace(
         config,
@@ -240,6 +269,11 @@ def _absolute(config: RunConfig) -> RunConfig:
         out=config.out.expanduser().absolute(),
         generator=dataclasses.replace(config.generator, name=folder(config.generator.name)),
         critic=dataclasses.replace(config.critic, name=folder(config.critic.name)),
+        selectors=dataclasses.replace(
+            config.selectors,
+            vjepa=folder(config.selectors.vjepa),
+            image_encoder=folder(config.selectors.image_encoder),
+        ),
     )
 
 

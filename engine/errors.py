@@ -6,6 +6,7 @@ Programmer errors are asserts, not these.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 
 
@@ -16,6 +17,10 @@ class RetakeError(Exception):
         super().__init__(f"{problem}\n  fix: {fix}")
         self.problem = problem
         self.fix = fix
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Pickled by hand: a keyword-only argument does not survive the way back from a worker process."""
+        return functools.partial(type(self), fix=self.fix), (self.problem,)
 
 
 class ConfigError(RetakeError):
@@ -44,6 +49,10 @@ class DeviceError(RetakeError):
 
 class StoreError(RetakeError):
     """A run folder is missing, of a newer schema, or was made with other settings."""
+
+
+class BoundaryError(RetakeError):
+    """The loop was about to open a file of the dataset that is not a question: a reference clip or a mask."""
 
 
 class ScorerError(RetakeError):

@@ -25,6 +25,7 @@ class TimeEstimate:
 
     num_scenarios: int
     takes_per_scenario: int
+    critiques_per_scenario: int  # fewer than takes where selectors choose what is critiqued
     overlap: bool  # whether the lanes can run at the same time: only on a GPU
     generate_s: float
     plan_s: float
@@ -50,7 +51,7 @@ class TimeEstimate:
 
     @property
     def _critique_lane_s(self) -> float:
-        return self.num_scenarios * (self.plan_s + self.takes_per_scenario * self.critique_s)
+        return self.num_scenarios * (self.plan_s + self.critiques_per_scenario * self.critique_s)
 
     def describe(self) -> str:
         between = f"{clock(self.shortest_s)} to " if self.overlap else ""
@@ -62,9 +63,16 @@ class TimeEstimate:
 
 
 def estimate(
-    generator: Generator, critic: Critic, scenario: Scenario, *, num_scenarios: int, loops: int, overlap: bool
+    generator: Generator,
+    critic: Critic,
+    scenario: Scenario,
+    *,
+    num_scenarios: int,
+    takes_per_scenario: int,
+    critiques_per_scenario: int,
+    overlap: bool,
 ) -> TimeEstimate:
-    """Time a few denoise steps, one plan and one critique on `scenario`.
+    """Time a few denoise steps, one plan and one critique on `scenario`. Selectors are not counted.
 
     The take that is critiqued is the frozen last frame: it costs the critic as much as any other.
     Raises VideoError when the prefix cannot be read.
@@ -75,7 +83,8 @@ def estimate(
     frozen = Video(frames=np.repeat(last, spec.num_frames, axis=0), fps=spec.fps)
     return TimeEstimate(
         num_scenarios=num_scenarios,
-        takes_per_scenario=1 + loops,
+        takes_per_scenario=takes_per_scenario,
+        critiques_per_scenario=critiques_per_scenario,
         overlap=overlap,
         generate_s=time_job(generator.start(scenario, prompt), max_steps=WARM_UP_STEPS + 4),
         plan_s=time_job(critic.plan(scenario), max_steps=None),

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.types import Attempt, Outcome, PlanReply
 
-LANES = ("generate", "critique", "encode")
+LANES = ("generate", "critique", "encode", "select")
 
 
 class Display(Protocol):
@@ -29,6 +29,8 @@ class Display(Protocol):
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None: ...
 
     def outcome(self, outcome: Outcome) -> None: ...
 
@@ -95,6 +97,9 @@ class LiveDisplay:
         self._scores.add(scenario_id, attempt)
         self._overall.update(self._overall_id, note=str(self._scores))
 
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        self.attempt(scenario_id, attempt)
+
     def outcome(self, outcome: Outcome) -> None:
         if outcome.failure is not None:
             self._live.console.print(describe_outcome(outcome), style="red", markup=False, highlight=False)
@@ -128,10 +133,11 @@ class PlainDisplay:
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._scores.add(scenario_id, attempt)
-        critique = attempt.critique
-        verdict = "no critique" if critique is None else str(critique.verdict)
-        score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
-        self._line(f"{scenario_id}: take {attempt.index}: {verdict}{score}")
+        self._line(f"{scenario_id}: {describe_take(attempt)}")
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        self._scores.add(scenario_id, attempt)
+        self._line(f"{scenario_id}: winner of round {attempt.round}: {describe_take(attempt)}")
 
     def outcome(self, outcome: Outcome) -> None:
         self._done.add(outcome.scenario_id)
@@ -144,6 +150,15 @@ class PlainDisplay:
 def make_display(console: Console, num_scenarios: int) -> Display:
     """Bars on a terminal, lines elsewhere."""
     return (LiveDisplay if console.is_terminal else PlainDisplay)(console, num_scenarios)
+
+
+def describe_take(attempt: Attempt) -> str:
+    """One line on a take: where it belongs, if its round has several, and what the critic said."""
+    critique = attempt.critique
+    place = f" (round {attempt.round}, sample {attempt.sample})" if attempt.round != attempt.index else ""
+    verdict = "made" if critique is None else str(critique.verdict)
+    score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
+    return f"take {attempt.index}{place}: {verdict}{score}"
 
 
 def describe_outcome(outcome: Outcome) -> str:

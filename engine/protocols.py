@@ -90,13 +90,28 @@ class Dataset(Protocol):
 class Policy(Protocol):
     """The refinement loop as pure functions of what has happened so far.
 
-    `first` needs nothing but the scenario, so take 0 is generated while the critic still reads the prefix;
-    `next` is asked once the plan and at least one attempt are there.
+    `sample` needs no plan, so round 0 is generated while the critic still reads the prefix; `next` is asked
+    once the plan is there and the last round is complete and critiqued.
     """
 
-    def first(self, scenario: Scenario) -> Prompt: ...
+    @property
+    def judges_every_take(self) -> bool:
+        """Whether each take is critiqued, or the `winner` of each round only."""
+        ...
+
+    def sample(self, scenario: Scenario, attempts: Sequence[Attempt]) -> Prompt | None:
+        """The next take of the round under way, which with no attempts is round 0; None when it is full."""
+        ...
+
+    def winner(self, attempts: Sequence[Attempt]) -> int:
+        """Which take of the last round is critiqued, by the scores of the selectors."""
+        ...
 
     def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop: ...
+
+    def scores(self, attempt: Attempt) -> dict[str, float]:
+        """Every score that `choose` goes by."""
+        ...
 
     def choose(self, attempts: Sequence[Attempt]) -> int: ...
 
@@ -114,11 +129,15 @@ class Sink(Protocol):
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
 
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        """An attempt that was handed over without its critique has it now."""
+        ...
+
     def outcome(self, outcome: Outcome) -> None: ...
 
 
 class Host(Protocol):
-    """Turns a blocking host call into a job of one step, so that the encode lane is like the others."""
+    """Turns a blocking host call into a job of one step, so that the host lanes are like the others."""
 
     def job(self, work: Callable[[], T]) -> Job[T]: ...
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.errors import ScorerError, StoreError
 from engine.report_page import TIMELINE_PX, Record, ReportData, Scores, render
+from engine.report_scores import read_groups
 from engine.store import RunStore
 from engine.trace import Span, read_trace, timeline_svg, totals
 
@@ -67,7 +68,7 @@ def read_scores(path: Path) -> Scores | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         verified = data.get("physics_iq_verified")
         return Scores(
-            physics_iq=float(data["physics_iq"]),
+            physics_iq=None if data["physics_iq"] is None else float(data["physics_iq"]),
             physics_iq_verified=None if verified is None else float(verified),
             sub_scores={str(name): float(value) for name, value in data.get("sub_scores", {}).items()},
             by_category={str(name): float(value) for name, value in data.get("by_category", {}).items()},
@@ -77,6 +78,7 @@ def read_scores(path: Path) -> Scores | None:
                 for entry in data.get("attempts", [])
             },
             unscored={str(entry["scenario_id"]): str(entry["reason"]) for entry in data.get("unscored", [])},
+            groups=read_groups(data),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScorerError(

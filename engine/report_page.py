@@ -22,7 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
-from engine.policy import RefinementPolicy
+from engine.policy import CRITIC_SCORE, RefinementPolicy
+from engine.report_scores import Groups, score_plots
 from engine.trace import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
 
@@ -43,13 +44,14 @@ Diff = tuple[tuple[str, str], ...]
 class Scores:
     """The scorer's verdict on a run; all scores are on the scale 0 to 100."""
 
-    physics_iq: float
+    physics_iq: float | None
     physics_iq_verified: float | None
     sub_scores: Mapping[str, float]
     by_category: Mapping[str, float]
     cases: Mapping[str, float]  # by scenario id: the submission's clip
     attempts: Mapping[tuple[str, int], float]  # by scenario id and attempt index
     unscored: Mapping[str, str]  # reason by scenario id
+    groups: Groups = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +87,16 @@ class Media:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
-    """One attempt as the page shows it; `diff` is empty for the first take."""
+    """One attempt as the page shows it; `diff` is against the first take of the round before, `against`."""
 
     attempt: Attempt
+    place: str  # in its round, empty where each round has one take
     media: Media
     chosen: bool
     critic_score: float | None
     true_score: float | None
     diff: Diff
+    against: int | None
     new_seed: bool
 
 
@@ -111,6 +115,7 @@ class Scene:
     first: float | None
     final: float | None
     stages: tuple[str, ...]
+    selectors: tuple[str, ...]
     seconds: float
 
     @property
@@ -161,18 +166,18 @@ def score_of(data: ReportData, scenario_id: str, attempt: Attempt) -> float | No
     return None if attempt.critique is None else attempt.critique.score
 
 
-def champion(record: Record, loop: int) -> Attempt | None:
-    """The take that would be chosen had the loop ended after `loop`.
+def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRITIC_SCORE,)) -> Attempt | None:
+    """The take that would be chosen had the loop ended after this round.
 
     That is the chosen one once it exists, and before that the policy's choice among the takes so far.
     """
-    so_far = [attempt for attempt in record.attempts if attempt.index <= loop]
+    so_far = [attempt for attempt in record.attempts if attempt.round <= round_number]
     chosen = None if record.outcome is None else record.outcome.chosen
     if not so_far:
         return None
     if chosen is not None and chosen < len(so_far):
         return so_far[chosen]
-    return so_far[RefinementPolicy(seed=0, negative="").choose(so_far)]
+    return so_far[RefinementPolicy(seed=0, negative="", selectors=tuple(selectors)).choose(so_far)]
 
 
 def _stopped(record: Record) -> str:
@@ -211,11 +216,13 @@ def _gain(data: ReportData, record: Record) -> float | None:
 def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
     scenario, outcome = record.scenario, record.outcome
     takes = []
-    before: Attempt | None = None
+    before: Attempt | None = None  # the first take of the round before, and within a round of this one
+    several = any(attempt.sample for attempt in record.attempts)
     for attempt in sorted(record.attempts, key=lambda attempt: attempt.index):
         takes.append(
             Take(
                 attempt=attempt,
+                place=f"round {attempt.round}, sample {attempt.sample}" if several else "",
                 media=_media(data.run / attempt.video_path, data.run, embed),
                 chosen=outcome is not None and outcome.chosen == attempt.index,
                 critic_score=None if attempt.critique is None else attempt.critique.score,
@@ -223,10 +230,11 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
                 if data.scores is None
                 else data.scores.attempts.get((scenario.id, attempt.index)),
                 diff=() if before is None else word_diff(before.prompt.text, attempt.prompt.text),
+                against=None if before is None else before.index,
                 new_seed=before is not None and before.prompt.seed != attempt.prompt.seed,
             )
         )
-        before = attempt
+        before = attempt if attempt.sample == 0 else before
     first, final = _ends(data, record)
     return Scene(
         scenario=scenario,
@@ -240,6 +248,7 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
         first=first,
         final=final,
         stages=tuple(dict.fromkeys(stage for take in takes for stage in take.attempt.timings)),
+        selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
         seconds=sum(sum(take.attempt.timings.values()) for take in takes),
     )
 
@@ -275,21 +284,22 @@ def summarize(data: ReportData) -> Summary:
 
 
 def _loop_chart(data: ReportData) -> Markup:
-    """Mean by loop: of that loop's takes, and of the champions (a scenario that stopped keeps its own)."""
-    num_loops = 1 + max((a.index for record in data.records for a in record.attempts), default=0)
+    """Mean by round: of that round's takes, and of the champions (a scenario that stopped keeps its own)."""
+    num_rounds = 1 + max((a.round for record in data.records for a in record.attempts), default=0)
     latest, best = [], []
-    for loop in range(num_loops):
-        takes = [(r, a) for r in data.records for a in r.attempts if a.index == loop]
-        kept = [
-            (r, champion(r, loop)) for r in data.records if r.outcome is None or r.outcome.failure is None
-        ]
+    selectors = data.manifest.get("config", {}).get("loop", {}).get("selectors", (CRITIC_SCORE,))
+    alive = [r for r in data.records if r.outcome is None or r.outcome.failure is None]
+    for number in range(num_rounds):
+        takes = [(r, a) for r in data.records for a in r.attempts if a.round == number]
+        kept = [(r, champion(r, number, selectors)) for r in alive]
         latest.append(_mean(data, takes))
         best.append(_mean(data, [(record, take) for record, take in kept if take is not None]))
     series = [
         Series(name="this take", css="first", points=tuple(latest)),
         Series(name="chosen so far", css="chosen", points=tuple(best)),
     ]
-    labels = [f"take {loop}" for loop in range(num_loops)]
+    several = any(a.sample for record in data.records for a in record.attempts)
+    labels = [f"{'round' if several else 'take'} {number}" for number in range(num_rounds)]
     return line_chart(labels, series, title=f"Mean {measured(data)} by loop")
 
 
@@ -353,6 +363,7 @@ def render(data: ReportData, *, max_embedded: int = MAX_EMBEDDED) -> str:
         summary=summarize(data),
         scenes=build_scenes(data, max_embedded=max_embedded),
         charts=build_charts(data),
+        score_plots={} if data.scores is None else score_plots(data.scores.groups),
         max_embedded=max_embedded,
         timeline=None if data.timeline is None else Markup(data.timeline),
         manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False) if data.manifest else None,

@@ -1,4 +1,4 @@
-"""Three lanes, generate | critique | encode, and the turn of the engine: admit, launch, retire.
+"""The lanes generate | critique | encode | select and the turn of the engine: admit, launch, retire.
 
 Knows no model, no codec, no store and no torch: it drives jobs. Invariants: an outcome does not depend
 on other scenarios or on `overlap`; what was stored is never computed again; a failing job costs its scenario.
@@ -11,13 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.errors import DeviceError
-from engine.protocols import Critic, Fence, Generator, Host, Job, Policy, Progress, Recorder, Sink
+from engine.protocols import Critic, Generator, Host, Job, Policy, Progress, Recorder, Sink
+from engine.tracks import Take, Task, Track
 from engine.types import (
     Attempt,
     Critique,
@@ -30,9 +31,11 @@ from engine.types import (
     Video,
 )
 
-GENERATE, CRITIQUE, ENCODE = "generate", "critique", "encode"
-LANE_JOBS = {GENERATE: 1, CRITIQUE: 1, ENCODE: 2}
-"""How many jobs a lane runs at once; a device lane is one stream, the encode lane a few host threads."""
+GENERATE, CRITIQUE, ENCODE, SELECT = "generate", "critique", "encode", "select"
+LANE_JOBS = {GENERATE: 1, CRITIQUE: 1, ENCODE: 2, SELECT: 1}
+"""How many jobs a lane runs at once; a device lane is one stream, the others are host threads."""
+
+HOST_LANES = (ENCODE, SELECT)
 
 STEPS_IN_FLIGHT = (
     2  # the next step of a job is enqueued before the last one ends, so the device never starves
@@ -43,69 +46,18 @@ Encode = Callable[[Scenario, int, Video], Path]
 """Writes the video of one attempt and returns its path relative to the run folder. Runs on a host thread."""
 
 Select = Callable[[Scenario, Sequence[Attempt]], Sequence[Mapping[str, float]]]
-"""Selector scores by name of each attempt, from the stored videos. Runs on a host thread."""
+"""Selector scores by name of each attempt, from the stored videos. Runs on the thread of the select lane."""
 
-
-@dataclass(slots=True, kw_only=True)
-class _Take:
-    """The attempt in the making."""
-
-    prompt: Prompt
-    video_path: Path | None = None
-    critique: Critique | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Track:
-    """One scenario in flight."""
-
-    scenario: Scenario
-    plan: PlanReply | None
-    attempts: list[Attempt]
-    take: _Take | None = None
-    stopped: str | None = None
-    chosen: int | None = None
-    failure: str | None = None
-
-    def outcome(self) -> Outcome | None:
-        if self.chosen is None and self.failure is None:
-            return None
-        return Outcome(
-            scenario_id=self.scenario.id,
-            attempts=tuple(self.attempts),
-            chosen=self.chosen,
-            failure=self.failure,
-            stopped=self.stopped,
-        )
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Task:
-    """One job of one track. `land` takes its result and its seconds, on the scheduler's thread."""
-
-    lane: str
-    name: str
-    track: _Track
-    start: Callable[[], Job[Any]]
-    land: Callable[[Any, float], None]
-    job: Job[Any] | None = None
-    fences: deque[Fence] = field(default_factory=deque)
-    num_launched: int = 0
-    started_s: float = 0.0
-
-    def poll(self) -> bool:
-        """Forget the steps that are over; whether that was the last one."""
-        while self.fences and self.fences[0].done():
-            self.fences.popleft()
-        return not self.fences and self.job is not None and self.job.steps_left == 0
+Read = Callable[[Attempt], Video]
+"""A stored take. Runs on the thread of the select lane."""
 
 
 class Scheduler:
     """Runs the refinement loop of every scenario; `run` yields each outcome as soon as it is stored.
 
     `history` holds what earlier processes stored, by scenario id. `ahead` bounds the scenarios in flight and
-    with them the videos in memory. With `overlap=False` the same code has one job in flight at a time.
+    with them the videos in memory: each has at most one take in the making. `select` and `read` are there
+    where takes are chosen by looking at them. With `overlap=False` one job is in flight at a time.
     """
 
     def __init__(
@@ -121,6 +73,7 @@ class Scheduler:
         recorder: Recorder,
         progress: Progress,
         select: Select | None = None,
+        read: Read | None = None,
         history: Mapping[str, History] | None = None,
         on_lane: Callable[[str], AbstractContextManager[None]] = lambda lane: nullcontext(),
         overlap: bool = True,
@@ -136,14 +89,16 @@ class Scheduler:
         self._sink = sink
         self._recorder = recorder
         self._progress = progress
+        assert policy.judges_every_take or (select and read), "winners are chosen by looking at the takes"
         self._select = select
+        self._read = read
         self._history = history or {}
         self._on_lane = on_lane
         self._overlap = overlap
         self._ahead = ahead if overlap else 1
-        self._tracks: list[_Track] = []
-        self._queued: dict[str, list[_Task]] = {lane: [] for lane in LANE_JOBS}
-        self._active: dict[str, list[_Task]] = {lane: [] for lane in LANE_JOBS}
+        self._tracks: list[Track] = []
+        self._queued: dict[str, list[Task]] = {lane: [] for lane in LANE_JOBS}
+        self._active: dict[str, list[Task]] = {lane: [] for lane in LANE_JOBS}
         self._moved = True  # whether the last tick did anything
 
     def run(self) -> Iterator[Outcome]:
@@ -206,95 +161,128 @@ class Scheduler:
                 task.land(result, time.perf_counter() - task.started_s)
         return [outcome for track in list(self._tracks) if (outcome := self._close(track)) is not None]
 
-    # The life of one scenario: open, take by take, close.
+    # The life of one scenario: open, round by round, close.
 
     def _open(self, scenario: Scenario) -> None:
         past = self._history.get(scenario.id, History())
-        track = _Track(scenario=scenario, plan=past.plan, attempts=list(past.attempts))
+        track = Track(scenario=scenario, plan=past.plan, attempts=list(past.attempts))
         self._tracks.append(track)
         if track.plan is None:
-            self._queue(CRITIQUE, "plan", track, partial(self._critic.plan, scenario), self._land_plan)
+            start = partial(self._critic.plan, scenario)
+            self._queue(CRITIQUE, "plan", track, len(track.attempts), start, self._land_plan)
         self._advance(track)
 
-    def _advance(self, track: _Track) -> None:
-        """Begin the next take or the choice, unless one is being made or the plan is still awaited."""
-        if track.take is not None:
+    def _advance(self, track: Track) -> None:
+        """Begin what follows from what is known: so a scenario that was interrupted goes on where it was."""
+        if track.busy:
             return
         with self._job_boundary(track):
-            if not track.attempts:
-                self._begin_take(track, self._policy.first(track.scenario))
+            prompt = self._policy.sample(track.scenario, track.attempts)
+            if prompt is not None:
+                last = track.attempts[-1] if track.attempts else None
+                self._begin_take(track, prompt, last.round if last else 0, last.sample + 1 if last else 0)
+            elif self._select is not None and track.num_scored < len(track.attempts):
+                self._begin_scores(track, self._select)
+            elif not track.judged:
+                self._begin_verdict(track)
             elif track.plan is not None:
                 decision = self._policy.next(track.scenario, track.plan, track.attempts)
                 if isinstance(decision, Stop):
-                    track.stopped = decision.reason
-                    self._begin_choice(track)
+                    self._choose(track, decision)
                 else:
-                    self._begin_take(track, decision)
+                    self._begin_take(track, decision, track.attempts[-1].round + 1, 0)
 
-    def _begin_take(self, track: _Track, prompt: Prompt) -> None:
-        track.take = _Take(prompt=prompt)
-        start = partial(self._generator.start, track.scenario, prompt)
-        self._queue(GENERATE, "generate", track, start, self._land_video)
-
-    def _begin_choice(self, track: _Track) -> None:
-        if self._select is None:
-            track.chosen = self._policy.choose(track.attempts)
-        else:
-            work = partial(self._select, track.scenario, tuple(track.attempts))
-            self._queue(ENCODE, "select", track, self._host_start(track, "select", work), self._land_scores)
-
-    def _land_plan(self, track: _Track, reply: PlanReply, seconds: float) -> None:
+    def _land_plan(self, track: Track, reply: PlanReply, seconds: float) -> None:
         track.plan = reply
         self._sink.plan(track.scenario.id, reply)
         self._advance(track)
 
-    def _land_video(self, track: _Track, video: Video, seconds: float) -> None:
-        take = track.take
-        assert take is not None, "a video belongs to a take"
+    def _begin_take(self, track: Track, prompt: Prompt, round_number: int, sample: int) -> None:
+        track.busy = True
+        take = Take(prompt=prompt, round=round_number, sample=sample)
+        start = partial(self._generator.start, track.scenario, prompt)
+        self._queue(GENERATE, "generate", track, len(track.attempts), start, partial(self._land_video, take))
+
+    def _land_video(self, take: Take, track: Track, video: Video, seconds: float) -> None:
         take.timings["generate"] = seconds
-        work = partial(self._encode, track.scenario, len(track.attempts), video)
-        self._queue(ENCODE, "encode", track, self._host_start(track, "encode", work), self._land_path)
-        start = partial(self._critic.start, track.scenario, take.prompt, video)
-        self._queue(CRITIQUE, "critique", track, start, self._land_critique)
+        index = len(track.attempts)
+        work = partial(self._encode, track.scenario, index, video)
+        self._queue_host(ENCODE, "encode", track, index, work, partial(self._land_path, take))
+        if self._policy.judges_every_take:
+            start = partial(self._critic.start, track.scenario, take.prompt, video)
+            self._queue(CRITIQUE, "critique", track, index, start, partial(self._land_critique, take))
 
-    def _land_path(self, track: _Track, path: Path, seconds: float) -> None:
-        assert track.take is not None, "a video belongs to a take"
-        track.take.video_path = path
-        track.take.timings["encode"] = seconds
-        self._complete(track, track.take)
+    def _land_path(self, take: Take, track: Track, path: Path, seconds: float) -> None:
+        take.video_path = path
+        take.timings["encode"] = seconds
+        self._complete(track, take)
 
-    def _land_critique(self, track: _Track, critique: Critique, seconds: float) -> None:
-        assert track.take is not None, "a critique belongs to a take"
-        track.take.critique = critique
-        track.take.timings["critique"] = seconds
-        self._complete(track, track.take)
+    def _land_critique(self, take: Take, track: Track, critique: Critique, seconds: float) -> None:
+        take.critique = critique
+        take.timings["critique"] = seconds
+        self._complete(track, take)
 
-    def _complete(self, track: _Track, take: _Take) -> None:
-        """Store the take once both its video and its critique are there, then go on."""
-        if take.video_path is None or take.critique is None:
+    def _complete(self, track: Track, take: Take) -> None:
+        """Store the take once all that it needs is there, then go on."""
+        if take.video_path is None or (take.critique is None and self._policy.judges_every_take):
             return
         attempt = Attempt(
             index=len(track.attempts),
             prompt=take.prompt,
             video_path=take.video_path,
             critique=take.critique,
+            round=take.round,
+            sample=take.sample,
             timings=take.timings,
         )
         self._sink.attempt(track.scenario.id, attempt)
         track.attempts.append(attempt)
-        track.take = None
-        self._advance(track)
+        self._go_on(track)
 
-    def _land_scores(self, track: _Track, scores: Sequence[Mapping[str, float]], seconds: float) -> None:
+    def _begin_scores(self, track: Track, select: Select) -> None:
+        track.busy = True
+        work = partial(select, track.scenario, tuple(track.attempts))
+        self._queue_host(SELECT, "select", track, track.attempts[-1].index, work, self._land_scores)
+
+    def _land_scores(self, track: Track, scores: Sequence[Mapping[str, float]], seconds: float) -> None:
         with self._job_boundary(track):
             assert all(math.isfinite(v) for entry in scores for v in entry.values()), (
                 f"selector gave {scores}"
             )
             pairs = zip(track.attempts, scores, strict=True)
             track.attempts = [replace(attempt, selector_scores=dict(entry)) for attempt, entry in pairs]
-            track.chosen = self._policy.choose(track.attempts)
+            track.num_scored = len(track.attempts)
+            self._go_on(track)
 
-    def _close(self, track: _Track) -> Outcome | None:
+    def _begin_verdict(self, track: Track) -> None:
+        """The critic sees the stored take, as after an interruption: the takes of a round are not kept."""
+        track.busy = True
+        assert self._read is not None, "checked at construction"
+        index = self._policy.winner(track.attempts)
+        work = partial(self._read, track.attempts[index])
+        self._queue_host(SELECT, "read", track, index, work, partial(self._land_winner, index))
+
+    def _land_winner(self, index: int, track: Track, video: Video, seconds: float) -> None:
+        start = partial(self._critic.start, track.scenario, track.attempts[index].prompt, video)
+        self._queue(CRITIQUE, "critique", track, index, start, partial(self._land_verdict, index))
+
+    def _land_verdict(self, index: int, track: Track, critique: Critique, seconds: float) -> None:
+        take = track.attempts[index]
+        take = replace(take, critique=critique, timings={**take.timings, "critique": seconds})
+        self._sink.judged(track.scenario.id, take)
+        track.attempts[index] = take
+        self._go_on(track)
+
+    def _go_on(self, track: Track) -> None:
+        track.busy = False
+        self._advance(track)
+
+    def _choose(self, track: Track, decision: Stop) -> None:
+        track.stopped = decision.reason
+        track.attempts = [replace(a, selector_scores=self._policy.scores(a)) for a in track.attempts]
+        track.chosen = self._policy.choose(track.attempts)
+
+    def _close(self, track: Track) -> Outcome | None:
         outcome = track.outcome()
         if outcome is not None:
             self._sink.outcome(outcome)
@@ -309,31 +297,41 @@ class Scheduler:
         self,
         lane: str,
         name: str,
-        track: _Track,
+        track: Track,
+        attempt: int,
         start: Callable[[], Job[Any]],
-        land: Callable[[_Track, Any, float], None],
+        land: Callable[[Track, Any, float], None],
     ) -> None:
-        self._queued[lane].append(
-            _Task(lane=lane, name=name, track=track, start=start, land=partial(land, track))
+        task = Task(
+            lane=lane, name=name, track=track, attempt=attempt, start=start, land=partial(land, track)
         )
+        self._queued[lane].append(task)
 
-    def _host_start(self, track: _Track, name: str, work: Callable[[], Any]) -> Callable[[], Job[Any]]:
-        """The start of a host job; its span is recorded where it runs, on the worker's thread."""
-        span = partial(self._recorder.span, ENCODE, track.scenario.id, len(track.attempts), name)
-        return partial(self._host.job, partial(_within, span, work))
+    def _queue_host(
+        self,
+        lane: str,
+        name: str,
+        track: Track,
+        attempt: int,
+        work: Callable[[], Any],
+        land: Callable[[Track, Any, float], None],
+    ) -> None:
+        """A job of the host, on whose thread the lane's stream and the span are entered."""
+        span = partial(self._recorder.span, lane, track.scenario.id, attempt, name)
+        inside = partial(_within, partial(self._on_lane, lane), span, work)
+        self._queue(lane, name, track, attempt, partial(self._host.job, inside), land)
 
-    def _span(self, task: _Task) -> AbstractContextManager[None]:
-        if task.lane == ENCODE:
+    def _span(self, task: Task) -> AbstractContextManager[None]:
+        if task.lane in HOST_LANES:
             return nullcontext()
-        track = task.track
-        return self._recorder.span(task.lane, track.scenario.id, len(track.attempts), task.name)
+        return self._recorder.span(task.lane, task.track.scenario.id, task.attempt, task.name)
 
     def _has_room(self, lane: str) -> bool:
         if not self._overlap:
             return not self._all_active()
         return len(self._active[lane]) < LANE_JOBS[lane]
 
-    def _all_active(self) -> list[_Task]:
+    def _all_active(self) -> list[Task]:
         return [task for tasks in self._active.values() for task in tasks]
 
     def _rest(self) -> None:
@@ -347,7 +345,7 @@ class Scheduler:
             time.sleep(POLL_S)
 
     @contextmanager
-    def _job_boundary(self, track: _Track) -> Iterator[None]:
+    def _job_boundary(self, track: Track) -> Iterator[None]:
         """An error inside costs this scenario only; one that broke the device ends the run."""
         try:
             yield
@@ -362,8 +360,12 @@ class Scheduler:
                 tasks[:] = [task for task in tasks if task.track is not track]
 
 
-def _within(span: Callable[[], AbstractContextManager[None]], work: Callable[[], Any]) -> Any:
-    with span():
+def _within(
+    stream: Callable[[], AbstractContextManager[None]],
+    span: Callable[[], AbstractContextManager[None]],
+    work: Callable[[], Any],
+) -> Any:
+    with stream(), span():
         return work()
 
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 from engine import plugins
 from engine.errors import ConfigError
 from engine.policy import RefinementPolicy
 from engine.protocols import Selector
 from engine.store import RunStore
-from engine.types import Attempt, Outcome, Scenario, Video
+from engine.types import Attempt, Outcome, Scenario, SelectorSettings, Video
 from engine.video import probe, read_frames
 
 SELECTORS = "engine.selectors"
+BUNDLED_NETWORKS = SelectorSettings()
+CACHE_BYTES = 2 << 30  # of decoded takes: a few of 720p, every one of the bundled models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +37,21 @@ class Selection:
     chosen: int
 
 
-def load_selectors(names: Sequence[str]) -> dict[str, Selector]:
+def load_selectors(
+    names: Sequence[str], settings: SelectorSettings = BUNDLED_NETWORKS
+) -> dict[str, Selector]:
     """By name, in the order given; ConfigError for a name that is no selector."""
-    return {name: plugins.load(SELECTORS, name).build() for name in names}
+    found = {name: plugins.load(SELECTORS, name) for name in names}
+    return {name: plugin.build(settings) for name, plugin in found.items()}
 
 
 def reselect(
-    folder: Path, *, by: Sequence[str], attempts: Sequence[int] = (), out: Path | None = None
+    folder: Path,
+    *,
+    by: Sequence[str],
+    attempts: Sequence[int] = (),
+    out: Path | None = None,
+    settings: SelectorSettings = BUNDLED_NETWORKS,
 ) -> list[Selection]:
     """Choose again by the mean rank over the selectors `by`, among the takes `attempts` (none: all).
 
@@ -49,8 +61,7 @@ def reselect(
     """
     if not by:
         raise ConfigError("no selector is named", fix=f"use some of: {', '.join(plugins.names(SELECTORS))}")
-    selectors = load_selectors(by)
-    choose = take_scores(folder, selectors)
+    scorer = TakeScorer(folder, load_selectors(by, settings))
     selections = []
     with RunStore.open(folder, read_only=True) as store:
         outcomes = {key: value for key, value in store.outcomes().items() if value.chosen is not None}
@@ -58,7 +69,7 @@ def reselect(
         for scenario in (scenario for scenario in store.scenarios() if scenario.id in outcomes):
             outcome = outcomes[scenario.id]
             takes = [a for a in outcome.attempts if a.index in attempts] or list(outcome.attempts)
-            scores = choose(scenario, takes)
+            scores = scorer.scores(scenario, takes)
             chosen = takes[_best(takes, scores)]
             assert outcome.chosen is not None, "failed scenarios are left out"
             if out is not None:
@@ -76,21 +87,67 @@ def reselect(
     return selections
 
 
-def take_scores(
-    folder: Path, selectors: Mapping[str, Selector]
-) -> Callable[[Scenario, Sequence[Attempt]], list[dict[str, float]]]:
-    """Selector scores of stored takes. A selector says minus infinity for "no score"; that is left out."""
+class StoredTakes(Sequence[Video]):
+    """The takes of a run folder as selectors see them: decoded when looked at, so that few are in memory.
 
-    def scores(scenario: Scenario, attempts: Sequence[Attempt]) -> list[dict[str, float]]:
-        clips = [probe(folder / attempt.video_path) for attempt in attempts]
-        takes = [Video(frames=read_frames(clip), fps=clip.fps) for clip in clips]
-        columns = {name: selector.score(scenario, takes, attempts) for name, selector in selectors.items()}
+    Decoded takes are kept for the next selector, up to CACHE_BYTES. For one thread.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path], cache: OrderedDict[Path, Video]) -> None:
+        self._folder = folder
+        self._paths = tuple(paths)
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Video]: ...
+
+    def __getitem__(self, index: int | slice) -> Video | Sequence[Video]:
+        if isinstance(index, slice):
+            return StoredTakes(self._folder, self._paths[index], self._cache)
+        path = self._paths[index]
+        if path not in self._cache:
+            clip = probe(self._folder / path)
+            self._cache[path] = Video(frames=read_frames(clip), fps=clip.fps)
+        self._cache.move_to_end(path)
+        take = self._cache[path]
+        while sum(video.frames.nbytes for video in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return take
+
+    def __iter__(self) -> Iterator[Video]:
+        return (self[index] for index in range(len(self)))
+
+
+class TakeScorer:
+    """Selector scores of stored takes, and the takes themselves. For one thread: the select lane's."""
+
+    def __init__(self, folder: Path, selectors: Mapping[str, Selector]) -> None:
+        self._folder = folder
+        self._selectors = selectors
+        self._cache: OrderedDict[Path, Video] = OrderedDict()
+
+    def scores(self, scenario: Scenario, attempts: Sequence[Attempt]) -> list[dict[str, float]]:
+        """By selector, for each attempt. A selector says minus infinity for "no score"; that is left out."""
+        takes = self._takes(attempts)
+        columns = {
+            name: selector.score(scenario, takes, attempts) for name, selector in self._selectors.items()
+        }
         return [
             {name: column[row] for name, column in columns.items() if math.isfinite(column[row])}
             for row in range(len(attempts))
         ]
 
-    return scores
+    def read(self, attempt: Attempt) -> Video:
+        return self._takes([attempt])[0]
+
+    def _takes(self, attempts: Sequence[Attempt]) -> StoredTakes:
+        return StoredTakes(self._folder, [attempt.video_path for attempt in attempts], self._cache)
 
 
 def _best(takes: Sequence[Attempt], scores: Sequence[Mapping[str, float]]) -> int:

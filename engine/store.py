@@ -18,22 +18,17 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from engine.errors import StoreError
+from engine.records import critique_from_dict, plan_reply_from_dict, prompt_from_dict
 from engine.types import (
     Attempt,
     Clip,
-    Critique,
-    Fault,
-    Finding,
     History,
     Outcome,
-    PhysicsPlan,
     PlanReply,
-    Prompt,
     Scenario,
-    Verdict,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE = "run.sqlite"
 
 _SCHEMA = """
@@ -46,11 +41,25 @@ CREATE TABLE plans (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), repl
 CREATE TABLE attempts (
     scenario_id TEXT NOT NULL REFERENCES scenarios (id), number INTEGER NOT NULL, prompt TEXT NOT NULL,
     video_path TEXT NOT NULL, critique TEXT, selector_scores TEXT NOT NULL, timings TEXT NOT NULL,
+    round INTEGER NOT NULL, sample INTEGER NOT NULL,
     PRIMARY KEY (scenario_id, number));
 CREATE TABLE outcomes (
     scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), chosen INTEGER, failure TEXT, stopped TEXT,
     CHECK ((chosen IS NULL) <> (failure IS NULL)));
 CREATE TABLE opened_files (path TEXT PRIMARY KEY);
+"""
+
+_ATTEMPT = "number, prompt, video_path, critique, selector_scores, timings, round, sample"
+_ATTEMPT_1 = "number, prompt, video_path, critique, selector_scores, timings, number, 0"
+"""Of version 1, in which each round had one take."""
+
+_UPGRADE_1 = """
+BEGIN;
+ALTER TABLE attempts ADD COLUMN round INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN sample INTEGER NOT NULL DEFAULT 0;
+UPDATE attempts SET round = number;
+UPDATE meta SET value = '2' WHERE key = 'schema_version';
+COMMIT;
 """
 
 
@@ -61,6 +70,7 @@ class RunStore:
         self.folder = folder
         self._database = database
         self._lock = lock
+        self._attempt_columns = _ATTEMPT
 
     @classmethod
     def create(cls, folder: Path, scenarios: Sequence[Scenario]) -> RunStore:
@@ -102,7 +112,11 @@ class RunStore:
             )
         lock = None if read_only else _take_lock(folder)
         store = cls(folder, _connect(path, read_only=read_only), lock)
-        store._check_version()
+        if store._check_version() == 1:
+            if read_only:
+                store._attempt_columns = _ATTEMPT_1
+            else:
+                store._database.executescript(_UPGRADE_1)
         if not read_only:
             store._check_videos()
         return store
@@ -135,9 +149,22 @@ class RunStore:
             None if attempt.critique is None else _dumps(asdict(attempt.critique)),
             _dumps(attempt.selector_scores),
             _dumps(attempt.timings),
+            attempt.round,
+            attempt.sample,
         )
         with self._database as database:
-            database.execute("INSERT INTO attempts VALUES (?,?,?,?,?,?,?)", row)
+            database.execute(
+                f"INSERT INTO attempts (scenario_id, {_ATTEMPT}) VALUES (?,?,?,?,?,?,?,?,?)", row
+            )
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        """Add the critique to a take that was recorded without one."""
+        assert attempt.critique is not None, f"take {attempt.index} of {scenario_id} was not judged"
+        row = (_dumps(asdict(attempt.critique)), _dumps(attempt.timings), scenario_id, attempt.index)
+        with self._database as database:
+            database.execute(
+                "UPDATE attempts SET critique = ?, timings = ? WHERE scenario_id = ? AND number = ?", row
+            )
 
     def outcome(self, outcome: Outcome) -> None:
         """Copy the chosen take to `chosen/`, then record the outcome and the selectors' scores."""
@@ -152,7 +179,7 @@ class RunStore:
             database.execute("INSERT INTO outcomes VALUES (?,?,?,?)", row)
 
     def opened(self, paths: Iterable[Path]) -> None:
-        """Note dataset files that the run opened: the proof that no reference clip was among them."""
+        """Note files that the run opened: the record by which one sees that no reference was among them."""
         with self._database as database:
             rows = [(str(path),) for path in paths]
             database.executemany("INSERT OR IGNORE INTO opened_files VALUES (?)", rows)
@@ -188,7 +215,8 @@ class RunStore:
 
     def attempts(self, scenario_id: str) -> tuple[Attempt, ...]:
         rows = self._database.execute(
-            "SELECT * FROM attempts WHERE scenario_id = ? ORDER BY number", (scenario_id,)
+            f"SELECT {self._attempt_columns} FROM attempts WHERE scenario_id = ? ORDER BY number",
+            (scenario_id,),
         )
         return tuple(_read_attempt(row) for row in rows)
 
@@ -222,7 +250,7 @@ class RunStore:
         partial.replace(target)
         _flush(target)
 
-    def _check_version(self) -> None:
+    def _check_version(self) -> int:
         try:
             (value,) = self._database.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
         except sqlite3.DatabaseError as error:
@@ -234,6 +262,7 @@ class RunStore:
                 f"{self.folder} has schema version {value}; this retake reads up to version {SCHEMA_VERSION}",
                 fix="use the retake that made this run, or a newer one",
             )
+        return int(value)
 
     def _check_videos(self) -> None:
         rows = self._database.execute("SELECT video_path FROM attempts ORDER BY scenario_id, number")
@@ -243,46 +272,6 @@ class RunStore:
                 f"{self.folder} records {len(missing)} attempt(s) whose video is missing, first {missing[0]}",
                 fix="put the file(s) back, or start a new run with another --out",
             )
-
-
-def plan_reply_from_dict(data: dict[str, Any]) -> PlanReply:
-    return PlanReply(
-        plan=_optional_plan(data["plan"]),
-        raw=data["raw"],
-        num_tokens=data["num_tokens"],
-        seconds=data["seconds"],
-    )
-
-
-def prompt_from_dict(data: dict[str, Any]) -> Prompt:
-    return Prompt(
-        text=data["text"],
-        negative=data["negative"],
-        seed=data["seed"],
-        revision=data["revision"],
-        plan=_optional_plan(data["plan"]),
-    )
-
-
-def critique_from_dict(data: dict[str, Any]) -> Critique:
-    return Critique(
-        verdict=Verdict(data["verdict"]),
-        score=data["score"],
-        seen=tuple(data["seen"]),
-        expected=tuple(data["expected"]),
-        findings=tuple(
-            Finding(t=entry["t"], object=entry["object"], issue=entry["issue"]) for entry in data["findings"]
-        ),
-        fault=Fault(data["fault"]),
-        revised=_optional_plan(data["revised"]),
-        raw=data["raw"],
-        num_tokens=data["num_tokens"],
-        seconds=data["seconds"],
-    )
-
-
-def _optional_plan(data: dict[str, Any] | None) -> PhysicsPlan | None:
-    return None if data is None else PhysicsPlan.from_dict(data)
 
 
 def _dumps(value: object) -> str:
@@ -317,12 +306,14 @@ def _read_scenario(row: tuple[Any, ...]) -> Scenario:
 
 
 def _read_attempt(row: tuple[Any, ...]) -> Attempt:
-    _, number, prompt, video_path, critique, selector_scores, timings = row
+    number, prompt, video_path, critique, selector_scores, timings, round_number, sample = row
     return Attempt(
         index=number,
         prompt=prompt_from_dict(json.loads(prompt)),
         video_path=Path(video_path),
         critique=None if critique is None else critique_from_dict(json.loads(critique)),
+        round=round_number,
+        sample=sample,
         selector_scores=json.loads(selector_scores),
         timings=json.loads(timings),
     )

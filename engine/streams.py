@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LANE_PRIORITY = {"generate": 0, "critique": -1}
+LANE_PRIORITY = {"generate": 0, "critique": -1, "select": 0}
 """Lower is served first: the critic's short kernels must not queue behind whole denoise steps."""
 
 
@@ -68,9 +68,10 @@ def fence(device: torch.device) -> Fence:
 
 
 class LaneStreams:
-    """Called with a lane's name: the context in which that lane launches its work.
+    """Called with a lane's name: the context in which that lane launches its work, on the caller's thread.
 
-    On a GPU each device lane has its own stream; on a CPU, and for the encode lane, the context does nothing.
+    On a GPU each lane with device work has its own stream; on a CPU, and for the encode lane, the context
+    does nothing.
     Lane streams first wait for the stream that was current at construction, on which models were loaded.
     """
 

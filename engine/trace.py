@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-LANES = ("generate", "critique", "encode")
-HOST_LANES = frozenset({"encode"})
+LANES = ("generate", "critique", "encode", "select")
+HOST_LANES = frozenset({"encode", "select"})
 PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 _PENDING_EVENT_PAIRS = 1024
 
@@ -33,7 +33,7 @@ class Span:
     lane: str
     scenario_id: str
     attempt: int
-    name: str  # "plan", "generate", "critique", "encode", "select"
+    name: str  # "plan", "generate", "critique", "encode", "select", "read"
     start_s: float
     end_s: float
 
@@ -48,7 +48,7 @@ class Totals:
 
 
 class HostRecorder:
-    """Spans by the host's clock: right where a step is done when its launch returns (CPU, encode lane)."""
+    """Spans by the host's clock: right where a step is done when its launch returns (CPU, host lanes)."""
 
     def __init__(self, *, origin_s: float = 0.0) -> None:
         """The first span starts at `origin_s`: a resumed run goes on where its earlier trace ends."""
@@ -77,7 +77,7 @@ class HostRecorder:
 
 
 class CudaRecorder:
-    """Device lanes by event pairs on the current stream, the encode lane by the host's clock."""
+    """Device lanes by event pairs on the current stream, host lanes by the host's clock."""
 
     def __init__(self, device: str = "cuda", *, origin_s: float = 0.0) -> None:
         import torch
@@ -229,7 +229,7 @@ def timeline_svg(spans: Sequence[Span], width_px: int) -> str:
     return "".join([*parts, "</svg>"])
 
 
-_OPACITY = {"plan": 0.5, "select": 0.5}
+_OPACITY = {"plan": 0.5, "read": 0.5}
 
 
 def _lanes(spans: Iterable[Span]) -> list[str]:

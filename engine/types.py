@@ -192,8 +192,19 @@ class Attempt:
     prompt: Prompt
     video_path: Path  # relative to the run folder
     critique: Critique | None
+    round: int = 0  # 0 is the brief text, 1 the plan's prompt, then one for each revision
+    sample: int = 0  # place among the takes of its round, which differ in their seed only
     selector_scores: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectorSettings:
+    """What selectors that look through a frozen network need; a folder that is None is the bundled one."""
+
+    vjepa: Path | None = None
+    image_encoder: Path | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

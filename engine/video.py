@@ -8,11 +8,14 @@ Legend: T pixel frames · H, W pixels. Frames are uint8 RGB [T, H, W, 3].
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -21,10 +24,80 @@ from av.video.reformatter import Interpolation
 from engine.errors import VideoError
 from engine.types import Clip, Frames, VideoSpec
 
+OPEN_EVENT: Final = "retake.video.open"
+"""The audit event of every video file that is read; its argument is the path."""
+
 _REPLACE = "replace the file with a complete one (copy or download it again)"
 _BT601 = (
     6  # AVCOL_SPC_SMPTE170M: written into the header, because players guess BT.709 for untagged large clips
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a file says of itself. 0 stands for a number that it does not state."""
+
+    path: Path
+    container: str  # as FFmpeg names it: "mov,mp4,m4a,3gp,3g2,mj2"
+    codec: str
+    pixel_format: str
+    fps: float  # average
+    base_fps: float  # the lowest at which every timestamp falls on a frame
+    num_frames: int
+    width: int
+    height: int
+    container_s: float
+    num_streams: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """When each frame that a player shows is on screen, from the first one on, in seconds."""
+
+    times_s: tuple[float, ...]
+    seconds: float
+    upright: bool  # no rotation tag
+
+
+def read_header(path: Path) -> Header:
+    """The header alone, quick whatever the length; for truncation see `probe`. Raises VideoError."""
+    with _opened(path) as (container, stream):
+        return Header(
+            path=path,
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            pixel_format=stream.codec_context.pix_fmt or "",
+            fps=float(stream.average_rate or 0),
+            base_fps=float(stream.base_rate or 0),
+            num_frames=stream.frames,
+            width=stream.width,
+            height=stream.height,
+            container_s=(container.duration or 0) / av.time_base,
+            num_streams=len(container.streams),
+        )
+
+
+def read_timeline(path: Path) -> Timeline:
+    """Presentation times from the packets; decodes one frame. Raises VideoError as `probe` does."""
+    clip = probe(path)
+    starts: list[float] = []
+    end_s = 0.0
+    upright = True
+    with _opened(path) as (container, stream):
+        for packet in container.demux(stream):
+            if packet.size == 0 or packet.is_discard or packet.pts is None:
+                continue  # is_discard: before the start of a clip that was cut without re-encoding
+            starts.append(float(packet.pts * packet.time_base))
+            end_s = max(end_s, starts[-1] + float((packet.duration or 0) * packet.time_base))
+    if not starts:
+        raise VideoError(f"{path} has no timestamps", fix="write it again with a constant frame rate")
+    with _opened(path) as (container, stream):
+        upright = int(next(container.decode(stream)).rotation) % 360 == 0
+    first_s = min(starts)
+    times_s = tuple(sorted(start_s - first_s for start_s in starts))
+    return Timeline(
+        times_s=times_s, seconds=max(end_s - first_s, times_s[-1] + 1 / clip.fps), upright=upright
+    )
 
 
 def probe(path: Path) -> Clip:
@@ -80,16 +153,30 @@ def read_frames(
     aspect ratio is not kept. Raises VideoError as `probe` does, and when fewer frames decode than announced.
     """
     clip = clip if isinstance(clip, Clip) else probe(clip)
+    frames = list(stream_frames(clip, width=width, height=height, indices=indices))
+    assert indices is None or len(frames) == len(set(indices)), f"indices {sorted(indices)}"
+    return (
+        np.stack(frames) if frames else np.zeros((0, height or clip.height, width or clip.width, 3), np.uint8)
+    )
+
+
+def stream_frames(
+    clip: Clip,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    indices: Collection[int] | None = None,
+) -> Iterator[Frames]:
+    """As `read_frames`, one frame [H, W, 3] at a time; a clip that is cut short raises at its end."""
     assert (width is None) == (height is None), f"give both width and height, got {width} and {height}"
     keep = None if indices is None else frozenset(indices)
     size = (width or clip.width, height or clip.height)
-    frames: list[Frames] = []
     decoded = 0
     with _opened(clip.path) as (container, stream):
         stream.thread_type = "AUTO"
         for frame in container.decode(stream):
             if keep is None or decoded in keep:
-                frames.append(_to_rgb(frame, *size))
+                yield _to_rgb(frame, *size)
             decoded += 1
     if decoded != clip.num_frames:
         raise VideoError(
@@ -97,8 +184,6 @@ def read_frames(
             f"its header announces {clip.num_frames}",
             fix=_REPLACE,
         )
-    assert keep is None or len(frames) == len(keep), f"indices {sorted(keep or ())} of {decoded} frames"
-    return np.stack(frames) if frames else np.zeros((0, size[1], size[0], 3), np.uint8)
 
 
 def read_prefix(clip: Clip, spec: VideoSpec) -> Frames:
@@ -145,25 +230,44 @@ def write_mp4(path: Path, frames: Frames, fps: float, *, crf: int = 14) -> None:
     assert frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8, (
         f"{frames.shape} {frames.dtype}"
     )
-    num_frames, height, width, _ = frames.shape
-    assert num_frames >= 1 and height % 2 == 0 and width % 2 == 0, (
-        f"H.264 4:2:0 needs even sizes: {frames.shape}"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": str(crf), "preset": "medium"}
-            stream.codec_context.colorspace = _BT601
-            for rgb in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-                container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=_BT601)))
-            container.mux(stream.encode(None))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    encode_mp4(path, frames, fps, crf=crf)
+
+
+def encode_mp4(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 14) -> None:
+    """As `write_mp4`, from single frames uint8 RGB [H, W, 3], at least one; it holds one at a time."""
+    stream_of = iter(frames)
+    first = next(stream_of, None)
+    assert first is not None, "no frames to write"
+    height, width, _ = first.shape
+    assert height % 2 == 0 and width % 2 == 0, f"H.264 4:2:0 needs even sizes: {first.shape}"
+    with _whole_mp4(path) as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # x264's macroblock tree reads memory that it never wrote where the width is no multiple of 128: equal
+        # frames gave unequal files, and whatever looks at a stored take would depend on chance.
+        stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
+        stream.codec_context.colorspace = _BT601
+        for rgb in chain((first,), stream_of):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=_BT601)))
+        container.mux(stream.encode(None))
+
+
+def remux_mp4(source: Path, path: Path, fps: float) -> None:
+    """Copy the packets of the first video stream into an mp4 of its own: no frame is decoded. Atomic.
+
+    `source` has one frame every 1 / `fps`; times are written anew from that, as some containers round them
+    to milliseconds and leave decoding times out. Raises VideoError.
+    """
+    with _whole_mp4(path) as target, _opened(source) as (container, stream):
+        copy = target.add_stream_from_template(stream)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        shown = [round(packet.pts * packet.time_base * Fraction(fps)) for packet in packets]
+        delay = max(place - index for place, index in zip(sorted(shown), shown, strict=True))
+        for packet, index, place in zip(packets, shown, sorted(shown), strict=True):
+            packet.stream, packet.time_base = copy, 1 / Fraction(fps).limit_denominator(1001)
+            packet.pts, packet.dts, packet.duration = index, place - delay, 1
+            target.mux(packet)
 
 
 def sample_indices(num_frames: int, n: int) -> list[int]:
@@ -184,12 +288,31 @@ def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[in
 
 
 @contextmanager
+def _whole_mp4(path: Path) -> Iterator[Any]:
+    """A container that appears under `path` when the block is done, and not at all when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            yield container
+        partial.replace(path)
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path} cannot be written: {error.strerror}", fix="check the space and the rights of its folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Container and first video stream; every PyAV failure inside the block becomes a VideoError."""
     if not path.is_file():
         raise VideoError(
             f"{path} does not exist or is not a file", fix="check the path or copy the clip there"
         )
+    # PyAV opens files natively, which no audit hook sees unless it is said; see `engine.boundary`.
+    sys.audit(OPEN_EVENT, str(path))
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:

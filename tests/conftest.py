@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "a checkout of the Physics-IQ repository, for the slow test of equality with it"
+    parser.addoption("--official", metavar="DIR", help=help_text)
+    parser.addoption("--official-python", metavar="PYTHON", default=sys.executable, help="runs that checkout")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -123,6 +123,7 @@ def make_attempt(run: Path, scenario: Scenario, index: int, score: float | None,
         prompt=Prompt(text=text, negative="blurry", seed=7, revision=index, plan=plan),
         video_path=path,
         critique=make_critique(score, accept=score is not None and score >= 85, raw=raw),
+        round=index,
         selector_scores={"critic_score": score or 0.0, "consensus": 0.4 + 0.1 * index},
         timings={"generate": 6.2 + index / 10, "encode": 0.11, "critique": 1.07},
     )

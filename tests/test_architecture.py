@@ -27,12 +27,16 @@ ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
     "engine.types": (),
     "engine.errors": (),
     "engine.protocols": ("engine.types", "engine.errors"),
-    "engine.scheduler": BASE,
+    "engine.scheduler": (*BASE, "engine.tracks"),
     "engine.memory": BASE,
-    "engine.store": BASE,
-    "engine.policy": (*BASE, "engine.prompting"),
+    "engine.store": (*BASE, "engine.records"),
+    "engine.policy": (*BASE, "engine.prompting", "engine.ranking"),
+    "engine.ranking": (),
     "engine.config": (*BASE, "engine.plugins"),
     "engine.datasets": (*BASE, "engine.video"),
+    "engine.dataset_clips": (*BASE, "engine.video"),
+    "engine.dataset_check": (*BASE, "engine.datasets", "engine.dataset_clips", "engine.video"),
+    "engine.submission": (*BASE, "engine.config", "engine.datasets", "engine.store", "engine.video"),
     "engine.denoise": (*BASE, "kernels"),
     "engine.quant": (*BASE, "kernels"),
     "engine.generators": (
@@ -52,30 +56,41 @@ ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
         "engine.quant",
         "kernels.dispatch",
     ),
-    "engine.selectors": (*BASE, "engine.video", "engine.motion", "engine.streams"),
+    "engine.selectors": (*BASE, "engine.video", "engine.motion", "engine.ranking", "engine.streams"),
+    "engine.boundary": (*BASE, "engine.video"),
     "engine.charts": BASE,
     "engine.report": (
         *BASE,
         "engine.charts",
         "engine.report_page",
+        "engine.report_scores",
         "engine.store",
         "engine.trace",
         "engine.video",
     ),
-    "engine.report_page": (*BASE, "engine.charts", "engine.policy", "engine.trace", "engine.video"),
+    "engine.report_page": (
+        *BASE,
+        "engine.charts",
+        "engine.policy",
+        "engine.report_scores",
+        "engine.trace",
+        "engine.video",
+    ),
+    "engine.report_scores": (*BASE, "engine.charts"),
     "engine.models": (*BASE, "engine.config", "engine.plugins"),
     "engine.selection": (*BASE, "engine.plugins", "engine.policy", "engine.store", "engine.video"),
     "engine.doctor": (*BASE, "engine.config", "engine.models", "engine.plugins", "engine.manifest"),
     "engine.estimate": (*BASE, "engine.config", "engine.memory", "engine.models", "engine.video"),
     "engine.demo": ("engine",),
     "engine.build": ("engine", "kernels"),
-    "engine.cli": ("engine", "kernels"),
+    "engine.cli": ("engine.commands", "engine.plugins"),
+    "engine.commands": ("engine", "kernels"),
     "kernels": (),
     "export": ("engine.types", "engine.errors", "engine.quant", "kernels"),
     "bench": ("engine", "kernels"),
 }
 # The truth of the simulated scenes is for training and measuring: no module of the loop may reach it.
-MAY_IMPORT_DEMO = ("engine.demo", "engine.build", "engine.cli", "bench")
+MAY_IMPORT_DEMO = ("engine.demo", "engine.build", "engine.commands", "bench")
 
 Modules = dict[str, ast.Module]
 
@@ -158,7 +173,9 @@ def functions_too_long(module: str, tree: ast.Module) -> list[str]:
     for node in functions(tree):
         assert node.end_lineno is not None
         is_kernel = any(ast.unparse(d).startswith(("triton.jit", "jit")) for d in node.decorator_list)
-        num_lines = node.end_lineno - node.lineno + 1
+        # the signature of a command is its table of options, and the docstring its --help
+        first = node.body[1:2] or node.body if in_package(module, "engine.commands") else [node]
+        num_lines = node.end_lineno - first[0].lineno + 1
         if num_lines > (MAX_TRITON_KERNEL_LINES if is_kernel else MAX_FUNCTION_LINES):
             found.append(f"{node.name} has {num_lines} lines")
     return found
@@ -178,7 +195,11 @@ def environment_reads(module: str, tree: ast.Module) -> list[str]:
 
 
 def prints(module: str, tree: ast.Module) -> list[str]:
-    if module == "engine.cli" or in_package(module, "bench") or module.startswith("engine.demo.train"):
+    if (
+        in_package(module, "engine.commands")
+        or in_package(module, "bench")
+        or module.startswith("engine.demo.train")
+    ):
         return []
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [
@@ -343,7 +364,7 @@ def test_rule_sees_a_violation(
     ("rule", "module", "source"),
     [
         (environment_reads, "engine.config", "import os\nos.environ['A']"),
-        (prints, "engine.cli", "print(1)"),
+        (prints, "engine.commands.loop", "print(1)"),
         (prints, "bench.suites.physics_iq", "print(1)"),
         (prints, "engine.demo.train_critic", "print(1)"),
         (prints, "engine.demo.training", "print(1)"),

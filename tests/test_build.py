@@ -48,7 +48,12 @@ def conditioning(dataset: Path) -> list[Path]:
 def facts(outcomes: dict[str, Outcome]) -> dict[str, object]:
     """What must not depend on order or interruption: everything but the clock."""
     return {
-        key: (o.chosen, o.failure, o.stopped, [(a.index, a.prompt, a.selector_scores) for a in o.attempts])
+        key: (
+            o.chosen,
+            o.failure,
+            o.stopped,
+            [(a.index, a.round, a.sample, a.prompt, a.critique, a.selector_scores) for a in o.attempts],
+        )
         for key, o in outcomes.items()
     }
 
@@ -70,7 +75,8 @@ def test_real_small_models_run_end_to_end(folders: Folders, tmp_path: Path) -> N
     assert {span.lane for span in read_trace(out / "trace.json")} == {"generate", "critique", "encode"}
     assert read_config(out) == folders.config(out)
     with RunStore.open(out, read_only=True) as store:
-        assert {path.name for path in store.opened_files()} == {p.name for p in conditioning(folders.dataset)}
+        table = next(folders.dataset.rglob("descriptions.csv"))
+        assert set(store.opened_files()) == {table, *conditioning(folders.dataset)}
 
 
 def test_overlap_interruption_and_resumption_change_nothing(
@@ -92,6 +98,41 @@ def test_overlap_interruption_and_resumption_change_nothing(
     assert not set(cut.attempts) & set(rest.attempts)
     assert len(cut.attempts) + len(rest.attempts) == 6
     assert len(read_trace(tmp_path / "cut" / "trace.json")) > num_spans
+
+
+BEST_OF_THREE: dict[str, object] = {
+    "loop.loops": 1,
+    "loop.samples": 3,
+    "loop.selectors": ["consensus", "critic_score"],
+}
+
+
+def test_best_of_three_is_the_same_serial_and_interrupted(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    with build_run(folders.config(tmp_path / "whole", settings=BEST_OF_THREE)) as run:
+        whole = run.execute(Silent())
+    for outcome in whole.values():
+        assert [(a.round, a.sample) for a in outcome.attempts] == [(r, s) for r in range(2) for s in range(3)]
+        judged = [a.index for a in outcome.attempts if a.critique is not None]
+        assert len(judged) == 2 and outcome.chosen in judged
+        assert all("consensus" in a.selector_scores for a in outcome.attempts)
+        assert ["critic_score" in a.selector_scores for a in outcome.attempts] == [
+            a.critique is not None for a in outcome.attempts
+        ]
+    spans = read_trace(tmp_path / "whole" / "trace.json")
+    assert {span.lane for span in spans} == {"generate", "critique", "encode", "select"}
+    serial = BEST_OF_THREE | {"schedule.overlap": False}
+    with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
+        assert facts(run.execute(Silent())) == facts(whole)
+    cut, rest = Silent(interrupt=5), Silent()
+    config = folders.config(tmp_path / "cut", settings=BEST_OF_THREE)
+    with build_run(config) as run, pytest.raises(KeyboardInterrupt):
+        run.execute(cut)
+    with resume_run(tmp_path / "cut") as run:
+        assert facts(run.execute(rest)) == facts(whole)
+    assert len(cut.attempts) + len(rest.attempts) == 12 and not set(cut.attempts) & set(rest.attempts)
 
 
 def test_a_finished_run_resumes_without_loading(
@@ -245,6 +286,9 @@ def test_needs(folders: Folders, tmp_path: Path) -> None:
     assert needs.time.generate_s > 0
     assert needs.time.critique_s > 0
     assert plan_run(folders.config(tmp_path / "run"), timed=False).time is None
+    best = plan_run(folders.config(tmp_path / "run", settings=BEST_OF_THREE), timed=True).time
+    assert best is not None
+    assert (best.takes_per_scenario, best.critiques_per_scenario) == (6, 2)
     assert not (tmp_path / "run").exists()
 
 

@@ -95,11 +95,12 @@ def test_resume_report_and_score(finished: Path, folders: Folders, tmp_path: Pat
     assert "2 of 2 scenarios done" in call("resume", finished).output
     (finished / "report.html").unlink()
     assert "report.html" in call("report", finished).output
-    call("score", finished, "--all-attempts", "--csv", tmp_path / "scores.csv")
+    call("score", finished, "--all-attempts", "--no-cache", "--csv", tmp_path / "scores.csv")
     assert (finished / "scores.json").is_file()
     assert (tmp_path / "scores.csv").is_file()
     json_file = tmp_path / "plain.json"
-    call("score", finished / "chosen", "--dataset", folders.dataset, "--json", json_file)
+    cache = ("--cache", tmp_path / "cache")
+    call("score", finished / "chosen", "--dataset", folders.dataset, "--json", json_file, *cache)
     assert json_file.is_file()
     call("score", tmp_path, "--dataset", folders.dataset, status=1)
     assert "--dataset" in call("score", tmp_path, status=2).output

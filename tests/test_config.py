@@ -18,6 +18,8 @@ from engine.config import (
     LoopConfig,
     RunConfig,
     ScheduleConfig,
+    SelectorsConfig,
+    cache_folder,
     load_config,
     num_threads,
     offline,
@@ -55,7 +57,7 @@ def test_defaults_agree_with_the_policy() -> None:
     from engine.policy import RefinementPolicy
 
     policy = {entry.name: entry.default for entry in dataclasses.fields(RefinementPolicy)}
-    for name in ("loops", "patience", "distance_threshold", "only_incomplete"):
+    for name in ("loops", "samples", "selectors", "patience", "distance_threshold", "only_incomplete"):
         assert getattr(LoopConfig(), name) == policy[name], name
 
 
@@ -64,6 +66,14 @@ def test_paths_become_absolute_and_demo_stays_a_name() -> None:
     assert config.dataset == Path.cwd() / "scenes"
     assert config.generator.name == str(Path.cwd() / "models/wan")
     assert config.critic.name == "demo"
+
+
+def test_networks_of_the_selectors() -> None:
+    given = load_config(None, MINIMAL | {"selectors.vjepa": "models/vjepa"}).selectors
+    assert (given.vjepa, given.image_encoder) == (str(Path.cwd() / "models/vjepa"), "")
+    on_gpu = given.on("cuda")
+    assert (on_gpu.vjepa, on_gpu.image_encoder, on_gpu.device) == (Path(given.vjepa), None, "cuda")
+    assert dataclasses.replace(given, device="cpu").on("cuda").device == "cpu"
 
 
 def test_command_line_wins_over_file_and_none_means_not_given(tmp_path: Path) -> None:
@@ -215,5 +225,15 @@ def test_the_readme_shows_the_defaults() -> None:
         generator=GeneratorConfig(**shown["generator"]),
         critic=CriticConfig(**shown["critic"]),
         loop=LoopConfig(**shown["loop"] | {"selectors": tuple(shown["loop"]["selectors"])}),
+        selectors=SelectorsConfig(**shown["selectors"]),
         schedule=ScheduleConfig(**shown["schedule"]),
     )
+
+
+def test_cache_folder_follows_the_desktop_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "retake"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for ignored in ("", "relative/path"):  # the rule: a path that is not absolute is ignored
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert cache_folder() == tmp_path / ".cache" / "retake"

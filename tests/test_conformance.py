@@ -14,7 +14,7 @@ ENTRY_POINTS = {
     "engine.datasets": ("open_dataset", {"root"}),
     "engine.generators": ("load", {"folder", "device", "dtype"}),
     "engine.critics": ("load", {"folder", "device", "dtype", "quantization"}),
-    "engine.selectors": ("build", set()),
+    "engine.selectors": ("build", {"settings"}),
 }
 PLUGINS = [(package, name) for package in ENTRY_POINTS for name in plugins.names(package)]
 

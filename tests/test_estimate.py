@@ -57,7 +57,13 @@ def test_a_finished_job_takes_no_time(turned: list[float]) -> None:
 
 def made(*, overlap: bool) -> TimeEstimate:
     return TimeEstimate(
-        num_scenarios=10, takes_per_scenario=5, overlap=overlap, generate_s=20.0, plan_s=10.0, critique_s=8.0
+        num_scenarios=10,
+        takes_per_scenario=5,
+        critiques_per_scenario=5,
+        overlap=overlap,
+        generate_s=20.0,
+        plan_s=10.0,
+        critique_s=8.0,
     )
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from scored_clips import VIEWS, make_dataset, square_takes, submit
 from sliding import SlidingSquare
 
 from bench.suites import physics_iq
 from bench.suites.official_csv import csv_text
-from bench.suites.physics_iq import main, report, score_folder
+from bench.suites.physics_iq import main, score_folder
+from bench.suites.score_document import report
 from bench.suites.view_metrics import (
     Case,
     CaseMetrics,
@@ -26,13 +30,9 @@ from bench.suites.view_metrics import (
     score_frames,
     verified_score,
 )
-from engine.datasets.physics_iq import read_descriptions
-from engine.demo.layout import write_dataset
 from engine.errors import ScorerError
-from engine.types import Frames
+from engine.motion import write_masks
 from engine.video import write_mp4
-
-VIEWS = ("perspective-left", "perspective-right")
 
 
 def clip(level: int, masks: np.ndarray) -> ReducedClip:
@@ -128,36 +128,16 @@ def test_frames_in_memory() -> None:
     takes = [SlidingSquare(0).render(take, "center")[24:] for take in (1, 2)]
     noise = np.random.default_rng(0).integers(0, 256, takes[0].shape, dtype=np.uint8)
     frozen = np.repeat(takes[0][:1], 40, axis=0)
-    assert score_frames(*takes, takes[0]).score == pytest.approx(100.0, abs=1e-3)
-    assert score_frames(*takes, noise).score < 20.0
-    still = score_frames(*takes, frozen)
+    assert score_frames(takes[0], takes[1], takes[0]).score == pytest.approx(100.0, abs=1e-3)
+    assert score_frames(takes[0], takes[1], noise).score < 20.0
+    still = score_frames(takes[0], takes[1], frozen)
     assert (still.spatial, still.weighted_spatial) == (0.0, 0.0)
     assert still.score < 20.0
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("scenes")
-    write_dataset(out, [SlidingSquare(0), SlidingSquare(1, category="Optics")], views=VIEWS)
-    return out
-
-
-def submit(dataset: Path, folder: Path, *, take: int = 1) -> dict[str, Path]:
-    """The real clips of `take` as a submission; by scenario id."""
-    folder.mkdir(parents=True)
-    rows = read_descriptions(dataset)
-    testing = dataset / "physics-IQ-benchmark" / "split-videos" / "testing" / "8FPS"
-    second = {(row.view, row.scene): row for row in rows if row.take == f"take-{take}"}
-    paths = {}
-    for row in (row for row in rows if row.take == "take-1"):
-        source = testing / second[(row.view, row.scene)].file_name("testing-videos", 8)
-        paths[row.scenario_id] = folder / row.output_name
-        shutil.copyfile(source, paths[row.scenario_id])
-    return paths
-
-
-def square_takes(take: int, view: str, number: int = 0) -> Frames:
-    return SlidingSquare(number).render(take, view)[24:]
+    return make_dataset(tmp_path_factory.mktemp("scenes"))
 
 
 def test_both_takes_score_about_100(dataset: Path, tmp_path: Path) -> None:
@@ -189,22 +169,6 @@ def test_processes_give_the_same_result(dataset: Path, tmp_path: Path) -> None:
     assert scores[0] == scores[1]
 
 
-def test_missing_damaged_and_strange_clips_are_unscored(dataset: Path, tmp_path: Path) -> None:
-    paths = submit(dataset, tmp_path / "clips")
-    paths["0001_perspective-left"].unlink()
-    damaged = paths["0002_perspective-right"]
-    damaged.write_bytes(damaged.read_bytes()[:900])
-    write_mp4(paths["0003_perspective-left"], square_takes(1, "left")[:30], 8.0)
-    write_mp4(tmp_path / "clips" / "holiday.mp4", square_takes(1, "left"), 8.0)
-    scores = score_folder(tmp_path / "clips", dataset, jobs=1)
-    assert [entry.scenario_id for entry in scores.cases] == ["0004_perspective-right"]
-    reasons = {entry.scenario_id: entry.reason for entry in scores.unscored}
-    assert "no file 0001_perspective-left_trimmed" in reasons["0001_perspective-left"]
-    assert "readable" in reasons["0002_perspective-right"]
-    assert "30 frames" in reasons["0003_perspective-left"]
-    assert "not a generated_video_name" in reasons["holiday"]
-
-
 def test_another_frame_rate_or_nothing_is_refused(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScorerError, match="no readable clip"):
@@ -232,7 +196,7 @@ def test_command_scores_a_run_with_all_attempts(dataset: Path, tmp_path: Path) -
     takes.mkdir(parents=True)
     write_mp4(takes / "attempt-0.mp4", np.repeat(square_takes(1, "left")[:1], 40, axis=0), 8.0)
     shutil.copyfile(paths["0001_perspective-left"], takes / "attempt-1.mp4")
-    arguments = [str(run), "--dataset", str(dataset), "--all-attempts", "--jobs", "1"]
+    arguments = [str(run), "--dataset", str(dataset), "--all-attempts", "--jobs", "1", "--no-cache"]
     assert main([*arguments, "--csv", str(tmp_path / "scores.csv")]) == 0
     document = json.loads((run / "scores.json").read_text())
     first, second = document["attempts"]
@@ -248,12 +212,95 @@ def test_command_scores_a_run_with_all_attempts(dataset: Path, tmp_path: Path) -
 def test_command_fails_where_nothing_can_be_scored(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path), "--dataset", str(dataset)]) == 1
-    assert "fix:" in capsys.readouterr().out
+    assert main([str(tmp_path), "--dataset", str(dataset), "--no-cache"]) == 1
+    assert "fix:" in capsys.readouterr().err
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_command_refuses_an_incomplete_folder_unless_told(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = submit(dataset, tmp_path / "clips")
+    paths["0002_perspective-right"].unlink()
+    target = tmp_path / "scores.json"
+    arguments = [str(tmp_path / "clips"), "--dataset", str(dataset), "--no-cache", "--json", str(target)]
+    assert main(arguments) == 1
+    assert "1 of 4 cases cannot be scored\n  0002_perspective-right: no file" in capsys.readouterr().err
+    assert not target.exists()
+    assert main([*arguments, "--allow-incomplete"]) == 0
+    document = json.loads(target.read_text())
+    assert document["complete"] is False and document["num_cases"] == 3 and document["num_expected"] == 4
+    assert [entry["scenario_id"] for entry in document["unscored"]] == ["0002_perspective-right"]
+
+
+def test_command_refuses_what_turns_out_bad_only_when_decoded(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(dataset, root)
+    masks = root / "physics-IQ-benchmark" / "video-masks" / "real" / "8FPS"
+    write_masks(next(masks.glob("0003_*")), [np.zeros((32, 32), np.uint8)] * 40, 8.0)
+    submit(dataset, tmp_path / "clips")
+    target = tmp_path / "scores.json"
+    arguments = [str(tmp_path / "clips"), "--dataset", str(root), "--no-cache", "--json", str(target)]
+    assert main([*arguments, "--jobs", "1"]) == 1
+    assert "masks of 32x32 pixels, the clip they belong to 64x64" in capsys.readouterr().err
+    assert not target.exists()
+    assert main([*arguments, "--jobs", "2", "--allow-incomplete"]) == 0
+    assert json.loads(target.read_text())["num_cases"] == 3
+
+
+def test_command_refuses_a_target_that_cannot_be_written(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit(dataset, tmp_path / "clips")
+    target = tmp_path / "absent" / "scores.csv"
+    arguments = [str(tmp_path / "clips"), "--dataset", str(dataset), "--no-cache", "--csv", str(target)]
+    assert main(arguments) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_document_says_what_was_compared(dataset: Path, tmp_path: Path) -> None:
+    paths = submit(dataset, tmp_path / "clips", take=2)
+    document = report(score_folder(tmp_path / "clips", dataset, jobs=1))
+    assert document["complete"] is True
+    assert document["dataset"]["tree"] == "physics-IQ-benchmark" and document["dataset"]["num_cases"] == 4
+    assert document["versions"]["opencv"] == cv2.__version__
+    assert document["by_scenario"].keys() == {"trimmed-sliding-square-0", "trimmed-sliding-square-1"}
+    assert document["groups"]["trimmed-sliding-square-1"]["num_cases"] == 2
+    assert document["official"]["final_score_origround"] == document["physics_iq"]
+    assert document["official"]["final_score_view"] * 100 == pytest.approx(document["physics_iq_verified"])
+    assert document["cases"][0]["means"]["found"]["num_frames"] == 40
+    shutil.copyfile(paths["0001_perspective-left"], paths["0002_perspective-right"])
+    again = report(score_folder(tmp_path / "clips", dataset, jobs=1))
+    assert again["dataset"] == document["dataset"]  # of the real clips, whatever was compared with them
+    assert again["physics_iq_verified"] != document["physics_iq_verified"]
+
+
+def test_both_trees_are_read_alike_and_never_mixed(dataset: Path, tmp_path: Path) -> None:
+    root, tree = tmp_path / "root", dataset / "physics-IQ-benchmark"
+    root.mkdir()
+    (root / "physics-IQ-benchmark-verified").symlink_to(tree)
+    submit(dataset, tmp_path / "clips")
+    scores = [score_folder(tmp_path / "clips", place, jobs=1) for place in (root, tree)]
+    assert scores[0].cases == scores[1].cases and scores[0].revision == scores[1].revision
+    (root / "physics-IQ-benchmark").symlink_to(tree)
+    with pytest.raises(ScorerError, match="holds physics-IQ-benchmark and physics-IQ-benchmark-verified"):
+        score_folder(tmp_path / "clips", root)
+
+
+def test_user_files_stay_as_they_are(dataset: Path, tmp_path: Path) -> None:
+    paths = submit(dataset, tmp_path / "clips")
+    (tmp_path / "clips" / "notes.txt").write_text("mine")
+    before = {path: path.stat() for path in (tmp_path / "clips").iterdir()}
+    assert len(before) == len(paths) + 1
+    score_folder(tmp_path / "clips", dataset, jobs=1, cache=tmp_path / "cache")
+    after = {path: path.stat() for path in (tmp_path / "clips").iterdir()}
+    assert after.keys() == before.keys()
+    assert all(after[path].st_ctime_ns == stat.st_ctime_ns for path, stat in before.items())
 
 
 def test_the_engine_does_not_import_the_scorer() -> None:
     engine = Path(physics_iq.__file__).parents[2] / "engine"
     for path in engine.rglob("*.py"):
-        assert "import bench" not in path.read_text() and "from bench" not in path.read_text(), path
+        assert not re.search(r"^\s*(import|from) bench\b", path.read_text(), re.MULTILINE), path

@@ -75,7 +75,8 @@ UNREADABLE = critique(Verdict.UNREADABLE, None, Fault.NONE)
 
 
 def take(index: int, prompt: Prompt, verdict: Critique | None) -> Attempt:
-    return Attempt(index=index, prompt=prompt, video_path=Path(f"attempt-{index}.mp4"), critique=verdict)
+    path = Path(f"attempt-{index}.mp4")
+    return Attempt(index=index, prompt=prompt, video_path=path, critique=verdict, round=index)
 
 
 def play(
@@ -219,6 +220,125 @@ def test_selectors_break_ties_by_mean_rank() -> None:
     assert POLICY.choose(attempts) == 2  # mean ranks 1.0, 1.5, 0.5
     partly = [*attempts[:2], replace(attempts[2], selector_scores={"a": 3.0})]
     assert POLICY.choose(partly) == 0  # scored by one of two selectors only: counts as not scored
+
+
+def made(
+    index: int, scores: dict[str, float], verdict: Critique | None = None, *, samples: int = 1
+) -> Attempt:
+    prompt = replace(POLICY.first(SCENARIO), text=f"text {index // samples}", plan=plan())
+    bare = replace(take(index, prompt, verdict), round=index // samples, sample=index % samples)
+    return replace(bare, selector_scores=scores)
+
+
+LOOKING = replace(POLICY, selectors=("a", "b"))
+JUDGED = replace(POLICY, selectors=("a", "critic_score"), samples=2)
+
+
+def test_samples_of_a_round_share_its_text_and_not_its_seed() -> None:
+    policy = replace(POLICY, samples=3)
+    attempts: list[Attempt] = []
+    while (prompt := policy.sample(SCENARIO, attempts)) is not None:
+        bare = take(len(attempts), prompt, critique())
+        attempts.append(replace(bare, round=0, sample=len(attempts)))
+    seeds = [a.prompt.seed for a in attempts]
+    assert len(set(seeds)) == 3 and seeds[0] == POLICY.first(SCENARIO).seed
+    assert len({a.prompt.text for a in attempts}) == 1
+    second = policy.next(SCENARIO, reply(plan()), attempts)
+    assert isinstance(second, Prompt) and second.plan == plan() and second.seed == seeds[0]
+    later = [replace(take(3, second, critique()), round=1, sample=0)]
+    while (prompt := policy.sample(SCENARIO, [*attempts, *later])) is not None:
+        later.append(replace(take(3 + len(later), prompt, critique()), round=1, sample=len(later)))
+    assert [a.prompt.seed for a in later] == seeds  # brief text and plan are compared on the same seeds
+    assert {a.prompt.text for a in later} == {second.text}
+
+
+def test_later_rounds_have_seeds_of_their_own() -> None:
+    third = replace(take(4, replace(POLICY.first(SCENARIO), seed=11), critique()), round=2, sample=0)
+    prompt = replace(POLICY, samples=2).sample(SCENARIO, [third])
+    assert prompt is not None and prompt.seed == scenario_seed("7/1", SCENARIO.id) + 2
+
+
+def test_one_sample_is_always_a_full_round() -> None:
+    attempts = [take(0, POLICY.first(SCENARIO), critique())]
+    assert POLICY.sample(SCENARIO, []) == POLICY.first(SCENARIO)
+    assert POLICY.sample(SCENARIO, attempts) is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "selectors", "every"),
+    [
+        (1, ("critic_score",), True),
+        (1, ("a", "critic_score"), True),
+        (4, ("critic_score",), True),
+        (4, ("a", "critic_score"), False),
+        (4, ("a",), False),
+    ],
+)
+def test_who_is_judged(samples: int, selectors: tuple[str, ...], every: bool) -> None:
+    assert replace(POLICY, samples=samples, selectors=selectors).judges_every_take is every
+
+
+@pytest.mark.parametrize(
+    ("scores", "winner"),
+    [
+        ([{"a": 1.0, "b": 9.0}, {"a": 2.0, "b": 8.0}, {"a": 3.0, "b": 8.5}], 2),
+        ([{"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 1.0}], 0),  # of equals the earlier
+        ([{"a": 9.0}, {"a": 2.0, "b": 8.0}, {"a": 1.0, "b": 8.5}], 1),  # the first lacks a score
+        ([{}, {}, {}], 0),
+    ],
+)
+def test_winner_of_a_round(scores: list[dict[str, float]], winner: int) -> None:
+    policy = replace(LOOKING, samples=3)
+    best = {"a": 99.0, "b": 99.0}  # of an earlier round: it does not compete
+    attempts = [made(i, best if i == 0 else {}, samples=3) for i in range(3)]
+    attempts += [made(3 + i, entry, samples=3) for i, entry in enumerate(scores)]
+    assert policy.winner(attempts) == 3 + winner
+
+
+def test_champion_by_ranks_even_where_the_critic_accepts_another() -> None:
+    accepted = critique(Verdict.ACCEPT, 99.0)
+    attempts = [made(0, {"a": 1.0}, accepted), made(1, {"a": 2.0}, critique(score=5.0))]
+    assert replace(POLICY, selectors=("a",)).choose(attempts) == 1
+    assert POLICY.choose(attempts) == 0  # where nothing looks at the takes, the critic decides
+    assert replace(POLICY, selectors=("a", "critic_score")).choose(attempts) == 0  # equal ranks: the critic's
+
+
+def test_champion_by_the_critic_and_a_looker_is_a_take_that_was_judged() -> None:
+    attempts = [
+        made(0, {"a": 5.0}, critique(score=10.0), samples=2),
+        made(1, {"a": 4.0}, samples=2),
+        made(2, {"a": 9.0}, samples=2),  # the best look, but it lost its round when takes were fewer
+        made(3, {"a": 8.0}, critique(score=20.0), samples=2),
+    ]
+    assert JUDGED.choose(attempts) == 3
+    assert replace(JUDGED, selectors=("a",)).choose(attempts) == 2
+    assert JUDGED.scores(attempts[3]) == {"a": 8.0, "critic_score": 20.0}
+    assert JUDGED.scores(attempts[2]) == {"a": 9.0}
+
+
+def test_patience_counts_rounds_under_the_order_of_the_selectors() -> None:
+    policy = replace(POLICY, selectors=("a",), patience=2, samples=2)
+    rising = critique(score=1.0, revised=plan("x"))  # progress for the critic only
+    attempts = [
+        made(i, {"a": 9.0 if i == 1 else 1.0}, replace(rising, score=float(i)) if i % 2 else None, samples=2)
+        for i in range(6)
+    ]
+    assert isinstance(policy.next(SCENARIO, reply(plan()), attempts[:4]), Prompt)
+    assert policy.next(SCENARIO, reply(plan()), attempts) == Stop(reason="no improvement")
+    by_critic = replace(policy, selectors=("critic_score",))
+    assert isinstance(by_critic.next(SCENARIO, reply(plan()), attempts), Prompt)
+
+
+def test_the_critique_of_the_winner_leads_to_the_next_prompt() -> None:
+    policy = replace(POLICY, selectors=("a",), samples=2)
+    attempts = [made(0, {"a": 1.0}, samples=2), made(1, {"a": 2.0}, critique(), samples=2)]
+    attempts += [made(2, {"a": 9.0}, critique(revised=plan("up")), samples=2), made(3, {}, samples=2)]
+    decision = policy.next(SCENARIO, reply(plan()), attempts)
+    assert isinstance(decision, Prompt) and decision.plan == plan("up")
+    assert decision.seed == scenario_seed(7, SCENARIO.id) + 2
+    assert policy.next(SCENARIO, reply(plan()), [replace(a, critique=None) for a in attempts]) == Stop(
+        reason="critic unreadable"
+    )
 
 
 directions = st.sampled_from(["left", "right", "up", "down"])

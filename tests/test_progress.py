@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def attempt(index: int, score: float | None) -> Attempt:
         seconds=0.0,
     )
     prompt = Prompt(text="a ball", negative="", seed=0, revision=index)
-    return Attempt(index=index, prompt=prompt, video_path=Path("v.mp4"), critique=critique)
+    path = Path("v.mp4")
+    return Attempt(index=index, prompt=prompt, video_path=path, critique=critique, round=index)
 
 
 def play(display: LiveDisplay | PlainDisplay) -> None:
@@ -52,6 +54,20 @@ def test_plain_lines() -> None:
         "0001_a: take 1: unreadable",
         "0001_a: chose take 0 of 1 (loops) [1/2, best takes 40.0]",
         "0002_b: failed: [bold]no clip [2/2, best takes 40.0]",
+    ]
+
+
+def test_takes_of_a_round_in_words() -> None:
+    stream = io.StringIO()
+    lost = replace(attempt(3, None), critique=None, round=1, sample=1)
+    with PlainDisplay(Console(file=stream), 1) as display:
+        display.attempt("a", lost)
+        display.judged("a", replace(attempt(3, 50.0), round=1, sample=1))
+        display.outcome(Outcome(scenario_id="a", attempts=(attempt(0, 1.0),), chosen=0, stopped="loops"))
+    assert stream.getvalue().splitlines() == [
+        "a: take 3 (round 1, sample 1): made",
+        "a: winner of round 1: take 3 (round 1, sample 1): revise, score 50.0",
+        "a: chose take 0 of 1 (loops) [1/1, best takes 50.0]",
     ]
 
 

@@ -153,6 +153,36 @@ def test_champion_follows_the_policy_until_the_chosen_take_exists(data: ReportDa
     assert champion(replace(first, attempts=()), 0) is None
 
 
+def test_rounds_of_several_takes(data: ReportData) -> None:
+    first = data.records[0]
+    takes = tuple(
+        replace(
+            attempt,
+            round=attempt.index // 2,
+            sample=attempt.index % 2,
+            critique=attempt.critique if attempt.index % 2 else None,
+            selector_scores=attempt.selector_scores if attempt.index % 2 else {"consensus": 0.5},
+        )
+        for attempt in first.attempts
+    )
+    record = replace(first, attempts=takes)
+    (scene,) = build_scenes(replace(data, records=(record,)), max_embedded=40)
+    assert [take.place for take in scene.takes][:3] == [
+        "round 0, sample 0",
+        "round 0, sample 1",
+        "round 1, sample 0",
+    ]
+    assert [take.against for take in scene.takes] == [None, 0, 0, 2]
+    assert scene.selectors == ("consensus", "critic_score")
+    text = "".join(Page(render(replace(data, records=(record,)))).words)
+    assert "round 1, sample 1" in text and "not judged" in text and "changes from take 0" in text
+    unfinished = replace(record, outcome=None)
+    by_rank = champion(unfinished, 1, ("consensus",))
+    assert by_rank is not None and by_rank.index == 3  # the highest consensus of all four
+    by_critic = champion(unfinished, 0)
+    assert by_critic is not None and by_critic.index == 1  # the only one that was judged
+
+
 def test_large_runs_embed_the_extremes_and_link_the_rest(data: ReportData) -> None:
     scenes = build_scenes(data, max_embedded=2)
     embedded = {scene.scenario.id for scene in scenes if scene.prefix.embedded}

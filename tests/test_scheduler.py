@@ -5,6 +5,7 @@ The policy, store, recorder and host pool are the real ones; only the models are
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Iterable
@@ -129,6 +130,16 @@ def scenario(number: int) -> Scenario:
     return Scenario(id=name, text="A ball.", prefix=clip, category="Optics", output_name=f"{name}_ball.mp4")
 
 
+BY_CRITIC = RefinementPolicy(seed=1, negative="", loops=3)
+BY_LOOKS = replace(BY_CRITIC, selectors=("brightness",))
+OF_THREE = replace(BY_CRITIC, selectors=("brightness", "critic_score"), samples=3)
+POLICIES = {
+    "critic": BY_CRITIC,
+    "looks": BY_LOOKS,
+    "of three": OF_THREE,
+    "all judged": replace(BY_CRITIC, samples=3),
+}
+
 SCENARIOS = [scenario(number) for number in range(1, 6)]
 
 
@@ -150,6 +161,7 @@ class Run:
 
     store: RunStore
     models: FakeModels = field(default_factory=FakeModels)
+    policy: RefinementPolicy = BY_CRITIC
     recorder: HostRecorder = field(default_factory=HostRecorder)
     progress: Quiet = field(default_factory=Quiet)
 
@@ -159,6 +171,10 @@ class Run:
         path = self.store.video_path(scene.id, index)
         (self.store.folder / path).write_bytes(video.frames.tobytes())
         return path
+
+    def read(self, attempt: Attempt) -> Video:
+        stored = np.frombuffer((self.store.folder / attempt.video_path).read_bytes(), np.uint8)
+        return Video(frames=stored.reshape(2, 4, 4, 3), fps=8.0)
 
     def select(self, scene: Scenario, attempts: Iterable[Attempt]) -> list[dict[str, float]]:
         pixels = [(self.store.folder / a.video_path).read_bytes()[0] for a in attempts]
@@ -172,9 +188,10 @@ class Run:
                 scenarios=pending,
                 generator=self.models,  # type: ignore[arg-type]
                 critic=self.models,  # type: ignore[arg-type]
-                policy=RefinementPolicy(seed=1, negative="", loops=3),
+                policy=self.policy,
                 encode=self.encode,
-                select=self.select,
+                select=self.select if self.policy.lookers else None,
+                read=self.read if self.policy.lookers else None,
                 host=host,
                 sink=self.store,
                 recorder=self.recorder,
@@ -190,10 +207,18 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """The oracle: one job at a time, nothing fails."""
-    with RunStore.create(tmp_path_factory.mktemp("serial") / "run", SCENARIOS) as store:
-        return Run(store).go(overlap=False)
+def oracles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Outcome]]:
+    """By policy: one job at a time, nothing fails."""
+    found = {}
+    for name, policy in POLICIES.items():
+        with RunStore.create(tmp_path_factory.mktemp("serial") / "run", SCENARIOS) as store:
+            found[name] = Run(store, policy=policy).go(overlap=False)
+    return found
+
+
+@pytest.fixture(scope="module")
+def serial(oracles) -> dict[str, Outcome]:
+    return oracles["critic"]
 
 
 @pytest.fixture(autouse=True)
@@ -206,9 +231,9 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_run(tmp_path: Path):
     runs: list[Run] = []
 
-    def make(seed: int = 0) -> Run:
+    def make(seed: int = 0, policy: RefinementPolicy = BY_CRITIC) -> Run:
         store = RunStore.create(tmp_path / f"run-{len(runs)}", SCENARIOS)
-        runs.append(Run(store, FakeModels(seed=seed)))
+        runs.append(Run(store, FakeModels(seed=seed), policy=policy))
         return runs[-1]
 
     yield make
@@ -230,6 +255,97 @@ def test_serial_equals_overlapped(make_run, serial) -> None:
         assert without_timings(make_run(seed).go(ahead=ahead)) == without_timings(serial)
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_serial_equals_overlapped_under_every_policy(make_run, oracles, name: str) -> None:
+    expected = oracles[name]
+    assert all(outcome.chosen is not None for outcome in expected.values())
+    for seed, ahead in [(1, 1), (2, 8)]:
+        found = make_run(seed, POLICIES[name]).go(ahead=ahead)
+        assert without_timings(found) == without_timings(expected)
+
+
+def test_rounds_of_three(make_run) -> None:
+    run = make_run(policy=OF_THREE)
+    for scene_id, outcome in run.go().items():
+        takes = outcome.attempts
+        assert [(t.index, t.round, t.sample) for t in takes] == [
+            (i, i // 3, i % 3) for i in range(len(takes))
+        ]
+        for round_number in range(len(takes) // 3):
+            mates = takes[3 * round_number : 3 * round_number + 3]
+            assert len({t.prompt.text for t in mates}) == 1 and len({t.prompt.seed for t in mates}) == 3
+            judged = [t for t in mates if t.critique is not None]
+            brightest = max(mates, key=lambda t: t.selector_scores["brightness"])
+            assert judged == [brightest] and "critique" in brightest.timings
+        assert outcome.chosen is not None and takes[outcome.chosen].critique is not None
+        made = [call for call in run.models.calls if call[1] == scene_id]
+        assert sum(call[0] == "generate" for call in made) == len(takes)
+        assert sum(call[0] == "critique" for call in made) == len(takes) // 3
+    lanes = {(span.lane, span.name) for span in run.recorder.spans()}
+    assert {("select", "select"), ("select", "read"), ("encode", "encode")} <= lanes
+
+
+def test_sample_0_of_round_0_is_the_take_of_a_run_with_one_sample(oracles) -> None:
+    for name, outcome in oracles["of three"].items():
+        assert outcome.attempts[0].prompt == oracles["critic"][name].attempts[0].prompt
+        # and so is round 1's, which is the plan's prompt with the scenario's seed
+        if len(oracles["critic"][name].attempts) > 1 and len(outcome.attempts) > 3:
+            assert outcome.attempts[3].prompt == oracles["critic"][name].attempts[1].prompt
+
+
+class Killed(BaseException):
+    """Unlike an Exception, passes through the scheduler as a kill does."""
+
+
+def kill_at(count: int, *, after: bool, target: object, piece: str, counter: list[int]) -> None:
+    """Raise Killed before or after piece of work number `count`; `counter` is shared by all pieces."""
+    original = getattr(target, piece)
+
+    def dying(*arguments: object) -> object:
+        counter[0] += 1
+        number = counter[0]
+        if number == count and not after:
+            raise Killed
+        value = original(*arguments)
+        if number == count:
+            raise Killed
+        return value
+
+    setattr(target, piece, dying)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["looks", "of three", "all judged"])
+def test_killed_at_any_piece_of_work_the_outcome_is_the_same(
+    make_run, oracles, name: str, after: bool
+) -> None:
+    """Between takes of a round, at the selectors, at the critique, at the outcome."""
+    expected = oracles[name]
+    for count in itertools.count(1):
+        run, counter = make_run(policy=POLICIES[name]), [0]
+        for piece in ("plan", "attempt", "judged", "outcome"):
+            kill_at(count, after=after, target=run.store, piece=piece, counter=counter)
+        for piece in ("select", "read"):
+            kill_at(count, after=after, target=run, piece=piece, counter=counter)
+        try:
+            run.go(ahead=1, limit=1)
+        except Killed:
+            pass
+        else:
+            break
+        stored = {scene.id: len(run.store.attempts(scene.id)) for scene in SCENARIOS[:1]}
+        for piece in ("plan", "attempt", "judged", "outcome"):
+            delattr(run.store, piece)
+        del run.select, run.read
+        run.models.calls.clear()
+        found = run.go(ahead=1, limit=1)
+        for scene_id, num_stored in stored.items():
+            assert without_timings(found)[scene_id] == without_timings(expected)[scene_id], count
+            made = sum(call[:2] == ("generate", scene_id) for call in run.models.calls)
+            assert made == len(expected[scene_id].attempts) - num_stored, "a stored take was made again"
+    assert count > 8
+
+
 def test_take_is_complete_and_champion_is_copied(make_run) -> None:
     run = make_run()
     outcomes = run.go()
@@ -239,7 +355,7 @@ def test_take_is_complete_and_champion_is_copied(make_run) -> None:
         assert outcome.chosen is not None
         chosen = outcome.attempts[outcome.chosen]
         assert set(chosen.timings) == {"generate", "critique", "encode"}
-        assert set(chosen.selector_scores) == {"brightness"}
+        assert set(chosen.selector_scores) <= {"critic_score"}
         copied = (run.store.folder / "chosen" / scene.output_name).read_bytes()
         assert copied == (run.store.folder / chosen.video_path).read_bytes()
         assert run.store.history(scene.id).plan is not None
@@ -358,7 +474,7 @@ def test_stopped_consumer_leaves_finished_outcomes(make_run) -> None:
 
 
 def test_selector_that_gives_no_number_costs_one_scenario(make_run) -> None:
-    run = make_run()
+    run = make_run(policy=BY_LOOKS)
     run.select = lambda scene, attempts: [  # type: ignore[method-assign]
         {"x": float("nan") if scene == SCENARIOS[0] else 1.0} for _ in attempts
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError
-from engine.selection import load_selectors, reselect, take_scores
+from engine.selection import TakeScorer, load_selectors, reselect
 from engine.store import RunStore
 from engine.types import Attempt, Clip, Critique, Fault, Outcome, Prompt, Scenario, Verdict
 from engine.video import read_frames, write_mp4
@@ -113,5 +113,5 @@ def test_missing_scores_are_left_out(run: Path) -> None:
     with RunStore.open(run, read_only=True) as store:
         first = store.scenarios()[0]
         attempts = store.attempts(first.id)
-    scores = take_scores(run, load_selectors(["critic_score"]))(first, attempts)
+    scores = TakeScorer(run, load_selectors(["critic_score"])).scores(first, attempts)
     assert scores == [{"critic_score": 10.0}, {"critic_score": 30.0}, {"critic_score": 20.0}, {}]

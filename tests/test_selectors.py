@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from engine import plugins
+from engine.boundary import watch
 from engine.protocols import Selector
 from engine.selectors import consensus, critic_score
-from engine.types import Attempt, Clip, Critique, Fault, Prompt, Scenario, Verdict, Video
+from engine.types import Attempt, Clip, Critique, Fault, Prompt, Scenario, SelectorSettings, Verdict, Video
+from engine.video import write_mp4
 
 SCENARIO = Scenario(
     id="0001_perspective-left",
@@ -56,46 +59,62 @@ def attempts_for(takes: list[Video]) -> list[Attempt]:
     return [attempt(i, 50.0) for i in range(len(takes))]
 
 
+@pytest.fixture
+def scenario(tmp_path: Path) -> Scenario:
+    """A prefix that can be read, with the reference clips of a benchmark beside it."""
+    prefix = rolling(0.5, num_frames=24)
+    for name in ("conditioning-videos", "testing-videos", "video-masks"):
+        write_mp4(tmp_path / f"0001_{name}_8FPS.mp4", prefix.frames, 8.0)
+    clip = replace(SCENARIO.prefix, path=tmp_path / "0001_conditioning-videos_8FPS.mp4")
+    return replace(SCENARIO, prefix=clip)
+
+
 @pytest.mark.parametrize("name", plugins.names("engine.selectors"))
-def test_every_selector_is_target_free_and_scores_each_take(name: str) -> None:
-    selector: Selector = plugins.load("engine.selectors", name).build()
+def test_every_selector_is_target_free_and_scores_each_take(name: str, scenario: Scenario) -> None:
+    selector: Selector = plugins.load("engine.selectors", name).build(SelectorSettings())
     hints = get_type_hints(type(selector).score)
     assert [*inspect.signature(selector.score).parameters] == ["scenario", "takes", "attempts"]
     assert hints["scenario"] is Scenario and {f"{Video}", f"{Attempt}"} <= {
         f"{hints[key].__args__[0]}" for key in ("takes", "attempts")
     }
     takes = [rolling(0.5), rolling(1.0), rolling(2.0)]
-    scores = selector.score(SCENARIO, takes, attempts_for(takes))
+    folder = scenario.prefix.path.parent
+    with watch(folder, own=folder / "run", allowed=[scenario.prefix.path]) as opened:
+        scores = selector.score(scenario, takes, attempts_for(takes))
     assert len(scores) == 3 and all(isinstance(score, float) for score in scores)
+    assert {path.name for path in opened.paths()} <= {scenario.prefix.path.name}
+    assert selector.score(scenario, takes, attempts_for(takes)) == scores
 
 
 def test_critic_score_passes_scores_on_and_invents_none() -> None:
     takes = [rolling(1.0)] * 3
     unseen = Attempt(index=2, prompt=attempt(2, 0.0).prompt, video_path=Path("attempt-2.mp4"), critique=None)
-    scores = critic_score.build().score(SCENARIO, takes, [attempt(0, 0.0), attempt(1, None), unseen])
+    attempts = [attempt(0, 0.0), attempt(1, None), unseen]
+    scores = critic_score.build(SelectorSettings()).score(SCENARIO, takes, attempts)
     assert scores == [0.0, -math.inf, -math.inf]
 
 
 def test_consensus_prefers_the_medoid() -> None:
     takes = [rolling(1.0), rolling(1.1), rolling(0.9), rolling(0.0)]
-    scores = consensus.build().score(SCENARIO, takes, attempts_for(takes))
-    assert max(scores) == scores[0] and min(scores) == scores[3] and scores[0] < 0.0
+    scores = consensus.build(SelectorSettings()).score(SCENARIO, takes, attempts_for(takes))
+    assert max(scores) == scores[0] and min(scores) == scores[3] and 0.0 <= scores[3] < scores[0] < 100.0
 
 
 def test_consensus_does_not_depend_on_order() -> None:
     takes = [rolling(1.0), rolling(0.2), rolling(0.8), rolling(2.0)]
-    scores = consensus.build().score(SCENARIO, takes, attempts_for(takes))
-    reverse = consensus.build().score(SCENARIO, takes[::-1], attempts_for(takes))
+    scores = consensus.build(SelectorSettings()).score(SCENARIO, takes, attempts_for(takes))
+    reverse = consensus.build(SelectorSettings()).score(SCENARIO, takes[::-1], attempts_for(takes))
     np.testing.assert_allclose(scores, reverse[::-1])
 
 
-def test_consensus_of_one_take_and_of_equal_takes_is_zero() -> None:
-    one = consensus.build().score(SCENARIO, [rolling(1.0)], [attempt(0, 1.0)])
-    assert one == [0.0]
-    assert consensus.build().score(SCENARIO, [rolling(1.0)] * 2, [attempt(0, 1.0)] * 2) == [0.0, 0.0]
+def test_consensus_of_one_take_and_of_equal_takes_is_full() -> None:
+    selector = consensus.build(SelectorSettings())
+    assert selector.score(SCENARIO, [rolling(1.0)], [attempt(0, 1.0)]) == [100.0]
+    equal = [rolling(1.0)] * 2
+    assert selector.score(SCENARIO, equal, attempts_for(equal)) == pytest.approx([100.0, 100.0])
 
 
 def test_consensus_compares_takes_of_different_shape() -> None:
     takes = [rolling(1.0), rolling(2.0, side=128), rolling(0.0, num_frames=9)]
-    scores = consensus.build().score(SCENARIO, takes, attempts_for(takes))
+    scores = consensus.build(SelectorSettings()).score(SCENARIO, takes, attempts_for(takes))
     assert scores.index(min(scores)) == 2 and all(map(math.isfinite, scores))

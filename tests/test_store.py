@@ -16,7 +16,8 @@ import pytest
 from test_scheduler import SCENARIOS, FakeModels, Run, make_plan, without_timings
 
 from engine.errors import StoreError
-from engine.store import RunStore, critique_from_dict, plan_reply_from_dict, prompt_from_dict
+from engine.records import critique_from_dict, plan_reply_from_dict, prompt_from_dict
+from engine.store import RunStore
 from engine.types import (
     Attempt,
     Critique,
@@ -147,9 +148,39 @@ def test_video_without_a_row_is_ignored_and_row_without_a_video_refused(store: R
 def test_newer_schema_is_refused(store: RunStore) -> None:
     store.close()
     with sqlite3.connect(store.folder / "run.sqlite") as database:
-        database.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
-    with pytest.raises(StoreError, match="schema version 2"):
+        database.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match="schema version 3"):
         RunStore.open(store.folder)
+
+
+def test_runs_of_version_1_are_read_and_continued(store: RunStore) -> None:
+    attempts = tuple(add_attempt(store, index) for index in range(2))
+    store.close()
+    with sqlite3.connect(store.folder / "run.sqlite") as database:
+        database.executescript(
+            "ALTER TABLE attempts DROP COLUMN round; ALTER TABLE attempts DROP COLUMN sample;"
+            "UPDATE meta SET value = '1' WHERE key = 'schema_version'"
+        )
+    expected = tuple(replace(attempt, round=attempt.index) for attempt in attempts)
+    with RunStore.open(store.folder, read_only=True) as old:
+        assert old.attempts(FIRST) == expected
+    with RunStore.open(store.folder) as old:
+        added = replace(add_attempt(old, 2), round=2, sample=1)
+        old.judged(FIRST, added)
+        assert old.attempts(FIRST)[:2] == expected
+    with RunStore.open(store.folder, read_only=True) as new:
+        assert len(new.attempts(FIRST)) == 3
+
+
+def test_a_take_is_judged_later(store: RunStore) -> None:
+    path = store.video_path(FIRST, 0)
+    (store.folder / path).write_bytes(b"video")
+    take = Attempt(index=0, prompt=PROMPT, video_path=path, critique=None, round=2, sample=3)
+    store.attempt(FIRST, take)
+    assert store.attempts(FIRST) == (take,)
+    judged = replace(take, critique=CRITIQUE, timings={"generate": 1.0, "critique": 0.5})
+    store.judged(FIRST, judged)
+    assert store.attempts(FIRST) == (judged,)
 
 
 def test_folders_that_are_no_run(tmp_path: Path, store: RunStore) -> None:

@@ -24,7 +24,7 @@ from engine.demo.critic_model import (
 )
 from engine.demo.critic_rows import PLANTS, PREFIX_INDICES, TAKE_INDICES, RowMaker, planted_indices
 from engine.demo.scenes import all_kinds, make_scene
-from engine.demo.scenes.base import FPS, SWITCH
+from engine.demo.scenes.base import FPS, SWITCH, Scene
 from engine.demo.train_critic import CriticLosses, tokenizer_texts
 from engine.demo.train_dit import PREFIX_LATENTS, token_timesteps
 from engine.demo.training import Average, Budget, Curve, make_optimizer, set_learning_rate
@@ -177,10 +177,27 @@ def test_data_hands_out_padded_batches(critic: tuple[object, object]) -> None:
     data.add(block)
     factory.release(block)
     factory.close()
-    assert data.full and (data.num_clips, data.num_takes) == (4, 8)
+    assert data.full and (data.num_clips, data.num_takes) == (4, 12)
     plan, critique = data.plan_batch(2), data.critique_batch(3)
     assert plan["frames"].shape == (2, 12, 128, 128, 3) and critique["frames"].shape == (3, 28, 128, 128, 3)
     assert critique["windows"].shape == (3, 14, 3) and (critique["labels"] != -100).any(dim=1).all()
+    rows = data.critique_rows
+    good, bad = (rows.accepted[rows.balanced(8)] == verdict for verdict in (True, False))
+    assert good.sum() == bad.sum() == 4
+
+
+def test_a_swapped_take_shows_the_last_scene_of_its_kind(critic: tuple[object, object]) -> None:
+    model, tokenizer = critic
+    geometry = PatchGeometry.from_config(model.config, frame_px=128)  # type: ignore[attr-defined]
+    kind = all_kinds()[0]
+    maker = RowMaker(tokenizer, geometry, 128, first_seed=10, block=4)
+    made = []
+    for seed in (10, 12, 14):  # 14 begins the next block
+        scene = Scene(kind, seed, kind.sample(np.random.default_rng(seed)))
+        frames = scene.render(1, "center")
+        made.append(maker(make_record(scene, frames), frames).takes[2])
+    assert [take.offset for take in made] == [0, -2, 0]
+    assert made[1].frames.tolist() == [SWITCH + i for i in TAKE_INDICES] and not made[1].row.accepted
 
 
 def test_render_workers_never_touch_held_out_seeds() -> None:

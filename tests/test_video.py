@@ -61,6 +61,20 @@ def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_equal_frames_give_equal_files_whatever_lies_in_memory(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    frames = np.clip(moving_square(40, 32) + draw.normal(0, 6, (40, 32, 32, 3)), 0, 255).astype(np.uint8)
+    files = set()
+    for number in range(6):
+        blocks = [draw.integers(0, 256, int(draw.integers(100, 20_000)), np.uint8) for _ in range(400)]
+        kept = [blocks[index] for index in draw.permutation(400)[:100]]
+        del blocks
+        write_mp4(tmp_path / f"{number}.mp4", frames, 8.0)
+        files.add((tmp_path / f"{number}.mp4").read_bytes())
+        assert len(kept) == 100  # alive while the file was written, with freed memory of odd content between
+    assert len(files) == 1
+
+
 def test_resizing_and_picking_frames(clip_path: Path) -> None:
     whole = read_frames(clip_path)
     assert read_frames(clip_path, width=32, height=16).shape == (24, 16, 32, 3)

@@ -143,6 +143,8 @@ class Silent:
         if len(self.attempts) == self.interrupt:
             raise KeyboardInterrupt
 
+    def judged(self, scenario_id: str, attempt: Attempt) -> None: ...
+
     def outcome(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench.suites.critic_figures import TruthLabel
-from bench.suites.physics_iq import references
+from bench.suites.references import references
 from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.demo.critic_rows import PLANTS, planted_indices
 from engine.prompting import compile_prompt

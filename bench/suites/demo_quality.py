@@ -31,7 +31,9 @@ from bench.suites.critic_figures import (
     read_plans,
     read_truths,
 )
-from bench.suites.physics_iq import Scores, references, score_folder, write_json
+from bench.suites.physics_iq import score_folder
+from bench.suites.references import references
+from bench.suites.score_document import Scores, write_json
 from bench.suites.trivial import BASELINES, write_baseline
 from bench.suites.view_metrics import Case, case_score, original_score
 from engine.build import load_critic
@@ -131,7 +133,7 @@ def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> 
         "critic": critic_figures(takes, plans, truths),
         "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
         "by_kind": _groups(cases, lambda case: case.kind),
-        "manifest": _manifest(run),
+        "manifest": published_manifest(run),
         "unscored": [entry.reason for entry in loop.unscored],
         "notes": NOTES,
     }
@@ -157,7 +159,7 @@ def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict
     )
 
 
-def _manifest(run: Path) -> dict[str, Any]:
+def published_manifest(run: Path) -> dict[str, Any]:
     """What the run recorded of its machine, versions, weights and settings, without paths and seeds.
 
     A published result names no folder of the machine that made it; seeds follow from the run's seed.

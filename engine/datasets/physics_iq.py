@@ -7,6 +7,7 @@ below the benchmark; the reference clips and masks are the scorer's. Takes of th
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.video import check_clip, probe, probe_or_expect
 TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
 COLUMNS = ("scenario", "description", "category", "generated_video_name")
 VIEWS = ("perspective-left", "perspective-center", "perspective-right")
+_REPOSITORY = "the folder descriptions/ of the benchmark's repository"
 _DOWNLOAD = "download the benchmark again, or make a dataset with `retake scenes OUT`"
 
 
@@ -105,24 +107,36 @@ def benchmark_tree(root: Path) -> Path:
     )
 
 
-def read_descriptions(root: Path) -> tuple[Description, ...]:
-    """All rows of descriptions.csv, both takes, in file order. Raises DatasetError."""
+def descriptions_path(root: Path) -> Path:
+    """The descriptions.csv in `root`, in the tree or next to it. Raises DatasetError."""
     tree = benchmark_tree(root)
     places = [root / "descriptions.csv", tree / "descriptions.csv", tree.parent / "descriptions.csv"]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise DatasetError(
             f"no descriptions.csv in {' or '.join(str(place.parent) for place in dict.fromkeys(places))}",
-            fix="copy the benchmark's descriptions.csv next to its folders",
+            fix=f"copy there, as descriptions.csv, the prompts that you use from {_REPOSITORY}",
         )
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    return path
+
+
+def read_descriptions(root: Path) -> tuple[Description, ...]:
+    """All rows of descriptions.csv, both takes, in file order. Raises DatasetError."""
+    path = descriptions_path(root)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text: {error}", fix=f"take it from {_REPOSITORY}") from error
+    with io.StringIO(text, newline="") as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
         absent = [column for column in COLUMNS if column not in found]
         if absent:
+            older = "prediction" in found  # of the first release, December 2024, with other clip names
             raise DatasetError(
-                f"{path} has no column {', '.join(absent)}; it has: {', '.join(found) or 'none'}",
-                fix=f"give it the columns {', '.join(COLUMNS)}",
+                f"{path} has no column {', '.join(absent)}; it has: {', '.join(found) or 'none'}"
+                + (" (the schema of the first release)" if older else ""),
+                fix=f"take the file with the columns {', '.join(COLUMNS)} from {_REPOSITORY}",
             )
         rows = tuple(_description(path, reader.line_num, record) for record in reader)
     if not any(row.take == "take-1" for row in rows):

@@ -40,6 +40,8 @@ class Rows:
         self.ids = torch.zeros(capacity, length, dtype=torch.int16, device=device)
         self.spans = torch.zeros(capacity, 2, dtype=torch.int32, device=device)
         self.places = torch.zeros(capacity, 2, dtype=torch.int64, device=device)  # clip, take
+        self.accepted = torch.zeros(capacity, dtype=torch.bool, device=device)
+        self.by_verdict = (torch.zeros(0, dtype=torch.int64, device=device),) * 2  # of good and bad takes
         self.count = self.dropped = 0
 
     def add(self, rows: list[Row], places: list[tuple[int, int]]) -> None:
@@ -58,7 +60,21 @@ class Rows:
             self.ids.device
         )
         self.places[place] = torch.tensor([p for _, p in kept]).to(self.ids.device)
+        self.accepted[place] = torch.tensor([r.accepted for r, _ in kept]).to(self.ids.device)
         self.count += len(kept)
+        accepted = self.accepted[: self.count]
+        self.by_verdict = (accepted.nonzero()[:, 0], (~accepted).nonzero()[:, 0])
+
+    def balanced(self, size: int) -> torch.Tensor:
+        """Random rows, half of them about acceptable takes; all alike where one kind is missing."""
+        pools = [pool for pool in self.by_verdict if len(pool)]
+        shares = [size - size // 2, size // 2] if len(pools) == 2 else [size]
+        return torch.cat(
+            [
+                pool[torch.randint(len(pool), (share,), device=pool.device)]
+                for pool, share in zip(pools, shares, strict=True)
+            ]
+        )
 
     def pick(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """ids, labels int64 [B, L] (-100 outside the reply) and places [B, 2]."""
@@ -69,7 +85,7 @@ class Rows:
 
 
 class CriticData:
-    """At most `capacity` clips and three times as many takes."""
+    """At most `capacity` rendered clips with three takes each, and as many generated takes."""
 
     def __init__(self, capacity: int, device: str, size_px: int) -> None:
         def frames(count: int, length: int) -> torch.Tensor:
@@ -77,11 +93,11 @@ class CriticData:
 
         self.device, self.capacity = device, capacity
         self.prefixes = frames(2 * capacity, len(PREFIX_INDICES))
-        self.takes = frames(3 * capacity, len(TAKE_INDICES))
+        self.takes = frames(4 * capacity, len(TAKE_INDICES))
         self.prefix_windows = torch.zeros(2 * capacity, 6, 3, dtype=torch.int64, device=device)
-        self.take_windows = torch.zeros(3 * capacity, 8, 3, dtype=torch.int64, device=device)
+        self.take_windows = torch.zeros(4 * capacity, 8, 3, dtype=torch.int64, device=device)
         self.plan_rows = Rows(capacity, PLAN_LENGTH, device)
-        self.critique_rows = Rows(2 * capacity, CRITIQUE_LENGTH, device)
+        self.critique_rows = Rows(3 * capacity, CRITIQUE_LENGTH, device)
         self.generated_rows = Rows(capacity, CRITIQUE_LENGTH, device)
         self.num_clips = self.num_takes = self.num_rendered = 0
 
@@ -99,7 +115,8 @@ class CriticData:
         for which in range(len(block.extras[0].takes)):
             shown = [rows.takes[which] for rows in block.extras]
             indices = torch.from_numpy(np.stack([take.frames for take in shown])).to(self.device)
-            takes = frames[torch.arange(len(shown), device=self.device)[:, None], indices]
+            sources = torch.tensor([i + take.offset for i, take in enumerate(shown)], device=self.device)
+            takes = frames[sources[:, None], indices]
             mirrored = torch.tensor([take.mirrored for take in shown], device=self.device)
             takes = torch.where(mirrored[:, None, None, None, None], takes.flip(3), takes)
             first = self._put_takes(takes, window_tensor([take.windows for take in shown]))
@@ -147,13 +164,14 @@ class CriticData:
     def critique_batch(self, size: int) -> dict[str, torch.Tensor]:
         """ids, labels [B, CRITIQUE_LENGTH], frames uint8 [B, 28, S, S, 3], windows [B, 14, 3].
 
-        Two thirds generated takes once there are some, since that is what the loop shows.
+        Two thirds generated takes once there are some, since that is what the loop shows; half of them bad
+        ones, since a critic that sees mostly good takes learns to accept.
         """
         num_generated = 2 * size // 3 if self.generated_rows.count >= 256 else 0
-        parts = [self.critique_rows.pick(self._random(self.critique_rows.count, size - num_generated))]
+        parts = [self.critique_rows.pick(self.critique_rows.balanced(size - num_generated))]
         if num_generated:
             rows = self.generated_rows
-            parts.append(rows.pick(self._random(rows.count, num_generated)))
+            parts.append(rows.pick(rows.balanced(num_generated)))
         ids, labels, places = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return {"ids": ids, "labels": labels, **self._shown(places)}
 

@@ -1,12 +1,13 @@
 """Training rows for the demo critic: one question with its reply as token ids, and which frames it shows.
 
 Made in the render workers. Takes are true, planted with wrong physics (time that stops, slows, jumps or runs
-back, a mirrored picture), or real outputs of the generator, which come in from `make_takes`.
+back, a mirrored picture), the answer of another scene of the same kind, or real outputs of the generator,
+which come in from `make_takes`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,9 +16,10 @@ from engine.critics._instructions import critique_segments, plan_segments
 from engine.critics._preprocess import PatchGeometry, VideoSegment, sample_pairs, video_text
 from engine.demo import critic_text, prompts
 from engine.demo.clips import ClipRecord, describe_answer
+from engine.demo.critic_text import true_verdict
 from engine.demo.scenes.base import FPS, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
 from engine.demo.windows import Window
-from engine.types import Fault
+from engine.types import Fault, Verdict
 
 PREFIX_INDICES: Final = sample_pairs(NUM_PREFIX_FRAMES, critic_text.NUM_PREFIX_FRAMES)
 TAKE_INDICES: Final = sample_pairs(NUM_ANSWER_FRAMES, critic_text.NUM_TAKE_FRAMES)
@@ -26,20 +28,25 @@ PLANTS: Final = ("freeze", "stop", "slow", "fast", "reverse", "mirror", "jump")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """ids int16 [L]; the reply starts at `start`."""
+    """ids int16 [L]; the reply starts at `start`. `accepted`: the verdict of a critique's reply."""
 
     ids: np.ndarray
     start: int
+    accepted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ShownTake:
-    """A critique row with its take as indices [16] into the 64 frames of its clip, perhaps mirrored."""
+    """A critique row with its take as indices [16] into the 64 frames of a clip, perhaps mirrored.
+
+    `offset` says which clip: 0 its own, -3 the one three places before it in its block.
+    """
 
     row: Row
     frames: np.ndarray
     mirrored: bool
     windows: list[Window]
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +78,12 @@ def planted_indices(kind: str, rng: prompts.Rng) -> np.ndarray:
 class RowMaker:
     """Questions as the engine's critic asks them (a test compares the token ids), and their replies."""
 
-    def __init__(self, tokenizer: Any, geometry: PatchGeometry, size_px: int) -> None:
+    def __init__(
+        self, tokenizer: Any, geometry: PatchGeometry, size_px: int, *, first_seed: int = 0, block: int = 64
+    ) -> None:
         self.tokenizer, self.geometry, self.size_px = tokenizer, geometry, size_px
+        self.first_seed, self.block = first_seed, block
+        self._seen: dict[str, tuple[int, np.ndarray]] = {}  # the last clip of each kind in this block
         self.prefix, self.take = self._segment(PREFIX_INDICES), self._segment(TAKE_INDICES)
         self._heads: dict[str, list[int]] = {}
 
@@ -90,10 +101,11 @@ class RowMaker:
             self.tokenizer, critic_text.CRITIQUE_INSTRUCTION, self.prefix, self.take, prompt
         )
         reply = critic_text.critique_reply(seen, record.answer_windows, record.plan, fault)
-        return self._row(segments, reply)
+        row = self._row(segments, reply)
+        return replace(row, accepted=true_verdict(seen, record.answer_windows) is Verdict.ACCEPT)
 
     def __call__(self, record: ClipRecord, frames: np.ndarray) -> ClipRows:
-        """Plan row, a critique of the true take, and one of a planted take."""
+        """Plan row and critiques of the true take, a planted one and one of another scene."""
         rng = np.random.default_rng([record.seed, 6])
         true_prompt, _ = prompts.poor_prompt(record.brief, record.plan, record.wrong, rng)
         true_take = ShownTake(
@@ -102,15 +114,30 @@ class RowMaker:
             False,
             record.answer_windows,
         )
+        takes = [true_take, self._planted(record, frames, rng), self._swapped(record, frames, rng)]
+        return ClipRows(self.plan_row(record), takes)
+
+    def _planted(self, record: ClipRecord, frames: np.ndarray, rng: prompts.Rng) -> ShownTake:
         kind = PLANTS[int(rng.integers(len(PLANTS)))]
         indices = planted_indices(kind, rng)
         answer = frames[indices][:, :, ::-1] if kind == "mirror" else frames[indices]
         seen = describe_answer(frames[SWITCH - 1], np.ascontiguousarray(answer))
         prompt, fault = prompts.poor_prompt(record.brief, record.plan, record.wrong, rng)
-        planted = ShownTake(
-            self.critique_row(record, prompt, seen, fault), indices[TAKE_INDICES], kind == "mirror", seen
-        )
-        return ClipRows(self.plan_row(record), [true_take, planted])
+        row = self.critique_row(record, prompt, seen, fault)
+        return ShownTake(row, indices[TAKE_INDICES], kind == "mirror", seen)
+
+    def _swapped(self, record: ClipRecord, frames: np.ndarray, rng: prompts.Rng) -> ShownTake:
+        """The answer of the last scene of this kind in the block; the first of a kind is planted instead."""
+        if (record.seed - self.first_seed) % self.block == 0:
+            self._seen.clear()
+        other_seed, other = self._seen.get(record.kind, (record.seed, frames))
+        self._seen[record.kind] = (record.seed, frames)
+        if other_seed == record.seed:
+            return self._planted(record, frames, rng)
+        seen = describe_answer(frames[SWITCH - 1], other[SWITCH:])
+        prompt, fault = prompts.poor_prompt(record.brief, record.plan, record.wrong, rng)
+        row = self.critique_row(record, prompt, seen, fault)
+        return ShownTake(row, SWITCH + np.array(TAKE_INDICES), False, seen, other_seed - record.seed)
 
     def _row(self, segments: list[Any], reply: str) -> Row:
         """All up to the last clip is the same in every row of a task and ends in a special token, where

@@ -169,7 +169,7 @@ def make_refill(data: CriticData, factory: ClipFactory, shards: Path | None) -> 
             data.add(block)
             factory.release(block)
         if shards is not None and data.generated_rows.count < data.capacity:
-            fresh = sorted(set(shards.glob("*.pt")) - seen)[:1]
+            fresh = sorted(set(shards.rglob("*.pt")) - seen)[:1]
             for path in fresh:
                 seen.add(path)
                 data.add_shard(path)
@@ -177,19 +177,30 @@ def make_refill(data: CriticData, factory: ClipFactory, shards: Path | None) -> 
     return refill
 
 
+def load_start(folder: Path) -> tuple[Any, Any]:
+    """(tokenizer, model) of a saved critic, fp32 on the CPU."""
+    from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return AutoTokenizer.from_pretrained(folder), model
+
+
 def train(arguments: argparse.Namespace, device: str) -> None:
-    tokenizer = build_tokenizer(tokenizer_texts(arguments.tokenizer_scenes))
     torch.manual_seed(0)
-    model: Any = build_model(tokenizer)
+    if arguments.start is None:
+        tokenizer = build_tokenizer(tokenizer_texts(arguments.tokenizer_scenes))
+        model: Any = build_model(tokenizer)
+    else:
+        tokenizer, model = load_start(arguments.start)
     save_critic(model, tokenizer, arguments.out, arguments.size)  # make_takes reads tokenizer and geometry
     geometry = PatchGeometry.from_config(model.config, frame_px=arguments.size)
     block = min(64, arguments.clips)
     factory = ClipFactory(
         num_workers=arguments.workers,
-        first_seed=300_000,
+        first_seed=arguments.first_seed,
         block=block,
         size_px=arguments.size,
-        extra=RowMaker(tokenizer, geometry, arguments.size),
+        extra=RowMaker(tokenizer, geometry, arguments.size, first_seed=arguments.first_seed, block=block),
     )
     model.to(device)
     batch_vision_attention(model, GROUP_PATCHES)
@@ -220,6 +231,8 @@ def main() -> None:
     parser.add_argument(
         "--takes", type=Path, help="folder in which make_takes writes shards of generated takes"
     )
+    parser.add_argument("--start", type=Path, help="continue this critic folder instead of a fresh one")
+    parser.add_argument("--first-seed", type=int, default=300_000)
     parser.add_argument("--vision-seconds", type=float, default=120.0)
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

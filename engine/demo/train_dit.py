@@ -8,6 +8,7 @@ tokens.
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from engine.demo.training import Average, Budget, Curve, make_optimizer, set_lea
 from engine.denoise.vae import encode_mode
 
 TEXT_DIM: Final = 128
-MAX_TOKENS: Final = 160
+MAX_TOKENS: Final = 192  # complete prompts of the scenes have up to 140, with irrelevant sentences 190
 PREFIX_LATENTS: Final = 7
 FLOW_SHIFT: Final = 3.0
 # How often each variant is shown. Complete prompts dominate, as the captions of published models do.
@@ -40,22 +41,29 @@ def build_transformer() -> Any:
 
 
 def build_tokenizer(texts: list[str]) -> Any:
-    """A unigram tokenizer in T5's id layout (pad 0, eos 1, unk 2), trained on `texts`."""
+    """A byte-pair tokenizer in T5's id layout (pad 0, eos 1, unk 2), trained on `texts`.
+
+    The scenes use few words, so that every one of them is a token; a word never seen falls into letters.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.Unigram())
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Metaspace(),
-            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Punctuation(),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Metaspace(),
         ]
     )
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=768, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        initial_alphabet=[*string.ascii_lowercase, *string.digits, *string.punctuation],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -172,13 +180,18 @@ def tokenizer_corpus(blocks: list[Block]) -> list[str]:
     return corpus + [prompts.cluttered(r.brief, r.plan, rng) for r in blocks[0].records]
 
 
+def load_transformer(folder: Path) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+
+
 def load_modules(folder: Path) -> tuple[Any, Any, Any]:
     """(transformer, text_encoder, tokenizer) of a saved generator folder, fp32 on the CPU."""
-    from diffusers import WanTransformer3DModel
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     return (
-        WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32),
+        load_transformer(folder),
         UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
         AutoTokenizer.from_pretrained(folder / "tokenizer"),
     )
@@ -202,13 +215,18 @@ def train_dit(
     device: str,
     size_px: int,
     start: Path | None = None,
+    new_text: bool = False,
 ) -> tuple[Any, Any, Any]:
-    """Trains for `seconds`, from the folder `start` or from nothing.
+    """Trains for `seconds`, from the folder `start` or from nothing; `new_text`: with a fresh text encoder.
 
     Saves transformer, text_encoder and tokenizer (fp16) to OUT; returns them (fp32).
     """
     blocks = [factory.take() for _ in range(max(1, min(16, capacity // 64)))]
-    transformer, text_encoder, tokenizer = load_modules(start) if start else new_modules(blocks)
+    transformer, text_encoder, tokenizer = (
+        new_modules(blocks) if new_text or not start else load_modules(start)
+    )
+    if start and new_text:
+        transformer = load_transformer(start)
     transformer, text_encoder = transformer.to(device), text_encoder.to(device)
     bank = LatentBank(vae, tokenizer, capacity, size_px // 16, device)
     for block in blocks:

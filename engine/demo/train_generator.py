@@ -119,6 +119,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stage", choices=("all", "vae", "dit", "decoder"), default="all")
     parser.add_argument("--dit-from", type=Path, help="continue the transformer from this folder")
+    parser.add_argument(
+        "--new-text", action="store_true", help="with --dit-from: new tokenizer and text encoder"
+    )
     parser.add_argument("--vae-from", type=Path, help="continue the autoencoder from this folder")
     parser.add_argument("--vae-seconds", type=float, default=420.0)
     parser.add_argument("--dit-seconds", type=float, default=900.0)
@@ -152,7 +155,7 @@ def main() -> None:
         modules = train_dit(
             factory, vae, arguments.out, seconds=arguments.dit_seconds, batch=arguments.dit_batch,
             capacity=arguments.clips, device=device, size_px=arguments.size,
-            start=arguments.dit_from,
+            start=arguments.dit_from, new_text=arguments.new_text,
         )  # fmt: skip
         write_folder(arguments.out, arguments.size)
         check(

@@ -107,7 +107,9 @@ def use_channels_last(vae: AutoencoderKLWan) -> int:
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
     # [1, Z, 1, 1, 1] in the dtype of the latents, as the library's pipelines do it.
     def per_channel(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
+        # made on the host and sent without waiting: a tensor made on the GPU from a list synchronizes
+        channels = torch.tensor(values, dtype=like.dtype).view(1, -1, 1, 1, 1)
+        return channels.to(like.device, non_blocking=True)
 
     return per_channel(vae.config.latents_mean), per_channel(vae.config.latents_std)
 

@@ -1,60 +1,97 @@
-"""The selector "consensus": the take that the other takes agree with (the medoid).
+"""The selector "consensus": the take that scores best if the truth is like one of the other takes.
 
-Looks only at pixels of the takes, never at critiques or a reference. Failures of a generator differ from take
-to take, its successes resemble each other. Invariant: the scores do not depend on the order of the takes.
-Legend: K takes · S sampled frames · P side of a downsampled frame.
+Minimum Bayes risk: the benchmark's own measures (where, when and how much moves, and how it looks) between
+takes instead of against a reference, which is never opened. Failures of a generator differ from take to take,
+its successes resemble each other. Invariant: the scores do not depend on the order of the takes.
+Legend: K takes · S moments in time · h, w pixels of the grid on which takes are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.motion import masks_of
 from engine.protocols import Selector
-from engine.types import Attempt, Scenario, Video
+from engine.selectors._clips import GREY_LEVELS, shrunk, small_greys, small_size
+from engine.types import Attempt, Clip, Scenario, SelectorSettings, Video
+from engine.video import resample_indices
 
-NUM_SAMPLES = 16  # S
-SIDE_PX = 32  # P
-MOTION_WEIGHT = 2.0  # where and when things move counts more than how they look
+REDUCTION = 4  # the benchmark compares at a quarter of the real clip's size
+LONGEST_PX = 240  # beyond, masks of a few pixels do not decide and memory does
+LIKE_MSE = 0.002  # of grey from 0 to 1 (11 levels), at which two pictures count as half alike
+PERCENT = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """What is compared of a take: all [S, h, w], masks as bool, grey from 0 to 1."""
+
+    masks: NDArray[np.bool_]
+    grey: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
     def score(self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]) -> list[float]:
-        """Minus the mean distance to the other takes; 0.0 for a single take. Takes may differ in shape."""
+        """Mean similarity to the other takes in percent, 100 for a single one. Takes may differ in shape."""
         if len(takes) < 2:
-            return [0.0] * len(takes)
-        features = np.stack([_features(take) for take in takes])  # [K, 2*S*P*P]
-        distances = np.linalg.norm(features[:, None] - features[None], axis=-1)  # [K, K]
-        mean = distances.sum(axis=1) / (len(takes) - 1)
-        return [-float(distance) for distance in mean]
+            return [PERCENT] * len(takes)
+        size, fps = _grid(scenario.prefix, takes), min(take.fps for take in takes)
+        motions = [_motion(take, size, fps) for take in takes]
+        similar = np.zeros((len(takes), len(takes)))  # [K, K], symmetric
+        for i, one in enumerate(motions):
+            for j in range(i):
+                similar[i, j] = similar[j, i] = similarity(one, motions[j])
+        # summed from the smallest, so that the order of the takes does not show in the last digit
+        return [PERCENT * float(row.sum()) / (len(takes) - 1) for row in np.sort(similar, axis=1)]
 
 
-def build() -> Selector:
+def build(settings: SelectorSettings) -> Selector:
     return Consensus()
 
 
-def _features(take: Video) -> NDArray[np.float64]:
-    """Grey frames and motion energy [2*S*P*P], scaled so that a distance is a root mean square.
+def similarity(a: Motion, b: Motion) -> float:
+    """0 to 1: mean of the benchmark's three overlaps of motion and of the likeness of the pictures.
 
-    Motion energy of sample i is the mean absolute difference of neighbouring frames from sample i to i+1, so
-    that motion counts that no sampled frame shows.
+    Spatial (moved at all), weighted (share of time), spatiotemporal (moment by moment), each intersection
+    over union, 1 where nothing moves in either; moments that only one take has count as 0.
     """
-    grey = np.stack([_small_grey(frame) for frame in take.frames])  # [T, P, P]
-    change = np.abs(np.diff(grey, axis=0, append=grey[-1:]))  # [T, P, P]
-    samples = np.linspace(0, len(grey) - 1, NUM_SAMPLES).round().astype(int)
-    ends = np.append(samples[1:], len(grey))
-    energy = np.stack([change[i : max(j, i + 1)].mean(axis=0) for i, j in zip(samples, ends, strict=True)])
-    features: NDArray[np.float64] = np.concatenate([grey[samples].ravel(), MOTION_WEIGHT * energy.ravel()])
-    return features / float(np.sqrt(NUM_SAMPLES * SIDE_PX**2))
+    length, longest = min(len(a.masks), len(b.masks)), max(len(a.masks), len(b.masks))
+    moments = [_overlap(a.masks[s], b.masks[s]) for s in range(length)]
+    error = float(np.mean((a.grey[:length] - b.grey[:length]) ** 2))
+    parts = (
+        _overlap(np.logical_or.reduce(a.masks), np.logical_or.reduce(b.masks)),
+        _overlap(a.masks.sum(axis=0) / longest, b.masks.sum(axis=0) / longest),
+        sum(moments) / longest,
+        LIKE_MSE / (LIKE_MSE + error) * length / longest,
+    )
+    return float(np.mean(parts))
 
 
-def _small_grey(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """[H, W, 3] uint8 -> [P, P] from 0 to 1."""
-    small = cv2.resize(frame, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
-    grey: NDArray[np.float64] = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    return grey / 255.0
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Sum of minima over sum of maxima: for masks, intersection over union. 1 where both are empty."""
+    larger = float(np.maximum(a, b).sum())
+    return float(np.minimum(a, b).sum()) / larger if larger > 0 else 1.0
+
+
+def _grid(prefix: Clip, takes: Sequence[Video]) -> tuple[int, int]:
+    """(w, h) on which takes are compared: a quarter of the real clip, or of the smallest take."""
+    height, width = min(take.frames.shape[1:3] for take in takes)
+    if prefix.width and prefix.height:
+        height, width = prefix.height, prefix.width
+    return small_size(max(1, width // REDUCTION), max(1, height // REDUCTION), LONGEST_PX)
+
+
+def _motion(take: Video, size: tuple[int, int], fps: float) -> Motion:
+    """Masks are computed at the take's own size and rate, as the benchmark does, then reduced."""
+    kept = resample_indices(len(take.frames), take.fps, fps)
+    masks = masks_of(take.frames)
+    return Motion(
+        masks=np.stack([shrunk(masks[s], size) for s in kept]) > GREY_LEVELS / 2,
+        grey=small_greys(take.frames[kept], size) / np.float32(GREY_LEVELS),
+    )

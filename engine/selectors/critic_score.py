@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.protocols import Selector
-from engine.types import Attempt, Scenario, Video
+from engine.types import Attempt, Scenario, SelectorSettings, Video
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,5 +21,5 @@ class CriticScore:
         return [float("-inf") if score is None else score for score in scores]
 
 
-def build() -> Selector:
+def build(settings: SelectorSettings) -> Selector:
     return CriticScore()

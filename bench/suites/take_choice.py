@@ -1,0 +1,64 @@
+"""Choosing among the stored takes of one scenario by target-free selectors, as `retake select` does.
+
+Reads takes, never references or benchmark scores; the takes may come from several runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engine.policy import RefinementPolicy
+from engine.protocols import Selector
+from engine.selection import StoredTakes
+from engine.types import Attempt, Scenario, Video
+
+Scores = list[dict[str, float]]
+"""Of each take by selector; a selector that gives a take no score is absent there."""
+
+
+class TakeReader:
+    """Decodes takes of one scenario when a selector looks at them, and keeps what its cache can hold."""
+
+    def __init__(self) -> None:
+        self._cache: OrderedDict[Path, Video] = OrderedDict()
+
+    def of(self, paths: Sequence[Path]) -> Sequence[Video]:
+        return StoredTakes(Path.cwd(), [path.absolute() for path in paths], self._cache)
+
+
+def score_takes(
+    selectors: Mapping[str, Selector],
+    scenario: Scenario,
+    takes: Sequence[Video],
+    attempts: Sequence[Attempt],
+) -> tuple[Scores, dict[str, float]]:
+    """Scores of each take among these, and the seconds that each selector took."""
+    scores: Scores = [{} for _ in attempts]
+    seconds = {}
+    for name, selector in selectors.items():
+        start_s = time.perf_counter()
+        column = selector.score(scenario, takes, attempts)
+        seconds[name] = time.perf_counter() - start_s
+        for entry, value in zip(scores, column, strict=True):
+            if math.isfinite(value):
+                entry[name] = value
+    return scores, seconds
+
+
+def choose(attempts: Sequence[Attempt], scores: Scores, by: Sequence[str]) -> int:
+    """Position of the best take by mean rank over the selectors `by`: the loop's rule without a critique."""
+    bare = [
+        replace(
+            attempt,
+            index=position,
+            critique=None,
+            selector_scores={name: entry[name] for name in by if name in entry},
+        )
+        for position, (attempt, entry) in enumerate(zip(attempts, scores, strict=True))
+    ]
+    return RefinementPolicy(seed=0, negative="").choose(bare)

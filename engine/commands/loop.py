@@ -1,0 +1,175 @@
+"""The commands that run the loop: demo, run, resume, and plan, which says what a run would need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from engine.commands._app import (
+    ConfigFile,
+    Critic,
+    Dataset,
+    Device,
+    Dtype,
+    Generator,
+    Guidance,
+    Limit,
+    Loops,
+    Negative,
+    OnlyIncomplete,
+    Out,
+    Overlap,
+    Quantization,
+    RunFolder,
+    Samples,
+    Seed,
+    Selectors,
+    Steps,
+    app,
+    bench,
+    console,
+    execute,
+    finish,
+    names,
+    new_folder,
+)
+
+
+@app.command(epilog="Example: [cyan]retake demo[/]   or   [cyan]retake demo --measure --count 120[/]")
+def demo(
+    out: Out = None,
+    loops: Loops = None,
+    steps: Steps = None,
+    device: Device = None,
+    overlap: Overlap = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the bundled models on held-out scenes instead.")
+    ] = False,
+    count: Annotated[int, typer.Option(help="Held-out scenes of --measure.", min=1)] = 120,
+    json_file: Annotated[Path, typer.Option("--json", help="Where --measure writes its figures.")] = Path(
+        "runs/demo_quality.json"
+    ),
+) -> None:
+    """Run the whole loop on six simulated scenes with the bundled models and make the report."""
+    if measure:
+        given = {"--loops": loops, "--steps": steps, "--device": device}
+        extra = [text for key, value in given.items() if value is not None for text in (key, str(value))]
+        work = out or new_folder("measure")
+        raise typer.Exit(bench("demo_quality", "--out", json_file, "--count", count, "--work", work, *extra))
+    from engine.build import build_run
+    from engine.config import load_config
+    from engine.demo.showcase import write_showcase
+
+    out = out or new_folder("demo")
+    settings = {"loop.loops": loops, "generator.steps": steps, "device": device, "schedule.overlap": overlap}
+    config = load_config(None, {"dataset": str(out / "dataset"), "out": str(out), **settings})
+    console.print(f"writing six simulated scenes to {config.dataset}", highlight=False)
+    write_showcase(config.dataset)
+    outcomes = execute(lambda: build_run(config))
+    switches = ("--all-attempts", "--allow-incomplete", "--no-cache")  # a failed scenario is reported below
+    status = bench("physics_iq", config.out, "--dataset", config.dataset, *switches)
+    finish(config.out, outcomes)
+    raise typer.Exit(status)
+
+
+@app.command(epilog="Example: [cyan]retake run scenes/test --loops 2 --steps 16 --out runs/first[/]")
+def run(
+    dataset: Dataset = None,
+    generator: Generator = None,
+    critic: Critic = None,
+    quantization: Quantization = None,
+    loops: Loops = None,
+    samples: Samples = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    negative: Negative = None,
+    seed: Seed = None,
+    only_incomplete: OnlyIncomplete = None,
+    selectors: Selectors = None,
+    limit: Limit = None,
+    out: Out = None,
+    overlap: Overlap = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run the refinement loop over a dataset: plan, generate, critique, rewrite, generate again, choose."""
+    from engine.build import build_run
+    from engine.config import load_config
+
+    overrides = {
+        "dataset": None if dataset is None else str(dataset),
+        "out": None if out is None else str(out),
+        "generator.name": generator,
+        "generator.steps": steps,
+        "generator.guidance_scale": guidance_scale,
+        "generator.negative": negative,
+        "critic.name": critic,
+        "critic.quantization": quantization,
+        "loop.loops": loops,
+        "loop.samples": samples,
+        "loop.seed": seed,
+        "loop.only_incomplete": only_incomplete,
+        "loop.selectors": None if selectors is None else names(selectors),
+        "limit": limit,
+        "schedule.overlap": overlap,
+        "device": device,
+        "dtype": dtype,
+    }
+    loaded = load_config(config, overrides, default_out=new_folder("run"))
+    finish(loaded.out, execute(lambda: build_run(loaded)))
+
+
+@app.command(epilog="Example: [cyan]retake resume runs/first[/]")
+def resume(folder: RunFolder) -> None:
+    """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried."""
+    from engine.build import resume_run
+
+    finish(folder, execute(lambda: resume_run(folder)))
+
+
+@app.command(epilog="Example: [cyan]retake plan physics-IQ-benchmark --generator wan2.2-ti2v --steps 32[/]")
+def plan(
+    dataset: Dataset = None,
+    generator: Generator = None,
+    critic: Critic = None,
+    quantization: Quantization = None,
+    loops: Loops = None,
+    samples: Samples = None,
+    steps: Steps = None,
+    limit: Limit = None,
+    overlap: Overlap = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: ConfigFile = None,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the models and time them.")] = True,
+) -> None:
+    """Say what a run would need before it starts: memory part by part, and time at most."""
+    from engine.build import plan_run
+    from engine.config import load_config
+
+    overrides = {
+        "dataset": None if dataset is None else str(dataset),
+        "generator.name": generator,
+        "generator.steps": steps,
+        "critic.name": critic,
+        "critic.quantization": quantization,
+        "loop.loops": loops,
+        "loop.samples": samples,
+        "limit": limit,
+        "schedule.overlap": overlap,
+        "device": device,
+        "dtype": dtype,
+    }
+    needs = plan_run(load_config(config, overrides, default_out=new_folder("run")), timed=timed)
+    header, *rows = needs.memory.table()
+    table = Table(*header, title="memory")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)
+    if needs.time is not None:
+        console.print(needs.time.describe(), highlight=False)

@@ -1,0 +1,44 @@
+"""The command that chooses again among the takes of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from engine.commands._app import RunFolder, app, console, names, numbers
+
+
+@app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1,2[/]")
+def select(
+    folder: RunFolder,
+    by: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Selectors; their ranks are averaged.")
+    ] = "critic_score",
+    attempts: Annotated[
+        str, typer.Option(metavar="N,...", help="Takes to choose from, 0 is the first. Default: all.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the chosen clips, ready to be scored.")] = None,
+    device: Annotated[str, typer.Option(help="Where networks run: auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Choose again among the stored takes of a run; nothing is generated and the run is not changed."""
+    from engine.config import SelectorsConfig, read_config
+    from engine.device import resolve_device
+    from engine.selection import reselect
+
+    given = (folder / "config.toml").is_file()
+    networks = read_config(folder).selectors if given else SelectorsConfig()
+    settings = networks.on(resolve_device(device))
+    selections = reselect(folder, by=names(by), attempts=numbers(attempts), out=out, settings=settings)
+    table = Table("scenario", "scores by take", "chosen by the run", f"chosen by {by}", title=str(folder))
+    for entry in selections:
+        scores = [
+            f"{index}: " + (", ".join(f"{value:.3g}" for value in found.values()) or "unscored")
+            for index, found in zip(entry.attempts, entry.scores, strict=True)
+        ]
+        table.add_row(entry.scenario_id, "\n".join(scores), str(entry.before), str(entry.chosen))
+    console.print(table)
+    moved = sum(entry.before != entry.chosen for entry in selections)
+    console.print(f"{moved} of {len(selections)} scenarios get another take", highlight=False)

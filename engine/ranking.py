@@ -1,0 +1,25 @@
+"""Ranks over several choosers: the one way in which scores of different scales are combined.
+
+Knows no takes and no selectors. Invariants: the result does not depend on the order of the items, and a
+missing score is never treated as a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def mean_ranks(scores: Sequence[Mapping[str, float]]) -> list[float | None]:
+    """Mean over the choosers of each item's rank: 0 is best, equal scores share a rank, lower is better.
+
+    `scores` holds one entry an item, score by chooser, higher is better. None: a chooser that scored some
+    other item left this one out, so its ranks cannot be compared.
+    """
+    names = sorted({name for entry in scores for name in entry})
+    ranks: list[float | None] = []
+    for entry in scores:
+        own = [
+            sum(other.get(name, score) > score for other in scores) for name, score in entry.items()
+        ]  # an item that the chooser left out is ahead of nobody
+        ranks.append(sum(own) / len(names) if names and len(own) == len(names) else None)
+    return ranks

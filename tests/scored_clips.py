@@ -1,0 +1,40 @@
+"""A small dataset on disk and submissions to it, for tests of the scorer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sliding import SlidingSquare
+
+from engine.datasets.physics_iq import read_descriptions
+from engine.demo.layout import write_dataset
+from engine.types import Frames
+
+VIEWS = ("perspective-left", "perspective-right")
+FPS = 8
+
+
+def make_dataset(out: Path) -> Path:
+    """Two scenes of two views, 64 x 64 pixels, 8 frames per second."""
+    write_dataset(out, [SlidingSquare(0), SlidingSquare(1, category="Optics")], views=VIEWS)
+    return out
+
+
+def submit(dataset: Path, folder: Path, *, take: int = 1) -> dict[str, Path]:
+    """The real clips of `take` as a submission; by scenario id."""
+    folder.mkdir(parents=True)
+    rows = read_descriptions(dataset)
+    testing = dataset / "physics-IQ-benchmark" / "split-videos" / "testing" / "8FPS"
+    second = {(row.view, row.scene): row for row in rows if row.take == f"take-{take}"}
+    paths = {}
+    for row in (row for row in rows if row.take == "take-1"):
+        source = testing / second[(row.view, row.scene)].file_name("testing-videos", FPS)
+        paths[row.scenario_id] = folder / row.output_name
+        shutil.copyfile(source, paths[row.scenario_id])
+    return paths
+
+
+def square_takes(take: int, view: str, number: int = 0) -> Frames:
+    """The answer of 40 frames."""
+    return SlidingSquare(number).render(take, view)[24:]

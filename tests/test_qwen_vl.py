@@ -157,8 +157,9 @@ def test_unreadable_replies_get_one_retry_and_no_score(critic: QwenVLCritic, sce
     assert critique.verdict is Verdict.UNREADABLE and critique.score is None
     assert 40 < critique.num_tokens <= 80
     assert finish(critic.start(scenario, PROMPT, take())).raw == critique.raw
-    other = finish(critic.start(scenario, replace(PROMPT, text="A cube falls."), take()))
-    assert other.raw != critique.raw
+    # random weights hardly heed a text, so one other prompt may well sample the same letters
+    prompts = [replace(PROMPT, text=text) for text in ("A cube falls.", "Water rises.", "x" * 40)]
+    assert {finish(critic.start(scenario, prompt, take())).raw for prompt in prompts} != {critique.raw}
 
 
 def test_a_job_does_no_work_before_launch_and_counts_its_steps(

@@ -56,7 +56,14 @@ ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
         "engine.quant",
         "kernels.dispatch",
     ),
-    "engine.selectors": (*BASE, "engine.video", "engine.motion", "engine.ranking", "engine.streams"),
+    "engine.selectors": (
+        *BASE,
+        "engine.video",
+        "engine.motion",
+        "engine.plugins",
+        "engine.ranking",
+        "engine.streams",
+    ),
     "engine.boundary": (*BASE, "engine.video"),
     "engine.charts": BASE,
     "engine.report": (

@@ -86,6 +86,19 @@ def test_every_selector_is_target_free_and_scores_each_take(name: str, scenario:
     assert selector.score(scenario, takes, attempts_for(takes)) == scores
 
 
+@pytest.mark.parametrize("name", plugins.names("engine.selectors"))
+def test_every_selector_takes_still_small_and_short_takes_in_any_order(name: str, scenario: Scenario) -> None:
+    selector: Selector = plugins.load("engine.selectors", name).build(SelectorSettings())
+    takes = [rolling(0.5), rolling(2.0, side=96), rolling(0.0), rolling(1.0, num_frames=9)]
+    scores = selector.score(scenario, takes, attempts_for(takes))
+    assert all(math.isfinite(score) or score == -math.inf for score in scores)
+    assert math.isfinite(scores[0])
+    reverse = selector.score(scenario, takes[::-1], attempts_for(takes))
+    assert reverse[::-1] == pytest.approx(scores, rel=1e-5)
+    alone = selector.score(scenario, takes[:1], attempts_for(takes[:1]))
+    assert len(alone) == 1 and math.isfinite(alone[0])
+
+
 def test_critic_score_passes_scores_on_and_invents_none() -> None:
     takes = [rolling(1.0)] * 3
     unseen = Attempt(index=2, prompt=attempt(2, 0.0).prompt, video_path=Path("attempt-2.mp4"), critique=None)

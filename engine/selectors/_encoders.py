@@ -106,6 +106,7 @@ def _edge_energy(grey: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _load_folder(folder: Path, device: str) -> FolderEncoder:
+    import torch
     from transformers import AutoImageProcessor, AutoModel
 
     fix = f"give a folder with: {LAYOUT}"
@@ -113,14 +114,24 @@ def _load_folder(folder: Path, device: str) -> FolderEncoder:
         raise ModelError(f"{folder} is not an image encoder: it has no config.json", fix=fix)
     try:
         processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModel.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        # In fp32 everywhere: frames differ by less than what bf16 keeps of a feature.
+        loaded: Any = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder} does not load as an image encoder: {error}", fix=fix) from error
-    model = getattr(model, "vision_model", model).to(device).eval()  # of SigLIP and CLIP: not the text's half
+    model, info = loaded
+    # A pooling head may be missing, for patches need none; any other weight would be random.
+    if lacking := sorted(key for key in info["missing_keys"] if "pooler" not in key):
+        raise ModelError(f"{folder} lacks {len(lacking)} weights, the first is {lacking[0]}", fix=fix)
+    model = getattr(model, "vision_model", model)  # of SigLIP and CLIP: without the text's half
     if getattr(model, "main_input_name", "") != "pixel_values":
         raise ModelError(f"{folder} is a {type(model).__name__}, which reads no pictures", fix=fix)
     return FolderEncoder(
-        model=model, processor=processor, side_px=_side_px(processor, model.config), device=device
+        model=model.to(device).eval(),
+        processor=processor,
+        side_px=_side_px(processor, model.config),
+        device=device,
     )
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,14 +24,15 @@ from engine.video import resample_indices
 REDUCTION = 4  # the benchmark compares at a quarter of the real clip's size
 LONGEST_PX = 240  # beyond, masks of a few pixels do not decide and memory does
 LIKE_MSE = 0.002  # of grey from 0 to 1 (11 levels), at which two pictures count as half alike
+SOFT_PX = 1.0  # of the grid, by which the edges of motion are softened
 PERCENT = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """What is compared of a take: all [S, h, w], masks as bool, grey from 0 to 1."""
+    """What is compared of a take: all float32 [S, h, w] from 0 to 1."""
 
-    masks: NDArray[np.bool_]
+    moves: NDArray[np.float32]  # motion masks, their edges softened
     grey: NDArray[np.float32]
 
 
@@ -56,24 +57,29 @@ def build(settings: SelectorSettings) -> Selector:
 
 
 def similarity(a: Motion, b: Motion) -> float:
-    """0 to 1: mean of the benchmark's three overlaps of motion and of the likeness of the pictures.
+    """0 to 1: mean of three overlaps of motion and of the likeness of the pictures.
 
-    Spatial (moved at all), weighted (share of time), spatiotemporal (moment by moment), each intersection
-    over union, 1 where nothing moves in either; moments that only one take has count as 0.
+    Spatial (moved at all), weighted (share of time) and spatiotemporal (moment by moment) as the benchmark's,
+    but on soft masks: a near miss between two guesses says less than one between a guess and the truth.
+    Moments that only one take has count as still and unlike.
     """
-    length, longest = min(len(a.masks), len(b.masks)), max(len(a.masks), len(b.masks))
-    moments = [_overlap(a.masks[s], b.masks[s]) for s in range(length)]
+    length, longest = min(len(a.moves), len(b.moves)), max(len(a.moves), len(b.moves))
+    one, other = _lasting(a.moves, longest), _lasting(b.moves, longest)
     error = float(np.mean((a.grey[:length] - b.grey[:length]) ** 2))
     parts = (
-        _overlap(np.logical_or.reduce(a.masks), np.logical_or.reduce(b.masks)),
-        _overlap(a.masks.sum(axis=0) / longest, b.masks.sum(axis=0) / longest),
-        sum(moments) / longest,
+        _overlap(one.max(axis=0), other.max(axis=0)),
+        _overlap(one.mean(axis=0), other.mean(axis=0)),
+        _overlap(one, other),
         LIKE_MSE / (LIKE_MSE + error) * length / longest,
     )
     return float(np.mean(parts))
 
 
-def _overlap(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _lasting(moves: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    return np.pad(moves, ((0, length - len(moves)), (0, 0), (0, 0)))
+
+
+def _overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Sum of minima over sum of maxima: for masks, intersection over union. 1 where both are empty."""
     larger = float(np.maximum(a, b).sum())
     return float(np.minimum(a, b).sum()) / larger if larger > 0 else 1.0
@@ -91,7 +97,8 @@ def _motion(take: Video, size: tuple[int, int], fps: float) -> Motion:
     """Masks are computed at the take's own size and rate, as the benchmark does, then reduced."""
     kept = resample_indices(len(take.frames), take.fps, fps)
     masks = masks_of(take.frames)
+    soft = [cv2.GaussianBlur(shrunk(masks[s], size), (0, 0), SOFT_PX) for s in kept]
     return Motion(
-        masks=np.stack([shrunk(masks[s], size) for s in kept]) > GREY_LEVELS / 2,
+        moves=np.stack(soft).astype(np.float32) / np.float32(GREY_LEVELS),
         grey=small_greys(take.frames[kept], size) / np.float32(GREY_LEVELS),
     )

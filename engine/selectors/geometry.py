@@ -59,7 +59,7 @@ class Statistics:
 
 # One unit of each logarithm is its spread among takes of one scene (mean over 71 tuning scenes), save for the
 # jump: takes of one generator jump alike, and only a break should count.
-UNITS = Statistics(bend=0.05, jump=0.05, dimension=0.02, deformation=0.02, novelty=0.003)
+UNITS = Statistics(bend=0.05, jump=0.01, dimension=0.02, deformation=0.02, novelty=0.003)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

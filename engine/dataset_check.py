@@ -15,18 +15,21 @@ from typing import Final
 
 from engine.dataset_clips import KINDS, MASKS, TESTING, Kind, clip_faults, picture_faults
 from engine.datasets.physics_iq import (
+    NUM_CASES,
+    PUBLISHED_FPS,
     TREES,
     VIEWS,
     Description,
     benchmark_tree,
+    cases_of,
     descriptions_path,
+    frame_rates,
     read_descriptions,
+    rival_trees,
 )
 from engine.errors import DatasetError
 
-PUBLISHED_FPS: Final = (8, 16, 24, 30)
 CATEGORIES: Final = ("Solid Mechanics", "Fluid Dynamics", "Optics", "Thermodynamics", "Magnetism")
-NUM_CASES: Final = 198
 NUM_SCENES: Final = 66
 VERIFIED_DATA: Final = "Anates-Labs-Research/Physics-IQ-Verified"
 _README_NAMES = {"testing-videos": "testing", "conditioning-videos": "conditioning"}
@@ -104,7 +107,7 @@ def check_dataset(
     return TreeReport(
         tree=folder,
         kind={TREES[0]: "original", TREES[1]: "verified"}.get(folder.resolve().name, "unknown"),
-        num_cases=sum(row.take == "take-1" for row in rows),
+        num_cases=len(cases_of(rows)),
         lines=tuple(lines),
     )
 
@@ -135,9 +138,8 @@ def how_to_obtain(report: TreeReport, fps: int | None) -> list[str]:
 
 
 def _only_tree(root: Path) -> Path:
-    tree = benchmark_tree(root)
-    both = [name for name in TREES if (root / name / "split-videos").is_dir()]
-    if tree != root and len(both) > 1:
+    tree, both = benchmark_tree(root), rival_trees(root)
+    if both:
         raise DatasetError(
             f"{root} holds {' and '.join(both)}", fix=f"check one at a time, such as {root / both[0]}"
         )
@@ -145,8 +147,7 @@ def _only_tree(root: Path) -> Path:
 
 
 def _rates(tree: Path) -> list[int]:
-    names = {entry.name for kind in KINDS for entry in (tree / kind.folder).glob("*FPS") if entry.is_dir()}
-    return sorted(int(name[:-3]) for name in names if name[:-3].isdecimal())
+    return sorted({rate for kind in KINDS for rate in frame_rates(tree / kind.folder)})
 
 
 def _rows_line(path: Path, rows: Sequence[Description]) -> Line:
@@ -243,8 +244,7 @@ def _switch_line(tree: _Tree, rates: Sequence[int]) -> Line:
     folder = tree.folder / "switch-frames"
     names = {
         f"{row.number:04d}_switch-frames_anyFPS_{row.view}_{row.scene}.jpg": row
-        for row in tree.rows
-        if row.take == "take-1"
+        for row in cases_of(tree.rows)
     }
     present = [name for name in names if (folder / name).is_file()]
 

@@ -8,7 +8,7 @@ number; seeds do not depend on the order of scenarios.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -110,8 +110,11 @@ class RefinementPolicy:
     def winner(self, attempts: Sequence[Attempt]) -> int:
         """The take of the last round to be critiqued: the best mean rank there, of equals the earlier."""
         positions = [i for i, attempt in enumerate(attempts) if attempt.round == attempts[-1].round]
-        looked = [{name: attempts[i].selector_scores.get(name) for name in self.lookers} for i in positions]
-        ranks = mean_ranks([_present(scores) for scores in looked])
+        looked = [
+            {name: score for name, score in attempts[i].selector_scores.items() if name in self.lookers}
+            for i in positions
+        ]
+        ranks = mean_ranks(looked)
         keys = [(rank is None, rank or 0.0, i) for rank, i in zip(ranks, positions, strict=True)]
         return min(keys)[-1]
 
@@ -203,10 +206,6 @@ def scenario_seed(run_seed: int | str, scenario_id: str) -> int:
 
 def _seed_offset(round_number: int) -> int:
     return 0 if round_number <= 1 else round_number
-
-
-def _present(scores: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: score for name, score in scores.items() if score is not None}
 
 
 _Key = tuple[float, ...]

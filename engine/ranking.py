@@ -6,7 +6,17 @@ missing score is never treated as a number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+
+
+def score_rows(columns: Mapping[str, Sequence[float]], num_items: int) -> list[dict[str, float]]:
+    """By chooser, one entry an item, from a column a chooser; minus infinity, "no score", is left out."""
+    assert all(len(column) == num_items for column in columns.values()), f"{columns} for {num_items} items"
+    return [
+        {name: column[row] for name, column in columns.items() if math.isfinite(column[row])}
+        for row in range(num_items)
+    ]
 
 
 def mean_ranks(scores: Sequence[Mapping[str, float]]) -> list[float | None]:

@@ -5,7 +5,6 @@ Knows selectors by name only and generates nothing. Invariant: a run is read, ne
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from engine import plugins
 from engine.errors import ConfigError
 from engine.policy import RefinementPolicy
 from engine.protocols import Selector
+from engine.ranking import score_rows
 from engine.store import RunStore
 from engine.types import Attempt, Outcome, Scenario, SelectorSettings, Video
 from engine.video import probe, read_frames
@@ -70,7 +70,7 @@ def reselect(
             outcome = outcomes[scenario.id]
             takes = [a for a in outcome.attempts if a.index in attempts] or list(outcome.attempts)
             scores = scorer.scores(scenario, takes)
-            chosen = takes[_best(takes, scores)]
+            chosen = takes[best_take(takes, scores)]
             assert outcome.chosen is not None, "failed scenarios are left out"
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
@@ -138,10 +138,7 @@ class TakeScorer:
         columns = {
             name: selector.score(scenario, takes, attempts) for name, selector in self._selectors.items()
         }
-        return [
-            {name: column[row] for name, column in columns.items() if math.isfinite(column[row])}
-            for row in range(len(attempts))
-        ]
+        return score_rows(columns, len(attempts))
 
     def read(self, attempt: Attempt) -> Video:
         return self._takes([attempt])[0]
@@ -150,7 +147,7 @@ class TakeScorer:
         return StoredTakes(self._folder, [attempt.video_path for attempt in attempts], self._cache)
 
 
-def _best(takes: Sequence[Attempt], scores: Sequence[Mapping[str, float]]) -> int:
+def best_take(takes: Sequence[Attempt], scores: Sequence[Mapping[str, float]]) -> int:
     """Position of the best take by selectors alone: the policy's choice where no critique is known."""
     bare = [
         replace(take, index=position, critique=None, selector_scores=dict(entry))

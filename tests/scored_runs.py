@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from critiques import bare_critique
 
 from bench.suites.case_record import PairMeans
 from engine.config import GeneratorConfig, LoopConfig, RunConfig, write_config
@@ -16,13 +17,10 @@ from engine.store import RunStore
 from engine.types import (
     Attempt,
     Clip,
-    Critique,
-    Fault,
     Frames,
     Outcome,
     Prompt,
     Scenario,
-    Verdict,
 )
 from engine.video import write_mp4
 
@@ -125,24 +123,9 @@ def _record(store: RunStore, scenario: Scenario, index: int, take: Made) -> Atte
         index=index,
         prompt=Prompt(text="a", negative="", seed=index, revision=take.round),
         video_path=path,
-        critique=None if take.critic is None else _critique(take.critic),
+        critique=None if take.critic is None else bare_critique(take.critic),
         round=take.round,
         sample=take.sample,
     )
     store.attempt(scenario.id, attempt)
     return attempt
-
-
-def _critique(score: float) -> Critique:
-    return Critique(
-        verdict=Verdict.REVISE,
-        score=score,
-        seen=(),
-        expected=(),
-        findings=(),
-        fault=Fault.NONE,
-        revised=None,
-        raw="",
-        num_tokens=0,
-        seconds=0.0,
-    )

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from plain_reader import frames_bgr, load_generated, load_real
 
 from bench.suites.case_scoring import measure_clip
 from bench.suites.clip_stream import decode, packed_iou, stream_clip
 from bench.suites.file_digests import FileDigests
-from bench.suites.motion_masks import frames_bgr, load_generated, load_real
 from bench.suites.reference_cache import ReferenceCache
 from bench.suites.references import reference_key, references
 from bench.suites.scoring_datasets import Made, make

@@ -7,25 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from critiques import bare_critique
 from rich.console import Console
 
 from engine.progress import BestScores, LiveDisplay, PlainDisplay, describe_outcome, make_display
-from engine.types import Attempt, Critique, Fault, Outcome, PlanReply, Prompt, Verdict
+from engine.types import Attempt, Outcome, PlanReply, Prompt
 
 
 def attempt(index: int, score: float | None) -> Attempt:
-    critique = Critique(
-        verdict=Verdict.UNREADABLE if score is None else Verdict.REVISE,
-        score=score,
-        seen=(),
-        expected=(),
-        findings=(),
-        fault=Fault.NONE,
-        revised=None,
-        raw="",
-        num_tokens=0,
-        seconds=0.0,
-    )
+    critique = bare_critique(score)
     prompt = Prompt(text="a ball", negative="", seed=0, revision=index)
     path = Path("v.mp4")
     return Attempt(index=index, prompt=prompt, video_path=path, critique=critique, round=index)

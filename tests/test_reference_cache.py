@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plain_reader import load_real
 from scored_clips import FPS, make_dataset
 
 from bench.suites import reference_cache
 from bench.suites.file_digests import FileDigests
-from bench.suites.motion_masks import load_real
 from bench.suites.reference_cache import RealTakes, ReferenceCache, expected_bytes
 from bench.suites.references import COMPUTED, Reference, ReferenceKey, reference_key, references
 from bench.suites.view_metrics import compare, motion_share

@@ -6,29 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from critiques import bare_critique
 
 from engine.errors import ConfigError
 from engine.selection import TakeScorer, load_selectors, reselect
 from engine.store import RunStore
-from engine.types import Attempt, Clip, Critique, Fault, Outcome, Prompt, Scenario, Verdict
+from engine.types import Attempt, Clip, Outcome, Prompt, Scenario
 from engine.video import read_frames, write_mp4
 
 SHADES = (40, 120, 122, 200)
-
-
-def critique(score: float | None) -> Critique:
-    return Critique(
-        verdict=Verdict.UNREADABLE if score is None else Verdict.REVISE,
-        score=score,
-        seen=(),
-        expected=(),
-        findings=(),
-        fault=Fault.NONE,
-        revised=None,
-        raw="",
-        num_tokens=0,
-        seconds=0.0,
-    )
 
 
 def scenario(number: int) -> Scenario:
@@ -47,7 +33,7 @@ def make_run(folder: Path, scores: list[list[float | None]]) -> Path:
                 write_mp4(folder / path, np.full((4, 16, 16, 3), SHADES[index], np.uint8), 8.0)
                 prompt = Prompt(text="a", negative="", seed=index, revision=index)
                 attempts.append(
-                    Attempt(index=index, prompt=prompt, video_path=path, critique=critique(score))
+                    Attempt(index=index, prompt=prompt, video_path=path, critique=bare_critique(score))
                 )
                 store.attempt(entry.id, attempts[-1])
             store.outcome(Outcome(scenario_id=entry.id, attempts=tuple(attempts), chosen=0, stopped="loops"))

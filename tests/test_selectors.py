@@ -10,12 +10,13 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+from critiques import bare_critique
 
 from engine import plugins
 from engine.boundary import watch
 from engine.protocols import Selector
 from engine.selectors import consensus, critic_score
-from engine.types import Attempt, Clip, Critique, Fault, Prompt, Scenario, SelectorSettings, Verdict, Video
+from engine.types import Attempt, Clip, Prompt, Scenario, SelectorSettings, Video
 from engine.video import write_mp4
 
 SCENARIO = Scenario(
@@ -28,19 +29,7 @@ SCENARIO = Scenario(
 
 
 def attempt(index: int, score: float | None) -> Attempt:
-    verdict = Verdict.UNREADABLE if score is None else Verdict.REVISE
-    critique = Critique(
-        verdict=verdict,
-        score=score,
-        seen=(),
-        expected=(),
-        findings=(),
-        fault=Fault.NONE,
-        revised=None,
-        raw="",
-        num_tokens=0,
-        seconds=0.0,
-    )
+    critique = bare_critique(score)
     prompt = Prompt(text="A ball.", negative="", seed=0, revision=index)
     return Attempt(index=index, prompt=prompt, video_path=Path(f"attempt-{index}.mp4"), critique=critique)
 

@@ -7,16 +7,15 @@ give as NaN or infinity is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from bench.suites.view_metrics import (
     Case,
-    PairMetrics,
     in_official_order,
     original_score,
-    series,
+    pooled,
     verified_means,
 )
 
@@ -42,8 +41,8 @@ def official_aggregates(cases: Sequence[Case]) -> dict[str, float | None]:
     if not cases:
         return dict.fromkeys(NAMES)
     ordered = in_official_order(cases)
-    found = {name: _mean(ordered, lambda case: case.metrics.take1, name) for name in _VARIANCES}
-    variance = {name: _mean(ordered, lambda case: case.metrics.variance, name) for name in _VARIANCES}
+    found = {name: pooled(ordered, lambda metrics: metrics.take1, name) for name in _VARIANCES}
+    variance = {name: pooled(ordered, lambda metrics: metrics.variance, name) for name in _VARIANCES}
     with np.errstate(divide="ignore", invalid="ignore"):
         score = {name: found[name] / variance[name] for name in _VARIANCES if name != "mse"}
         score["mse"] = found["mse"] - variance["mse"]
@@ -64,9 +63,3 @@ def official_aggregates(cases: Sequence[Case]) -> dict[str, float | None]:
 
 def _combined(score: dict[str, np.float64]) -> np.float64:
     return (score["spatiotemporal"] + score["spatial"] + score["weighted_spatial"]) / 3 - score["mse"]
-
-
-def _mean(scenes: Sequence[Sequence[Case]], pair: Callable[[Case], PairMetrics], metric: str) -> np.float64:
-    """Mean over scenarios of the mean over the frames of all views, or over the views' scalars."""
-    rows = [[value for case in scene for value in series(pair(case), metric)] for scene in scenes]
-    return np.float64(np.mean([np.mean(row) for row in rows]))

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 
 from bench.suites.clip_stream import stream_clip
-from bench.suites.file_digests import FileDigests, sha256, write_whole
+from bench.suites.file_digests import FileDigests, missing_file, sha256, write_whole
 from bench.suites.frame_errors import FrameErrors, SquaredErrors
 from bench.suites.reference_cache import RealTakes, ReferenceCache, compare_motion, read_pair
 from bench.suites.references import Reference, ReferenceKey, reference_key
@@ -57,6 +57,16 @@ CHOSEN = -1  # the label of a submission's clip among attempt numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Clip:
+    """A clip of a work; `digest` of its content where results are kept, `result` if it needs no measuring."""
+
+    label: int
+    path: Path
+    digest: str | None = None
+    result: CaseMetrics | VideoError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """One work's results by label; `key` is None when the real clips could not be read."""
 
@@ -77,57 +87,53 @@ class Scorer:
         row = work.reference.row
         try:
             key = reference_key(work.reference, work.fps, FileDigests(self._folder("digests")))
-            kept = {label: self._kept(key, path) for label, path in work.clips}
-            todo = [(label, path) for label, path in work.clips if kept[label] is None]
+            clips = [self._known(key, label, path) for label, path in work.clips]
+            todo = [clip for clip in clips if clip.result is None]
             made = self._measure(work, key, todo) if todo else {}
         except VideoError as error:
             return Finished(
                 key=None, results=tuple((label, _unscored(row, label, error)) for label, _ in work.clips)
             )
-        found = {label: kept[label] or made[label] for label, _ in work.clips}
-        return Finished(
-            key=key, results=tuple((label, _result(row, label, value)) for label, value in found.items())
-        )
+        found = [(clip.label, clip.result or made[clip.label]) for clip in clips]
+        return Finished(key=key, results=tuple((label, _result(row, label, value)) for label, value in found))
 
     def _measure(
-        self, work: Work, key: ReferenceKey, clips: Sequence[tuple[int, Path]]
+        self, work: Work, key: ReferenceKey, clips: Sequence[_Clip]
     ) -> dict[int, CaseMetrics | VideoError]:
         """By label. Raises VideoError when the real clips are unusable."""
         references = ReferenceCache(folder=self._folder("references"))
 
         def measure(takes: RealTakes) -> dict[int, CaseMetrics | VideoError]:
-            return {label: self._measured(takes, path) for label, path in clips}
+            return {clip.label: self._measured(takes, clip) for clip in clips}
 
         return references.use(work.reference, key, measure, self.threads)
 
-    def _measured(self, takes: RealTakes, clip: Path) -> CaseMetrics | VideoError:
+    def _measured(self, takes: RealTakes, clip: _Clip) -> CaseMetrics | VideoError:
         try:
-            before = sha256(clip)
-            metrics = measure_clip(takes, clip, self.threads, errors_on(self.device))
-            unchanged = before == sha256(clip)
+            metrics = measure_clip(takes, clip.path, self.threads, errors_on(self.device))
+            if clip.digest is not None and clip.digest == sha256(clip.path):
+                write_whole(self._place(takes.key, clip.digest), json.dumps(asdict(metrics)).encode())
         except VideoError as error:
             return error
-        place = self._place(takes.key, before)
-        if place is not None and unchanged:
-            write_whole(place, json.dumps(asdict(metrics)).encode())
         return metrics
 
-    def _kept(self, key: ReferenceKey, clip: Path) -> CaseMetrics | VideoError | None:
-        """The result of an earlier run on this clip's content."""
+    def _known(self, key: ReferenceKey, label: int, path: Path) -> _Clip:
+        """With the result of an earlier run on this clip's content, if there is one."""
         if self.cache is None:
-            return None
+            return _Clip(label=label, path=path, result=None if path.is_file() else missing_file(path))
         try:
-            place = self._place(key, sha256(clip))
-            return None if place is None else _read_metrics(json.loads(place.read_bytes()))
+            digest = sha256(path)
+            metrics = _read_metrics(json.loads(self._place(key, digest).read_bytes()))
         except VideoError as error:
-            return error
+            return _Clip(label=label, path=path, result=error)
         except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: measured again
-            return None
+            return _Clip(label=label, path=path, digest=digest)
+        return _Clip(label=label, path=path, digest=digest, result=metrics)
 
-    def _place(self, key: ReferenceKey, clip_digest: str) -> Path | None:
-        folder = self._folder("results")
+    def _place(self, key: ReferenceKey, clip_digest: str) -> Path:
+        assert self.cache is not None, "nothing is kept"
         name = hashlib.sha256(f"{key.text} {clip_digest}".encode()).hexdigest()
-        return None if folder is None else folder / name[:2] / f"{name[2:]}.json"
+        return self.cache / "results" / name[:2] / f"{name[2:]}.json"
 
     def _folder(self, name: str) -> Path | None:
         return None if self.cache is None else self.cache / name

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bench.suites.view_metrics import reduce_frame
 from engine.errors import VideoError
 from engine.motion import Gray, motion_masks, write_masks
-from engine.types import Frames
+from engine.types import ANSWER_SECONDS, Frames
 
 Packed = NDArray[np.uint8]
 FrameSink = Callable[[Frames], None]
@@ -41,6 +41,11 @@ class MotionRecord:
     @property
     def ever(self) -> NDArray[np.bool_]:
         return np.asarray(self.counts > 0, np.bool_)
+
+
+def num_considered(fps: float) -> int:
+    """Frames that count: those whose index is below fps * 5 s."""
+    return int(np.ceil(fps * ANSWER_SECONDS - 1e-9))
 
 
 def decode(path: Path, threads: int = 1) -> Iterator[Frames]:

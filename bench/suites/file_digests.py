@@ -52,7 +52,7 @@ def sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise _missing(path) from error
+        raise missing_file(path) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -83,7 +83,7 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise _missing(path) from error
+        raise missing_file(path) from error
     return found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -95,5 +95,5 @@ def _read(place: Path, stamp: tuple[int, ...]) -> str | None:
     return str(digest) if known == list(stamp) else None
 
 
-def _missing(path: Path) -> VideoError:
+def missing_file(path: Path) -> VideoError:
     return VideoError(f"{path} does not exist or is not a file", fix="check the path or copy the clip there")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from bench.suites.case_scoring import CHOSEN, Progress, Scorer, Unscored, Work, score_works
+from bench.suites.clip_stream import num_considered
 from bench.suites.file_digests import write_whole
-from bench.suites.motion_masks import num_considered
 from bench.suites.official_csv import csv_text
 from bench.suites.reference_cache import ReferenceCache, expected_bytes
 from bench.suites.references import Reference, dataset_tree, references, revision
@@ -52,20 +52,22 @@ def score_folder(
     What cannot be scored is in the result with its reason. Raises ScorerError when there is nothing to score
     or the dataset lacks the clips' frame rate.
     """
-    submission = read_submission(folder, read_descriptions(dataset), all_attempts=all_attempts)
-    return score_submission(submission, dataset, jobs=jobs, cache=cache, progress=progress)
+    rows = read_descriptions(dataset)
+    submission = read_submission(folder, rows, all_attempts=all_attempts)
+    real = references(dataset, rows, submission.fps)
+    return score_submission(submission, dataset, real, jobs=jobs, cache=cache, progress=progress)
 
 
 def score_submission(
     submission: Submission,
     dataset: Path,
+    real: Mapping[str, Reference],
     *,
     jobs: int | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> Scores:
-    real = references(dataset, read_descriptions(dataset), submission.fps)
     works = [
         Work(reference=real[row.scenario_id], clips=submission.clips[row.scenario_id], fps=submission.fps)
         for row in submission.rows
@@ -114,17 +116,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = None if options.no_cache else options.cache or cache_folder()
     try:
         _check_targets(options.json, options.csv)
-        submission = read_submission(
-            options.folder, read_descriptions(options.dataset), all_attempts=options.all_attempts
-        )
+        rows = read_descriptions(options.dataset)
+        submission = read_submission(options.folder, rows, all_attempts=options.all_attempts)
         if not options.allow_incomplete:
             _refuse(submission.refusal)
+        real = references(options.dataset, rows, submission.fps)
         if cache is not None:
-            _say_disk_use(cache, submission, options.dataset, errors)
+            _say_disk_use(cache, submission, real, errors)
         with _bar(errors) as progress:
             scores = score_submission(
                 submission,
                 options.dataset,
+                real,
                 jobs=options.jobs,
                 cache=cache,
                 progress=progress,
@@ -182,10 +185,11 @@ def _check_targets(*paths: Path | None) -> None:
             )
 
 
-def _say_disk_use(cache: Path, submission: Submission, dataset: Path, console: Console) -> None:
+def _say_disk_use(
+    cache: Path, submission: Submission, real: Mapping[str, Reference], console: Console
+) -> None:
     """One line when the references of this dataset may take more than a gigabyte that is not there yet."""
-    real = references(dataset, read_descriptions(dataset), submission.fps)
-    low, high = _expected_gb(list(real.values()), submission)
+    low, high = _expected_gb(real.values(), submission)
     count, used = ReferenceCache(folder=cache / "references").usage()
     if high > 1 and count < len(submission.rows):
         place = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
@@ -199,7 +203,7 @@ def _say_disk_use(cache: Path, submission: Submission, dataset: Path, console: C
         )
 
 
-def _expected_gb(real: Sequence[Reference], submission: Submission) -> tuple[float, float]:
+def _expected_gb(real: Iterable[Reference], submission: Submission) -> tuple[float, float]:
     for reference in real:
         try:
             header = probe(reference.takes[0])

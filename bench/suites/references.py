@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bench.suites.clip_stream import num_considered
 from bench.suites.file_digests import FileDigests
-from bench.suites.motion_masks import num_considered
 from bench.suites.view_metrics import reduced_size
-from engine.datasets.physics_iq import TREES, Description, benchmark_tree
+from engine.datasets.physics_iq import Description, benchmark_tree, cases_of, rival_trees
 from engine.errors import ScorerError, VideoError
 from engine.video import probe
 
@@ -70,7 +70,7 @@ def references(dataset: Path, rows: Sequence[Description], fps: float) -> dict[s
         )
     second = {(row.view, row.scene): row for row in rows if row.take == "take-2"}
     found: dict[str, Reference] = {}
-    for row in (row for row in rows if row.take == "take-1"):
+    for row in cases_of(rows):
         other = second.get((row.view, row.scene))
         if other is None:
             raise ScorerError(
@@ -93,14 +93,12 @@ def references(dataset: Path, rows: Sequence[Description], fps: float) -> dict[s
 
 def dataset_tree(dataset: Path) -> Path:
     """The benchmark tree that `dataset` is or holds. Raises ScorerError when it holds both."""
-    tree = benchmark_tree(dataset)
-    if tree != dataset:
-        both = [name for name in TREES if (dataset / name / "split-videos").is_dir()]
-        if len(both) > 1:
-            raise ScorerError(
-                f"{dataset} holds {' and '.join(both)}; a score is of one of them",
-                fix=f"give one tree, such as {dataset / both[0]}",
-            )
+    tree, both = benchmark_tree(dataset), rival_trees(dataset)
+    if both:
+        raise ScorerError(
+            f"{dataset} holds {' and '.join(both)}; a score is of one of them",
+            fix=f"give one tree, such as {dataset / both[0]}",
+        )
     return tree
 
 

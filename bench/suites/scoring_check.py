@@ -28,6 +28,7 @@ from bench.suites.score_document import write_json
 from bench.suites.scoring_datasets import COMPLETE, EXACTNESS, FULL_SIZE, Made, make
 from bench.suites.scoring_tools import VERIFIED, Measured, Official, Ours, Scored, read_cells
 from engine.config import usable_cores
+from engine.datasets.physics_iq import cases_of
 from engine.errors import RetakeError, ScorerError
 from engine.manifest import code_state, collect
 
@@ -202,7 +203,7 @@ def describe(found: Comparison) -> str:
 
 def timing_record(made: Made, runs: Mapping[str, Sequence[Measured]], jobs: int) -> dict[str, Any]:
     """Lists of times, medians, and how many times faster ours is by median."""
-    num_views = sum(row.take == "take-1" for row in made.rows())
+    num_views = len(cases_of(made.rows()))
     wall_s = {name: [run.wall_s for run in found] for name, found in runs.items()}
     cpu_s = {name: [run.cpu_s for run in found] for name, found in runs.items()}
     ratios = {

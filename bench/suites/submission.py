@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.suites.case_scoring import CHOSEN, Unscored
-from bench.suites.motion_masks import num_considered
-from engine.datasets.physics_iq import Description
+from bench.suites.clip_stream import num_considered
+from engine.datasets.physics_iq import Description, cases_of
 from engine.errors import ScorerError, VideoError
 from engine.store import RunStore
 from engine.types import ANSWER_SECONDS, Clip
@@ -62,7 +62,7 @@ def read_submission(folder: Path, rows: Sequence[Description], *, all_attempts: 
     if not folder.is_dir():
         raise ScorerError(f"{folder} is not a folder", fix="give a run folder, or a folder of mp4 files")
     chosen = folder / "chosen" if is_run(folder) else folder
-    cases = [row for row in rows if row.take == "take-1"]
+    cases = cases_of(rows)
     absent = _run_scenarios(folder)
     expected = [row for row in cases if absent is None or row.scenario_id in absent]
     files = {

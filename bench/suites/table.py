@@ -63,9 +63,9 @@ def make_table(
     entries = [_entry(board, row, scores) for row in singles]
     rows = [*singles]
     settings = _networks(board, device) if choosers else SelectorSettings()
-    for ensemble, line in _ensemble_rows(board, groups, named, choosers, settings):
-        rows.append(line)
-        entries.append(_ensemble_entry(board, ensemble, line, scores))
+    for ensemble, oracle, lines in _ensemble_rows(board, groups, named, choosers, settings):
+        rows += lines
+        entries += [_ensemble_entry(board, ensemble, oracle, line, scores) for line in lines]
     return {
         "scores": list(scores),
         "rows": entries,
@@ -85,18 +85,21 @@ def _ensemble_rows(
     named: Sequence[Ensemble],
     choosers: Sequence[str],
     settings: SelectorSettings,
-) -> list[tuple[Ensemble, Row]]:
-    """The loop's own choice of each group, then of each named ensemble the selectors' and the oracle's."""
+) -> list[tuple[Ensemble, Row, list[Row]]]:
+    """The loop's own choice of each group, then of each named ensemble the selectors' and the oracle's.
+
+    Each with its ensemble's oracle, which is a line of the named ones.
+    """
     numbers = sum(len(rows) for rows in groups)
-    lines: list[tuple[Ensemble, Row]] = []
+    found: list[tuple[Ensemble, Row, list[Row]]] = []
     for rows in groups:
         name = "all" if len(rows) == numbers else ",".join(row.name for row in rows)
         own = make_ensemble(name, rows)
-        lines.append((own, loop_row(board, own)))
+        found.append((own, oracle_row(board, own), [loop_row(board, own)]))
     for ensemble, chosen in zip(named, selector_rows(board, named, choosers, settings), strict=True):
-        lines += [(ensemble, row) for row in chosen]
-        lines.append((ensemble, oracle_row(board, ensemble)))
-    return lines
+        oracle = oracle_row(board, ensemble)
+        found.append((ensemble, oracle, [*chosen, oracle]))
+    return found
 
 
 def _networks(board: Board, device: str) -> SelectorSettings:
@@ -126,9 +129,10 @@ def _entry(board: Board, row: Row, scores: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _ensemble_entry(board: Board, ensemble: Ensemble, row: Row, scores: Sequence[str]) -> dict[str, Any]:
+def _ensemble_entry(
+    board: Board, ensemble: Ensemble, oracle: Row, row: Row, scores: Sequence[str]
+) -> dict[str, Any]:
     """With `gain` over the mean of the members and its `share` of the oracle's gain, null where that is 0."""
-    oracle = oracle_row(board, ensemble)
     entry = {**_entry(board, row, scores), "members": [member.name for member in ensemble.members]}
     for score in scores:
         base = _mean_of_members(board, ensemble, score)

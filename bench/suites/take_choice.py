@@ -5,16 +5,14 @@ Reads takes, never references or benchmark scores; the takes may come from sever
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from engine.policy import RefinementPolicy
 from engine.protocols import Selector
-from engine.selection import StoredTakes
+from engine.ranking import score_rows
+from engine.selection import StoredTakes, best_take
 from engine.types import Attempt, Scenario, Video
 
 Scores = list[dict[str, float]]
@@ -38,27 +36,15 @@ def score_takes(
     attempts: Sequence[Attempt],
 ) -> tuple[Scores, dict[str, float]]:
     """Scores of each take among these, and the seconds that each selector took."""
-    scores: Scores = [{} for _ in attempts]
+    columns: dict[str, list[float]] = {}
     seconds = {}
     for name, selector in selectors.items():
         start_s = time.perf_counter()
-        column = selector.score(scenario, takes, attempts)
+        columns[name] = selector.score(scenario, takes, attempts)
         seconds[name] = time.perf_counter() - start_s
-        for entry, value in zip(scores, column, strict=True):
-            if math.isfinite(value):
-                entry[name] = value
-    return scores, seconds
+    return score_rows(columns, len(attempts)), seconds
 
 
 def choose(attempts: Sequence[Attempt], scores: Scores, by: Sequence[str]) -> int:
     """Position of the best take by mean rank over the selectors `by`: the loop's rule without a critique."""
-    bare = [
-        replace(
-            attempt,
-            index=position,
-            critique=None,
-            selector_scores={name: entry[name] for name in by if name in entry},
-        )
-        for position, (attempt, entry) in enumerate(zip(attempts, scores, strict=True))
-    ]
-    return RefinementPolicy(seed=0, negative="").choose(bare)
+    return best_take(attempts, [{name: entry[name] for name in by if name in entry} for entry in scores])

@@ -140,11 +140,11 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 def case_score(metrics: CaseMetrics) -> CaseScore:
     """The Verified score of one case."""
     found, variance = metrics.take1, metrics.variance
-    error = _mean(found.mse) / (_mean(variance.mse) + EPSILON)
+    error = _mean(found, "mse") / (_mean(variance, "mse") + EPSILON)
     return CaseScore(
         spatial=_share(found.spatial, variance.spatial),
         weighted_spatial=_share(found.weighted_spatial, variance.weighted_spatial),
-        spatiotemporal=_share(_mean(found.spatiotemporal), _mean(variance.spatiotemporal)),
+        spatiotemporal=_share(_mean(found, "spatiotemporal"), _mean(variance, "spatiotemporal")),
         mse=min(1.0, 1.0 / error) if error > 0 else 1.0,
     )
 
@@ -212,14 +212,14 @@ def original_score(cases: Sequence[Case]) -> float | None:
     take1, variance = (lambda m: m.take1), (lambda m: m.variance)
     with np.errstate(divide="ignore", invalid="ignore"):
         overlap = (
-            _pooled(ordered, "spatiotemporal")
+            pooled(ordered, take1, "spatiotemporal")
             / np.round(_by_view(ordered, variance, "spatiotemporal"), DECIMALS)
             + _by_view(ordered, take1, "spatial")
             / np.round(_by_view(ordered, variance, "spatial"), DECIMALS + 1)
             + _by_view(ordered, take1, "weighted_spatial")
             / np.round(_by_view(ordered, variance, "weighted_spatial"), DECIMALS)
         ) / 3
-    excess = _pooled(ordered, "mse") - np.round(_by_view(ordered, variance, "mse"), DECIMALS)
+    excess = pooled(ordered, take1, "mse") - np.round(_by_view(ordered, variance, "mse"), DECIMALS)
     score = (overlap - excess) * 100
     # np.round and not round: it scales by a power of ten first, which decides ties another way
     return None if np.isnan(score) else float(np.round(np.clip(score, 0.0, 100.0), 2))
@@ -239,9 +239,11 @@ def _by_view(
     return np.float64(np.mean(means))
 
 
-def _pooled(scenes: Sequence[Sequence[Case]], name: str) -> np.float64:
-    """Mean over scenarios of the mean over all frames of all views of a scenario."""
-    rows = [[value for case in scene for value in series(case.metrics.take1, name)] for scene in scenes]
+def pooled(
+    scenes: Sequence[Sequence[Case]], pair: Callable[[CaseMetrics], PairMetrics], name: str
+) -> np.float64:
+    """Mean over scenarios of the mean over the frames of all views, or over the views' scalars."""
+    rows = [[value for case in scene for value in series(pair(case.metrics), name)] for scene in scenes]
     return np.float64(np.mean([np.mean(row) for row in rows]))
 
 
@@ -251,8 +253,8 @@ def series(pair: PairMetrics, name: str) -> list[float]:
     return [round(entry, DECIMALS) for entry in value] if isinstance(value, tuple) else [value]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean([round(value, DECIMALS) for value in values]))
+def _mean(pair: PairMetrics, name: str) -> float:
+    return float(np.mean(series(pair, name)))
 
 
 def _share(found: float, variance: float) -> float:

@@ -153,6 +153,11 @@ def new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def say(text: str, style: str | None = None) -> None:
+    """One line as it is, which a terminal wraps and a pipe keeps whole."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def names(text: str) -> list[str]:
     return [name for name in (part.strip() for part in text.split(",")) if name]
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console
+from engine.commands._app import app, console, say
 
 if TYPE_CHECKING:
     from engine.dataset_check import TreeReport
@@ -57,13 +57,13 @@ def check(
         )
     _print(report)
     for step in how_to_obtain(report, fps):
-        console.print(f"to obtain what is missing: {step}", markup=False, highlight=False, soft_wrap=True)
+        say(f"to obtain what is missing: {step}")
     if report.num_faults:
         raise typer.Exit(1)
 
 
 def _print(report: TreeReport) -> None:
-    from engine.dataset_check import NUM_CASES
+    from engine.datasets.physics_iq import NUM_CASES
 
     whole = "complete benchmark" if report.num_cases == NUM_CASES else "reduced or simulated dataset"
     kind = {

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console
+from engine.commands._app import app, console, say
 
 if TYPE_CHECKING:
     from engine.submission.prepare import Result
@@ -54,7 +54,7 @@ def prepare(
     clip failed or is missing.
     """
     from engine.config import usable_cores
-    from engine.datasets.physics_iq import read_descriptions
+    from engine.datasets.physics_iq import cases_of, read_descriptions
     from engine.submission.convert import make_settings
     from engine.submission.names import find_videos, match_names, read_map
     from engine.submission.prepare import prepare as prepare_clips
@@ -67,19 +67,19 @@ def prepare(
         matches = match_names(found, rows)
     else:
         matches, others = read_map(table, videos, rows), []
-    names = [row.output_name for row in rows if row.take == "take-1"]
+    names = [row.output_name for row in cases_of(rows)]
     for warning in [*_others(others), *_rate_warnings(dataset, fps)]:
-        _say(warning, "yellow")
+        say(warning, "yellow")
     with _bar(len(names)) as step:
         results = prepare_clips(
             matches, names, out, settings, force=force, workers=min(4, usable_cores()), progress=step
         )
     _summarize(results, out)
     good = sum(result.size is not None for result in results)
-    _say(f"{good} of {len(names)} clips are in {out}")
+    say(f"{good} of {len(names)} clips are in {out}")
     if not succeeded(results):
         raise typer.Exit(1)
-    _say(f"score them with: retake score {out} --dataset {dataset}")
+    say(f"score them with: retake score {out} --dataset {dataset}")
 
 
 @contextmanager
@@ -92,12 +92,12 @@ def _bar(total: int) -> Iterator[Callable[[Result], None]]:
         def step(result: Result) -> None:
             bar.advance(task)
             if not console.is_terminal and result.action != "missing":
-                _say(f"{result.name}: {result.action}")
+                say(f"{result.name}: {result.action}")
 
         try:
             yield step
         except KeyboardInterrupt:
-            _say("stopped; the same call goes on")
+            say("stopped; the same call goes on")
             raise typer.Exit(130) from None
 
 
@@ -117,12 +117,12 @@ def _summarize(results: Sequence[Result], out: Path) -> None:
         if result.action == "failed":
             reasons.setdefault(result.notes, []).append(result.source.name if result.source else result.name)
     for notes, sources in reasons.items():
-        _say(f"failed: {', '.join(sources)}: {'; fix: '.join(notes)}", "red")
+        say(f"failed: {', '.join(sources)}: {'; fix: '.join(notes)}", "red")
     missing = [result.name.removesuffix(".mp4") for result in results if result.action == "missing"]
     if missing:
-        _say(f"missing: {len(missing)} of {len(results)} cases have no file: {', '.join(missing)}", "red")
+        say(f"missing: {len(missing)} of {len(results)} cases have no file: {', '.join(missing)}", "red")
     if any(" fps by the nearest frame" in note for result in results for note in result.notes):
-        _say(
+        say(
             "the frame rate was changed, and the score depends on it: compare with clips of this rate only, "
             "and say so where you publish it",
             "yellow",
@@ -130,7 +130,7 @@ def _summarize(results: Sequence[Result], out: Path) -> None:
     sizes = Counter(result.size for result in results if result.size is not None)
     if len(sizes) > 1:
         named = ", ".join(f"{size[0]}x{size[1]}: {count}" for size, count in sizes.most_common() if size)
-        _say(f"the clips have several sizes ({named}); the Verified card allows one: give --size", "yellow")
+        say(f"the clips have several sizes ({named}); the Verified card allows one: give --size", "yellow")
 
 
 def _others(names: Sequence[str]) -> list[str]:
@@ -138,11 +138,10 @@ def _others(names: Sequence[str]) -> list[str]:
 
 
 def _rate_warnings(dataset: Path, fps: int) -> list[str]:
-    from engine.datasets.physics_iq import benchmark_tree
-    from engine.submission.rules import PUBLISHED_FPS
+    from engine.datasets.physics_iq import PUBLISHED_FPS, benchmark_tree, frame_rates
 
     testing = benchmark_tree(dataset) / "split-videos" / "testing"
-    rates = sorted(int(folder.name[:-3]) for folder in testing.glob("*FPS") if folder.name[:-3].isdecimal())
+    rates = frame_rates(testing)
     if fps in rates:
         return []
     published = (
@@ -154,7 +153,3 @@ def _rate_warnings(dataset: Path, fps: int) -> list[str]:
         f"{testing} has no {fps} FPS clips (found: {', '.join(map(str, rates)) or 'none'}), "
         f"without which these cannot be scored{published}"
     ]
-
-
-def _say(text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

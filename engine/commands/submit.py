@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console
+from engine.commands._app import app, console, say
 from engine.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def submit(
         raise unknown_name("kind of prompts", descriptions, PROMPTS)
     runs = find_runs(folders, scores or [])
     if not is_verified(dataset):
-        _say(
-            f"{dataset} is not the tree of Physics-IQ Verified, so no score is taken from the runs", "yellow"
-        )
+        say(f"{dataset} is not the tree of Physics-IQ Verified, so no score is taken from the runs", "yellow")
     if not card.is_file():
         if validate_only:
             raise ConfigError(
@@ -84,19 +82,19 @@ def submit(
         problems += [] if problem is None else [problem]
     why_not = reported_scores(runs).why_not
     if why_not is not None:
-        _say(f"the reported scores were not compared with the scorer's: {why_not}", "yellow")
+        say(f"the reported scores were not compared with the scorer's: {why_not}", "yellow")
     if problems:
         _print_problems(problems)
         raise typer.Exit(1)
-    _say(f"all rules are kept: {len(runs)} runs")
+    say(f"all rules are kept: {len(runs)} runs")
     if validate_only or out is None:
         return
     others = left_out(runs, dataset)
     if others:
-        _say(f"left out of the package: {', '.join(others)}", "yellow")
+        say(f"left out of the package: {', '.join(others)}", "yellow")
     with console.status("copying"):
         num_files, num_bytes = write_package(out, card, runs, dataset)
-    _say(f"package: {out}, {num_files} files, {num_bytes / 1e6:.1f} MB; it is yours to hand in, whole")
+    say(f"package: {out}, {num_files} files, {num_bytes / 1e6:.1f} MB; it is yours to hand in, whole")
 
 
 def _write_form(card: Path, runs: Sequence[Run], dataset: Path, descriptions: str | None) -> None:
@@ -113,9 +111,9 @@ def _write_form(card: Path, runs: Sequence[Run], dataset: Path, descriptions: st
         console.print(_known_table(card, known))
     missing = reported_scores(runs).why_not
     if missing is not None:
-        _say(f"no scores filled in: {missing}", "yellow")
-    _say(f"to fill in by you: {', '.join(unfilled(known))}")
-    _say(f"wrote {card}; fill it in and repeat the call")
+        say(f"no scores filled in: {missing}", "yellow")
+    say(f"to fill in by you: {', '.join(unfilled(known))}")
+    say(f"wrote {card}; fill it in and repeat the call")
 
 
 def _known_table(card: Path, known: Mapping[str, Known]) -> Table:
@@ -137,8 +135,4 @@ def _print_problems(problems: Sequence[Problem]) -> None:
             problem.fix,
         )
         console.print(line, highlight=False, soft_wrap=True)
-    _say(f"{len(problems)} problems; nothing was written", "red")
-
-
-def _say(text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    say(f"{len(problems)} problems; nothing was written", "red")

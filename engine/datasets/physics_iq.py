@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from engine.video import check_clip, probe, probe_or_expect
 
 TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
 COLUMNS = ("scenario", "description", "category", "generated_video_name")
+NUM_CASES = 198  # take-1 rows of the whole benchmark
+PUBLISHED_FPS = (8, 16, 24, 30)
 VIEWS = ("perspective-left", "perspective-center", "perspective-right")
 _REPOSITORY = "the folder descriptions/ of the benchmark's repository"
 _DOWNLOAD = "download the benchmark again, or make a dataset with `retake scenes OUT`"
@@ -58,7 +60,7 @@ class PhysicsIQ:
         bad file costs one scenario: `check` refuses it. Raises DatasetError when this rate has no clips.
         """
         folder = _rate_folder(self.tree / "split-videos" / "conditioning", fps)
-        cases = [row for row in self.rows if row.take == "take-1"]
+        cases = cases_of(self.rows)
         names = [row.file_name("conditioning-videos", round(fps)) for row in cases]
         missing = [name for name in names if not (folder / name).is_file()]
         if len(missing) == len(names):
@@ -107,6 +109,20 @@ def benchmark_tree(root: Path) -> Path:
     )
 
 
+def rival_trees(root: Path) -> list[str]:
+    """The trees that lie in `root` where these are several, so that `benchmark_tree` would choose for you."""
+    if (root / "split-videos").is_dir():
+        return []
+    found = [name for name in TREES if (root / name / "split-videos").is_dir()]
+    return found if len(found) > 1 else []
+
+
+def frame_rates(folder: Path) -> list[int]:
+    """Of the folders such as 24FPS in `folder`."""
+    names = (entry.name.removesuffix("FPS") for entry in folder.glob("*FPS") if entry.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def descriptions_path(root: Path) -> Path:
     """The descriptions.csv in `root`, in the tree or next to it. Raises DatasetError."""
     tree = benchmark_tree(root)
@@ -139,9 +155,14 @@ def read_descriptions(root: Path) -> tuple[Description, ...]:
                 fix=f"take the file with the columns {', '.join(COLUMNS)} from {_REPOSITORY}",
             )
         rows = tuple(_description(path, reader.line_num, record) for record in reader)
-    if not any(row.take == "take-1" for row in rows):
+    if not cases_of(rows):
         raise DatasetError(f"{path} has {len(rows)} rows, none of take-1", fix=_DOWNLOAD)
     return rows
+
+
+def cases_of(rows: Iterable[Description]) -> list[Description]:
+    """The test cases: what is asked, answered and scored is take 1."""
+    return [row for row in rows if row.take == "take-1"]
 
 
 def _description(path: Path, line: int, record: dict[str, str]) -> Description:

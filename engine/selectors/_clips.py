@@ -6,6 +6,9 @@ Legend: T pixel frames · H, W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from engine.types import PREFIX_SECONDS, Clip, Frames, Video, VideoSpec
 from engine.video import read_prefix
 
 GREY_LEVELS = 255.0
+T = TypeVar("T")
 
 
 def prefix_like(prefix: Clip, take: Video) -> Frames:
@@ -26,6 +30,18 @@ def prefix_like(prefix: Clip, take: Video) -> Frames:
     num_frames = max(1, int(seconds * take.fps + 1e-6))
     spec = VideoSpec(width=width, height=height, fps=take.fps, prefix_frames=num_frames, num_frames=1)
     return read_prefix(prefix, spec)
+
+
+def beside_prefix(
+    prefix: Clip, takes: Iterable[Video], make: Callable[[Frames], T]
+) -> Iterator[tuple[T, Video]]:
+    """Each take after what `make` makes of `prefix_like`: once for all takes of one rate and size."""
+    made: dict[tuple[float, int, int], T] = {}
+    for take in takes:
+        look = (take.fps, take.frames.shape[1], take.frames.shape[2])
+        if look not in made:
+            made[look] = make(prefix_like(prefix, take))
+        yield made[look], take
 
 
 def small_size(width: int, height: int, longest_px: int) -> tuple[int, int]:

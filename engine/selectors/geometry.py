@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.protocols import Selector
-from engine.selectors._clips import prefix_like
+from engine.selectors._clips import beside_prefix
 from engine.selectors._encoders import Features, ImageEncoder, load_image_encoder
 from engine.types import Attempt, Scenario, SelectorSettings, Video
 
@@ -68,11 +68,11 @@ class Geometry:
 
     def score(self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]) -> list[float]:
         """Minus the mean logarithm of the statistics, each in its unit; -inf where a clip is too short."""
-        scores = []
-        for take in takes:
-            prefix = self.encoder.features(prefix_like(scenario.prefix, take))
-            scores.append(orderliness(prefix, self.encoder.features(take.frames)))
-        return scores
+        features = self.encoder.features
+        return [
+            orderliness(prefix, features(take.frames))
+            for prefix, take in beside_prefix(scenario.prefix, takes, features)
+        ]
 
 
 def build(settings: SelectorSettings) -> Selector:

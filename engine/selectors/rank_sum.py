@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from engine import plugins
 from engine.protocols import Selector
-from engine.ranking import mean_ranks
+from engine.ranking import mean_ranks, score_rows
 from engine.types import Attempt, Scenario, SelectorSettings, Video
 
 MEMBERS = ("consensus", "geometry", "static_camera")
@@ -29,11 +29,8 @@ class RankSum:
     def score(self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]) -> list[float]:
         """Minus the mean rank, 0.0 for first everywhere; minus infinity where a member has no score."""
         columns = {name: member.score(scenario, takes, attempts) for name, member in self.members.items()}
-        rows = [
-            {name: column[row] for name, column in columns.items() if math.isfinite(column[row])}
-            for row in range(len(takes))
-        ]
-        return [-math.inf if rank is None else -rank for rank in mean_ranks(rows)]
+        ranks = mean_ranks(score_rows(columns, len(takes)))
+        return [-math.inf if rank is None else -rank for rank in ranks]
 
 
 def build(settings: SelectorSettings) -> Selector:

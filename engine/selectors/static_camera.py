@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine.motion import THRESHOLD, masks_of
 from engine.protocols import Selector
-from engine.selectors._clips import prefix_like, shrunk, small_greys, small_size
+from engine.selectors._clips import beside_prefix, shrunk, small_greys, small_size
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video
 
 LONGEST_PX = 192  # of the picture that is measured
@@ -48,7 +48,8 @@ class Unsteadiness:
 class StaticCamera:
     def score(self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]) -> list[float]:
         """Minus the grey levels by which the background changes; 0.0 is a still background."""
-        return [-unsteadiness(prefix_like(scenario.prefix, take), take.frames).total for take in takes]
+        pairs = beside_prefix(scenario.prefix, takes, np.asarray)
+        return [-unsteadiness(prefix, take.frames).total for prefix, take in pairs]
 
 
 def build(settings: SelectorSettings) -> Selector:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from engine.datasets.physics_iq import VIEWS, Description
+from engine.datasets.physics_iq import VIEWS, Description, cases_of
 from engine.errors import DatasetError
 from engine.submission.rules import VIDEO_SUFFIXES
 
@@ -52,7 +52,7 @@ def match_names(files: Iterable[Path], rows: Sequence[Description]) -> dict[str,
         if len(paths) > 1
     ]
     if problems:
-        example = next(row.output_name for row in rows if row.take == "take-1")
+        example = cases_of(rows)[0].output_name
         raise _refused(
             "files that cannot be told apart or assigned to a case",
             problems,
@@ -64,13 +64,12 @@ def match_names(files: Iterable[Path], rows: Sequence[Description]) -> dict[str,
 
 def read_map(table: Path, folder: Path, rows: Sequence[Description]) -> dict[str, Path]:
     """File by generated_video_name from a CSV; relative files lie in `folder`. Lists all that is wrong."""
-    names = {row.output_name for row in rows if row.take == "take-1"}
+    names = {row.output_name for row in cases_of(rows)}
     matches: dict[str, Path] = {}
-    owners: Mapping[Path, str]
+    owners: dict[Path, str] = {}
     problems: list[str] = []
     for line, record in _records(table):
         path, name = folder / (record["file"] or ""), record["generated_video_name"] or ""
-        owners = {owned: owner for owner, owned in matches.items()}
         if name not in names:
             problems.append(f"line {line}: {name!r} is no generated_video_name of descriptions.csv")
         elif not path.is_file():
@@ -80,7 +79,7 @@ def read_map(table: Path, folder: Path, rows: Sequence[Description]) -> dict[str
         elif path in owners:
             problems.append(f"line {line}: {path.name} stands there already, for {owners[path]}")
         else:
-            matches[name] = path
+            matches[name], owners[path] = path, name
     if problems:
         raise _refused(f"wrong lines in {table}", problems, fix="correct these lines")
     if not matches:
@@ -95,7 +94,7 @@ def _case(stem: str, rows: Sequence[Description]) -> Description | str:
     found = named or [row for row in rows if number and row.number == int(number[1])]
     if not found:
         return f"no row has the id {number[1]}" if number else "no name of descriptions.csv, no id in front"
-    row = next((row for row in found if row.take == "take-1"), None)
+    row = next(iter(cases_of(found)), None)
     if row is None:
         return f"{stem[:4]} is an id of take 2, which is no case"
     if any(view in stem for view in VIEWS) and row.view not in stem:

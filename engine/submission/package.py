@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from engine.datasets.physics_iq import descriptions_path, read_descriptions
+from engine.datasets.physics_iq import NUM_CASES, cases_of, descriptions_path, read_descriptions
 from engine.errors import ConfigError, VideoError
 from engine.submission.card import MARK, Problem, check_card, read_card
 from engine.submission.card_fields import PROMPTS
-from engine.submission.rules import NUM_CASES, Size, parse_size, timing_problems
+from engine.submission.rules import Size, parse_size, timing_problems
 from engine.submission.runs import Run, is_verified, prompt_variant, reported_scores
 from engine.video import Header, probe, read_header
 
@@ -37,7 +37,7 @@ def check_submission(
     info = card.get("public_info") if isinstance(card, dict) else None
     info = info if isinstance(info, dict) else {}
     problems += _check_descriptions(dataset, info)
-    names = [row.output_name for row in read_descriptions(dataset) if row.take == "take-1"]
+    names = [row.output_name for row in cases_of(read_descriptions(dataset))]
     fps, size = info.get("fps"), info.get("resolution")
     for number, run in enumerate(runs):
         problems += _check_clips(
@@ -78,7 +78,7 @@ def suggested_run_id(card: Any) -> str:
 
 def left_out(runs: Sequence[Run], dataset: Path) -> list[str]:
     """Files among the clips that the package will not hold."""
-    names = {row.output_name for row in read_descriptions(dataset) if row.take == "take-1"}
+    names = {row.output_name for row in cases_of(read_descriptions(dataset))}
     return [
         str(path)
         for run in runs
@@ -91,7 +91,7 @@ def write_package(package: Path, card_path: Path, runs: Sequence[Run], dataset: 
     """Number of files and bytes written. Raises ConfigError when `package` is there already."""
     if package.exists():
         raise ConfigError(f"{package} is there already", fix="remove it, or give another --out")
-    names = [row.output_name for row in read_descriptions(dataset) if row.take == "take-1"]
+    names = [row.output_name for row in cases_of(read_descriptions(dataset))]
     package.parent.mkdir(parents=True, exist_ok=True)
     partial = package.with_name(f".{package.name}.{os.getpid()}.partial")
     try:
@@ -111,7 +111,7 @@ def write_package(package: Path, card_path: Path, runs: Sequence[Run], dataset: 
 
 
 def _check_descriptions(dataset: Path, info: Mapping[str, Any]) -> list[Problem]:
-    rows = [row for row in read_descriptions(dataset) if row.take == "take-1"]
+    rows = cases_of(read_descriptions(dataset))
     path, variant = descriptions_path(dataset), prompt_variant(dataset)
     problems = []
     if len(rows) != NUM_CASES:

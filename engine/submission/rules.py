@@ -13,8 +13,6 @@ from engine.video import Header
 
 DURATION_TOLERANCE_S = 0.001
 FPS_TOLERANCE = 0.01
-NUM_CASES = 198
-PUBLISHED_FPS = (8, 16, 24, 30)
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 Size = tuple[int, int]

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine.config import read_config
-from engine.datasets.physics_iq import TREES, benchmark_tree, descriptions_path
+from engine.datasets.physics_iq import NUM_CASES, TREES, benchmark_tree, descriptions_path
 from engine.errors import ConfigError, StoreError, VideoError
 from engine.store import DATABASE, RunStore
 from engine.submission.card import Known
-from engine.submission.rules import NUM_CASES
 from engine.video import read_header
 
 VERIFIED_TREE: Final = TREES[1]

@@ -1,4 +1,4 @@
-"""Clips and masks from files as whole reduced clips in memory: the plain reader that `clip_stream` equals.
+"""Clips and masks from files as whole reduced clips in memory: the plain reader, which `clip_stream` equals.
 
 Reads and writes with OpenCV like the official evaluator; knows no dataset layout. Masks of a generated clip
 go through an mp4v file and back, because codec ringing decides ties at half cover. Invariant: a clip has
@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.suites.clip_stream import num_considered
 from bench.suites.view_metrics import ReducedClip, reduce_frame
 from engine.errors import VideoError
 from engine.motion import Gray, motion_masks, write_masks
-from engine.types import ANSWER_SECONDS, Frames
+from engine.types import Frames
 
 
 def frames_bgr(path: Path) -> Iterator[Frames]:
@@ -35,11 +36,6 @@ def frames_bgr(path: Path) -> Iterator[Frames]:
             found, frame = capture.read()
     finally:
         capture.release()
-
-
-def num_considered(fps: float) -> int:
-    """Frames that count: those whose index is below fps * 5 s."""
-    return int(np.ceil(fps * ANSWER_SECONDS - 1e-9))
 
 
 def load_real(clip: Path, masks: Path, size: tuple[int, int], fps: float) -> ReducedClip:

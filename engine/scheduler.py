@@ -152,7 +152,9 @@ class Scheduler:
             if track.failure is not None:
                 continue
             with self._job_boundary(track), self._on_lane(task.lane):
+                num_in_flight = len(task.fences)
                 if not task.poll():
+                    self._moved |= len(task.fences) < num_in_flight  # room for the next step
                     continue
                 result = job.result()
             self._moved = True

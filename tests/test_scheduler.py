@@ -44,17 +44,17 @@ SPEC = VideoSpec(width=4, height=4, fps=8.0, prefix_frames=2, num_frames=2)
 
 
 class LateFence:
-    """Done at the second look, as a step on a GPU is."""
+    """Done at the second look, or a later one, as a step on a GPU is."""
 
-    def __init__(self) -> None:
-        self.looks = 0
+    def __init__(self, looks: int = 2) -> None:
+        self.looks_left = looks
 
     def done(self) -> bool:
-        self.looks += 1
-        return self.looks > 1
+        self.looks_left -= 1
+        return self.looks_left <= 0
 
     def wait(self) -> None:
-        self.looks = 1
+        self.looks_left = 0
 
 
 @dataclass
@@ -253,6 +253,24 @@ def test_serial_equals_overlapped(make_run, serial) -> None:
     assert len({len(o.attempts) for o in serial.values()}) > 1, "the fakes should stop at different rounds"
     for seed, ahead in [(0, 1), (1, 3), (2, 8)]:
         assert without_timings(make_run(seed).go(ahead=ahead)) == without_timings(serial)
+
+
+def test_steps_that_end_between_launch_and_retire_do_not_stop_the_run(make_run, serial) -> None:
+    """Both steps in flight are over at the same look: that tick launches nothing and lands nothing."""
+
+    class Together(FakeJob):
+        def launch(self) -> Fence:
+            super().launch()
+            return LateFence(3 if self.steps_left % 2 == 0 else 1)
+
+    class Models(FakeModels):
+        def _job(self, name: str, scene: Scenario, revision: int, value: object) -> FakeJob:
+            return Together(value, 5)
+
+    for overlap in (True, False):
+        run = make_run()
+        run.models = Models()
+        assert without_timings(run.go(overlap=overlap, ahead=1)) == without_timings(serial)
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine import boundary, models, plugins
-from engine.config import RunConfig, num_threads, offline, read_config, write_config
+from engine.config import RunConfig, num_threads, offline, read_config, shard_of, write_config
 from engine.datasets.physics_iq import TREES
 from engine.device import resolve_device, resolve_dtype, use_threads
 from engine.errors import DatasetError, VideoError
@@ -311,7 +311,8 @@ def _wanted(
     scenarios: Sequence[Scenario], config: RunConfig, only: Sequence[str] | None
 ) -> tuple[Scenario, ...]:
     if only is None:
-        return tuple(scenarios[: config.limit])
+        part, parts = shard_of(config.shard) if config.shard else (1, 1)
+        return tuple(scenarios[: config.limit][part - 1 :: parts])  # round robin: parts alike in kind
     by_id = {scenario.id: scenario for scenario in scenarios}
     if absent := [scenario_id for scenario_id in only if scenario_id not in by_id]:
         raise DatasetError(

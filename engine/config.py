@@ -107,6 +107,7 @@ class RunConfig:
     dataset: Path
     out: Path
     limit: int | None = _setting(None, low=1)
+    shard: str | None = None  # "2/8": the second of eight parts of the dataset
     device: str = _setting("auto", choices=DEVICES)
     dtype: str = _setting("auto", choices=DTYPES)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -117,6 +118,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _validate(self, "")
+        if self.shard is not None:
+            shard_of(self.shard)
 
 
 def load_config(
@@ -167,6 +170,17 @@ def to_toml(config: RunConfig) -> str:
         else:
             top.append(_assignment(entry.name, value))
     return "".join(top + tables)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """(part, parts) of "2/8", part from 1 on; ConfigError for anything else."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(
+            f"shard is {text!r}, which is not a part such as 2/8",
+            fix="give K/N with K from 1 to N: the K-th of N parts of the dataset",
+        )
+    return int(part), int(parts)
 
 
 def settings(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:

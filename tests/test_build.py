@@ -135,6 +135,15 @@ def test_best_of_three_is_the_same_serial_and_interrupted(
     assert len(cut.attempts) + len(rest.attempts) == 12 and not set(cut.attempts) & set(rest.attempts)
 
 
+def test_the_shards_of_a_dataset_are_the_whole_dataset_once(folders: Folders, tmp_path: Path) -> None:
+    def ids(**settings: object) -> list[str]:
+        config = folders.config(tmp_path / "run", settings=settings)
+        return [scenario.id for scenario in build.prepare(config).scenarios]
+
+    parts = [ids(shard=f"{part}/2") for part in (1, 2)]
+    assert all(parts) and sorted(parts[0] + parts[1]) == sorted(ids())
+
+
 def test_a_finished_run_resumes_without_loading(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

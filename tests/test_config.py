@@ -108,6 +108,9 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("generator.guidance_scale", 0.5, "from 1.0 to 50.0"),
         ("schedule.ahead", 0, "from 1 to 64"),
         ("limit", 0, "at least 1"),
+        ("shard", "3/2", "K from 1 to N"),
+        ("shard", "0/2", "K from 1 to N"),
+        ("shard", "half", "K from 1 to N"),
         ("out", 7, "a path"),
     ],
 )
@@ -184,7 +187,13 @@ def test_every_setting_is_written() -> None:
     config = load_config(
         None,
         MINIMAL
-        | {"limit": 3, "generator.steps": 4, "generator.guidance_scale": 1, "generator.negative": "blur"},
+        | {
+            "limit": 3,
+            "shard": "2/3",
+            "generator.steps": 4,
+            "generator.guidance_scale": 1,
+            "generator.negative": "blur",
+        },
     )
     written = to_toml(config)
     for key in settings():

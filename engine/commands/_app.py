@@ -95,6 +95,10 @@ Selectors = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Choosers of the best take. Default critic_score.")
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first N scenarios.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(metavar="K/N", help="Only the K-th of N parts, one run per GPU or process."),
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder to make. Default: a new one in runs/.")]
 Overlap = Annotated[
     bool | None,

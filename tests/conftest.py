@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -11,6 +12,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = "a checkout of the Physics-IQ repository, for the slow test of equality with it"
     parser.addoption("--official", metavar="DIR", help=help_text)
     parser.addoption("--official-python", metavar="PYTHON", default=sys.executable, help="runs that checkout")
+
+
+def pytest_configure() -> None:
+    """Without a GPU, Triton's interpreter runs the kernels; it is chosen before Triton is imported."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

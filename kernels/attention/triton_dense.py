@@ -1,0 +1,65 @@
+"""Our dense attention in Triton, bf16 and fp16: the exact twin of the faster kernels; any GPU since 8.0."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from kernels.attention._checks import check, refuse_blocks
+from kernels.attention._triton import why_not
+from kernels.autotune import Tiles, candidates
+from kernels.problem import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kernels.attention._blocks import BlockMask
+    from kernels.problem import AttentionProblem
+
+ACCURACY = "exact"
+ERROR_FACTOR = 2.0
+TABLE = "dense"
+
+
+def supports(problem: AttentionProblem) -> str | None:
+    return why_not(problem, masks=("none", "lengths"))
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    kv_lengths: Tensor | None = None,
+    blocks: BlockMask | None = None,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """q [B, A, N, D], k and v [B, A, M, D] bf16 or fp16, kv_lengths int32 [B] -> [B, A, N, D]."""
+    from kernels.attention._triton_forward import forward
+
+    check(q, k, v, scale, kv_lengths, blocks)
+    refuse_blocks("triton_dense", blocks)
+    tiles = tiles or candidates(TABLE, Target.of(q.device), q.shape[3])[0]
+    out: Tensor = forward(
+        q,
+        k,
+        v,
+        None,
+        None,
+        None,
+        kv_lengths,
+        None,
+        None,
+        k.shape[2],
+        scale * math.log2(math.e),
+        math.inf,
+        0,
+        False,
+        tiles.block_m,
+        tiles.block_n,
+        tiles.num_warps,
+        tiles.num_stages,
+        q.dtype,
+    )
+    return out

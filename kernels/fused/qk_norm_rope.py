@@ -1,0 +1,190 @@
+"""RMSNorm over all heads, rotary embedding of interleaved pairs and a static FP8 scale, in one pass over q or
+k.
+
+`static_scale` needs no look at the data. With u = x / rms(x), the squares of the n = A * D values of u sum to
+n or less, so of a rotated pair (w1 u1, w2 u2) no component exceeds sqrt((w1 u1)^2 + (w2 u2)^2) <= max|w|
+sqrt(n): E4M3 with scale max|w| sqrt(n) / 448 cannot saturate, and a typical |u| = 1 lands at 448 / sqrt(n)
+(11 for n = 1536, 6 for n = 5120), more than 2**8 above the smallest normal value of the format, 2**-6. B
+batch · S tokens · A heads · D head size (even).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.fused._jit import block_size, jit, tl, to_e4m3, to_element, triton_op, why_not, wrap
+from kernels.fused.formats import FP8, to_format
+from kernels.problem import Target
+
+MAX_CHANNELS = 16384
+
+
+def supports(target: Target, *, heads: int, head_dim: int, quantize: str | None = None) -> str | None:
+    """None when `run` can use its Triton kernel, else the reason. quantize: None or "fp8"."""
+    if head_dim % 2:
+        return f"head size {head_dim} is odd: rotary embedding turns pairs"
+    if block_size(heads, 1) * block_size(head_dim, 2) > MAX_CHANNELS:
+        return f"{heads} heads of {head_dim} exceed the {MAX_CHANNELS} values that fit one program"
+    if quantize not in (None, "fp8"):
+        return f"q and k are quantized to fp8 only, not to {quantize}"
+    return why_not(target, quantize)
+
+
+def static_scale(weight: Tensor, heads: int) -> Tensor:
+    """The fp32 scale of each head [A] that no normalised and rotated value can exceed; weight [A * D]."""
+    largest = weight.float().abs().reshape(heads, -1).amax(dim=1)
+    bound = math.sqrt(weight.numel()) * largest
+    return bound.clamp_min(1e-12) / FP8.max
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *,
+    heads: int,
+    eps: float,
+    q_scale: Tensor | None = None,
+    k_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """q and k of a self-attention, each as `run_one` does it."""
+    return (
+        run_one(q, q_weight, cos, sin, heads=heads, eps=eps, scale=q_scale),
+        run_one(k, k_weight, cos, sin, heads=heads, eps=eps, scale=k_scale),
+    )
+
+
+def run_one(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *,
+    heads: int,
+    eps: float,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """x [B, S, A * D] -> [B, S, A, D] contiguous, in the dtype of x, or FP8 E4M3 where `scale` [A] is given.
+
+    x has a contiguous last dim, any other strides (a slice of a merged QKV product). weight [A * D]. cos, sin
+    [1, S, 1, D] fp32 as diffusers' WanRotaryPosEmbed gives them (each value twice), contiguous; None: no
+    rotation. On the CPU this is `plain`.
+    """
+    assert (cos is None) == (sin is None), "cos and sin come together"
+    assert x.ndim == 3 and x.shape[-1] == weight.numel(), f"x {tuple(x.shape)}, weight {tuple(weight.shape)}"
+    assert x.shape[-1] % heads == 0, f"{x.shape[-1]} channels do not divide into {heads} heads"
+    if not x.is_cuda:
+        return plain(x, weight, cos, sin, heads=heads, eps=eps, scale=scale)
+    return launch(x, weight, cos, sin, heads, eps, scale)
+
+
+def plain(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *,
+    heads: int,
+    eps: float,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """`run_one` in plain torch, fp32 until the last rounding: the path of the CPU and the oracle of the
+    kernel."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
+    out = wide.reshape(*x.shape[:-1], heads, -1)  # [B, S, A, D]
+    if cos is not None and sin is not None:
+        even, odd = out.unflatten(-1, (-1, 2)).unbind(-1)
+        c, s = cos[..., 0::2], sin[..., 1::2]
+        out = torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
+    if scale is None:
+        return out.to(x.dtype)
+    return to_format(out * (1.0 / scale)[:, None], FP8)
+
+
+@jit
+def _kernel(  # type: ignore[no-untyped-def]
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, scale_ptr, out_ptr,
+    num_tokens, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
+    ROTATED: tl.constexpr, QUANTIZED: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One program: one token, all heads as a tile [BLOCK_A, BLOCK_D], so that its angles are read once."""
+    token = tl.program_id(0).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    head = tl.arange(0, BLOCK_A)
+    dim = tl.arange(0, BLOCK_D)
+    mask = (head < heads)[:, None] & (dim < head_dim)[None, :]
+    offsets = head[:, None] * head_dim + dim[None, :]
+
+    x = tl.load(x_ptr + batch * stride_b + token * stride_s + offsets, mask=mask, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    mean_square = tl.sum(tl.sum(x * x, axis=1), axis=0) / (heads * head_dim)
+    x = x * (1.0 / tl.sqrt(mean_square + EPS)) * weight
+
+    if ROTATED:
+        half: tl.constexpr = BLOCK_D // 2
+        pair = tl.arange(0, half)
+        angle = token * head_dim + 2 * pair
+        known = pair < head_dim // 2
+        c = tl.load(cos_ptr + angle, mask=known, other=1.0).to(tl.float32)[None, :]
+        s = tl.load(sin_ptr + angle + 1, mask=known, other=0.0).to(tl.float32)[None, :]
+        even, odd = tl.split(tl.reshape(x, (BLOCK_A, half, 2)))
+        x = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK_A, BLOCK_D))
+
+    target = out_ptr + (batch * num_tokens + token) * heads * head_dim + offsets
+    if QUANTIZED:
+        scale = tl.load(scale_ptr + head, mask=head < heads, other=1.0)
+        tl.store(target, to_e4m3(x * (1.0 / scale)[:, None]), mask=mask)
+    else:
+        tl.store(target, to_element(x, out_ptr), mask=mask)
+
+
+def _qk_norm_rope(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    heads: int,
+    eps: float,
+    scale: Tensor | None,
+) -> Tensor:
+    """The operator. Absent arguments point at x and are not read."""
+    batch, num_tokens, channels = x.shape
+    head_dim = channels // heads
+    assert x.stride(-1) == 1 and weight.is_contiguous(), f"strides {x.stride()}, {weight.stride()}"
+    for table in (cos, sin):
+        assert table is None or (table.is_contiguous() and table.numel() == num_tokens * head_dim), (
+            f"angles {None if table is None else tuple(table.shape)} for {num_tokens} tokens of {head_dim}"
+        )
+    dtype = x.dtype if scale is None else FP8.dtype
+    out = torch.empty((batch, num_tokens, heads, head_dim), dtype=dtype, device=x.device)
+    block_a, block_d = block_size(heads, 1), block_size(head_dim, 2)
+    wrap(_kernel)[(num_tokens, batch)](
+        x, weight, *(x if tensor is None else tensor for tensor in (cos, sin, scale)), out,
+        num_tokens, heads, head_dim, x.stride(0), x.stride(1), EPS=eps,
+        ROTATED=cos is not None, QUANTIZED=scale is not None, BLOCK_A=block_a, BLOCK_D=block_d,
+        num_warps=4 if block_a * block_d <= 4096 else 8,
+    )  # fmt: skip
+    return out
+
+
+_op: Any = triton_op("retake::qk_norm_rope", _qk_norm_rope)
+
+
+def launch(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    heads: int,
+    eps: float,
+    scale: Tensor | None,
+) -> Tensor:
+    """The Triton path of `run_one`, also under the interpreter."""
+    out: Tensor = _op(x, weight, cos, sin, heads, eps, scale)
+    return out

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from engine import boundary, models, plugins
-from engine.config import RunConfig, num_threads, offline, read_config, shard_of, write_config
+from engine import boundary, exported, models, plugins
+from engine.config import RunConfig, cache_folder, num_threads, offline, read_config, shard_of, write_config
 from engine.datasets.physics_iq import TREES
 from engine.device import resolve_device, resolve_dtype, use_threads
 from engine.errors import DatasetError, VideoError
@@ -23,17 +23,18 @@ from engine.estimate import TimeEstimate, estimate
 from engine.manifest import collect, write_manifest
 from engine.memory import MemoryPlan, device_budget
 from engine.policy import RefinementPolicy, scenario_seed
-from engine.progress import Display
+from engine.progress import Display, Watched
 from engine.protocols import Critic, Dataset, Generator, Selector, Sink
 from engine.scheduler import HOST_LANES, LANE_JOBS, Scheduler
 from engine.selection import TakeScorer, load_selectors
 from engine.store import DATABASE, RunStore
 from engine.streams import HostPool, LaneStreams
 from engine.trace import CudaRecorder, HostRecorder, Span, read_trace, write_trace
-from engine.types import Attempt, Outcome, PlanReply, Scenario, Video, VideoSpec
+from engine.types import Outcome, Scenario, Video, VideoSpec
 from engine.video import write_mp4
 
 DATASETS = "engine.datasets"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Prepared:
     refused: Mapping[str, str]
     memory: MemoryPlan
     opened: tuple[Path, ...]  # of the dataset so far
+    exported: exported.Exported | None = None
 
     @property
     def usable(self) -> tuple[Scenario, ...]:
@@ -76,6 +78,7 @@ class Run:
         self._store = store
         self._prepared = prepared
         self._loaded = loaded
+        self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
 
     def __enter__(self) -> Self:
         return self
@@ -145,52 +148,38 @@ class Run:
                 self._store.opened(watch.paths())
 
 
-class Watched:
-    """A sink that shows each piece of finished work once it is safe."""
-
-    def __init__(self, store: Sink, display: Display) -> None:
-        self._store = store
-        self._display = display
-
-    def plan(self, scenario_id: str, reply: PlanReply) -> None:
-        self._store.plan(scenario_id, reply)
-        self._display.plan(scenario_id, reply)
-
-    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        self._store.attempt(scenario_id, attempt)
-        self._display.attempt(scenario_id, attempt)
-
-    def judged(self, scenario_id: str, attempt: Attempt) -> None:
-        self._store.judged(scenario_id, attempt)
-        self._display.judged(scenario_id, attempt)
-
-    def outcome(self, outcome: Outcome) -> None:
-        self._store.outcome(outcome)
-        self._display.outcome(outcome)
-
-
 def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
         RunStore.create(config.out, ())  # refuses, with the way out
     prepared = prepare(config)
     loaded = load(prepared)
+    config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
     config.out.mkdir(parents=True, exist_ok=True)
     write_config(config, config.out / "config.toml")  # before the store: whoever finds a store can resume it
-    write_manifest(config.out / "manifest.json", _manifest(prepared))
+    notes = loaded[0].notes
+    write_manifest(config.out / MANIFEST, _manifest(replace(prepared, config=config), notes))
     return Run(RunStore.create(config.out, prepared.scenarios), prepared, loaded)
 
 
-def resume_run(folder: Path) -> Run:
-    """The unfinished and the failed scenarios of a run folder, with its own settings."""
-    store = RunStore.open(folder)
-    config = read_config(folder)
-    store.forget_failures()
-    pending = [scenario.id for scenario in store.pending()]
-    if not pending:
-        return Run(store, None, None)
-    prepared = prepare(config, only=pending)
-    return Run(store, prepared, load(prepared) if prepared.usable else None)
+def resume_run(folder: Path, *, denoiser: str | None = None) -> Run:
+    """The unfinished and the failed scenarios of a run folder, with its own settings.
+
+    `denoiser` says where the exported form is now that the run was started with; StoreError for another one.
+    """
+    with ExitStack() as refused:
+        store = RunStore.open(folder)
+        refused.callback(store.close)  # so that it can be tried again with what the error says
+        config = exported.moved(read_config(folder), denoiser)
+        store.forget_failures()
+        pending = [scenario.id for scenario in store.pending()]
+        prepared = prepare(config, only=pending) if pending else None
+        loaded = None
+        if prepared is not None:
+            exported.require_same(prepared.exported, folder / MANIFEST)
+            loaded = load(prepared) if prepared.usable else None
+        refused.pop_all()
+        return Run(store, prepared, loaded)
 
 
 def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared:
@@ -203,7 +192,10 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
     dtype = resolve_dtype(config.dtype, device)
     generator, critic = models.find_generator(config.generator.name), models.find_critic(config.critic.name)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
-    outline = _load_generator(config, generator, device, dtype, with_weights=False)
+    outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)
+    form = exported.find(config.denoise, generator.path, outline, device)
+    if form is not None:
+        outline.denoiser_bytes = form.num_bytes
     judge = load_critic(config, critic, device, dtype, with_weights=False)
     spec = outline.spec
     with boundary.watch(config.dataset, own=config.out) as watch:
@@ -230,6 +222,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         refused=refused,
         memory=memory,
         opened=watch.paths(),
+        exported=form,
     )
 
 
@@ -237,10 +230,11 @@ def load(prepared: Prepared) -> tuple[Generator, Critic]:
     """Read the weights of both models onto the device."""
     if prepared.device == "cpu":
         use_threads(num_threads())
-    arguments = (prepared.device, prepared.dtype)
+    config, arguments = prepared.config, (prepared.device, prepared.dtype)
+    form = exported.load(prepared.exported, config.denoise, prepared.device)
     return (
-        _load_generator(prepared.config, prepared.generator, *arguments, with_weights=True),
-        load_critic(prepared.config, prepared.critic, *arguments, with_weights=True),
+        _load_generator(config, prepared.generator, *arguments, with_weights=True, form=form),
+        load_critic(config, prepared.critic, *arguments, with_weights=True),
     )
 
 
@@ -278,18 +272,30 @@ def plan_run(config: RunConfig, *, timed: bool) -> Needs:
 
 
 def _load_generator(
-    config: RunConfig, found: models.ModelFolder, device: str, dtype: str, *, with_weights: bool
+    config: RunConfig,
+    found: models.ModelFolder,
+    device: str,
+    dtype: str,
+    *,
+    with_weights: bool,
+    form: exported.Loaded | None = None,
 ) -> Generator:
     family: Any = plugins.load(found.package, found.family)
-    generator: Generator = family.load(
+    generator: Any = family.load(
         found.path,
         device=device,
         dtype=dtype,
         num_inference_steps=config.generator.steps,
         guidance_scale=config.generator.guidance_scale,
+        denoise=config.denoise.settings(),
+        cache=cache_folder() / "kernels",
         with_weights=with_weights,
+        exported=None if form is None else form.assembled,
     )
-    return generator
+    if form is not None:
+        generator.notes.update(form.notes)
+    made: Generator = generator
+    return made
 
 
 def load_critic(
@@ -365,7 +371,7 @@ def _traced(path: Path, earlier: Sequence[Span], recorder: CudaRecorder | HostRe
     write_trace(path, [*earlier, *recorder.spans()])
 
 
-def _manifest(prepared: Prepared) -> dict[str, Any]:
+def _manifest(prepared: Prepared, denoiser: Mapping[str, str]) -> dict[str, Any]:
     config = prepared.config
     facts = collect(
         asdict(config),
@@ -374,4 +380,4 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
         argv=sys.argv,
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    return {**facts, "resolved": resolved, "memory": prepared.memory.table()}
+    return {**facts, "resolved": resolved, "denoiser": dict(denoiser), "memory": prepared.memory.table()}

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, nearest
+from engine.presets import ELEMENT_WISE, FORWARDS, LINEARS, PRESETS, SWITCH, VAES, DenoiseSettings
 from engine.types import SelectorSettings
 
 BUNDLED = "demo"
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
+EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
 
 
 def _setting(
@@ -43,6 +45,37 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         _validate(self, "generator")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiseConfig:
+    """How fast at what cost; None means: what the preset says. See engine/presets.py for each part."""
+
+    preset: str = _setting("exact", choices=tuple(PRESETS))
+    engine: str = ""  # an exported form: its folder, or onnx, aoti, tensorrt, tensorrt-rtx: the newest of it
+    allow_fallback: bool = False  # where that form cannot be had, use the module, with a warning
+    forward: str | None = _setting(None, choices=FORWARDS)
+    attention: tuple[str, ...] | None = None  # names of `retake kernels`, in the order they are tried
+    low_attention: tuple[str, ...] | None = None  # 8-bit kernels for the middle noise levels; ["auto"]
+    low_first: float | None = _setting(None, low=0.0, high=1.0)
+    low_last: float | None = _setting(None, low=0.0, high=1.0)
+    linear: str | None = _setting(None, choices=LINEARS)
+    element_wise: str | None = _setting(None, choices=ELEMENT_WISE)
+    compile: str | None = _setting(None, choices=SWITCH)
+    graphs: str | None = _setting(None, choices=SWITCH)
+    vae: str | None = _setting(None, choices=VAES)
+    cfg_gate: float | None = _setting(None, low=0.0, high=1.0)  # share of steps with both branches
+    step_cache: float | None = _setting(None, low=0.0, high=0.5)  # share of steps that are extrapolated
+    early_stop: float | None = _setting(None, low=0.0, high=1.0)  # change of the preview that ends a take
+
+    def __post_init__(self) -> None:
+        _validate(self, "denoise")
+
+    def settings(self) -> DenoiseSettings:
+        """The preset with the parts that were given laid over it."""
+        parts = {entry.name: getattr(self, entry.name) for entry in fields(DenoiseSettings)}
+        given = {name: value for name, value in parts.items() if value is not None}
+        return dataclasses.replace(PRESETS[self.preset], **given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +144,7 @@ class RunConfig:
     device: str = _setting("auto", choices=DEVICES)
     dtype: str = _setting("auto", choices=DTYPES)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     selectors: SelectorsConfig = field(default_factory=SelectorsConfig)
@@ -206,6 +240,11 @@ def cache_folder() -> Path:
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "retake"
 
 
+def exports_folder() -> Path:
+    """Where `retake export` puts artifacts and `--denoiser TARGET` looks for them, unless told otherwise."""
+    return cache_folder() / "exports"
+
+
 def usable_cores() -> int:
     """CPU cores that this process may use, which in a container is fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -264,7 +303,7 @@ def _from_toml(value: Any, hint: Any) -> Any:
     """TOML has no paths and no tuples, and writes 5 for 5.0; `_validate` judges the rest."""
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if get_origin(hint) is tuple and isinstance(value, list):
+    if isinstance(value, list) and any(get_origin(choice) is tuple for choice in (hint, *get_args(hint))):
         return tuple(value)
     if float in (hint, *get_args(hint)) and type(value) is int:
         return float(value)
@@ -274,14 +313,15 @@ def _from_toml(value: Any, hint: Any) -> Any:
 def _absolute(config: RunConfig) -> RunConfig:
     """Paths that still hold when the run is resumed from another working directory."""
 
-    def folder(name: str) -> str:
-        return name if name in ("", BUNDLED) else str(Path(name).expanduser().absolute())
+    def folder(name: str, *names: str) -> str:
+        return name if name in ("", BUNDLED, *names) else str(Path(name).expanduser().absolute())
 
     return dataclasses.replace(
         config,
         dataset=config.dataset.expanduser().absolute(),
         out=config.out.expanduser().absolute(),
         generator=dataclasses.replace(config.generator, name=folder(config.generator.name)),
+        denoise=dataclasses.replace(config.denoise, engine=folder(config.denoise.engine, *EXPORT_TARGETS)),
         critic=dataclasses.replace(config.critic, name=folder(config.critic.name)),
         selectors=dataclasses.replace(
             config.selectors,

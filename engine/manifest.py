@@ -33,6 +33,8 @@ PACKAGES = (
     "bitsandbytes",
     "triton",
     "xformers",
+    "onnx",
+    "onnxruntime",
     "tensorrt",
     "tensorrt-rtx",
 )

@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from engine.protocols import Sink
 from engine.types import Attempt, Outcome, PlanReply
 
 LANES = ("generate", "critique", "encode", "select")
@@ -168,3 +169,27 @@ def describe_outcome(outcome: Outcome) -> str:
     return (
         f"{outcome.scenario_id}: chose take {outcome.chosen} of {len(outcome.attempts)} ({outcome.stopped})"
     )
+
+
+class Watched:
+    """A sink that shows each piece of finished work once it is safe."""
+
+    def __init__(self, store: Sink, display: Display) -> None:
+        self._store = store
+        self._display = display
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None:
+        self._store.plan(scenario_id, reply)
+        self._display.plan(scenario_id, reply)
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
+        self._store.attempt(scenario_id, attempt)
+        self._display.attempt(scenario_id, attempt)
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        self._store.judged(scenario_id, attempt)
+        self._display.judged(scenario_id, attempt)
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._store.outcome(outcome)
+        self._display.outcome(outcome)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -56,6 +56,11 @@ class Generator(Protocol):
     @property
     def negative_prompt(self) -> str:
         """What the model folder recommends; used where the user gives none."""
+        ...
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """Which kernels and formats were chosen and why, for the manifest."""
         ...
 
     def footprint(self, spec: VideoSpec) -> Footprint: ...
@@ -117,7 +122,11 @@ class Policy(Protocol):
 
 
 class Denoiser(Protocol):
-    """One velocity prediction. `branch` is "cond" or "uncond", passed explicitly, never counted."""
+    """One velocity prediction. `branch` is "cond", "uncond" or "both", passed explicitly, never counted."""
+
+    def prepare(self, text: Any) -> Any:
+        """Text embeddings [B, L, D] -> what a call takes as `text`; done once per job, not once per step."""
+        ...
 
     def __call__(self, latents: Any, timestep: Any, text: Any, *, branch: str) -> Any: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner, Result
 
 from engine import cli, doctor
-from engine.config import read_config
+from engine.config import DenoiseConfig, read_config
 from engine.demo import showcase
 from engine.doctor import Check
 from engine.store import RunStore
@@ -72,6 +73,43 @@ def test_run_writes_a_run_with_the_options_given(folders: Folders, tmp_path: Pat
     assert config.loop.selectors == ("consensus",)
     assert "1 of 1 scenarios done" in result.output
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_run_takes_the_preset_and_parts_of_the_denoiser(folders: Folders, tmp_path: Path) -> None:
+    options = ["--preset", "fast", "--attention", "sdpa_flash,sdpa_math", "--low-attention", "sdpa_math"]
+    options += ["--linear", "bf16", "--compile", "off", "--cfg-gate", 0.6, "--step-cache", 0.25]
+    options += ["--early-stop", 0.05, "--loops", 0, "--limit", 1, "--out", tmp_path / "run"]
+    call("run", *run_options(folders), *options)
+    config = read_config(tmp_path / "run").denoise
+    assert config == DenoiseConfig(
+        preset="fast",
+        attention=("sdpa_flash", "sdpa_math"),
+        low_attention=("sdpa_math",),
+        linear="bf16",
+        compile="off",
+        cfg_gate=0.6,
+        step_cache=0.25,
+        early_stop=0.05,
+    )
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    notes = manifest["denoiser"]
+    assert (notes["forward"], notes["linear"], notes["compile"]) == ("fast", "bf16", "off")
+    assert notes["low_attention"] == "sdpa_math, without 0.1 first and 0.1 last"
+    assert manifest["config"]["denoise"]["cfg_gate"] == 0.6
+
+
+def test_settings_of_the_denoiser_are_refused_before_anything_runs(folders: Folders, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for options, said in (
+        (["--preset", "quick"], "exact, fast, fastest"),
+        (["--linear", "fp8"], "--preset fast"),
+        (["--preset", "fast", "--attention", "flash9"], "triton_dense"),
+        (["--preset", "fast", "--low-attention", "triton_int8"], "retake kernels"),
+        (["--step-cache", 0.7], "from 0.0 to 0.5"),
+    ):
+        output = call("run", *run_options(folders), *options, "--out", out, status=2).output
+        assert said in output and "Traceback" not in output, options
+        assert not out.exists(), options
 
 
 def test_run_takes_settings_from_toml(folders: Folders, tmp_path: Path) -> None:

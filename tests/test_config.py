@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import tomllib
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import (
+    EXPORT_TARGETS,
     CriticConfig,
+    DenoiseConfig,
     GeneratorConfig,
     LoopConfig,
     RunConfig,
@@ -30,6 +33,7 @@ from engine.config import (
     write_config,
 )
 from engine.errors import ConfigError
+from engine.presets import PRESETS, VAES, DenoiseSettings
 
 MINIMAL: dict[str, object] = {"dataset": "scenes", "out": "run"}
 
@@ -107,6 +111,23 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("generator.guidance_scale", "high", "a number"),
         ("generator.guidance_scale", 0.5, "from 1.0 to 50.0"),
         ("schedule.ahead", 0, "from 1 to 64"),
+        ("denoise.preset", "quick", "exact, fast, fastest"),
+        ("denoise.forward", "slow", "library, fast"),
+        ("denoise.linear", "nf4", "bf16, fp8, int8, auto"),
+        ("denoise.element_wise", "theirs", "ours, compiler"),
+        ("denoise.compile", "always", "off, on, auto"),
+        ("denoise.compile", True, "as text"),
+        ("denoise.graphs", "yes", "off, on, auto"),
+        ("denoise.vae", "fast", ", ".join(VAES)),
+        ("denoise.attention", "sdpa_math", "a list of names"),
+        ("denoise.low_attention", [1], "a list of names"),
+        ("denoise.low_first", -0.1, "from 0.0 to 1.0"),
+        ("denoise.low_last", 1.1, "from 0.0 to 1.0"),
+        ("denoise.cfg_gate", 2, "from 0.0 to 1.0"),
+        ("denoise.step_cache", 0.6, "from 0.0 to 0.5"),
+        ("denoise.early_stop", "never", "a number"),
+        ("denoise.engine", True, "as text"),
+        ("denoise.allow_fallback", "yes", "true or false"),
         ("limit", 0, "at least 1"),
         ("shard", "3/2", "K from 1 to N"),
         ("shard", "0/2", "K from 1 to N"),
@@ -118,6 +139,62 @@ def test_wrong_values_are_refused_with_what_is_allowed(key: str, value: object, 
     error = refused({key: value})
     assert key.rpartition(".")[0] in error.problem
     assert allowed in error.fix
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_alone_is_the_preset(preset: str) -> None:
+    assert load_config(None, MINIMAL | {"denoise.preset": preset}).denoise.settings() == PRESETS[preset]
+    assert DenoiseConfig().settings() == DenoiseSettings(), "the default is exact"
+
+
+def test_parts_are_laid_over_the_preset() -> None:
+    """Also those that a preset sets and the user takes back, with values that are false."""
+    other: dict[str, object] = {
+        "forward": "library",
+        "attention": ("sdpa_math",),
+        "low_attention": (),
+        "low_first": 0.5,
+        "low_last": 0.0,
+        "linear": "int8",
+        "element_wise": "compiler",
+        "compile": "off",
+        "graphs": "on",
+        "vae": VAES[-1],
+        "cfg_gate": 1.0,
+        "step_cache": 0.0,
+        "early_stop": 0.1,
+    }
+    assert list(other) == [part.name for part in dataclasses.fields(DenoiseSettings)]
+    own = ("preset", "engine", "allow_fallback")
+    assert list(other) == [part.name for part in dataclasses.fields(DenoiseConfig) if part.name not in own]
+    for preset, (part, value) in itertools.product(PRESETS, other.items()):
+        given = load_config(None, MINIMAL | {"denoise.preset": preset, f"denoise.{part}": value}).denoise
+        assert given.settings() == dataclasses.replace(PRESETS[preset], **{part: value})
+    everything = MINIMAL | {f"denoise.{part}": value for part, value in other.items()}
+    assert load_config(None, everything).denoise.settings() == DenoiseSettings(**other)
+
+
+def test_parts_of_the_denoiser_survive_the_run_folder(tmp_path: Path) -> None:
+    parts = {"preset": "fast", "low_attention": [], "attention": ["a", "b"], "step_cache": 0.25}
+    config = load_config(None, MINIMAL | {f"denoise.{key}": value for key, value in parts.items()})
+    write_config(config, tmp_path / "config.toml")
+    assert read_config(tmp_path).denoise == config.denoise
+    assert config.denoise.low_attention == () and config.denoise.attention == ("a", "b")
+    assert config.denoise.linear is None, "what was not given stays the preset's"
+
+
+def test_an_exported_form_is_a_target_or_a_folder() -> None:
+    for target in EXPORT_TARGETS:
+        assert load_config(None, MINIMAL | {"denoise.engine": target}).denoise.engine == target
+    config = load_config(None, MINIMAL | {"denoise.engine": "exports/a"}).denoise
+    assert config.engine == str(Path.cwd() / "exports/a")
+    assert config.settings() == DenoiseSettings(), "what a fallback runs"
+
+
+def test_the_targets_are_those_of_the_export() -> None:
+    from export.job import TARGETS
+
+    assert sorted(EXPORT_TARGETS) == sorted(TARGETS)
 
 
 def test_a_section_must_be_a_table(tmp_path: Path) -> None:
@@ -193,6 +270,10 @@ def test_every_setting_is_written() -> None:
             "generator.steps": 4,
             "generator.guidance_scale": 1,
             "generator.negative": "blur",
+        }
+        | {
+            f"denoise.{part.name}": getattr(PRESETS["fast"], part.name)
+            for part in dataclasses.fields(DenoiseSettings)
         },
     )
     written = to_toml(config)
@@ -232,6 +313,7 @@ def test_the_readme_shows_the_defaults() -> None:
         device=shown["device"],
         dtype=shown["dtype"],
         generator=GeneratorConfig(**shown["generator"]),
+        denoise=DenoiseConfig(**shown["denoise"]),
         critic=CriticConfig(**shown["critic"]),
         loop=LoopConfig(**shown["loop"] | {"selectors": tuple(shown["loop"]["selectors"])}),
         selectors=SelectorsConfig(**shown["selectors"]),

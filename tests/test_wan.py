@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
 
 from engine.errors import ConfigError, ModelError, VideoError
-from engine.generators import wan
+from engine.generators import _wan_memory, wan
 from engine.generators._wan_folder import WanDefaults
 from engine.generators.wan import WanGenerator, WanJob, pad_first
 from engine.types import Prompt, Scenario, Video
@@ -251,8 +251,8 @@ def test_footprint_covers_the_cpu_peak(folder: Path, scenario: Scenario, tmp_pat
 
 def test_large_videos_are_coded_in_smaller_chunks(generator: WanGenerator) -> None:
     spec = generator.spec
-    assert wan._chunk_latents(generator.parts, spec) == wan.MAX_CHUNK_LATENTS
-    assert wan._chunk_latents(generator.parts, dataclasses.replace(spec, width=4096, height=2176)) == 1
+    assert _wan_memory.chunk_size(generator.parts, spec) == _wan_memory.MAX_CHUNK_LATENTS
+    assert _wan_memory.chunk_size(generator.parts, dataclasses.replace(spec, width=4096, height=2176)) == 1
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

@@ -94,6 +94,41 @@ OnlyIncomplete = Annotated[
 Selectors = Annotated[
     str | None, typer.Option(metavar="NAME,...", help="Choosers of the best take. Default critic_score.")
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="exact, fast or fastest: how fast at what cost. Default exact; parts: [denoise] in TOML."
+    ),
+]
+Attention = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Attention in the order to try: see retake kernels."),
+]
+LowAttention = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="8-bit attention at the middle noise levels; auto: the fastest."),
+]
+Linear = Annotated[str | None, typer.Option(help="bf16, fp8, int8 or auto: products of the inner blocks.")]
+Compile = Annotated[str | None, typer.Option("--compile", help="off, on or auto: compile each block.")]
+CfgGate = Annotated[
+    float | None, typer.Option(help="Share of the steps that run both branches of guidance, 0 to 1.")
+]
+StepCache = Annotated[float | None, typer.Option(help="Share of the steps that are extrapolated, 0 to 0.5.")]
+EarlyStop = Annotated[
+    float | None,
+    typer.Option(help="Ends a take whose preview changes less than this in a step; 0: never."),
+]
+Denoiser = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR_OR_TARGET",
+        help="An artifact of retake export, or onnx, aoti, tensorrt, tensorrt-rtx: the newest that fits.",
+    ),
+]
+AllowFallback = Annotated[
+    bool | None,
+    typer.Option("--allow-fallback", help="Where --denoiser cannot be had, use the module, with a warning."),
+]
 Limit = Annotated[int | None, typer.Option(help="Only the first N scenarios.")]
 Shard = Annotated[
     str | None,
@@ -117,6 +152,9 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
 
     with console.status("checking settings, dataset and memory, then loading models"):
         built = build()
+    if built.warning is not None:
+        body = Text.assemble(built.warning, "\n\nThe generator's own denoiser runs instead.")
+        errors.print(Panel(body, title="Fallback", title_align="left", border_style="yellow"))
     try:
         with built, make_display(console, built.num_pending) as display:
             return built.execute(display)

@@ -9,25 +9,35 @@ import typer
 from rich.table import Table
 
 from engine.commands._app import (
+    AllowFallback,
+    Attention,
+    CfgGate,
+    Compile,
     ConfigFile,
     Critic,
     Dataset,
+    Denoiser,
     Device,
     Dtype,
+    EarlyStop,
     Generator,
     Guidance,
     Limit,
+    Linear,
     Loops,
+    LowAttention,
     Negative,
     OnlyIncomplete,
     Out,
     Overlap,
+    Preset,
     Quantization,
     RunFolder,
     Samples,
     Seed,
     Selectors,
     Shard,
+    StepCache,
     Steps,
     app,
     bench,
@@ -38,12 +48,21 @@ from engine.commands._app import (
     new_folder,
 )
 
+Moved = Annotated[
+    str | None,
+    typer.Option(
+        "--denoiser", metavar="DIR", help="The present place of the artifact that the run was started with."
+    ),
+]
+
 
 @app.command(epilog="Example: [cyan]retake demo[/]   or   [cyan]retake demo --measure --count 120[/]")
 def demo(
     out: Out = None,
     loops: Loops = None,
     steps: Steps = None,
+    denoiser: Denoiser = None,
+    allow_fallback: AllowFallback = None,
     device: Device = None,
     overlap: Overlap = None,
     measure: Annotated[
@@ -65,7 +84,14 @@ def demo(
     from engine.demo.showcase import write_showcase
 
     out = out or new_folder("demo")
-    settings = {"loop.loops": loops, "generator.steps": steps, "device": device, "schedule.overlap": overlap}
+    settings = {
+        "loop.loops": loops,
+        "generator.steps": steps,
+        "denoise.engine": denoiser,
+        "denoise.allow_fallback": allow_fallback,
+        "device": device,
+        "schedule.overlap": overlap,
+    }
     config = load_config(None, {"dataset": str(out / "dataset"), "out": str(out), **settings})
     console.print(f"writing six simulated scenes to {config.dataset}", highlight=False)
     write_showcase(config.dataset)
@@ -87,6 +113,16 @@ def run(
     steps: Steps = None,
     guidance_scale: Guidance = None,
     negative: Negative = None,
+    preset: Preset = None,
+    attention: Attention = None,
+    low_attention: LowAttention = None,
+    linear: Linear = None,
+    compile_blocks: Compile = None,
+    cfg_gate: CfgGate = None,
+    step_cache: StepCache = None,
+    early_stop: EarlyStop = None,
+    denoiser: Denoiser = None,
+    allow_fallback: AllowFallback = None,
     seed: Seed = None,
     only_incomplete: OnlyIncomplete = None,
     selectors: Selectors = None,
@@ -109,6 +145,16 @@ def run(
         "generator.steps": steps,
         "generator.guidance_scale": guidance_scale,
         "generator.negative": negative,
+        "denoise.preset": preset,
+        "denoise.attention": None if attention is None else names(attention),
+        "denoise.low_attention": None if low_attention is None else names(low_attention),
+        "denoise.linear": linear,
+        "denoise.compile": compile_blocks,
+        "denoise.cfg_gate": cfg_gate,
+        "denoise.step_cache": step_cache,
+        "denoise.early_stop": early_stop,
+        "denoise.engine": denoiser,
+        "denoise.allow_fallback": allow_fallback,
         "critic.name": critic,
         "critic.quantization": quantization,
         "loop.loops": loops,
@@ -127,11 +173,11 @@ def run(
 
 
 @app.command(epilog="Example: [cyan]retake resume runs/first[/]")
-def resume(folder: RunFolder) -> None:
+def resume(folder: RunFolder, denoiser: Moved = None) -> None:
     """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried."""
     from engine.build import resume_run
 
-    finish(folder, execute(lambda: resume_run(folder)))
+    finish(folder, execute(lambda: resume_run(folder, denoiser=denoiser)))
 
 
 @app.command(epilog="Example: [cyan]retake plan physics-IQ-benchmark --generator wan2.2-ti2v --steps 32[/]")

@@ -1,18 +1,21 @@
 """Velocity predictions and their classifier-free combination; the branch is an argument, never counted.
 
-Knows neither schedulers nor the prefix: latents and per-token timesteps come ready for the transformer.
+Knows neither schedulers nor the prefix: latents and timesteps come ready for the denoiser. What is remembered
+between steps belongs to one job and dies with it.
 B batch · S tokens · L text tokens · D text width · Z latent channels · F, h, w latent frames and pixels
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+from engine.denoise.sampler import PrefixTimestep
 from engine.protocols import Denoiser
 
 COND: Final = "cond"
@@ -36,8 +39,11 @@ class EagerDenoiser:
         self._transformer = transformer
         self._dtype: torch.dtype = transformer.patch_embedding.weight.dtype
 
-    def __call__(self, latents: Tensor, timestep: Tensor, text: Tensor, *, branch: str) -> Tensor:
-        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z, F, h, w] at per-token timesteps [1, S].
+    def prepare(self, text: Tensor) -> Tensor:
+        return text.to(self._dtype)
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str) -> Tensor:
+        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z, F, h, w].
 
         B is 1 for branches "cond" and "uncond" and 2 for "both"; text is [B, L, D].
         """
@@ -45,37 +51,101 @@ class EagerDenoiser:
         assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
         velocity = self._transformer(
             hidden_states=latents.to(self._dtype).expand(batch, -1, -1, -1, -1),
-            timestep=timestep.expand(batch, -1),
-            encoder_hidden_states=text.to(self._dtype),
+            timestep=timestep.per_token(latents.device).expand(batch, -1),
+            encoder_hidden_states=text,
             return_dict=False,
         )[0]
         assert isinstance(velocity, Tensor)
         return velocity.float()
 
 
-def guided_velocity(
-    denoiser: Denoiser,
-    latents: Tensor,
-    timestep: Tensor,
-    text: GuidedText,
-    scale: float,
-    *,
-    batched: bool = True,
-) -> Tensor:
-    """u + scale (c - u), float32 [1, Z, F, h, w]; c alone when there is no negative text.
+class Guidance:
+    """u + scale (c - u) of one job, step by step (classifier-free guidance, arXiv 2207.12598).
 
-    One batch-2 forward if `batched`, else two forwards: the same numbers, half the activation memory.
-    Classifier-free guidance: Ho and Salimans 2022, arXiv 2207.12598.
+    From step `gate_step` on only the conditional branch runs and the last difference c - u is used again
+    (Linear AG of Castillo et al. 2023, arXiv 2312.12487, keeps it constant). At the steps of `cached` nothing
+    runs: the velocity is extrapolated over the timestep from the last two predicted ones (order 1 of
+    TaylorSeer, arXiv 2503.06923).
     """
-    if text.uncond is None:
-        return _tensor(denoiser(latents, timestep, text.cond, branch=COND))
-    if batched:
-        pair = torch.cat([text.uncond, text.cond])
-        uncond, cond = _tensor(denoiser(latents, timestep, pair, branch=BOTH)).chunk(2)
-    else:
-        uncond = _tensor(denoiser(latents, timestep, text.uncond, branch=UNCOND))
-        cond = _tensor(denoiser(latents, timestep, text.cond, branch=COND))
-    return uncond + scale * (cond - uncond)
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        text: GuidedText,
+        scale: float,
+        *,
+        batched: bool = True,
+        gate_step: int | None = None,
+        cached: Collection[int] = (),
+    ) -> None:
+        """`batched`: one batch-2 forward instead of two, the same numbers for twice the activation memory."""
+        assert text.uncond is not None or scale == 1.0, "guidance needs a negative text"
+        self._denoiser = denoiser
+        self._scale = scale
+        self._gate_step = gate_step
+        self._cached = frozenset(cached)
+        self._last: list[tuple[float, Tensor]] = []  # predicted velocities by timestep, the newest last
+        self._difference: Tensor | None = None
+        self._cond = denoiser.prepare(text.cond)
+        self._uncond: Any = None
+        self._both: Any = None
+        if text.uncond is not None and batched:
+            self._both = denoiser.prepare(torch.cat([text.uncond, text.cond]))
+        elif text.uncond is not None:
+            self._uncond = denoiser.prepare(text.uncond)
+
+    def velocity(self, latents: Tensor, timestep: PrefixTimestep, step: int) -> Tensor:
+        """float32 [1, Z, F, h, w] for latents [1, Z, F, h, w] at step number `step`, counted from 0."""
+        if step in self._cached and self._last:
+            return self._extrapolated(timestep.value)
+        velocity = self._predicted(latents, timestep, step)
+        if self._cached:
+            self._last = [*self._last[-1:], (timestep.value, velocity)]
+        return velocity
+
+    def _predicted(self, latents: Tensor, timestep: PrefixTimestep, step: int) -> Tensor:
+        if self._uncond is None and self._both is None:
+            return _tensor(self._denoiser(latents, timestep, self._cond, branch=COND))
+        gated = self._gate_step is not None and step >= self._gate_step
+        if gated and self._difference is not None:
+            cond = _tensor(self._denoiser(latents, timestep, self._cond, branch=COND))
+            return cond + (self._scale - 1.0) * self._difference
+        if self._both is not None:
+            pair = _tensor(self._denoiser(latents, timestep, self._both, branch=BOTH))
+            uncond, cond = pair.chunk(2)
+        else:
+            uncond = _tensor(self._denoiser(latents, timestep, self._uncond, branch=UNCOND))
+            cond = _tensor(self._denoiser(latents, timestep, self._cond, branch=COND))
+        if self._gate_step is not None:
+            self._difference = cond - uncond
+        return uncond + self._scale * (cond - uncond)
+
+    def _extrapolated(self, timestep: float) -> Tensor:
+        newest, velocity = self._last[-1]
+        if len(self._last) == 1:
+            return velocity
+        older, before = self._last[0]
+        return velocity + (velocity - before) * ((timestep - newest) / (newest - older))
+
+
+def cached_steps(num_steps: int, share: float) -> frozenset[int]:
+    """About `share` of the steps, evenly between the first two and the last, which are always predicted.
+
+    The first two set the motion and give the extrapolation its slope, the last the detail. Never two in a
+    row, so that at most half of the steps between can be had.
+    """
+    inner = range(2, num_steps - 1)
+    count = min(round(share * num_steps), (len(inner) + 1) // 2)
+    return frozenset(inner[(2 * index + 1) * len(inner) // (2 * count)] for index in range(count))
+
+
+def gate_step(num_steps: int, share: float) -> int | None:
+    """The step from which only the conditional branch runs, after `share` of the steps; None: it never comes.
+
+    At least one step runs both branches.
+    """
+    step = max(1, round(share * num_steps))
+    return step if step < num_steps else None
 
 
 def _tensor(value: object) -> Tensor:

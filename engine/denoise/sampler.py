@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NUM_TRAIN_TIMESTEPS = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -28,6 +30,41 @@ class Schedule:
     @property
     def num_steps(self) -> int:
         return len(self.timesteps)
+
+    def noise_share(self, step: int) -> float:
+        """s of the latents before `step`: what the weights leave of the noise under a velocity noise - x_0.
+
+        The timesteps say it too, but some schedulers (UniPC) round them to whole numbers.
+        """
+        return 1.0 + sum(self.weights[step - 1][1:]) if step else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixTimestep:
+    """The timestep of one step: 0 on the clean frames of the prefix, `value` on all others.
+
+    Two distinct values are all there is, and `value` is known on the host: whoever needs a tensor makes it
+    without waiting for the device.
+    """
+
+    value: float  # 0 to 1000
+    prefix_frames: int  # latent frames
+    latent_frames: int
+    tokens_per_frame: int
+
+    @property
+    def prefix_tokens(self) -> int:
+        return self.prefix_frames * self.tokens_per_frame
+
+    def per_frame(self, device: torch.device) -> Tensor:
+        """float32 [1, F]."""
+        timestep = torch.full((1, self.latent_frames), self.value, device=device)
+        timestep[:, : self.prefix_frames] = 0
+        return timestep
+
+    def per_token(self, device: torch.device) -> Tensor:
+        """float32 [1, S]."""
+        return self.per_frame(device).repeat_interleave(self.tokens_per_frame, dim=1)
 
 
 def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
@@ -65,9 +102,7 @@ class PrefixSampler:
         self._prefix = prefix.to(noise.dtype)
         self._inputs = [noise]
         self._current = noise
-        tokens_per_frame = (height // patch_px) * (width // patch_px)
-        self._noisy_tokens = noise.new_ones(1, latent_frames * tokens_per_frame)  # [1, S], 0 on the prefix
-        self._noisy_tokens[:, : prefix.shape[2] * tokens_per_frame] = 0
+        self._tokens_per_frame = (height // patch_px) * (width // patch_px)
 
     @property
     def step(self) -> int:
@@ -77,12 +112,29 @@ class PrefixSampler:
     @property
     def latents(self) -> Tensor:
         """Current latents [1, Z, F, h, w] with the prefix put back clean: the model input and the result."""
-        return torch.cat([self._prefix, self._current[:, :, self._prefix.shape[2] :]], dim=2)
+        return self._with_prefix(self._current)
 
     @property
-    def timestep(self) -> Tensor:
-        """Per-token timestep of the next step, float32 [1, S]: 0 on the tokens of the prefix."""
-        return self._noisy_tokens * self._schedule.timesteps[self.step]
+    def timestep(self) -> PrefixTimestep:
+        """Of the next step."""
+        return PrefixTimestep(
+            value=self._schedule.timesteps[self.step],
+            prefix_frames=self._prefix.shape[2],
+            latent_frames=self._current.shape[2],
+            tokens_per_frame=self._tokens_per_frame,
+        )
+
+    def preview(self, velocity: Tensor) -> Tensor:
+        """The clean latents [1, Z, F, h, w] that `velocity` of the next step points at, prefix included.
+
+        Flow matching: x_t = (1 - s) x_0 + s noise and velocity = noise - x_0, so x_0 = x_t - s velocity
+        (Lipman et al. 2023, arXiv 2210.02747).
+        """
+        noise_share = self._schedule.noise_share(self.step)
+        return self._with_prefix(self._current - noise_share * velocity.to(self._current.dtype))
+
+    def _with_prefix(self, latents: Tensor) -> Tensor:
+        return torch.cat([self._prefix, latents[:, :, self._prefix.shape[2] :]], dim=2)
 
     def advance(self, velocity: Tensor) -> None:
         """Take one step with the velocity [1, Z, F, h, w] predicted for `latents` at `timestep`."""

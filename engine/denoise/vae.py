@@ -8,12 +8,16 @@ B batch · Z latent channels · F latent frames · T = 4 (F - 1) + 1 pixel frame
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanCausalConv3d,
+    patchify,
+    unpatchify,
+)
 from torch import Tensor, nn
 
 TEMPORAL_STRIDE = 4
@@ -66,6 +70,18 @@ def decode_in_chunks(
         if vae.config.patch_size is not None:
             pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
         yield _tensor(pixels.clamp(-1.0, 1.0) if clamp else pixels)
+
+
+def decode_preview(vae: AutoencoderKLWan, latents: Tensor, frames: Sequence[int]) -> Tensor:
+    """Single pictures of some latent frames, in one batch, for a quick look: [n, 3, H, W] in [-1, 1].
+
+    latents [1, Z, F, h, w], un-normalised, in the dtype of `vae`. Each is decoded as the first frame of a
+    video of its own: frame 0 is exact, the others lack what the decoder would take from the frames before.
+    """
+    assert latents.shape[0] == 1 and frames, (tuple(latents.shape), list(frames))
+    chosen = torch.cat([latents[:, :, frame : frame + 1] for frame in frames])
+    (pixels,) = decode_in_chunks(vae, chosen)
+    return pixels[:, :, 0]
 
 
 def num_chunks(latent_frames: int, chunk_latents: int) -> int:

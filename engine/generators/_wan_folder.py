@@ -95,10 +95,13 @@ class WanParts:
     max_text_tokens: int
 
 
-def read(folder: Path, device: str, dtype: str, *, with_weights: bool = True) -> WanParts:
+def read(
+    folder: Path, device: str, dtype: str, *, with_weights: bool = True, with_transformer: bool = True
+) -> WanParts:
     """Load a Wan folder with per-token timesteps from local files only.
 
-    Without weights the modules have shapes only (device meta): enough for the spec and the footprint.
+    Without weights the modules have shapes only (device meta): enough for the spec and the footprint. Without
+    the transformer's the others are whole: an exported form stands in for it.
 
     Raises ModelError when a component is missing or incomplete, or when they are not of one such model.
     """
@@ -108,7 +111,9 @@ def read(folder: Path, device: str, dtype: str, *, with_weights: bool = True) ->
     _check_index(folder)
     scheduler = _read_scheduler(folder)
     read_part = _read_weights if with_weights else _outline
-    transformer = read_part(folder, "transformer", WanTransformer3DModel, torch_dtype)
+    with_transformer &= with_weights
+    read_transformer = _read_weights if with_transformer else _outline
+    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, torch_dtype)
     vae = read_part(folder, "vae", AutoencoderKLWan, torch_dtype)
     encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
     if encoder_type not in TEXT_ENCODERS:
@@ -122,11 +127,12 @@ def read(folder: Path, device: str, dtype: str, *, with_weights: bool = True) ->
     use_channels_last(vae)
     defaults = _read_defaults(folder)
     _check_fit(folder, transformer, vae, text_encoder)
-    place = target if with_weights else torch.device("meta")
+    meta = torch.device("meta")
+    place = target if with_weights else meta
     return WanParts(
         folder=folder,
         device=target,
-        transformer=transformer.eval().requires_grad_(False).to(place),
+        transformer=transformer.eval().requires_grad_(False).to(target if with_transformer else meta),
         vae=vae.eval().requires_grad_(False).to(place),
         text_encoder=text_encoder.eval().requires_grad_(False).to(place),
         tokenizer=tokenizer,

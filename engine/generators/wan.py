@@ -13,35 +13,40 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.denoise.guidance import EagerDenoiser, GuidedText, guided_velocity
+from engine.denoise.assemble import Assembled, Shape, assemble
+from engine.denoise.early_stop import EarlyStop
+from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText, cached_steps, gate_step
 from engine.denoise.sampler import PrefixSampler, Schedule, read_schedule
 from engine.denoise.vae import (
-    TEMPORAL_STRIDE,
     decode_in_chunks,
     denormalise,
     encode_mode,
     latent_frames_of,
     num_chunks,
 )
+from engine.denoise.vae_fast import use_fast_coders
 from engine.errors import ConfigError, ModelError
 from engine.generators import _wan_folder
 from engine.generators._wan_folder import WanDefaults, WanParts
+from engine.generators._wan_memory import (
+    bytes_of,
+    chunk_bytes,
+    chunk_size,
+    denoise_bytes,
+    latent_shape,
+    padded,
+)
+from engine.presets import DenoiseSettings
 from engine.protocols import Denoiser, Fence
 from engine.streams import fence
 from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
 from engine.video import read_prefix
-
-MAX_CHUNK_LATENTS = 4
-"""Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps grow."""
-
-CHUNK_BYTES = 2**30
-"""Large videos are coded in smaller chunks, so that one pass stays about here (one latent frame at least)."""
 
 REMEMBERED = 4
 """Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
@@ -56,9 +61,15 @@ def load(
     dtype: str,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    denoise: DenoiseSettings | None = None,
+    cache: Path | None = None,
     with_weights: bool = True,
+    exported: Assembled | None = None,
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
+
+    `cache` is a folder for probed kernel choices and quantized weights; None keeps nothing. `exported` stands
+    in for the transformer, whose weights are then not read; of `denoise` only what is around it is used.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -67,31 +78,47 @@ def load(
     if guidance_scale is not None and guidance_scale < 1.0:
         problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
         raise ConfigError(problem, fix="give 1 or more")
-    parts = _wan_folder.read(folder, device, dtype, with_weights=with_weights)
+    parts = _wan_folder.read(
+        folder, device, dtype, with_weights=with_weights, with_transformer=exported is None
+    )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    return WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale)
+    settings = denoise or DenoiseSettings()
+    generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
+    if with_weights:
+        made = exported or assemble(
+            parts.transformer, settings, generator.shape, cache=cache, weights=cache and cache / "weights"
+        )
+        generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
+        generator.denoiser_bytes = made.num_bytes
+        if settings.vae == "fused":
+            generator.notes["vae"] = f"fused: {use_fast_coders(parts.vae)} modules"
+    return generator
 
 
 def pad_first(frames: Frames) -> Frames:
     """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
     which would be the frames just before the switch."""
-    missing = _padded(len(frames)) - len(frames)
+    missing = padded(len(frames)) - len(frames)
     return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
-
-
-def _padded(num_frames: int) -> int:
-    return num_frames + (1 - num_frames) % TEMPORAL_STRIDE
 
 
 class WanGenerator:
     """Generator over one loaded folder. Holds no state of a job; its caches only save encoding twice."""
 
     def __init__(
-        self, parts: WanParts, denoiser: Denoiser, num_inference_steps: int, guidance_scale: float
+        self,
+        parts: WanParts,
+        denoiser: Denoiser,
+        num_inference_steps: int,
+        guidance_scale: float,
+        settings: DenoiseSettings | None = None,
     ) -> None:
         self.parts = parts
         self.denoiser = denoiser
+        self.denoiser_bytes: int | None = None  # of an exported form that stands in for the transformer
+        self.notes: dict[str, str] = {}
+        self.settings = settings or DenoiseSettings()
         self.guidance_scale = guidance_scale
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
         self.batched = parts.device.type == "cuda"
@@ -111,18 +138,44 @@ class WanGenerator:
     def defaults(self) -> WanDefaults:
         return self.parts.defaults
 
+    @property
+    def shape(self) -> Shape:
+        """What one forward of the denoiser sees."""
+        patch = self.parts.transformer.config.patch_size
+        _, _, frames, height, width = latent_shape(self.parts, self.spec)
+        return Shape(
+            batch=2 if self.batched and self.guidance_scale != 1.0 else 1,
+            tokens=(frames // patch[0]) * (height // patch[1]) * (width // patch[2]),
+            text_tokens=self.parts.max_text_tokens,
+        )
+
+    @property
+    def forward_sizes(self) -> dict[str, int]:
+        """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for."""
+        _, _, frames, height, width = latent_shape(self.parts, self.spec)
+        return {"F": frames, "h": height, "w": width, "L": self.parts.max_text_tokens}
+
+    @property
+    def has_single_rows(self) -> bool:
+        """Whether some forwards have one row of text: without batched guidance, or from the gate on."""
+        gate = gate_step(self.schedule.num_steps, self.settings.cfg_gate)
+        return not self.batched or self.guidance_scale == 1.0 or gate is not None
+
     def footprint(self, spec: VideoSpec) -> Footprint:
         """Bytes of the weights; the larger of a guided denoise step and a decode step, plus the history."""
-        shape = _latent_shape(self.parts, spec)
+        shape = latent_shape(self.parts, spec)
         history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(shape))
         batch = 2 if self.batched and self.guidance_scale != 1.0 else 1
-        chunk_bytes = _chunk_bytes(self.parts, spec, _chunk_latents(self.parts, spec))
-        denoise_bytes = _denoise_bytes(self.parts, shape, batch)
+        peaks = (
+            denoise_bytes(self.parts, shape, batch),
+            chunk_bytes(self.parts, spec, chunk_size(self.parts, spec)),
+        )
+        denoiser_bytes = self.denoiser_bytes
+        if denoiser_bytes is None:
+            denoiser_bytes = bytes_of(self.parts.transformer)
         return Footprint(
-            weights_bytes=sum(
-                map(_bytes_of, (self.parts.transformer, self.parts.vae, self.parts.text_encoder))
-            ),
-            activation_bytes=history_bytes + max(denoise_bytes, chunk_bytes),
+            weights_bytes=denoiser_bytes + bytes_of(self.parts.vae) + bytes_of(self.parts.text_encoder),
+            activation_bytes=history_bytes + max(peaks),
         )
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
@@ -164,8 +217,8 @@ class WanJob:
     def __init__(self, generator: WanGenerator, request: _Request) -> None:
         self._generator = generator
         self._request = request
-        self._padded_prefix = _padded(generator.spec.prefix_frames)
-        self._chunk_latents = _chunk_latents(generator.parts, generator.spec)
+        self._padded_prefix = padded(generator.spec.prefix_frames)
+        self._chunk_latents = chunk_size(generator.parts, generator.spec)
         self._decoded: list[Tensor] = []
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         self._steps_left = 1 + generator.schedule.num_steps + num_chunks(latent_frames, self._chunk_latents)
@@ -191,7 +244,7 @@ class WanJob:
 
     def _run(self) -> Iterator[None]:
         generator, parts = self._generator, self._generator.parts
-        text = self._encode_text()
+        guidance = self._guidance()
         sampler = PrefixSampler(
             generator.schedule,
             self._noise(),
@@ -199,22 +252,35 @@ class WanJob:
             patch_px=parts.transformer.config.patch_size[1],
         )
         yield
-        for _ in range(generator.schedule.num_steps):
-            velocity = guided_velocity(
-                generator.denoiser,
-                sampler.latents,
-                sampler.timestep,
-                text,
-                generator.guidance_scale,
-                batched=generator.batched,
-            )
+        result = None
+        stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
+        for step in range(generator.schedule.num_steps):
+            velocity = guidance.velocity(sampler.latents, sampler.timestep, step)
+            if stop is not None and stop.settled(preview := sampler.preview(velocity)):
+                self._steps_left -= generator.schedule.num_steps - 1 - step
+                result = preview
+                yield
+                break
             sampler.advance(velocity)
             yield
-        latents = denormalise(parts.vae, sampler.latents.to(parts.vae.dtype))
-        del sampler  # its history is as large as num_steps latents
+        result = sampler.latents if result is None else result
+        latents = denormalise(parts.vae, result.to(parts.vae.dtype))
+        del sampler, guidance  # their history is as large as num_steps latents
         for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
             self._decoded.append(_to_uint8(pixels))
             yield
+
+    def _guidance(self) -> Guidance:
+        generator, settings = self._generator, self._generator.settings
+        num_steps = generator.schedule.num_steps
+        return Guidance(
+            generator.denoiser,
+            self._encode_text(),
+            generator.guidance_scale,
+            batched=generator.batched,
+            gate_step=gate_step(num_steps, settings.cfg_gate),
+            cached=cached_steps(num_steps, settings.step_cache),
+        )
 
     def _encode_text(self) -> GuidedText:
         generator, request = self._generator, self._request
@@ -242,7 +308,7 @@ class WanJob:
         """Initial noise from a host generator seeded by the prompt alone: the same on every device."""
         parts = self._generator.parts
         source = torch.Generator().manual_seed(self._request.seed)
-        shape = _latent_shape(parts, parts.spec)
+        shape = latent_shape(parts, parts.spec)
         return _to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
 
 
@@ -306,51 +372,3 @@ def _digest(path: Path) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _latent_shape(parts: WanParts, spec: VideoSpec) -> tuple[int, int, int, int, int]:
-    """(1, Z, F, h, w) for padded prefix and continuation together."""
-    stride = parts.vae.config.scale_factor_spatial
-    latent_frames = latent_frames_of(_padded(spec.prefix_frames) + spec.num_frames)
-    return 1, parts.vae.config.z_dim, latent_frames, spec.height // stride, spec.width // stride
-
-
-def _bytes_of(module: Any) -> int:
-    tensors = (*module.parameters(), *module.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _denoise_bytes(parts: WanParts, shape: tuple[int, ...], batch: int) -> int:
-    """Peak of one forward, e bytes per element, S tokens, width d, feed-forward width m:
-
-    batch * S * (d * (12 e + 2 * 24) + d * (8 e + 16) + 2 m e): the per-token modulation in e (twice) and in
-    float32 (twice); queries, keys, values, outputs, norms and float32 copies; the feed-forward before and
-    after its activation. Attention is taken not to hold its scores.
-    """
-    config = parts.transformer.config
-    element = parts.transformer.patch_embedding.weight.element_size()
-    width = config.num_attention_heads * config.attention_head_dim
-    tokens = shape[2] * (shape[3] // config.patch_size[1]) * (shape[4] // config.patch_size[2])
-    per_token = width * (12 * element + 48 + 8 * element + 16) + 2 * config.ffn_dim * element
-    return int(batch * tokens * per_token)
-
-
-def _chunk_latents(parts: WanParts, spec: VideoSpec) -> int:
-    return max(1, min(MAX_CHUNK_LATENTS, CHUNK_BYTES // _chunk_bytes(parts, spec, 1)))
-
-
-def _chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int) -> int:
-    """Peak of one pass of the autoencoder over t = 4 chunk_latents + 2 frames, e bytes per element, width c:
-
-    t * area * 2 c * (4 e + 4): the stage of full (or patched) size holds four copies and one in float32; plus
-    27 t * area * c * e on a CPU in float32, whose convolutions unfold their input; plus the pixels.
-    """
-    config = parts.vae.config
-    element = parts.vae.encoder.conv_in.weight.element_size()
-    patch = config.patch_size or 1
-    area = (spec.height // patch) * (spec.width // patch)
-    channels = max(config.base_dim, config.decoder_base_dim or 0)
-    frames = TEMPORAL_STRIDE * chunk_latents + 2
-    unfolded = 27 * element if parts.device.type == "cpu" and element == 4 else 0
-    per_frame = area * channels * (2 * (4 * element + 4) + unfolded) + 4 * 3 * spec.height * spec.width
-    return int(frames * per_frame)

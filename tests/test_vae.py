@@ -1,18 +1,17 @@
-"""Autoencoder chunks, schedules and guidance against the library's own loops."""
+"""The autoencoder in chunks against the library's own loops, and the quick look at single latent frames."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-from tiny_wan import LATENT_CHANNELS, build_autoencoder, build_transformer
+from diffusers import AutoencoderKLWan
+from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from torch import Tensor
 
-from engine.denoise.guidance import EagerDenoiser, GuidedText, guided_velocity
-from engine.denoise.sampler import PrefixSampler, read_schedule
 from engine.denoise.vae import (
     decode_in_chunks,
     decode_pixels,
+    decode_preview,
     denormalise,
     encode_mode,
     encode_moments,
@@ -21,11 +20,9 @@ from engine.denoise.vae import (
     num_chunks,
     use_channels_last,
 )
+from engine.denoise.vae_fast import use_fast_coders
 
 torch.set_num_threads(1)
-
-UNIPC = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0)
-EULER = FlowMatchEulerDiscreteScheduler(shift=5.0)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "residual"])
@@ -103,68 +100,27 @@ def test_channels_last_changes_only_the_layout() -> None:
     assert autoencoder.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def velocity_field(latents: Tensor, timestep: float) -> Tensor:
-    mix = torch.linspace(-1, 1, 16).view(4, 4)
-    return torch.einsum("oc,bcfhw->bofhw", mix, torch.tanh(latents)) * (1 + timestep / 1000)
-
-
-@pytest.mark.parametrize("num_steps", [1, 2, 12, 50])
-@pytest.mark.parametrize("scheduler", [UNIPC, EULER], ids=["unipc", "euler"])
-def test_schedule_equals_the_scheduler(
-    scheduler: UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler, num_steps: int
-) -> None:
-    noise = torch.randn(1, 4, 5, 2, 2, generator=torch.Generator().manual_seed(2))
-    sampler = PrefixSampler(read_schedule(scheduler, num_steps), noise, noise[:, :, :1] * 0, patch_px=1)
-    library = type(scheduler).from_config(scheduler.config)
-    library.set_timesteps(num_steps)
-    expected = noise
-    for timestep in library.timesteps:
-        tokens = sampler.timestep
-        assert tokens.shape == (1, 5 * 4)
-        assert (tokens[:, :4] == 0).all() and (tokens[:, 4:] == float(timestep)).all()
-        velocity = velocity_field(expected, float(timestep))
-        expected = library.step(velocity, timestep, expected, return_dict=False)[0]
-        sampler.advance(velocity)
-    assert sampler.step == num_steps
-    torch.testing.assert_close(sampler.latents[:, :, 1:], expected[:, :, 1:], atol=2e-5, rtol=0)
-    assert (sampler.latents[:, :, :1] == 0).all(), "the prefix stays clean"
-
-
-def test_reading_a_schedule_leaves_the_scheduler_alone() -> None:
-    UNIPC.set_timesteps(7)
-    read_schedule(UNIPC, 3)
-    assert len(UNIPC.timesteps) == 7 and UNIPC.step_index is None
-
-
-def test_a_prefix_must_leave_something_to_generate() -> None:
-    noise = torch.zeros(1, 4, 3, 2, 2)
-    with pytest.raises(AssertionError, match="prefix"):
-        PrefixSampler(read_schedule(EULER, 2), noise, noise, patch_px=1)
-
-
-def test_batched_guidance_equals_two_forwards_and_one_branch_is_plain() -> None:
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+@torch.no_grad()
+def test_preview_shows_each_latent_frame_as_a_first_one(residual: bool, fast: bool) -> None:
     torch.manual_seed(0)
-    denoiser = EagerDenoiser(build_transformer())
-    latents, timestep = torch.randn(1, LATENT_CHANNELS, 2, 4, 4), torch.full((1, 8), 500.0)
-    text = GuidedText(cond=torch.randn(1, 5, 16), uncond=torch.randn(1, 5, 16))
-    with torch.no_grad():
-        pair = guided_velocity(denoiser, latents, timestep, text, 4.0)
-        single = guided_velocity(denoiser, latents, timestep, text, 4.0, batched=False)
-        plain = guided_velocity(denoiser, latents, timestep, GuidedText(cond=text.cond, uncond=None), 4.0)
-        cond = denoiser(latents, timestep, text.cond, branch="cond")
-        uncond = denoiser(latents, timestep, text.uncond, branch="uncond")
-    torch.testing.assert_close(pair, single, atol=1e-5, rtol=0)
-    torch.testing.assert_close(pair, uncond + 4.0 * (cond - uncond), atol=1e-5, rtol=0)
-    assert torch.equal(plain, cond) and (pair - plain).abs().max() > 1e-3
+    vae = build_autoencoder(residual=residual)
+    latents = torch.randn(1, LATENT_CHANNELS, 4, 4, 6)
+    video = decode_pixels(vae, latents)
+    alone = decode_pixels(vae, latents[:, :, 2:])
+    if fast:
+        use_fast_coders(vae)
+    shown = decode_preview(vae, latents, [2, 0])
+    assert shown.shape == (2, 3, *video.shape[3:])
+    torch.testing.assert_close(shown[1], video[0, :, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shown[0], alone[0, :, 0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(shown[0], video[0, :, 8], atol=1e-3), "has no context"
 
 
-@pytest.mark.parametrize(("branch", "rows"), [("cond", 2), ("both", 1), ("negative", 1)])
-def test_branch_and_text_rows_must_agree(branch: str, rows: int) -> None:
-    denoiser = EagerDenoiser(build_transformer())
-    with pytest.raises(AssertionError, match=branch):
-        denoiser(
-            torch.zeros(1, LATENT_CHANNELS, 2, 4, 4),
-            torch.zeros(1, 8),
-            torch.zeros(rows, 5, 16),
-            branch=branch,
-        )
+def test_preview_of_a_batch_or_of_nothing_is_refused() -> None:
+    vae = build_autoencoder()
+    with pytest.raises(AssertionError, match=r"\(2, 4, 1, 4, 4\)"):
+        decode_preview(vae, torch.zeros(2, LATENT_CHANNELS, 1, 4, 4), [0])
+    with pytest.raises(AssertionError):
+        decode_preview(vae, torch.zeros(1, LATENT_CHANNELS, 1, 4, 4), [])

@@ -1,0 +1,61 @@
+"""CUDA graphs of a function of tensors: captured at the first call, replayed afterwards on fixed buffers.
+
+Knows no model. A graph reads its own copies of the inputs, so that callers may pass any tensors of the same
+shapes; the trailing ones that hardly change are copied only when another tensor is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+WARM_UP_CALLS = 2
+"""Before a capture: compilation, autotuning and workspaces must be over, since none may happen inside."""
+
+
+class GraphedForward:
+    """Replays `function`; every call must have the shapes and dtypes of the first one.
+
+    The first `num_changing` inputs are copied at every call. The others are taken to be the same values for
+    as long as they are the same tensor: nobody may write into them.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], *, num_changing: int) -> None:
+        self._function = function
+        self._num_changing = num_changing
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._seen: list[Tensor | None] = []
+        self._output: Tensor | None = None
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """The result in a new tensor, enqueued on the current stream."""
+        if self._graph is None:
+            self._capture(tensors)
+        assert self._graph is not None and self._output is not None
+        for position, (mine, given) in enumerate(zip(self._inputs, tensors, strict=True)):
+            if position < self._num_changing or self._seen[position] is not given:
+                assert mine.shape == given.shape and mine.dtype == given.dtype, (
+                    f"input {position} is {tuple(given.shape)} {given.dtype}, captured {tuple(mine.shape)}"
+                )
+                mine.copy_(given)
+                self._seen[position] = given  # kept alive, so that `is` cannot mistake a reused address
+        self._graph.replay()
+        return self._output.clone()
+
+    def _capture(self, tensors: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(tensor.clone() for tensor in tensors)
+        self._seen = [None] * len(tensors)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_CALLS):
+                self._function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": the critic's lane may allocate on its own thread's stream meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._output = self._function(*self._inputs)
+        self._graph = graph

@@ -1,0 +1,141 @@
+"""The exported form that a run denoises with: by its folder, or the newest of a target that fits.
+
+Knows no engine: what the run needs comes as sizes. Invariant: what is found is of the run's very checkpoint,
+has a profile for its video and can be executed here; everything else is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.artifact import MANIFEST, Artifact, Store, read_artifact
+from export.feeds import FedDenoiser
+from export.job import ONNX, TARGETS
+from export.spec import ExportError, Profile, spec_from_record
+from export.subjects import wan_dit
+from export.subjects._loading import component_folder
+from export.targets import aoti, onnx, tensorrt
+from export.weights import folder_digest
+
+SHOWN = 4
+"""Artifacts that do not fit are named up to here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a run asks of an artifact. `sizes`: F, h, w and L of one forward, as in export/feeds.py."""
+
+    checkpoint: Path
+    """The generator's folder."""
+    sizes: Mapping[str, int]
+    single_rows: bool
+    """Whether some forwards have one row of text; two rows can be run as one after the other."""
+    device: str
+
+
+def find(wanted: str, store: Path, needs: Needs) -> Artifact:
+    """`wanted` is the folder of an artifact, or a target: then the newest fitting one below `store`.
+
+    ExportError says what does not fit, of every candidate. By target only artifacts without LoRAs are taken.
+    """
+    weights = folder_digest(component_folder(needs.checkpoint, "transformer"))
+    if wanted in TARGETS:
+        return _newest(wanted, store, needs, weights)
+    folder = Path(wanted)
+    if not folder.is_dir():
+        raise ExportError(
+            f"denoiser {wanted!r} is neither a folder nor a target",
+            fix=f"give the folder of an artifact, or one of: {', '.join(TARGETS)}",
+        )
+    artifact = read_artifact(folder)
+    reason = _misfit(artifact, needs, weights)
+    if reason is not None:
+        raise ExportError(
+            f"{folder.name} cannot denoise this run: {reason}",
+            fix="export this generator again, here and for this video; `retake export list` shows what there "
+            "is",
+        )
+    return artifact
+
+
+def load(artifact: Artifact, device: str) -> FedDenoiser:
+    """The Denoiser over what `find` returned; ExportError when its files cannot be opened."""
+    target = artifact.key["target"]
+    if target == ONNX:
+        return onnx.load(artifact.folder, device)
+    if target == aoti.TARGET:
+        return aoti.load(artifact.folder, device)
+    return tensorrt.load(artifact.folder, device, caches=artifact.folder.parent / "caches")
+
+
+def describe(artifact: Artifact) -> dict[str, str]:
+    """For the manifest of a run: what the artifact is and what it was made of."""
+    key = artifact.key
+    loras = ", ".join(f"{digest[:16]} at {strength:g}" for digest, strength in key["loras"])
+    return {
+        "target": key["target"],
+        "recipe": key["recipe"],
+        "artifact": artifact.folder.name,
+        "artifact_digest": artifact.digest,
+        "built_by": f"{key['target']}: {key['library']}",
+        **({"loras": loras} if loras else {}),
+    }
+
+
+def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
+    made = [artifact for artifact in Store(store).list() if artifact.key["target"] == target]
+    made.sort(key=lambda artifact: (artifact.folder / MANIFEST).stat().st_mtime_ns, reverse=True)
+    reasons = []
+    for artifact in made:
+        reason = "it has LoRAs merged" if artifact.key["loras"] else _misfit(artifact, needs, weights)
+        if reason is None:
+            return artifact
+        reasons.append(f"{artifact.folder.name}: {reason}")
+    if len(reasons) > SHOWN:
+        reasons[SHOWN:] = [f"and {len(reasons) - SHOWN} more"]
+    told = "; ".join(reasons) or "there is none of this target"
+    raise ExportError(
+        f"no {target} artifact in {store} fits this run: {told}",
+        fix=f"make one with `retake export {needs.checkpoint} --target {target}`, or give the folder of one",
+    )
+
+
+def _misfit(artifact: Artifact, needs: Needs, weights: str) -> str | None:
+    """Why the artifact does not serve the run; None: it does."""
+    key = artifact.key
+    if key["subject"] != wan_dit.SUBJECT:
+        return f"it is a {key['subject']}, not a denoiser"
+    # with LoRAs the digest of the checkpoint is followed by theirs
+    if key["weights"].partition("+")[0] != weights:
+        return f"it is of weights {key['weights'][:23]}, this generator has {weights[:23]}"
+    spec = spec_from_record(key["spec"])
+    if not any(_serves(profile, needs) for profile in spec.profiles):
+        built = "; ".join(f"{profile.name} {dict(profile.sizes)}" for profile in spec.profiles)
+        rows = ", one row at a time" if needs.single_rows else ""
+        return f"it was built for {built}, the video needs {dict(needs.sizes)}{rows}"
+    if len(spec.input("timestep").dims) != 2:
+        return "it takes one timestep for all frames, so no clean prefix"
+    try:
+        _require_runnable(artifact, needs.device)
+    except ExportError as error:
+        return error.problem
+    return None
+
+
+def _serves(profile: Profile, needs: Needs) -> bool:
+    sizes = profile.sizes
+    same = all(sizes[name] == needs.sizes[name] for name in ("F", "h", "w"))
+    rows = (1,) if needs.single_rows else (1, 2)
+    return same and sizes["L"] >= needs.sizes["L"] and sizes["B"] in rows
+
+
+def _require_runnable(artifact: Artifact, device: str) -> None:
+    target = artifact.key["target"]
+    if target == ONNX:
+        onnx.require_runnable(artifact.folder, device)
+    elif target == aoti.TARGET:
+        aoti.require_runnable(artifact, device)
+    else:
+        tensorrt.require_runnable(artifact, device)

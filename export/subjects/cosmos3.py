@@ -1,0 +1,323 @@
+"""The generation tower of Cosmos3 as an export subject; its understanding tower runs outside, once a prompt.
+
+The text enters as the keys and values that the understanding tower made of it, padded to a fixed length and
+masked, so that a denoise step holds half of the weights. Knows no tokenizer and no sampler. Invariant: the
+velocity of the library's full forward; clean frames get no timestep and have velocity 0.
+B batch · Z latent channels · F latent frames · h, w latent pixels · S tokens · L text tokens · E layers
+A heads · K heads of keys and values · D head size · C model width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import Cosmos3OmniTransformer
+from diffusers.models.normalization import RMSNorm
+from diffusers.models.transformers.transformer_cosmos3 import Cosmos3NemotronRMSNorm
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.feeds import MASKED
+from export.quantized import AttentionCore
+from export.spec import (
+    ExportError,
+    ExportSpec,
+    Gate,
+    LinearGroup,
+    Profile,
+    Subject,
+    TensorSpec,
+    Tolerance,
+    recipe_of,
+)
+from export.subjects._loading import component_folder, load_module
+from export.subjects._norms import replace_norms
+from export.weights import folder_digest, module_digest
+
+SUBJECT = "cosmos3"
+TOLERANCE = {
+    "bf16": Tolerance(relative=0.03, cosine=0.999),
+    "fp16": Tolerance(relative=0.005, cosine=0.9999),
+    "fp8": Tolerance(relative=0.12, cosine=0.993),
+    "fp8-attention": Tolerance(relative=0.15, cosine=0.99),
+    "int8": Tolerance(relative=0.10, cosine=0.995),
+    "int4": Tolerance(relative=0.25, cosine=0.97),
+    "nvfp4": Tolerance(relative=0.35, cosine=0.94),
+}
+"""Against the eager module in fp32. Not measured: no trained weights of this family were at hand."""
+
+NORMS = (RMSNorm, Cosmos3NemotronRMSNorm)
+UNDERSTANDING = ("to_q", "to_k", "to_v", "to_out", "norm_q", "norm_k", "k_norm_und_for_gen")
+"""What of an attention module the generation tower never calls."""
+
+
+def prepare(
+    source: Path | Cosmos3OmniTransformer,
+    *,
+    profiles: Sequence[Profile],
+    dtype: str = "bf16",
+    with_weights: bool = True,
+) -> Subject:
+    """The subject of a diffusers folder or of a loaded module, which loses its understanding tower.
+
+    Sizes of a profile: B, F, h, w, S (tokens) and L. `prefill` and `rotary_tables` make the text and rotary
+    inputs, and need a transformer that was not prepared. Raises ExportError for a profile whose S is not what
+    its video has, an unreadable folder, or a model that also makes sound or actions.
+    """
+    if isinstance(source, Path):
+        folder = component_folder(source, "transformer")
+        digest = folder_digest(folder)
+        transformer = load_module(folder, Cosmos3OmniTransformer, dtype, with_weights=with_weights)
+    else:
+        transformer, digest = source, module_digest(source)
+    _check(transformer.config, profiles)
+    spec = _spec(transformer.config, tuple(profiles), digest)
+    module = GenerationTower(transformer).eval().requires_grad_(False)
+    groups = _groups(transformer)
+    return Subject(
+        module=module,
+        spec=spec,
+        inputs=_example(spec, transformer.proj_in.weight.device),
+        gate=lambda recipe, capability: _gate(groups, len(transformer.layers), recipe, capability),
+        groups=groups,
+        attentions=tuple(f"cores.{layer}" for layer in range(len(transformer.layers))),
+    )
+
+
+class GenerationTower(nn.Module):
+    """latents, timestep, noisy, rotary tables and the text of all layers -> velocity, fp32."""
+
+    def __init__(self, transformer: Cosmos3OmniTransformer) -> None:
+        super().__init__()
+        config = transformer.config
+        for layer in transformer.layers:
+            for name in UNDERSTANDING:
+                delattr(layer.self_attn, name)
+            del layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
+        del transformer.embed_tokens, transformer.lm_head, transformer.norm, transformer.rotary_emb
+        replace_norms(transformer, NORMS, "eps", expect=4 * config.num_hidden_layers + 1)
+        self.transformer = transformer
+        count = config.num_hidden_layers
+        self.cores = nn.ModuleList(AttentionCore(config.head_dim) for _ in range(count))
+        self.shared_qkv = nn.ModuleList(nn.Identity() for _ in range(count))
+        self.shared_mlp = nn.ModuleList(nn.Identity() for _ in range(count))
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        noisy: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        text_keys: Tensor,
+        text_values: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """latents [B, Z, F, h, w]; timestep, noisy (1 or 0) [B, F]; cos, sin [B, S, D]; text [E, B, K, L, D];
+        additive mask [B, L]."""
+        model = self.transformer
+        dtype, patch = model.proj_in.weight.dtype, model.config.latent_patch_size
+        hidden = model.proj_in(patchify(latents.to(dtype), patch))  # [B, S, C]
+        hidden = _with_time(model, hidden, timestep, noisy)
+        tables = cos.to(dtype).unsqueeze(1), sin.to(dtype).unsqueeze(1)  # [B, 1, S, D]
+        mask = functional.pad(text_mask, (0, hidden.shape[1])).to(dtype)
+        mask = mask[:, None, None, :].expand(-1, -1, hidden.shape[1], -1)
+        for index, layer in enumerate(model.layers):
+            text = text_keys[index].to(dtype), text_values[index].to(dtype)
+            x = self.shared_qkv[index](layer.input_layernorm_moe_gen(hidden))
+            hidden = hidden + _attend(layer.self_attn, self.cores[index], x, tables, text, mask)
+            x = self.shared_mlp[index](layer.post_attention_layernorm_moe_gen(hidden))
+            hidden = hidden + layer.mlp_moe_gen(x)
+        tokens = model.proj_out(model.norm_moe_gen(hidden))
+        velocity = unpatchify(tokens, latents.shape, patch)
+        return velocity.float() * noisy[:, None, :, None, None]
+
+
+def patchify(latents: Tensor, patch: int) -> Tensor:
+    """[B, Z, F, h, w] -> [B, S, p p Z], frame by frame and row by row."""
+    x = latents.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, Z, F, y, p, x, q]
+    tokens: Tensor = x.permute(0, 2, 3, 5, 4, 6, 1).flatten(4).flatten(1, 3)
+    return tokens
+
+
+def unpatchify(tokens: Tensor, shape: Sequence[int], patch: int) -> Tensor:
+    """The inverse, for latents of `shape`."""
+    _, channels, frames, height, width = shape
+    x: Tensor = tokens.unflatten(1, (frames, height // patch, width // patch))
+    x = x.unflatten(4, (patch, patch, channels)).permute(0, 6, 1, 2, 4, 3, 5)
+    return x.flatten(5).flatten(3, 4)
+
+
+def rotary_tables(transformer: Any, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [S, D] of positions [3, S], as the library's rotary embedding makes them."""
+    weight = transformer.proj_in.weight
+    cos, sin = transformer.rotary_emb(position_ids.unsqueeze(1), device=weight.device, dtype=weight.dtype)
+    return cos.squeeze(0), sin.squeeze(0)
+
+
+def prefill(transformer: Any, token_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values [E, 1, K, L, D] that the generation tower reads, of text [L] at positions [3, L].
+
+    Runs the understanding tower, which sees neither video nor timestep: once per prompt is enough.
+    """
+    cos, sin = (table.unsqueeze(1) for table in rotary_tables(transformer, position_ids))  # [L, 1, D]
+    hidden = transformer.embed_tokens(token_ids)  # [L, C]
+    keys, values = [], []
+    for layer in transformer.layers:
+        attn = layer.self_attn
+        x = layer.input_layernorm(hidden)
+        q, k, v = (
+            project(x).unflatten(-1, (-1, attn.head_dim)) for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        k = attn.norm_k(k)
+        shown = k if attn.k_norm_und_for_gen is None else attn.k_norm_und_for_gen(k)
+        q, k, shown = (_rotate(tensor, cos, sin) for tensor in (attn.norm_q(q), k, shown))
+        keys.append(shown.transpose(0, 1)[None])
+        values.append(v.transpose(0, 1)[None])
+        heads_first = [tensor.transpose(0, 1)[None] for tensor in (q, k, v)]  # [1, A or K, L, D]
+        out = functional.scaled_dot_product_attention(
+            heads_first[0], heads_first[1], heads_first[2], is_causal=True, enable_gqa=True
+        )
+        hidden = hidden + attn.to_out(out[0].transpose(0, 1).flatten(1))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return torch.stack(keys), torch.stack(values)
+
+
+def pad_text(keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values [E, 1, K, length, D], and the mask [1, length] that hides what was added."""
+    used = keys.shape[3]
+    if used > length:
+        problem = f"the prompt has {used} tokens; the graph was built for {length}"
+        raise ExportError(problem, fix="shorten the prompt or export with a larger L")
+    mask = torch.zeros(1, length, device=keys.device)
+    mask[:, used:] = MASKED
+    keys, values = (functional.pad(tensor, (0, 0, 0, length - used)) for tensor in (keys, values))
+    return keys, values, mask
+
+
+def _attend(
+    attn: Any,
+    core: nn.Module,
+    x: Tensor,
+    tables: tuple[Tensor, Tensor],
+    text: tuple[Tensor, Tensor],
+    mask: Tensor,
+) -> Tensor:
+    """Full attention of the video [B, S, C] over text and video."""
+    q, k, v = (
+        project(x).unflatten(-1, (-1, attn.head_dim))
+        for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+    )
+    q = _rotate(attn.norm_added_q(q).transpose(1, 2), *tables)  # [B, A, S, D]
+    k = _rotate(attn.norm_added_k(k).transpose(1, 2), *tables)  # [B, K, S, D]
+    k = torch.cat([text[0], k], dim=2)
+    v = torch.cat([text[1], v.transpose(1, 2)], dim=2)
+    repeat = attn.num_key_value_groups
+    k, v = (t[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for t in (k, v))  # [B, A, L + S, D]
+    out: Tensor = attn.to_add_out(core(q, k, v, mask).transpose(1, 2).flatten(2))
+    return out
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _with_time(model: Any, hidden: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
+    """Adds the embedding of a frame's timestep to its tokens, if the frame is noisy."""
+    features = model.time_proj((timestep * model.config.timestep_scale).flatten())
+    weight = model.time_embedder.linear_1.weight
+    embedded = model.time_embedder(features.to(weight.dtype)).to(hidden.dtype)  # [B F, C]
+    frames = embedded.unflatten(0, timestep.shape) * noisy.to(hidden.dtype)[..., None]  # [B, F, C]
+    timed: Tensor = hidden.unflatten(1, (timestep.shape[1], -1)) + frames[:, :, None]
+    return timed.flatten(1, 2)
+
+
+def _check(config: Any, profiles: Sequence[Profile]) -> None:
+    if config.sound_gen or config.action_gen:
+        raise ExportError(
+            "the transformer also generates sound or actions", fix="export a video-only checkpoint"
+        )
+    patch = config.latent_patch_size
+    for profile in profiles:
+        sizes = {name: profile.sizes.get(name, 0) for name in ("F", "h", "w", "S")}
+        tokens = sizes["F"] * (sizes["h"] // patch) * (sizes["w"] // patch)
+        if sizes["h"] % patch or sizes["w"] % patch or sizes["S"] != tokens:
+            problem = f"profile {profile.name}: {sizes}, patches of {patch}"
+            raise ExportError(problem, fix=f"use multiples of {patch}, and S={tokens}")
+
+
+def _spec(config: Any, profiles: tuple[Profile, ...], digest: str) -> ExportSpec:
+    video = ("B", config.latent_channel, "F", "h", "w")
+    cache = (config.num_hidden_layers, "B", config.num_key_value_heads, "L", config.head_dim)
+    shapes: dict[str, tuple[str | int, ...]] = {
+        "latents": video,
+        "timestep": ("B", "F"),
+        "noisy": ("B", "F"),
+        "cos": ("B", "S", config.head_dim),
+        "sin": ("B", "S", config.head_dim),
+        "text_keys": cache,
+        "text_values": cache,
+        "text_mask": ("B", "L"),
+    }
+    return ExportSpec(
+        subject=SUBJECT,
+        inputs=tuple(TensorSpec(name=name, dims=dims, dtype="fp32") for name, dims in shapes.items()),
+        outputs=(TensorSpec(name="velocity", dims=video, dtype="fp32"),),
+        profiles=profiles,
+        tolerance=TOLERANCE,
+        weights_digest=digest,
+    )
+
+
+def _example(spec: ExportSpec, device: torch.device) -> tuple[Tensor, ...]:
+    """Noise, one clean frame, small keys and values, and a text of which the last quarter is padding."""
+    source = torch.Generator().manual_seed(0)
+    sizes = spec.profiles[0].sizes
+    made = {t.name: torch.randn(t.shape(sizes), generator=source) for t in spec.inputs}
+    angle = made["cos"]
+    noisy = torch.ones_like(made["noisy"])
+    noisy[:, 0] = 0
+    mask = torch.zeros_like(made["text_mask"])
+    mask[:, mask.shape[1] - mask.shape[1] // 4 :] = MASKED
+    timestep = torch.full_like(noisy, 500.0)
+    made |= {"timestep": timestep, "noisy": noisy, "cos": angle.cos(), "sin": angle.sin(), "text_mask": mask}
+    return tuple(made[tensor.name].to(device) for tensor in spec.inputs)
+
+
+def _groups(transformer: Any) -> tuple[LinearGroup, ...]:
+    """All linears of the layers; proj_in, proj_out and the time embedder stay."""
+    groups = []
+    for index, layer in enumerate(transformer.layers):
+        path = f"transformer.layers.{index}"
+        gated = ("gate_proj", "up_proj") if hasattr(layer.mlp_moe_gen, "gate_proj") else ("up_proj",)
+        for name, module, linears, shared in (
+            ("qkv", "self_attn", ("add_q_proj", "add_k_proj", "add_v_proj"), f"shared_qkv.{index}"),
+            ("out", "self_attn", ("to_add_out",), None),
+            ("up", "mlp_moe_gen", gated, f"shared_mlp.{index}"),
+            ("down", "mlp_moe_gen", ("down_proj",), None),
+        ):
+            paths = tuple(f"{path}.{module}.{linear}" for linear in linears)
+            features = transformer.get_submodule(paths[0].removeprefix("transformer.")).in_features
+            groups.append(
+                LinearGroup(name=f"{path}.{name}", linears=paths, in_features=features, shared=shared)
+            )
+    return tuple(groups)
+
+
+def _gate(groups: tuple[LinearGroup, ...], num_layers: int, recipe_name: str, capability: int) -> Gate:
+    """As for the Wan transformer, with one attention per layer."""
+    recipe = recipe_of(recipe_name)
+    merged = capability < 120 or recipe.linear not in ("fp8", "nvfp4")
+    gemms = len(groups) if merged else sum(len(group.linears) for group in groups)
+    return Gate(
+        num_fused_attention=num_layers,
+        fused_attention_dtype="fp8" if recipe.fp8_attention else recipe.dtype,
+        num_fp8_gemm=gemms if recipe.linear == "fp8" else 0,
+        num_int8_gemm=gemms if recipe.linear == "int8" else 0,
+        merged_qkv=merged,
+        max_activation_bytes=None,
+    )

@@ -1,0 +1,262 @@
+"""AOTInductor packages: a subject compiled ahead of time to native code, loaded without a compiler in sight.
+
+The exported form that runs on every GPU, and on a processor. Compiles whatever module it is given, so our
+kernels and quantized linears are inside. Invariant: one static package for each profile; a package is loaded
+only by the torch version, on the card and with the driver that it was made for.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from engine.quant import surgery
+from engine.quant.tables import wan_table
+from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
+from export.feeds import FedDenoiser
+from export.machine import Machine, present_machine
+from export.profiles import profile_of
+from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
+from export.subjects._loading import TORCH_DTYPES
+
+TARGET: Final = "aoti"
+COPIES: Final = 2
+"""While a package is zipped its weights are on disk twice."""
+
+OnProgress = Callable[[str, int], None]
+"""(stage, largest resident memory of this process so far in bytes)."""
+
+
+def key_of(
+    subject: Subject,
+    *,
+    recipe: str,
+    scales: str | None,
+    loras: tuple[tuple[str, float], ...],
+    settings: Mapping[str, Any],
+) -> Key:
+    """The artifact's key: of torch, the machine, and the inductor settings. `subject` is on its device."""
+    return key_for(
+        subject.spec,
+        _device_of(subject.module),
+        recipe=recipe,
+        scales=scales,
+        loras=loras,
+        settings=settings,
+    )
+
+
+def key_for(
+    spec: ExportSpec,
+    device: torch.device,
+    *,
+    recipe: str,
+    scales: str | None,
+    loras: tuple[tuple[str, float], ...],
+    settings: Mapping[str, Any],
+) -> Key:
+    """As `key_of`, before a weight is read."""
+    return make_key(
+        spec,
+        recipe=recipe,
+        scales=scales,
+        target=TARGET,
+        library=torch.__version__,
+        machine=_machine(device),
+        loras=loras,
+        options=settings,
+    )
+
+
+def quantize(subject: Subject, recipe_name: str) -> Subject:
+    """The subject with the linears of its inner blocks in 8 bits, in place, run by our kernels.
+
+    These quantize activations per token as they come, so no calibration is needed. ExportError for a recipe
+    that has no such kernel, or a subject without a table of layers.
+    """
+    subject.spec.tolerance_of(recipe_name)
+    recipe = recipe_of(recipe_name)
+    if recipe.linear == "none":
+        return subject
+    if recipe.linear not in ("fp8", "int8") or recipe.fp8_attention:
+        raise ExportError(
+            f"target {TARGET} has no kernels for recipe {recipe.name}",
+            fix="use one of: bf16, fp16, fp8, int8",
+        )
+    transformer = getattr(subject.module, "transformer", None)
+    if transformer is None:
+        raise ExportError(f"{subject.spec.subject} has no table of 8-bit layers", fix="use bf16 or fp16")
+    table = wan_table(transformer)
+    inner_blocks = len(transformer.blocks) - table.num_first_kept - table.num_last_kept
+    expect = inner_blocks * len(table.quantized)
+    surgery.quantize_linears(transformer, table, recipe.linear, expect=expect)
+    return subject
+
+
+def build(
+    subject: Subject,
+    recipe: str,
+    store: Store,
+    *,
+    scales: str | None = None,
+    loras: tuple[tuple[str, float], ...] = (),
+    settings: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Artifact:
+    """The stored packages of a subject whose module is quantized already, compiled if they are not there.
+
+    Compiled for the device that the module lies on. settings: inductor options, by their names in torch.
+    Raises ExportError when the module cannot be traced or compiled, and when the disk is full.
+    """
+    settings = {} if settings is None else dict(settings)
+    key = key_of(subject, recipe=recipe, scales=scales, loras=loras, settings=settings)
+    weights_bytes = module_bytes(subject.module)
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        seconds = {
+            profile.name: _compile(subject, profile, folder / file_name(profile), settings, on_progress)
+            for profile in subject.spec.profiles
+        }
+        return {
+            "weights_bytes": weights_bytes,
+            "seconds": seconds,
+            "peak_rss_bytes": _peak_rss_bytes(),
+            "device": _device_of(subject.module).type,
+        }
+
+    return store.store(key, make, need_bytes=COPIES * weights_bytes * len(subject.spec.profiles))
+
+
+def load(folder: Path, device: str = "cuda", *, weights: str | None = None) -> FedDenoiser:
+    """The packages of a Wan transformer in `folder` as a Denoiser; arguments and errors as `load_module`."""
+    module = load_module(folder, device, weights=weights)
+
+    def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
+        return module(inputs)["velocity"]
+
+    return FedDenoiser(spec=module.spec, run=run)
+
+
+def load_module(folder: Path, device: str = "cuda", *, weights: str | None = None) -> Package:
+    """Any built subject, with the inputs and outputs of its spec.
+
+    weights: digest of the checkpoint that is to run, if known. ExportError names what differs if the packages
+    are of another card, driver, torch version or checkpoint.
+    """
+    artifact = read_artifact(folder)
+    require_runnable(artifact, device, weights=weights)
+    return Package(artifact, spec_from_record(artifact.key["spec"]), torch.device(device))
+
+
+def require_runnable(artifact: Artifact, device: str, *, weights: str | None = None) -> None:
+    """ExportError unless `load_module` would take it: target, device, card, driver, torch version."""
+    folder, target = artifact.folder, artifact.key["target"]
+    if target != TARGET:
+        raise ExportError(f"{folder} is a {target} artifact, not a package", fix=f"use --denoiser {target}")
+    built_for, wanted = artifact.details["device"], torch.device(device)
+    if wanted.type != built_for:
+        raise ExportError(
+            f"{folder.name} was compiled for {built_for}, not for {wanted.type}",
+            fix=f"run with --device {built_for}, or export again on {wanted.type}",
+        )
+    require_current(artifact, library=torch.__version__, machine=_machine(wanted), weights=weights)
+
+
+class Package:
+    """Named tensors in, named tensors out. Runs on the current stream and never waits for it."""
+
+    def __init__(self, artifact: Artifact, spec: ExportSpec, device: torch.device) -> None:
+        self.spec = spec
+        index = -1 if device.type == "cpu" else device.index or 0
+        # Single-threaded: the pool of the other mode makes events that a CUDA graph cannot hold.
+        self._models = [
+            torch._inductor.aoti_load_package(
+                str(artifact.file(file_name(profile))), run_single_threaded=True, device_index=index
+            )
+            for profile in spec.profiles
+        ]
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name; ExportError when the shapes are those of no profile."""
+        model = self._models[profile_of(self.spec, inputs)]
+        # Compiled code relies on the strides it was traced with.
+        given = [inputs[tensor.name].contiguous() for tensor in self.spec.inputs]
+        for tensor, wanted in zip(given, self.spec.inputs, strict=True):
+            assert tensor.dtype == TORCH_DTYPES[wanted.dtype], f"{wanted}: {tensor.dtype}"
+        found = model(*given)
+        outputs = [found] if isinstance(found, Tensor) else list(found)
+        return {spec.name: tensor for spec, tensor in zip(self.spec.outputs, outputs, strict=True)}
+
+
+def file_name(profile: Profile) -> str:
+    return f"{profile.name}.pt2"
+
+
+def module_bytes(module: nn.Module) -> int:
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _compile(
+    subject: Subject,
+    profile: Profile,
+    path: Path,
+    settings: Mapping[str, Any],
+    on_progress: OnProgress | None,
+) -> dict[str, float]:
+    """Trace and compile one profile; seconds of each stage."""
+    device = _device_of(subject.module)
+    example = tuple(
+        torch.zeros(tensor.shape(profile.sizes), dtype=TORCH_DTYPES[tensor.dtype], device=device)
+        for tensor in subject.spec.inputs
+    )
+    seconds: dict[str, float] = {}
+
+    def lap(stage: str, started: float) -> None:
+        seconds[stage] = time.perf_counter() - started
+        if on_progress is not None:
+            on_progress(f"{stage} {profile.name}", _peak_rss_bytes())
+
+    try:
+        with torch.no_grad():
+            started = time.perf_counter()
+            program = torch.export.export(subject.module, example, strict=False)
+            lap("trace", started)
+            started = time.perf_counter()
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs=dict(settings)
+            )
+            lap("compile", started)
+    except RuntimeError as error:  # of dynamo, inductor and the C++ compiler, all of them
+        stage = "compiled" if "trace" in seconds else "traced"
+        raise ExportError(
+            f"{subject.spec.subject} cannot be {stage} for {profile.name}: {type(error).__name__}: "
+            f"{str(error)[:1500]}",
+            fix="a missing C++ compiler is installed with the system's package manager; an unsupported "
+            "operation has to be rewritten in the subject",
+        ) from error
+    return seconds
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    tensor = next(iter((*module.parameters(), *module.buffers())), None)
+    assert tensor is not None and not tensor.is_meta, "the module has weights, and they are loaded"
+    return tensor.device
+
+
+def _machine(device: torch.device) -> Machine:
+    """What the code is bound to: for a processor that alone, whatever GPU sits beside it."""
+    if device.type == "cpu":
+        return replace(present_machine(), gpu=None, compute_capability=None, driver=None)
+    return present_machine(device.index or 0)
+
+
+def _peak_rss_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,102 @@
+"""Real denoise trajectories as the inputs of an exported transformer: recorded, written, read again.
+
+Knows no model family: it puts itself between a generator and the denoiser the generator holds. Invariant:
+what is recorded is what an exported transformer would have been fed in that very step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engine.types import Prompt, Scenario
+from export.calibrate import Forward
+from export.feeds import BRANCHES, choose_profile, feed
+from export.spec import ExportError, ExportSpec
+
+_HEADER = "retake"
+
+
+class HasDenoiser(Protocol):
+    """A generator whose denoiser can be exchanged, as all of ours."""
+
+    denoiser: Any
+
+    def start(self, scenario: Scenario, prompt: Prompt) -> Any: ...
+
+
+class RecordingDenoiser:
+    """Passes every call on and keeps what the exported form would have got; one forward per row of text."""
+
+    def __init__(self, inner: Any, spec: ExportSpec) -> None:
+        self._inner = inner
+        self._spec = spec
+        self._texts: list[tuple[Any, Tensor]] = []
+        self.forwards: list[Forward] = []
+
+    def prepare(self, text: Tensor) -> Any:
+        prepared = self._inner.prepare(text)
+        self._texts.append((prepared, text.detach()))
+        return prepared
+
+    def __call__(self, latents: Tensor, timestep: Any, text: Any, *, branch: str) -> Any:
+        rows = next(rows for prepared, rows in self._texts if prepared is text)
+        assert len(rows) == BRANCHES[branch], f"{branch}: text {tuple(rows.shape)}"
+        profile = choose_profile(self._spec, latents, rows)
+        size = profile.sizes["B"]
+        for start in range(0, len(rows), size):
+            inputs = feed(self._spec, profile, latents, timestep, rows[start : start + size])
+            self.forwards.append(tuple(inputs[t.name].detach().cpu().clone() for t in self._spec.inputs))
+        return self._inner(latents, timestep, text, branch=branch)
+
+
+def record(
+    generator: HasDenoiser, requests: Iterable[tuple[Scenario, Prompt]], spec: ExportSpec
+) -> Iterator[Forward]:
+    """The forwards of one job after another, each run to its end; afterwards the generator is as before."""
+    inner = generator.denoiser
+    try:
+        for scenario, prompt in requests:
+            recorder = RecordingDenoiser(inner, spec)
+            generator.denoiser = recorder
+            job = generator.start(scenario, prompt)
+            while job.steps_left:
+                job.launch().wait()
+            yield from recorder.forwards
+    finally:
+        generator.denoiser = inner
+
+
+def write_forwards(path: Path, forwards: Iterable[Forward], spec: ExportSpec) -> int:
+    """Write all to one safetensors file; returns how many."""
+    names = [tensor.name for tensor in spec.inputs]
+    tensors = {
+        f"{index:05d}/{name}": tensor.contiguous()
+        for index, forward in enumerate(forwards)
+        for name, tensor in zip(names, forward, strict=True)
+    }
+    count = len(tensors) // len(names)
+    header = {"inputs": names, "count": count, "weights_digest": spec.weights_digest}
+    save_file(tensors, str(path), metadata={_HEADER: json.dumps(header)})
+    return count
+
+
+def read_forwards(path: Path, spec: ExportSpec) -> Iterator[Forward]:
+    """One forward at a time; ExportError when the file is damaged or of another checkpoint."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            if header["weights_digest"] != spec.weights_digest:
+                problem = f"{path} holds trajectories of another checkpoint"
+                raise ExportError(problem, fix="record them again with this one")
+            for index in range(header["count"]):
+                yield tuple(file.get_tensor(f"{index:05d}/{name}") for name in header["inputs"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        problem = f"{path} is not a file of trajectories: {error!r}"
+        raise ExportError(problem, fix="record them again") from error

@@ -1,0 +1,173 @@
+"""LoRA merging against the running of both branches, in every spelling; and files that must not be merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from export.lora import Lora, lora_key, merge_into, merged, read_lora, updates_of
+from export.spec import ExportError
+
+RANK = 3
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleDict({"to_q": nn.Linear(8, 6), "to_out": nn.Linear(6, 5)})
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block["to_out"](self.block["to_q"](self.norm(x)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model()
+
+
+def pair(inputs: int = 8, outputs: int = 6) -> dict[str, Tensor]:
+    source = torch.Generator().manual_seed(1)
+    return {
+        "lora_A": torch.randn(RANK, inputs, generator=source),
+        "lora_B": torch.randn(outputs, RANK, generator=source),
+    }
+
+
+def tensors(prefix: str = "", names: tuple[str, str] = ("lora_A", "lora_B"), end: str = ".weight") -> Any:
+    found = pair()
+    return {f"{prefix}block.to_q.{name}{end}": found[key] for name, key in zip(names, found, strict=True)}
+
+
+def lora(found: Mapping[str, Tensor], *, alpha: float | None = None, strength: float = 1.0) -> Lora:
+    updates = updates_of(found, "a.safetensors", default_alpha=alpha)
+    return Lora(name="a.safetensors", digest="sha256:a", strength=strength, updates=updates)
+
+
+@pytest.mark.parametrize(("alpha", "strength"), [(None, 1.0), (6.0, 1.0), (6.0, 0.5), (1.0, -2.0)])
+def test_merging_equals_running_the_branch(model: Model, alpha: float | None, strength: float) -> None:
+    factor = strength * (RANK if alpha is None else alpha) / RANK
+    found = pair()
+    x = torch.randn(4, 8)
+    h = model.norm(x)
+    branch = (h @ found["lora_A"].T @ found["lora_B"].T) * factor
+    expected = model.block["to_out"](model.block["to_q"](h) + branch)
+    torch.testing.assert_close(merged(model, [lora(tensors(), alpha=alpha, strength=strength)])(x), expected)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        tensors(),
+        tensors("transformer."),
+        tensors("base_model.model.", end=".default.weight"),
+        tensors("diffusion_model.", ("lora_down", "lora_up")),
+        tensors(end=""),
+    ],
+)
+def test_every_spelling_means_the_same(model: Model, spelling: dict[str, Tensor]) -> None:
+    expected = merged(model, [lora(tensors())]).block["to_q"].weight
+    assert torch.equal(merged(model, [lora(spelling)]).block["to_q"].weight, expected)
+
+
+def test_the_copy_is_changed_and_nothing_else(model: Model) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    after = merged(model, [lora(tensors())]).state_dict()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["block.to_q.weight"]
+
+
+def test_two_files_add_up(model: Model) -> None:
+    twice = merged(model, [lora(tensors()), lora(tensors())]).block["to_q"].weight
+    torch.testing.assert_close(twice, merged(model, [lora(tensors(), strength=2.0)]).block["to_q"].weight)
+
+
+def test_half_precision_is_rounded_once(model: Model) -> None:
+    exact = merged(model.bfloat16().float(), [lora(tensors())]).block["to_q"].weight
+    assert torch.equal(merge_into(model.bfloat16(), [lora(tensors())]).block["to_q"].weight, exact.bfloat16())
+
+
+def test_alpha_of_a_tensor_wins_over_that_of_the_metadata(model: Model) -> None:
+    with_alpha = {**tensors(), "block.to_q.alpha": torch.tensor(6.0)}
+    expected = merged(model, [lora(tensors(), alpha=6.0)]).block["to_q"].weight
+    assert torch.equal(merged(model, [lora(with_alpha, alpha=1.0)]).block["to_q"].weight, expected)
+
+
+def write(path: Path, found: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> Path:
+    text = None if metadata is None else {"lora_adapter_metadata": json.dumps(metadata)}
+    save_file(found, path, metadata=text)
+    return path
+
+
+def test_a_file_is_read_with_its_alpha_and_digest(tmp_path: Path) -> None:
+    plain = read_lora(write(tmp_path / "a.safetensors", tensors("transformer.")), 0.5)
+    scaled = read_lora(
+        write(tmp_path / "b.safetensors", tensors("transformer."), {"transformer.lora_alpha": 6, "r": 3})
+    )
+    assert plain.updates["block.to_q"].factor == 1.0 and scaled.updates["block.to_q"].factor == 2.0
+    assert plain.digest != scaled.digest
+    assert lora_key([plain, scaled]) == ((plain.digest, 0.5), (scaled.digest, 1.0))
+
+
+def refused(found: dict[str, Tensor], model: Model, message: str) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ExportError, match=message):
+        merge_into(model, [lora(found)])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_name_the_model_lacks_is_refused_before_any_change(model: Model) -> None:
+    other = {f"block.to_k.{name}.weight": tensor for name, tensor in pair().items()}
+    refused({**tensors(), **other}, model, r"Model does not have, among them block.to_k; nearest: block.to_")
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({}, "is no plain LoRA: it is empty"),
+        ({**tensors(), "block.to_q.diff_b": torch.zeros(6)}, "is no plain LoRA: block.to_q.diff_b"),
+        ({**tensors(), "block.to_q.dora_scale": torch.zeros(6)}, "is no plain LoRA: block.to_q.dora_scale"),
+        ({"block.to_q.lora_A.weight": pair()["lora_A"]}, "has no lora_B for block.to_q"),
+        ({"block.to_q.lora_B.weight": pair()["lora_B"]}, "has no lora_A for block.to_q"),
+        (
+            {f"block.to_q.{n}.weight": t for n, t in pair(inputs=9).items()},
+            r"update of block.to_q is \[6, 9\], its weight \[6, 8\]",
+        ),
+        (
+            {
+                "block.to_q.lora_A.weight": torch.zeros(2, 8),
+                "block.to_q.lora_B.weight": torch.zeros(6, 3),
+            },
+            "do not pair",
+        ),
+        (
+            {f"norm.{name}.weight": tensor for name, tensor in pair().items()},
+            "does not have, among them norm",
+        ),
+    ],
+)
+def test_what_is_no_lora_of_this_model_is_refused(
+    found: dict[str, Tensor], message: str, model: Model
+) -> None:
+    refused(found, model, message)
+
+
+def test_unreadable_files_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    for path in (tmp_path / "a.safetensors", tmp_path / "nowhere.safetensors"):
+        with pytest.raises(ExportError, match="is not a LoRA file"):
+            read_lora(path)
+
+
+def test_an_alpha_for_each_layer_is_not_guessed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", tensors(), {"lora_alpha": 8, "alpha_pattern": {"to_q": 4}})
+    with pytest.raises(ExportError, match="an alpha for each layer"):
+        read_lora(path)

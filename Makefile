@@ -1,5 +1,7 @@
 # make demo   the whole loop on six bundled scenarios; prints the path of one HTML report
 # make test   lint, types and tests
+# make bench    speed of kernels and denoiser on this machine's GPU, or tiny sizes on a CPU
+# make results  RESULTS.md and its plots from the measurements in bench/results
 # Both create .venv and install on first use; they install again only when pyproject.toml changes.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
@@ -11,7 +13,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed
 TESTING := $(VENV)/.installed-test
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-slow bench results clean
 
 demo: $(RUNTIME)
 	$(BIN)/retake demo
@@ -24,6 +26,13 @@ test: $(TESTING)
 
 test-slow: $(TESTING)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+bench: $(TESTING)
+	@mkdir -p .benchmarks
+	$(BIN)/python -m pytest bench/perf -rs --timeout=1800 --benchmark-json=.benchmarks/bench.json
+
+results: $(RUNTIME)
+	$(BIN)/python -m bench.results_page
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \

@@ -22,7 +22,7 @@ from engine.datasets.physics_iq import Description, benchmark_tree, cases_of, ri
 from engine.errors import ScorerError, VideoError
 from engine.video import probe
 
-ALGORITHM = 1  # raise it when masks, reduction, metrics or the form of stored entries change
+ALGORITHM = 2  # raise it when masks, reduction, metrics or the form of stored entries change
 COMPUTED = "computed"  # in place of the digest of a mask clip that does not ship
 
 

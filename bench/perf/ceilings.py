@@ -1,0 +1,63 @@
+"""What this machine can do at most: rates of large matrix products and of a copy, power and clock.
+
+Measured in the run that is compared with them, on random data, so that a percentage means this very card.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kernels import timing
+from kernels.fused import row_quant
+from kernels.linear import fp8_rowwise
+from kernels.problem import LinearProblem, Target
+
+SIZE = 8192
+COPY_BYTES = 2**31
+
+
+def measure(repeats: int = 20) -> dict[str, float]:
+    """TFLOP/s of bf16 and FP8 products of 8192 cubed, TB/s of a copy (read plus write); empty on a CPU."""
+    if not torch.cuda.is_available():
+        return {}
+    found = {}
+    a = torch.randn(SIZE, SIZE, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(SIZE, SIZE, device="cuda", dtype=torch.bfloat16)
+    flops = 2.0 * SIZE**3
+    found["bf16_gemm_tflops"] = flops / _median(lambda: a @ b, repeats) / 1e9
+    target = Target.of(a.device)
+    problem = LinearProblem(rows=SIZE, in_features=SIZE, out_features=SIZE, dtype="bf16", target=target)
+    if fp8_rowwise.supports(problem) is None:
+        a8, a_scale = row_quant.run(a, quantize="fp8")
+        b8, b_scale = fp8_rowwise.quantize_weight(b)
+        product = lambda: fp8_rowwise.run(a8, a_scale, b8, b_scale, None, out_dtype=torch.bfloat16)  # noqa: E731
+        found["fp8_gemm_tflops"] = flops / _median(product, repeats) / 1e9
+    source = torch.empty(COPY_BYTES, dtype=torch.int8, device="cuda")
+    target_buffer = torch.empty_like(source)
+    found["copy_tb_per_s"] = 2 * COPY_BYTES / _median(lambda: target_buffer.copy_(source), repeats) / 1e9
+    return found
+
+
+def power_and_clock() -> dict[str, Any]:
+    """Watts and SM clock at this moment of the current GPU; empty where NVML cannot be asked."""
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    try:
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return {
+            "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+        }
+    except pynvml.NVMLError:
+        return {}
+
+
+def _median(function: timing.Function, repeats: int) -> float:
+    return timing.summary(timing.time_gpu(function, repeats=repeats, warmup=5)).median

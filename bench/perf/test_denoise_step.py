@@ -1,0 +1,64 @@
+"""One forward of a random-weight Wan transformer: the library, then ours with one part more each time.
+
+Every variant is compared with the library's velocity on the same weights before it is timed. On a CPU nothing
+is compiled and a tiny transformer is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from bench.perf import variants
+from bench.perf.denoiser import CLOSE, SUBJECTS
+from bench.perf.measuring import DEVICE, HAS_GPU, TINY, Benchmark, assert_close, measure, sizes
+from bench.perf.subjects import build_transformer
+from engine.config import cache_folder
+
+SUBJECT_OF = {"480p": "1.3b", "draft": "draft", TINY: "tiny"}
+VARIANTS = {variant.name: variant for variant in variants.EVERYWHERE}
+LIBRARY = variants.EVERYWHERE[0]
+
+
+@functools.cache
+def transformer(architecture: str) -> WanTransformer3DModel:
+    """Made once: variants that change it work on copies."""
+    return build_transformer(architecture, DEVICE)
+
+
+@functools.cache
+def expected(size: str) -> Tensor:
+    """The library's velocity, kept on the host."""
+    subject = SUBJECTS[SUBJECT_OF[size]]
+    forward, _ = variants.build(LIBRARY, transformer(subject.architecture), subject, None)
+    with torch.inference_mode():
+        return forward().cpu()
+
+
+@sizes("480p", "draft")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_denoise_step(benchmark: Benchmark, name: str, size: str) -> None:
+    subject = SUBJECTS[SUBJECT_OF[size]]
+    cache = cache_folder() / "kernels" if HAS_GPU else None
+    forward, notes = variants.build(VARIANTS[name], transformer(subject.architecture), subject, cache)
+    start_s = time.perf_counter()
+    velocity = forward().cpu()
+    benchmark.extra_info |= {"first_call_s": time.perf_counter() - start_s, "choices": dict(notes)}
+    errors = assert_close(velocity, expected(size), relative=CLOSE, cosine=1 - CLOSE**2)
+    if HAS_GPU:
+        torch.cuda.reset_peak_memory_stats()
+    measure(
+        benchmark,
+        forward,
+        group=f"denoise step {subject.name}",
+        flops=subject.flops,
+        errors=errors,
+        repeats=10 if HAS_GPU else 3,
+    )
+    if HAS_GPU:
+        benchmark.extra_info["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()

@@ -1,0 +1,68 @@
+"""Decoding of 81 frames by a random-weight Wan2.1 autoencoder: the library's way and ours.
+
+Every way is compared with the library's decode in fp32 before it is timed: in bf16 its error is at most twice
+that of the library.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from bench.perf.measuring import DEVICE, DTYPE, HAS_GPU, TINY, Benchmark, measure, normal, sizes
+from engine.denoise.vae import decode_pixels, use_channels_last
+from engine.denoise.vae_fast import use_fast_coders
+from kernels import reference
+
+SIZES = {"480p": (21, 60, 104), "draft": (21, 30, 52), TINY: (3, 4, 6)}
+"""Latent frames, rows and columns."""
+TINY_CONFIG = {"base_dim": 8, "num_res_blocks": 1}
+WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {
+    "library": (None, None),
+    "library, channels last": (use_channels_last, None),
+    "chunks of 4": (None, 4),
+    "chunks of 4, channels last": (use_channels_last, 4),
+    "fast coders, chunks of 1": (use_fast_coders, 1),
+    "fast coders, chunks of 4": (use_fast_coders, 4),
+}
+"""What is done to the module once, and the latent frames of a chunk; None: the library's own decode."""
+MAX_ERROR_FACTOR = 2.0
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor, chunk: int | None) -> Tensor:
+    if chunk is not None:
+        return decode_pixels(vae, latents, chunk)
+    pixels: Tensor = vae.decode(latents, return_dict=False)[0]
+    return pixels
+
+
+@sizes("480p", "draft")
+@pytest.mark.parametrize("way", WAYS)
+def test_vae_decode(benchmark: Benchmark, way: str, size: str) -> None:
+    prepare, chunk = WAYS[way]
+    torch.manual_seed(0)
+    config = TINY_CONFIG if size == TINY else {}
+    vae = AutoencoderKLWan(**config).to(DEVICE, DTYPE).eval().requires_grad_(False)
+    latents = normal(1, vae.config.z_dim, *SIZES[size], seed=0)
+    exact = decode(copy.deepcopy(vae).float(), latents.float(), None)
+    plain = reference.compare(decode(vae, latents, None), exact)
+    if prepare is not None:
+        prepare(vae)
+    errors = reference.compare(decode(vae, latents, chunk), exact)
+    assert errors.relative <= MAX_ERROR_FACTOR * plain.relative, (errors, plain)
+    num_frames, shape = exact.shape[2], tuple(exact.shape)
+    del exact
+    benchmark.extra_info["num_frames"] = num_frames
+    measure(
+        benchmark,
+        lambda: decode(vae, latents, chunk),
+        group=f"vae decode {shape} {DEVICE.type}",
+        errors=errors,
+        repeats=5 if HAS_GPU else 2,
+    )
+    benchmark.extra_info["frames_per_s"] = 1e3 * num_frames / benchmark.extra_info["device_ms"]["median"]

@@ -1,0 +1,109 @@
+"""The whole page from a folder of measurements: summary, a section a file, the plots.
+
+Writes nothing: the same measurements give the same text, so that a test can tell a stale page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.results_page import export_sections, quality_sections, speed_sections
+from bench.results_page import markdown as md
+from bench.results_page.result_files import (
+    ResultError,
+    ResultFile,
+    code_of,
+    command_of,
+    machine_of,
+    read_folder,
+)
+
+COMMAND = "python -m bench.results_page"
+FIRST_LINE = f"<!-- Generated from bench/results/*.json with `{COMMAND}` (make results): do not edit. -->"
+INTRODUCTION = (
+    "Every number below comes from a measurement file, named with the command that made it. Times are "
+    "medians; the tenth and ninetieth percentile and the number of runs stand beside them. A ratio above 1 "
+    "is faster."
+)
+PLOT_PATTERN = "waterfall-*.svg"
+SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
+    "denoiser": speed_sections.denoiser,
+    "denoiser_quality": quality_sections.denoiser_quality,
+    "export_quality": quality_sections.export_quality,
+    "demo_quality": quality_sections.demo_quality,
+    "export_build": export_sections.export_build,
+    "scoring": quality_sections.scoring,
+    "selectors": quality_sections.selectors,
+}
+"""By kind; any other kind with a list of `rows` becomes tables of rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """RESULTS.md and the plots by file name."""
+
+    text: str
+    plots: dict[str, str]
+
+
+def make_page(folder: Path) -> Page:
+    """From every measurement in `folder`. ResultError for one that cannot be shown."""
+    files = read_folder(folder)
+    found = [(file, section_of(file)) for file in files]
+    titles = _titles([section.title for _, section in found], files)
+    summary = [
+        f"[{title}](#{_anchor(title)}): {section.headline}"
+        for title, (_, section) in zip(titles, found, strict=True)
+    ]
+    parts = [_part(title, file, section) for title, (file, section) in zip(titles, found, strict=True)]
+    text = md.paragraphs(FIRST_LINE, "# Results", INTRODUCTION, md.bullets(summary), *parts)
+    plots = {name: text for _, section in found for name, text in section.plots.items()}
+    return Page(text=f"{text}\n", plots=plots)
+
+
+def section_of(file: ResultFile) -> md.Section:
+    make = SECTIONS.get(file.kind)
+    if make is None and isinstance(file.document.get("rows"), list):
+        make = speed_sections.row_tables
+    if make is None:
+        raise ResultError(
+            f"{file.path} has the unknown kind {file.kind!r} and no rows",
+            fix=f"use one of {', '.join(sorted(SECTIONS))}, or give it rows",
+        )
+    try:
+        return make(file)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(
+            f"{file.path} is not what kind {file.kind!r} should be: {type(error).__name__} {error}",
+            fix="measure again with this version",
+        ) from error
+
+
+def _titles(titles: Sequence[str], files: Sequence[ResultFile]) -> list[str]:
+    """Two files of a kind are told apart by their names."""
+    return [
+        title if titles.count(title) == 1 else f"{title}: {file.name}"
+        for title, file in zip(titles, files, strict=True)
+    ]
+
+
+def _part(title: str, file: ResultFile, section: md.Section) -> str:
+    command, machine, code = command_of(file.document), machine_of(file.document), code_of(file.document)
+    facts = [f"File: [{file.path}]({file.path})"]
+    if command:
+        facts.append(f"Command: `{command}`")
+    if machine:
+        facts.append(f"Machine: {', '.join(machine)}")
+    if code:
+        facts.append(f"Code: {code}")
+    notes = [str(note) for note in file.document.get("notes", [])]
+    told = md.paragraphs("Notes:", md.bullets(notes)) if notes else None
+    return md.paragraphs(f"## {title}", md.bullets(facts), section.body, told)
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it of a heading."""
+    kept = "".join(char for char in title.lower() if char.isalnum() or char in " -_")
+    return kept.replace(" ", "-")

@@ -1,0 +1,224 @@
+"""The sections of quality: what speed costs, the bundled models, the scorer's exactness, the selectors.
+
+Measures nothing and holds no number: every figure comes from the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from bench.results_page import markdown as md
+from bench.results_page.result_files import ResultFile
+from bench.suites import selector_tables
+
+ARMS = {
+    "frozen": "the last frame of the prefix, held",
+    "extrapolated": "its motion, continued",
+    "first_take": "first take",
+    "plan_prompt": "take of the plan's prompt",
+    "chosen": "take that the loop chose",
+    "oracle": "best take by the score itself (a bound, not a result)",
+}
+CRITIC = {
+    "verdict_accuracy": "verdicts that are right",
+    "balanced_accuracy": "the same, acceptable and unacceptable takes weighed equally",
+    "true_attributes": "attributes that are right",
+    "true_attributes_plan": "attributes of the plan that are right",
+    "unreadable": "replies that could not be read",
+}
+
+
+def denoiser_quality(file: ResultFile) -> md.Section:
+    """Every optimization alone and each preset against the exact one."""
+    return _compared(file, title="Quality of the fast denoisers", base="exact")
+
+
+def export_quality(file: ResultFile) -> md.Section:
+    """Every exported form against the module it was made of."""
+    return _compared(file, title="Quality of the exported denoisers", base="eager")
+
+
+def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
+    document = file.document
+    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Physics-IQ", "PSNR dB", "relative error"]
+    rows = [
+        [
+            row["name"],
+            md.interval(row.get("score")),
+            md.interval(row.get("difference"), digits=2, sign="+"),
+            _two(row.get("physics_iq")),
+            md.ms(_middle(row.get("psnr_db"))),
+            md.small(_middle(row.get("relative_error"))),
+            md.ms(row.get("ms_per_take")),
+            md.ms(row.get("steps")),
+        ]
+        for row in document["rows"]
+    ]
+    first = document["rows"][0].get("settings", {}) if document["rows"] else {}
+    settings = [
+        f"**{row['name']}**: {', '.join(changed)}"
+        for row in document["rows"]
+        if (changed := _changed(row.get("settings", {}), first))
+    ]
+    not_run = [f"{name}: {reason}" for name, reason in document.get("not_run", {}).items()]
+    n = document.get("num_scenarios")
+    count = f"{n} held-out scenarios of the bundled generator, same seeds." if n else None
+    return md.Section(
+        title=title,
+        headline=_price(document["rows"], base),
+        body=md.paragraphs(
+            count,
+            md.table([*header, "ms per take", "steps"], rows),
+            md.paragraphs("Settings that differ from the first row's:", md.bullets(settings))
+            if settings
+            else None,
+            md.paragraphs("Not run:", md.bullets(not_run)) if not_run else None,
+        ),
+    )
+
+
+def demo_quality(file: ResultFile) -> md.Section:
+    """The bundled models on held-out scenes."""
+    document, critic = file.document, file.document.get("critic", {})
+    arms = [
+        [label, md.interval(document[key]), _two(document[key].get("physics_iq"))]
+        for key, label in ARMS.items()
+        if key in document
+    ]
+    known = [key for key in ARMS if key in document and key != "oracle"]
+    categories = [
+        [name, str(found["n"]), *(md.interval(found.get(key)) for key in known)]
+        for name, found in document.get("by_category", {}).items()
+    ]
+    replies = [
+        [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
+    ]
+    gain = document.get("chosen_minus_first")
+    words = f"{document['n']} scenarios, {document.get('num_takes', '?')} takes."
+    if gain:
+        words += f" Chosen take minus first take, paired: {md.interval(gain, digits=2, sign='+')}."
+    return md.Section(
+        title="Bundled models",
+        headline=f"chosen take {md.interval(document.get('chosen'))} Verified, first take "
+        f"{md.interval(document.get('first_take'))}",
+        body=md.paragraphs(
+            words,
+            md.table(["take", "Verified (95 %)", "Physics-IQ"], arms),
+            md.table(["category", "n", *(ARMS[key] for key in known)], categories) if categories else None,
+            md.table([f"critic, {critic.get('num_critiques', '?')} replies", "share"], replies)
+            if replies
+            else None,
+        ),
+    )
+
+
+def scoring(file: ResultFile) -> md.Section:
+    """Our scorer against the official tool: the same numbers, and the time."""
+    document = file.document
+    found = document["comparisons"]
+    cases = Counter(entry["subject"]["official"] for entry in found)
+    rows = []
+    for official, count in cases.items():
+        mine = [entry for entry in found if entry["subject"]["official"] == official]
+        numbers = [max(entry["numbers_difference"], entry["own_csv_difference"]) for entry in mine]
+        rows.append(
+            [
+                official,
+                str(count),
+                str(sum(entry["text_identical"] for entry in mine)),
+                md.small(max(entry["columns_difference"] for entry in mine)),
+                md.small(max(numbers)),
+                str(sum(_same(entry) for entry in mine)),
+            ]
+        )
+    header = ["official tool", "submissions", "CSV the same bytes", "largest difference in a CSV"]
+    header += ["largest difference in an aggregate", "scores equal as printed"]
+    largest = md.small(document["largest_columns_difference"])
+    headline = f"{len(found)} comparisons with the official tool, largest difference {largest}"
+    timing = document.get("timing")
+    if timing:
+        headline += (
+            f"; {timing['times_faster_cold']:.1f} times faster, {timing['times_faster_warm']:.1f} warm"
+        )
+    return md.Section(
+        title="Scorer",
+        headline=headline,
+        body=md.paragraphs(
+            f"{len(document.get('datasets', []))} made datasets; tolerance of a CSV column "
+            f"{md.small(document['tolerances']['columns'])}, of an aggregate "
+            f"{md.small(document['tolerances']['numbers'])}.",
+            md.table(header, rows),
+            _timing(timing) if timing else None,
+        ),
+    )
+
+
+def selectors(file: ResultFile) -> md.Section:
+    """The table that the README shows, made by the suite itself."""
+    document = file.document
+    name, found = next(iter(document["sets"].items()))
+    best, score = max(found["choosers"].items(), key=lambda item: item[1]["mean"])
+    headline = f"{name.replace('_', ' ')}: {best.replace('+', ' + ')} {md.interval(score)}"
+    headline += f", random choice {md.interval(found['random'])}"
+    return md.Section(
+        title="Selectors", headline=headline, body=selector_tables.markdown(document).rstrip("\n")
+    )
+
+
+def _price(rows: list[Mapping[str, Any]], base: str) -> str:
+    priced = [row for row in rows if (row.get("difference") or {}).get("mean") is not None]
+    if not priced:
+        return f"{len(rows)} settings"
+    worst = min(priced, key=lambda row: row["difference"]["mean"])
+    return (
+        f"{len(priced)} settings; the dearest is {worst['name']}, "
+        f"{md.interval(worst['difference'], digits=2, sign='+')} points against {base}"
+    )
+
+
+def _timing(timing: Mapping[str, Any]) -> str:
+    per_view = timing["median_wall_s_per_view"]
+    rows = [
+        [
+            name,
+            md.ms(per_view[name]),
+            md.times(timing.get(f"times_faster_{name}")),
+            md.times(timing.get(f"times_less_cpu_{name}")),
+            md.gib(timing.get("peak_rss_bytes", {}).get(name)),
+        ]
+        for name in per_view
+    ]
+    header = ["run", "s per view, median", "faster", "less CPU time", "peak GiB"]
+    return md.paragraphs(
+        f"{timing.get('num_views', '?')} views, ours in {timing.get('our_processes', '?')} processes, "
+        f"the official tool in {timing.get('official_processes', '?')}.",
+        md.table(header, rows),
+    )
+
+
+def _same(entry: Mapping[str, Any]) -> bool:
+    pairs = [pair for pair in (entry["physics_iq"], entry["physics_iq_verified"]) if pair is not None]
+    return all(len({None if value is None else round(value, 2) for value in pair}) == 1 for pair in pairs)
+
+
+def _two(value: float | None) -> str:
+    return md.NONE if value is None else f"{value:.2f}"
+
+
+def _middle(value: object) -> float | None:
+    """Of a summary its median or mean; a plain number as it is."""
+    if isinstance(value, Mapping):
+        found = value.get("median", value.get("mean"))
+        return None if found is None else float(found)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _changed(settings: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Every setting that is not the base's, as "name value"."""
+    return [f"{key} {_plain(value)}" for key, value in settings.items() if base.get(key) != value]
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

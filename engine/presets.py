@@ -38,7 +38,7 @@ class DenoiseSettings:
     graphs: str = "off"
     """Replay a CUDA graph; "auto": on a GPU for short sequences, where launches cost time."""
     vae: str = "library"
-    """"The autoencoder's own passes, or norms and activations fused (engine/denoise/vae_fast.py)."""
+    """The autoencoder's own passes, or norms and activations fused (engine/denoise/vae_fast.py)."""
     cfg_gate: float = 1.0
     """Share of the steps that run both branches of guidance; the others use the last difference again."""
     step_cache: float = 0.0

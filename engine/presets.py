@@ -24,7 +24,8 @@ class DenoiseSettings:
     attention: tuple[str, ...] = ()
     """Kernels in the order they are tried; one name is required; empty: the fastest exact one here."""
     low_attention: tuple[str, ...] = ()
-    """8-bit or sparse kernels for the middle of the noise levels; "auto": the fastest 8-bit one, if any."""
+    """8-bit or sparse kernels for the middle of the noise levels; "auto": an 8-bit one that is faster than
+    every exact one here, if there is any."""
     low_first: float = 0.1
     """Share of the noise levels at the noisy end that keep the exact attention."""
     low_last: float = 0.1

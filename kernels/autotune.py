@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kernels.files import write_whole
 from kernels.problem import KernelError
 from kernels.timing import machine, summary, time_gpu
 
@@ -110,14 +111,13 @@ def tune(
         raise KernelError(f"{kernel}: none of {len(among)} tile sizes fits {problem}")
     best = min(median_ms, key=median_ms.__getitem__)
     log.info("tiles kernel=%s %s -> %s (%.3f ms)", kernel, problem, best, median_ms[best])
-    folder.mkdir(parents=True, exist_ok=True)
     document = {
         "kernel": kernel,
         "problem": str(problem),
         "tiles": dataclasses.asdict(best),
         "median_ms": {str(tiles): ms for tiles, ms in median_ms.items()},
     }
-    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(document, indent=1))
     return best
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from kernels import timing
 from kernels.autotune import Tiles
+from kernels.files import write_whole
 
 if TYPE_CHECKING:
     from kernels.problem import AttentionProblem
@@ -73,11 +74,7 @@ def read(path: Path) -> Decision | None:
 
 
 def write(path: Path, decision: Decision) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = dataclasses.asdict(decision)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(dataclasses.asdict(decision), indent=1))
 
 
 def source_digest(package: str) -> str:

@@ -86,6 +86,14 @@ ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
         "engine.video",
     ),
     "engine.report_scores": (*BASE, "engine.charts"),
+    "engine.merge": (
+        *BASE,
+        "engine.build",
+        "engine.config",
+        "engine.manifest",
+        "engine.store",
+        "engine.trace",
+    ),
     "engine.models": (*BASE, "engine.config", "engine.plugins"),
     "engine.selection": (
         *BASE,

@@ -6,15 +6,17 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from attention_cases import ADA, CPU, HOPPER, TRITON_TARGET, problem, tensors
 from attention_folder import GOOD, Write, write_folder  # noqa: F401  (a fixture)
+from torch import Tensor
 
 from kernels import dispatch, reference
 from kernels.dispatch import Verdict, candidates, choose, names, pick, self_test, survey
-from kernels.problem import KernelError
+from kernels.problem import KernelError, Target
 
 ON_CPU = problem(target=CPU, dtype="bf16")
 WRONG = GOOD.replace("return attention(", "return 1.5 * attention(")
@@ -139,6 +141,28 @@ def test_one_name_is_required(write_folder: Write) -> None:  # noqa: F811
         choose(ON_CPU, wanted=("first",), package=package)
 
 
+def test_a_kernel_that_takes_e4m3_is_timed_without_the_quantization() -> None:
+    """The forward makes that on the way; a kernel without `quantize` is timed as it is."""
+    calls: list[str] = []
+
+    def tensor(name: str) -> Tensor:
+        calls.append(name)
+        return torch.zeros(1)
+
+    fused = SimpleNamespace(
+        run=lambda *rest, **options: tensor("run"),
+        quantize=lambda q, k, v, *, kv_lengths: (tensor("quantize"),),
+        run_quantized=lambda made, *, scale: tensor(f"run_quantized {scale}"),
+    )
+    plain = SimpleNamespace(run=lambda q, k, v, *, scale: tensor(f"run {scale}"))
+    q = torch.zeros(1, 1, 1, 16)
+    made = [dispatch.timed_call(one, q, q, q, {"scale": 0.25}) for one in (fused, plain)]
+    assert calls == ["quantize"]
+    for call in made:
+        call()
+    assert calls == ["quantize", "run_quantized 0.25", "run 0.25"]
+
+
 def test_an_unknown_name_lists_what_exists(write_folder: Write) -> None:  # noqa: F811
     package = write_folder(good=GOOD, other=GOOD)
     with pytest.raises(KernelError, match="'fa9' is not an attention kernel; there are: good, other"):
@@ -256,7 +280,7 @@ def test_block_sparse_passes_its_self_test() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("mask", ["none", "lengths", "blocks"])
 def test_the_probe_on_a_gpu(mask: str, tmp_path: Path) -> None:
-    asked = problem(target=dispatch.Target.of(torch.device("cuda")), mask=mask)
+    asked = problem(target=Target.of(torch.device("cuda")), mask=mask)
     choice = choose(asked, cache=tmp_path)
     assert choice.ms[choice.name] == min(choice.ms.values())
     assert set(choice.ms) | set(choice.reasons) == set(names())

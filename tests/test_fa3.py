@@ -9,6 +9,7 @@ from fa3_build import NEEDS_FA3, build_flags  # noqa: F401  (a fixture)
 
 from kernels.attention import fa3
 from kernels.attention._blocks import BlockMask
+from kernels.attention._checks import check as common_check
 from kernels.problem import KernelError, Target
 
 
@@ -90,3 +91,22 @@ def test_supports_says_what_is_wrong(build_flags: dict[str, bool]) -> None:  # n
 def test_without_the_wheel_the_reason_is_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernels.attention._checks.find_spec", lambda name: None)
     assert fa3.supports(problem()) == "the package fa3_fwd is not installed"
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+def test_heads_of_queries_may_share_heads_of_keys() -> None:
+    q, k, v = tensors(257, 333, 128, torch.bfloat16)
+    q = torch.cat([q, -q, 0.5 * q], dim=1)  # three heads for each head of keys, by the order of GQA
+    wide = [x.repeat_interleave(3, dim=1) for x in (k, v)]
+    difference = fa3.run(q, k, v, scale=0.1) - fa3.run(q, *wide, scale=0.1)
+    assert difference.abs().max() < 0.02  # tiles may be cut differently
+
+
+def test_shared_heads_are_checked() -> None:
+    q, k = torch.zeros(1, 6, 4, 8), torch.zeros(1, 2, 4, 8)
+    common_check(q, k, k, 0.1, None, None, grouped=True)
+    with pytest.raises(AssertionError):
+        common_check(q, k, k, 0.1, None, None)
+    with pytest.raises(AssertionError):
+        common_check(q[:, :5], k, k, 0.1, None, None, grouped=True)

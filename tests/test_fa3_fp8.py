@@ -86,3 +86,18 @@ def test_supports_says_what_is_wrong(build_flags: dict[str, bool]) -> None:  # n
         assert text in (fa3_fp8.supports(asked) or ""), asked
     build_flags["FLASHATTENTION_DISABLE_FP8"] = True
     assert fa3_fp8.supports(problem()) == "the installed fa3_fwd is built without fp8"
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+def test_heads_of_queries_may_share_heads_of_keys() -> None:
+    """The factor of q is one for each head of keys: that of the group, here of all."""
+    q, k, v = tensors(257, 333, 128, torch.bfloat16)
+    q8, q_scale = e4m3_heads(torch.cat([q, 0.3 * q, -q], dim=1).flatten(1, 2)[:, None])
+    q8, q_scale = q8.unflatten(2, (3 * q.shape[1], -1))[:, 0], q_scale.expand(k.shape[:2]).contiguous()
+    (k8, k_scale), (v8, v_scale) = e4m3_heads(k), e4m3_heads(v)
+    factors = [x.repeat_interleave(3, dim=1) for x in (q_scale, k_scale, v_scale)]
+    wide = [x.view(torch.uint8).repeat_interleave(3, dim=1).view(x.dtype) for x in (k8, v8)]
+    grouped = fa3_fp8.run_quantized(q8, k8, v8, q_scale, k_scale, v_scale, scale=0.1)
+    single = fa3_fp8.run_quantized(q8, *wide, *factors, scale=0.1)
+    assert reference.compare(grouped, single).relative < 0.02  # tiles may be cut differently

@@ -11,6 +11,7 @@ from scored_clips import FPS, make_dataset, submit
 
 from bench.suites.frame_errors_torch import TorchSquaredErrors, _PairwiseSum
 from bench.suites.physics_iq import score_submission
+from bench.suites.references import references
 from bench.suites.submission import read_submission
 from bench.suites.view_metrics import squared_error
 from engine.datasets.physics_iq import read_descriptions
@@ -71,5 +72,6 @@ def test_scores_are_the_same_on_the_gpu(tmp_path: Path) -> None:
     found = read_submission(tmp_path / "clips", read_descriptions(dataset))
     assert found.fps == FPS
     ways = (("cpu", 1), ("cuda", 1), ("cuda", 2))
-    scores = [score_submission(found, dataset, jobs=jobs, device=device) for device, jobs in ways]
+    real = references(dataset, found.rows, found.fps)
+    scores = [score_submission(found, dataset, real, jobs=jobs, device=device) for device, jobs in ways]
     assert scores[0] == scores[1] == scores[2]

@@ -11,10 +11,13 @@ from eight_bit import DEVICE, assert_same_codes, assert_within_twice, needs_trit
 from torch import Tensor
 
 from kernels.fused import qk_norm_rope
+from kernels.fused.formats import dequantize, mixed
 from kernels.problem import Target
 
 EPS = 1e-6
-SHAPES = [(1, 1, 16), (1, 3, 32), (17, 3, 32), (5, 12, 128), (7, 3, 20), (4, 2, 6)]
+SHAPES = [(1, 1, 16), (1, 3, 32), (17, 3, 32), (5, 12, 128), (7, 3, 24), (7, 3, 20), (4, 2, 6)]
+UNMIXED = (20, 6)
+"""Head sizes whose quarters hold no whole pairs."""
 
 
 def angles(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -31,6 +34,11 @@ def angles(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
 def test_kernel_is_plain_torch(
     tokens: int, heads: int, head_dim: int, rotated: bool, quantized: bool, dtype: torch.dtype
 ) -> None:
+    if quantized and head_dim in UNMIXED:
+        assert "multiple of 8" in str(
+            qk_norm_rope.supports(target(), heads=heads, head_dim=head_dim, quantize="fp8")
+        )
+        return
     x = normal(2, tokens, heads * head_dim, dtype=dtype)
     weight = normal(heads * head_dim, seed=1).abs() + 0.1
     cos, sin = angles(tokens, head_dim) if rotated else (None, None)
@@ -98,10 +106,24 @@ def test_static_scale_is_never_exceeded_and_nearly_reached(heads: int) -> None:
 def test_typical_values_keep_the_precision_of_the_format() -> None:
     x, weight = normal(1, 64, 1536), torch.ones(1536, device=DEVICE)
     scale = qk_norm_rope.static_scale(weight, 12)
-    exact = qk_norm_rope.plain(x, weight, heads=12, eps=EPS)
+    exact = mixed(qk_norm_rope.plain(x, weight, heads=12, eps=EPS))
     x8 = qk_norm_rope.plain(x, weight, heads=12, eps=EPS, scale=scale)
     error = (x8.float() * scale[:, None] - exact).norm() / exact.norm()
     assert error.item() < 0.03
+
+
+def test_scores_do_not_see_that_channels_are_mixed() -> None:
+    """What attention takes: products of a query and a key over the channels of a head."""
+    weight, (cos, sin) = normal(64, seed=1).abs() + 0.1, angles(5, 32)
+    settings = {"heads": 2, "eps": EPS}
+    scale = qk_norm_rope.static_scale(weight, 2)
+    q, k = (normal(1, 5, 64, seed=seed) for seed in (2, 3))
+    exact = [qk_norm_rope.plain(x, weight, cos, sin, **settings) for x in (q, k)]
+    eight_bit = [qk_norm_rope.plain(x, weight, cos, sin, scale=scale, **settings) for x in (q, k)]
+    wide = [dequantize(x8, scale[:, None]) for x8 in eight_bit]
+    expected, actual = (torch.einsum("bnad,bmad->banm", *pair) for pair in (exact, wide))
+    assert (actual - expected).norm() / expected.norm() < 0.06
+    assert (wide[0] - exact[0]).norm() / exact[0].norm() > 0.5  # the channels themselves are others
 
 
 def test_supports_says_no() -> None:

@@ -28,7 +28,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=s
 @pytest.mark.gpu
 @DTYPES
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize(("q_len", "kv_len"), SIZES + GPU_SIZES)
+@pytest.mark.parametrize(("q_len", "kv_len"), [size for size in SIZES + GPU_SIZES if size[1] > 1])
 def test_sizes(q_len: int, kv_len: int, head_dim: int, dtype: torch.dtype) -> None:
     check(sdpa_cudnn, *tensors(q_len, kv_len, head_dim, dtype))
 
@@ -55,6 +55,7 @@ def test_supports_says_what_is_wrong() -> None:
         "mask 'blocks'": problem(mask="blocks"),
         "fp32": problem(dtype="fp32"),
         "head size 136": problem(head_dim=136),
+        "a single key": problem(kv_len=1),
         "capability 7.5": problem(target=TURING),
         "needs a CUDA GPU": problem(target=CPU),
     }

@@ -37,7 +37,16 @@ from kernels.attention import (
 )
 from kernels.attention._blocks import BlockMask
 from kernels.autotune import Tiles, candidates
-from kernels.fused import channel_norm, head_quant, qk_norm_rope, residual_norm, row_quant
+from kernels.fused import (
+    channel_norm,
+    head_norm_rope,
+    head_quant,
+    qk_norm_rope,
+    residual_norm,
+    rms_norm,
+    row_quant,
+    swiglu,
+)
 from kernels.linear import int8
 from kernels.problem import Target
 
@@ -155,6 +164,39 @@ def fused_cases() -> Iterator[Case]:
         yield Case(name=f"head_quant {dim}", call=partial(head_quant._head_quant, v), lowest=(8, 9))
 
 
+def cosmos_cases() -> Iterator[Case]:
+    """Widths, heads and feed-forward layers of Cosmos3 Nano, and those of others of its family."""
+    tokens = 4096
+    for channels, quantize, has_y in itertools.product((4096, 5120), (None, "fp8", "int8"), (True, False)):
+        h = empty(1, tokens, channels)
+        yield Case(
+            name=f"rms_norm {channels} {quantize} y={has_y}",
+            call=partial(rms_norm._rms_norm, h, h if has_y else None, empty(channels), 1e-6, quantize),
+            lowest=(8, 9) if quantize == "fp8" else (8, 0),
+            few=has_y and channels == 4096,
+        )
+    angles, weight = empty(tokens, 128, dtype=FP32), empty(128)
+    for (heads, num_before), quantized in itertools.product(((32, 0), (64, 0), (8, 300)), (True, False)):
+        x = empty(1, tokens, 80 * 128)[:, :, : heads * 128]
+        before = empty(1, num_before, heads, 128, dtype=FP8 if quantized else BF16) if num_before else None
+        scale = empty(dtype=FP32) if quantized else None
+        yield Case(
+            name=f"head_norm_rope {heads} before={num_before} quantized={quantized}",
+            call=partial(
+                head_norm_rope._head_norm_rope, x, weight, angles, angles, heads, 1e-6, scale, before
+            ),
+            lowest=(8, 9) if quantized else (8, 0),
+            few=heads != 64,
+        )
+    for features, quantize in itertools.product((12288, 25600), (None, "fp8", "int8")):
+        yield Case(
+            name=f"swiglu {features} {quantize}",
+            call=partial(swiglu._swiglu, empty(tokens, 2 * features), quantize),
+            lowest=(8, 9) if quantize == "fp8" else (8, 0),
+            few=features == 12288,
+        )
+
+
 def linear_cases(capability: tuple[int, int]) -> Iterator[Case]:
     """The tiles that are used for the capability; those of a tuning run only in the full list."""
     used = {int8.tile_of(capability, rows) for rows in (1, 64, 4096)}
@@ -253,7 +295,8 @@ def compile_case(case: Case, capability: tuple[int, int], recorder: Recorder) ->
 def main(which: str, *capabilities: str) -> None:
     recorder = Recorder()
     attention = (_triton_forward, _triton_quantize)
-    for module in (residual_norm, row_quant, qk_norm_rope, head_quant, channel_norm, int8, *attention):
+    fused = (residual_norm, row_quant, qk_norm_rope, head_quant, channel_norm, rms_norm, head_norm_rope)
+    for module in (*fused, swiglu, int8, *attention):
         module.wrap = recorder
     # Below the operators, which would only compute shapes for tensors without memory.
     _triton_forward.forward, _triton_quantize.int8_rows = _triton_forward._attend, _triton_quantize._quantize
@@ -262,7 +305,8 @@ def main(which: str, *capabilities: str) -> None:
         target = Target(kind="cuda", capability=(major, minor))
         pretend((major, minor))
         triton_int8.Target = SimpleNamespace(of=lambda device, target=target: target)
-        for case in (*fused_cases(), *linear_cases((major, minor)), *attention_cases((major, minor))):
+        cases = (*fused_cases(), *cosmos_cases(), *linear_cases((major, minor)))
+        for case in (*cases, *attention_cases((major, minor))):
             if case.lowest <= (major, minor) and (case.few or which == "all"):
                 for row in compile_case(case, (major, minor), recorder):
                     sys.stdout.write(json.dumps(row) + "\n")

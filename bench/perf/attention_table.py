@@ -28,7 +28,10 @@ CHECKED_QUERIES = 256
 
 
 def table(problem: AttentionProblem, rounds: int, cache: Path) -> list[dict[str, Any]]:
-    """One row per implementation, in the order of time."""
+    """One row per implementation, in the order of time.
+
+    A second one where a fused forward hands over E4M3: without the passes that quantize.
+    """
     verdicts = dispatch.survey(problem, timed=False)
     q, k, v, options = dispatch.example(problem, seed=1)
     blocks = "blocks" in options
@@ -55,6 +58,10 @@ def table(problem: AttentionProblem, rounds: int, cache: Path) -> list[dict[str,
             row |= {"relative_error": found.relative, "cosine": found.cosine}
         row["tiles"] = None if tiles is None else str(tiles)
         functions[verdict.name] = function
+        implementation = dispatch.load(verdict.name)
+        if hasattr(implementation, "quantize"):
+            rows.append(row | {"name": f"{verdict.name}, inputs E4M3"})
+            functions[rows[-1]["name"]] = dispatch.timed_call(implementation, q, k, v, options)
     times = timing.alternate(functions, rounds) if functions else {}
     for row in rows:
         if row["name"] in times:

@@ -24,23 +24,15 @@ import torch
 from torch import Tensor
 
 from bench.perf import ceilings, variants
-from bench.perf.kernel_sum import kernel_sum_ms
-from bench.perf.subjects import Subject, build_transformer
+from bench.perf.families import Subject
+from bench.perf.kernel_sum import times_ms
+from bench.perf.subjects import SUBJECTS
 from bench.perf.variants import Variant, build
 from engine.config import cache_folder
 from engine.errors import RetakeError
 from engine.manifest import collect, write_manifest
 from kernels import dispatch, timing
 
-SUBJECTS = {
-    "1.3b": Subject(architecture="wan2.1-1.3b", width=832, height=480, num_frames=81),
-    "draft": Subject(architecture="wan2.1-1.3b", width=416, height=240, num_frames=81),
-    "draft-cfg": Subject(architecture="wan2.1-1.3b", width=416, height=240, num_frames=81, batch=2),
-    "1.3b-cfg": Subject(architecture="wan2.1-1.3b", width=832, height=480, num_frames=81, batch=2),
-    "14b": Subject(architecture="wan2.1-14b", width=832, height=480, num_frames=81),
-    "5b": Subject(architecture="wan2.2-5b", width=1280, height=704, num_frames=121, prefix_frames=1),
-    "tiny": Subject(architecture="tiny", width=64, height=64, num_frames=9, prefix_frames=1),
-}
 AIMS_MS = {SUBJECTS["1.3b"]: 330.0, SUBJECTS["14b"]: 1800.0, SUBJECTS["draft"]: 42.0}
 """What we want of one forward on an H200."""
 SETS = {
@@ -61,7 +53,7 @@ SUSTAINED = 4
 def measure(subject: Subject, wanted: Sequence[Variant], rounds: int, limits: Mapping[str, float]) -> Any:
     """The document of one subject."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    transformer = build_transformer(subject.architecture, device)
+    transformer = subject.build(device)
     forwards, rows, expected = {}, [], None
     with torch.inference_mode():
         for variant in wanted:
@@ -78,13 +70,15 @@ def measure(subject: Subject, wanted: Sequence[Variant], rounds: int, limits: Ma
                 row |= _figures(times[row["name"]], subject, limits)
                 row |= _sustained(forwards[row["name"]])
         last = [variant for variant in wanted if variant.name in times and variant.cumulative][-1]
-        kernels = kernel_sum_ms(subject, last.settings) if last.settings and device.type == "cuda" else {}
+        on_gpu = device.type == "cuda"
+        kernels = times_ms(subject.kernels(last.settings)) if last.settings and on_gpu else {}
     total = sum(kernels.values())
     for row in rows:
         if total and row["name"] == last.name:
             row["percent_of_kernel_sum"] = 100 * total / row["summary"]["median"]
     return {
         "name": subject.name,
+        "note": subject.note,
         "tokens": subject.num_tokens,
         "tflop_per_forward": subject.flops / 1e12,
         "roofline_ms": _roofline(subject, limits),

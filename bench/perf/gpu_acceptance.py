@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.perf.gpu_acceptance", description=__doc__)
     parser.add_argument("--generator", default="demo", help="'demo' or a diffusers folder")
     parser.add_argument("--quant", default="fp16,fp8,fp8-attention,int8", help="recipes, separated by commas")
     parser.add_argument("--target", default="auto", help="auto, tensorrt or tensorrt-rtx")
@@ -275,5 +275,5 @@ if __name__ == "__main__":
     try:
         main()
     except RetakeError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""One forward of a random-weight Wan transformer: the library, then ours with one part more each time.
+"""One forward of a random-weight transformer: the library, then ours with one part more each time.
 
 Every variant is compared with the library's velocity on the same weights before it is timed. On a CPU nothing
 is compiled and a tiny transformer is used.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from bench.perf import variants
-from bench.perf.denoiser import CLOSE, SUBJECTS
+from bench.perf.denoiser import CLOSE
+from bench.perf.families import Subject
 from bench.perf.measuring import DEVICE, HAS_GPU, TINY, Benchmark, assert_close, measure, sizes
-from bench.perf.subjects import build_transformer
+from bench.perf.subjects import SUBJECTS
 from engine.config import cache_folder
 
 SUBJECT_OF = {"480p": "1.3b", "draft": "draft", TINY: "tiny"}
@@ -26,16 +27,16 @@ LIBRARY = variants.EVERYWHERE[0]
 
 
 @functools.cache
-def transformer(architecture: str) -> WanTransformer3DModel:
-    """Made once: variants that change it work on copies."""
-    return build_transformer(architecture, DEVICE)
+def transformer(subject: Subject) -> Any:
+    """Made once: variants that change it work on copies of its modules."""
+    return subject.build(DEVICE)
 
 
 @functools.cache
 def expected(size: str) -> Tensor:
     """The library's velocity, kept on the host."""
     subject = SUBJECTS[SUBJECT_OF[size]]
-    forward, _ = variants.build(LIBRARY, transformer(subject.architecture), subject, None)
+    forward, _ = variants.build(LIBRARY, transformer(subject), subject, None)
     with torch.inference_mode():
         return forward().cpu()
 
@@ -45,7 +46,7 @@ def expected(size: str) -> Tensor:
 def test_denoise_step(benchmark: Benchmark, name: str, size: str) -> None:
     subject = SUBJECTS[SUBJECT_OF[size]]
     cache = cache_folder() / "kernels" if HAS_GPU else None
-    forward, notes = variants.build(VARIANTS[name], transformer(subject.architecture), subject, cache)
+    forward, notes = variants.build(VARIANTS[name], transformer(subject), subject, cache)
     start_s = time.perf_counter()
     velocity = forward().cpu()
     benchmark.extra_info |= {"first_call_s": time.perf_counter() - start_s, "choices": dict(notes)}

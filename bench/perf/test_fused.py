@@ -29,7 +29,7 @@ from bench.perf.measuring import (
     sizes,
 )
 from kernels.fused import gate_residual, head_quant, qk_norm_rope, residual_norm, row_quant
-from kernels.fused.formats import FP8, dequantize, format_of
+from kernels.fused.formats import FP8, dequantize, format_of, mixed
 
 EPS = 1e-6
 SHAPES = {"480p": (32760, 12, 128, 8960), "draft": (8190, 12, 128, 8960), TINY: (65, 2, 64, 256)}
@@ -99,11 +99,12 @@ def qk_norm_rope_case(size: str, fmt: str | None) -> Case:
     cos, sin = (f(angles).repeat_interleave(2, dim=-1).contiguous() for f in (torch.cos, torch.sin))
     scale = None if fmt is None else qk_norm_rope.static_scale(weight, heads)
     options = {"heads": heads, "eps": EPS}
+    exact = qk_norm_rope.plain(x.float(), weight, cos, sin, **options)
     run = lambda: qk_norm_rope.run_one(x, weight, cos, sin, **options, scale=scale)  # noqa: E731
     return Case(
         run=run,
         values=lambda made: _float(made) if scale is None else _float(made) * scale[:, None],
-        exact=qk_norm_rope.plain(x.float(), weight, cos, sin, **options),
+        exact=exact if scale is None else mixed(exact),
         moved_bytes=size_bytes(x, weight, cos, sin, run()),
         format=fmt,
     )

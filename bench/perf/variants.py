@@ -5,26 +5,14 @@ Each variant builds its own module, since quantization and compilation change on
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
-from bench.perf.subjects import Subject
-from engine.denoise.assemble import Shape, assemble
-from engine.denoise.guidance import BOTH, COND
-from engine.denoise.sampler import PrefixTimestep
+from bench.perf.families import Forward, Subject, module_tree
 from engine.presets import DenoiseSettings
-from kernels.attention import fa3
-
-Forward = Callable[[], Tensor]
 
 FAST = DenoiseSettings(forward="fast")
 
@@ -35,7 +23,7 @@ class Variant:
 
     name: str
     adds: str
-    backend: str = ""  # flash | cudnn | fa3
+    backend: str = ""  # flash | cudnn | fa3 | native
     compiled: bool = False
     settings: DenoiseSettings | None = None
     cumulative: bool = True  # on top of the bar before, in the waterfall
@@ -136,90 +124,10 @@ EVERYWHERE = (
 """For any GPU, and a CPU: kernels by what the device supports."""
 
 
-class _Fa3Processor(WanAttnProcessor):
-    """The library's processor with FlashAttention-3 called directly: what a careful user would write."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        assert attention_mask is None, "the processor knows no mask"
-        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
-        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, attn.to_v(source)))
-        if rotary_emb is not None:
-            q, k = (_rotate(x, *rotary_emb) for x in (q, k))
-        heads_first = (x.transpose(1, 2) for x in (q, k, v))
-        out = fa3.run(*heads_first, scale=q.shape[-1] ** -0.5).transpose(1, 2)
-        return attn.to_out[1](attn.to_out[0](out.flatten(2)))
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    c, s = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2).type_as(x)
-
-
 def build(
-    variant: Variant, transformer: WanTransformer3DModel, subject: Subject, cache: Path | None
+    variant: Variant, transformer: nn.Module, subject: Subject, cache: Path | None
 ) -> tuple[Forward, Mapping[str, str]]:
     """(one forward of `variant` on the subject's inputs, what was chosen). Weights are shared where equal."""
-    device = transformer.patch_embedding.weight.device
-    latents, timestep, text = subject.inputs(device)
-    branch = BOTH if subject.batch == 2 else COND
     if variant.settings is None:
-        return _stock(variant, transformer, latents, timestep, text), {}
-    module = copy.deepcopy(transformer) if variant.settings.linear != "bf16" else transformer
-    shape = Shape(batch=subject.batch, tokens=subject.num_tokens, text_tokens=text.shape[1])
-    made = assemble(module, variant.settings, shape, cache=cache)
-    prepared = made.denoiser.prepare(text)
-    return lambda: made.denoiser(latents, timestep, prepared, branch=branch), made.notes
-
-
-def _stock(
-    variant: Variant,
-    transformer: WanTransformer3DModel,
-    latents: Tensor,
-    timestep: PrefixTimestep,
-    text: Tensor,
-) -> Forward:
-    # A shallow copy of the tree of modules over the same parameters: processors and compilation differ.
-    module = copy.deepcopy(
-        transformer, {id(p): p for p in (*transformer.parameters(), *transformer.buffers())}
-    )
-    if variant.backend == "fa3":
-        module.set_attn_processor(_Fa3Processor())
-    if variant.compiled:
-        module.compile_repeated_blocks(fullgraph=True, dynamic=False)
-    times = timestep.per_token(latents.device) if timestep.prefix_frames else _one(timestep, latents)
-    dtype = module.patch_embedding.weight.dtype
-
-    def forward() -> Tensor:
-        velocity: Tensor = module(
-            hidden_states=latents.to(dtype).expand(len(text), -1, -1, -1, -1),
-            timestep=times.expand(len(text), *times.shape[1:]),
-            encoder_hidden_states=text,
-            return_dict=False,
-        )[0]
-        return velocity.float()
-
-    if variant.backend not in BACKENDS:
-        return forward
-
-    def with_backend() -> Tensor:
-        with sdpa_kernel(BACKENDS[variant.backend]):
-            return forward()
-
-    return with_backend
-
-
-def _one(timestep: PrefixTimestep, latents: Tensor) -> Tensor:
-    """One timestep for all tokens: what the library is given where there is no clean prefix."""
-    return torch.full((1,), timestep.value, device=latents.device)
-
-
-BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+        return subject.stock(transformer, variant.backend, variant.compiled), {}
+    return subject.ours(module_tree(transformer), variant.settings, cache)

@@ -30,7 +30,7 @@ console = Console()
 errors = Console(stderr=True)
 
 ORDER = (
-    *("demo", "scenes", "run", "resume", "plan", "report"),
+    *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
     *("score", "table", "select", "prepare", "submit", "dataset", "doctor"),
 )
 """Of the commands in --help; others follow by name."""
@@ -106,7 +106,10 @@ Attention = Annotated[
 ]
 LowAttention = Annotated[
     str | None,
-    typer.Option(metavar="NAME,...", help="8-bit attention at the middle noise levels; auto: the fastest."),
+    typer.Option(
+        metavar="NAME,...",
+        help="8-bit attention at the middle noise levels; auto: one that is faster than all exact ones.",
+    ),
 ]
 Linear = Annotated[str | None, typer.Option(help="bf16, fp8, int8 or auto: products of the inner blocks.")]
 Compile = Annotated[str | None, typer.Option("--compile", help="off, on or auto: compile each block.")]

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import Cosmos3OmniTransformer, WanTransformer3DModel
+from torch import nn
 
+from engine.denoise import cosmos3_block
+from engine.denoise.cosmos3_forward import Cosmos3Denoiser, FastCosmos3
 from engine.denoise.guidance import EagerDenoiser
 from engine.denoise.wan_block import OURS, PLAIN, BoundAttention
 from engine.denoise.wan_forward import FastDenoiser, FastWan, low_range
@@ -20,7 +23,7 @@ from engine.errors import ConfigError
 from engine.presets import DenoiseSettings, parts_of_forward
 from engine.protocols import Denoiser
 from engine.quant import saved, surgery
-from engine.quant.tables import SurgeryError, wan_table
+from engine.quant.tables import QuantTable, SurgeryError, cosmos3_table, wan_table
 from kernels import dispatch
 from kernels.problem import AttentionProblem, KernelError, Target, dtype_name
 
@@ -41,6 +44,16 @@ class Shape:
     batch: int
     tokens: int
     text_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """Where the attention of a model happens."""
+
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,45 +85,111 @@ def assemble(
                 fix='set denoise.forward = "fast", or use --preset fast',
             )
         return Assembled(denoiser=EagerDenoiser(transformer), notes={"forward": "library"})
-    device = transformer.patch_embedding.weight.device
+    weight, config = transformer.patch_embedding.weight, transformer.config
+    site = _Site(
+        heads=config.num_attention_heads,
+        head_dim=config.attention_head_dim,
+        dtype=weight.dtype,
+        device=weight.device,
+    )
     notes = {"forward": "fast", "element_wise": settings.element_wise}
-    notes["linear"] = _linear(transformer, settings.linear, device, weights)
-    try:
-        attention = _attention(transformer, shape, settings.attention, ("exact",), notes, "attention", cache)
-        low = _low_attention(transformer, shape, settings, notes, cache)
-        cross = _cross_attention(transformer, shape, notes, cache)
-    except KernelError as error:
-        raise ConfigError(
-            str(error), fix="`retake kernels` lists what runs here and why others do not"
-        ) from error
+    notes["linear"] = _linear(transformer, wan_table(transformer), settings.linear, site, weights)
+    attention, low = _both_attentions(site, shape, shape.tokens, settings, notes, cache)
     wan = FastWan(
         transformer,
         element_wise=OURS if settings.element_wise == "ours" else PLAIN,
         attention=attention,
         low_attention=low,
-        cross_attention=cross,
+        cross_attention=_cross_attention(site, shape, notes, cache),
     )
-    if _switched(settings.compile, device, "compile", notes, device.type == "cuda"):
+    on_gpu = site.device.type == "cuda"
+    if _switched(settings.compile, "compile", notes, on_gpu):
         wan.compile_blocks()
     short = shape.batch * shape.tokens <= GRAPHED_TOKENS
-    graphs = _switched(settings.graphs, device, "graphs", notes, device.type == "cuda" and short)
-    if graphs and device.type != "cuda":
+    graphs = _switched(settings.graphs, "graphs", notes, on_gpu and short)
+    if graphs and not on_gpu:
         raise ConfigError("graphs is on, but the denoiser is on the CPU", fix="leave graphs off or auto")
     levels = low_range(settings.low_first, settings.low_last) if low is not None else None
-    for name, choice in notes.items():
-        log.info("denoiser %s: %s", name, choice)
+    _log(notes)
     return Assembled(denoiser=FastDenoiser(wan, low_range=levels, graphs=graphs), notes=notes)
 
 
-def _linear(
-    transformer: WanTransformer3DModel, wanted: str, device: torch.device, folder: Path | None
-) -> str:
+def assemble_cosmos3(
+    transformer: Cosmos3OmniTransformer,
+    settings: DenoiseSettings,
+    shape: Shape,
+    *,
+    fps: float,
+    cache: Path | None = None,
+    weights: Path | None = None,
+) -> Assembled:
+    """As `assemble`, for the fast forward of Cosmos3's generation tower; there is no CUDA graph of it."""
+    if settings.forward == "library":
+        raise ConfigError(
+            "Cosmos3 has no denoiser over the library's forward", fix='set denoise.forward = "fast"'
+        )
+    if settings.graphs == "on":
+        raise ConfigError("there is no CUDA graph of Cosmos3", fix="leave graphs off or auto")
+    if shape.batch != 1:
+        raise ConfigError(
+            f"Cosmos3 predicts one branch at a time, not {shape.batch}", fix="run the branches one by one"
+        )
+    weight, config = transformer.proj_in.weight, transformer.config
+    site = _Site(
+        heads=config.num_attention_heads, head_dim=config.head_dim, dtype=weight.dtype, device=weight.device
+    )
+    notes = {"forward": "fast", "element_wise": settings.element_wise}
+    notes["linear"] = _linear(transformer, cosmos3_table(transformer), settings.linear, site, weights)
+    kv_len = shape.tokens + shape.text_tokens
+    attention, low = _both_attentions(site, shape, kv_len, settings, notes, cache)
+    model = FastCosmos3(
+        transformer,
+        fps=fps,
+        element_wise=cosmos3_block.OURS if settings.element_wise == "ours" else cosmos3_block.PLAIN,
+        attention=attention,
+        low_attention=low,
+    )
+    if _switched(settings.compile, "compile", notes, site.device.type == "cuda"):
+        model.compile_blocks()
+    notes["graphs"] = "off"
+    levels = low_range(settings.low_first, settings.low_last) if low is not None else None
+    _log(notes)
+    return Assembled(denoiser=Cosmos3Denoiser(model, low_range=levels), notes=notes)
+
+
+def _log(notes: dict[str, str]) -> None:
+    for name, choice in notes.items():
+        log.info("denoiser %s: %s", name, choice)
+
+
+def _both_attentions(
+    site: _Site,
+    shape: Shape,
+    kv_len: int,
+    settings: DenoiseSettings,
+    notes: dict[str, str],
+    cache: Path | None,
+) -> tuple[BoundAttention, BoundAttention | None]:
+    """(exact, low) attention of the video; ConfigError with all reasons where a named one cannot run."""
+    problem = _problem(site, shape, kv_len)
+    try:
+        exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)
+        return exact, _low_attention(problem, settings, notes, cache)
+    except KernelError as error:
+        raise _unsupported(error) from error
+
+
+def _unsupported(error: KernelError) -> ConfigError:
+    return ConfigError(str(error), fix="`retake kernels` lists what runs here and why others do not")
+
+
+def _linear(transformer: nn.Module, table: QuantTable, wanted: str, site: _Site, folder: Path | None) -> str:
     """Quantizes where that is the choice; the note of it."""
-    format_name = _linear_format(wanted, device, transformer.dtype)
+    format_name = _linear_format(wanted, site.device, site.dtype)
     if format_name == "bf16":
         return format_name
     try:
-        return f"{format_name}: {_quantize(transformer, format_name, folder)}"
+        return f"{format_name}: {_quantize(transformer, table, format_name, folder)}"
     except SurgeryError as error:  # the module is unchanged: too few blocks, or sizes no kernel takes
         if wanted != AUTO:
             raise
@@ -126,11 +205,9 @@ def _linear_format(wanted: str, device: torch.device, dtype: torch.dtype) -> str
     return "fp8" if capability in FP8_RATE_IS_FULL else "int8"
 
 
-def _quantize(transformer: WanTransformer3DModel, format_name: str, folder: Path | None) -> str:
-    table = wan_table(transformer)
-    per_block = len(table.quantized)
-    inner = len(transformer.blocks) - table.num_first_kept - table.num_last_kept
-    expect = per_block * inner
+def _quantize(transformer: nn.Module, table: QuantTable, format_name: str, folder: Path | None) -> str:
+    num_inner = len(getattr(transformer, table.blocks)) - table.num_first_kept - table.num_last_kept
+    expect = len(table.quantized) * num_inner
     if folder is None:
         report = surgery.quantize_linears(transformer, table, format_name, expect=expect)
     else:
@@ -138,45 +215,45 @@ def _quantize(transformer: WanTransformer3DModel, format_name: str, folder: Path
     return f"{len(report.formats)} layers, {report.bytes_before >> 20} to {report.bytes_after >> 20} MiB"
 
 
-def _problem(transformer: WanTransformer3DModel, shape: Shape, kv_len: int) -> AttentionProblem:
-    config = transformer.config
-    name = dtype_name(transformer.patch_embedding.weight.dtype)
-    assert name is not None, f"dtype {transformer.dtype}"
+def _problem(site: _Site, shape: Shape, kv_len: int) -> AttentionProblem:
+    name = dtype_name(site.dtype)
+    assert name is not None, f"dtype {site.dtype}"
     return AttentionProblem(
         batch=shape.batch,
-        heads=config.num_attention_heads,
+        heads=site.heads,
         q_len=shape.tokens,
         kv_len=kv_len,
-        head_dim=config.attention_head_dim,
+        head_dim=site.head_dim,
         dtype=name,
         mask="none",
-        target=Target.of(transformer.patch_embedding.weight.device),
+        target=Target.of(site.device),
     )
 
 
 def _attention(
-    transformer: WanTransformer3DModel,
-    shape: Shape,
+    problem: AttentionProblem,
     wanted: tuple[str, ...],
     accuracy: tuple[str, ...],
     notes: dict[str, str],
     note: str,
     cache: Path | None,
-    kv_len: int | None = None,
 ) -> BoundAttention:
-    problem = _problem(transformer, shape, kv_len or shape.tokens)
     choice = dispatch.choose(problem, wanted=wanted, accuracy=accuracy, cache=cache)
     passed_over = "; ".join(f"{name}: {reason}" for name, reason in choice.reasons.items())
     notes[note] = choice.name + (f" ({passed_over})" if passed_over else "")
+    kernel = dispatch.load(choice.name)
     # a kernel that takes E4M3 gets it from our fused passes instead of quantizing for itself
-    fused = choice.name.endswith("_fp8")
-    quantized = getattr(dispatch.load(choice.name), "run_quantized", None) if fused else None
-    return BoundAttention(name=choice.name, run=choice.run, quantized=quantized)
+    fused = hasattr(kernel, "quantize")
+    return BoundAttention(
+        name=choice.name,
+        run=choice.run,
+        quantized=getattr(kernel, "run_quantized", None) if fused else None,
+        grouped=getattr(kernel, "GROUPED", False),
+    )
 
 
 def _low_attention(
-    transformer: WanTransformer3DModel,
-    shape: Shape,
+    problem: AttentionProblem,
     settings: DenoiseSettings,
     notes: dict[str, str],
     cache: Path | None,
@@ -184,27 +261,25 @@ def _low_attention(
     if not settings.low_attention:
         notes["low_attention"] = "off"
         return None
-    named = () if settings.low_attention == (AUTO,) else settings.low_attention
-    try:
-        found = _attention(transformer, shape, named, ("8bit",), notes, "low_attention", cache)
-    except KernelError as error:
-        if named:
-            raise
-        notes["low_attention"] = f"none here: {error}"
+    automatic = settings.low_attention == (AUTO,)
+    named, accuracy = ((), ("exact", "8bit")) if automatic else (settings.low_attention, ("8bit",))
+    found = _attention(problem, named, accuracy, notes, "low_attention", cache)
+    if automatic and dispatch.load(found.name).ACCURACY == "exact":
+        notes["low_attention"] = f"none: no 8-bit kernel is faster here than {notes['low_attention']}"
         return None
     notes["low_attention"] += f", without {settings.low_first:g} first and {settings.low_last:g} last"
     return found
 
 
-def _cross_attention(
-    transformer: WanTransformer3DModel, shape: Shape, notes: dict[str, str], cache: Path | None
-) -> BoundAttention:
-    return _attention(
-        transformer, shape, (), ("exact",), notes, "cross_attention", cache, kv_len=shape.text_tokens
-    )
+def _cross_attention(site: _Site, shape: Shape, notes: dict[str, str], cache: Path | None) -> BoundAttention:
+    problem = _problem(site, shape, shape.text_tokens)
+    try:
+        return _attention(problem, (), ("exact",), notes, "cross_attention", cache)
+    except KernelError as error:
+        raise _unsupported(error) from error
 
 
-def _switched(wanted: str, device: torch.device, name: str, notes: dict[str, str], automatic: bool) -> bool:
+def _switched(wanted: str, name: str, notes: dict[str, str], automatic: bool) -> bool:
     on = automatic if wanted == AUTO else wanted == "on"
     notes[name] = "on" if on else "off"
     return on

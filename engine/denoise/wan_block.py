@@ -52,11 +52,15 @@ PLAIN = ElementWise(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundAttention:
-    """A chosen kernel. `run(q, k, v, *, scale)` on [B, A, N, D]; `quantized` instead where it takes E4M3."""
+    """A chosen kernel. `run(q, k, v, *, scale)` on [B, A, N, D]; `quantized` instead where it takes E4M3.
+
+    `grouped`: several heads of queries may share one of keys and values; else each needs its own.
+    """
 
     name: str
     run: Callable[..., Tensor]
     quantized: Callable[..., Tensor] | None = None
+    grouped: bool = False
 
 
 class FastBlock(nn.Module):

@@ -7,6 +7,7 @@ names are errors, so that a new version of the library shows here and not as a s
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from dataclasses import dataclass
 
@@ -96,13 +97,48 @@ WAN_IMAGE = QuantTable(
         Kept(pattern="condition_embedder.image_embedder.*", why="computed once per prompt"),
     ),
 )
-TABLES = {table.family: table for table in (WAN, WAN_IMAGE)}
+_COSMOS3_QUANTIZED = (
+    "self_attn.add_q_proj",
+    "self_attn.add_k_proj",
+    "self_attn.add_v_proj",
+    "self_attn.to_add_out",
+    "mlp_moe_gen.up_proj",
+    "mlp_moe_gen.down_proj",
+)
+_COSMOS3_KEPT_IN_BLOCK = tuple(
+    Kept(pattern=pattern, why="understanding tower: computed once per prompt, so 8 bits save nothing")
+    for pattern in ("self_attn.to_q", "self_attn.to_k", "self_attn.to_v", "self_attn.to_out", "mlp.*_proj")
+)
+COSMOS3_EDGE = QuantTable(
+    family="cosmos3_edge",
+    blocks="layers",
+    num_first_kept=1,
+    num_last_kept=1,
+    quantized=_COSMOS3_QUANTIZED,
+    kept_in_block=_COSMOS3_KEPT_IN_BLOCK,
+    kept=(
+        Kept(pattern="proj_in*", why="the first layer that sees the latents"),
+        Kept(pattern="time_embedder.*", why="the timestep decides the size of the step"),
+        Kept(pattern="proj_out*", why="the final projection is the velocity itself"),
+        Kept(pattern="lm_head*", why="makes words, which no step asks for"),
+    ),
+)
+COSMOS3 = dataclasses.replace(
+    COSMOS3_EDGE, family="cosmos3", quantized=(*_COSMOS3_QUANTIZED, "mlp_moe_gen.gate_proj")
+)
+TABLES = {table.family: table for table in (WAN, WAN_IMAGE, COSMOS3, COSMOS3_EDGE)}
 
 
 def wan_table(module: nn.Module) -> QuantTable:
     """The table of a Wan transformer: with or without image conditioning by CLIP, as its weights say."""
     has_image = any(name.endswith("attn2.add_k_proj") for name, _ in module.named_modules())
     return WAN_IMAGE if has_image else WAN
+
+
+def cosmos3_table(module: nn.Module) -> QuantTable:
+    """The table of a Cosmos3 transformer: with or without a gate in its feed-forward layers."""
+    gated = any(name.endswith("mlp_moe_gen.gate_proj") for name, _ in module.named_modules())
+    return COSMOS3 if gated else COSMOS3_EDGE
 
 
 def resolve(table: QuantTable, module: nn.Module) -> Resolved:

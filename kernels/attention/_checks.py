@@ -48,11 +48,22 @@ def not_installed(package: str, distribution: str) -> str | None:
 
 
 def check(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, kv_lengths: Tensor | None, blocks: BlockMask | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    kv_lengths: Tensor | None,
+    blocks: BlockMask | None,
+    *,
+    grouped: bool = False,
 ) -> None:
-    """Programmer errors of a call: shapes, types, strides, and two masks at once."""
+    """Programmer errors of a call: shapes, types, strides, and two masks at once.
+
+    grouped: several heads of queries may share one of keys and values.
+    """
     batch, heads, _, head_dim = q.shape
-    assert k.shape == v.shape and k.shape[:2] == (batch, heads) and k.shape[3] == head_dim, (
+    same_heads = heads % k.shape[1] == 0 if grouped else heads == k.shape[1]
+    assert k.shape == v.shape and same_heads and (k.shape[0], k.shape[3]) == (batch, head_dim), (
         f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     )
     assert q.dtype == k.dtype == v.dtype and dtype_name(q.dtype) is not None, (q.dtype, k.dtype, v.dtype)

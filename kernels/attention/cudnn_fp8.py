@@ -22,6 +22,7 @@ from kernels.attention._checks import (
     refuse_masks,
 )
 from kernels.attention._eight_bit import E4M3_MAX, e4m3_tensor, smooth_keys
+from kernels.fused.formats import mixed
 from kernels.problem import KernelError
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def run(
     """q [B, A, N, D], k and v [B, A, M, D] bf16 or fp16 -> [B, A, N, D]."""
     check(q, k, v, scale, kv_lengths, blocks)
     refuse_masks("cudnn_fp8", kv_lengths, blocks)
-    q8, q_scale = e4m3_tensor(q)
-    k8, k_scale = e4m3_tensor(smooth_keys(k, None))
+    q8, q_scale = e4m3_tensor(mixed(q))
+    k8, k_scale = e4m3_tensor(mixed(smooth_keys(k, None)))
     v8, v_scale = e4m3_tensor(v)
     out_scale = v_scale * (E4M3_MAX / OUTPUT_PEAK)
     out8 = _attend(q8, k8, v8, q_scale, k_scale, v_scale, 1.0 / out_scale, scale)

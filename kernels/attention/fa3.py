@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ACCURACY = "exact"
 ERROR_FACTOR = 2.0
+GROUPED = True
+"""Heads of queries may share heads of keys and values, a whole number of them each."""
 
 
 def supports(problem: AttentionProblem) -> str | None:
@@ -48,11 +50,11 @@ def run(
     blocks: BlockMask | None = None,
     sm_margin: int = 0,
 ) -> Tensor:
-    """q [B, A, N, D], k and v [B, A, M, D] bf16, kv_lengths int32 [B] -> [B, A, N, D].
+    """q [B, A, N, D], k and v [B, A or fewer, M, D] bf16, kv_lengths int32 [B] -> [B, A, N, D].
 
     `sm_margin` multiprocessors are left free for work on another stream.
     """
-    check(q, k, v, scale, kv_lengths, blocks)
+    check(q, k, v, scale, kv_lengths, blocks, grouped=True)
     refuse_blocks("fa3", blocks)
     if kv_lengths is not None:
         v = without_padding(v, kv_lengths)  # its last tile multiplies padded values by weights of zero

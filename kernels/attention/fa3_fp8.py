@@ -1,7 +1,8 @@
 """FlashAttention-3 with E4M3 inputs, one scale per head, on compute capability 9.x.
 
 Inputs and weights have 3 bits of mantissa: about 5 % relative error on normal random inputs. Keys lose their
-per-channel mean first, which is exact under softmax. B batch, A heads, N queries, M keys, D head size.
+per-channel mean first, which is exact under softmax, and channels of queries and keys are mixed.
+B batch, A heads, N queries, M keys, D head size.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kernels.attention._checks import (
 )
 from kernels.attention._eight_bit import e4m3_heads, smooth_keys
 from kernels.attention._fa3 import attend, not_built
+from kernels.fused.formats import mixed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 ACCURACY = "8bit"
 ERROR_FACTOR = 80.0
 COSINE_BOUND = 0.995
+GROUPED = True
+"""`run_quantized` takes fewer heads of keys and values than of queries, and then one scale of q for each."""
 
 
 def supports(problem: AttentionProblem) -> str | None:
@@ -54,12 +58,18 @@ def run(
     """q [B, A, N, D], k and v [B, A, M, D] bf16, kv_lengths int32 [B] -> [B, A, N, D] bf16."""
     check(q, k, v, scale, kv_lengths, blocks)
     refuse_blocks("fa3_fp8", blocks)
-    q8, q_scale = e4m3_heads(q)
-    k8, k_scale = e4m3_heads(smooth_keys(k, kv_lengths))
+    inputs = quantize(q, k, v, kv_lengths=kv_lengths)
+    return run_quantized(*inputs, scale=scale, kv_lengths=kv_lengths, sm_margin=sm_margin)
+
+
+def quantize(
+    q: Tensor, k: Tensor, v: Tensor, *, kv_lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `run_quantized` takes, in passes of its own: a model's fused passes make the same on the way."""
+    q8, q_scale = e4m3_heads(mixed(q))
+    k8, k_scale = e4m3_heads(mixed(smooth_keys(k, kv_lengths)))
     v8, v_scale = e4m3_heads(v if kv_lengths is None else without_padding(v, kv_lengths))
-    return attend(
-        q8, k8, v8, (q_scale, k_scale, v_scale), scale=scale, kv_lengths=kv_lengths, sm_margin=sm_margin
-    )
+    return q8, k8, v8, q_scale, k_scale, v_scale
 
 
 def run_quantized(
@@ -76,6 +86,7 @@ def run_quantized(
 ) -> Tensor:
     """E4M3 [B, A, N, D] from a fused kernel with fp32 [B, A] scales (E4M3 * scale = value) -> bf16.
 
+    Keys and values may have fewer heads; all three scales then have as many as they.
     With `kv_lengths`, padded keys and values must be finite.
     """
     return attend(

@@ -22,6 +22,8 @@ ERROR_FACTOR = 2.0
 def supports(problem: AttentionProblem) -> str | None:
     if problem.head_dim > 128 or problem.head_dim % 8:
         return f"head size {problem.head_dim} is not a multiple of 8 up to 128"
+    if problem.kv_len == 1:
+        return "cuDNN refuses a single key"
     return first_reason(
         not_capability(problem, lowest=(8, 0)),
         not_among(problem, dtypes=("bf16", "fp16"), masks=("none", "lengths")),

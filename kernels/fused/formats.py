@@ -40,6 +40,11 @@ at most = 0.036, 0.026 on average. INT8 has a uniform step of amax / 127: with a
 of thousands of normal values the error is 4.5 / 127 / sqrt 12 = 0.010 of sigma."""
 
 
+MIXED = 4
+"""Channels of a head that `mixed` adds up. On q and k of the bundled generator E4M3's error in the output of
+attention falls from 0.039 to 0.024 with 4, to 0.022 with 8 and no further; 4 fit the registers of a pass."""
+
+
 def format_of(name: str) -> Format:
     assert name in FORMATS, f"8-bit format {name!r} is not one of {', '.join(FORMATS)}"
     return FORMATS[name]
@@ -61,3 +66,22 @@ def quantize_rows(x: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
 def dequantize(x8: Tensor, scale: Tensor) -> Tensor:
     """fp32 values of x8; `scale` broadcasts."""
     return x8.float() * scale
+
+
+def mixed(x: Tensor) -> Tensor:
+    """x [..., D] with channel i of each quarter of D replaced by sums and differences of the four.
+
+    By a Hadamard matrix with rows of length 1: orthogonal, so q k^T is the same when both are mixed. A value
+    in floating point is rounded relative to itself, and in trained heads a few large channels make most of a
+    score, so their few rounding errors make most of its error; mixed, it is the mean of four times as many.
+    (Rotations before quantization: QuaRot, Ashkboos et al. 2024; FlashAttention-3, Shah et al. 2024.)
+    """
+    x0, x1, x2, x3 = x.chunk(MIXED, dim=-1)
+    sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
+    parts = (
+        sum_01 + sum_23,
+        difference_01 + difference_23,
+        sum_01 - sum_23,
+        difference_01 - difference_23,
+    )
+    return torch.cat(parts, dim=-1) * 0.5

@@ -1,11 +1,12 @@
-"""RMSNorm over all heads, rotary embedding of interleaved pairs and a static FP8 scale, in one pass over q or
-k.
+"""RMSNorm over all heads, rotary embedding of interleaved pairs and, for FP8, channels mixed and a static
+scale, in one pass over q or k.
 
 `static_scale` needs no look at the data. With u = x / rms(x), the squares of the n = A * D values of u sum to
-n or less, so of a rotated pair (w1 u1, w2 u2) no component exceeds sqrt((w1 u1)^2 + (w2 u2)^2) <= max|w|
-sqrt(n): E4M3 with scale max|w| sqrt(n) / 448 cannot saturate, and a typical |u| = 1 lands at 448 / sqrt(n)
-(11 for n = 1536, 6 for n = 5120), more than 2**8 above the smallest normal value of the format, 2**-6. B
-batch · S tokens · A heads · D head size (even).
+n or less, so no combination of them whose weights have length 1, a rotated or mixed channel among them,
+exceeds max|w| sqrt(n): E4M3 with scale max|w| sqrt(n) / 448 cannot saturate, and a typical |u| = 1 lands at
+448 / sqrt(n) (11 for n = 1536, 6 for n = 5120), more than 2**8 above the smallest normal value of the format,
+2**-6. Channels are mixed by `formats.mixed`, which q k^T does not see.
+B batch · S tokens · A heads · D head size (even; a multiple of 8 for FP8).
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kernels.fused._jit import block_size, jit, tl, to_e4m3, to_element, triton_op, why_not, wrap
-from kernels.fused.formats import FP8, to_format
+from kernels.fused.formats import FP8, MIXED, mixed, to_format
 from kernels.problem import Target
 
 MAX_CHANNELS = 16384
@@ -29,11 +30,13 @@ def supports(target: Target, *, heads: int, head_dim: int, quantize: str | None 
         return f"{heads} heads of {head_dim} exceed the {MAX_CHANNELS} values that fit one program"
     if quantize not in (None, "fp8"):
         return f"q and k are quantized to fp8 only, not to {quantize}"
+    if quantize is not None and head_dim % (2 * MIXED):
+        return f"head size {head_dim} is not a multiple of {2 * MIXED}: pairs turn within quarters of a head"
     return why_not(target, quantize)
 
 
 def static_scale(weight: Tensor, heads: int) -> Tensor:
-    """The fp32 scale of each head [A] that no normalised and rotated value can exceed; weight [A * D]."""
+    """The fp32 scale of each head [A] that no normalised, rotated and mixed value exceeds; weight [A * D]."""
     largest = weight.float().abs().reshape(heads, -1).amax(dim=1)
     bound = math.sqrt(weight.numel()) * largest
     return bound.clamp_min(1e-12) / FP8.max
@@ -69,7 +72,7 @@ def run_one(
     eps: float,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """x [B, S, A * D] -> [B, S, A, D] contiguous, in the dtype of x, or FP8 E4M3 where `scale` [A] is given.
+    """x [B, S, A * D] -> [B, S, A, D] contiguous, in the dtype of x, or mixed and FP8 E4M3 for a `scale` [A].
 
     x has a contiguous last dim, any other strides (a slice of a merged QKV product). weight [A * D]. cos, sin
     [1, S, 1, D] fp32 as diffusers' WanRotaryPosEmbed gives them (each value twice), contiguous; None: no
@@ -104,14 +107,14 @@ def plain(
         out = torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
     if scale is None:
         return out.to(x.dtype)
-    return to_format(out * (1.0 / scale)[:, None], FP8)
+    return to_format(mixed(out) * (1.0 / scale)[:, None], FP8)
 
 
 @jit
 def _kernel(  # type: ignore[no-untyped-def]
-    x_ptr, weight_ptr, cos_ptr, sin_ptr, scale_ptr, out_ptr,
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr,
     num_tokens, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
-    ROTATED: tl.constexpr, QUANTIZED: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROTATED: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """One program: one token, all heads as a tile [BLOCK_A, BLOCK_D], so that its angles are read once."""
     token = tl.program_id(0).to(tl.int64)
@@ -122,26 +125,82 @@ def _kernel(  # type: ignore[no-untyped-def]
     offsets = head[:, None] * head_dim + dim[None, :]
 
     x = tl.load(x_ptr + batch * stride_b + token * stride_s + offsets, mask=mask, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     mean_square = tl.sum(tl.sum(x * x, axis=1), axis=0) / (heads * head_dim)
-    x = x * (1.0 / tl.sqrt(mean_square + EPS)) * weight
+    x = _turned(
+        x * (1.0 / tl.sqrt(mean_square + EPS)), weight_ptr, offsets, mask, cos_ptr, sin_ptr,
+        token * head_dim, head_dim, ROTATED, BLOCK_A, BLOCK_D,
+    )  # fmt: skip
+    target = out_ptr + (batch * num_tokens + token) * heads * head_dim + offsets
+    tl.store(target, to_element(x, out_ptr), mask=mask)
 
+
+@jit
+def _quantizing_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, scale_ptr, out_ptr,
+    num_tokens, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
+    ROTATED: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One program: one token, all heads as four tiles [BLOCK_A, BLOCK_D], the quarters of a head that are
+    mixed: each thread then holds what it adds, and nothing goes through shared memory."""
+    token = tl.program_id(0).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    quarter = head_dim // 4
+    head = tl.arange(0, BLOCK_A)
+    dim = tl.arange(0, BLOCK_D)
+    mask = (head < heads)[:, None] & (dim < quarter)[None, :]
+    offsets = head[:, None] * head_dim + dim[None, :]
+
+    row = x_ptr + batch * stride_b + token * stride_s + offsets
+    x0 = tl.load(row, mask=mask, other=0.0).to(tl.float32)
+    x1 = tl.load(row + quarter, mask=mask, other=0.0).to(tl.float32)
+    x2 = tl.load(row + 2 * quarter, mask=mask, other=0.0).to(tl.float32)
+    x3 = tl.load(row + 3 * quarter, mask=mask, other=0.0).to(tl.float32)
+    total = tl.sum(tl.sum(x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3, axis=1), axis=0)
+    inverse = 1.0 / tl.sqrt(total / (heads * head_dim) + EPS)
+
+    angle = token * head_dim
+    x0 = _turned(
+        x0 * inverse, weight_ptr, offsets, mask, cos_ptr, sin_ptr, angle, quarter, ROTATED, BLOCK_A, BLOCK_D
+    )
+    x1 = _turned(
+        x1 * inverse, weight_ptr + quarter, offsets, mask, cos_ptr, sin_ptr, angle + quarter, quarter,
+        ROTATED, BLOCK_A, BLOCK_D,
+    )  # fmt: skip
+    x2 = _turned(
+        x2 * inverse, weight_ptr + 2 * quarter, offsets, mask, cos_ptr, sin_ptr, angle + 2 * quarter, quarter,
+        ROTATED, BLOCK_A, BLOCK_D,
+    )  # fmt: skip
+    x3 = _turned(
+        x3 * inverse, weight_ptr + 3 * quarter, offsets, mask, cos_ptr, sin_ptr, angle + 3 * quarter, quarter,
+        ROTATED, BLOCK_A, BLOCK_D,
+    )  # fmt: skip
+
+    scale = tl.load(scale_ptr + head, mask=head < heads, other=1.0)
+    factor = 0.5 * (1.0 / scale)[:, None]
+    sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
+    target = out_ptr + (batch * num_tokens + token) * heads * head_dim + offsets
+    tl.store(target, to_e4m3((sum_01 + sum_23) * factor), mask=mask)
+    tl.store(target + quarter, to_e4m3((difference_01 + difference_23) * factor), mask=mask)
+    tl.store(target + 2 * quarter, to_e4m3((sum_01 - sum_23) * factor), mask=mask)
+    tl.store(target + 3 * quarter, to_e4m3((difference_01 - difference_23) * factor), mask=mask)
+
+
+@jit
+def _turned(  # type: ignore[no-untyped-def]
+    x, weight_ptr, offsets, mask, cos_ptr, sin_ptr, angle, size,
+    ROTATED: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The tile x [BLOCK_A, BLOCK_D] times its weights, its pairs turned; `angle` is where its own begin."""
+    x = x * tl.load(weight_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     if ROTATED:
         half: tl.constexpr = BLOCK_D // 2
         pair = tl.arange(0, half)
-        angle = token * head_dim + 2 * pair
-        known = pair < head_dim // 2
-        c = tl.load(cos_ptr + angle, mask=known, other=1.0).to(tl.float32)[None, :]
-        s = tl.load(sin_ptr + angle + 1, mask=known, other=0.0).to(tl.float32)[None, :]
+        known = 2 * pair < size
+        c = tl.load(cos_ptr + angle + 2 * pair, mask=known, other=1.0).to(tl.float32)[None, :]
+        s = tl.load(sin_ptr + angle + 2 * pair + 1, mask=known, other=0.0).to(tl.float32)[None, :]
         even, odd = tl.split(tl.reshape(x, (BLOCK_A, half, 2)))
         x = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK_A, BLOCK_D))
-
-    target = out_ptr + (batch * num_tokens + token) * heads * head_dim + offsets
-    if QUANTIZED:
-        scale = tl.load(scale_ptr + head, mask=head < heads, other=1.0)
-        tl.store(target, to_e4m3(x * (1.0 / scale)[:, None]), mask=mask)
-    else:
-        tl.store(target, to_element(x, out_ptr), mask=mask)
+    return x
 
 
 def _qk_norm_rope(
@@ -153,7 +212,7 @@ def _qk_norm_rope(
     eps: float,
     scale: Tensor | None,
 ) -> Tensor:
-    """The operator. Absent arguments point at x and are not read."""
+    """The operator. Absent angles point at x and are not read."""
     batch, num_tokens, channels = x.shape
     head_dim = channels // heads
     assert x.stride(-1) == 1 and weight.is_contiguous(), f"strides {x.stride()}, {weight.stride()}"
@@ -161,16 +220,30 @@ def _qk_norm_rope(
         assert table is None or (table.is_contiguous() and table.numel() == num_tokens * head_dim), (
             f"angles {None if table is None else tuple(table.shape)} for {num_tokens} tokens of {head_dim}"
         )
-    dtype = x.dtype if scale is None else FP8.dtype
-    out = torch.empty((batch, num_tokens, heads, head_dim), dtype=dtype, device=x.device)
-    block_a, block_d = block_size(heads, 1), block_size(head_dim, 2)
-    wrap(_kernel)[(num_tokens, batch)](
-        x, weight, *(x if tensor is None else tensor for tensor in (cos, sin, scale)), out,
-        num_tokens, heads, head_dim, x.stride(0), x.stride(1), EPS=eps,
-        ROTATED=cos is not None, QUANTIZED=scale is not None, BLOCK_A=block_a, BLOCK_D=block_d,
-        num_warps=4 if block_a * block_d <= 4096 else 8,
-    )  # fmt: skip
+    out = torch.empty(
+        (batch, num_tokens, heads, head_dim), dtype=x.dtype if scale is None else FP8.dtype, device=x.device
+    )
+    angles = tuple(x if table is None else table for table in (cos, sin))
+    sizes = (num_tokens, heads, head_dim, x.stride(0), x.stride(1))
+    block_a, grid = block_size(heads, 1), (num_tokens, batch)
+    if scale is None:
+        block_d = block_size(head_dim, 2)
+        wrap(_kernel)[grid](
+            x, weight, *angles, out, *sizes, EPS=eps, ROTATED=cos is not None,
+            BLOCK_A=block_a, BLOCK_D=block_d, num_warps=_num_warps(block_a * block_d),
+        )  # fmt: skip
+    else:
+        assert head_dim % (2 * MIXED) == 0, f"head size {head_dim}"
+        block_d = block_size(head_dim // MIXED, 2)
+        wrap(_quantizing_kernel)[grid](
+            x, weight, *angles, scale, out, *sizes, EPS=eps, ROTATED=cos is not None,
+            BLOCK_A=block_a, BLOCK_D=block_d, num_warps=_num_warps(MIXED * block_a * block_d),
+        )  # fmt: skip
     return out
+
+
+def _num_warps(num_values: int) -> int:
+    return 4 if num_values <= 4096 else 8
 
 
 _op: Any = triton_op("retake::qk_norm_rope", _qk_norm_rope)

@@ -1,0 +1,190 @@
+"""RMSNorm of every head by itself, rotary embedding of half-split pairs and a static FP8 scale, in one pass.
+
+Beside `qk_norm_rope` in two ways: a mean square per head of D values, not of all heads, and channel d turns
+with channel d + D / 2, not with its neighbour. `before` puts rows that are ready in front of the result, so
+that queries find cached and new keys in one tensor without another copy.
+B batch · S tokens · L tokens before · A heads · D head size (even).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.fused._jit import block_size, jit, tl, to_e4m3, to_element, triton_op, why_not, wrap
+from kernels.fused.formats import FP8, to_format
+from kernels.problem import Target
+
+MAX_CHANNELS = 16384
+
+
+def supports(target: Target, *, heads: int, head_dim: int, quantize: str | None = None) -> str | None:
+    """None when `run` can use its Triton kernel, else the reason. quantize: None or "fp8"."""
+    if head_dim % 2:
+        return f"head size {head_dim} is odd: rotary embedding turns pairs"
+    if block_size(heads, 1) * 2 * block_size(head_dim // 2, 2) > MAX_CHANNELS:
+        return f"{heads} heads of {head_dim} exceed the {MAX_CHANNELS} values that fit one program"
+    if quantize not in (None, "fp8"):
+        return f"heads are quantized to fp8 only, not to {quantize}"
+    return why_not(target, quantize)
+
+
+def static_scale(*weights: Tensor) -> Tensor:
+    """The fp32 scale [] that no value normalised with one of the weights [D], and rotated, can exceed.
+
+    The squares of D values divided by their rms sum to D or less, and a rotation keeps the length of a pair:
+    no component exceeds max|w| sqrt(D).
+    """
+    largest = torch.stack([weight.float().abs().amax() for weight in weights]).amax()
+    return (math.sqrt(weights[0].numel()) * largest).clamp_min(1e-12) / FP8.max
+
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    heads: int,
+    eps: float,
+    scale: Tensor | None = None,
+    before: Tensor | None = None,
+) -> Tensor:
+    """x [B, S, A * D] -> [B, L + S, A, D] contiguous, in the dtype of x, or E4M3 where `scale` [] is given.
+
+    x has a contiguous last dim, any other strides (a slice of a merged QKV product). weight [D]. cos, sin
+    [S, D] fp32 contiguous, both halves alike. before [B, L, A, D] contiguous, of the dtype of the result. On
+    the CPU this is `plain`.
+    """
+    head_dim = weight.numel()
+    assert x.ndim == 3 and x.shape[2] == heads * head_dim, f"x {tuple(x.shape)}, {heads} heads of {head_dim}"
+    assert cos.shape == sin.shape == (x.shape[1], head_dim), f"angles {tuple(cos.shape)}, x {tuple(x.shape)}"
+    if before is not None:
+        dtype = x.dtype if scale is None else FP8.dtype
+        assert before.dtype == dtype, f"{before.dtype} before {dtype}"
+        assert before.shape[0] == x.shape[0] and before.shape[2:] == (heads, head_dim), (
+            f"before {tuple(before.shape)}, x {tuple(x.shape)} of {heads} heads"
+        )
+    if not x.is_cuda:
+        return plain(x, weight, cos, sin, heads=heads, eps=eps, scale=scale, before=before)
+    return launch(x, weight, cos, sin, heads, eps, scale, before)
+
+
+def plain(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    heads: int,
+    eps: float,
+    scale: Tensor | None = None,
+    before: Tensor | None = None,
+) -> Tensor:
+    """`run` in plain torch, fp32 until the last rounding: the path of the CPU and the oracle of the
+    kernel."""
+    wide = x.float().unflatten(2, (heads, -1))  # [B, S, A, D]
+    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
+    first, second = wide.chunk(2, dim=-1)
+    out = wide * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
+    out = out.to(x.dtype) if scale is None else to_format(out * (1.0 / scale), FP8)
+    if before is None:
+        return out
+    if out.dtype == FP8.dtype:  # torch has no `cat` of E4M3 on every device
+        joined = torch.cat([before.view(torch.uint8), out.view(torch.uint8)], dim=1)
+        return joined.view(FP8.dtype)
+    return torch.cat([before, out], dim=1)
+
+
+@jit
+def _kernel(  # type: ignore[no-untyped-def]
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, scale_ptr, before_ptr, out_ptr,
+    num_tokens, num_before, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
+    QUANTIZED: tl.constexpr, BLOCK_A: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """One program: one token, all heads as two tiles [BLOCK_A, HALF], the halves that turn together."""
+    place = tl.program_id(0).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    head = tl.arange(0, BLOCK_A)
+    dim = tl.arange(0, HALF)
+    half = head_dim // 2
+    mask = (head < heads)[:, None] & (dim < half)[None, :]
+    offsets = head[:, None] * head_dim + dim[None, :]
+    target = out_ptr + (batch * (num_before + num_tokens) + place) * heads * head_dim + offsets
+    if place < num_before:
+        ready = before_ptr + (batch * num_before + place) * heads * head_dim + offsets
+        tl.store(target, tl.load(ready, mask=mask), mask=mask)
+        tl.store(target + half, tl.load(ready + half, mask=mask), mask=mask)
+    else:
+        token = place - num_before
+        source = x_ptr + batch * stride_b + token * stride_s + offsets
+        a = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+        b = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
+        square = tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)
+        inverse_rms = (1.0 / tl.sqrt(square / head_dim + EPS))[:, None]
+        known = dim < half
+        angle = token * head_dim + dim
+        c = tl.load(cos_ptr + angle, mask=known, other=1.0).to(tl.float32)[None, :]
+        s = tl.load(sin_ptr + angle, mask=known, other=0.0).to(tl.float32)[None, :]
+        a = a * inverse_rms * tl.load(weight_ptr + dim, mask=known, other=0.0).to(tl.float32)[None, :]
+        b = b * inverse_rms * tl.load(weight_ptr + half + dim, mask=known, other=0.0).to(tl.float32)[None, :]
+        first = a * c - b * s
+        second = b * c + a * s
+        if QUANTIZED:
+            inverse = 1.0 / tl.load(scale_ptr)
+            tl.store(target, to_e4m3(first * inverse), mask=mask)
+            tl.store(target + half, to_e4m3(second * inverse), mask=mask)
+        else:
+            tl.store(target, to_element(first, out_ptr), mask=mask)
+            tl.store(target + half, to_element(second, out_ptr), mask=mask)
+
+
+def _head_norm_rope(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    eps: float,
+    scale: Tensor | None,
+    before: Tensor | None,
+) -> Tensor:
+    """The operator."""
+    batch, num_tokens, channels = x.shape
+    head_dim = channels // heads
+    assert x.stride(-1) == 1 and weight.is_contiguous(), f"strides {x.stride()}, {weight.stride()}"
+    assert cos.is_contiguous() and sin.is_contiguous(), "angles have strides"
+    assert before is None or before.is_contiguous(), "what stands before has strides"
+    dtype = x.dtype if scale is None else FP8.dtype
+    num_before = 0 if before is None else before.shape[1]
+    shape = (batch, num_before + num_tokens, heads, head_dim)
+    out = torch.empty(shape, dtype=dtype, device=x.device)
+    block_a, half = block_size(heads, 1), block_size(head_dim // 2, 2)
+    # Absent: a pointer of the type that is read, which no program follows.
+    ready = before if before is not None else out
+    wrap(_kernel)[(num_before + num_tokens, batch)](
+        x, weight, cos, sin, cos if scale is None else scale, ready, out,
+        num_tokens, num_before, heads, head_dim, x.stride(0), x.stride(1), EPS=eps,
+        QUANTIZED=scale is not None, BLOCK_A=block_a, HALF=half,
+        num_warps=4 if block_a * half <= 2048 else 8,
+    )  # fmt: skip
+    return out
+
+
+_op: Any = triton_op("retake::head_norm_rope", _head_norm_rope)
+
+
+def launch(
+    x: Tensor,
+    weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    eps: float,
+    scale: Tensor | None,
+    before: Tensor | None,
+) -> Tensor:
+    """The Triton path of `run`, also under the interpreter."""
+    out: Tensor = _op(x, weight, cos, sin, heads, eps, scale, before)
+    return out

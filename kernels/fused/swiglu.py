@@ -1,0 +1,114 @@
+"""silu(gate) * up of one merged product and 8-bit quantization of the result, in one pass over the tokens.
+
+A row is read once, as two tiles whose sizes are powers of two (see `row_quant`). F features of a result.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.fused._jit import jit, tl, to_eight_bit, to_element, triton_op, two_tiles, why_not, wrap
+from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
+from kernels.problem import Target
+
+MAX_FEATURES = 32768
+"""One program holds both inputs of a row in registers."""
+
+
+def supports(target: Target, *, features: int, quantize: str | None = None) -> str | None:
+    """None when `run` can use its Triton kernel, else the reason."""
+    if features > MAX_FEATURES:
+        return f"{features} features are more than the {MAX_FEATURES} that fit one program"
+    return why_not(target, quantize)
+
+
+def run(x: Tensor, *, quantize: str | None = None) -> tuple[Tensor, Tensor | None]:
+    """x [..., 2 F], first the gate -> (out [..., F], scale [..., 1] fp32 or None), rounded once.
+
+    out has the dtype of x, or that of the format ("fp8", "int8"). x is contiguous. On the CPU this is
+    `plain`.
+    """
+    assert x.shape[-1] % 2 == 0, f"{x.shape[-1]} features are no two halves"
+    if not x.is_cuda:
+        return plain(x, quantize=quantize)
+    return launch(x, quantize)
+
+
+def plain(x: Tensor, *, quantize: str | None = None) -> tuple[Tensor, Tensor | None]:
+    """The same in plain torch."""
+    gate, up = x.float().chunk(2, dim=-1)
+    out = F.silu(gate) * up
+    return (out.to(x.dtype), None) if quantize is None else quantize_rows(out, format_of(quantize))
+
+
+@jit
+def _read(ptr, columns, FEATURES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """fp32: a piece of a row of the result."""
+    inside = columns < FEATURES
+    gate = tl.load(ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(ptr + FEATURES + columns, mask=inside, other=0.0).to(tl.float32)
+    return gate * tl.sigmoid(gate) * up
+
+
+@jit
+def _store(x, inverse, target, columns, FEATURES: tl.constexpr, FORMAT: tl.constexpr):  # type: ignore[no-untyped-def]
+    if FORMAT == 0:
+        tl.store(target + columns, to_element(x, target), mask=columns < FEATURES)
+    else:
+        tl.store(target + columns, to_eight_bit(x * inverse, FORMAT), mask=columns < FEATURES)
+
+
+@jit
+def _kernel(  # type: ignore[no-untyped-def]
+    x_ptr, out_ptr, scale_ptr, FEATURES: tl.constexpr, FORMAT: tl.constexpr,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, FORMAT_MAX: tl.constexpr, SMALLEST: tl.constexpr,
+):  # fmt: skip
+    """One program: one row, in a tile of FIRST and one of SECOND columns (0: no second tile)."""
+    row = tl.program_id(0).to(tl.int64)
+    source = x_ptr + row * (2 * FEATURES)
+    target = out_ptr + row * FEATURES
+    a = tl.arange(0, FIRST)
+    x_a = _read(source, a, FEATURES)
+    if SECOND > 0:
+        b = FIRST + tl.arange(0, SECOND)
+        x_b = _read(source, b, FEATURES)
+    inverse = 1.0
+    if FORMAT > 0:
+        amax = tl.max(tl.abs(x_a), axis=0)
+        if SECOND > 0:
+            amax = tl.maximum(amax, tl.max(tl.abs(x_b), axis=0))
+        scale = tl.maximum(amax, SMALLEST) / FORMAT_MAX
+        tl.store(scale_ptr + row, scale)
+        inverse = 1.0 / scale
+    _store(x_a, inverse, target, a, FEATURES, FORMAT)
+    if SECOND > 0:
+        _store(x_b, inverse, target, b, FEATURES, FORMAT)
+
+
+def _swiglu(x: Tensor, quantize: str | None) -> tuple[Tensor, Tensor]:
+    """The operator: (out; scale, empty without a format)."""
+    assert x.is_contiguous(), f"strides {x.stride()}"
+    features = x.shape[-1] // 2
+    fmt = None if quantize is None else format_of(quantize)
+    dtype = x.dtype if fmt is None else fmt.dtype
+    out = torch.empty((*x.shape[:-1], features), dtype=dtype, device=x.device)
+    scale_shape = (0,) if fmt is None else (*x.shape[:-1], 1)
+    scale = torch.empty(scale_shape, dtype=torch.float32, device=x.device)
+    first, second = two_tiles(features)
+    wrap(_kernel)[(x.numel() // x.shape[-1],)](
+        x, out, scale, FEATURES=features, FORMAT=fmt.code if fmt else 0, FIRST=first, SECOND=second,
+        FORMAT_MAX=fmt.max if fmt else 1.0, SMALLEST=SMALLEST_AMAX,
+        num_warps=4 if features <= 4096 else 8 if features <= 16384 else 16,
+    )  # fmt: skip
+    return out, scale
+
+
+_op: Any = triton_op("retake::swiglu", _swiglu)
+
+
+def launch(x: Tensor, quantize: str | None) -> tuple[Tensor, Tensor | None]:
+    """The Triton path of `run`, also under the interpreter."""
+    out, scale = _op(x, quantize)
+    return out, (scale if quantize is not None else None)

@@ -2,7 +2,8 @@
 # make test   lint, types and tests
 # make bench    speed of kernels and denoiser on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md and its plots from the measurements in bench/results
-# Both create .venv and install on first use; they install again only when pyproject.toml changes.
+# make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
+# All create .venv and install on first use; they install again only when pyproject.toml changes.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
@@ -13,7 +14,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed
 TESTING := $(VENV)/.installed-test
 
-.PHONY: demo test test-slow bench results clean
+.PHONY: demo test test-slow bench results gpu-acceptance clean
 
 demo: $(RUNTIME)
 	$(BIN)/retake demo
@@ -33,6 +34,10 @@ bench: $(TESTING)
 
 results: $(RUNTIME)
 	$(BIN)/python -m bench.results_page
+
+gpu-acceptance: $(RUNTIME)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export]"
+	$(BIN)/python -m bench.perf.gpu_acceptance --json gpu_acceptance.json
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.errors import nearest
 from export.artifact import MANIFEST, Artifact, Store, read_artifact
 from export.feeds import FedDenoiser
 from export.job import ONNX, TARGETS
@@ -21,6 +22,8 @@ from export.weights import folder_digest
 
 SHOWN = 4
 """Artifacts that do not fit are named up to here."""
+AGAIN = "export this generator again, here and for this video; `retake export list` shows what there is"
+LORAS = ExportError("it has LoRAs merged", fix="give its folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +49,13 @@ def find(wanted: str, store: Path, needs: Needs) -> Artifact:
     folder = Path(wanted)
     if not folder.is_dir():
         raise ExportError(
-            f"denoiser {wanted!r} is neither a folder nor a target",
+            f"denoiser {wanted!r} is neither a folder nor a target{nearest(folder.name, TARGETS)}",
             fix=f"give the folder of an artifact, or one of: {', '.join(TARGETS)}",
         )
     artifact = read_artifact(folder)
-    reason = _misfit(artifact, needs, weights)
-    if reason is not None:
-        raise ExportError(
-            f"{folder.name} cannot denoise this run: {reason}",
-            fix="export this generator again, here and for this video; `retake export list` shows what there "
-            "is",
-        )
+    misfit = _misfit(artifact, needs, weights)
+    if misfit is not None:
+        raise ExportError(f"{folder.name} cannot denoise this run: {misfit.problem}", fix=misfit.fix)
     return artifact
 
 
@@ -89,10 +88,10 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
     made.sort(key=lambda artifact: (artifact.folder / MANIFEST).stat().st_mtime_ns, reverse=True)
     reasons = []
     for artifact in made:
-        reason = "it has LoRAs merged" if artifact.key["loras"] else _misfit(artifact, needs, weights)
-        if reason is None:
+        misfit = LORAS if artifact.key["loras"] else _misfit(artifact, needs, weights)
+        if misfit is None:
             return artifact
-        reasons.append(f"{artifact.folder.name}: {reason}")
+        reasons.append(f"{artifact.folder.name}: {misfit.problem}")
     if len(reasons) > SHOWN:
         reasons[SHOWN:] = [f"and {len(reasons) - SHOWN} more"]
     told = "; ".join(reasons) or "there is none of this target"
@@ -102,25 +101,27 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
     )
 
 
-def _misfit(artifact: Artifact, needs: Needs, weights: str) -> str | None:
-    """Why the artifact does not serve the run; None: it does."""
+def _misfit(artifact: Artifact, needs: Needs, weights: str) -> ExportError | None:
+    """Why the artifact does not serve the run, and what to do; None: it does."""
     key = artifact.key
     if key["subject"] != wan_dit.SUBJECT:
-        return f"it is a {key['subject']}, not a denoiser"
+        return ExportError(f"it is a {key['subject']}, not a denoiser", fix=AGAIN)
     # with LoRAs the digest of the checkpoint is followed by theirs
     if key["weights"].partition("+")[0] != weights:
-        return f"it is of weights {key['weights'][:23]}, this generator has {weights[:23]}"
+        problem = f"it is of weights {key['weights'][:23]}, this generator has {weights[:23]}"
+        return ExportError(problem, fix=f"give the --generator it was made of, or {AGAIN}")
     spec = spec_from_record(key["spec"])
     if not any(_serves(profile, needs) for profile in spec.profiles):
         built = "; ".join(f"{profile.name} {dict(profile.sizes)}" for profile in spec.profiles)
         rows = ", one row at a time" if needs.single_rows else ""
-        return f"it was built for {built}, the video needs {dict(needs.sizes)}{rows}"
+        problem = f"it was built for {built}, the video needs {dict(needs.sizes)}{rows}"
+        return ExportError(problem, fix=AGAIN)
     if len(spec.input("timestep").dims) != 2:
-        return "it takes one timestep for all frames, so no clean prefix"
+        return ExportError("it takes one timestep for all frames, so no clean prefix", fix=AGAIN)
     try:
         _require_runnable(artifact, needs.device)
     except ExportError as error:
-        return error.problem
+        return error
     return None
 
 

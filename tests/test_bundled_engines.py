@@ -38,10 +38,13 @@ from export.targets import onnx as graphs
 from export.targets import tensorrt
 from export.trt.library import is_installed
 
-pytestmark = pytest.mark.skipif(
-    not is_installed("tensorrt-rtx") or importlib.util.find_spec("onnx") is None,
-    reason="the packages tensorrt-rtx and onnx are not both installed",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not is_installed("tensorrt-rtx") or importlib.util.find_spec("onnx") is None,
+        reason="the packages tensorrt-rtx and onnx are not both installed",
+    ),
+    pytest.mark.timeout(1200),  # exports of trained weights, on a machine that may be busy
+]
 RTX = "tensorrt-rtx"
 CAPABILITIES = (89, 120)
 NUM_LAYERS, NUM_TOKENS, NUM_LINEARS = 8, 17 * 8 * 8, 80

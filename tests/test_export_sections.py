@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
-from bench.results_page.export_sections import export_build
+from bench.results_page.export_sections import export_build, export_errors
 from bench.results_page.page import SECTIONS
 from bench.results_page.result_files import ResultFile
 
@@ -37,7 +39,7 @@ def section(*rows: dict[str, Any]) -> Any:
 
 def test_measured_rows() -> None:
     made = section(row())
-    assert made.headline == "Model, fp8 for 8.9: export 208 s, build 71.2 s, 1 of 1 gates passed"
+    assert made.headline == "Model, fp8 for 8.9: export 301 CPU s, build 72.0 CPU s, 1 of 1 gates passed"
     assert "| Model, fp8 for 8.9 | 208 | 301 | 4.00 | 1.00 | 71.2 | 72.0 | 6.00 | 1.00 |" in made.body
     assert "| Model, fp8 for 8.9 | 500 | 60 | fp16/fp8 | 300 | 181 | 0.50 | 2.00 |" in made.body
     assert "merged QKV (all): passed" in made.body and "extrapolated" not in made.body
@@ -66,5 +68,28 @@ def test_a_failed_gate_is_seen() -> None:
     assert "0 of 1 gates passed" in made.headline and "FAILED, softmax_1" in made.body
 
 
-def test_the_page_knows_the_kind() -> None:
-    assert SECTIONS["export_build"] is export_build
+def test_errors_by_layer() -> None:
+    row = {
+        "name": "fp8-attention",
+        "num_layers": 96,
+        "largest_output_error": 0.0691,
+        "smallest_output_cosine": 0.99763,
+        "worst_layer": "transformer.blocks.3.attn1",
+        "worst_layer_error": 0.0548,
+    }
+    document = {"rows": [row], "tables": [{"timesteps": [999.0, 216.0]}], "num_scenarios": 2}
+    made = export_errors(ResultFile(name="export_errors", kind="export_errors", document=document))
+    assert made.headline == "fp8-attention: 0.069 of the velocity at the worst timestep"
+    assert "| fp8-attention | 0.069 | 0.99763 | 0.055 | `transformer.blocks.3.attn1` |" in made.body
+    assert "(docs/export-errors-fp8-attention.svg)" in made.body
+    assert "2 held-out scenes, 2 timesteps" in made.body
+
+
+def test_every_plot_that_the_page_shows_is_there() -> None:
+    root = Path(__file__).parents[1]
+    shown = re.findall(r"\((docs/[^)]+)\)", (root / "RESULTS.md").read_text(encoding="utf-8"))
+    assert [name for name in shown if not (root / name).is_file()] == []
+
+
+def test_the_page_knows_the_kinds() -> None:
+    assert SECTIONS["export_build"] is export_build and SECTIONS["export_errors"] is export_errors

@@ -91,6 +91,12 @@ def test_bundled_models() -> None:
 def test_bundled_models_with_little_known() -> None:
     made = section("demo_quality", {"n": 3, "chosen": mean(1.0)})
     assert "| take that the loop chose |" in made.body and "critic" not in made.body
+    assert "not finished" not in made.body
+
+
+def test_a_run_that_is_not_finished_says_so() -> None:
+    made = section("demo_quality", {"n": 3, "num_pending": 2, "chosen": mean(1.0)})
+    assert "The run is not finished: 2 more scenarios are not in it." in made.body
 
 
 def test_scorer_counts_what_is_equal() -> None:
@@ -150,4 +156,4 @@ def test_selectors_use_the_table_of_their_suite() -> None:
     }
     made = section("selectors", document)
     assert "| consensus | 66.0 (65.0 to 67.0) | 50 % (30 to 70) | 0.40 | 0.5 |" in made.body
-    assert made.headline == "all takes: consensus 66.0 (65.0 to 67.0), random choice 61.0 (60.0 to 62.0)"
+    assert made.headline == "all takes, share of the oracle's gain: consensus 50 % (30 to 70)"

@@ -1,4 +1,4 @@
-"""The section of what exports and engine builds take: measured rows, the gates, and what is extrapolated.
+"""The sections of exports: errors by layer, what builds take with gates and extrapolations, native packages.
 
 Measures nothing and holds no number: every figure comes from the file. Invariant: a row that was not measured
 stands in a table of its own, with its formula.
@@ -7,9 +7,11 @@ stands in a table of its own, with its formula.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.results_page import markdown as md
+from bench.results_page import speed_sections
 from bench.results_page.result_files import ResultFile
 
 COST = ("wall s", "CPU s", "peak RSS GiB", "GiB on disk")
@@ -32,11 +34,113 @@ def export_build(file: ResultFile) -> md.Section:
     )
 
 
+def export_errors(file: ResultFile) -> md.Section:
+    """What each recipe does to single layers and to the whole module, with the plots beside the file."""
+    document = file.document
+    rows = document["rows"]
+    header = ["recipe", "largest error of the velocity", "smallest cosine", "error of the worst layer"]
+    cells = [
+        [
+            row["name"],
+            md.small(row["largest_output_error"]),
+            md.near_one(row["smallest_output_cosine"]),
+            md.small(row["worst_layer_error"]),
+            f"`{row['worst_layer']}`",
+        ]
+        for row in rows
+    ]
+    plots = [
+        f"![{row['name']}: error by layer and timestep]"
+        f"({speed_sections.PLOTS}/export-errors-{md.slug(row['name'])}.svg)"
+        for row in rows
+    ]
+    steps, scenes = len(document["tables"][0]["timesteps"]), document["num_scenarios"]
+    return md.Section(
+        title="Errors of the export recipes by layer",
+        headline="; ".join(f"{row['name']}: {md.small(row['largest_output_error'])}" for row in rows)
+        + " of the velocity at the worst timestep",
+        body=md.paragraphs(
+            f"{scenes} held-out scenes, {steps} timesteps, the bundled generator.",
+            md.table([*header, "which"], cells),
+            *plots,
+        ),
+    )
+
+
+def aoti(file: ResultFile) -> md.Section:
+    """Times of the forwards, what making a package takes, and the ways to a first forward."""
+    document = file.document
+    section = speed_sections.row_tables(file)
+    failed = [f"{name}: {reason}" for name, reason in document["failed"].items()]
+    return replace(
+        section,
+        headline="; ".join([section.headline, *_first_forwards(document["starts"])]),
+        body=md.paragraphs(
+            section.body,
+            _equality(document["rows"]),
+            _starts(document["starts"]),
+            _packages(document["packages"]),
+            md.paragraphs("Failed:", md.bullets(failed)) if failed else None,
+        ),
+    )
+
+
+def _first_forwards(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Seconds to the first forward, without what a start takes in any case."""
+    return [
+        f"{start['name']}: {md.ms(start.get('load_s', 0.0) + start['first_call_s'])} s to the first forward"
+        for start in starts
+    ]
+
+
+def _equality(rows: Sequence[Mapping[str, Any]]) -> str:
+    equal = [
+        f"{row['name']} gives what {' and '.join(row['equal_to'])} gives"
+        for row in rows
+        if row.get("equal_to")
+    ]
+    return f"Bit for bit: {'; '.join(equal) or 'no two forms give the same'}."
+
+
+def _starts(starts: Sequence[Mapping[str, Any]]) -> str:
+    if not starts:
+        return ""
+    header = ["way to the first forward", "imports s", "load s", "first call s", "graphs from the cache"]
+    header += ["graphs compiled"]
+    cells = [
+        [
+            start["name"],
+            md.ms(start.get("import_s")),
+            md.ms(start.get("load_s")),
+            md.ms(start["first_call_s"]),
+            md.whole(start.get("cache_hits")),
+            md.whole(start.get("cache_misses")),
+        ]
+        for start in starts
+    ]
+    return md.table(header, cells)
+
+
+def _packages(packages: Sequence[Mapping[str, Any]]) -> str:
+    if not packages:
+        return ""
+    header = ["package", "trace s", "compile s", "in all s", "GiB", "weights GiB", "peak RSS GiB"]
+    cells = [
+        [
+            package["name"],
+            *(md.ms(package[key]) for key in ("trace_s", "compile_s", "total_s")),
+            *(md.gib(package[key]) for key in ("package_bytes", "weights_bytes", "peak_rss_bytes")),
+        ]
+        for package in packages
+    ]
+    return md.table(header, cells)
+
+
 def _headline(row: Mapping[str, Any]) -> str:
     passed = sum(gate["passed"] for gate in row["gates"])
-    export_s, build_s = md.ms(row["export"]["wall_s"]), md.ms(row["build"]["build_s"])
+    export_s, build_s = md.ms(row["export"]["cpu_s"]), md.ms(row["build"]["cpu_s"])
     gates = f"{passed} of {len(row['gates'])} gates passed"
-    return f"{row['name']}: export {export_s} s, build {build_s} s, {gates}"
+    return f"{row['name']}: export {export_s} CPU s, build {build_s} CPU s, {gates}"
 
 
 def _costs(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -33,6 +33,8 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "denoiser_quality": quality_sections.denoiser_quality,
     "export_quality": quality_sections.export_quality,
     "demo_quality": quality_sections.demo_quality,
+    "aoti": export_sections.aoti,
+    "export_errors": export_sections.export_errors,
     "export_build": export_sections.export_build,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,

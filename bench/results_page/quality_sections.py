@@ -97,6 +97,8 @@ def demo_quality(file: ResultFile) -> md.Section:
     ]
     gain = document.get("chosen_minus_first")
     words = f"{document['n']} scenarios, {document.get('num_takes', '?')} takes."
+    if document.get("num_pending"):
+        words += f" The run is not finished: {document['num_pending']} more scenarios are not in it."
     if gain:
         words += f" Chosen take minus first take, paired: {md.interval(gain, digits=2, sign='+')}."
     return md.Section(
@@ -159,9 +161,13 @@ def selectors(file: ResultFile) -> md.Section:
     """The table that the README shows, made by the suite itself."""
     document = file.document
     name, found = next(iter(document["sets"].items()))
-    best, score = max(found["choosers"].items(), key=lambda item: item[1]["mean"])
-    headline = f"{name.replace('_', ' ')}: {best.replace('+', ' + ')} {md.interval(score)}"
-    headline += f", random choice {md.interval(found['random'])}"
+    # Every row of the table, for the best one of them would have been picked on the scenes that measure it.
+    shares = [
+        f"{selector_tables.label_of(chooser, document)} "
+        f"{selector_tables.share(found['choosers'][chooser]['share'])}"
+        for chooser in selector_tables.shown(document)
+    ]
+    headline = f"{name.replace('_', ' ')}, share of the oracle's gain: {', '.join(shares)}"
     return md.Section(
         title="Selectors", headline=headline, body=selector_tables.markdown(document).rstrip("\n")
     )

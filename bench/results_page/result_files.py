@@ -19,7 +19,18 @@ Document = Mapping[str, Any]
 SCHEMA = 1
 KINDS_BY_NAME = ("demo_quality", "scoring", "selectors")
 """Measurements older than `kind`: the file's name says what they are."""
-ORDER = ("denoiser", "attention", "linear", "vae", "aoti", "export_build", "denoiser_quality", *KINDS_BY_NAME)
+ORDER = (
+    "denoiser",
+    "attention",
+    "linear",
+    "vae",
+    "aoti",
+    "export_build",
+    "export_quality",
+    "export_errors",
+    "denoiser_quality",
+    *KINDS_BY_NAME,
+)
 MACHINE_FACTS = {
     "driver": ("driver_version", "driver"),
     "compute capability": ("compute_cap",),

@@ -35,7 +35,10 @@ class _Verbs(TyperGroup):
 exports = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    help="Export a generator: ONNX, TensorRT, TensorRT for RTX, or a package of native code.",
+    help="""Export a generator: ONNX, TensorRT, TensorRT for RTX, or a package of native code.
+
+    `retake export GENERATOR ...` is `retake export build GENERATOR ...`, whose help has the options.
+    """,
     epilog="Example: [cyan]retake export demo --target tensorrt-rtx --quant fp8 --cc 89,120[/]",
 )
 app.add_typer(exports, name="export")
@@ -131,7 +134,7 @@ def build(
             observed = _export_models.calibrate(request, made, dataset=dataset, num_scenes=scenes)
             given = job.keep_scales(request, observed)
         artifacts = job.run(request, given, step)
-    _print_artifacts(artifacts, "made or found")
+    _print_artifacts(artifacts, f"In {request.out}")
 
 
 @exports.command(
@@ -161,7 +164,7 @@ def verify(
     require_intact(artifact)
     say(f"{folder.name}: {len(artifact.files)} files are intact")
     if files_only:
-        _print_artifacts([artifact], "not executed")
+        _print_artifacts([artifact], "Not executed")
         return
     with _progress() as step:
         result = _compare(artifact, generator, lora or (), dataset, scenes, device, step)
@@ -181,7 +184,7 @@ def list_artifacts(
     from export.artifact import Store
 
     out = out or exports_folder()
-    _print_artifacts(Store(out).list(), str(out))
+    _print_artifacts(Store(out).list(), f"In {out}")
 
 
 def _compare(
@@ -221,7 +224,7 @@ def _compare(
     subject = job.subject_of(request, dtype="fp32")
     subject.module.to(request.device)
     if spec.subject == "wan_dit":
-        step(f"comparing on {scenes} scenes", None)
+        step(f"comparing on {scenes} scene{'s' * (scenes > 1)}", None)
         forwards = _export_models.record(
             request, spec, dtype="fp32", dataset=dataset, num_scenes=scenes, seed=1
         )
@@ -261,7 +264,9 @@ def _progress() -> Iterator[Callable[[str, int | None], None]]:
 def _print_plan(request: Request, scales: Path | None) -> None:
     from export import job
 
-    table = Table("step", "artifact", "state", title=f"{request.subject} as {request.recipe}")
+    table = Table("step", title=f"{request.subject} as {request.recipe}")
+    table.add_column("artifact", overflow="fold")
+    table.add_column("state")
     if job.needs_scales(request):
         state = "to be recorded" if scales is None else "there"
         table.add_row("scales", str(scales or job.scales_path(request)), state)
@@ -275,29 +280,28 @@ def _print_plan(request: Request, scales: Path | None) -> None:
 
 
 def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
-    table = Table(
-        "artifact", "GB", "build s", "peak GiB", "gates", "kernels of the first profile", title=title
-    )
+    """A line with the whole name, to be copied, and one with what it took."""
+    say(f"{title}:")
     for artifact in artifacts:
         details = artifact.details
-        seconds = details.get("build_s") or _total(details.get("seconds", 0.0))
-        peak = details.get("peak_rss_bytes")
-        first = (details.get("summary") or [None])[0]
-        table.add_row(
-            artifact.folder.name,
-            f"{artifact.num_bytes / 1e9:.3f}",
-            f"{seconds:.1f}",
-            "" if peak is None else f"{peak / 2**30:.2f}",
-            str(details.get("gates", "")),
-            "" if first is None else _kernels(first),
-        )
-    console.print(table)
+        facts = [f"{artifact.num_bytes / 1e9:.3f} GB"]
+        facts.append(f"built in {details.get('build_s') or _total(details.get('seconds', 0.0)):.1f} s")
+        if "peak_rss_bytes" in details:
+            facts.append(f"peak memory {details['peak_rss_bytes'] / 2**30:.2f} GiB")
+        if "gates" in details:
+            facts.append(f"{details['gates']} gates passed")
+        if details.get("summary"):
+            facts.append(_kernels(details["summary"][0]))
+        say(artifact.folder.name, "bold")
+        say(f"  {', '.join(facts)}")
+    if not artifacts:
+        say("  nothing yet; `retake export demo --target onnx --quant fp8` makes one")
 
 
 def _kernels(summary: dict[str, Any]) -> str:
     products = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
     inputs = "/".join(summary["fused_attention_inputs"])
-    return f"{summary['rows']}: {summary['fused_attention']} fused attention {inputs}, {products}"
+    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {products}"
 
 
 def _total(seconds: Any) -> float:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,7 @@ def build(
         raise ExportError(f"the weights of {subject.spec.subject} are not loaded", fix="give the weights")
     clock = _Clock(progress)
     dtype = _dtype_name(subject)
-    with torch.no_grad():
+    with torch.no_grad(), _without_chatter():
         quantize(subject, recipe, scales)
         clock.lap("quantize")
         program = _program(subject)
@@ -71,9 +74,9 @@ def build(
             assert weights is not None
             _fill(program, subject, recipe, scales, weights, weights_prefix)
             clock.lap("weights")
-    program.optimize()
-    retype_packed(program.model)
-    clock.lap("optimize")
+        program.optimize()
+        retype_packed(program.model)
+        clock.lap("optimize")
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "spec": subject.spec.record(),
@@ -187,6 +190,23 @@ def require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise ExportError(f"the package {package} is not installed", fix=_INSTALL) from error
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hides what the exporter tells its own developers (skipped registrations, skipped folding): nobody who
+    exports a model can do anything about it. Errors are raised as before."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _program(subject: Subject) -> Any:

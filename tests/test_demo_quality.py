@@ -240,3 +240,28 @@ def test_an_unfinished_run_is_not_measured(run: Path, tmp_path: Path) -> None:
     write_config(RunConfig(dataset=dataset, out=tmp_path / "run"), tmp_path / "run" / "config.toml")
     with pytest.raises(ScorerError, match=r"3 scenarios of .* are not finished"):
         measure(tmp_path / "run", tmp_path / "baselines")
+
+
+def test_the_finished_part_of_a_run_can_be_measured(
+    run: Path, document: dict[str, Any], tmp_path: Path
+) -> None:
+    """The third scene has takes and a plan and no outcome: none of it counts, and the rest is as before."""
+    dataset, part = run.parent / "scenes", tmp_path / "run"
+    scenarios = open_dataset(dataset).scenarios(8.0)
+    true = [SlidingSquare(number).render(1, "center")[24:] for number in range(3)]
+    with RunStore.create(part, scenarios) as store:
+        (part / "manifest.json").write_text(MANIFEST)
+        write_config(RunConfig(dataset=dataset, out=part), part / "config.toml")
+        record(store, scenarios[0], [np.repeat(true[0][:1], 40, axis=0), true[0]], accepted=True)
+        record(store, scenarios[1], [true[1]], accepted=True)
+        store.plan(scenarios[2].id, reply(PLAN))
+        path = store.video_path(scenarios[2].id, 0)
+        write_mp4(part / path, np.repeat(true[2][:1], 40, axis=0), 8.0)
+        prompt = Prompt(text="A square slides.", negative="", seed=1, revision=0)
+        judged = critique(Verdict.UNREADABLE, None)
+        store.attempt(scenarios[2].id, Attempt(index=0, prompt=prompt, video_path=path, critique=judged))
+    found = measure(part, tmp_path / "baselines", partial=True)
+    assert (found["num_pending"], found["num_failed"], document["num_pending"]) == (1, 0, 0)
+    for key in (*ARMS, "n", "oracle", "chosen_minus_first", "num_takes", "critic", "by_kind"):
+        assert found[key] == document[key], key
+    assert found["unscored"] == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from critiques import bare_critique
 from rich.console import Console
 from scored_runs import Made, make_run, scenario_of
 from sliding import SlidingSquare
@@ -25,16 +26,18 @@ from bench.suites.selector_figures import (
     reported_combinations,
     spearman,
 )
-from bench.suites.selector_quality import _trained_on, main, measure, score_run
+from bench.suites.selector_quality import ALONE, _trained_on, main, measure, score_run
 from bench.suites.selector_tables import markdown, print_tables
 from bench.suites.table import make_table
 from engine.config import RunConfig, write_config
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
 from engine.errors import ConfigError, ScorerError
+from engine.protocols import Selector
+from engine.selection import load_selectors
 from engine.store import RunStore
 from engine.types import Attempt, Outcome, Prompt, Scenario, Video
-from engine.video import write_mp4
+from engine.video import probe, write_mp4
 
 
 def attempts(count: int) -> tuple[Attempt, ...]:
@@ -174,10 +177,61 @@ def test_sets_of_rounds_and_of_all_takes(tmp_path: Path) -> None:
     assert plan["first_take"]["mean"] == pytest.approx(10.0)  # of the scenario, not of the set
     assert every["choosers"]["shade"]["mean"] == pytest.approx((20.0 + 60.0) / 2)
     assert every["loop"]["mean"] == pytest.approx((50.0 + 60.0) / 2)
-    assert selector.shown == [4, 2, 2, 2, 2]
+    assert selector.shown == [4, 2, 4, 2, 2]  # in round 1 also the takes of round 0
     assert document["num_takes"] == 6 and document["tuned"] is None
     assert document["selectors"]["shade"]["scored_takes"] == 1.0
     assert document["selectors"]["shade"]["seconds_per_scenario"] > 0
+
+
+@dataclass
+class Numbered:
+    """Scores takes by their number, less `past` for each time that it was asked before."""
+
+    past: float
+    asked: list[int]
+
+    def score(self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]) -> list[float]:
+        self.asked.append(len(takes))
+        return [attempt.index - self.past * (len(self.asked) - 1) for attempt in attempts]
+
+
+def test_selectors_that_judge_a_take_alone_are_asked_once(tmp_path: Path) -> None:
+    once, again = Numbered(0.0, []), Numbered(0.0, [])
+    document = measure([with_samples(tmp_path / "run")], {"vjepa": once, "shade": again}, samples=2)
+    assert (once.asked, again.asked) == ([4, 2], [4, 2, 4, 2, 2])
+    for found in document["sets"].values():
+        assert found["choosers"]["vjepa"] == found["choosers"]["shade"]
+
+
+def test_what_is_asked_once_does_judge_each_take_alone(tmp_path: Path) -> None:
+    """Scores of three takes are those of each by itself; `consensus`, which is not named, fails this."""
+    clips = [SlidingSquare(number).render(1, "center") for number in range(3)]
+    takes = [Video(frames=clip[24:], fps=8.0) for clip in clips]
+    made = [
+        replace(attempt, critique=bare_critique(10.0 * attempt.index), video_path=Path(f"{attempt.index}"))
+        for attempt in attempts(3)
+    ]
+
+    def is_alone(selector: Selector) -> bool:
+        together = selector.score(scenario, takes, made)
+        apart = [selector.score(scenario, [t], [a])[0] for t, a in zip(takes, made, strict=True)]
+        return together == pytest.approx(apart, rel=1e-4)
+
+    write_mp4(tmp_path / "prefix.mp4", clips[0][:24], 8.0)
+    scenario = replace(scenario_of(1), prefix=probe(tmp_path / "prefix.mp4"))
+    found = {
+        name: is_alone(selector) for name, selector in load_selectors([*sorted(ALONE), "consensus"]).items()
+    }
+    assert found == {**dict.fromkeys(ALONE, True), "consensus": False}
+
+
+def test_a_busy_machine_gives_no_seconds(tmp_path: Path) -> None:
+    document = measure([with_samples(tmp_path / "run")], {"shade": Shade([])}, samples=2, timed=False)
+    assert document["selectors"]["shade"]["seconds_per_scenario"] is None
+    header, align, *lines = markdown(document).split("\n\n")[0].splitlines()
+    assert "s per scenario" not in header
+    assert {line.count("|") for line in (header, align, *lines)} == {9}
+    print_tables(document, Console(width=160))
 
 
 def test_a_run_without_samples_has_only_the_set_of_all_takes(tmp_path: Path) -> None:

@@ -102,16 +102,22 @@ def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) ->
         )
 
 
-def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> dict[str, Any]:
-    """The JSON document for a finished run on simulated scenes; baseline clips go below `baselines`."""
+def measure(
+    run: Path, baselines: Path, *, partial: bool = False, label: TruthLabel = motion_truth
+) -> dict[str, Any]:
+    """The JSON document for a finished run on simulated scenes; baseline clips go below `baselines`.
+
+    With `partial`, of the finished scenarios of a run that is not; `num_pending` says how many are missing.
+    """
     dataset = read_config(run).dataset
     with RunStore.open(run, read_only=True) as store:
         outcomes, plans, pending = store.outcomes(), read_plans(store), store.pending()
-    if pending:
+    if pending and not partial:
         raise ScorerError(
             f"{len(pending)} scenarios of {run} are not finished, the first {pending[0].id}",
             fix=f"finish it with `retake resume {run}`",
         )
+    plans = {scenario_id: reply for scenario_id, reply in plans.items() if scenario_id in outcomes}
     loop = score_folder(run, dataset, all_attempts=True)
     trivial: dict[str, Scores] = {}
     for name in BASELINES:
@@ -127,6 +133,7 @@ def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> 
     return {
         **summary(cases),
         "oracle": oracle(cases, loop.attempts),
+        "num_pending": len(pending),
         "num_failed": sum(outcome.failure is not None for outcome in outcomes.values()),
         "num_takes": sum(len(outcome.attempts) for outcome in outcomes.values()),
         "stopped": Counter(outcome.stopped or "failed" for outcome in outcomes.values()),
@@ -134,7 +141,7 @@ def measure(run: Path, baselines: Path, *, label: TruthLabel = motion_truth) -> 
         "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
         "by_kind": _groups(cases, lambda case: case.kind),
         "manifest": published_manifest(run),
-        "unscored": [entry.reason for entry in loop.unscored],
+        "unscored": [entry.reason for entry in loop.unscored if entry.scenario_id in outcomes],
         "notes": NOTES,
     }
 
@@ -270,6 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--work", type=Path, default=Path("runs/demo_quality"), help="scenes, run and baselines"
     )
     parser.add_argument("--run", type=Path, help="measure this finished run instead of making one")
+    parser.add_argument(
+        "--partial", action="store_true", help="measure the finished scenarios of a run that is not finished"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with what --work already holds")
     parser.add_argument(
         "--controls", type=int, default=60, help="scenes on which the critic judges true and planted takes"
@@ -292,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 workers=options.workers,
             )
             run_loop(dataset, run, resume=options.resume, extra=_loop_options(options))
-        document = measure(run, options.work / "baselines")
+        document = measure(run, options.work / "baselines", partial=options.partial)
         if options.controls:
             document["critic"]["controls"] = controls(run, count=options.controls)
     except RetakeError as error:

@@ -50,6 +50,8 @@ from engine.types import Attempt
 
 RANK_SUM = "rank_sum"
 """In --by: also the rank sums of every pair and of all selectors named."""
+ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera"})
+"""Selectors whose score of a take does not depend on the other takes: asked once, not once a set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,12 @@ def measure(
     samples: int,
     tune_on: Sequence[ScoredRun] = (),
     rank_sums: bool = True,
+    timed: bool = True,
 ) -> dict[str, Any]:
-    """The JSON document without its manifests. ConfigError when `tune_on` has scenes of `runs`."""
+    """The JSON document without its manifests. ConfigError when `tune_on` has scenes of `runs`.
+
+    Not `timed` says that the machine was busy: the selectors' seconds are then null.
+    """
     _check_disjoint(runs, tune_on)
     names = list(selectors)
     tuned: dict[str, Any] | None = None
@@ -97,7 +103,7 @@ def measure(
         "tuned": tuned,
         "selectors": {
             name: {
-                "seconds_per_scenario": float(np.median(found.seconds[name])),
+                "seconds_per_scenario": float(np.median(found.seconds[name])) if timed else None,
                 "scored_takes": coverage(takes, name),
                 "rank_correlation": rank_correlation(takes, name),
             }
@@ -111,7 +117,8 @@ def measure(
 def collect(runs: Sequence[ScoredRun], selectors: Mapping[str, Selector], samples: int) -> Measured:
     """Pools of every scenario: the first `samples` takes of rounds 0 and 1, and all takes.
 
-    A round counts where the scenario has that many samples of it. Each take is decoded once.
+    A round counts where the scenario has that many samples of it. Each take is decoded once. As in the loop,
+    a selector that chooses among a round's takes sees those of the rounds before too.
     """
     found = Measured(pools={ALL_TAKES: []}, seconds={name: [] for name in selectors})
     work = [(run, scenario_id) for run in runs for scenario_id in run.outcomes]
@@ -122,47 +129,71 @@ def collect(runs: Sequence[ScoredRun], selectors: Mapping[str, Selector], sample
             found.left_out[f"{run.folder.name}/{scenario_id}"] = f"takes {unscored} have no score"
             continue
         reader = TakeReader()
-        for name, chosen_from in _sets(attempts, samples).items():
-            pool, seconds = _pool(run, scenario_id, chosen_from, selectors, reader)
-            found.pools.setdefault(name, []).append(pool)
-            for selector, value in seconds.items() if name == ALL_TAKES else ():
-                found.seconds[selector].append(value)
+        known: dict[int, dict[str, float]] = {}
+        for name, (seen, chosen_from) in _sets(attempts, samples).items():
+            scores, seconds = _scores(run, scenario_id, seen, selectors, reader, known)
+            found.pools.setdefault(name, []).append(_pool(run, scenario_id, chosen_from, scores))
+            if name == ALL_TAKES:
+                known = scores
+                for selector, value in seconds.items():
+                    found.seconds[selector].append(value)
     if not found.pools[ALL_TAKES]:
         raise ScorerError("no scenario of these runs has scored takes", fix="give finished runs with takes")
     return found
 
 
-def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, list[Attempt]]:
-    """Sets with the small ones last, so that the first decodes every take."""
-    sets = {ALL_TAKES: list(attempts)}
+def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, tuple[list[Attempt], list[Attempt]]]:
+    """By name: the takes that a selector sees, and those among which it chooses.
+
+    The small sets come last: the first decodes every take and asks every selector of it.
+    """
+    sets = {ALL_TAKES: (list(attempts), list(attempts))}
     for name, number in ROUNDS.items():
-        of_round = [a for a in attempts if a.round == number and a.sample < samples]
+        seen = [a for a in attempts if a.round <= number and a.sample < samples]
+        of_round = [a for a in seen if a.round == number]
         if samples > 1 and len(of_round) == samples:
-            sets[name] = of_round
+            sets[name] = seen, of_round
     return sets
+
+
+def _scores(
+    run: ScoredRun,
+    scenario_id: str,
+    seen: Sequence[Attempt],
+    selectors: Mapping[str, Selector],
+    reader: TakeReader,
+    known: Mapping[int, Mapping[str, float]],
+) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+    """What the selectors say of each take by its number, and the seconds they took.
+
+    Of `known`, scores by take number too, those hold here that were given to the take alone.
+    """
+    takes = reader.of([run.folder / attempt.video_path for attempt in seen])
+    for _ in takes:
+        pass  # decoded here, so that no selector's time holds it
+    asked = {name: value for name, value in selectors.items() if not (known and name in ALONE)}
+    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, seen)
+    scores = {attempt.index: row for attempt, row in zip(seen, rows, strict=True)}
+    for index, row in scores.items():
+        row |= {name: score for name, score in known.get(index, {}).items() if name in ALONE}
+    return scores, seconds
 
 
 def _pool(
     run: ScoredRun,
     scenario_id: str,
     attempts: Sequence[Attempt],
-    selectors: Mapping[str, Selector],
-    reader: TakeReader,
-) -> tuple[Pool, dict[str, float]]:
-    takes = reader.of([run.folder / attempt.video_path for attempt in attempts])
-    for _ in takes:
-        pass  # decoded here, so that no selector's time holds it
-    scores, seconds = score_takes(selectors, run.scenarios[scenario_id], takes, attempts)
+    scores: Mapping[int, dict[str, float]],
+) -> Pool:
     values = {a.index: run.records[scenario_id, a.index].score for a in run.outcomes[scenario_id].attempts}
-    pool = Pool(
+    return Pool(
         scene=run.records[scenario_id, attempts[0].index].scene,
         attempts=tuple(attempts),
         values=tuple(values[attempt.index] for attempt in attempts),
-        scores=scores,
+        scores=[scores[attempt.index] for attempt in attempts],
         first=values[min(values)],
         loop=values[run.chosen(scenario_id)],
     )
-    return pool, seconds
 
 
 def score_run(folder: Path, *, jobs: int | None, cache: Path | None = None) -> ScoredRun:
@@ -206,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scored", action="store_true", help="take the scores of each RUN/scores.json as they are"
     )
+    parser.add_argument("--untimed", action="store_true", help="leave out seconds: the machine is busy")
     parser.add_argument(
         "--markdown", type=Path, metavar="JSON", help="print a finished measurement as Markdown"
     )
@@ -257,11 +289,12 @@ def _measured(options: argparse.Namespace, given: Sequence[str]) -> dict[str, An
         samples=options.samples,
         tune_on=[read(folder) for folder in options.tune_on or ()],
         rank_sums=RANK_SUM in names,
+        timed=not options.untimed,
     )
     return {
         **document,
         "command": " ".join(["python -m bench.suites.selector_quality", *map(_without_place, given)]),
-        "seconds": time.perf_counter() - start_s,
+        "seconds": None if options.untimed else time.perf_counter() - start_s,
         "measured_on": {
             "device": device,
             "cpu": cpu_model(),

@@ -21,6 +21,8 @@ NOTES = (
     "Scores are Physics-IQ Verified case scores in percent.",
     f"Intervals: 95 %, percentile bootstrap over scenes, {RESAMPLES} resamples; differences are paired.",
     "random: mean over the candidates. oracle: chooses by the benchmark score itself, a bound and no result.",
+    "Of a later round a selector sees the takes of the rounds before too, as in the loop, and chooses among "
+    "the round's own.",
     "share: (selector - random) / (oracle - random), of the means.",
     "A + B is their rank sum. A tuned one was found on scenes that are not among those measured.",
     "rank_correlation: Spearman, within scenarios of three or more takes. seconds_per_scenario: median, all "
@@ -38,7 +40,7 @@ def print_tables(document: Document, console: Console) -> None:
             table.add_row(label, _interval(figures[label]))
         for label, found in figures["choosers"].items():
             gains = [_interval(found[key]) for key in ("minus_first", "minus_random")]
-            table.add_row(label, _interval(found), *gains, _share(found["share"]))
+            table.add_row(label, _interval(found), *gains, share(found["share"]))
         table.add_row("oracle", _interval(figures["oracle"]), "", _interval(figures["oracle_minus_random"]))
         console.print(table)
     table = Table("selector", "rank correlation", "s per scenario", "takes scored")
@@ -54,21 +56,25 @@ def markdown(document: Document) -> str:
     """The README's table: a row a choice, score and share for each set. The other pairs are in the JSON."""
     sets = document["sets"]
     header = ["choice", *(cell for name in sets for cell in (_title(name, document), "share of oracle"))]
-    header += ["rank correlation", "s per scenario"]
+    timed = any(found["seconds_per_scenario"] is not None for found in document["selectors"].values())
+    own_columns = ["rank correlation", *(["s per scenario"] if timed else [])]
+    header += own_columns
+    no_cells = [""] * len(own_columns)
     lines = [header, ["---", *["--:"] * (len(header) - 1)]]
     for key, label in {"first_take": "first take", "loop": "loop", "random": "random choice"}.items():
         lines.append(
-            [label, *(cell for found in sets.values() for cell in (_interval(found[key]), "")), "", ""]
+            [label, *(cell for found in sets.values() for cell in (_interval(found[key]), "")), *no_cells]
         )
-    for name in _shown(document):
+    for name in shown(document):
         cells = [label_of(name, document)]
         for found in sets.values():
-            cells += [_interval(found["choosers"][name]), _share(found["choosers"][name]["share"])]
+            cells += [_interval(found["choosers"][name]), share(found["choosers"][name]["share"])]
         own = document["selectors"].get(name)
-        cells += ["", ""] if own is None else [_correlation(own["rank_correlation"]), _seconds(own)]
+        own_cells = no_cells if own is None else [_correlation(own["rank_correlation"]), _seconds(own)]
+        cells += own_cells[: len(own_columns)]
         lines.append(cells)
     bounds = [cell for found in sets.values() for cell in (_interval(found["oracle"]), "100 %")]
-    lines.append(["oracle (a bound, not a result)", *bounds, "", ""])
+    lines.append(["oracle (a bound, not a result)", *bounds, *no_cells])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     counts = ", ".join(f"{_title(name, document)} {found['n']}" for name, found in sets.items())
     return f"{table}\n\nScenarios: {counts}. {' '.join(_remarks(document))}\n"
@@ -80,7 +86,7 @@ def label_of(name: str, document: Document) -> str:
     return f"{label} (tuned on other scenes)" if tuned and tuned["combination"] == name else label
 
 
-def _shown(document: Document) -> list[str]:
+def shown(document: Document) -> list[str]:
     """Single selectors, the sum of all, the tuned combination: none was picked on the measured scenes."""
     names = list(document["selectors"])
     tuned = document["tuned"]["combination"] if document["tuned"] else None
@@ -121,7 +127,8 @@ def _interval(found: Document) -> str:
     return f"{found['mean']:z.1f} ({low:z.1f} to {high:z.1f})"
 
 
-def _share(found: Document) -> str:
+def share(found: Document) -> str:
+    """Whole percent with their interval, - where the oracle gains nothing."""
     if found["value"] is None:
         return "-"
     low, high = (round(100 * bound) for bound in found["ci95"])
@@ -134,4 +141,6 @@ def _correlation(found: Document) -> str:
 
 def _seconds(found: Document) -> str:
     seconds = found["seconds_per_scenario"]
+    if seconds is None:
+        return "-"
     return f"{seconds:.2g}" if seconds >= 0.01 else "< 0.01"

@@ -1,0 +1,45 @@
+"""The command that joins the run folders of shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine.commands._app import app, console, say
+
+
+@app.command(epilog="Example: [cyan]retake merge runs/part-1 runs/part-2 --out runs/whole[/]")
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, as given to --out.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the dataset of the runs is now, if it was moved.")
+    ] = None,
+) -> None:
+    """Join the runs of --shard K/N into one run folder; the runs are read, never changed.
+
+    Of a scenario that several runs hold the finished one is kept. Unfinished scenarios keep the takes they
+    have, and scenarios of the dataset that no run holds are pending: `retake resume` goes on with both.
+    """
+    from engine.merge import merge as join
+
+    columns = (TextColumn("scenarios"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("scenarios", total=None)
+        merged = join(
+            runs,
+            out,
+            dataset=dataset,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    say(
+        f"{out}: {merged.num_finished} of {merged.num_scenarios} scenarios finished, {merged.num_takes} takes"
+    )
+    if not merged.has_trace:
+        say("without a timeline: some of the runs have no trace.json")
+    if merged.pending:
+        say(f"{len(merged.pending)} are pending, the first {merged.pending[0]}")
+        say(f"finish them with: retake resume {out}")

@@ -167,6 +167,29 @@ print(*y.flatten().tolist())
 """
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV: no message"),
+        ("raise RuntimeError('no such symbol')", "failed: RuntimeError: no such symbol"),
+    ],
+)
+def test_a_package_that_torch_cannot_load_is_an_error_and_not_stored(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_nothing(subject: Any, profile: Any, path: Path, *rest: Any) -> dict[str, float]:
+        path.write_bytes(b"package")
+        return {"compile": 1.0}
+
+    monkeypatch.setattr(aoti, "_compile", compile_nothing)
+    monkeypatch.setattr(aoti, "TRY_TO_LOAD", code)
+    with pytest.raises(ExportError, match=f"cannot load it: the process that tried {message}"):
+        aoti.build(subject(), "bf16", Store(tmp_path))
+    assert not list(tmp_path.rglob("*.pt2"))
+    monkeypatch.setattr(aoti, "TRY_TO_LOAD", "pass")
+    assert set(aoti.build(subject(), "bf16", Store(tmp_path)).files) == {"one.pt2", "three.pt2"}
+
+
 @pytest.mark.slow
 def test_a_package_computes_what_the_module_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two profiles are compiled (12 s each); then a fresh process without a compiler runs them."""

@@ -40,6 +40,7 @@ FLIPS: dict[str, tuple[DenoiseSettings, object, str]] = {
     "low_first": (LOW, 0.5, "notes"),
     "low_last": (LOW, 0.5, "notes"),
     "linear": (FAST, "fp8", "frames"),
+    "policy": (FAST, "auto", "notes"),
     "element_wise": (FAST, "compiler", "notes"),
     "compile": (FAST, "on", "notes"),
     "graphs": (FAST, "on", "error"),
@@ -120,7 +121,7 @@ def test_fastest_is_another_video_but_not_another_scene(folder: Path, scenario: 
     exact = load(folder, PRESETS["exact"])
     reference = frames(exact, scenario)
     away = np.abs(frames(load(folder, PRESETS["fastest"]), scenario) - reference).mean()
-    assert 0 < away < 0.5 * np.abs(frames(exact, scenario, seed=8) - reference).mean()
+    assert 0 < away < 0.7 * np.abs(frames(exact, scenario, seed=8) - reference).mean()
 
 
 @pytest.mark.parametrize("settings", [PRESETS["fastest"], replace(EXACT, early_stop=0.5)])

@@ -1,13 +1,17 @@
 """AOTInductor packages: a subject compiled ahead of time to native code, loaded without a compiler in sight.
 
 The exported form that runs on every GPU, and on a processor. Compiles whatever module it is given, so our
-kernels and quantized linears are inside. Invariant: one static package for each profile; a package is loaded
-only by the torch version, on the card and with the driver that it was made for.
+kernels and quantized linears are inside. Invariant: one static package for each profile; a package is stored
+only once a process of its own has loaded it, since torch's loader may end the process instead of raising; it
+is loaded only by the torch version, on the card and with the driver that it was made for.
 """
 
 from __future__ import annotations
 
 import resource
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,6 +33,11 @@ from export.subjects._loading import TORCH_DTYPES
 TARGET: Final = "aoti"
 COPIES: Final = 2
 """While a package is zipped its weights are on disk twice."""
+
+TRY_TO_LOAD: Final = (
+    "import sys, torch; "
+    "torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True, device_index=int(sys.argv[2]))"
+)
 
 OnProgress = Callable[[str, int], None]
 """(stage, largest resident memory of this process so far in bytes)."""
@@ -113,7 +122,8 @@ def build(
     """The stored packages of a subject whose module is quantized already, compiled if they are not there.
 
     Compiled for the device that the module lies on. settings: inductor options, by their names in torch.
-    Raises ExportError when the module cannot be traced or compiled, and when the disk is full.
+    Raises ExportError when the module cannot be traced or compiled, when torch cannot load what it compiled,
+    and when the disk is full.
     """
     settings = {} if settings is None else dict(settings)
     key = key_of(subject, recipe=recipe, scales=scales, loras=loras, settings=settings)
@@ -124,6 +134,8 @@ def build(
             profile.name: _compile(subject, profile, folder / file_name(profile), settings, on_progress)
             for profile in subject.spec.profiles
         }
+        for name in seconds:
+            require_loadable(folder / f"{name}.pt2", _device_of(subject.module))
         return {
             "weights_bytes": weights_bytes,
             "seconds": seconds,
@@ -132,6 +144,24 @@ def build(
         }
 
     return store.store(key, make, need_bytes=COPIES * weights_bytes * len(subject.spec.profiles))
+
+
+def require_loadable(package: Path, device: torch.device) -> None:
+    """ExportError when the process that tries to load the package does not come back, or raises."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRY_TO_LOAD, str(package), str(_index(device))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    how = f"ended by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "failed"
+    raise ExportError(
+        f"torch {torch.__version__} compiled {package.name} for {device.type} and cannot load it: the "
+        f"process that tried {how}: {_last_line(done.stderr)}",
+        fix="export with another version of torch, or use the generator's own module or another target",
+    )
 
 
 def load(folder: Path, device: str = "cuda", *, weights: str | None = None) -> FedDenoiser:
@@ -174,11 +204,10 @@ class Package:
 
     def __init__(self, artifact: Artifact, spec: ExportSpec, device: torch.device) -> None:
         self.spec = spec
-        index = -1 if device.type == "cpu" else device.index or 0
         # Single-threaded: the pool of the other mode makes events that a CUDA graph cannot hold.
         self._models = [
             torch._inductor.aoti_load_package(
-                str(artifact.file(file_name(profile))), run_single_threaded=True, device_index=index
+                str(artifact.file(file_name(profile))), run_single_threaded=True, device_index=_index(device)
             )
             for profile in spec.profiles
         ]
@@ -193,6 +222,15 @@ class Package:
         found = model(*given)
         outputs = [found] if isinstance(found, Tensor) else list(found)
         return {spec.name: tensor for spec, tensor in zip(self.spec.outputs, outputs, strict=True)}
+
+
+def _index(device: torch.device) -> int:
+    """As torch's loader counts devices."""
+    return -1 if device.type == "cpu" else device.index or 0
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
 
 
 def file_name(profile: Profile) -> str:

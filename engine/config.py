@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from engine.errors import ConfigError, nearest
-from engine.presets import ELEMENT_WISE, FORWARDS, LINEARS, PRESETS, SWITCH, VAES, DenoiseSettings
+from engine.presets import ELEMENT_WISE, FORWARDS, LINEARS, POLICIES, PRESETS, SWITCH, VAES, DenoiseSettings
 from engine.types import SelectorSettings
 
 BUNDLED = "demo"
@@ -60,6 +60,7 @@ class DenoiseConfig:
     low_first: float | None = _setting(None, low=0.0, high=1.0)
     low_last: float | None = _setting(None, low=0.0, high=1.0)
     linear: str | None = _setting(None, choices=LINEARS)
+    policy: str | None = None  # auto, off, or a file of bench.suites.policy_calibration
     element_wise: str | None = _setting(None, choices=ELEMENT_WISE)
     compile: str | None = _setting(None, choices=SWITCH)
     graphs: str | None = _setting(None, choices=SWITCH)
@@ -316,12 +317,14 @@ def _absolute(config: RunConfig) -> RunConfig:
     def folder(name: str, *names: str) -> str:
         return name if name in ("", BUNDLED, *names) else str(Path(name).expanduser().absolute())
 
+    engine, policy = folder(config.denoise.engine, *EXPORT_TARGETS), config.denoise.policy
+    policy = policy and folder(policy, *POLICIES)
     return dataclasses.replace(
         config,
         dataset=config.dataset.expanduser().absolute(),
         out=config.out.expanduser().absolute(),
         generator=dataclasses.replace(config.generator, name=folder(config.generator.name)),
-        denoise=dataclasses.replace(config.denoise, engine=folder(config.denoise.engine, *EXPORT_TARGETS)),
+        denoise=dataclasses.replace(config.denoise, engine=engine, policy=policy),
         critic=dataclasses.replace(config.critic, name=folder(config.critic.name)),
         selectors=dataclasses.replace(
             config.selectors,

@@ -12,6 +12,8 @@ FORWARDS = ("library", "fast")
 LINEARS = ("bf16", "fp8", "int8", "auto")
 ELEMENT_WISE = ("ours", "compiler")
 SWITCH = ("off", "on", "auto")
+POLICIES = ("off", "auto")
+LOW_END = 0.1
 VAES = ("library", "fused")
 
 
@@ -26,12 +28,17 @@ class DenoiseSettings:
     low_attention: tuple[str, ...] = ()
     """8-bit or sparse kernels for the middle of the noise levels; "auto": an 8-bit one that is faster than
     every exact one here, if there is any."""
-    low_first: float = 0.1
-    """Share of the noise levels at the noisy end that keep the exact attention."""
-    low_last: float = 0.1
-    """And at the clean end."""
+    low_first: float | None = None
+    """Share of the noise levels at the noisy end that keep the exact attention; None: as the policy says,
+    without one `LOW_END`."""
+    low_last: float | None = None
+    """And at the clean end. With either one given the policy decides no attention."""
     linear: str = "bf16"
-    """Products of the inner blocks; "auto": the 8-bit format that is fast on this device, if any."""
+    """Products of the inner blocks; "auto": the 8-bit format that is fast on this device, if any, for the
+    layers that the policy admits to it."""
+    policy: str = "off"
+    """What was calibrated for these weights: "auto": the table beside the model, if it is theirs; or a file.
+    It decides only what "auto" leaves open: a format or a range that was given wins."""
     element_wise: str = "ours"
     """Norms, modulation, rotary embedding, quantization: our kernels, or plain torch for the compiler."""
     compile: str = "off"
@@ -62,11 +69,18 @@ def parts_of_forward(settings: DenoiseSettings) -> list[str]:
 PRESETS = {
     "exact": DenoiseSettings(),
     "fast": DenoiseSettings(
-        forward="fast", linear="auto", low_attention=("auto",), compile="auto", graphs="auto", vae="fused"
+        forward="fast",
+        linear="auto",
+        policy="auto",
+        low_attention=("auto",),
+        compile="auto",
+        graphs="auto",
+        vae="fused",
     ),
     "fastest": DenoiseSettings(
         forward="fast",
         linear="auto",
+        policy="auto",
         low_attention=("auto",),
         low_first=0.0,
         low_last=0.0,

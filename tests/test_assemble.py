@@ -14,11 +14,13 @@ from engine.denoise import assemble as module
 from engine.denoise.assemble import FP8_RATE_IS_FULL, GRAPHED_TOKENS, Assembled, Shape, assemble
 from engine.denoise.guidance import EagerDenoiser
 from engine.denoise.wan_block import OURS, PLAIN, BoundAttention
-from engine.denoise.wan_forward import FastDenoiser
-from engine.errors import ConfigError, RetakeError
-from engine.presets import PRESETS, DenoiseSettings
+from engine.denoise.wan_forward import FastDenoiser, low_range
+from engine.errors import ConfigError, ModelError, RetakeError
+from engine.presets import LOW_END, PRESETS, DenoiseSettings
+from engine.quant.calibration import FORMATS
 from engine.quant.linears import QuantizedLinear
-from engine.quant.tables import SurgeryError
+from engine.quant.precision_policy import FILE, Policy, PolicyEntry, checkpoint_digest
+from engine.quant.tables import WAN, SurgeryError, resolve
 from kernels import dispatch
 from kernels.problem import Target
 
@@ -61,6 +63,7 @@ def test_the_exact_preset_is_the_oracle() -> None:
         ("low_first", 0.3),
         ("low_last", 0.3),
         ("linear", "fp8"),
+        ("policy", "auto"),
         ("element_wise", "compiler"),
         ("compile", "auto"),
         ("graphs", "on"),
@@ -87,6 +90,7 @@ def test_on_a_cpu_auto_becomes_what_runs_there_and_the_notes_say_so(preset: str)
     assert set(notes) == {
         "forward",
         "element_wise",
+        "policy",
         "linear",
         "attention",
         "low_attention",
@@ -184,7 +188,7 @@ def test_low_attention_runs_in_its_range_and_the_notes_say_which() -> None:
     low = replace(FAST, attention=("sdpa_flash", "sdpa_math"), low_attention=("sdpa_math",))
     assembled = made(replace(low, low_first=0.2, low_last=0.3))
     assert assembled.notes["low_attention"] == "sdpa_math, without 0.2 first and 0.3 last"
-    assert fast(assembled)._low_range == (300.0, 800.0)
+    assert fast(assembled)._low_ranges == (((300.0, 800.0),),) * 4
     calls: list[str] = []
     for block in fast(assembled).wan.blocks:
         run = block.low_attention.run
@@ -194,7 +198,7 @@ def test_low_attention_runs_in_its_range_and_the_notes_say_which() -> None:
     for value in (900.0, 500.0, 200.0):
         velocity(assembled, value)
     assert calls == ["low"] * 4
-    assert fast(made(FAST))._low_range is None and made(FAST).notes["low_attention"] == "off"
+    assert fast(made(FAST))._low_ranges == ((),) * 4 and made(FAST).notes["low_attention"] == "off"
 
 
 @pytest.mark.parametrize("format", ["fp8", "int8"])
@@ -217,6 +221,126 @@ def test_quantized_weights_are_kept_and_loaded_to_the_same_bits(
     monkeypatch.setattr(QuantizedLinear, "from_linear", lambda *given: pytest.fail("quantized again"))
     assert torch.equal(velocity(made(settings, weights=tmp_path)), fresh)
     assert list(tmp_path.iterdir()) == [file]
+
+
+# --- the policy of the weights ------------------------------------------------------------------------------
+
+OPEN = replace(FAST, policy="auto", linear="auto", low_attention=("sdpa_math",))
+"""As a preset leaves it open, with a kernel that runs here in the place of an 8-bit one."""
+
+
+@pytest.fixture
+def with_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A generator's folder with a policy of its weights, on a device that would take fp8."""
+    monkeypatch.setattr(
+        module, "_linear_format", lambda wanted, *given: "fp8" if wanted == "auto" else wanted
+    )
+    monkeypatch.setitem(module.MEASURED_AS, "sdpa_math", "fp8")
+    transformer = tiny.transformer(num_layers=4)
+    transformer.save_pretrained(tmp_path / "transformer")
+    names = [name for name in resolve(WAN, transformer).quantized if name != "blocks.2.ffn.net.2"]
+    entries = [
+        PolicyEntry(layer=name, kind="linear", format="fp8", low=0.0, high=1000.0)
+        for name in names
+        if name != "blocks.1.attn1.to_v"
+    ]
+    entries += [
+        PolicyEntry(layer="blocks.1.attn1", kind="attention", format="fp8", low=0.0, high=1000.0),
+        PolicyEntry(layer="blocks.3.attn1", kind="attention", format="fp8", low=400.0, high=1000.0),
+        PolicyEntry(layer="blocks.0.attn1", kind="attention", format="int8", low=0.0, high=1000.0),
+    ]
+    source = checkpoint_digest(tmp_path)
+    Policy(source=source, producer="a test", entries=tuple(entries)).save(tmp_path / FILE)
+    return tmp_path
+
+
+def followed(settings: DenoiseSettings, folder: Path | None, **options: Any) -> Assembled:
+    return assemble(tiny.transformer(num_layers=4), settings, SHAPE, folder=folder, **options)
+
+
+def test_the_policy_decides_what_is_left_open(with_policy: Path, tmp_path: Path) -> None:
+    assembled = followed(OPEN, with_policy)
+    every = ((0.0, 1000.0),)
+    assert fast(assembled)._low_ranges == ((), every, (), ((400.0, 1000.0),))
+    blocks = fast(assembled).wan.blocks
+    kinds = {
+        name: [isinstance(getattr(block, name), QuantizedLinear) for block in blocks]
+        for name in ("qkv", "out", "up", "down")
+    }
+    assert kinds["qkv"] == [False, False, True, False], "one product, one format"
+    assert kinds["down"] == [False, True, False, False]
+    assert kinds["out"] == kinds["up"] == [False, True, True, False]
+    assert assembled.notes["policy"] == "followed: a test"
+    assert assembled.notes["linear"].startswith("fp8: 12 layers") and "4 kept by" in assembled.notes["linear"]
+    assert assembled.notes["low_attention"].endswith("40 % of blocks and noise levels")
+    assert tiny.relative(velocity(assembled), velocity(made(DenoiseSettings()))) < 0.1
+    for _ in range(2):  # quantized and kept, then loaded
+        again = followed(OPEN, with_policy, weights=tmp_path / "weights")
+        assert torch.equal(velocity(again), velocity(assembled))
+    named = followed(replace(OPEN, policy=str(with_policy / FILE)), with_policy)
+    assert fast(named)._low_ranges == fast(assembled)._low_ranges
+
+
+def test_what_was_given_wins_over_the_policy(with_policy: Path) -> None:
+    for end in ("low_first", "low_last"):
+        given = followed(replace(OPEN, **{end: 0.3}), with_policy)
+        levels = low_range(*((0.3, LOW_END) if end == "low_first" else (LOW_END, 0.3)))
+        assert fast(given)._low_ranges == ((levels,),) * 4
+        assert given.notes["linear"].startswith("fp8: 12 layers"), "the rest is still the policy's"
+    assert followed(replace(OPEN, linear="fp8"), with_policy).notes["linear"].startswith("fp8: 16 layers")
+    bf16 = followed(replace(OPEN, linear="bf16"), with_policy)
+    assert bf16.notes["linear"] == "bf16" and fast(bf16)._low_ranges[1]
+    assert fast(followed(replace(OPEN, low_attention=()), with_policy))._low_ranges == ((),) * 4
+
+
+def test_a_kernel_that_was_not_measured_keeps_its_one_range(
+    with_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(module.MEASURED_AS, "sdpa_math")
+    assembled = followed(OPEN, with_policy)
+    assert fast(assembled)._low_ranges == ((low_range(LOW_END, LOW_END),),) * 4
+    assert assembled.notes["low_attention"] == "sdpa_math, without 0.1 first and 0.1 last"
+
+
+def test_a_policy_that_admits_no_layer_leaves_bf16(with_policy: Path) -> None:
+    policy = Policy.load(with_policy / FILE)
+    replace(policy, entries=()).save(with_policy / FILE)
+    assembled = followed(OPEN, with_policy)
+    assert assembled.notes["linear"] == "bf16: the policy admits no layer to fp8"
+    assert fast(assembled)._low_ranges == ((),) * 4
+
+
+def test_a_policy_of_other_weights_is_passed_over_with_a_warning_or_refused_by_name(
+    with_policy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = Policy.load(with_policy / FILE)
+    replace(policy, source="0" * 64).save(with_policy / FILE)
+    with caplog.at_level("WARNING"):
+        assembled = followed(OPEN, with_policy)
+    assert assembled.notes["policy"].startswith("ignored: it was measured on weights 000")
+    warned = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+    assert len(warned) == 1 and "ignored" in warned[0]
+    off = followed(replace(OPEN, policy="off"), with_policy)
+    assert "policy" not in off.notes and fast(off)._low_ranges == fast(assembled)._low_ranges
+    assert torch.equal(velocity(assembled), velocity(off))
+    with pytest.raises(ModelError, match="of another model"):
+        followed(replace(OPEN, policy=str(with_policy / FILE)), with_policy)
+
+
+def test_without_a_policy_everything_is_as_if_there_were_none(with_policy: Path) -> None:
+    (with_policy / FILE).unlink()
+    none, off = followed(OPEN, with_policy), followed(replace(OPEN, policy="off"), None)
+    assert none.notes == off.notes | {"policy": "none beside the model"}
+    assert fast(none)._low_ranges == ((low_range(LOW_END, LOW_END),),) * 4
+    assert torch.equal(velocity(none), velocity(off))
+
+
+def test_8_bit_kernels_stand_for_a_measured_format() -> None:
+    eight_bit = {name for name in dispatch.names() if dispatch.load(name).ACCURACY == "8bit"}
+    assert set(module.MEASURED_AS) == eight_bit and set(module.MEASURED_AS.values()) == set(FORMATS)
+
+
+# --- graphs and other refusals ------------------------------------------------------------------------------
 
 
 def test_graphs_on_a_cpu_are_refused() -> None:

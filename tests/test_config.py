@@ -156,6 +156,7 @@ def test_parts_are_laid_over_the_preset() -> None:
         "low_first": 0.5,
         "low_last": 0.0,
         "linear": "int8",
+        "policy": "off",
         "element_wise": "compiler",
         "compile": "off",
         "graphs": "on",
@@ -272,7 +273,7 @@ def test_every_setting_is_written() -> None:
             "generator.negative": "blur",
         }
         | {
-            f"denoise.{part.name}": getattr(PRESETS["fast"], part.name)
+            f"denoise.{part.name}": getattr(PRESETS["fastest"], part.name)
             for part in dataclasses.fields(DenoiseSettings)
         },
     )

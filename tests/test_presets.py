@@ -6,11 +6,22 @@ import dataclasses
 
 import pytest
 
-from engine.presets import ELEMENT_WISE, FORWARDS, LINEARS, PRESETS, SWITCH, VAES, DenoiseSettings
+from engine.presets import (
+    ELEMENT_WISE,
+    FORWARDS,
+    LINEARS,
+    LOW_END,
+    POLICIES,
+    PRESETS,
+    SWITCH,
+    VAES,
+    DenoiseSettings,
+)
 
 CHOICES = {
     "forward": FORWARDS,
     "linear": LINEARS,
+    "policy": POLICIES,
     "element_wise": ELEMENT_WISE,
     "compile": SWITCH,
     "graphs": SWITCH,
@@ -33,13 +44,14 @@ def test_every_value_of_a_preset_is_allowed(name: str) -> None:
     values = dataclasses.asdict(PRESETS[name])
     for part, allowed in CHOICES.items():
         assert values[part] in allowed, part
-    assert all(0 <= values[part] <= 1 for part in ("low_first", "low_last", *SKIPPING))
+    assert all(0 <= values[part] <= 1 for part in SKIPPING)
+    assert all(values[part] is None or 0 <= values[part] <= 1 for part in ("low_first", "low_last"))
 
 
 def test_fast_runs_every_step_and_both_branches_and_fastest_does_not() -> None:
     fast, fastest = PRESETS["fast"], PRESETS["fastest"]
     assert {name: getattr(fast, name) for name in SKIPPING} == SKIPPING
-    assert fast.low_first > 0 and fast.low_last > 0, "the ends of the schedule keep exact attention"
+    assert (fast.low_first, fast.low_last) == (None, None) and LOW_END > 0, "the policy or the middle alone"
     assert fastest.cfg_gate < 1 and fastest.step_cache > 0
     assert (fastest.low_first, fastest.low_last) == (0.0, 0.0)
 
@@ -49,6 +61,7 @@ def test_a_preset_names_no_kernel_and_no_format_of_one_device(name: str) -> None
     preset = PRESETS[name]
     assert preset.forward == "fast" and preset.attention == () and preset.low_attention == ("auto",)
     assert (preset.linear, preset.compile, preset.graphs) == ("auto", "auto", "auto")
+    assert preset.policy == "auto"
 
 
 def test_settings_cannot_change() -> None:

@@ -9,7 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from engine.denoise.sampler import PrefixSampler, PrefixTimestep, read_schedule
+from engine.denoise.sampler import PrefixSampler, PrefixTimestep, fixed_schedule, read_schedule
 
 torch.set_num_threads(1)
 
@@ -49,6 +49,24 @@ def test_schedule_equals_the_scheduler(
     assert sampler.step == num_steps
     torch.testing.assert_close(sampler.latents[:, :, 1:], expected[:, :, 1:], atol=2e-5, rtol=0)
     assert (sampler.latents[:, :, :1] == 0).all(), "the prefix stays clean"
+
+
+def test_fixed_timesteps_are_eulers_steps_at_them() -> None:
+    """Against the library's Euler scheduler, told the same noise shares."""
+    timesteps = [1000.0, 900.0, 550.0, 125.0]
+    noise = random(1, 4, 5, 2, 2, seed=2)
+    schedule = fixed_schedule(timesteps)
+    sampler = PrefixSampler(schedule, noise, noise[:, :, :1] * 0, patch_px=1)
+    library, expected = FlowMatchEulerDiscreteScheduler(shift=1.0), noise
+    library.set_timesteps(sigmas=[timestep / 1000 for timestep in timesteps])
+    for step, timestep in enumerate(library.timesteps):
+        assert sampler.timestep.value == timesteps[step] == pytest.approx(float(timestep))
+        assert schedule.noise_share(step) == pytest.approx(timesteps[step] / 1000)
+        velocity = velocity_field(expected, float(timestep))
+        expected = library.step(velocity, timestep, expected, return_dict=False)[0]
+        sampler.advance(velocity)
+    assert schedule.num_steps == 4 and sampler.step == 4
+    torch.testing.assert_close(sampler.latents[:, :, 1:], expected[:, :, 1:], atol=2e-5, rtol=0)
 
 
 def test_reading_a_schedule_leaves_the_scheduler_alone() -> None:

@@ -180,6 +180,8 @@ def test_steps_come_from_the_manifest_where_the_settings_leave_them_open(tmp_pat
         for seed, manifest in enumerate(manifests)
     ]
     assert [read_run(run).steps for run in runs] == [24, 12, None]
+    (tmp_path / "model" / "retake.json").write_text('{"timesteps": [1000, 500]}')
+    assert read_run(runs[1]).steps == 2
     document = make_table(runs[2:])
     assert document["rows"][0]["steps"] is None
     assert any(note.startswith("Steps - of a row") for note in document["notes"])

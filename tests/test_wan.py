@@ -203,7 +203,7 @@ def test_wan22_layout_with_unit_patch_runs(tmp_path: Path, scenario: Scenario) -
 def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     folder: Path, generator: WanGenerator, tmp_path: Path
 ) -> None:
-    assert dataclasses.asdict(generator.defaults) == SIDECAR
+    assert dataclasses.asdict(generator.defaults) == SIDECAR | {"timesteps": ()}
     assert (generator.spec.fps, generator.spec.prefix_frames, generator.spec.num_frames) == (8.0, 6, 8)
     published = copy(folder, tmp_path)
     (published / "retake.json").unlink()
@@ -269,6 +269,28 @@ def test_large_videos_are_coded_in_smaller_chunks(generator: WanGenerator) -> No
 def test_bad_arguments_are_refused(folder: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         wan.load(folder, **({"device": "cpu", "dtype": "fp32"} | arguments))
+
+
+def test_a_distilled_model_takes_the_steps_it_was_made_for(
+    folder: Path, scenario: Scenario, tmp_path: Path
+) -> None:
+    distilled = copy(folder, tmp_path)
+    edit(distilled, "retake.json", timesteps=[1000, 750, 500, 250], guidance_scale=1.0)
+    generator = wan.load(distilled, device="cpu", dtype="fp32")
+    assert generator.schedule.timesteps == (1000.0, 750.0, 500.0, 250.0)
+    job = generator.start(scenario, PROMPT)
+    assert run(job).frames.std() > 0
+    wan.load(distilled, device="cpu", dtype="fp32", num_inference_steps=4, with_weights=False)
+    with pytest.raises(ConfigError, match="8 steps are asked of a model that was distilled for 4"):
+        wan.load(distilled, device="cpu", dtype="fp32", num_inference_steps=8, with_weights=False)
+
+
+@pytest.mark.parametrize("timesteps", [[], [1000, 1000], [750, 500], [1000, 500, 0], ["1000"], 4, [1000, -5]])
+def test_timesteps_that_are_no_schedule_are_refused(folder: Path, tmp_path: Path, timesteps: Any) -> None:
+    distilled = copy(folder, tmp_path)
+    edit(distilled, "retake.json", timesteps=timesteps)
+    with pytest.raises(ModelError, match="falling list from 1000"):
+        wan.load(distilled, device="cpu", dtype="fp32", with_weights=False)
 
 
 def test_texts_beyond_the_tokenizer_are_refused(generator: WanGenerator, scenario: Scenario) -> None:

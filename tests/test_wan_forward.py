@@ -13,6 +13,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
+from engine.denoise import wan_forward as module
 from engine.denoise.assemble import Shape, assemble
 from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText
 from engine.denoise.sampler import PrefixSampler, read_schedule
@@ -141,8 +142,8 @@ class Calls:
 
     def __init__(self, *modules: nn.Module) -> None:
         self.count = 0
-        for module in modules:
-            module.register_forward_hook(self._note)
+        for layer in modules:
+            layer.register_forward_hook(self._note)
 
     def _note(self, module: nn.Module, inputs: object, output: object) -> None:
         self.count += 1
@@ -209,12 +210,59 @@ def test_low_attention_runs_at_the_middle_timesteps_only() -> None:
         return BoundAttention(name=name, run=run)
 
     wan = tiny.fast_wan(tiny.transformer(num_layers=1), attention=named("exact"), low_attention=named("low"))
-    for levels in (low_range(0.1, 0.2), None):
-        denoiser = FastDenoiser(wan, low_range=levels)
+    for levels in (((low_range(0.1, 0.2),),), None):
+        denoiser = FastDenoiser(wan, low_ranges=levels)
         text = denoiser.prepare(tiny.text())
         for value in (950.0, 900.0, 500.0, 200.0, 150.0):
             denoiser(tiny.latents(), tiny.at(value), text, branch="cond")
     assert used == ["exact", "low", "low", "low", "exact"] + ["exact"] * 5
+
+
+def test_each_block_has_its_own_ranges() -> None:
+    used: list[str] = []
+
+    def named(name: str) -> BoundAttention:
+        def run(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+            used.append(name)
+            out: Tensor = tiny.bound().run(q, k, v, scale=scale)
+            return out
+
+        return BoundAttention(name=name, run=run)
+
+    wan = tiny.fast_wan(tiny.transformer(num_layers=3), attention=named("e"), low_attention=named("l"))
+    denoiser = FastDenoiser(wan, low_ranges=((), ((0.0, 1000.0),), ((0.0, 200.0), (600.0, 1000.0))))
+    text = denoiser.prepare(tiny.text())
+    for value, expected in ((900.0, "ell"), (600.0, "ell"), (400.0, "ele"), (200.0, "ell"), (201.0, "ele")):
+        used.clear()
+        denoiser(tiny.latents(), tiny.at(value), text, branch="cond")
+        assert "".join(used) == expected, value
+    with pytest.raises(AssertionError, match="block by block"):
+        FastDenoiser(wan, low_ranges=((),))
+
+
+def test_a_graph_is_captured_for_every_combination_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal tensors, other kernels: a graph that did not know which blocks are low would replay the wrong."""
+    made: list[object] = []
+
+    class Eager:
+        def __init__(self, forward: Any, *, num_changing: int) -> None:
+            made.append(self)
+            self.forward = forward
+
+        def __call__(self, *tensors: Tensor) -> Tensor:
+            out: Tensor = self.forward(*tensors)
+            return out
+
+    monkeypatch.setattr(module, "GraphedForward", Eager)
+    half = BoundAttention(name="half", run=lambda q, k, v, *, scale: 0.5 * v)
+    ranges = ((), ((0.0, 500.0),), ((0.0, 1000.0),))
+    wan = tiny.fast_wan(tiny.transformer(num_layers=3), low_attention=half)
+    graphed, plain = (FastDenoiser(wan, low_ranges=ranges, graphs=on) for on in (True, False))
+    for value, num_graphs in ((900.0, 1), (300.0, 2), (800.0, 2), (100.0, 2)):
+        ours, expected = (
+            d(tiny.latents(), tiny.at(value), d.prepare(tiny.text()), branch="cond") for d in (graphed, plain)
+        )
+        assert torch.equal(ours, expected) and len(made) == num_graphs, value
 
 
 # --- compiled and replayed ----------------------------------------------------------------------------------
@@ -237,7 +285,7 @@ def test_every_variant_of_a_block_compiles(monkeypatch: pytest.MonkeyPatch) -> N
         for block in wan.blocks:
             block.cross_attention = exact
     made[0].compile_blocks()
-    both = [FastDenoiser(wan, low_range=low_range(0.1, 0.1)) for wan in made]
+    both = [FastDenoiser(wan, low_ranges=((low_range(0.1, 0.1),),) * 3) for wan in made]
     for rows, value in ((2, 990.0), (1, 990.0), (2, 500.0)):
         ours, expected = (
             d(

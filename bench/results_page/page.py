@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.results_page import export_sections, quality_sections, speed_sections
+from bench.results_page import export_sections, policy_section, quality_sections, speed_sections
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
     ResultError,
@@ -32,6 +32,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "denoiser": speed_sections.denoiser,
     "denoiser_quality": quality_sections.denoiser_quality,
     "export_quality": quality_sections.export_quality,
+    "policy": policy_section.policy,
     "demo_quality": quality_sections.demo_quality,
     "aoti": export_sections.aoti,
     "export_errors": export_sections.export_errors,

@@ -29,6 +29,7 @@ ORDER = (
     "export_quality",
     "export_errors",
     "denoiser_quality",
+    "policy",
     *KINDS_BY_NAME,
 )
 MACHINE_FACTS = {

@@ -19,12 +19,11 @@ from typing import Any
 from rich.console import Console
 
 from bench.suites import take_comparison
-from bench.suites.score_document import write_json
 from bench.suites.take_comparison import Variant
 from engine import plugins
 from engine.config import cache_folder
 from engine.device import resolve_device, resolve_dtype
-from engine.errors import ConfigError, RetakeError
+from engine.errors import ConfigError
 from engine.models import find_generator
 from engine.presets import PRESETS, DenoiseSettings
 
@@ -106,20 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", default="all", help=f"all, or some of: {', '.join(VARIANTS)}")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    options = parser.parse_args(arguments)
-    console = Console(soft_wrap=True)
-    try:
-        if options.step == "make":
-            make(options, console)
-            return 0
-        document = score(options, console)
-    except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
-        return 1
-    take_comparison.print_rows(document, console)
-    if options.out is not None:
-        write_json(options.out, document)
-    return 0
+    return take_comparison.run(parser.parse_args(arguments), make, score)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def _folder_steps(manifest: Mapping[str, Any]) -> object:
     path = None if folder is None else Path(folder) / "retake.json"
     if path is None or not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8")).get("num_inference_steps")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return len(told["timesteps"]) if told.get("timesteps") else told.get("num_inference_steps")
 
 
 def _read_scores(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -30,6 +30,10 @@ from engine.manifest import collect
 from engine.policy import scenario_seed
 from engine.types import Frames, Prompt, Scenario
 from engine.video import write_mp4
+
+Result = TypeVar("Result")
+Step = Callable[[argparse.Namespace, Console], Result]
+"""A command's step: its options, and where it tells how far it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +160,23 @@ def print_rows(document: Mapping[str, Any], console: Console) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def run(options: argparse.Namespace, make: Step[None], score: Step[dict[str, Any]]) -> int:
+    """The step that was asked for; the exit status. A user's error is told in a line."""
+    console = Console(soft_wrap=True)
+    try:
+        if options.step == "make":
+            make(options, console)
+            return 0
+        document = score(options, console)
+    except RetakeError as error:
+        console.print(f"error: {error}", markup=False, highlight=False)
+        return 1
+    print_rows(document, console)
+    if options.out is not None:
+        write_json(options.out, document)
+    return 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

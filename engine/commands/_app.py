@@ -112,6 +112,13 @@ LowAttention = Annotated[
     ),
 ]
 Linear = Annotated[str | None, typer.Option(help="bf16, fp8, int8 or auto: products of the inner blocks.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME_OR_FILE",
+        help="auto: what auto leaves open follows the table measured for these weights; off; or a file.",
+    ),
+]
 Compile = Annotated[str | None, typer.Option("--compile", help="off, on or auto: compile each block.")]
 CfgGate = Annotated[
     float | None, typer.Option(help="Share of the steps that run both branches of guidance, 0 to 1.")

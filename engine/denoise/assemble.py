@@ -7,6 +7,7 @@ what was left to us ("auto") is resolved here and written down. Quantization cha
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,15 @@ from torch import nn
 from engine.denoise import cosmos3_block
 from engine.denoise.cosmos3_forward import Cosmos3Denoiser, FastCosmos3
 from engine.denoise.guidance import EagerDenoiser
+from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.denoise.wan_block import OURS, PLAIN, BoundAttention
 from engine.denoise.wan_forward import FastDenoiser, FastWan, low_range
 from engine.errors import ConfigError
-from engine.presets import DenoiseSettings, parts_of_forward
+from engine.presets import LOW_END, DenoiseSettings, parts_of_forward
 from engine.protocols import Denoiser
-from engine.quant import saved, surgery
-from engine.quant.tables import QuantTable, SurgeryError, cosmos3_table, wan_table
+from engine.quant import precision_policy, saved, surgery
+from engine.quant.precision_policy import Policy, Range
+from engine.quant.tables import QuantTable, SurgeryError, cosmos3_table, resolve, wan_table
 from kernels import dispatch
 from kernels.problem import AttentionProblem, KernelError, Target, dtype_name
 
@@ -33,6 +36,8 @@ AUTO = "auto"
 FP8_RATE_IS_FULL = ((9, 0), (10, 0), (10, 3))
 """Compute capabilities whose FP8 products with fp32 accumulation run at twice the bf16 rate; on 8.9 and 12.x
 they run at half of what INT8 reaches (NVIDIA's architecture papers of Ada and of GeForce Blackwell)."""
+MEASURED_AS = {"fa3_fp8": "fp8", "cudnn_fp8": "fp8", "triton_int8": "int8"}
+"""8-bit kernel of attention -> the format of a policy's calibration that stands for it."""
 GRAPHED_TOKENS = 10_000
 """Below this many tokens a forward is so short that launching its kernels shows."""
 
@@ -73,8 +78,10 @@ def assemble(
     *,
     cache: Path | None = None,
     weights: Path | None = None,
+    folder: Path | None = None,
 ) -> Assembled:
-    """`cache` keeps probed kernel choices, `weights` quantized weights; None keeps nothing.
+    """`cache` keeps probed kernel choices, `weights` quantized weights; None keeps nothing. `folder`: the
+    generator's, where its policy is.
 
     ConfigError when a part cannot be had.
     """
@@ -93,7 +100,9 @@ def assemble(
         device=weight.device,
     )
     notes = {"forward": "fast", "element_wise": settings.element_wise}
-    notes["linear"] = _linear(transformer, wan_table(transformer), settings.linear, site, weights)
+    policy = _policy(settings.policy, folder, notes)
+    table = wan_table(transformer)
+    notes["linear"] = _linear(transformer, table, settings.linear, site, weights, policy)
     attention, low = _both_attentions(site, shape, shape.tokens, settings, notes, cache)
     wan = FastWan(
         transformer,
@@ -109,9 +118,10 @@ def assemble(
     graphs = _switched(settings.graphs, "graphs", notes, on_gpu and short)
     if graphs and not on_gpu:
         raise ConfigError("graphs is on, but the denoiser is on the CPU", fix="leave graphs off or auto")
-    levels = low_range(settings.low_first, settings.low_last) if low is not None else None
+    names = [f"{table.blocks}.{index}.attn1" for index in range(len(wan.blocks))]
+    ranges = None if low is None else _low_ranges(low.name, settings, policy, names, notes)
     _log(notes)
-    return Assembled(denoiser=FastDenoiser(wan, low_range=levels, graphs=graphs), notes=notes)
+    return Assembled(denoiser=FastDenoiser(wan, low_ranges=ranges, graphs=graphs), notes=notes)
 
 
 def assemble_cosmos3(
@@ -139,7 +149,7 @@ def assemble_cosmos3(
         heads=config.num_attention_heads, head_dim=config.head_dim, dtype=weight.dtype, device=weight.device
     )
     notes = {"forward": "fast", "element_wise": settings.element_wise}
-    notes["linear"] = _linear(transformer, cosmos3_table(transformer), settings.linear, site, weights)
+    notes["linear"] = _linear(transformer, cosmos3_table(transformer), settings.linear, site, weights, None)
     kv_len = shape.tokens + shape.text_tokens
     attention, low = _both_attentions(site, shape, kv_len, settings, notes, cache)
     model = FastCosmos3(
@@ -152,7 +162,7 @@ def assemble_cosmos3(
     if _switched(settings.compile, "compile", notes, site.device.type == "cuda"):
         model.compile_blocks()
     notes["graphs"] = "off"
-    levels = low_range(settings.low_first, settings.low_last) if low is not None else None
+    levels = None if low is None else _low_range(settings, notes)
     _log(notes)
     return Assembled(denoiser=Cosmos3Denoiser(model, low_range=levels), notes=notes)
 
@@ -183,13 +193,25 @@ def _unsupported(error: KernelError) -> ConfigError:
     return ConfigError(str(error), fix="`retake kernels` lists what runs here and why others do not")
 
 
-def _linear(transformer: nn.Module, table: QuantTable, wanted: str, site: _Site, folder: Path | None) -> str:
-    """Quantizes where that is the choice; the note of it."""
+def _linear(
+    transformer: nn.Module,
+    table: QuantTable,
+    wanted: str,
+    site: _Site,
+    folder: Path | None,
+    policy: Policy | None,
+) -> str:
+    """Quantizes where that is the choice, of "auto" what the policy admits; the note of it."""
     format_name = _linear_format(wanted, site.device, site.dtype)
     if format_name == "bf16":
         return format_name
     try:
-        return f"{format_name}: {_quantize(transformer, table, format_name, folder)}"
+        follow = policy if wanted == AUTO else None
+        kept = () if follow is None else follow.kept_linears(transformer, table, format_name)
+        if kept and len(kept) == len(resolve(table, transformer).quantized):
+            return f"bf16: the policy admits no layer to {format_name}"
+        done = f"{format_name}: {_quantize(transformer, table, format_name, folder, kept)}"
+        return done + (f", {len(kept)} kept by the policy" if kept else "")
     except SurgeryError as error:  # the module is unchanged: too few blocks, or sizes no kernel takes
         if wanted != AUTO:
             raise
@@ -205,14 +227,54 @@ def _linear_format(wanted: str, device: torch.device, dtype: torch.dtype) -> str
     return "fp8" if capability in FP8_RATE_IS_FULL else "int8"
 
 
-def _quantize(transformer: nn.Module, table: QuantTable, format_name: str, folder: Path | None) -> str:
+def _quantize(
+    transformer: nn.Module, table: QuantTable, format_name: str, folder: Path | None, kept: tuple[str, ...]
+) -> str:
     num_inner = len(getattr(transformer, table.blocks)) - table.num_first_kept - table.num_last_kept
-    expect = len(table.quantized) * num_inner
+    expect = len(table.quantized) * num_inner - len(kept)
+    policy = dict.fromkeys(kept, "bf16")
     if folder is None:
-        report = surgery.quantize_linears(transformer, table, format_name, expect=expect)
+        report = surgery.quantize_linears(transformer, table, format_name, expect=expect, policy=policy)
     else:
-        report, _ = saved.quantize_or_load(transformer, table, format_name, expect=expect, folder=folder)
+        report, _ = saved.quantize_or_load(
+            transformer, table, format_name, expect=expect, folder=folder, policy=policy
+        )
     return f"{len(report.formats)} layers, {report.bytes_before >> 20} to {report.bytes_after >> 20} MiB"
+
+
+def _policy(wanted: str, folder: Path | None, notes: dict[str, str]) -> Policy | None:
+    if wanted == precision_policy.OFF:
+        return None
+    policy, notes["policy"] = precision_policy.find(folder, wanted)
+    if policy is None and folder is not None and (folder / precision_policy.FILE).is_file():
+        log.warning("policy of %s %s", folder, notes["policy"])
+    return policy
+
+
+def _low_ranges(
+    kernel: str,
+    settings: DenoiseSettings,
+    policy: Policy | None,
+    blocks: Sequence[str],
+    notes: dict[str, str],
+) -> tuple[tuple[Range, ...], ...]:
+    """For each block the timesteps of the low attention: the policy's, where no range was given and the
+    kernel is one that it was measured for; else one range for all."""
+    format_name = MEASURED_AS.get(kernel)
+    given = settings.low_first is not None or settings.low_last is not None
+    if policy is None or given or format_name is None:
+        return ((_low_range(settings, notes),),) * len(blocks)
+    ranges = policy.attention_ranges(blocks, format_name)
+    share = sum(high - low for block in ranges for low, high in block) / (NUM_TRAIN_TIMESTEPS * len(blocks))
+    notes["low_attention"] += f", where the policy admits it: {100 * share:.0f} % of blocks and noise levels"
+    return ranges
+
+
+def _low_range(settings: DenoiseSettings, notes: dict[str, str]) -> Range:
+    first = LOW_END if settings.low_first is None else settings.low_first
+    last = LOW_END if settings.low_last is None else settings.low_last
+    notes["low_attention"] += f", without {first:g} first and {last:g} last"
+    return low_range(first, last)
 
 
 def _problem(site: _Site, shape: Shape, kv_len: int) -> AttentionProblem:
@@ -267,7 +329,6 @@ def _low_attention(
     if automatic and dispatch.load(found.name).ACCURACY == "exact":
         notes["low_attention"] = f"none: no 8-bit kernel is faster here than {notes['low_attention']}"
         return None
-    notes["low_attention"] += f", without {settings.low_first:g} first and {settings.low_last:g} last"
     return found
 
 

@@ -8,6 +8,8 @@ Z latent channels · F latent frames, the first K of them prefix · h, w latent 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +85,19 @@ def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
         weights.append(tuple(sample.flatten()[: step + 2].tolist()))
     return Schedule(
         timesteps=tuple(float(timestep) for timestep in stepper.timesteps), weights=tuple(weights)
+    )
+
+
+def fixed_schedule(timesteps: Sequence[float]) -> Schedule:
+    """Euler steps at the timesteps (1000 is noise) that a few-step model was distilled for, then to 0.
+
+    x moves by (s_next - s) velocity with s = t / 1000, so the weight of each velocity is that difference.
+    """
+    shares = [timestep / NUM_TRAIN_TIMESTEPS for timestep in timesteps]
+    moves = [after - before for before, after in itertools.pairwise([*shares, 0.0])]
+    return Schedule(
+        timesteps=tuple(float(timestep) for timestep in timesteps),
+        weights=tuple((1.0, *moves[: step + 1]) for step in range(len(moves))),
     )
 
 

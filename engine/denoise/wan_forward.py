@@ -21,10 +21,12 @@ from engine.denoise.guidance import BOTH, COND, UNCOND
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS, PrefixTimestep
 from engine.denoise.wan_block import BoundAttention, ElementWise, FastBlock
 from engine.graphs import GraphedForward
+from engine.quant.precision_policy import Range
 
 BLOCK_VARIANTS = 64
 """Compilations allowed of the one forward that all blocks share; torch's own limit is 8. One generator has up
-to 12: first, inner (8-bit) and last block, for one and two rows of guidance, with exact and low attention."""
+to 12: first, inner (8-bit) and last block, for one and two rows of guidance, with exact and low attention;
+with a policy that keeps other layers bf16 in every block 4 a block."""
 
 REMEMBERED_TIMES = 256
 """Rows of two timesteps are a few hundred KB; a schedule has at most about a hundred."""
@@ -86,7 +88,7 @@ class FastWan(nn.Module):
     def compile_blocks(self) -> None:
         """Regional compilation, at the first call: blocks are alike, so one compilation serves them all."""
         dynamo = torch._dynamo.config
-        dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS)
+        dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS, 4 * len(self.blocks))
         for block in self.blocks:
             block.compile(fullgraph=True, dynamic=False)
 
@@ -102,15 +104,18 @@ class FastWan(nn.Module):
             self._times, (value, has_prefix), lambda: self._compute_rows(value, has_prefix), REMEMBERED_TIMES
         )
 
-    def forward(self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, low: bool) -> Tensor:
-        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix."""
+    def forward(
+        self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, low: tuple[bool, ...]
+    ) -> Tensor:
+        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix; `low`
+        says for each block whether its attention is the low one."""
         batch = text.pairs[0][0].shape[0]
         cos, sin = self._rotary_tables(latents)
         h = self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2)
         h = h.expand(batch, -1, -1).contiguous()
         pending = gate = None
-        for block, (keys, values) in zip(self.blocks, text.pairs, strict=True):
-            h, pending, gate = block(h, pending, gate, rows.block, keys, values, cos, sin, split, low)
+        for block, (keys, values), is_low in zip(self.blocks, text.pairs, low, strict=True):
+            h, pending, gate = block(h, pending, gate, rows.block, keys, values, cos, sin, split, is_low)
         shift, scale = rows.out.unbind(2)
         _, n, _ = self.do.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
@@ -147,13 +152,15 @@ class FastWan(nn.Module):
 
 
 class FastDenoiser:
-    """FastWan behind the Denoiser protocol; `low_range` are the timesteps at which attention may be 8-bit."""
+    """FastWan behind the Denoiser protocol; `low_ranges` are for each block the timesteps at which its
+    attention is the low one, None: at none."""
 
     def __init__(
-        self, wan: FastWan, *, low_range: tuple[float, float] | None = None, graphs: bool = False
+        self, wan: FastWan, *, low_ranges: tuple[tuple[Range, ...], ...] | None = None, graphs: bool = False
     ) -> None:
         self.wan = wan
-        self._low_range = low_range
+        self._low_ranges = ((),) * len(wan.blocks) if low_ranges is None else low_ranges
+        assert len(self._low_ranges) == len(wan.blocks), "ranges are given block by block"
         self._graphs: dict[Hashable, GraphedForward] | None = {} if graphs else None
 
     def prepare(self, text: Tensor) -> TextKeys:
@@ -164,15 +171,17 @@ class FastDenoiser:
         batch = text.pairs[0][0].shape[0]
         assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"
         rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
-        split, low = timestep.prefix_tokens, self._is_low(timestep.value)
+        split, low = timestep.prefix_tokens, self._low_blocks(timestep.value)
         if self._graphs is None:
             return _tensor(self.wan(latents, rows, text, split=split, low=low))
         return self._replay(latents, rows, text, split, low)
 
-    def _is_low(self, value: float) -> bool:
-        return self._low_range is not None and self._low_range[0] <= value <= self._low_range[1]
+    def _low_blocks(self, value: float) -> tuple[bool, ...]:
+        return tuple(any(low <= value <= high for low, high in ranges) for ranges in self._low_ranges)
 
-    def _replay(self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, low: bool) -> Tensor:
+    def _replay(
+        self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, low: tuple[bool, ...]
+    ) -> Tensor:
         assert self._graphs is not None
         key = (tuple(latents.shape), tuple(text.pairs[0][0].shape), split, low)
 
@@ -187,7 +196,7 @@ class FastDenoiser:
         return self._graphs[key](latents, rows.block, rows.out, *flat)
 
 
-def low_range(first: float, last: float) -> tuple[float, float]:
+def low_range(first: float, last: float) -> Range:
     """Timesteps between: not in the first `first` nor the last `last` share of the noise levels."""
     return last * NUM_TRAIN_TIMESTEPS, (1.0 - first) * NUM_TRAIN_TIMESTEPS
 

@@ -7,6 +7,7 @@ missing tensor is an error, never a random one) and in the asked dtype except fo
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from diffusers import (
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
+from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.denoise.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.errors import ModelError, nearest, unknown_name
 from engine.types import VideoSpec
@@ -69,6 +71,7 @@ class WanDefaults:
     prefix_frames: int = 72
     num_frames: int = 120
     num_inference_steps: int = 50
+    timesteps: tuple[float, ...] = ()  # of a model distilled for just these; 1000 is noise
     guidance_scale: float = 5.0
     negative_prompt: str = (
         "overexposed, blurred details, subtitles, painting, still picture, worst quality, low quality, "
@@ -228,7 +231,9 @@ def _read_defaults(folder: Path) -> WanDefaults:
     if not path.is_file():
         return WanDefaults()
     known = {field.name: field for field in dataclasses.fields(WanDefaults)}
-    values = _read_json(path)
+    values = dict(_read_json(path))
+    if "timesteps" in values:
+        values["timesteps"] = _timesteps(path, values["timesteps"])
     for key, value in values.items():
         if key not in known:
             raise ModelError(
@@ -239,6 +244,18 @@ def _read_defaults(folder: Path) -> WanDefaults:
         if not fits or (isinstance(value, bool) and wanted is not bool):
             raise ModelError(f"{path}: {key} = {value!r} is not a {wanted.__name__}", fix=f"correct {key}")
     return WanDefaults(**values)
+
+
+def _timesteps(path: Path, value: Any) -> tuple[float, ...]:
+    """Falling, of 1000 to above 0; the first is 1000, since a job starts from noise alone."""
+    numbers = isinstance(value, list) and all(type(entry) in (int, float) for entry in value)
+    falling = numbers and all(before > after for before, after in itertools.pairwise([*value, 0]))
+    if not falling or not value or value[0] != NUM_TRAIN_TIMESTEPS:
+        raise ModelError(
+            f"{path}: timesteps = {value!r} is not a falling list from {NUM_TRAIN_TIMESTEPS} to above 0",
+            fix="give such as [1000, 750, 500, 250], or leave it out for a model that was not distilled",
+        )
+    return tuple(float(entry) for entry in value)
 
 
 def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> VideoSpec:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from engine.denoise.assemble import Assembled, Shape, assemble
 from engine.denoise.early_stop import EarlyStop
 from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText, cached_steps, gate_step
-from engine.denoise.sampler import PrefixSampler, Schedule, read_schedule
+from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
 from engine.denoise.vae import (
     decode_in_chunks,
     denormalise,
@@ -81,13 +81,24 @@ def load(
     parts = _wan_folder.read(
         folder, device, dtype, with_weights=with_weights, with_transformer=exported is None
     )
+    fixed = parts.defaults.timesteps
+    if fixed and num_inference_steps not in (None, len(fixed)):
+        raise ConfigError(
+            f"{num_inference_steps} steps are asked of a model that was distilled for {len(fixed)}",
+            fix=f"leave --steps out, or remove timesteps from {folder / _wan_folder.SIDECAR}",
+        )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
     settings = denoise or DenoiseSettings()
     generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
     if with_weights:
         made = exported or assemble(
-            parts.transformer, settings, generator.shape, cache=cache, weights=cache and cache / "weights"
+            parts.transformer,
+            settings,
+            generator.shape,
+            cache=cache,
+            weights=cache and cache / "weights",
+            folder=folder,
         )
         generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
         generator.denoiser_bytes = made.num_bytes
@@ -122,7 +133,10 @@ class WanGenerator:
         self.guidance_scale = guidance_scale
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
         self.batched = parts.device.type == "cuda"
-        self.schedule: Schedule = read_schedule(parts.scheduler, num_inference_steps)
+        fixed = parts.defaults.timesteps
+        self.schedule: Schedule = (
+            fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
+        )
         self.negatives: _Recent[Tensor] = _Recent(REMEMBERED)
         self.prefixes: _Recent[Tensor] = _Recent(REMEMBERED)
 

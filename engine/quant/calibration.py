@@ -1,17 +1,15 @@
 """Offline calibration: the error of 8-bit layers on real inputs, and the policy that follows from it.
 
-Inputs are recorded from real denoise trajectories of the unmodified module. The policy (bf16, 8-bit, 8-bit
-with skip; per layer and range of steps) is a file beside the model. Knows no sampler: the caller says which
-step it is. M rows · K input features.
+The unmodified module runs real denoise trajectories; beside each layer its 8-bit twin gets the same input,
+so that a bad layer shows where it is. Knows no sampler: the caller says which timestep it is.
+M rows · K input features · [B, A, N, D] of attention
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -19,23 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import ModelError
-from engine.quant.linears import QuantizedLinear
+from engine.quant.attention_error import Projected, outputs, reason_against
+from engine.quant.linears import KERNELS, QuantizedLinear
+from engine.quant.precision_policy import ATTENTION, KINDS, LINEAR, Policy, PolicyEntry
 from engine.quant.surgery import linear_of
 
-SCHEMA = 1
-FULL = "bf16"
-KINDS = ("linear", "attention")
+FORMATS = tuple(KERNELS)
+NUM_TRAIN_TIMESTEPS = 1000.0
+
+Read = Callable[[Any, tuple[Any, ...], dict[str, Any]], Projected]
+"""(self-attention, its arguments, keyword arguments) -> q, k, v: attention_error.wan_projected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerError:
-    """How far one layer in one format is from itself in full precision, at one step."""
+    """How far one layer in one format is from itself in full precision, at one timestep."""
 
     layer: str
     kind: str  # "linear" or "attention"
     format: str
-    step: int  # 0 is the noisiest
+    timestep: float
     cosine: float
     relative_error: float  # Frobenius norm of the difference over that of the exact output
 
@@ -52,84 +53,75 @@ class Budget:
     attention_cosine: float = 0.996
 
     def admits(self, error: LayerError) -> bool:
-        if error.kind == "linear":
+        if error.kind == LINEAR:
             return error.relative_error <= self.linear_relative_error and error.cosine >= self.linear_cosine
         return error.relative_error <= self.attention_relative_error and error.cosine >= self.attention_cosine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyEntry:
-    """The format of one layer from `first_step` to `last_step`, both included."""
+class _Sums:
+    """Squares and products of all pairs so far: the error over every scene, not the mean of errors."""
 
-    layer: str
-    kind: str
-    format: str
-    first_step: int
-    last_step: int
+    def __init__(self) -> None:
+        self.difference = self.actual = self.exact = self.product = 0.0
 
+    def add(self, actual: Tensor, exact: Tensor) -> None:
+        a, b = actual.double().flatten(), exact.double().flatten()
+        self.difference += float((a - b).square().sum())
+        self.actual += float(a.square().sum())
+        self.exact += float(b.square().sum())
+        self.product += float(a @ b)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What a calibration decided. `source` is the digest of the weights it was measured on."""
-
-    source: str
-    num_steps: int
-    entries: tuple[PolicyEntry, ...]
-
-    def linear_formats(self) -> dict[str, str]:
-        """Layer -> format, as `surgery.quantize_linears` takes it."""
-        return {entry.layer: entry.format for entry in self.entries if entry.kind == "linear"}
-
-    def attention_format(self, layer: str, step: int, num_steps: int) -> str:
-        """The format at a step of a schedule of any length; bf16 for a layer that was not measured."""
-        assert 0 <= step < num_steps, f"step {step} of {num_steps}"
-        known = step * self.num_steps // num_steps
-        for entry in self.entries:
-            inside = entry.first_step <= known <= entry.last_step
-            if inside and entry.kind == "attention" and entry.layer == layer:
-                return entry.format
-        return FULL
-
-    def save(self, path: Path) -> None:
-        document = {"schema": SCHEMA, **asdict(self)}
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Policy:
-        """Reads what `save` wrote; raises ModelError for anything else."""
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["schema"] != SCHEMA:
-                raise ValueError(f"schema {document['schema']}, this version reads {SCHEMA}")
-            entries = tuple(PolicyEntry(**entry) for entry in document["entries"])
-            return cls(source=document["source"], num_steps=document["num_steps"], entries=entries)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"policy {path} is not usable: {error}", fix="delete it and calibrate again"
-            ) from error
+    def found(self) -> tuple[float, float]:
+        """(cosine, relative error); an exact output of zeros must be met exactly."""
+        if self.exact == 0.0:
+            return (1.0, 0.0) if self.difference == 0.0 else (0.0, float("inf"))
+        size = (self.actual * self.exact) ** 0.5
+        return (self.product / size if size else 0.0), (self.difference / self.exact) ** 0.5
 
 
-class InputRecorder:
-    """Keeps evenly spaced rows of the inputs of some linear layers; set `step` before each step.
+def compare(actual: Tensor, exact: Tensor) -> tuple[float, float]:
+    """(cosine, relative error) of two tensors as vectors."""
+    sums = _Sums()
+    sums.add(actual, exact)
+    return sums.found()
 
-    Records between `with recorder:` and its end, one entry per layer and step: the last call at a step wins.
+
+class Meter:
+    """Measures between `with meter:` and its end; set `timestep` before each forward.
+
+    Takes about `num_rows` evenly spaced rows (or queries) of each call, adds up the calls at one timestep,
+    and holds the 8-bit twins of the linear layers and no activation.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str], *, rows_per_step: int = 512) -> None:
-        self.step = 0
-        self.inputs: dict[tuple[str, int], Tensor] = {}  # [M, K] on the CPU
-        self._rows = rows_per_step
-        self._layers = {name: linear_of(module, name) for name in names}
+    def __init__(
+        self,
+        module: nn.Module,
+        linears: Sequence[str],
+        attentions: Sequence[str] = (),
+        *,
+        read: Read | None = None,
+        formats: Sequence[str] = FORMATS,
+        num_rows: int = 128,
+    ) -> None:
+        assert read is not None or not attentions, "attentions are measured, but not how to read them"
+        self.timestep = NUM_TRAIN_TIMESTEPS
+        self._linears = {name: linear_of(module, name) for name in linears}
+        self._attentions = {name: module.get_submodule(name) for name in attentions}
+        self._twins = {
+            (name, format): QuantizedLinear.from_linear(layer, format)
+            for name, layer in self._linears.items()
+            for format in formats
+        }
+        self._read, self._formats, self._num_rows = read, tuple(formats), num_rows
+        self._sums: dict[tuple[str, str, str, float], _Sums] = {}
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> InputRecorder:
-        for name, layer in self._layers.items():
-
-            def keep(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-                rows = args[0].detach().reshape(-1, args[0].shape[-1])
-                self.inputs[name, self.step] = rows[:: max(1, len(rows) // self._rows)].cpu()
-
-            self._hooks.append(layer.register_forward_pre_hook(keep))
+    def __enter__(self) -> Meter:
+        for name, layer in self._linears.items():
+            self._hooks.append(layer.register_forward_pre_hook(self._linear_hook(name)))
+        for name, attention in self._attentions.items():
+            hook = self._attention_hook(name)
+            self._hooks.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(
@@ -139,91 +131,90 @@ class InputRecorder:
             hook.remove()
         self._hooks.clear()
 
-
-def compare(actual: Tensor, exact: Tensor) -> tuple[float, float]:
-    """(cosine, relative error) of two tensors as vectors; an exact output of zeros must be met exactly."""
-    a, b = actual.double().flatten(), exact.double().flatten()
-    difference, size = float((a - b).norm()), float(b.norm())
-    if size == 0.0:
-        return (1.0, 0.0) if difference == 0.0 else (0.0, float("inf"))
-    return float(F.cosine_similarity(a, b, dim=0)), difference / size
-
-
-@torch.no_grad()
-def measure_linears(
-    module: nn.Module, inputs: Mapping[tuple[str, int], Tensor], formats: Sequence[str]
-) -> list[LayerError]:
-    """The errors of each recorded layer in each format, against its own weights in fp32."""
-    errors = []
-    for format in formats:
-        for layer, group in itertools.groupby(sorted(inputs), key=lambda key: key[0]):
-            linear = linear_of(module, layer)
-            quantized = QuantizedLinear.from_linear(linear, format)
-            bias = None if linear.bias is None else linear.bias.float()
-            for _, step in group:
-                x = inputs[layer, step].to(linear.weight.device)
-                exact = F.linear(x.float(), linear.weight.float(), bias)
-                cosine, relative = compare(quantized(x.to(linear.weight.dtype)), exact)
-                errors.append(
-                    LayerError(
-                        layer=layer,
-                        kind="linear",
-                        format=format,
-                        step=step,
-                        cosine=cosine,
-                        relative_error=relative,
-                    )
+    def errors(self) -> list[LayerError]:
+        """By kind, layer and format, the noisiest timestep first."""
+        found = []
+        for (kind, layer, format, timestep), sums in self._sums.items():
+            cosine, relative = sums.found()
+            found.append(
+                LayerError(
+                    layer=layer,
+                    kind=kind,
+                    format=format,
+                    timestep=timestep,
+                    cosine=cosine,
+                    relative_error=relative,
                 )
-    return errors
+            )
+        return sorted(found, key=_place)
+
+    def _linear_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        layer = self._linears[name]
+
+        @torch.no_grad()
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            rows = args[0].detach().flatten(0, -2)
+            rows = rows[:: max(1, len(rows) // self._num_rows)]  # [M, K]
+            bias = None if layer.bias is None else layer.bias.float()
+            exact = F.linear(rows.float(), layer.weight.float(), bias)
+            for format in self._formats:
+                self._add(LINEAR, name, format, self._twins[name, format](rows), exact)
+
+        return hook
+
+    def _attention_hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        @torch.no_grad()
+        def hook(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert self._read is not None
+            given = self._read(attention, args, kwargs)
+            exact = outputs(given, None, self._num_rows)
+            for format in self._formats:
+                if reason_against(exact.shape[-1], format) is None:
+                    self._add(ATTENTION, name, format, outputs(given, format, self._num_rows), exact)
+
+        return hook
+
+    def _add(self, kind: str, name: str, format: str, actual: Tensor, exact: Tensor) -> None:
+        key = (kind, name, format, self.timestep)
+        self._sums.setdefault(key, _Sums()).add(actual, exact)
 
 
-def choose(
-    errors: Iterable[LayerError],
-    budget: Budget,
-    *,
-    fastest_first: Sequence[str],
-    source: str,
-    num_steps: int,
-) -> Policy:
-    """Per layer the first format of `fastest_first` that the budget admits, else bf16.
+def choose(errors: Iterable[LayerError], budget: Budget, *, source: str, producer: str) -> Policy:
+    """Every format that the budget admits, per layer.
 
-    A linear layer has one format for all steps, as its weights are stored once: its worst step counts.
-    Attention is chosen per step, equal neighbours joined. A step that was not measured takes the choice of
-    the one before.
+    A linear layer has one format for all timesteps, as its weights are stored once: its worst one counts.
+    Attention is admitted by ranges of timesteps: between two measured ones the nearer decides.
     """
-    table: dict[tuple[str, str], dict[int, dict[str, LayerError]]] = {}
+    table: dict[tuple[str, str, str], dict[float, bool]] = {}
     for error in errors:
         assert error.kind in KINDS, f"kind {error.kind!r} is not one of {', '.join(KINDS)}"
-        table.setdefault((error.kind, error.layer), {}).setdefault(error.step, {})[error.format] = error
-    entries: list[PolicyEntry] = []
-    for (kind, layer), steps in sorted(table.items()):
-        choices = {step: _admitted(found, budget, fastest_first) for step, found in steps.items()}
-        if kind == "linear":
-            common = [
-                name for name in fastest_first if all(name in admitted for admitted in choices.values())
-            ]
-            runs = [(common[0] if common else FULL, 0, num_steps - 1)]
+        steps = table.setdefault((error.kind, error.layer, error.format), {})
+        steps[error.timestep] = budget.admits(error)
+    entries = []
+    for (kind, layer, format), steps in table.items():
+        if kind == LINEAR:
+            ranges = [(0.0, NUM_TRAIN_TIMESTEPS)] if all(steps.values()) else []
         else:
-            runs = _runs({step: (names or [FULL])[0] for step, names in choices.items()}, num_steps)
+            ranges = _ranges(steps)
         entries += [
-            PolicyEntry(layer=layer, kind=kind, format=format, first_step=first, last_step=last)
-            for format, first, last in runs
+            PolicyEntry(layer=layer, kind=kind, format=format, low=low, high=high) for low, high in ranges
         ]
-    return Policy(source=source, num_steps=num_steps, entries=tuple(entries))
+    return Policy(source=source, producer=producer, entries=tuple(entries))
 
 
-def _admitted(found: Mapping[str, LayerError], budget: Budget, order: Sequence[str]) -> list[str]:
-    return [name for name in order if name in found and budget.admits(found[name])]
+def _ranges(admitted: dict[float, bool]) -> list[tuple[float, float]]:
+    """Timestep -> admitted or not, as ranges of admitted ones, the noisiest first; to both ends of time."""
+    times = sorted(admitted, reverse=True)
+    edges = [NUM_TRAIN_TIMESTEPS, *((a + b) / 2 for a, b in itertools.pairwise(times)), 0.0]
+    ranges = []
+    for good, group in itertools.groupby(range(len(times)), key=lambda index: admitted[times[index]]):
+        run = list(group)
+        if good:
+            ranges.append((edges[run[-1] + 1], edges[run[0]]))
+    return ranges
 
 
-def _runs(choices: Mapping[int, str], num_steps: int) -> list[tuple[str, int, int]]:
-    """Step -> format as (format, first step, last step); steps before the first measured one are bf16."""
-    filled, last = [], FULL
-    for step in range(num_steps):
-        last = choices.get(step, last)
-        filled.append(last)
-    runs = []
-    for format, group in itertools.groupby(range(num_steps), key=lambda step: filled[step]):
-        steps = list(group)
-        runs.append((format, steps[0], steps[-1]))
-    return runs
+def _place(error: LayerError) -> tuple[Any, ...]:
+    """By kind, layer (block 10 after block 9), format and timestep."""
+    parts = [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in error.layer.split(".")]
+    return error.kind, parts, error.format, -error.timestep

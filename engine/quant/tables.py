@@ -37,6 +37,7 @@ class QuantTable:
     num_first_kept: int  # whole blocks at the beginning that stay
     num_last_kept: int  # and at the end
     quantized: tuple[str, ...]  # patterns of linear layers below one block
+    one_product: tuple[tuple[str, ...], ...]  # of these, layers that the fast forward multiplies at once
     kept_in_block: tuple[Kept, ...]
     kept: tuple[Kept, ...]
 
@@ -59,6 +60,7 @@ _WAN_QUANTIZED = (
     "ffn.net.0.proj",
     "ffn.net.2",
 )
+_WAN_ONE_PRODUCT = (("attn1.to_q", "attn1.to_k", "attn1.to_v"),)
 _WAN_KEPT_IN_BLOCK = (
     Kept(pattern="attn2.to_k", why="text keys: computed once per prompt, so 8 bits save nothing"),
     Kept(pattern="attn2.to_v", why="text values: computed once per prompt, so 8 bits save nothing"),
@@ -79,6 +81,7 @@ WAN = QuantTable(
     num_first_kept=1,
     num_last_kept=1,
     quantized=_WAN_QUANTIZED,
+    one_product=_WAN_ONE_PRODUCT,
     kept_in_block=_WAN_KEPT_IN_BLOCK,
     kept=_WAN_KEPT,
 )
@@ -88,6 +91,7 @@ WAN_IMAGE = QuantTable(
     num_first_kept=1,
     num_last_kept=1,
     quantized=_WAN_QUANTIZED,
+    one_product=_WAN_ONE_PRODUCT,
     kept_in_block=(
         *_WAN_KEPT_IN_BLOCK,
         Kept(pattern="attn2.add_?_proj", why="image keys and values: computed once per prompt"),
@@ -105,6 +109,7 @@ _COSMOS3_QUANTIZED = (
     "mlp_moe_gen.up_proj",
     "mlp_moe_gen.down_proj",
 )
+_COSMOS3_QKV = ("self_attn.add_q_proj", "self_attn.add_k_proj", "self_attn.add_v_proj")
 _COSMOS3_KEPT_IN_BLOCK = tuple(
     Kept(pattern=pattern, why="understanding tower: computed once per prompt, so 8 bits save nothing")
     for pattern in ("self_attn.to_q", "self_attn.to_k", "self_attn.to_v", "self_attn.to_out", "mlp.*_proj")
@@ -115,6 +120,7 @@ COSMOS3_EDGE = QuantTable(
     num_first_kept=1,
     num_last_kept=1,
     quantized=_COSMOS3_QUANTIZED,
+    one_product=(_COSMOS3_QKV,),
     kept_in_block=_COSMOS3_KEPT_IN_BLOCK,
     kept=(
         Kept(pattern="proj_in*", why="the first layer that sees the latents"),
@@ -124,7 +130,10 @@ COSMOS3_EDGE = QuantTable(
     ),
 )
 COSMOS3 = dataclasses.replace(
-    COSMOS3_EDGE, family="cosmos3", quantized=(*_COSMOS3_QUANTIZED, "mlp_moe_gen.gate_proj")
+    COSMOS3_EDGE,
+    family="cosmos3",
+    quantized=(*_COSMOS3_QUANTIZED, "mlp_moe_gen.gate_proj"),
+    one_product=(_COSMOS3_QKV, ("mlp_moe_gen.gate_proj", "mlp_moe_gen.up_proj")),
 )
 TABLES = {table.family: table for table in (WAN, WAN_IMAGE, COSMOS3, COSMOS3_EDGE)}
 

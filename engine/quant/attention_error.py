@@ -1,0 +1,110 @@
+"""8-bit self-attention in plain torch and fp32, to measure its error where no kernel runs, on a CPU too.
+
+fp8: what the fused path does, q and k normalised, turned, mixed and rounded with their static scale
+(kernels.fused.qk_norm_rope), v with one scale a head (head_quant), the weights of softmax in E4M3 with
+FlashAttention-3's offset of 8 binary orders. int8: triton_int8, keys without their mean. Not copied is the
+order of summation. B batch · S tokens · C channels · A heads · N sampled queries · D head size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.fused import head_quant, qk_norm_rope
+from kernels.fused.formats import FP8, INT8, MIXED, dequantize, quantize_rows, to_format
+
+WEIGHT_OFFSET = 256.0
+"""FlashAttention-3 stores exp(score - max) times 2^8 in E4M3, which keeps small weights above its smallest
+normal value."""
+KEY_TILE = 64
+"""Keys that share a scale in INT8; the kernel's tiles have 64 or 128."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projected:
+    """q, k, v of a self-attention as its linear layers make them, each [B, S, C], and what follows."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    norm_q: Tensor  # [C]
+    norm_k: Tensor
+    cos: Tensor  # fp32 [1, S, 1, D]
+    sin: Tensor
+    heads: int
+    eps: float
+
+
+def wan_projected(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Projected:
+    """Of a WanAttention `attn1` and what its block calls it with: (hidden states, None, None, rotary)."""
+    x, rotary = args[0], kwargs.get("rotary_emb", args[3] if len(args) > 3 else None)
+    assert rotary is not None, "a self-attention of the family wan has rotary tables"
+    cos, sin = rotary
+    return Projected(
+        q=_product(attention.to_q, x),
+        k=_product(attention.to_k, x),
+        v=_product(attention.to_v, x),
+        norm_q=attention.norm_q.weight,
+        norm_k=attention.norm_k.weight,
+        cos=cos.float(),
+        sin=sin.float(),
+        heads=int(attention.heads),
+        eps=float(attention.norm_q.eps),
+    )
+
+
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Past the layer's hooks: who measures it would count the input twice."""
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def reason_against(head_dim: int, format: str) -> str | None:
+    """Why no kernel has this self-attention in this format; None when one may."""
+    if format == FP8.name and head_dim % (2 * MIXED):
+        return f"head size {head_dim} is not a multiple of {2 * MIXED}"
+    return None
+
+
+def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
+    """fp32 [B, A, N, D] of about `num_queries` evenly spaced queries. format: "fp8", "int8", None: exact."""
+    stride = max(1, given.q.shape[1] // num_queries)
+
+    def turned(x: Tensor, weight: Tensor) -> Tensor:
+        """[B, A, S, D]"""
+        scale = qk_norm_rope.static_scale(weight, given.heads) if format == FP8.name else None
+        out = qk_norm_rope.plain(
+            x.float(), weight, given.cos, given.sin, heads=given.heads, eps=given.eps, scale=scale
+        )
+        return (out if scale is None else dequantize(out, scale[:, None])).transpose(1, 2)
+
+    q, k = turned(given.q, given.norm_q)[:, :, ::stride], turned(given.k, given.norm_k)
+    v = given.v.float().unflatten(2, (given.heads, -1))
+    if format == FP8.name:
+        v8, v_scale = head_quant.plain(v)
+        v = dequantize(v8, v_scale[:, None, :, None])
+    elif format == INT8.name:
+        q = dequantize(*quantize_rows(q, INT8))
+        k = _tiles(k - k.mean(dim=2, keepdim=True))
+    return _attend(q, k, v.transpose(1, 2), rounded=format == FP8.name)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, *, rounded: bool) -> Tensor:
+    """softmax of q k^T times v; `rounded`: weights in E4M3, their sum not, as the kernel has it."""
+    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    total = weights.sum(dim=-1, keepdim=True)
+    if rounded:
+        weights = to_format(weights * WEIGHT_OFFSET, FP8).float() / WEIGHT_OFFSET
+    out: Tensor = (weights @ v) / total
+    return out
+
+
+def _tiles(k: Tensor) -> Tensor:
+    """k [B, A, S, D] rounded to INT8 with one scale per tile of keys."""
+    tiles = [dequantize(*quantize_rows(tile.flatten(2), INT8)) for tile in k.split(KEY_TILE, dim=2)]
+    return torch.cat([tile.unflatten(2, (-1, k.shape[3])) for tile in tiles], dim=2)

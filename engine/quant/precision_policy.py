@@ -1,0 +1,157 @@
+"""Which layers of one checkpoint may be 8-bit, and at which timesteps: what a calibration decided, as a file.
+
+The file lies beside the model and is bound to it by a digest. It lists permissions: a layer, a format and a
+range of timesteps (1000 is noise, 0 is clean) that no schedule changes; whatever it does not list is bf16.
+Knows no kernel. "8-bit with skip" is no format here: no kernel of ours both rounds to 8 bits and skips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from engine.errors import ModelError
+from engine.quant.tables import QuantTable, SurgeryError, resolve
+
+SCHEMA = 1
+FILE = "precision_policy.json"
+AUTO, OFF = "auto", "off"
+LINEAR, ATTENTION = "linear", "attention"
+KINDS = (LINEAR, ATTENTION)
+SAMPLE_BYTES = 65536
+"""Of each tensor in the digest: training moves every tensor, and a start stays fast with weights of 60 GB."""
+
+Range = tuple[float, float]
+"""Timesteps from the first to the second, both included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyEntry:
+    """`layer` may be in `format` at timesteps from `low` to `high`, both included."""
+
+    layer: str
+    kind: str  # "linear" or "attention"
+    format: str  # "fp8" or "int8"
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a calibration decided. `source` is the digest of the weights that it was measured on."""
+
+    source: str
+    producer: str
+    entries: tuple[PolicyEntry, ...]
+
+    def kept_linears(self, module: nn.Module, table: QuantTable, format: str) -> tuple[str, ...]:
+        """The layers that the table would quantize and that must stay bf16 when the rest is `format`.
+
+        Layers that share a product share its format: one that may not be 8-bit keeps the others with it.
+        SurgeryError for a policy that names other layers.
+        """
+        names = resolve(table, module).quantized
+        entries = [entry for entry in self.entries if entry.kind == LINEAR]
+        _refuse_unknown({entry.layer for entry in entries}.difference(names))
+        refused = set(names).difference(entry.layer for entry in entries if entry.format == format)
+        return tuple(name for name in names if refused.intersection(_together(table, name)))
+
+    def attention_ranges(self, layers: Iterable[str], format: str) -> tuple[tuple[Range, ...], ...]:
+        """For each of `layers` the timesteps at which its attention may be `format`."""
+        known = list(layers)
+        entries = [entry for entry in self.entries if entry.kind == ATTENTION]
+        _refuse_unknown({entry.layer for entry in entries}.difference(known))
+        return tuple(
+            tuple((e.low, e.high) for e in entries if e.layer == layer and e.format == format)
+            for layer in known
+        )
+
+    def save(self, path: Path) -> None:
+        lines = ",\n".join(f"  {json.dumps(asdict(entry))}" for entry in self.entries)
+        head = f'{{\n "schema": {SCHEMA},\n "source": {json.dumps(self.source)},\n'
+        head += f' "producer": {json.dumps(self.producer)},\n "entries": [\n'
+        path.write_text(f"{head}{lines}\n ]\n}}\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Reads what `save` wrote; raises ModelError for anything else."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["schema"] != SCHEMA:
+                raise ValueError(f"schema {document['schema']}, this version reads {SCHEMA}")
+            entries = tuple(PolicyEntry(**entry) for entry in document["entries"])
+            if wrong := {entry.kind for entry in entries}.difference(KINDS):
+                raise ValueError(f"kinds {sorted(wrong)}, known are {', '.join(KINDS)}")
+            return cls(source=document["source"], producer=document["producer"], entries=entries)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"policy {path} is not usable: {error}",
+                fix='calibrate again, or set denoise.policy = "off"',
+            ) from error
+
+
+def find(folder: Path | None, wanted: str) -> tuple[Policy | None, str]:
+    """(the policy to follow, a note). `wanted`: "auto" looks in `folder`, a generator's; "off"; or a path.
+
+    One that was measured on other weights is passed over with a note, or refused (ModelError) when it was
+    named.
+    """
+    if wanted == OFF:
+        return None, OFF
+    path = Path(wanted) if wanted != AUTO else None if folder is None else folder / FILE
+    if path is None or (wanted == AUTO and not path.is_file()):
+        return None, "none beside the model"
+    policy = Policy.load(path)
+    found = None if folder is None else checkpoint_digest(folder)
+    if policy.source == found:
+        return policy, f"followed: {policy.producer}"
+    problem = f"it was measured on weights {policy.source[:16]}, the model has {str(found)[:16]}"
+    if wanted != AUTO:
+        raise ModelError(
+            f"policy {path} is of another model: {problem}",
+            fix='calibrate this model, or set denoise.policy = "off"',
+        )
+    return None, f"ignored: {problem}"
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """sha256 over names, shapes and the first bytes of every tensor of the transformer in a generator's
+    folder: the same whatever dtype it is loaded with."""
+    files = sorted((folder / "transformer").glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} has no transformer/*.safetensors", fix="copy or download it again")
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+            data = file.tell()
+            total.update(header)
+            tensors = {name: t for name, t in json.loads(header).items() if name != "__metadata__"}
+            for _, tensor in sorted(tensors.items()):
+                first, last = tensor["data_offsets"]
+                file.seek(data + first)
+                total.update(file.read(min(SAMPLE_BYTES, last - first)))
+    return total.hexdigest()
+
+
+def _together(table: QuantTable, name: str) -> tuple[str, ...]:
+    """The layers that share a product with this one, itself included."""
+    for locals_ in table.one_product:
+        for local in locals_:
+            if name.endswith(f".{local}"):
+                block = name.removesuffix(local)
+                return tuple(f"{block}{other}" for other in locals_)
+    return (name,)
+
+
+def _refuse_unknown(layers: Iterable[str]) -> None:
+    if unknown := sorted(layers):
+        raise SurgeryError(
+            f"the policy names layers that the model does not have: {', '.join(unknown)}",
+            fix="calibrate this model again",
+        )

@@ -41,7 +41,7 @@ def test_on_a_cpu_auto_becomes_what_runs_there(preset: str) -> None:
     assert (notes["forward"], notes["linear"], notes["compile"], notes["graphs"]) == (
         "fast", "bf16", "off", "off",
     )  # fmt: skip
-    assert notes["attention"].startswith("sdpa_") and notes["low_attention"].startswith("none here: ")
+    assert notes["attention"].startswith("sdpa_") and notes["low_attention"].startswith("none: no 8-bit")
     assert error(assembled) < 1e-5
 
 

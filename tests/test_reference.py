@@ -100,3 +100,5 @@ def test_allowed_error_scales_the_neighbour_or_a_step() -> None:
     assert reference.allowed_error(0.1, torch.ones(2), torch.float16, 2.0) == 0.2
     floor = reference.allowed_error(0.0, torch.full((2,), -4.0), torch.float16, 2.0)
     assert floor == 2.0 * 0.25 * 4.0 * 2**-10
+    floor = reference.allowed_error(0.0, torch.full((2,), -4.0), torch.float32, 2.0)
+    assert floor == 2.0 * 4.0 * 4.0 * 2**-23

@@ -15,9 +15,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Without a GPU, Triton's interpreter runs the kernels; it is chosen before Triton is imported."""
+    """Without a GPU, Triton's interpreter runs the kernels; it is chosen before Triton is imported.
+
+    Workers get a COLUMNS of 80 from xdist, at which tables and messages wrap where one process does not.
+    """
     import torch
 
+    os.environ.pop("COLUMNS", None)
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -90,6 +90,7 @@ def test_bad_options_are_refused(options: tuple[str, ...], message: str, generat
     assert message in " ".join(output.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_int8_engines_from_real_trajectories(generator: Path, dataset: Path, tmp_path: Path) -> None:
     """Recorded, calibrated, exported, built and gated; then listed, and verified as a graph."""
     options = ("--target", "tensorrt-rtx", "--quant", "int8", "--cc", "89", "--out", "o", "--device", "cpu")

@@ -32,6 +32,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETAKE_THREADS", "1")
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_eager_and_its_graphs_are_scored_as_one_document(folders: Folders, tmp_path: Path) -> None:
     plain = build_graph(folders.generator, tmp_path / "a")

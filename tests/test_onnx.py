@@ -142,6 +142,7 @@ def test_denoiser_over_the_graph(built: Any) -> None:
     assert torch.equal(both[:1], velocity) and not torch.equal(both[1:], velocity)
 
 
+@pytest.mark.slow
 def test_profiles_that_differ_leave_dimensions_open(tmp_path: Path) -> None:
     other = Profile(name="other", sizes={"B": 2, "F": 2, "h": 6, "w": 6, "L": 12})
     prepared = subject("fp32", num_layers=1, profiles=(Profile(name="a", sizes={**SIZES, "B": 2}), other))
@@ -170,7 +171,10 @@ def low_memory(recipe: str, folder: Path, *, with_weights: bool) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["fp8-attention", "int8", "int4", "nvfp4"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["fp8-attention", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8", "int4", "nvfp4"))],
+)
 def test_low_memory_export_equals_the_plain_one(recipe: str, tmp_path: Path) -> None:
     folders = [low_memory(recipe, tmp_path / f"o{full}", with_weights=full) for full in (True, False)]
     operators = [Counter(node.op_type for node in graph(folder).graph.node) for folder in folders]

@@ -31,6 +31,7 @@ def test_equals_the_library(residual: bool) -> None:
     assert pixels.shape == prepared.spec.outputs[0].shape(prepared.spec.profiles[0].sizes)
 
 
+@pytest.mark.slow
 def test_folder_to_graph(tmp_path: Path) -> None:
     torch.manual_seed(0)
     build_autoencoder().save_pretrained(tmp_path / "vae")

@@ -8,8 +8,6 @@ I input features of a group
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.spec import ExportError, Subject, recipe_of
+from kernels.files import whole_file
 
 SCHEMA = 1
 _INPUT, _ATTENTION, _SMOOTHING = "input_amax/", "attention_amax/", "smoothing/"
@@ -60,15 +59,8 @@ def write_scales(path: Path, scales: Scales) -> None:
         "producer": scales.producer,
         "num_forwards": scales.num_forwards,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={"retake": json.dumps(header)})
-        Path(name).chmod(0o644)  # mkstemp makes it private
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"retake": json.dumps(header)})
 
 
 def read_scales(path: Path) -> Scales:

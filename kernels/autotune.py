@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernels.files import write_whole
+from kernels.files import whole_file
 from kernels.problem import KernelError
 from kernels.timing import machine, summary, time_gpu
 
@@ -117,7 +117,8 @@ def tune(
         "tiles": dataclasses.asdict(best),
         "median_ms": {str(tiles): ms for tiles, ms in median_ms.items()},
     }
-    write_whole(path, json.dumps(document, indent=1))
+    with whole_file(path) as part:
+        part.write_text(json.dumps(document, indent=1), encoding="utf-8")
     return best
 
 

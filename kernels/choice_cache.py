@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from kernels import timing
 from kernels.autotune import Tiles
-from kernels.files import write_whole
+from kernels.files import whole_file
 
 if TYPE_CHECKING:
     from kernels.problem import AttentionProblem
@@ -74,7 +74,8 @@ def read(path: Path) -> Decision | None:
 
 
 def write(path: Path, decision: Decision) -> None:
-    write_whole(path, json.dumps(dataclasses.asdict(decision), indent=1))
+    with whole_file(path) as part:
+        part.write_text(json.dumps(dataclasses.asdict(decision), indent=1), encoding="utf-8")
 
 
 def source_digest(package: str) -> str:

@@ -1,17 +1,25 @@
-"""Small files that several processes may write at once. Knows no content."""
+"""Files that several processes may write at once. Knows no content."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """All or nothing: each writer has a part of its own, and the last one's stands. Makes the folder."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place to write that becomes `path` when all went well: all or nothing, and the last writer's stands.
+
+    Each writer has a part of its own. Makes the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    part = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, path)
+        yield part
+        part.chmod(0o644)  # mkstemp makes it private
+        part.replace(path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)

@@ -119,7 +119,7 @@ ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
     "engine.commands.export": ("engine", "kernels", "export"),
     "engine.commands._export_models": ("engine", "kernels", "export"),
     "kernels": (),
-    "export": (*BASE, "engine.quant", "engine.denoise.vae", "kernels"),
+    "export": (*BASE, "engine.quant", "engine.denoise.cosmos3_text", "engine.denoise.vae", "kernels"),
     "bench": ("engine", "kernels", "export"),
     "bench.perf.gpu_acceptance": ("engine", "kernels", "export"),
 }

@@ -12,6 +12,7 @@ from diffusers import Cosmos3OmniTransformer
 from tiny_export import relative
 from torch import Tensor
 
+from engine.denoise import cosmos3_text
 from export.calibrate import observe
 from export.quantize import quantize
 from export.spec import ExportError, Profile
@@ -75,7 +76,7 @@ def library_velocity(model: Any, latents: Tensor, token_ids: Tensor, timestep: f
 
 def inputs(layout: dict[str, Any], latents: Tensor, token_ids: Tensor, *, length: int) -> tuple[Tensor, ...]:
     model = transformer(layout)
-    cos, sin = cosmos3.rotary_tables(model, positions()[:, TEXT:])
+    cos, sin = cosmos3_text.rotary_tables(model, positions()[:, TEXT:])
     keys, values = cosmos3.prefill(model, token_ids, positions()[:, :TEXT])
     noisy = torch.tensor([[0.0, 1.0, 1.0]])
     text = cosmos3.pad_text(keys, values, length)

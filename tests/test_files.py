@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kernels.files import write_whole
+from kernels.files import whole_file
+
+
+def write_whole(path: Path, text: str) -> None:
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
@@ -26,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr("kernels.files.os.replace", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="no space"):
         write_whole(path, "new")
     assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]

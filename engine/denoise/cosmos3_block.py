@@ -16,8 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.denoise.wan_block import BoundAttention, Layer, merge_linears
-from engine.quant.linears import QuantizedLinear
+from engine.denoise.wan_block import (
+    BoundAttention,
+    Layer,
+    layer_format,
+    merge_linears,
+    on_own_input,
+    on_shared_input,
+)
 from kernels.fused import head_norm_rope, head_quant, rms_norm, row_quant, swiglu
 from kernels.fused.formats import FP8, to_format
 
@@ -116,11 +122,13 @@ class FastCosmos3Block(nn.Module):
         low: bool,
     ) -> tuple[Tensor, Tensor]:
         """(h, its last branch not yet added): what the next block takes."""
-        h, n, n_scale = self.do.rms_norm(h, pending, self.norm, eps=self.eps, quantize=_format(self.qkv))
-        y = self._attend(_shared(self.qkv, n, n_scale, h.dtype), text, cos, sin, low)
-        y = self._project(self.out, y.to(h.dtype))
-        h, n, n_scale = self.do.rms_norm(h, y, self.mlp_norm, eps=self.mlp_eps, quantize=_format(self.up))
-        return h, self._feed_forward(_shared(self.up, n, n_scale, h.dtype))
+        h, n, n_scale = self.do.rms_norm(h, pending, self.norm, eps=self.eps, quantize=layer_format(self.qkv))
+        y = self._attend(on_shared_input(self.qkv, n, n_scale, h.dtype), text, cos, sin, low)
+        y = on_own_input(self.out, y.to(h.dtype), self.do.row_quant, h.dtype)
+        h, n, n_scale = self.do.rms_norm(
+            h, y, self.mlp_norm, eps=self.mlp_eps, quantize=layer_format(self.up)
+        )
+        return h, self._feed_forward(on_shared_input(self.up, n, n_scale, h.dtype))
 
     def _attend(
         self, qkv: Tensor, text: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor, low: bool
@@ -161,26 +169,6 @@ class FastCosmos3Block(nn.Module):
 
     def _feed_forward(self, u: Tensor) -> Tensor:
         if not self.gated:
-            return self._project(self.down, functional.relu(u).square())
-        n, n_scale = self.do.swiglu(u, quantize=_format(self.down))
-        return _shared(self.down, n, n_scale, u.dtype)
-
-    def _project(self, layer: Layer, x: Tensor) -> Tensor:
-        if isinstance(layer, QuantizedLinear):
-            x8, x_scale = self.do.row_quant(x, quantize=layer.format)
-            return layer.forward_quantized(x8, x_scale, out_dtype=x.dtype)
-        out: Tensor = layer(x)
-        return out
-
-
-def _format(layer: Layer) -> str | None:
-    return layer.format if isinstance(layer, QuantizedLinear) else None
-
-
-def _shared(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The layer on what the pass before wrote for it: 8-bit with a scale, or not."""
-    if isinstance(layer, QuantizedLinear):
-        assert n_scale is not None, "the input of an 8-bit layer was not quantized"
-        return layer.forward_quantized(n, n_scale, out_dtype=dtype)
-    out: Tensor = layer(n)
-    return out
+            return on_own_input(self.down, functional.relu(u).square(), self.do.row_quant, u.dtype)
+        n, n_scale = self.do.swiglu(u, quantize=layer_format(self.down))
+        return on_shared_input(self.down, n, n_scale, u.dtype)

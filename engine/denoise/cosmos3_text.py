@@ -35,12 +35,16 @@ class TextCache:
 
 
 @torch.no_grad()
-def prefill(transformer: Any, token_ids: Tensor) -> TextCache:
-    """Runs the understanding tower of a Cosmos3OmniTransformer over token ids [L]."""
-    positions, _ = get_3d_mrope_ids_text_tokens(
-        len(token_ids), 0, use_float_positions=transformer.config.enable_fps_modulation
-    )
-    cos, sin = (table.unsqueeze(1) for table in _rotary(transformer, positions))  # [L, 1, D]
+def prefill(transformer: Any, token_ids: Tensor, positions: Tensor | None = None) -> TextCache:
+    """Runs the understanding tower of a Cosmos3OmniTransformer over token ids [L].
+
+    positions [3, L]: by default those of a text that stands first.
+    """
+    if positions is None:
+        positions, _ = get_3d_mrope_ids_text_tokens(
+            len(token_ids), 0, use_float_positions=transformer.config.enable_fps_modulation
+        )
+    cos, sin = (table.unsqueeze(1) for table in rotary_tables(transformer, positions))  # [L, 1, D]
     hidden = transformer.embed_tokens(token_ids)  # [L, C]
     keys, values = [], []
     for layer in transformer.layers:
@@ -51,7 +55,7 @@ def prefill(transformer: Any, token_ids: Tensor) -> TextCache:
         )
         k = attn.norm_k(k)
         shown = k if attn.k_norm_und_for_gen is None else attn.k_norm_und_for_gen(k)
-        q, k, shown = (_rotate(tensor, cos, sin) for tensor in (attn.norm_q(q), k, shown))
+        q, k, shown = (rotate(tensor, cos, sin) for tensor in (attn.norm_q(q), k, shown))
         keys.append(shown[None].contiguous())
         values.append(v[None].contiguous())
         heads_first = [tensor.transpose(0, 1)[None] for tensor in (q, k, v)]  # [1, A or K, L, D]
@@ -79,18 +83,19 @@ def video_rotary(
         base_fps=float(config.base_fps),
         temporal_compression_factor=FRAMES_PER_LATENT,
     )
-    cos, sin = _rotary(transformer, positions)
+    cos, sin = rotary_tables(transformer, positions)
     return cos.float().contiguous(), sin.float().contiguous()
 
 
-def _rotary(transformer: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """[S, D] of positions [3, S]."""
+def rotary_tables(transformer: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [S, D] of positions [3, S], as the library's rotary embedding makes them."""
     weight = transformer.proj_in.weight
     positions = positions.to(weight.device).unsqueeze(1)
     cos, sin = transformer.rotary_emb(positions, device=weight.device, dtype=weight.dtype)
     return cos.squeeze(0), sin.squeeze(0)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., D] turned by half-split pairs."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -128,12 +128,14 @@ class FastBlock(nn.Module):
         shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unbind(2)
         h, n, n_scale = self.do.residual_norm(
             h, pending, pending_gate,
-            scale=scale, shift=shift, split=split, eps=self.eps, quantize=_format(self.qkv),
+            scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.qkv),
         )  # fmt: skip
-        y = self._project(self.out, self._self_attention(n, n_scale, h.dtype, cos, sin, low), h.dtype)
+        y = on_own_input(
+            self.out, self._self_attention(n, n_scale, h.dtype, cos, sin, low), self.do.row_quant, h.dtype
+        )
         h, n, n_scale = self._cross_norm(h, y, gate, split)
         query = self.do.qk_norm_rope(
-            _shared(self.cross_q, n, n_scale, h.dtype),
+            on_shared_input(self.cross_q, n, n_scale, h.dtype),
             self.cross_norm_q,
             heads=self.heads,
             eps=self.cross_eps,
@@ -141,9 +143,10 @@ class FastBlock(nn.Module):
         context = self.cross_attention.run(
             query.transpose(1, 2), text_keys, text_values, scale=query.shape[-1] ** -0.5
         )
-        y = self._project(self.cross_out, context.transpose(1, 2).flatten(2), h.dtype)
+        context = context.transpose(1, 2).flatten(2)
+        y = on_own_input(self.cross_out, context, self.do.row_quant, h.dtype)
         h, n, n_scale = self.do.residual_norm(
-            h, y, scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=_format(self.up)
+            h, y, scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up)
         )
         return h, self._feed_forward(n, n_scale, h.dtype), ff_gate
 
@@ -151,7 +154,7 @@ class FastBlock(nn.Module):
         self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype, cos: Tensor, sin: Tensor, low: bool
     ) -> Tensor:
         """[B, S, C] in `dtype`."""
-        q, k, v = _shared(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)  # each [B, S, C], strided
+        q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)  # each [B, S, C], strided
         v = v.unflatten(2, (self.heads, -1))
         bound = self.low_attention if low else self.attention
         eight_bit = bound.quantized is not None
@@ -171,7 +174,7 @@ class FastBlock(nn.Module):
     def _cross_norm(
         self, h: Tensor, y: Tensor, gate: Tensor, split: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        norm, quantize = self.cross_norm, _format(self.cross_q)
+        norm, quantize = self.cross_norm, layer_format(self.cross_q)
         if norm is not None:
             affine = {"weight": norm.weight, "bias": norm.bias}
             return self.do.residual_norm(h, y, gate, split=split, eps=norm.eps, quantize=quantize, **affine)
@@ -179,17 +182,11 @@ class FastBlock(nn.Module):
         return h, *(self.do.row_quant(h, quantize=quantize) if quantize else (h, None))
 
     def _feed_forward(self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-        u = _shared(self.up, n, n_scale, dtype)
+        u = on_shared_input(self.up, n, n_scale, dtype)
         if isinstance(self.down, QuantizedLinear):
             u8, u_scale = self.do.row_quant(u, quantize=self.down.format, activation="gelu_tanh")
             return self.down.forward_quantized(u8, u_scale, out_dtype=dtype)
         return _tensor(self.down(F.gelu(u, approximate="tanh")))
-
-    def _project(self, layer: Layer, x: Tensor, dtype: torch.dtype) -> Tensor:
-        if isinstance(layer, QuantizedLinear):
-            x8, x_scale = self.do.row_quant(x, quantize=layer.format)
-            return layer.forward_quantized(x8, x_scale, out_dtype=dtype)
-        return _tensor(layer(x))
 
 
 def merge_linears(layers: list[Layer]) -> Layer:
@@ -225,16 +222,27 @@ def merge_linears(layers: list[Layer]) -> Layer:
     return merged
 
 
-def _format(layer: Layer) -> str | None:
+def layer_format(layer: Layer) -> str | None:
+    """What the pass before it shall write."""
     return layer.format if isinstance(layer, QuantizedLinear) else None
 
 
-def _shared(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The layer on what `residual_norm` wrote for it: 8-bit with a scale, or not."""
+def on_shared_input(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The layer on what the pass before wrote for it: 8-bit with a scale, or not."""
     if isinstance(layer, QuantizedLinear):
         assert n_scale is not None, "the input of an 8-bit layer was not quantized"
         return layer.forward_quantized(n, n_scale, out_dtype=dtype)
     return _tensor(layer(n))
+
+
+def on_own_input(
+    layer: Layer, x: Tensor, row_quant: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype
+) -> Tensor:
+    """The layer on what nobody quantized for it."""
+    if isinstance(layer, QuantizedLinear):
+        x8, x_scale = row_quant(x, quantize=layer.format)
+        return layer.forward_quantized(x8, x_scale, out_dtype=dtype)
+    return _tensor(layer(x))
 
 
 def _tensor(value: object) -> Tensor:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from engine.errors import ModelError
 from engine.quant.linears import QuantizedLinear
 from engine.quant.surgery import Report, check, install, linear_of, plan, quantize_linears
 from engine.quant.tables import QuantTable
+from kernels.files import whole_file
 
 SCHEMA = 1
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -66,14 +65,8 @@ def save(layers: Mapping[str, QuantizedLinear], path: Path, *, digest: str) -> N
         "formats": json.dumps(formats),
         "dtypes": json.dumps(dtypes),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-    os.close(handle)
-    try:
+    with whole_file(path) as partial:
         save_file(tensors, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def load(

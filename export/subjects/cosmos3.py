@@ -20,6 +20,8 @@ from diffusers.models.transformers.transformer_cosmos3 import Cosmos3NemotronRMS
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.denoise import cosmos3_text
+from engine.denoise.cosmos3_text import rotate
 from export.feeds import MASKED
 from export.quantized import AttentionCore
 from export.spec import (
@@ -63,9 +65,9 @@ def prepare(
 ) -> Subject:
     """The subject of a diffusers folder or of a loaded module, which loses its understanding tower.
 
-    Sizes of a profile: B, F, h, w, S (tokens) and L. `prefill` and `rotary_tables` make the text and rotary
-    inputs, and need a transformer that was not prepared. Raises ExportError for a profile whose S is not what
-    its video has, an unreadable folder, or a model that also makes sound or actions.
+    Sizes of a profile: B, F, h, w, S (tokens) and L. `prefill` and the engine's `rotary_tables` make the text
+    and rotary inputs, and need a transformer that was not prepared. Raises ExportError for a profile whose S
+    is not what its video has, an unreadable folder, or a model that also makes sound or actions.
     """
     if isinstance(source, Path):
         folder = component_folder(source, "transformer")
@@ -151,39 +153,11 @@ def unpatchify(tokens: Tensor, shape: Sequence[int], patch: int) -> Tensor:
     return x.flatten(5).flatten(3, 4)
 
 
-def rotary_tables(transformer: Any, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, D] of positions [3, S], as the library's rotary embedding makes them."""
-    weight = transformer.proj_in.weight
-    cos, sin = transformer.rotary_emb(position_ids.unsqueeze(1), device=weight.device, dtype=weight.dtype)
-    return cos.squeeze(0), sin.squeeze(0)
-
-
 def prefill(transformer: Any, token_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [E, 1, K, L, D] that the generation tower reads, of text [L] at positions [3, L].
-
-    Runs the understanding tower, which sees neither video nor timestep: once per prompt is enough.
-    """
-    cos, sin = (table.unsqueeze(1) for table in rotary_tables(transformer, position_ids))  # [L, 1, D]
-    hidden = transformer.embed_tokens(token_ids)  # [L, C]
-    keys, values = [], []
-    for layer in transformer.layers:
-        attn = layer.self_attn
-        x = layer.input_layernorm(hidden)
-        q, k, v = (
-            project(x).unflatten(-1, (-1, attn.head_dim)) for project in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        k = attn.norm_k(k)
-        shown = k if attn.k_norm_und_for_gen is None else attn.k_norm_und_for_gen(k)
-        q, k, shown = (_rotate(tensor, cos, sin) for tensor in (attn.norm_q(q), k, shown))
-        keys.append(shown.transpose(0, 1)[None])
-        values.append(v.transpose(0, 1)[None])
-        heads_first = [tensor.transpose(0, 1)[None] for tensor in (q, k, v)]  # [1, A or K, L, D]
-        out = functional.scaled_dot_product_attention(
-            heads_first[0], heads_first[1], heads_first[2], is_causal=True, enable_gqa=True
-        )
-        hidden = hidden + attn.to_out(out[0].transpose(0, 1).flatten(1))
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return torch.stack(keys), torch.stack(values)
+    """Keys and values [E, 1, K, L, D] that the generation tower reads, of text [L] at positions [3, L]."""
+    cache = cosmos3_text.prefill(transformer, token_ids, position_ids)
+    keys, values = (torch.stack(tensors).transpose(2, 3) for tensors in (cache.keys, cache.values))
+    return keys, values
 
 
 def pad_text(keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,19 +185,14 @@ def _attend(
         project(x).unflatten(-1, (-1, attn.head_dim))
         for project in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
     )
-    q = _rotate(attn.norm_added_q(q).transpose(1, 2), *tables)  # [B, A, S, D]
-    k = _rotate(attn.norm_added_k(k).transpose(1, 2), *tables)  # [B, K, S, D]
+    q = rotate(attn.norm_added_q(q).transpose(1, 2), *tables)  # [B, A, S, D]
+    k = rotate(attn.norm_added_k(k).transpose(1, 2), *tables)  # [B, K, S, D]
     k = torch.cat([text[0], k], dim=2)
     v = torch.cat([text[1], v.transpose(1, 2)], dim=2)
     repeat = attn.num_key_value_groups
     k, v = (t[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for t in (k, v))  # [B, A, L + S, D]
     out: Tensor = attn.to_add_out(core(q, k, v, mask).transpose(1, 2).flatten(2))
     return out
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def _with_time(model: Any, hidden: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:

@@ -156,3 +156,12 @@ def to_eight_bit(x, FORMAT: tl.constexpr):  # type: ignore[no-untyped-def]
         return to_e4m3(x)
     else:
         return round_to_even(tl.minimum(tl.maximum(x, -127.0), 127.0)).to(tl.int8)
+
+
+@jit
+def store_row(x, inverse, target, columns, COLUMNS: tl.constexpr, FORMAT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A piece of one row in its last rounding; `inverse` is that of its scale, where it has one."""
+    if FORMAT == 0:
+        tl.store(target + columns, to_element(x, target), mask=columns < COLUMNS)
+    else:
+        tl.store(target + columns, to_eight_bit(x * inverse, FORMAT), mask=columns < COLUMNS)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.fused._jit import jit, tl, to_eight_bit, to_element, triton_op, two_tiles, why_not, wrap
+from kernels.fused._jit import jit, store_row, tl, to_element, triton_op, two_tiles, why_not, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 from kernels.problem import Target
 
@@ -69,15 +69,6 @@ def _residual(h, y, h_new, columns, CHANNELS: tl.constexpr, HAS_Y: tl.constexpr)
 
 
 @jit
-def _store(n, inverse, target, columns, CHANNELS: tl.constexpr, FORMAT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A piece of one row of the norm; `inverse` is that of its scale, where it has one."""
-    if FORMAT == 0:
-        tl.store(target + columns, to_element(n, target), mask=columns < CHANNELS)
-    else:
-        tl.store(target + columns, to_eight_bit(n * inverse, FORMAT), mask=columns < CHANNELS)
-
-
-@jit
 def _kernel(  # type: ignore[no-untyped-def]
     h_ptr, y_ptr, weight_ptr, h_new_ptr, n_ptr, n_scale_ptr,
     num_tokens, h_stride_b, h_stride_s, y_stride_b, y_stride_s,
@@ -111,9 +102,9 @@ def _kernel(  # type: ignore[no-untyped-def]
         n_scale = tl.maximum(amax, SMALLEST) / FORMAT_MAX
         tl.store(n_scale_ptr + row, n_scale)
         inverse = 1.0 / n_scale
-    _store(n_a, inverse, n_ptr + row * CHANNELS, a, CHANNELS, FORMAT)
+    store_row(n_a, inverse, n_ptr + row * CHANNELS, a, CHANNELS, FORMAT)
     if SECOND > 0:
-        _store(n_b, inverse, n_ptr + row * CHANNELS, b, CHANNELS, FORMAT)
+        store_row(n_b, inverse, n_ptr + row * CHANNELS, b, CHANNELS, FORMAT)
 
 
 def _rms_norm(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.fused._jit import jit, tl, to_eight_bit, to_element, triton_op, two_tiles, why_not, wrap
+from kernels.fused._jit import jit, store_row, tl, triton_op, two_tiles, why_not, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 from kernels.problem import Target
 
@@ -53,14 +53,6 @@ def _read(ptr, columns, FEATURES: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _store(x, inverse, target, columns, FEATURES: tl.constexpr, FORMAT: tl.constexpr):  # type: ignore[no-untyped-def]
-    if FORMAT == 0:
-        tl.store(target + columns, to_element(x, target), mask=columns < FEATURES)
-    else:
-        tl.store(target + columns, to_eight_bit(x * inverse, FORMAT), mask=columns < FEATURES)
-
-
-@jit
 def _kernel(  # type: ignore[no-untyped-def]
     x_ptr, out_ptr, scale_ptr, FEATURES: tl.constexpr, FORMAT: tl.constexpr,
     FIRST: tl.constexpr, SECOND: tl.constexpr, FORMAT_MAX: tl.constexpr, SMALLEST: tl.constexpr,
@@ -82,9 +74,9 @@ def _kernel(  # type: ignore[no-untyped-def]
         scale = tl.maximum(amax, SMALLEST) / FORMAT_MAX
         tl.store(scale_ptr + row, scale)
         inverse = 1.0 / scale
-    _store(x_a, inverse, target, a, FEATURES, FORMAT)
+    store_row(x_a, inverse, target, a, FEATURES, FORMAT)
     if SECOND > 0:
-        _store(x_b, inverse, target, b, FEATURES, FORMAT)
+        store_row(x_b, inverse, target, b, FEATURES, FORMAT)
 
 
 def _swiglu(x: Tensor, quantize: str | None) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from export.machine import Machine
 from export.spec import ExportError, ExportSpec
 
-EXPORTER_VERSION: Final = 1
+EXPORTER_VERSION: Final = 2
 """Raised with every change of the exporter that changes what is built of the same inputs."""
 
 MANIFEST: Final = "artifact.json"

@@ -18,7 +18,7 @@ from engine.quant.linears import QuantizedLinear
 from export.artifact import Artifact, Store
 from export.machine import Machine
 from export.spec import ExportError, ExportSpec, Gate, Profile, Subject, TensorSpec
-from export.targets import aoti
+from export.targets import aoti, aoti_weights
 
 SPEC = ExportSpec(
     subject="thing",
@@ -36,12 +36,18 @@ FAST = {"aot_inductor.compile_wrapper_opt_level": "O0"}
 
 
 class Thing(nn.Module):
+    """One linear layer, a table in the module, and one that tracing makes for each batch."""
+
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(8, 4)
+        self.register_buffer("table", torch.linspace(1, 2, 64).reshape(16, 4).t(), persistent=False)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        return torch.nn.functional.gelu(self.linear(x)) * scale[:, None]
+        made = torch.tensor([float(len(x))] * 16)
+        return torch.nn.functional.gelu(self.linear(x)) * scale[:, None] + self.table @ made
 
 
 class Branching(Thing):
@@ -118,7 +124,7 @@ def test_what_cannot_be_traced_is_an_error_and_leaves_nothing(tmp_path: Path) ->
 
 
 def test_a_disk_without_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aoti, "COPIES", 10**15)
+    monkeypatch.setattr(aoti, "CODE_BYTES", 10**15)
     with pytest.raises(ExportError, match="of free disk space"):
         aoti.build(subject(), "bf16", Store(tmp_path))
 
@@ -177,9 +183,11 @@ print(*y.flatten().tolist())
 def test_a_package_that_torch_cannot_load_is_an_error_and_not_stored(
     code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compile_nothing(subject: Any, profile: Any, path: Path, *rest: Any) -> dict[str, float]:
+    def compile_nothing(
+        subject: Any, profile: Any, path: Path, *rest: Any
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         path.write_bytes(b"package")
-        return {"compile": 1.0}
+        return {"compile": 1.0}, {"linear.weight": subject.module.linear.weight}
 
     monkeypatch.setattr(aoti, "_compile", compile_nothing)
     monkeypatch.setattr(aoti, "TRY_TO_LOAD", code)
@@ -187,7 +195,37 @@ def test_a_package_that_torch_cannot_load_is_an_error_and_not_stored(
         aoti.build(subject(), "bf16", Store(tmp_path))
     assert not list(tmp_path.rglob("*.pt2"))
     monkeypatch.setattr(aoti, "TRY_TO_LOAD", "pass")
-    assert set(aoti.build(subject(), "bf16", Store(tmp_path)).files) == {"one.pt2", "three.pt2"}
+    made = aoti.build(subject(), "bf16", Store(tmp_path))
+    assert set(made.files) == {"one.pt2", "three.pt2", "weights.safetensors"}
+    weights = aoti_weights.load(made.file("weights.safetensors"), torch.device("cpu"))
+    assert torch.equal(weights["linear.weight"], subject().module.linear.weight) and len(weights) == 1
+
+
+def compiler(tmp_path: Path, options: str) -> tuple[None, str]:
+    """A C++ compiler that always has these options, as inductor's setting."""
+    script = tmp_path / "compiler"
+    script.write_text(f'#!/bin/sh\nexec g++ {options} "$@"\n', encoding="ascii")
+    script.chmod(0o755)
+    return None, str(script)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("-static-libstdc++", "links libstdc\\+\\+ statically"), ("-nonsense", "needs a C\\+\\+ compiler")],
+)
+def test_a_compiler_that_makes_unusable_packages_is_refused_first(
+    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two C++ runtimes in one process: torch's loader ends it without a word."""
+    monkeypatch.setattr(aoti, "_compile", lambda *args: pytest.fail("compiled"))
+    with (
+        torch._inductor.config.patch({"cpp.cxx": compiler(tmp_path, options)}),
+        pytest.raises(ExportError, match=message) as caught,
+    ):
+        aoti.build(subject(), "bf16", Store(tmp_path / "store"))
+    assert "CXX=" in str(caught.value.fix)
+    with torch._inductor.config.patch({"cpp.cxx": compiler(tmp_path, "")}):
+        aoti.require_shared_runtime()
 
 
 @pytest.mark.slow
@@ -202,7 +240,10 @@ def test_a_package_computes_what_the_module_computes(tmp_path: Path, monkeypatch
         on_progress=lambda stage, peak: stages.append(stage),
     )
     assert stages == ["trace one", "compile one", "trace three", "compile three"]
-    assert set(made.files) == {"one.pt2", "three.pt2"} and made.details["seconds"]["one"]["compile"] > 0
+    assert (
+        set(made.files) == {"one.pt2", "three.pt2", "weights.safetensors"}
+        and made.details["seconds"]["one"]["compile"] > 0
+    )
     package = aoti.load_module(made.folder, "cpu", weights="sha256:thing")
     module = subject().module
     for batch in (3, 1):

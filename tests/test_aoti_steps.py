@@ -25,7 +25,7 @@ def job(tmp_path: Path) -> aoti_steps.Job:
 def options(work: Path, **changes: Any) -> Any:
     import argparse
 
-    given = {"work": work, "rounds": 4, "jobs": 2, "tiny": True, "mmap_weights": False}
+    given = {"work": work, "rounds": 4, "jobs": 2, "tiny": True}
     return argparse.Namespace(**given | changes)
 
 

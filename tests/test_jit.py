@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,40 @@ def test_operators_tell_torch_compile_the_truth(name: str) -> None:
     """What an operator writes, and the shapes and strides it announces without running."""
     operator, arguments = operators()[name]
     torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+GRAPHS = """
+import contextlib, sys, torch
+from torch._dynamo.backends.common import aot_autograd
+from kernels.fused import _jit, row_quant
+
+class Quantizing(torch.nn.Module):
+    def forward(self, x):
+        x8, scale = row_quant.launch(x, "fp8", "gelu_tanh")
+        return x8.float() * scale
+
+def tell(graph, inputs):
+    print(*(node.target for node in graph.graph.nodes if node.op == "call_function"))
+    raise NotImplementedError("not run")
+
+module = torch.export.export(Quantizing(), (torch.ones(5, 24),), strict=False).module()
+for context in (contextlib.nullcontext(), _jit.kernels_inside()):
+    torch._dynamo.reset()
+    with context, torch.no_grad(), contextlib.suppress(torch._dynamo.exc.BackendCompilerFailed):
+        torch.compile(module, backend=aot_autograd(fw_compiler=tell), fullgraph=True)(torch.ones(5, 24))
+"""
+
+
+@needs_triton
+def test_code_compiled_ahead_of_time_has_the_kernels_inside() -> None:
+    """Traced without the interpreter, whose kernels no compiler sees; nothing is launched."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", GRAPHS], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    usual, inside = done.stdout.splitlines()
+    assert "retake.row_quant.default" in usual and "triton_kernel" not in usual
+    assert "triton_kernel_wrapper_functional" in inside and "retake." not in inside
 
 
 def test_every_kernel_imports_without_triton_and_says_so() -> None:

@@ -89,9 +89,7 @@ def run_step(step: Step, options: argparse.Namespace) -> None:
     command = ["env", f"TORCHINDUCTOR_CACHE_DIR={options.work / step.cache}"]
     command += [sys.executable, "-m", "bench.perf.aoti", "--step", step.name, "--work", str(options.work)]
     command += ["--rounds", str(options.rounds), "--spawned", str(time.time())]
-    command += [
-        flag for flag, on in (("--tiny", options.tiny), ("--mmap-weights", options.mmap_weights)) if on
-    ]
+    command += ["--tiny"] * options.tiny
     started = time.perf_counter()
     code = subprocess.run(command, check=False).returncode
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -117,8 +115,7 @@ def document(options: argparse.Namespace, manifest: Mapping[str, Any]) -> dict[s
         "schema": 1,
         "kind": "aoti",
         "command": f"python -m bench.perf.aoti --rounds {options.rounds} --jobs {options.jobs}"
-        + " --tiny" * options.tiny
-        + " --mmap-weights" * options.mmap_weights,
+        + " --tiny" * options.tiny,
         "manifest": manifest,
         "notes": NOTES,
         "processes_at_once": options.jobs,
@@ -156,7 +153,6 @@ def child(options: argparse.Namespace) -> int:
         spawned_s=options.spawned,
         tiny=options.tiny,
         rounds=options.rounds,
-        settings={"aot_inductor.force_mmap_weights": True} if options.mmap_weights else {},
     )
     return 0 if aoti_steps.run(job, STEPS[of]) else 1
 
@@ -167,12 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=4, help="processes that compile at the same time")
     parser.add_argument("--work", type=Path, help="kept, to go on from; default: below .benchmarks")
-    parser.add_argument("--mmap-weights", action="store_true", help="weights beside the code of a package")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--spawned", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    folder = "aoti" + "-tiny" * options.tiny + "-mmap" * options.mmap_weights
+    folder = "aoti" + "-tiny" * options.tiny
     options.work = (options.work or Path(".benchmarks") / folder).resolve()
     if options.step:
         return child(options)

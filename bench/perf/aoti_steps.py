@@ -46,7 +46,6 @@ class Job:
     spawned_s: float
     tiny: bool = False
     rounds: int = 8
-    settings: Mapping[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
@@ -89,7 +88,6 @@ def package(job: Job) -> None:
             made,
             job.recipe,
             Store(job.work / "packages"),
-            settings=job.settings,
             on_progress=lambda stage, peak: job.say(f"{stage}, {peak / 2**30:.1f} GiB resident"),
         )
     (seconds,) = artifact.details["seconds"].values()
@@ -100,7 +98,6 @@ def package(job: Job) -> None:
         "package_bytes": artifact.num_bytes,
         "weights_bytes": artifact.details["weights_bytes"],
         "peak_rss_bytes": artifact.details["peak_rss_bytes"],
-        "settings": dict(job.settings),
     }
 
 
@@ -289,11 +286,7 @@ def cache_use() -> dict[str, int]:
 
 
 def package_folder(job: Job, recipe: str) -> Path:
-    found = [
-        made.folder
-        for made in Store(job.work / "packages").list()
-        if made.key["recipe"] == recipe and made.key["options"] == dict(job.settings)
-    ]
+    found = [made.folder for made in Store(job.work / "packages").list() if made.key["recipe"] == recipe]
     assert len(found) == 1, f"{len(found)} packages of {recipe} below {job.work}: empty that folder"
     return found[0]
 

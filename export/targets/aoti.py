@@ -2,8 +2,9 @@
 
 The exported form that runs on every GPU, and on a processor. Compiles whatever module it is given, so our
 kernels and quantized linears are inside. Invariant: one static package for each profile; a package is stored
-only once a process of its own has loaded it, since torch's loader may end the process instead of raising; it
-is loaded only by the torch version, on the card and with the driver that it was made for.
+only once a process of its own, which knows nothing of Retake, has loaded it, since torch's loader may end the
+process instead of raising; it is loaded only by the torch version, on the card and with the driver that it
+was made for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,6 +22,8 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.package.package import package_aoti
 
 from engine.quant import surgery
 from engine.quant.tables import wan_table
@@ -29,10 +33,21 @@ from export.machine import Machine, present_machine
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
 from export.subjects._loading import TORCH_DTYPES
+from export.targets import aoti_weights
+from kernels.fused import kernels_inside
 
 TARGET: Final = "aoti"
-COPIES: Final = 2
-"""While a package is zipped its weights are on disk twice."""
+SETTINGS: Final = {
+    "aot_inductor.package": True,
+    "aot_inductor.package_constants_in_so": False,
+    "aot_inductor.package_constants_on_disk_format": "pickle_weights",
+}
+"""Of every package: its weights lie beside it (aoti_weights.py); the format makes torch hand them over."""
+CODE_BYTES: Final = 2**28
+"""More than the code of one profile takes on disk while it is compiled and packed."""
+
+SHARED_RUNTIMES: Final = (b"libstdc++.so", b"libc++.so")
+"""Of g++ and of clang: a library that shares one names it."""
 
 TRY_TO_LOAD: Final = (
     "import sys, torch; "
@@ -130,12 +145,15 @@ def build(
     weights_bytes = module_bytes(subject.module)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        seconds = {
-            profile.name: _compile(subject, profile, folder / file_name(profile), settings, on_progress)
-            for profile in subject.spec.profiles
-        }
-        for name in seconds:
-            require_loadable(folder / f"{name}.pt2", _device_of(subject.module))
+        require_shared_runtime()
+        seconds: dict[str, dict[str, float]] = {}
+        weights: dict[str, Tensor] = {}
+        for profile in subject.spec.profiles:
+            path = folder / file_name(profile)
+            seconds[profile.name], tensors = _compile(subject, profile, path, settings, on_progress)
+            require_loadable(path, _device_of(subject.module))
+            aoti_weights.add(weights, profile.name, tensors)
+        aoti_weights.save(weights, folder / aoti_weights.FILE_NAME)
         return {
             "weights_bytes": weights_bytes,
             "seconds": seconds,
@@ -143,7 +161,35 @@ def build(
             "device": _device_of(subject.module).type,
         }
 
-    return store.store(key, make, need_bytes=COPIES * weights_bytes * len(subject.spec.profiles))
+    need_bytes = weights_bytes + CODE_BYTES * len(subject.spec.profiles)
+    return store.store(key, make, need_bytes=need_bytes)
+
+
+def require_shared_runtime() -> None:
+    """ExportError when the C++ compiler puts a C++ runtime of its own into what it makes.
+
+    torch's libraries share one, and a process with two of them ends when it loads the package. Torch takes
+    the compiler from CXX. Minutes before `require_loadable` would see it, and with the cause.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "probe.cpp"), Path(folder, "probe.so")
+        source.write_text("#include <iostream>\nvoid probe() { std::cout << 1; }\n", encoding="ascii")
+        try:
+            compiler = get_cpp_compiler()
+            command = [compiler, "-shared", "-fPIC", str(source), "-o", str(library)]
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error)
+            raise ExportError(
+                f"target {TARGET} needs a C++ compiler, and none works here: {_last_line(said)}",
+                fix="install g++ (Debian, Ubuntu: apt-get install g++), or name one: CXX=/usr/bin/g++",
+            ) from error
+        if not any(runtime in library.read_bytes() for runtime in SHARED_RUNTIMES):
+            raise ExportError(
+                f"the C++ compiler {compiler} links libstdc++ statically; torch would crash as it loads what "
+                "it makes",
+                fix="name a compiler that shares the system's libstdc++, for example CXX=/usr/bin/g++",
+            )
 
 
 def require_loadable(package: Path, device: torch.device) -> None:
@@ -204,13 +250,20 @@ class Package:
 
     def __init__(self, artifact: Artifact, spec: ExportSpec, device: torch.device) -> None:
         self.spec = spec
-        # Single-threaded: the pool of the other mode makes events that a CUDA graph cannot hold.
+        self._weights = aoti_weights.load(artifact.file(aoti_weights.FILE_NAME), device)
         self._models = [
-            torch._inductor.aoti_load_package(
-                str(artifact.file(file_name(profile))), run_single_threaded=True, device_index=_index(device)
-            )
-            for profile in spec.profiles
+            self._model(artifact.file(file_name(profile)), profile.name, device) for profile in spec.profiles
         ]
+
+    def _model(self, path: Path, profile: str, device: torch.device) -> Any:
+        # Single-threaded: the pool of the other mode makes events that a CUDA graph cannot hold.
+        model = torch._inductor.aoti_load_package(
+            str(path), run_single_threaded=True, device_index=_index(device)
+        )
+        weights = aoti_weights.of_profile(profile, model.get_constant_fqns(), self._weights)
+        # user_managed: the profiles share these tensors, which this object keeps
+        model.load_constants(weights, check_full_update=True, user_managed=True)
+        return model
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name; ExportError when the shapes are those of no profile."""
@@ -248,8 +301,8 @@ def _compile(
     path: Path,
     settings: Mapping[str, Any],
     on_progress: OnProgress | None,
-) -> dict[str, float]:
-    """Trace and compile one profile; seconds of each stage."""
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Trace and compile one profile: seconds of each stage, and what the package has to be given."""
     device = _device_of(subject.module)
     example = tuple(
         torch.zeros(tensor.shape(profile.sizes), dtype=TORCH_DTYPES[tensor.dtype], device=device)
@@ -268,9 +321,11 @@ def _compile(
             program = torch.export.export(subject.module, example, strict=False)
             lap("trace", started)
             started = time.perf_counter()
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=dict(settings)
-            )
+            with kernels_inside():
+                made: Any = torch._inductor.aot_compile(
+                    program.module(check_guards=False), example, options={**settings, **SETTINGS}
+                )
+            package_aoti(str(path), [file for file in made if isinstance(file, str)])
             lap("compile", started)
     except RuntimeError as error:  # of dynamo, inductor and the C++ compiler, all of them
         stage = "compiled" if "trace" in seconds else "traced"
@@ -280,7 +335,8 @@ def _compile(
             fix="a missing C++ compiler is installed with the system's package manager; an unsupported "
             "operation has to be rewritten in the subject",
         ) from error
-    return seconds
+    (weights,) = [weights for weights in made if not isinstance(weights, str)]
+    return seconds, {name: tensor for name, (tensor, _) in weights.items()}
 
 
 def _device_of(module: nn.Module) -> torch.device:

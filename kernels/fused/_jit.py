@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from kernels.problem import Target
 
@@ -37,14 +38,25 @@ def jit(function: Function) -> Any:
     return function if triton is None else triton.jit(function)
 
 
-OPAQUE = True
-"""Whether torch.compile keeps an operator as one call, instead of launching its kernels itself. Launching
-them saves host time, which a CUDA graph saves too, and costs: an argument that occurs twice (what stands for
-an absent one) is copied for each place, and Inductor gives a Python float as fp64, which spreads over the
-kernel and has no conversion to E4M3. Every float that a kernel takes is a constexpr, so that both ways work.
-"""
-
 _shapes_only: ContextVar[bool] = ContextVar("_shapes_only", default=False)
+_inside: ContextVar[bool] = ContextVar("_inside", default=False)
+
+
+@contextmanager
+def kernels_inside() -> Iterator[None]:
+    """Within it the compiler launches the kernels of an operator itself, so that what it makes needs neither
+    Python nor Triton to run: for code compiled ahead of time.
+
+    Elsewhere torch.compile keeps an operator as one call. Launching its kernels would save host time, which a
+    CUDA graph saves too, and costs: an argument that occurs twice (what stands for an absent one) is copied
+    for each place, and Inductor gives a Python float as fp64, which spreads over the kernel and has no
+    conversion to E4M3. Every float that a kernel takes is a constexpr, so that both ways work.
+    """
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
 def triton_op(name: str, function: Function, *, writes: Collection[str] = ()) -> Any:
@@ -54,8 +66,6 @@ def triton_op(name: str, function: Function, *, writes: Collection[str] = ()) ->
     """
     if triton is None:
         return function
-    if not OPAQUE:
-        return torch.library.triton_op(name, function, mutates_args=writes)
     operator = torch.library.custom_op(name, function, mutates_args=writes)
 
     @functools.wraps(function)
@@ -63,15 +73,22 @@ def triton_op(name: str, function: Function, *, writes: Collection[str] = ()) ->
         with _no_launch():
             return function(*args)
 
+    def functionalized(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not _inside.get():
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        with mode:
+            return function(*args, **(kwargs or {}))
+
     operator.register_fake(shapes)
+    operator.register_torch_dispatch(FunctionalTensorMode, functionalized)
     return operator
 
 
 def wrap(kernel: Any) -> Any:
     """`kernel`, to be started from the function of a `triton_op`."""
-    if not OPAQUE:
-        return torch.library.wrap_triton(kernel)
-    return _Nothing() if _shapes_only.get() else kernel
+    if _shapes_only.get():
+        return _Nothing()
+    return torch.library.wrap_triton(kernel) if _inside.get() else kernel
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.package.package import package_aoti
+from torch.export.pt2_archive._package import AOTICompiledModel
 
 from engine.quant import surgery
 from engine.quant.tables import wan_table
@@ -256,9 +257,14 @@ class Package:
         ]
 
     def _model(self, path: Path, profile: str, device: torch.device) -> Any:
+        # torch._inductor.aoti_load_package around the same loader first asks the C++ compiler which vector
+        # instructions it has (50 s on an H200's host); the machine was compared already, by the artifact.
         # Single-threaded: the pool of the other mode makes events that a CUDA graph cannot hold.
-        model = torch._inductor.aoti_load_package(
-            str(path), run_single_threaded=True, device_index=_index(device)
+        single_threaded, num_runners = True, 1
+        model = AOTICompiledModel(
+            torch._C._aoti.AOTIModelPackageLoader(
+                str(path), "model", single_threaded, num_runners, _index(device)
+            )
         )
         weights = aoti_weights.of_profile(profile, model.get_constant_fqns(), self._weights)
         # user_managed: the profiles share these tensors, which this object keeps

@@ -51,9 +51,10 @@ SHARED_RUNTIMES: Final = (b"libstdc++.so", b"libc++.so")
 """Of g++ and of clang: a library that shares one names it."""
 
 TRY_TO_LOAD: Final = (
-    "import sys, torch; "
-    "torch._inductor.aoti_load_package(sys.argv[1], run_single_threaded=True, device_index=int(sys.argv[2]))"
+    "import sys, torch; path, index = sys.argv[1], int(sys.argv[2]); index < 0 or torch.cuda.init(); "
+    "torch._C._aoti.AOTIModelPackageLoader(path, 'model', True, 1, index)"
 )
+"""As `Package` does, with nothing of Retake."""
 
 OnProgress = Callable[[str, int], None]
 """(stage, largest resident memory of this process so far in bytes)."""
@@ -258,7 +259,7 @@ class Package:
 
     def _model(self, path: Path, profile: str, device: torch.device) -> Any:
         # torch._inductor.aoti_load_package around the same loader first asks the C++ compiler which vector
-        # instructions it has (50 s on an H200's host); the machine was compared already, by the artifact.
+        # instructions there are, which can take most of a minute; the artifact has compared the machine.
         # Single-threaded: the pool of the other mode makes events that a CUDA graph cannot hold.
         single_threaded, num_runners = True, 1
         model = AOTICompiledModel(
@@ -338,8 +339,7 @@ def _compile(
         raise ExportError(
             f"{subject.spec.subject} cannot be {stage} for {profile.name}: {type(error).__name__}: "
             f"{str(error)[:1500]}",
-            fix="a missing C++ compiler is installed with the system's package manager; an unsupported "
-            "operation has to be rewritten in the subject",
+            fix="an unsupported operation has to be rewritten in the subject",
         ) from error
     (weights,) = [weights for weights in made if not isinstance(weights, str)]
     return seconds, {name: tensor for name, (tensor, _) in weights.items()}

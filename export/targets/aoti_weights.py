@@ -39,7 +39,7 @@ def save(tensors: Weights, path: Path) -> None:
     """Any dtype and strides; a tensor that is a part of another one is written on its own."""
     strides = {name: tensor.stride() for name, tensor in tensors.items() if not tensor.is_contiguous()}
     dense = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
         for name, tensor in tensors.items()
     }
     save_file(dense, path, metadata={_STRIDES: json.dumps(strides)})

@@ -9,7 +9,7 @@ then exact.
 
 import functools
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
@@ -39,11 +39,11 @@ def jit(function: Function) -> Any:
 
 
 _shapes_only: ContextVar[bool] = ContextVar("_shapes_only", default=False)
+"""Whether the function of an operator only allocates its results: what tracing asks for."""
 _inside: ContextVar[bool] = ContextVar("_inside", default=False)
 
 
-@contextmanager
-def kernels_inside() -> Iterator[None]:
+def kernels_inside() -> AbstractContextManager[None]:
     """Within it the compiler launches the kernels of an operator itself, so that what it makes needs neither
     Python nor Triton to run: for code compiled ahead of time.
 
@@ -52,11 +52,7 @@ def kernels_inside() -> Iterator[None]:
     for each place, and Inductor gives a Python float as fp64, which spreads over the kernel and has no
     conversion to E4M3. Every float that a kernel takes is a constexpr, so that both ways work.
     """
-    token = _inside.set(True)
-    try:
-        yield
-    finally:
-        _inside.reset(token)
+    return _on(_inside)
 
 
 def triton_op(name: str, function: Function, *, writes: Collection[str] = ()) -> Any:
@@ -70,7 +66,7 @@ def triton_op(name: str, function: Function, *, writes: Collection[str] = ()) ->
 
     @functools.wraps(function)
     def shapes(*args: Any) -> Any:
-        with _no_launch():
+        with _on(_shapes_only):
             return function(*args)
 
     def functionalized(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,13 +88,12 @@ def wrap(kernel: Any) -> Any:
 
 
 @contextmanager
-def _no_launch() -> Iterator[None]:
-    """Within it the function of an operator allocates its results only: what tracing asks for."""
-    token = _shapes_only.set(True)
+def _on(switch: ContextVar[bool]) -> Iterator[None]:
+    token = switch.set(True)
     try:
         yield
     finally:
-        _shapes_only.reset(token)
+        switch.reset(token)
 
 
 class _Nothing:

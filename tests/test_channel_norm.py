@@ -72,6 +72,20 @@ def test_writes_behind_the_frames_of_a_buffer_and_nothing_else() -> None:
 
 
 @needs_triton
+@pytest.mark.parametrize("height", [1, 3])
+def test_writes_between_the_columns_of_a_buffer(height: int) -> None:
+    buffer = last(torch.full((2, 24, 5, height, 9), NAN, device=DEVICE))
+    x, gamma = last(normal(2, 24, 3, height, 6)), normal(24, seed=1)
+    inside = buffer[:, :, 2:, :, 1:7]
+    assert channel_norm.launch(x, gamma, True, None, inside).data_ptr() == inside.data_ptr()
+    torch.testing.assert_close(inside, channel_norm.plain(x, gamma, silu=True))
+    for around in (buffer[:, :, :2], buffer[..., :1], buffer[..., 7:]):
+        assert around.isnan().all()
+    with pytest.raises(AssertionError, match="not channels-last"):
+        channel_norm.launch(x[..., :5], gamma, True, None, buffer[:, :, 2:, :, ::2])
+
+
+@needs_triton
 def test_other_layouts_are_copied_and_refused() -> None:
     x, gamma = normal(2, 24, 3, 3, 4), normal(24, seed=1)
     assert not channel_norm._is_rows(x)

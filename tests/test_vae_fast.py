@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from engine.denoise import vae_fast
 from engine.denoise.vae import decode_in_chunks, decode_pixels, encode_moments
-from engine.denoise.vae_fast import merged_upsampling, use_fast_coders
+from engine.denoise.vae_fast import FastResidualBlock, use_fast_coders
 from engine.quant.tables import SurgeryError
 from kernels.fused import channel_norm
 
@@ -34,13 +34,21 @@ def build(*, residual: bool, dtype: torch.dtype = torch.float32) -> AutoencoderK
     return vae.to(DEVICE, dtype).requires_grad_(False)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "residual"])
+WIDTHS = frozenset({4, 6, 8, 16})
+"""Most numbers of channels in these autoencoders: convolutions from and to them can be paired."""
+
+
+@pytest.fixture(scope="module", params=[(False, False), (True, False), (False, True), (True, True)])
 def pair(request: pytest.FixtureRequest) -> tuple[AutoencoderKLWan, AutoencoderKLWan]:
     """(the library's, ours)"""
-    vae = build(residual=request.param)
+    residual, paired = request.param
+    vae = build(residual=residual)
     fast = copy.deepcopy(vae)
     # residual blocks of both coders, upsamplers, attentions, coders
-    assert use_fast_coders(fast) == (2 + 8) + (2 + 4) + 3 + 2 + 2
+    count = use_fast_coders(fast, merge_upsampling=paired, paired=WIDTHS if paired else frozenset())
+    assert count == (2 + 8) + (2 + 4) + 3 + 2 + 2
+    blocks = [module for module in fast.modules() if isinstance(module, FastResidualBlock)]
+    assert sum(block.pairs1 is not None for block in blocks) == (7 * paired)
     return vae, fast
 
 
@@ -127,13 +135,14 @@ def test_without_a_cache() -> None:
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("paired", [frozenset(), WIDTHS])
 @torch.no_grad()
-def test_bf16_is_as_close_to_fp32_as_the_library(residual: bool, merge: bool) -> None:
+def test_bf16_is_as_close_to_fp32_as_the_library(residual: bool, merge: bool, paired: frozenset[int]) -> None:
     vae = build(residual=residual, dtype=torch.bfloat16)
     latents = random_latents(vae, 3).bfloat16()
     exact = decode_pixels(copy.deepcopy(vae).float(), latents.float(), clamp=False)
     library = decode_pixels(vae, latents, clamp=False)
-    use_fast_coders(vae, merge_upsampling=merge)
+    use_fast_coders(vae, merge_upsampling=merge, paired=paired)
     ours = decode_pixels(vae, latents, 2, clamp=False)
     assert ours.dtype == torch.bfloat16
     error, neighbour = ((x.float() - exact).norm() / exact.norm() for x in (ours, library))
@@ -141,24 +150,19 @@ def test_bf16_is_as_close_to_fp32_as_the_library(residual: bool, merge: bool) ->
 
 
 @torch.no_grad()
-def test_merged_upsampling_is_doubling_and_convolution() -> None:
-    generator = torch.Generator().manual_seed(3)
-    weight, bias = torch.randn(5, 3, 3, 3, generator=generator), torch.randn(5, generator=generator)
-    x = torch.randn(2, 3, 4, 5, generator=generator)
-    expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest-exact"), weight, bias, padding=1)
-    merged = merged_upsampling(weight)
-    torch.testing.assert_close(F.conv_transpose2d(x, merged, bias, stride=2, padding=1), expected)
+def test_an_odd_width_is_paired_where_it_has_become_even() -> None:
     vae = build(residual=False)
-    latents = random_latents(vae, 3)
+    latents = random_latents(vae, 3)[..., :5]
     shown = vae.decode(latents).sample
-    use_fast_coders(vae, merge_upsampling=True)
+    use_fast_coders(vae, merge_upsampling=True, paired=WIDTHS)
     torch.testing.assert_close(decode_pixels(vae, latents), shown, atol=1e-5, rtol=1e-5)
 
 
 @needs_triton
 @pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("paired", [frozenset(), WIDTHS])
 @torch.no_grad()
-def test_with_the_kernels(residual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The layouts are those that the kernels take without a copy, given convolutions as on a GPU."""
     calls: list[Tensor] = []
     conv3d, conv2d = F.conv3d, F.conv2d
@@ -181,7 +185,7 @@ def test_with_the_kernels(residual: bool, monkeypatch: pytest.MonkeyPatch) -> No
     vae = build(residual=residual)
     latents = random_latents(vae, 2, batch=1)
     expected = decode_pixels(vae, latents)
-    use_fast_coders(vae)
+    use_fast_coders(vae, paired=paired, merge_upsampling=False)
     monkeypatch.setattr(F, "conv3d", last)
     monkeypatch.setattr(F, "conv2d", last_pictures)
     monkeypatch.setattr(vae_fast.channel_norm, "run", norm)
@@ -229,15 +233,16 @@ def test_what_is_not_expected_is_refused_before_anything_changes() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("paired", [frozenset(), frozenset({96})])
 @torch.inference_mode()
-def test_wan_size(merge: bool) -> None:
+def test_wan_size(merge: bool, paired: frozenset[int]) -> None:
     """The real widths on a small picture; chunks of both kinds."""
     torch.manual_seed(0)
     vae = AutoencoderKLWan().to(DEVICE, torch.bfloat16).eval().requires_grad_(False)
     latents = torch.randn(1, 16, 5, 12, 20, device=DEVICE, dtype=torch.bfloat16)
     exact = copy.deepcopy(vae).float().decode(latents.float()).sample
     library = vae.decode(latents).sample
-    use_fast_coders(vae, merge_upsampling=merge)
+    use_fast_coders(vae, merge_upsampling=merge, paired=paired)
     for chunk_latents in (1, 4):
         ours = decode_pixels(vae, latents, chunk_latents)
         error, neighbour = ((x.float() - exact).norm() / exact.norm() for x in (ours, library))

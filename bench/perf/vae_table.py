@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def tuned(way: Way) -> Way:
 
 def ways_of(vae: AutoencoderKLWan, latents: Tensor) -> dict[str, Way]:
     """The first is what all are compared with."""
-    last = with_surgery(vae, use_channels_last)
-    fused = with_surgery(vae, use_fast_coders)
-    merged = with_surgery(vae, lambda other: use_fast_coders(other, merge_upsampling=True))
+    nothing, finest = frozenset[int](), frozenset({vae.config.base_dim})
+
+    def fused(*, merge: bool, paired: frozenset[int]) -> AutoencoderKLWan:
+        return with_surgery(vae, partial(use_fast_coders, merge_upsampling=merge, paired=paired))
 
     def chunks(module: AutoencoderKLWan, chunk_latents: int) -> Way:
         return lambda: decode_pixels(module, latents, chunk_latents)
@@ -73,16 +75,19 @@ def ways_of(vae: AutoencoderKLWan, latents: Tensor) -> dict[str, Way]:
         pixels: Tensor = vae.decode(latents, return_dict=False)[0]
         return pixels
 
+    both = fused(merge=True, paired=finest)
     return {
         LIBRARY: library,
         "chunks of 4": chunks(vae, 4),
-        "chunks of 1, channels last": chunks(last, 1),
-        "chunks of 4, channels last": chunks(last, 4),
-        "fused, chunks of 1": chunks(fused, 1),
-        "fused, chunks of 4": chunks(fused, 4),
-        "fused, upsampling merged, chunks of 4": chunks(merged, 4),
+        "chunks of 4, channels last": chunks(with_surgery(vae, use_channels_last), 4),
+        "fused, chunks of 4": chunks(fused(merge=False, paired=nothing), 4),
+        "fused, upsampling merged, chunks of 4": chunks(fused(merge=True, paired=nothing), 4),
+        "fused, columns paired, chunks of 4": chunks(fused(merge=False, paired=finest), 4),
+        "fused, merged and paired, chunks of 1": chunks(both, 1),
+        "fused, merged and paired, chunks of 4": chunks(both, 4),
+        "fused, merged and paired, chunks of 10": chunks(both, 10),
         "library, cuDNN tuned": tuned(library),
-        "fused, chunks of 4, cuDNN tuned": tuned(chunks(fused, 4)),
+        "fused, merged and paired, chunks of 4, cuDNN tuned": tuned(chunks(both, 4)),
     }
 
 

@@ -5,7 +5,7 @@
 
 The bias is that of the convolution in front, which then does not need a pass of its own. `out` may be a part
 of a larger buffer, so that a causal convolution finds the frames it looks back on already in front of its
-input. fp32 inside, one rounding at the end. Knows no module and no cache.
+input, and columns of zeros beside it. fp32 inside, one rounding at the end. Knows no module and no cache.
 B batch · C channels · S positions, all of T, H, W (or H, W) in order
 """
 
@@ -39,8 +39,8 @@ def run(
     """x [B, C, T, H, W] or [B, C, H, W] of any float dtype, gamma and bias of C elements -> the same shape.
 
     Fast where x is channels-last; other layouts are copied first. `out` has the shape and dtype of x, is
-    channels-last within each batch row, and is returned; without it a dense one is made. On the CPU this is
-    `plain`.
+    channels-last within each batch row, between its lines of pixels may lie others of its buffer, and it is
+    returned; without it a dense one is made. On the CPU this is `plain`.
     """
     _check(x, (gamma, bias), out)
     if not x.is_cuda:
@@ -89,11 +89,14 @@ def _check(x: Tensor, tables: tuple[Tensor | None, ...], other: Tensor | None) -
 @jit
 def _kernel(  # type: ignore[no-untyped-def]
     x_ptr, residual_ptr, bias_ptr, gamma_ptr, out_ptr, num_positions, channels,
-    x_stride, residual_stride, out_stride,
-    HAS_BIAS: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-    ROOT: tl.constexpr, SMALLEST: tl.constexpr,
+    x_stride, residual_stride, out_stride, line, out_pitch,
+    HAS_PITCH: tl.constexpr, HAS_BIAS: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_C: tl.constexpr, ROOT: tl.constexpr, SMALLEST: tl.constexpr,
 ):  # fmt: skip
-    """One program: ROWS positions of one batch row, all of their channels. The strides are of the batch."""
+    """One program: ROWS positions of one batch row, all of their channels. The strides are of the batch.
+
+    With HAS_PITCH the output's lines of `line` positions begin out_pitch elements apart.
+    """
     positions = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     columns = tl.arange(0, BLOCK_C)
@@ -113,6 +116,9 @@ def _kernel(  # type: ignore[no-untyped-def]
     else:
         source = residual_ptr + batch * residual_stride + places
         x += tl.load(source, mask=mask, other=0.0).to(tl.float32)
+    if HAS_PITCH:
+        starts = positions // line * out_pitch + positions % line * channels
+        places = starts[:, None] + columns[None, :]
     tl.store(out_ptr + batch * out_stride + places, to_element(x, out_ptr), mask=mask)
 
 
@@ -135,6 +141,19 @@ def _as_rows(x: Tensor) -> Tensor:
     return x if _is_rows(x) else x.contiguous(memory_format=_layout(x))
 
 
+def _pitch(out: Tensor) -> int:
+    """Elements from one line of pixels to the next; AssertionError if a line has gaps, or one is farther."""
+    width, channels = out.shape[-1], out.shape[1]
+    try:
+        lines = out[0].movedim(0, -1).view(-1, width, channels)
+    except RuntimeError:
+        lines = None
+    assert lines is not None and lines[0].is_contiguous(), (
+        f"the output {tuple(out.shape)} has strides {out.stride()}: not channels-last"
+    )
+    return lines.stride(0) if len(lines) > 1 else width * channels
+
+
 def _start(
     x: Tensor, residual: Tensor, bias: Tensor | None, gamma: Tensor | None, out: Tensor, silu: bool
 ) -> None:
@@ -142,13 +161,14 @@ def _start(
     batch, channels = x.shape[:2]
     num_positions = x[0, 0].numel()
     rows, block = _rows(channels)
-    assert _is_rows(out), f"the output {tuple(out.shape)} has strides {out.stride()}: not channels-last"
+    width, pitch = out.shape[-1], _pitch(out)
     bias, gamma = (None if values is None else values.reshape(-1) for values in (bias, gamma))
     wrap(_kernel)[(ceil_div(num_positions, rows), batch)](
         x, residual, x if bias is None else bias, x if gamma is None else gamma, out, num_positions, channels,
-        x.stride(0), residual.stride(0), out.stride(0),
-        HAS_BIAS=bias is not None, NORM=gamma is not None, SILU=silu, ROWS=rows, BLOCK_C=block,
-        ROOT=channels**0.5, SMALLEST=SMALLEST_NORM, num_warps=8 if block >= 2048 else 4,
+        x.stride(0), residual.stride(0), out.stride(0), width, pitch,
+        HAS_PITCH=pitch != width * channels, HAS_BIAS=bias is not None, NORM=gamma is not None, SILU=silu,
+        ROWS=rows, BLOCK_C=block, ROOT=channels**0.5, SMALLEST=SMALLEST_NORM,
+        num_warps=8 if block >= 2048 else 4,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.denoise import causal_conv
-from engine.denoise.causal_conv import Room, merged_upsampling, paired_channels, paired_columns
+from engine.denoise.causal_conv import Room, filled_up, merged_upsampling, paired_channels, paired_columns
 from kernels.problem import Target
 
 
@@ -38,7 +38,13 @@ def test_is_the_convolution_of_the_library(num_past: int, num_frames: int, width
     torch.testing.assert_close(room.convolve(None), expected, atol=1e-5, rtol=1e-5)
     kept = room.last_frames()
     assert torch.equal(kept, frames[:, :, -2:])
-    assert kept.untyped_storage().nbytes() == kept.numel() * 4, "keeps the buffer"
+    columns = width if room.paired is None else width + 2
+    assert kept.untyped_storage().nbytes() == kept.numel() // width * columns * 4, "keeps the buffer"
+    following = frames[:, :, :1] + 1
+    joined = torch.cat([frames[:, :, -2:], following], dim=2)
+    again = filled(conv, following, kept, pairs=pairs)  # takes what was kept, with its columns of zeros
+    expected = conv(joined)[:, :, -1:] - conv.bias[:, None, None, None]
+    torch.testing.assert_close(again.convolve(None), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_pairs_are_views_both_ways() -> None:
@@ -71,10 +77,13 @@ def test_only_convolutions_of_all_positions_are_paired() -> None:
     assert not causal_conv.can_pair(WanCausalConv3d(6, 6, (3, 1, 1), padding=(1, 0, 0)))
 
 
-def test_few_outputs_are_filled_up_on_the_way_only() -> None:
-    conv, frames = build(outputs=3), normal(1, 6, 4, 3, 5)
-    found = filled(conv, frames, None, pairs=False).convolve_to_few()
-    torch.testing.assert_close(found, conv(frames), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_few_outputs_are_filled_up_on_the_way_only(pairs: bool) -> None:
+    conv, frames = build(outputs=3), normal(1, 6, 4, 3, 8)
+    weight = paired_columns(filled_up(conv.weight, 4)) if pairs else None
+    room = Room(conv, frames, None, weight)
+    room.inside.copy_(frames)
+    torch.testing.assert_close(room.convolve_to_few(), conv(frames), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

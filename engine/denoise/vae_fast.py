@@ -29,10 +29,12 @@ from torch import Tensor, nn
 
 from engine.denoise.causal_conv import (
     NUM_CACHED,
+    OUTPUT_MULTIPLE,
     Room,
     can_pair,
     convolve,
     double_pixels,
+    filled_up,
     merged_upsampling,
     paired_channels,
     paired_columns,
@@ -74,7 +76,7 @@ def use_fast_coders(
         vae.set_submodule(name, FastUpsampler(upsampler, merge=merge))
     for attention in attentions.values():
         attention.norm = FastNorm(attention.norm)
-    vae.encoder, vae.decoder = FastEncoder(vae.encoder), FastDecoder(vae.decoder)
+    vae.encoder, vae.decoder = FastEncoder(vae.encoder), FastDecoder(vae.decoder, paired)
     _pass_biases_on(vae.decoder)
     return len(blocks) + len(upsamplers) + len(attentions) + 2
 
@@ -199,10 +201,16 @@ class FastEncoder(nn.Module):
 class FastDecoder(nn.Module):
     """The forward of a WanDecoder3d over its own children."""
 
-    def __init__(self, decoder: WanDecoder3d) -> None:
+    out_pairs: Tensor | None
+
+    def __init__(self, decoder: WanDecoder3d, paired: frozenset[int]) -> None:
         super().__init__()
         self.conv_in, self.norm_out, self.conv_out = decoder.conv_in, decoder.norm_out, decoder.conv_out
         self.mid_block, self.up_blocks = decoder.mid_block, decoder.up_blocks
+        pairs = None
+        if self.conv_out.in_channels in paired and can_pair(self.conv_out):
+            pairs = paired_columns(filled_up(self.conv_out.weight, OUTPUT_MULTIPLE // 2))
+        self.register_buffer("out_pairs", pairs, persistent=False)
 
     def forward(
         self,
@@ -215,7 +223,8 @@ class FastDecoder(nn.Module):
         x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
         for block in self.up_blocks:
             x = block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
-        return _normed(self.norm_out, x, None, self.conv_out, feat_cache, feat_idx).convolve_to_few()
+        room = _normed(self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs)
+        return room.convolve_to_few()
 
 
 def _normed(

@@ -97,7 +97,8 @@ def _kernel(  # type: ignore[no-untyped-def]
 
     With HAS_PITCH the output's lines of `line` positions begin out_pitch elements apart.
     """
-    positions = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    position32 = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    positions = position32.to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     columns = tl.arange(0, BLOCK_C)
     inside = columns < channels
@@ -117,7 +118,8 @@ def _kernel(  # type: ignore[no-untyped-def]
         source = residual_ptr + batch * residual_stride + places
         x += tl.load(source, mask=mask, other=0.0).to(tl.float32)
     if HAS_PITCH:
-        starts = positions // line * out_pitch + positions % line * channels
+        lines = position32 // line  # in 32 bits: a division of 64 costs as much as the rest of the kernel
+        starts = lines.to(tl.int64) * out_pitch + (position32 - lines * line) * channels
         places = starts[:, None] + columns[None, :]
     tl.store(out_ptr + batch * out_stride + places, to_element(x, out_ptr), mask=mask)
 
@@ -160,6 +162,7 @@ def _start(
     """Starts the kernel; arguments that are absent point at x and are not read."""
     batch, channels = x.shape[:2]
     num_positions = x[0, 0].numel()
+    assert num_positions < 2**31, f"{tuple(x.shape)} has more positions in a batch row than 32 bits count"
     rows, block = _rows(channels)
     width, pitch = out.shape[-1], _pitch(out)
     bias, gamma = (None if values is None else values.reshape(-1) for values in (bias, gamma))

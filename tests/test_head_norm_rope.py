@@ -13,7 +13,7 @@ from kernels.fused.formats import FP8
 from kernels.problem import Target
 
 EPS = 1e-6
-SHAPES = [(1, 1, 16), (1, 3, 32), (17, 3, 32), (5, 8, 128), (7, 3, 20), (4, 2, 6)]
+SHAPES = [(1, 1, 16), (1, 3, 32), (17, 3, 32), (5, 8, 128), (7, 3, 20), (4, 2, 4)]
 
 
 def angles(tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -52,6 +52,28 @@ def test_kernel_is_plain_torch(
 
 
 @needs_triton
+def test_a_head_of_pairs_that_no_quarters_hold() -> None:
+    x, weight, (cos, sin) = normal(1, 4, 12), normal(6, seed=1), angles(4, 6)
+    actual = head_norm_rope.launch(x, weight, cos, sin, 2, EPS, None, None)
+    torch.testing.assert_close(actual, head_norm_rope.plain(x, weight, cos, sin, heads=2, eps=EPS))
+    assert "multiple of 4" in str(head_norm_rope.supports(target(), heads=2, head_dim=6, quantize="fp8"))
+
+
+def test_products_do_not_see_that_channels_were_mixed() -> None:
+    q, k = normal(1, 9, 64), normal(1, 9, 64, seed=2)
+    weight, (cos, sin) = normal(32, seed=1).abs() + 0.1, angles(9, 32)
+    given = {"heads": 2, "eps": EPS}
+    scale = head_norm_rope.static_scale(weight)
+    plain, low = (
+        [head_norm_rope.run(x, weight, cos, sin, scale=s, **given).float() for x in (q, k)]
+        for s in (None, scale)
+    )
+    exact, rounded = (torch.einsum("bsad,btad->bast", *pair) for pair in (plain, low))
+    assert (rounded * scale**2 - exact).norm() / exact.norm() < 0.06
+    assert ((low[0] * scale - plain[0]).norm() / plain[0].norm()) > 0.5, "nothing was mixed"
+
+
+@needs_triton
 def test_slices_of_one_product() -> None:
     merged = normal(2, 9, 2 * 64 + 32, dtype=torch.bfloat16)
     merged[:, :, 96:] = float("nan")  # keys and values, which must not be read
@@ -77,9 +99,9 @@ def test_the_static_scale_cannot_saturate_and_is_reached() -> None:
     scale = head_norm_rope.static_scale(*weights)
     largest = max(float(weight.abs().max()) for weight in weights)
     assert float(scale) == pytest.approx(largest * 4 / FP8.max, rel=1e-6)
-    weight = max(weights, key=lambda w: float(w.abs().max()))
+    weight = torch.full((16,), largest, device=DEVICE)
     x = torch.zeros(1, 1, 16, device=DEVICE)
-    x[0, 0, int(weight.abs().argmax())] = 3.0  # all of a head in one channel, not turned
+    x[0, 0, 1::4] = 3.0  # all of a head in one channel once it is mixed, and not turned
     cos, sin = torch.ones(1, 16, device=DEVICE), torch.zeros(1, 16, device=DEVICE)
     out = head_norm_rope.run(x, weight, cos, sin, heads=1, eps=0.0, scale=scale)
     assert float(out.float().abs().max()) == FP8.max

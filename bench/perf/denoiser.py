@@ -43,9 +43,9 @@ SETS = {
     "chosen": (variants.OURS[2], *variants.ALONE[:3]),
     "everywhere": variants.EVERYWHERE,
 }
-CLOSE = 0.2
-"""Largest relative error against the library at which a variant is timed: 8-bit attention of random inputs is
-near 0.05, a wrong forward near 1."""
+CLOSE = 0.3
+"""Largest relative error against the library at which a variant is timed. A wrong forward is near 1. Random
+layers add up the rounding of 8 bits as they come: 0.02 after Wan's, 0.2 after Cosmos3's."""
 SUSTAINED = 4
 """Forwards in a row while power and clock are read."""
 

@@ -25,7 +25,7 @@ from engine.denoise.wan_block import (
     on_shared_input,
 )
 from kernels.fused import head_norm_rope, head_quant, rms_norm, row_quant, swiglu
-from kernels.fused.formats import FP8, to_format
+from kernels.fused.formats import FP8, mixed, to_format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ PLAIN = ElementWise(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerText:
-    """What one layer reads of the text, [B, L, K, D]; `low_keys` is E4M3 where its attention takes that."""
+    """What one layer reads of the text, [B, L, K, D]; `low_keys` is mixed and E4M3 if its attention is."""
 
     keys: Tensor
     values: Tensor
@@ -102,7 +102,7 @@ class FastCosmos3Block(nn.Module):
     def text(self, keys: Tensor, values: Tensor) -> LayerText:
         """Of keys and values [B, L, K, D], as the understanding tower made them."""
         eight_bit = any(bound.quantized is not None for bound in (self.attention, self.low_attention))
-        low = to_format(keys.float() * (1.0 / self.k_scale), FP8) if eight_bit else None
+        low = to_format(mixed(keys.float()) * (1.0 / self.k_scale), FP8) if eight_bit else None
         return LayerText(keys=keys, values=values, low_keys=low)
 
     def text_of_step(self, text: LayerText, low: bool) -> tuple[Tensor, Tensor]:

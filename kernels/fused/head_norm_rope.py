@@ -1,8 +1,10 @@
-"""RMSNorm of every head by itself, rotary embedding of half-split pairs and a static FP8 scale, in one pass.
+"""RMSNorm of every head by itself, rotary embedding of half-split pairs and, for FP8, channels mixed and a
+static scale: one pass.
 
 Beside `qk_norm_rope` in two ways: a mean square per head of D values, not of all heads, and channel d turns
-with channel d + D / 2, not with its neighbour. `before` puts rows that are ready in front of the result, so
-that queries find cached and new keys in one tensor without another copy.
+with channel d + D / 2, not with its neighbour. Channels are mixed by `formats.mixed`, which q k^T does not
+see. `before` puts rows that are ready in front of the result, so that queries find cached and new keys in
+one tensor without another copy.
 B batch · S tokens · L tokens before · A heads · D head size (even).
 """
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels.fused._jit import block_size, jit, tl, to_e4m3, to_element, triton_op, why_not, wrap
-from kernels.fused.formats import FP8, to_format
+from kernels.fused.formats import FP8, MIXED, mixed, to_format
 from kernels.problem import Target
 
 MAX_CHANNELS = 16384
@@ -27,14 +29,18 @@ def supports(target: Target, *, heads: int, head_dim: int, quantize: str | None 
         return f"{heads} heads of {head_dim} exceed the {MAX_CHANNELS} values that fit one program"
     if quantize not in (None, "fp8"):
         return f"heads are quantized to fp8 only, not to {quantize}"
+    if quantize is not None and head_dim % MIXED:
+        return (
+            f"head size {head_dim} is not a multiple of {MIXED}: channels are mixed before they are rounded"
+        )
     return why_not(target, quantize)
 
 
 def static_scale(*weights: Tensor) -> Tensor:
-    """The fp32 scale [] that no value normalised with one of the weights [D], and rotated, can exceed.
+    """The fp32 scale [] that no value normalised with one of the weights [D], rotated and mixed, can exceed.
 
-    The squares of D values divided by their rms sum to D or less, and a rotation keeps the length of a pair:
-    no component exceeds max|w| sqrt(D).
+    The squares of D values divided by their rms sum to D or less, and rotating and mixing keep the length of
+    a head: no component exceeds max|w| sqrt(D).
     """
     largest = torch.stack([weight.float().abs().amax() for weight in weights]).amax()
     return (math.sqrt(weights[0].numel()) * largest).clamp_min(1e-12) / FP8.max
@@ -51,11 +57,11 @@ def run(
     scale: Tensor | None = None,
     before: Tensor | None = None,
 ) -> Tensor:
-    """x [B, S, A * D] -> [B, L + S, A, D] contiguous, in the dtype of x, or E4M3 where `scale` [] is given.
+    """x [B, S, A * D] -> [B, L + S, A, D] contiguous, in the dtype of x, or mixed and E4M3 for a `scale` [].
 
     x has a contiguous last dim, any other strides (a slice of a merged QKV product). weight [D]. cos, sin
-    [S, D] fp32 contiguous, both halves alike. before [B, L, A, D] contiguous, of the dtype of the result. On
-    the CPU this is `plain`.
+    [S, D] fp32 contiguous, both halves alike. before [B, L, A, D] contiguous, of the dtype of the result, and
+    mixed if that is. On the CPU this is `plain`.
     """
     head_dim = weight.numel()
     assert x.ndim == 3 and x.shape[2] == heads * head_dim, f"x {tuple(x.shape)}, {heads} heads of {head_dim}"
@@ -88,7 +94,7 @@ def plain(
     wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
     first, second = wide.chunk(2, dim=-1)
     out = wide * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
-    out = out.to(x.dtype) if scale is None else to_format(out * (1.0 / scale), FP8)
+    out = out.to(x.dtype) if scale is None else to_format(mixed(out) * (1.0 / scale), FP8)
     if before is None:
         return out
     if out.dtype == FP8.dtype:  # torch has no `cat` of E4M3 on every device
@@ -99,15 +105,15 @@ def plain(
 
 @jit
 def _kernel(  # type: ignore[no-untyped-def]
-    x_ptr, weight_ptr, cos_ptr, sin_ptr, scale_ptr, before_ptr, out_ptr,
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, before_ptr, out_ptr,
     num_tokens, num_before, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
-    QUANTIZED: tl.constexpr, BLOCK_A: tl.constexpr, HALF: tl.constexpr,
+    BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One program: one token, all heads as two tiles [BLOCK_A, HALF], the halves that turn together."""
+    """One program: one token, all heads as two tiles [BLOCK_A, BLOCK_D], the halves that turn together."""
     place = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     head = tl.arange(0, BLOCK_A)
-    dim = tl.arange(0, HALF)
+    dim = tl.arange(0, BLOCK_D)
     half = head_dim // 2
     mask = (head < heads)[:, None] & (dim < half)[None, :]
     offsets = head[:, None] * head_dim + dim[None, :]
@@ -123,21 +129,68 @@ def _kernel(  # type: ignore[no-untyped-def]
         b = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
         square = tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)
         inverse_rms = (1.0 / tl.sqrt(square / head_dim + EPS))[:, None]
-        known = dim < half
-        angle = token * head_dim + dim
-        c = tl.load(cos_ptr + angle, mask=known, other=1.0).to(tl.float32)[None, :]
-        s = tl.load(sin_ptr + angle, mask=known, other=0.0).to(tl.float32)[None, :]
-        a = a * inverse_rms * tl.load(weight_ptr + dim, mask=known, other=0.0).to(tl.float32)[None, :]
-        b = b * inverse_rms * tl.load(weight_ptr + half + dim, mask=known, other=0.0).to(tl.float32)[None, :]
-        first = a * c - b * s
-        second = b * c + a * s
-        if QUANTIZED:
-            inverse = 1.0 / tl.load(scale_ptr)
-            tl.store(target, to_e4m3(first * inverse), mask=mask)
-            tl.store(target + half, to_e4m3(second * inverse), mask=mask)
-        else:
-            tl.store(target, to_element(first, out_ptr), mask=mask)
-            tl.store(target + half, to_element(second, out_ptr), mask=mask)
+        a, b = _turned(a * inverse_rms, b * inverse_rms, weight_ptr, cos_ptr, sin_ptr, token, dim, half, half)
+        tl.store(target, to_element(a, out_ptr), mask=mask)
+        tl.store(target + half, to_element(b, out_ptr), mask=mask)
+
+
+@jit
+def _quantizing_kernel(  # type: ignore[no-untyped-def]
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, scale_ptr, before_ptr, out_ptr,
+    num_tokens, num_before, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
+    BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One program: one token, all heads as four tiles [BLOCK_A, BLOCK_D], the quarters of a head that are
+    mixed; the first turns with the third, the second with the fourth."""
+    place = tl.program_id(0).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    head = tl.arange(0, BLOCK_A)
+    dim = tl.arange(0, BLOCK_D)
+    quarter = head_dim // 4
+    half = 2 * quarter
+    mask = (head < heads)[:, None] & (dim < quarter)[None, :]
+    offsets = head[:, None] * head_dim + dim[None, :]
+    target = out_ptr + (batch * (num_before + num_tokens) + place) * heads * head_dim + offsets
+    if place < num_before:
+        ready = before_ptr + (batch * num_before + place) * heads * head_dim + offsets
+        for part in tl.static_range(4):
+            tl.store(target + part * quarter, tl.load(ready + part * quarter, mask=mask), mask=mask)
+    else:
+        token = place - num_before
+        source = x_ptr + batch * stride_b + token * stride_s + offsets
+        x0 = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+        x1 = tl.load(source + quarter, mask=mask, other=0.0).to(tl.float32)
+        x2 = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
+        x3 = tl.load(source + half + quarter, mask=mask, other=0.0).to(tl.float32)
+        square = tl.sum(x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3, axis=1)
+        inverse_rms = (1.0 / tl.sqrt(square / head_dim + EPS))[:, None]
+        x0, x2 = _turned(
+            x0 * inverse_rms, x2 * inverse_rms, weight_ptr, cos_ptr, sin_ptr, token, dim, half, quarter
+        )
+        x1, x3 = _turned(
+            x1 * inverse_rms, x3 * inverse_rms, weight_ptr + quarter, cos_ptr + quarter, sin_ptr + quarter,
+            token, dim, half, quarter,
+        )  # fmt: skip
+        factor = 0.5 * (1.0 / tl.load(scale_ptr))
+        sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
+        tl.store(target, to_e4m3((sum_01 + sum_23) * factor), mask=mask)
+        tl.store(target + quarter, to_e4m3((difference_01 + difference_23) * factor), mask=mask)
+        tl.store(target + half, to_e4m3((sum_01 - sum_23) * factor), mask=mask)
+        tl.store(target + half + quarter, to_e4m3((difference_01 - difference_23) * factor), mask=mask)
+
+
+@jit
+def _turned(  # type: ignore[no-untyped-def]
+    a, b, weight_ptr, cos_ptr, sin_ptr, token, dim, half, size
+):  # fmt: skip
+    """Channels a and those half a head behind, b, times their weights, turned; `size` of them."""
+    known = dim < size
+    angle = token * 2 * half + dim
+    c = tl.load(cos_ptr + angle, mask=known, other=1.0).to(tl.float32)[None, :]
+    s = tl.load(sin_ptr + angle, mask=known, other=0.0).to(tl.float32)[None, :]
+    a = a * tl.load(weight_ptr + dim, mask=known, other=0.0).to(tl.float32)[None, :]
+    b = b * tl.load(weight_ptr + half + dim, mask=known, other=0.0).to(tl.float32)[None, :]
+    return a * c - b * s, b * c + a * s
 
 
 def _head_norm_rope(
@@ -160,15 +213,16 @@ def _head_norm_rope(
     num_before = 0 if before is None else before.shape[1]
     shape = (batch, num_before + num_tokens, heads, head_dim)
     out = torch.empty(shape, dtype=dtype, device=x.device)
-    block_a, half = block_size(heads, 1), block_size(head_dim // 2, 2)
     # Absent: a pointer of the type that is read, which no program follows.
     ready = before if before is not None else out
-    wrap(_kernel)[(num_before + num_tokens, batch)](
-        x, weight, cos, sin, cos if scale is None else scale, ready, out,
-        num_tokens, num_before, heads, head_dim, x.stride(0), x.stride(1), EPS=eps,
-        QUANTIZED=scale is not None, BLOCK_A=block_a, HALF=half,
-        num_warps=4 if block_a * half <= 2048 else 8,
-    )  # fmt: skip
+    grid = (num_before + num_tokens, batch)
+    sizes = (num_tokens, num_before, heads, head_dim, x.stride(0), x.stride(1))
+    block_a, block_d = block_size(heads, 1), block_size(head_dim // (2 if scale is None else MIXED), 1)
+    blocks = {"BLOCK_A": block_a, "BLOCK_D": block_d, "num_warps": 4 if block_a * head_dim <= 4096 else 8}
+    if scale is None:
+        wrap(_kernel)[grid](x, weight, cos, sin, ready, out, *sizes, EPS=eps, **blocks)
+    else:
+        wrap(_quantizing_kernel)[grid](x, weight, cos, sin, scale, ready, out, *sizes, EPS=eps, **blocks)
     return out
 
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kernels.files import whole_file
+
 MANIFEST_VERSION = 1
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 PACKAGES = (
@@ -66,9 +68,9 @@ def collect(
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """JSON, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(manifest, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(manifest, indent=2, default=str, allow_nan=False) + "\n"
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def code_state(root: Path) -> dict[str, Any]:

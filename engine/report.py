@@ -15,6 +15,7 @@ from engine.report_page import TIMELINE_PX, Record, ReportData, Scores, render
 from engine.report_scores import read_groups
 from engine.store import RunStore
 from engine.trace import Span, read_trace, timeline_svg, totals
+from kernels.files import whole_file
 
 
 def write_report(run: Path) -> Path:
@@ -25,9 +26,8 @@ def write_report(run: Path) -> Path:
     """
     page = render(gather(run))
     target = run / "report.html"
-    partial = run / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    with whole_file(target) as part:
+        part.write_text(page, encoding="utf-8")
     return target
 
 

@@ -27,6 +27,7 @@ from engine.types import (
     PlanReply,
     Scenario,
 )
+from kernels.files import whole_file
 
 SCHEMA_VERSION = 2
 DATABASE = "run.sqlite"
@@ -245,9 +246,8 @@ class RunStore:
             "SELECT output_name FROM scenarios WHERE id = ?", (scenario_id,)
         ).fetchone()
         target = self.folder / "chosen" / name
-        partial = target.with_name(target.name + ".partial")
-        shutil.copyfile(self.folder / attempt.video_path, partial)
-        partial.replace(target)
+        with whole_file(target) as part:
+            shutil.copyfile(self.folder / attempt.video_path, part)
         _flush(target)
 
     def _check_version(self) -> int:

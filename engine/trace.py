@@ -17,6 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernels.files import whole_file
+
 if TYPE_CHECKING:
     import torch
 
@@ -149,9 +151,8 @@ def write_trace(path: Path, spans: Iterable[Span]) -> None:
         }
         for span in spans
     ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
 
 
 def read_trace(path: Path) -> tuple[Span, ...]:

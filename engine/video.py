@@ -7,7 +7,6 @@ Legend: T pixel frames · H, W pixels. Frames are uint8 RGB [T, H, W, 3].
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from av.video.reformatter import Interpolation
 
 from engine.errors import VideoError
 from engine.types import Clip, Frames, VideoSpec
+from kernels.files import whole_file
 
 OPEN_EVENT: Final = "retake.video.open"
 """The audit event of every video file that is read; its argument is the path."""
@@ -290,18 +290,16 @@ def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[in
 @contextmanager
 def _whole_mp4(path: Path) -> Iterator[Any]:
     """A container that appears under `path` when the block is done, and not at all when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        with (
+            whole_file(path) as part,
+            av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        ):
             yield container
-        partial.replace(path)
     except av.FFmpegError as error:
         raise VideoError(
             f"{path} cannot be written: {error.strerror}", fix="check the space and the rights of its folder"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

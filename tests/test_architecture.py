@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("engine", "kernels", "export", "bench")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TRITON_KERNEL_LINES = 400, 60, 120
 
-BASE = ("engine.types", "engine.protocols", "engine.errors")
+BASE = ("engine.types", "engine.protocols", "engine.errors", "kernels.files")
+"""The contract, and how a file is written: the lowest package needs that too, so it lies there."""
 ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
     # The longest matching prefix decides; a package may always import itself. A module that is not named here
     # gets the rule of "engine": the contract only.
@@ -105,7 +106,7 @@ ALLOWED_IMPORTS: dict[str, tuple[str, ...]] = {
     ),
     "engine.doctor": (*BASE, "engine.config", "engine.models", "engine.plugins", "engine.manifest"),
     "engine.estimate": (*BASE, "engine.config", "engine.memory", "engine.models", "engine.video"),
-    "engine.demo": ("engine",),
+    "engine.demo": ("engine", "kernels.files"),
     "engine.build": ("engine", "kernels"),
     "engine.exported": (
         *BASE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,8 +138,8 @@ def test_denoise_step_suite(name: str) -> None:
 
 def test_a_wrong_denoiser_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     velocity = test_denoise_step.expected(TINY)
-    monkeypatch.setattr(test_denoise_step.variants, "build", lambda *given: (lambda: 1.3 * velocity, {}))
-    with pytest.raises(AssertionError, match=r"relative error 0\.3"):
+    monkeypatch.setattr(test_denoise_step.variants, "build", lambda *given: (lambda: 1.4 * velocity, {}))
+    with pytest.raises(AssertionError, match=r"relative error 0\.4"):
         run(test_denoise_step.test_denoise_step, "ours bf16", TINY)
 
 
@@ -201,8 +202,10 @@ def _sizes(has_gpu: bool) -> list[Any]:
 def test_one_command_runs_all_suites(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     command = [sys.executable, "-m", "pytest", "bench/perf", "-rs", "-k", "tiny or draft", "--timeout=1800"]
+    # a worker of pytest-xdist would pass on that it is one, and nothing is timed there
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [*command, f"--benchmark-json={out}"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, f"--benchmark-json={out}"], cwd=ROOT, capture_output=True, text=True, check=False, env=env
     )
     assert done.returncode == 0, done.stdout[-3000:]
     document = json.loads(out.read_text(encoding="utf-8"))

@@ -86,10 +86,11 @@ def measure(
     num_bytes: int | None = None,
     errors: reference.Errors | None = None,
     repeats: int = REPEATS,
+    warmup: int = WARMUP,
 ) -> None:
     """Times `function` twice, by events and by pytest-benchmark, and records rates and errors."""
     benchmark.group = group
-    found = timing.summary(timing.time_gpu(function, repeats=repeats, warmup=WARMUP, device=DEVICE.type))
+    found = timing.summary(timing.time_gpu(function, repeats=repeats, warmup=warmup, device=DEVICE.type))
     benchmark.extra_info |= {"target": str(TARGET), "device_ms": asdict(found)}
     if flops is not None:
         benchmark.extra_info["tflops"] = flops / found.median / 1e9

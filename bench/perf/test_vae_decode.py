@@ -70,6 +70,7 @@ def test_vae_decode(benchmark: Benchmark, way: str, size: str) -> None:
         lambda: decode(vae, latents, chunk),
         group=f"vae decode {shape} {DEVICE.type}",
         errors=errors,
-        repeats=5 if HAS_GPU else 2,
+        repeats=3 if HAS_GPU else 2,
+        warmup=1,
     )
     benchmark.extra_info["frames_per_s"] = 1e3 * num_frames / benchmark.extra_info["device_ms"]["median"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ScorerError, VideoError
+from kernels import files
 
 _SETTLED_NS = 3_000_000_000  # coarse file systems keep times to 2 s
 
@@ -64,14 +65,9 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A place to write, which becomes `path` when all went well. ScorerError for what the system refuses."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with files.whole_file(path) as part:
+            yield part
     except OSError as error:
         raise ScorerError(
             f"cannot write {path}: {error.strerror}",

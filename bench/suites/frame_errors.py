@@ -45,6 +45,6 @@ class SquaredErrors:
         for values in others:
             np.divide(values, UNITS, out=theirs, dtype=np.float32)
             np.subtract(mine, theirs, out=theirs)
-            np.multiply(theirs, theirs, out=theirs)
+            np.square(theirs, out=theirs)
             sums.append(np.add.reduce(theirs))
         return sums

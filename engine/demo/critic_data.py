@@ -17,6 +17,7 @@ import torch
 from engine.demo.clips import Block
 from engine.demo.critic_rows import PREFIX_INDICES, TAKE_INDICES, Row
 from engine.demo.windows import Window
+from kernels.files import whole_file
 
 PLAN_LENGTH: Final = 480
 CRITIQUE_LENGTH: Final = 1024
@@ -194,6 +195,5 @@ def window_tensor(rows: list[list[Window]]) -> torch.Tensor:
 
 def save_shard(path: Path, shard: TakeShard) -> None:
     """Atomic, so that a reader never sees half a shard."""
-    partial = path.with_suffix(".partial")
-    torch.save(shard, partial)
-    partial.rename(path)
+    with whole_file(path) as part:
+        torch.save(shard, part)

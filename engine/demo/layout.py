@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from engine.errors import DatasetError
 from engine.motion import masks_of, write_masks
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, Frames, PhysicsPlan
 from engine.video import read_frames, write_mp4
+from kernels.files import whole_file
 
 TREE = "physics-IQ-benchmark"
 TAKES = (1, 2)
@@ -186,10 +186,8 @@ def _write_once(path: Path, data: bytes, *, same: bool = False) -> None:
                 f"{path} belongs to other scenes", fix="choose an empty folder, or delete this one"
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    with whole_file(path) as part:
+        part.write_bytes(data)
 
 
 def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:

@@ -7,7 +7,6 @@ is only read, and a clip that is valid already keeps its bytes or at least its e
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from engine.video import (
     remux_mp4,
     stream_frames,
 )
+from kernels.files import whole_file
 
 PREFIX_MODES = ("auto", "keep", "cut")
 FULL_SECONDS = PREFIX_SECONDS + ANSWER_SECONDS
@@ -141,13 +141,8 @@ def _keep_encoding(header: Header, target: Path, fps: int) -> tuple[str, list[st
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as part:
+        shutil.copyfile(source, part)
 
 
 def _encode(clip: Clip, target: Path, indices: Sequence[int], size: Size, *, resize: bool, fps: int) -> None:

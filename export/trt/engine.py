@@ -20,6 +20,7 @@ from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec
 from export.subjects._loading import TORCH_DTYPES
 from export.trt.library import import_library
+from kernels.files import whole_file
 
 _TORCH = {
     "FLOAT": torch.float32,
@@ -118,9 +119,8 @@ class Engine:
         """Write the runtime cache. The engine cannot be called afterwards."""
         torch.cuda.synchronize(self._device)
         if self._runtime_cache is not None and self._runtime_cache_file is not None:
-            partial = self._runtime_cache_file.with_name(self._runtime_cache_file.name + ".partial")
-            partial.write_bytes(bytes(self._runtime_cache.serialize()))
-            partial.replace(self._runtime_cache_file)
+            with whole_file(self._runtime_cache_file) as part:
+                part.write_bytes(bytes(self._runtime_cache.serialize()))
         self._static.clear()
         # The order matters: a context must not outlive its engine, nor an engine its runtime.
         del self._context, self._runtime_cache, self._engine, self._runtime, self._scratch

@@ -78,7 +78,7 @@ class Room:
     def last_frames(self) -> Tensor:
         """What the library caches: at most two frames, only those that were there; of a copy.
 
-        The copy has the columns of zeros around: lines without gaps are copied at twice the speed.
+        The copy has the columns of zeros around: whole lines are copied, here and into the next room.
         """
         copied = self.buffer[:, :, -self.num_cached :].clone(memory_format=torch.channels_last_3d)
         margin = 0 if self.paired is None else 1

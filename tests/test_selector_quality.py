@@ -173,11 +173,13 @@ def test_sets_of_rounds_and_of_all_takes(tmp_path: Path) -> None:
     assert (brief["n"], plan["n"], every["n"]) == (2, 1, 2)
     assert brief["choosers"]["shade"]["mean"] == pytest.approx((20.0 + 60.0) / 2)
     assert brief["random"]["mean"] == pytest.approx((15.0 + 50.0) / 2)
+    compared = document["sets"]["brief_text_compared"]  # scenario 2 has nothing to compare with
+    assert compared["n"] == 1 and compared["choosers"]["shade"]["mean"] == 20.0
     assert plan["choosers"]["shade"]["mean"] == pytest.approx(50.0)
     assert plan["first_take"]["mean"] == pytest.approx(10.0)  # of the scenario, not of the set
     assert every["choosers"]["shade"]["mean"] == pytest.approx((20.0 + 60.0) / 2)
     assert every["loop"]["mean"] == pytest.approx((50.0 + 60.0) / 2)
-    assert selector.shown == [4, 2, 4, 2, 2]  # in round 1 also the takes of round 0
+    assert selector.shown == [4, 2, 4, 4, 2, 2]  # two of the sets of the first scenario hold all its takes
     assert document["num_takes"] == 6 and document["tuned"] is None
     assert document["selectors"]["shade"]["scored_takes"] == 1.0
     assert document["selectors"]["shade"]["seconds_per_scenario"] > 0
@@ -198,7 +200,7 @@ class Numbered:
 def test_selectors_that_judge_a_take_alone_are_asked_once(tmp_path: Path) -> None:
     once, again = Numbered(0.0, []), Numbered(0.0, [])
     document = measure([with_samples(tmp_path / "run")], {"vjepa": once, "shade": again}, samples=2)
-    assert (once.asked, again.asked) == ([4, 2], [4, 2, 4, 2, 2])
+    assert (once.asked, again.asked) == ([4, 2], [4, 2, 4, 4, 2, 2])
     for found in document["sets"].values():
         assert found["choosers"]["vjepa"] == found["choosers"]["shade"]
 
@@ -230,7 +232,7 @@ def test_a_busy_machine_gives_no_seconds(tmp_path: Path) -> None:
     assert document["selectors"]["shade"]["seconds_per_scenario"] is None
     header, align, *lines = markdown(document).split("\n\n")[0].splitlines()
     assert "s per scenario" not in header
-    assert {line.count("|") for line in (header, align, *lines)} == {9}
+    assert {line.count("|") for line in (header, align, *lines)} == {11}
     print_tables(document, Console(width=160))
 
 
@@ -274,9 +276,9 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = markdown(json.loads(json.dumps(document)))
     header, align, *lines = text.split("\n\n")[0].splitlines()
     assert header.startswith(
-        "| choice | brief text, best of 2 | share of oracle | plan's prompt, best of 2 |"
+        "| choice | brief text, best of 2 | share of oracle | the same, the plan's takes seen too |"
     )
-    assert {line.count("|") for line in (header, align, *lines)} == {10}
+    assert {line.count("|") for line in (header, align, *lines)} == {12}
     assert [line.split(" | ")[0].strip("| ") for line in lines] == [
         "first take",
         "loop",

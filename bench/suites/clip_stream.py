@@ -119,7 +119,7 @@ def read_masks(
     for frame in islice(decode(path, threads), num_frames):
         if clip_shape is not None and not packed:
             _check_shape(path, frame.shape[:2], clip_shape)
-        mask = reduce_frame(frame, size)[:, :, 0] > 127
+        mask = reduce_frame(cv2.extractChannel(frame, 0), size) > 127
         counts += mask
         packed.append(np.packbits(mask))
     _check_length(path, len(packed), num_frames)

@@ -115,7 +115,7 @@ def measure(
 
 
 def collect(runs: Sequence[ScoredRun], selectors: Mapping[str, Selector], samples: int) -> Measured:
-    """Pools of every scenario: the first `samples` takes of rounds 0 and 1, and all takes.
+    """Pools of every scenario: the first `samples` takes of a round, for each of ROUNDS, and all takes.
 
     A round counts where the scenario has that many samples of it. Each take is decoded once. As in the loop,
     a selector that chooses among a round's takes sees those of the rounds before too.
@@ -148,10 +148,10 @@ def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, tuple[list[Att
     The small sets come last: the first decodes every take and asks every selector of it.
     """
     sets = {ALL_TAKES: (list(attempts), list(attempts))}
-    for name, number in ROUNDS.items():
-        seen = [a for a in attempts if a.round <= number and a.sample < samples]
+    for name, (number, last_seen) in ROUNDS.items():
+        seen = [a for a in attempts if a.round <= last_seen and a.sample < samples]
         of_round = [a for a in seen if a.round == number]
-        if samples > 1 and len(of_round) == samples:
+        if samples > 1 and len(of_round) == samples and seen[-1].round == last_seen:
             sets[name] = seen, of_round
     return sets
 

@@ -15,14 +15,14 @@ from bench.suites.bootstrap import RESAMPLES
 
 Document = Mapping[str, Any]
 ALL_TAKES = "all_takes"
-ROUNDS = {"brief_text": 0, "plan_prompt": 1}
-"""Sets of best-of-N by name, and the round of the loop that each chooses from."""
+ROUNDS = {"brief_text": (0, 0), "brief_text_compared": (0, 1), "plan_prompt": (1, 1)}
+"""Sets of best-of-N by name: the round of the loop that each chooses from, and the last one it sees."""
 NOTES = (
     "Scores are Physics-IQ Verified case scores in percent.",
     f"Intervals: 95 %, percentile bootstrap over scenes, {RESAMPLES} resamples; differences are paired.",
     "random: mean over the candidates. oracle: chooses by the benchmark score itself, a bound and no result.",
     "Of a later round a selector sees the takes of the rounds before too, as in the loop, and chooses among "
-    "the round's own.",
+    "the round's own. brief_text_compared chooses among the first round's once it has seen the second's.",
     "share: (selector - random) / (oracle - random), of the means.",
     "A + B is their rank sum. A tuned one was found on scenes that are not among those measured.",
     "rank_correlation: Spearman, within scenarios of three or more takes. seconds_per_scenario: median, all "
@@ -100,6 +100,7 @@ def _title(name: str, document: Document) -> str:
     return {
         ALL_TAKES: f"all takes ({takes:.1f} on average)",
         "brief_text": f"brief text, best of {document['samples']}",
+        "brief_text_compared": "the same, the plan's takes seen too",
         "plan_prompt": f"plan's prompt, best of {document['samples']}",
     }[name]
 

@@ -1,7 +1,6 @@
 """Files that several processes may write at once. Knows no content."""
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +10,13 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A place to write that becomes `path` when all went well: all or nothing, and the last writer's stands.
 
-    Each writer has a part of its own. Makes the folder.
+    Each writer has a part of its own, which the block creates: with the rights that any file gets there, and
+    with the errors of whoever writes. Makes the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield part
-        part.chmod(0o644)  # mkstemp makes it private
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -54,6 +54,11 @@ def test_frame_rate_and_duration_are_exact(tmp_path: Path, fps: float) -> None:
         assert container.duration / av.time_base == pytest.approx(num_frames / fps, abs=0.001)
 
 
+def test_a_folder_that_takes_no_files_is_an_error() -> None:
+    with pytest.raises(VideoError, match=r"/proc/clip\.mp4 cannot be written: No such file"):
+        write_mp4(Path("/proc/clip.mp4"), np.zeros((2, 16, 16, 3), np.uint8), 8.0)
+
+
 def test_writing_leaves_nothing_but_the_file(tmp_path: Path) -> None:
     write_mp4(tmp_path / "a.mp4", moving_square(2), 8.0)
     with pytest.raises(AssertionError):

@@ -151,7 +151,7 @@ def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, tuple[list[Att
     for name, (number, last_seen) in ROUNDS.items():
         seen = [a for a in attempts if a.round <= last_seen and a.sample < samples]
         of_round = [a for a in seen if a.round == number]
-        if samples > 1 and len(of_round) == samples and seen[-1].round == last_seen:
+        if samples > 1 and len(seen) == samples * (last_seen + 1):
             sets[name] = seen, of_round
     return sets
 

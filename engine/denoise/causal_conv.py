@@ -54,20 +54,20 @@ class Room:
         self.paired = paired if width % 2 == 0 else None
         self.is_first_frame = past is None and num_frames == 1
         num_front = 0 if self.is_first_frame else conv.kernel_size[0] - 1  # P
-        margin = 0 if self.paired is None else 1
+        self.margin = 0 if self.paired is None else 1  # columns of zeros on each side
         self.buffer = torch.empty(
-            (batch, channels, num_front + num_frames, height, width + 2 * margin),
+            (batch, channels, num_front + num_frames, height, width + 2 * self.margin),
             dtype=x.dtype,
             device=x.device,
             memory_format=torch.channels_last_3d,
         )
-        if margin:
+        if self.margin:
             self.buffer[..., :: width + 1] = 0  # the first column and the last
-        self.frames = self.buffer[..., margin : margin + width]
+        self.frames = self.buffer[..., self.margin : self.margin + width]
         self.inside = self.frames[:, :, num_front:]
         if past is not None:
             known = slice(num_front - num_known, num_front)
-            lines = _whole_lines(past) if margin else None
+            lines = _whole_lines(past) if self.margin else None
             if lines is None:
                 self.frames[:, :, known] = past
             else:
@@ -81,8 +81,7 @@ class Room:
         The copy has the columns of zeros around: whole lines are copied, here and into the next room.
         """
         copied = self.buffer[:, :, -self.num_cached :].clone(memory_format=torch.channels_last_3d)
-        margin = 0 if self.paired is None else 1
-        return copied[..., margin : copied.shape[-1] - margin]
+        return copied[..., self.margin : copied.shape[-1] - self.margin]
 
     def convolve(self, bias: Tensor | None) -> Tensor:
         if self.paired is None:

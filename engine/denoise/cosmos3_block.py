@@ -25,7 +25,7 @@ from engine.denoise.wan_block import (
     on_shared_input,
 )
 from kernels.fused import head_norm_rope, head_quant, rms_norm, row_quant, swiglu
-from kernels.fused.formats import FP8, mixed, to_format
+from kernels.fused.formats import to_mixed_fp8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ class FastCosmos3Block(nn.Module):
     def text(self, keys: Tensor, values: Tensor) -> LayerText:
         """Of keys and values [B, L, K, D], as the understanding tower made them."""
         eight_bit = any(bound.quantized is not None for bound in (self.attention, self.low_attention))
-        low = to_format(mixed(keys.float()) * (1.0 / self.k_scale), FP8) if eight_bit else None
+        low = to_mixed_fp8(keys.float(), self.k_scale) if eight_bit else None
         return LayerText(keys=keys, values=values, low_keys=low)
 
     def text_of_step(self, text: LayerText, low: bool) -> tuple[Tensor, Tensor]:

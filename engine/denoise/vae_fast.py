@@ -68,8 +68,9 @@ def use_fast_coders(
     _check_counts(vae, len(blocks), len(upsamplers), len(attentions))
     _check_modules(vae, blocks)
     use_channels_last(vae)
-    paired = paired_channels(_target(vae)) if paired is None else paired
-    merge = bool(paired) if merge_upsampling is None else merge_upsampling
+    pays = paired_channels(_target(vae))  # merging was measured where pairing was, and pays there
+    merge = bool(pays) if merge_upsampling is None else merge_upsampling
+    paired = pays if paired is None else paired
     for name, block in blocks.items():
         vae.set_submodule(name, FastResidualBlock(block, paired))
     for name, upsampler in upsamplers.items():

@@ -68,6 +68,11 @@ def dequantize(x8: Tensor, scale: Tensor) -> Tensor:
     return x8.float() * scale
 
 
+def to_mixed_fp8(x: Tensor, scale: Tensor) -> Tensor:
+    """x [..., D], its channels mixed, divided by `scale`, which broadcasts, and rounded to E4M3."""
+    return to_format(mixed(x) * (1.0 / scale), FP8)
+
+
 def mixed(x: Tensor) -> Tensor:
     """x [..., D] with channel i of each quarter of D replaced by sums and differences of the four.
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.fused._jit import block_size, jit, tl, to_e4m3, to_element, triton_op, why_not, wrap
-from kernels.fused.formats import FP8, MIXED, mixed, to_format
+from kernels.fused._jit import block_size, jit, store_mixed, tl, to_element, triton_op, why_not, wrap
+from kernels.fused.formats import FP8, MIXED, to_mixed_fp8
 from kernels.problem import Target
 
 MAX_CHANNELS = 16384
@@ -94,7 +94,7 @@ def plain(
     wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
     first, second = wide.chunk(2, dim=-1)
     out = wide * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
-    out = out.to(x.dtype) if scale is None else to_format(mixed(out) * (1.0 / scale), FP8)
+    out = out.to(x.dtype) if scale is None else to_mixed_fp8(out, scale)
     if before is None:
         return out
     if out.dtype == FP8.dtype:  # torch has no `cat` of E4M3 on every device
@@ -171,12 +171,7 @@ def _quantizing_kernel(  # type: ignore[no-untyped-def]
             x1 * inverse_rms, x3 * inverse_rms, weight_ptr + quarter, cos_ptr + quarter, sin_ptr + quarter,
             token, dim, half, quarter,
         )  # fmt: skip
-        factor = 0.5 * (1.0 / tl.load(scale_ptr))
-        sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
-        tl.store(target, to_e4m3((sum_01 + sum_23) * factor), mask=mask)
-        tl.store(target + quarter, to_e4m3((difference_01 + difference_23) * factor), mask=mask)
-        tl.store(target + half, to_e4m3((sum_01 - sum_23) * factor), mask=mask)
-        tl.store(target + half + quarter, to_e4m3((difference_01 - difference_23) * factor), mask=mask)
+        store_mixed(target, quarter, x0, x1, x2, x3, 1.0 / tl.load(scale_ptr), mask)
 
 
 @jit
@@ -209,6 +204,7 @@ def _head_norm_rope(
     assert x.stride(-1) == 1 and weight.is_contiguous(), f"strides {x.stride()}, {weight.stride()}"
     assert cos.is_contiguous() and sin.is_contiguous(), "angles have strides"
     assert before is None or before.is_contiguous(), "what stands before has strides"
+    assert scale is None or head_dim % MIXED == 0, f"head size {head_dim}"
     dtype = x.dtype if scale is None else FP8.dtype
     num_before = 0 if before is None else before.shape[1]
     shape = (batch, num_before + num_tokens, heads, head_dim)

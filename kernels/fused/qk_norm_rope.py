@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.fused._jit import block_size, jit, tl, to_e4m3, to_element, triton_op, why_not, wrap
-from kernels.fused.formats import FP8, MIXED, mixed, to_format
+from kernels.fused._jit import block_size, jit, store_mixed, tl, to_element, triton_op, why_not, wrap
+from kernels.fused.formats import FP8, MIXED, to_mixed_fp8
 from kernels.problem import Target
 
 MAX_CHANNELS = 16384
@@ -107,7 +107,7 @@ def plain(
         out = torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2)
     if scale is None:
         return out.to(x.dtype)
-    return to_format(mixed(out) * (1.0 / scale)[:, None], FP8)
+    return to_mixed_fp8(out, scale[:, None])
 
 
 @jit
@@ -176,13 +176,9 @@ def _quantizing_kernel(  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
     scale = tl.load(scale_ptr + head, mask=head < heads, other=1.0)
-    factor = 0.5 * (1.0 / scale)[:, None]
-    sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
+    inverse_scale = (1.0 / scale)[:, None]
     target = out_ptr + (batch * num_tokens + token) * heads * head_dim + offsets
-    tl.store(target, to_e4m3((sum_01 + sum_23) * factor), mask=mask)
-    tl.store(target + quarter, to_e4m3((difference_01 + difference_23) * factor), mask=mask)
-    tl.store(target + 2 * quarter, to_e4m3((sum_01 - sum_23) * factor), mask=mask)
-    tl.store(target + 3 * quarter, to_e4m3((difference_01 - difference_23) * factor), mask=mask)
+    store_mixed(target, quarter, x0, x1, x2, x3, inverse_scale, mask)
 
 
 @jit

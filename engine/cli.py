@@ -6,6 +6,8 @@ a model import torch.
 
 from __future__ import annotations
 
+import logging
+
 from engine import plugins
 from engine.commands._app import app
 
@@ -17,6 +19,8 @@ for _name in plugins.names(COMMANDS):
 
 def main() -> None:
     """The entry point `retake`."""
+    # on some CPUs it looks for a package of the hub named kernels, finds ours, warns, and does without
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     app()
 
 

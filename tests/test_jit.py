@@ -101,8 +101,15 @@ def operators() -> dict[str, tuple[object, tuple[object, ...]]]:
         "qk_norm_rope": (qk_norm_rope._op, (h, values, angles, angles, 3, 1e-6, None)),
         "int8_linear": (int8._product_op, (x8, scales, x8, scales, None, torch.float32)),
         "int8_epilogue": (int8._epilogue_op, (x8.int(), scales, normal(32), None, torch.bfloat16)),
-        "channel_norm": (channel_norm._norm_op, (image, values[:8], None, torch.zeros_like(image), True)),
+        "channel_norm": (
+            channel_norm._norm_op,
+            (image, values[:8], None, image.clone(), torch.zeros_like(image), True),
+        ),
         "channel_add": (channel_norm._add_op, (image, values[:8], image.clone())),
+        "channel_add_norm": (
+            channel_norm._both_op,
+            (image, None, image.clone(), values[:8], torch.zeros_like(image), True),
+        ),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,33 @@ def test_footprint_is_of_the_loaded_weights_and_grows_with_the_take(critic: Qwen
     assert footprint.weights_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
     fewer = critic.footprint(replace(spec, num_frames=2))
     assert 0 < fewer.activation_bytes < footprint.activation_bytes
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    ("quantization", "kind", "most"), [("nf4", "Linear4bit", 0.3), ("int8", "Linear8bitLt", 0.05)]
+)
+@torch.inference_mode()
+def test_a_quantized_critic(
+    folder: Path, scenario: Scenario, device: str, quantization: str, kind: str, most: float
+) -> None:
+    """The layers of the language model and no others; close to bf16, as small as planned, and it answers."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    load = partial(qwen_vl.load, folder, device=device, dtype="bf16")
+    critic, exact = load(quantization=quantization), load()
+    quantized = [name for name, module in critic.model.named_modules() if type(module).__name__ == kind]
+    assert len(quantized) == 2 * 7 and all("language_model" in name for name in quantized)
+    inputs = {
+        name: value.to(device, torch.bfloat16) if value.is_floating_point() else value.to(device)
+        for name, value in inputs_of(exact).items()
+    }
+    expected, actual = (each.model(**inputs).logits.float() for each in (exact, critic))
+    assert 0 < (actual - expected).norm() / expected.norm() < most
+    spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
+    planned = load(quantization=quantization, with_weights=False).footprint(spec).weights_bytes
+    assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
+    assert finish(critic.plan(scenario)).num_tokens > 0
+    assert finish(critic.start(scenario, PROMPT, take())).num_tokens > 0
 
 
 def test_unknown_names_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_large_chunks_equal_the_library(autoencoder: AutoencoderKLWan, chunk_lat
             decode_pixels(autoencoder, latents, chunk_latents), shown, atol=1e-4, rtol=0
         )
         pieces = list(decode_in_chunks(autoencoder, latents, chunk_latents))
-        assert len(pieces) == num_chunks(5, chunk_latents)
+        assert len(pieces) == num_chunks(autoencoder, 5, chunk_latents)
         assert sum(piece.shape[2] for piece in pieces) == 17
     assert shown.std() > 0.01, "a constant picture would prove nothing"
 
@@ -60,7 +60,7 @@ def test_one_frame_is_one_latent(autoencoder: AutoencoderKLWan) -> None:
         latents = encode_mode(autoencoder, random_pixels(1))
         pixels = decode_pixels(autoencoder, denormalise(autoencoder, latents))
         expected = autoencoder.decode(denormalise(autoencoder, latents)).sample
-    assert latents.shape[2] == 1 and num_chunks(1, 4) == 1
+    assert latents.shape[2] == 1 and num_chunks(autoencoder, 1, 4) == 1
     torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)
 
 

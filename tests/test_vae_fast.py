@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 def build(*, residual: bool, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
     """Weights of which no gamma is one and no bias small, so that each of them shows."""
     torch.manual_seed(0)
-    vae = build_autoencoder(residual=residual)
+    vae = build_autoencoder(residual=residual, blocks_per_level=2)
     with torch.no_grad():
         for name, parameter in vae.named_parameters():
             if name.endswith(("gamma", "bias")):
@@ -46,10 +46,13 @@ def pair(request: pytest.FixtureRequest) -> tuple[AutoencoderKLWan, AutoencoderK
     fast = copy.deepcopy(vae)
     # residual blocks of both coders, upsamplers, attentions, coders
     count = use_fast_coders(fast, merge_upsampling=paired, paired=WIDTHS if paired else frozenset())
-    assert count == (2 + 8) + (2 + 4) + 3 + 2 + 2
+    assert count == (2 + 4 * 3) + (2 + 4 * 2) + 3 + 2 + 2
     blocks = [module for module in fast.modules() if isinstance(module, FastResidualBlock)]
     assert any(block.pairs1 is not None and block.pairs2 is not None for block in blocks) == paired
     assert (fast.decoder.out_pairs is not None) == paired
+    # each of four levels is a sequence of two blocks in the encoder and of three in the decoder; without the
+    # residuals of levels, the norm behind the last block of all sums up as well
+    assert sum(block.leaves_sum for block in blocks) == 4 * 1 + 4 * 2 + (not residual)
     return vae, fast
 
 
@@ -115,6 +118,21 @@ def test_every_slot_of_the_cache_is_the_same(
             position += size
 
 
+@torch.no_grad()
+def test_a_first_pass_of_several_frames_leaves_the_same_cache(
+    pair: tuple[AutoencoderKLWan, AutoencoderKLWan],
+) -> None:
+    vae, fast = pair
+    latents = random_latents(vae, 3)
+    num_slots = sum(isinstance(module, WanCausalConv3d) for module in fast.decoder.modules())
+    expected: list[Any] = [None] * num_slots
+    actual: list[Any] = [None] * num_slots
+    for first, frames in ((True, latents[:, :, :1]), (False, latents[:, :, 1:])):
+        vae.decoder(frames, feat_cache=expected, feat_idx=[0], first_chunk=first)
+    fast.decoder(latents, feat_cache=actual, feat_idx=[0], first_chunk=True)
+    assert_same_slots(expected, actual)
+
+
 def assert_same_slots(expected: list[Any], actual: list[Any]) -> None:
     for one, other in zip(expected, actual, strict=True):
         if isinstance(one, Tensor):
@@ -176,26 +194,35 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
     def last_pictures(*inputs: Any, **options: Any) -> Tensor:
         return conv2d(*inputs, **options).contiguous(memory_format=torch.channels_last)
 
-    def norm(x: Tensor, gamma: Tensor, *, silu: bool, bias: Any = None, out: Any = None) -> Tensor:
+    def norm(
+        x: Tensor, gamma: Tensor, *, silu: bool, bias: Any = None, residual: Any = None, out: Any = None
+    ):
         calls.append(x)
-        assert channel_norm._is_rows(x), (x.shape, x.stride())
-        return channel_norm.launch(x, gamma, silu, bias, out)
+        for read in (x, x if residual is None else residual):
+            assert channel_norm._is_rows(read), (read.shape, read.stride())
+        return channel_norm.launch(x, gamma, silu, bias, residual, out)
 
     def add(y: Tensor, bias: Any, residual: Tensor) -> Tensor:
         assert channel_norm._is_rows(residual), (residual.shape, residual.stride())
         return channel_norm.launch_residual(y, bias, residual)
 
+    def both(y: Tensor, bias: Any, residual: Tensor, gamma: Tensor, *, silu: bool, out: Tensor) -> Tensor:
+        calls.append(y)
+        assert channel_norm._is_rows(residual), (residual.shape, residual.stride())
+        return channel_norm.launch_both(y, bias, residual, gamma, silu, out)
+
     vae = build(residual=residual)
-    latents = random_latents(vae, 2, batch=1)
+    latents = random_latents(vae, 3, batch=1)
     expected = decode_pixels(vae, latents)
     use_fast_coders(vae, paired=paired, merge_upsampling=False)
     monkeypatch.setattr(F, "conv3d", last)
     monkeypatch.setattr(F, "conv2d", last_pictures)
     monkeypatch.setattr(vae_fast.channel_norm, "run", norm)
     monkeypatch.setattr(vae_fast.channel_norm, "add_residual", add)
-    torch.testing.assert_close(decode_pixels(vae, latents), expected, atol=1e-5, rtol=1e-5)
-    num_norms = 2 * (2 + 4 * 2) + 1 + 1
-    assert len(calls) == 2 * num_norms
+    monkeypatch.setattr(vae_fast.channel_norm, "add_and_norm", both)
+    torch.testing.assert_close(decode_pixels(vae, latents, 1), expected, atol=1e-5, rtol=1e-5)
+    num_norms = 2 * (2 + 4 * 3) + 1 + 1
+    assert len(calls) == 2 * num_norms  # two latent frames, then one
 
 
 def test_parameters_keep_their_names_and_copies_are_independent() -> None:
@@ -220,7 +247,7 @@ def test_a_gradient_is_refused() -> None:
 def test_what_is_not_expected_is_refused_before_anything_changes() -> None:
     vae = build(residual=False)
     use_fast_coders(vae)
-    with pytest.raises(SurgeryError, match="0 residual blocks instead of 16"):
+    with pytest.raises(SurgeryError, match="0 residual blocks instead of 24"):
         use_fast_coders(vae)
     for change, message in (
         (lambda block: setattr(block, "nonlinearity", nn.GELU()), "activation GELU"),

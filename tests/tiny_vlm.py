@@ -46,7 +46,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
     text = Qwen3VLTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
-        intermediate_size=96,
+        intermediate_size=128,  # blocks of bitsandbytes are 64 weights of one row
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

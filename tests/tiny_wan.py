@@ -37,8 +37,11 @@ SIDECAR = {
 }
 
 
-def build_autoencoder(*, residual: bool = False) -> AutoencoderKLWan:
-    """The Wan2.1 layout (8x8 pixels per latent), or the residual one of Wan2.2 (16x16)."""
+def build_autoencoder(*, residual: bool = False, blocks_per_level: int = 1) -> AutoencoderKLWan:
+    """The Wan2.1 layout (8x8 pixels per latent), or the residual one of Wan2.2 (16x16).
+
+    The decoder has one block more on each level.
+    """
     layout: dict[str, Any] = {}
     if residual:
         layout = {
@@ -53,7 +56,7 @@ def build_autoencoder(*, residual: bool = False) -> AutoencoderKLWan:
         base_dim=4,
         z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 4, 4],
-        num_res_blocks=1,
+        num_res_blocks=blocks_per_level,
         latents_mean=[0.1, -0.2, 0.3, 0.0],
         latents_std=[0.5, 1.5, 0.8, 1.1],
         **layout,

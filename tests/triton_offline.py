@@ -149,16 +149,17 @@ def fused_cases() -> Iterator[Case]:
             lowest=(8, 9) if quantized else (8, 0),
             few=rotated and heads != 24,
         )
-    for channels, dims, gamma in itertools.product((96, 384), (4, 5), (True, False)):
+    for channels, dims, kind in itertools.product((96, 384), (4, 5), ("norm", "sum", "both", "norm of sum")):
         layout = torch.channels_last if dims == 4 else torch.channels_last_3d
         image = empty(1, channels, *(4, 60, 104)[5 - dims :]).to(memory_format=layout)
         table = empty(channels)
-        call = (
-            partial(channel_norm._norm, image, table, None, image, True)
-            if gamma
-            else partial(channel_norm._add, image, table, image)
-        )
-        yield Case(name=f"channel_norm {channels} {dims}d norm={gamma}", call=call, few=dims == 5)
+        call = {
+            "norm": partial(channel_norm._norm, image, table, None, None, image, True),
+            "sum": partial(channel_norm._add, image, table, image),
+            "both": partial(channel_norm._both, image, table, image, table, image, True),
+            "norm of sum": partial(channel_norm._norm, image, table, table, image, image, True),
+        }[kind]
+        yield Case(name=f"channel_norm {channels} {dims}d {kind}", call=call, few=dims == 5)
     for dim in (64, 128):
         v = empty(1, tokens, 3 * 12 * dim)[:, :, : 12 * dim].unflatten(2, (12, dim))
         yield Case(name=f"head_quant {dim}", call=partial(head_quant._head_quant, v), lowest=(8, 9))

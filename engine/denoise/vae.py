@@ -2,13 +2,15 @@
 
 The library walks a video one latent frame at a time to save memory. Its temporal convolutions are causal and
 its feature cache carries exactly the frames they look back on, so any division after the first frame gives
-the same numbers. Knows no prompts or steps, keeps no state on the module, and lets gradients through.
+the same numbers; a coder with `joins_first_frame` takes that along as well. Knows no prompts or steps, keeps
+no state on the module, and lets gradients through.
 B batch · Z latent channels · F latent frames · T = 4 (F - 1) + 1 pixel frames · H, W, h, w pixels and latent
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ def encode_moments(vae: AutoencoderKLWan, pixels: Tensor, chunk_latents: int = 0
         pixels = patchify(pixels, patch_size=vae.config.patch_size)
     cache = _empty_cache(vae.encoder)
     moments = []
-    for start, end in _chunks(latent_frames, chunk_latents):
+    for start, end in _chunks(vae.encoder, latent_frames, chunk_latents):
         frames = pixels[:, :, _first_pixel_frame(start) : _first_pixel_frame(end)]
         moments.append(vae.encoder(frames, feat_cache=cache, feat_idx=[0]))
     return _tensor(vae.quant_conv(torch.cat(moments, dim=2)))
@@ -65,7 +67,7 @@ def decode_in_chunks(
     assert not vae.use_tiling, "tiling is the library's own path; call vae.decode"
     hidden = vae.post_quant_conv(latents)
     cache = _empty_cache(vae.decoder)
-    for start, end in _chunks(latents.shape[2], chunk_latents):
+    for start, end in _chunks(vae.decoder, latents.shape[2], chunk_latents):
         pixels = vae.decoder(hidden[:, :, start:end], feat_cache=cache, feat_idx=[0], first_chunk=start == 0)
         if vae.config.patch_size is not None:
             pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
@@ -84,9 +86,9 @@ def decode_preview(vae: AutoencoderKLWan, latents: Tensor, frames: Sequence[int]
     return pixels[:, :, 0]
 
 
-def num_chunks(latent_frames: int, chunk_latents: int) -> int:
+def num_chunks(vae: AutoencoderKLWan, latent_frames: int, chunk_latents: int) -> int:
     """How many pieces `decode_in_chunks` yields."""
-    return len(_chunks(latent_frames, chunk_latents))
+    return len(_chunks(vae.decoder, latent_frames, chunk_latents))
 
 
 def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -130,10 +132,14 @@ def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
     return per_channel(vae.config.latents_mean), per_channel(vae.config.latents_std)
 
 
-def _chunks(latent_frames: int, chunk_latents: int) -> list[tuple[int, int]]:
-    # The first latent frame is always alone: the resampling layers treat it apart (it has no time to halve).
+def _chunks(coder: nn.Module, latent_frames: int, chunk_latents: int) -> list[tuple[int, int]]:
+    # The library's resampling layers treat the first latent frame apart (it has no time to halve or double),
+    # so it is alone in a pass. Taken along, its one pixel frame hardly adds to the peak.
     size = chunk_latents or max(latent_frames - 1, 1)
-    return [(0, 1)] + [(start, min(start + size, latent_frames)) for start in range(1, latent_frames, size)]
+    starts = [0, *range(1, latent_frames, size)]
+    if getattr(coder, "joins_first_frame", False) and len(starts) > 1:
+        del starts[1]
+    return list(pairwise([*starts, latent_frames]))
 
 
 def _first_pixel_frame(latent_frame: int) -> int:

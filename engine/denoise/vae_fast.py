@@ -1,14 +1,16 @@
 """The coders of one Wan autoencoder with few passes over memory: same weights, same cache, same pixels.
 
 Norm, SiLU and the bias of the convolution before are one pass, which writes into the buffer of the next
-causal convolution (causal_conv.py). Every module is replaced by one with the same children, so names of
-parameters, the count of cache slots and their contents stay the library's. Weights that are made from others
-are made here: load a checkpoint before. Knows no chunks (engine/denoise/vae.py) and no gradient.
+causal convolution (causal_conv.py); so is the sum at the end of a block, where a norm follows. Every module
+is replaced by one with the same children, so names of parameters, the count of cache slots and their contents
+stay the library's. Weights that are made from others are made here: load a checkpoint before. Knows no chunks
+(engine/denoise/vae.py) and no gradient.
 B batch · C channels · T frames · H, W pixels
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -50,6 +52,24 @@ Cache = list[Any]
 """Per causal convolution: None, [B, C, 1 or 2, H, W], or "Rep" where time begins to double."""
 
 
+@dataclass(slots=True)
+class Sum:
+    """y + bias + residual, which its one reader adds up on the way."""
+
+    y: Tensor
+    """[B, C, T, H, W], channels-last; free to be overwritten."""
+    bias: Tensor
+    """[C]"""
+    residual: Tensor | None
+    """As y, until it is taken."""
+
+    def take_residual(self) -> Tensor:
+        """For good: callers keep the Sum while its reader works, and memory is short there."""
+        residual, self.residual = self.residual, None
+        assert residual is not None, "a Sum has one reader"
+        return residual
+
+
 def use_fast_coders(
     vae: AutoencoderKLWan, *, merge_upsampling: bool | None = None, paired: frozenset[int] | None = None
 ) -> int:
@@ -79,6 +99,7 @@ def use_fast_coders(
         attention.norm = FastNorm(attention.norm)
     vae.encoder, vae.decoder = FastEncoder(vae.encoder), FastDecoder(vae.decoder, paired)
     _pass_biases_on(vae.decoder)
+    _pass_sums_on(vae)
     return len(blocks) + len(upsamplers) + len(attentions) + 2
 
 
@@ -109,6 +130,8 @@ class FastResidualBlock(nn.Module):
         for name, conv in (("pairs1", self.conv1), ("pairs2", self.conv2)):
             fits = {conv.in_channels, conv.out_channels} <= paired and can_pair(conv)
             self.register_buffer(name, paired_columns(conv.weight) if fits else None, persistent=False)
+        self.leaves_sum = False
+        """Whether the result is a Sum."""
         self.take_bias(None)
 
     def take_bias(self, bias: Tensor | None) -> None:
@@ -125,14 +148,21 @@ class FastResidualBlock(nn.Module):
         self.register_buffer("output_bias", output, persistent=False)
 
     def forward(
-        self, x: Tensor, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
-    ) -> Tensor:
+        self, x: Tensor | Sum, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
+    ) -> Tensor | Sum:
         room = _normed(self.norm1, x, self.input_bias, self.conv1, feat_cache, feat_idx, self.pairs1)
+        if isinstance(x, Sum):
+            x = x.y
         y = room.convolve(None)
+        del room  # each of these is as large as the video in full size, and here are most of them
         room = _normed(self.norm2, y, self.conv1.bias, self.conv2, feat_cache, feat_idx, self.pairs2)
+        del y
         y = room.convolve(None)
+        del room
         if not isinstance(self.conv_shortcut, nn.Identity):
             x = convolve(self.conv_shortcut, x, self.conv_shortcut.weight, None)
+        if self.leaves_sum:
+            return Sum(y.contiguous(memory_format=torch.channels_last_3d), self.output_bias, x)
         return channel_norm.add_residual(y, self.output_bias, x)
 
 
@@ -167,18 +197,27 @@ class FastUpsampler(nn.Module):
         return videos.transpose(1, 2)
 
     def _double_time(self, x: Tensor, frames: Tensor, cache: Cache, index: list[int]) -> Tensor:
-        """[B, T, 2, H, W, C], a view; `frames` as they are at the first frame, which stays single."""
+        """Frames twice, [B, T, H, W, C] or a view [B, T, 2, H, W, C]; the first of a video stays single."""
         slot, past = _next_slot(cache, index)
-        if past is None:
+        begins = past is None
+        if begins and x.shape[2] == 1:
             cache[slot] = "Rep"
             return frames
-        if not isinstance(past, Tensor):
+        if begins:
+            x = x[:, :, 1:]
+        if not isinstance(past, Tensor):  # the first frame is not looked back on
             past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, NUM_CACHED, -1, -1)
         room = Room(self.time_conv, x, past)
         room.inside.copy_(x)
         cache[slot] = room.last_frames()
         doubled: Tensor = room.convolve(self.time_conv.bias).unflatten(1, (2, -1))  # [B, 2, C, T, H, W]
-        return doubled.permute(0, 3, 1, 4, 5, 2)
+        doubled = doubled.permute(0, 3, 1, 4, 5, 2)
+        if not begins:
+            return doubled
+        joined = frames.new_empty(len(frames), 1 + 2 * x.shape[2], *frames.shape[2:])
+        joined[:, :1] = frames[:, :1]
+        joined[:, 1:].unflatten(1, (-1, 2)).copy_(doubled)
+        return joined
 
 
 class FastEncoder(nn.Module):
@@ -200,8 +239,9 @@ class FastEncoder(nn.Module):
 
 
 class FastDecoder(nn.Module):
-    """The forward of a WanDecoder3d over its own children."""
+    """The forward of a WanDecoder3d over its own children, which takes the first frame along with others."""
 
+    joins_first_frame = True
     out_pairs: Tensor | None
 
     def __init__(self, decoder: WanDecoder3d, paired: frozenset[int]) -> None:
@@ -224,23 +264,33 @@ class FastDecoder(nn.Module):
         x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
         for block in self.up_blocks:
             x = block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
-        room = _normed(self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs)
+        places = feat_cache, feat_idx
+        room = _normed(self.norm_out, x, None, self.conv_out, *places, self.out_pairs, keeps_sum=False)
         return room.convolve_to_few()
 
 
 def _normed(
     norm: WanRMS_norm,
-    x: Tensor,
+    x: Tensor | Sum,
     bias: Tensor | None,
     conv: WanCausalConv3d,
     cache: Cache | None,
     index: list[int] | None,
     paired: Tensor | None = None,
+    *,
+    keeps_sum: bool = True,
 ) -> Room:
-    """SiLU of the norm of x + bias, ready for a causal convolution whose own bias is left to a later pass."""
+    """SiLU of the norm of x + bias, ready for a causal convolution whose own bias is left to a later pass.
+
+    A Sum brings its bias along, and its y becomes what it adds up to, unless nobody reads that.
+    """
+    y, bias, residual = (x.y, x.bias, x.take_residual()) if isinstance(x, Sum) else (x, bias, None)
     slot, past = _next_slot(cache, index)
-    room = Room(conv, x, past, paired)
-    channel_norm.run(x, norm.gamma, silu=True, bias=bias, out=room.inside)
+    room = Room(conv, y, past, paired)
+    if residual is not None and keeps_sum:
+        channel_norm.add_and_norm(y, bias, residual, norm.gamma, silu=True, out=room.inside)
+    else:
+        channel_norm.run(y, norm.gamma, silu=True, bias=bias, residual=residual, out=room.inside)
     if cache is not None:
         cache[slot] = room.last_frames()
     return room
@@ -274,6 +324,20 @@ def _pass_biases_on(decoder: Any) -> None:
             upsampler = block.upsamplers[0]
             following.resnets[0].take_bias(upsampler.resample[1].bias)
             upsampler.adds_bias = False
+
+
+def _pass_sums_on(vae: AutoencoderKLWan) -> None:
+    """The sum at the end of a block is made by the norm that comes next, which saves reading it again."""
+    levels = [*vae.encoder.down_blocks, *vae.decoder.up_blocks]
+    sequences = [vae.encoder.down_blocks, *(level.resnets for level in levels if hasattr(level, "resnets"))]
+    for sequence in sequences:
+        for block, following in pairwise(sequence):
+            if isinstance(block, FastResidualBlock) and isinstance(following, FastResidualBlock):
+                block.leaves_sum = True
+    last = vae.decoder.up_blocks[-1]
+    # the library's block must do nothing behind its last residual block
+    if isinstance(last, WanUpBlock) and last.upsamplers is None:
+        last.resnets[-1].leaves_sum = True
 
 
 def _target(vae: AutoencoderKLWan) -> Target | None:

@@ -235,7 +235,8 @@ class WanJob:
         self._chunk_latents = chunk_size(generator.parts, generator.spec)
         self._decoded: list[Tensor] = []
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
-        self._steps_left = 1 + generator.schedule.num_steps + num_chunks(latent_frames, self._chunk_latents)
+        passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
+        self._steps_left = 1 + generator.schedule.num_steps + passes
         self._steps = self._run()
 
     @property

@@ -1,7 +1,8 @@
 """RMS normalization over the channels of channels-last pictures or videos, and the sums around it: one pass.
 
-    run           silu(gamma * root * (x + bias) / |x + bias|)      root = sqrt(C), without SiLU on request
-    add_residual  (y + bias) + residual, in place of y
+    run           silu(gamma * root * s / |s|)   s = x + bias + residual, root = sqrt(C), SiLU on request
+    add_residual  y + bias + residual, in place of y
+    add_and_norm  both at once, where the sum is needed as well
 
 The bias is that of the convolution in front, which then does not need a pass of its own. `out` may be a part
 of a larger buffer, so that a causal convolution finds the frames it looks back on already in front of its
@@ -27,38 +28,46 @@ SMALLEST_NORM = 1e-12
 
 
 def supports(target: Target, *, channels: int) -> str | None:
-    """None when `run` and `add_residual` can use their Triton kernel, else the reason."""
+    """None when the functions can use their Triton kernel, else the reason."""
     if channels > MAX_CHANNELS:
         return f"{channels} channels are more than the {MAX_CHANNELS} that fit one program"
     return why_not(target)
 
 
 def run(
-    x: Tensor, gamma: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
+    x: Tensor,
+    gamma: Tensor,
+    *,
+    silu: bool,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """x [B, C, T, H, W] or [B, C, H, W] of any float dtype, gamma and bias of C elements -> the same shape.
 
-    Fast where x is channels-last; other layouts are copied first. `out` has the shape and dtype of x, is
-    channels-last within each batch row, between its lines of pixels may lie others of its buffer, and it is
-    returned; without it a dense one is made. On the CPU this is `plain`.
+    Fast where x and `residual`, of the shape and dtype of x, are channels-last; other layouts are copied
+    first. So is `out` within each batch row, between its lines of pixels may lie others of its buffer, and it
+    is returned; without it a dense one is made. On the CPU this is `plain`.
     """
-    _check(x, (gamma, bias), out)
+    _check(x, (gamma, bias), (residual, out))
     if not x.is_cuda:
-        result = plain(x, gamma, silu=silu, bias=bias)
+        result = plain(x, gamma, silu=silu, bias=bias, residual=residual)
         return result if out is None else out.copy_(result)
-    return launch(x, gamma, silu, bias, out)
+    return launch(x, gamma, silu, bias, residual, out)
 
 
-def plain(x: Tensor, gamma: Tensor, *, silu: bool, bias: Tensor | None = None) -> Tensor:
+def plain(
+    x: Tensor, gamma: Tensor, *, silu: bool, bias: Tensor | None = None, residual: Tensor | None = None
+) -> Tensor:
     """The same in plain torch."""
-    wide = x.float() if bias is None else x.float() + _per_channel(bias, x)
+    wide = _sum(x, bias, residual)
     n = F.normalize(wide, dim=1, eps=SMALLEST_NORM) * x.shape[1] ** 0.5 * _per_channel(gamma, x)
     return (F.silu(n) if silu else n).to(x.dtype)
 
 
 def add_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
     """y, residual [B, C, ...] of one shape and dtype -> their sum, in y itself if it is channels-last."""
-    _check(y, (bias,), residual)
+    _check(y, (bias,), (residual,))
     if not y.is_cuda:
         return y.copy_(plain_residual(y, bias, residual))
     return launch_residual(y, bias, residual)
@@ -66,8 +75,26 @@ def add_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
 
 def plain_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
     """The same in plain torch, out of place."""
-    wide = y.float() if bias is None else y.float() + _per_channel(bias, y)
-    return (wide + residual.float()).to(y.dtype)
+    return _sum(y, bias, residual).to(y.dtype)
+
+
+def add_and_norm(
+    y: Tensor, bias: Tensor | None, residual: Tensor, gamma: Tensor, *, silu: bool, out: Tensor
+) -> Tensor:
+    """`run` of y + bias + residual into `out`, and that sum in place of y, which has to be channels-last."""
+    _check(y, (bias, gamma), (residual, out))
+    if not y.is_cuda:
+        out.copy_(plain(y, gamma, silu=silu, bias=bias, residual=residual))
+        y.copy_(plain_residual(y, bias, residual))
+        return out
+    return launch_both(y, bias, residual, gamma, silu, out)
+
+
+def _sum(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    wide = x.float()
+    for term in (None if bias is None else _per_channel(bias, x), residual):
+        wide = wide if term is None else wide + term.float()
+    return wide
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -75,27 +102,30 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.float().reshape(1, -1, *[1] * (like.ndim - 2))
 
 
-def _check(x: Tensor, tables: tuple[Tensor | None, ...], other: Tensor | None) -> None:
+def _check(x: Tensor, tables: tuple[Tensor | None, ...], others: tuple[Tensor | None, ...]) -> None:
     assert x.ndim in (4, 5), f"x {tuple(x.shape)} is not [B, C, H, W] or [B, C, T, H, W]"
     for values in tables:
         assert values is None or values.numel() == x.shape[1], (
             f"{values.numel()} values for {x.shape[1]} channels"
         )
-    assert other is None or (other.shape == x.shape and other.dtype == x.dtype), (
-        f"{tuple(other.shape)} {other.dtype} is not {tuple(x.shape)} {x.dtype}"
-    )
+    for other in others:
+        assert other is None or (other.shape == x.shape and other.dtype == x.dtype), (
+            f"{tuple(other.shape)} {other.dtype} is not {tuple(x.shape)} {x.dtype}"
+        )
 
 
 @jit
 def _kernel(  # type: ignore[no-untyped-def]
     x_ptr, residual_ptr, bias_ptr, gamma_ptr, out_ptr, num_positions, channels,
     x_stride, residual_stride, out_stride, line, out_pitch,
-    HAS_PITCH: tl.constexpr, HAS_BIAS: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr,
+    HAS_PITCH: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, KEEP_SUM: tl.constexpr,
+    NORM: tl.constexpr, SILU: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_C: tl.constexpr, ROOT: tl.constexpr, SMALLEST: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS positions of one batch row, all of their channels. The strides are of the batch.
 
-    With HAS_PITCH the output's lines of `line` positions begin out_pitch elements apart.
+    With HAS_PITCH the output's lines of `line` positions begin out_pitch elements apart. With KEEP_SUM the
+    sum takes the place of x.
     """
     position32 = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     positions = position32.to(tl.int64)
@@ -108,15 +138,17 @@ def _kernel(  # type: ignore[no-untyped-def]
     x = tl.load(x_ptr + batch * x_stride + places, mask=mask, other=0.0).to(tl.float32)
     if HAS_BIAS:
         x += tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if HAS_RESIDUAL:
+        source = residual_ptr + batch * residual_stride + places
+        x += tl.load(source, mask=mask, other=0.0).to(tl.float32)
+    if KEEP_SUM:
+        tl.store(x_ptr + batch * x_stride + places, to_element(x, x_ptr), mask=mask)
     if NORM:
         gamma = tl.load(gamma_ptr + columns, mask=inside, other=0.0).to(tl.float32)
         norm = tl.sqrt(tl.sum(x * x, axis=1))
         x = x * (ROOT / tl.maximum(norm, SMALLEST))[:, None] * gamma[None, :]
         if SILU:
             x = x * tl.sigmoid(x)
-    else:
-        source = residual_ptr + batch * residual_stride + places
-        x += tl.load(source, mask=mask, other=0.0).to(tl.float32)
     if HAS_PITCH:
         lines = position32 // line  # in 32 bits a division takes fewer instructions
         starts = lines.to(tl.int64) * out_pitch + (position32 - lines * line) * channels
@@ -157,7 +189,14 @@ def _pitch(out: Tensor) -> int:
 
 
 def _start(
-    x: Tensor, residual: Tensor, bias: Tensor | None, gamma: Tensor | None, out: Tensor, silu: bool
+    x: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gamma: Tensor | None,
+    out: Tensor,
+    *,
+    silu: bool,
+    keep_sum: bool,
 ) -> None:
     """Starts the kernel; arguments that are absent point at x and are not read."""
     batch, channels = x.shape[:2]
@@ -165,36 +204,47 @@ def _start(
     assert num_positions < 2**31, f"{tuple(x.shape)} has more positions in a batch row than 32 bits count"
     rows, block = _rows(channels)
     width, pitch = out.shape[-1], _pitch(out)
-    bias, gamma = (None if values is None else values.reshape(-1) for values in (bias, gamma))
+    has = {"HAS_BIAS": bias is not None, "HAS_RESIDUAL": residual is not None, "NORM": gamma is not None}
+    bias, gamma = (x if values is None else values.reshape(-1) for values in (bias, gamma))
+    residual = x if residual is None else _as_rows(residual)
     wrap(_kernel)[(ceil_div(num_positions, rows), batch)](
-        x, residual, x if bias is None else bias, x if gamma is None else gamma, out, num_positions, channels,
+        x, residual, bias, gamma, out, num_positions, channels,
         x.stride(0), residual.stride(0), out.stride(0), width, pitch,
-        HAS_PITCH=pitch != width * channels, HAS_BIAS=bias is not None, NORM=gamma is not None, SILU=silu,
+        HAS_PITCH=pitch != width * channels, KEEP_SUM=keep_sum, SILU=silu, **has,
         ROWS=rows, BLOCK_C=block, ROOT=channels**0.5, SMALLEST=SMALLEST_NORM,
         num_warps=8 if block >= 2048 else 4,
     )  # fmt: skip
 
 
-def _norm(x: Tensor, gamma: Tensor, bias: Tensor | None, out: Tensor, silu: bool) -> None:
+def _norm(
+    x: Tensor, gamma: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor, silu: bool
+) -> None:
     """The operator behind `run`: writes `out`."""
-    x = _as_rows(x)
-    _start(x, x, bias, gamma, out, silu)
+    _start(_as_rows(x), bias, residual, gamma, out, silu=silu, keep_sum=False)
 
 
 def _add(y: Tensor, bias: Tensor | None, residual: Tensor) -> None:
     """The operator behind `add_residual`: overwrites y."""
-    _start(y, _as_rows(residual), bias, None, y, False)
+    _start(y, bias, residual, None, y, silu=False, keep_sum=False)
+
+
+def _both(y: Tensor, bias: Tensor | None, residual: Tensor, gamma: Tensor, out: Tensor, silu: bool) -> None:
+    """The operator behind `add_and_norm`: overwrites y and writes `out`."""
+    _start(y, bias, residual, gamma, out, silu=silu, keep_sum=True)
 
 
 _norm_op: Any = triton_op("retake::channel_norm", _norm, writes=("out",))
 _add_op: Any = triton_op("retake::channel_add", _add, writes=("y",))
+_both_op: Any = triton_op("retake::channel_add_norm", _both, writes=("y", "out"))
 
 
-def launch(x: Tensor, gamma: Tensor, silu: bool, bias: Tensor | None, out: Tensor | None) -> Tensor:
+def launch(
+    x: Tensor, gamma: Tensor, silu: bool, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
+) -> Tensor:
     """The Triton path of `run`, also under the interpreter."""
     if out is None:
         out = torch.empty_like(x, memory_format=_layout(x))
-    _norm_op(x, gamma, bias, out, silu)
+    _norm_op(x, gamma, bias, residual, out, silu)
     return out
 
 
@@ -203,3 +253,12 @@ def launch_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
     y = _as_rows(y)
     _add_op(y, bias, residual)
     return y
+
+
+def launch_both(
+    y: Tensor, bias: Tensor | None, residual: Tensor, gamma: Tensor, silu: bool, out: Tensor
+) -> Tensor:
+    """The Triton path of `add_and_norm`, also under the interpreter."""
+    assert _is_rows(y), f"the sum cannot take the place of {tuple(y.shape)}, strides {y.stride()}"
+    _both_op(y, bias, residual, gamma, out, silu)
+    return out

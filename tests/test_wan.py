@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
 
 from engine.errors import ConfigError, ModelError, VideoError
-from engine.generators import _wan_memory, wan
+from engine.generators import wan
 from engine.generators._wan_folder import WanDefaults
 from engine.generators.wan import WanGenerator, WanJob, pad_first
 from engine.types import Prompt, Scenario, Video
@@ -247,12 +247,6 @@ def test_footprint_covers_the_cpu_peak(folder: Path, scenario: Scenario, tmp_pat
     peak = max(event["args"]["Total Allocated"] for event in memory) - before
     estimate = generator.footprint(generator.spec).activation_bytes
     assert peak <= estimate <= 10 * peak, f"peak {peak}, estimate {estimate}"
-
-
-def test_large_videos_are_coded_in_smaller_chunks(generator: WanGenerator) -> None:
-    spec = generator.spec
-    assert _wan_memory.chunk_size(generator.parts, spec) == _wan_memory.MAX_CHUNK_LATENTS
-    assert _wan_memory.chunk_size(generator.parts, dataclasses.replace(spec, width=4096, height=2176)) == 1
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ MAX_CHUNK_LATENTS = 4
 """Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps grow."""
 
 CHUNK_BYTES = 2**30
-"""Large videos are coded in smaller chunks, so that one pass stays about here (one latent frame at least)."""
+"""A pass of the autoencoder may always take this; beyond it, what a denoise step takes (one latent frame at
+least)."""
 
 
 def padded(num_frames: int) -> int:
@@ -50,15 +51,20 @@ def denoise_bytes(parts: WanParts, shape: tuple[int, ...], batch: int) -> int:
     return int(batch * tokens * per_token)
 
 
-def chunk_size(parts: WanParts, spec: VideoSpec) -> int:
-    return max(1, min(MAX_CHUNK_LATENTS, CHUNK_BYTES // chunk_bytes(parts, spec, 1)))
+def chunk_size(parts: WanParts, spec: VideoSpec, *, most_bytes: int, fused: bool) -> int:
+    """Latent frames per pass of the autoencoder, whose peak stays below `most_bytes`, or CHUNK_BYTES."""
+    limit = max(most_bytes, CHUNK_BYTES)
+    sizes = range(MAX_CHUNK_LATENTS, 1, -1)
+    return next((size for size in sizes if chunk_bytes(parts, spec, size, fused=fused) <= limit), 1)
 
 
-def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int) -> int:
+def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
     """Peak of one pass of the autoencoder over t = 4 chunk_latents + 2 frames, e bytes per element, width c:
 
-    t * area * 2 c * (4 e + 4): the stage of full (or patched) size holds four copies and one in float32; plus
-    27 t * area * c * e on a CPU in float32, whose convolutions unfold their input; plus the pixels.
+    t * area * c * (6 e + 4): the stage of full (or patched) size holds six copies and one in float32; with
+    fused passes on a GPU t * area * c * 5 e; plus 27 t * area * c * e on a CPU in float32, whose
+    convolutions unfold their input; plus 2 frames of 16 * area * c * e that all convolutions remember; plus
+    the pixels. Wan2.1 in bfloat16 was seen to hold 7 copies of a frame, 4 with fused passes, and remember 11.
     """
     config = parts.vae.config
     element = parts.vae.encoder.conv_in.weight.element_size()
@@ -66,6 +72,7 @@ def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int) -> int:
     area = (spec.height // patch) * (spec.width // patch)
     channels = max(config.base_dim, config.decoder_base_dim or 0)
     frames = TEMPORAL_STRIDE * chunk_latents + 2
+    copies = 5 * element if fused and parts.device.type == "cuda" else 6 * element + 4
     unfolded = 27 * element if parts.device.type == "cpu" and element == 4 else 0
-    per_frame = area * channels * (2 * (4 * element + 4) + unfolded) + 4 * 3 * spec.height * spec.width
-    return int(frames * per_frame)
+    per_frame = area * channels * (copies + unfolded) + 4 * 3 * spec.height * spec.width
+    return int(frames * per_frame + 2 * 16 * area * channels * element)

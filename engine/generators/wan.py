@@ -177,12 +177,11 @@ class WanGenerator:
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         """Bytes of the weights; the larger of a guided denoise step and a decode step, plus the history."""
-        shape = latent_shape(self.parts, spec)
-        history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(shape))
-        batch = 2 if self.batched and self.guidance_scale != 1.0 else 1
+        history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(latent_shape(self.parts, spec)))
+        fused = self.settings.vae == "fused"
         peaks = (
-            denoise_bytes(self.parts, shape, batch),
-            chunk_bytes(self.parts, spec, chunk_size(self.parts, spec)),
+            self._denoise_bytes(spec),
+            chunk_bytes(self.parts, spec, self.chunk_latents(spec), fused=fused),
         )
         denoiser_bytes = self.denoiser_bytes
         if denoiser_bytes is None:
@@ -191,6 +190,15 @@ class WanGenerator:
             weights_bytes=denoiser_bytes + bytes_of(self.parts.vae) + bytes_of(self.parts.text_encoder),
             activation_bytes=history_bytes + max(peaks),
         )
+
+    def chunk_latents(self, spec: VideoSpec) -> int:
+        """Latent frames per pass of the autoencoder, as many as the memory of a denoise step holds."""
+        fused = self.settings.vae == "fused"
+        return chunk_size(self.parts, spec, most_bytes=self._denoise_bytes(spec), fused=fused)
+
+    def _denoise_bytes(self, spec: VideoSpec) -> int:
+        batch = 2 if self.batched and self.guidance_scale != 1.0 else 1
+        return denoise_bytes(self.parts, latent_shape(self.parts, spec), batch)
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
@@ -232,7 +240,7 @@ class WanJob:
         self._generator = generator
         self._request = request
         self._padded_prefix = padded(generator.spec.prefix_frames)
-        self._chunk_latents = chunk_size(generator.parts, generator.spec)
+        self._chunk_latents = generator.chunk_latents(generator.spec)
         self._decoded: list[Tensor] = []
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)

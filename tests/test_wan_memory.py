@@ -89,5 +89,5 @@ def test_published_sizes_stay_below_the_plan(layout: str, fused: bool) -> None:
             peak = torch.cuda.max_memory_allocated() - before - result.nbytes
             assert peak <= estimate, f"{way.__name__} of {size}: peak {peak}, estimate {estimate}"
             if way is decode_pixels:
-                assert estimate <= 3 * peak, f"{size}: peak {peak}, estimate {estimate}"
+                assert estimate <= 4 * peak, f"{size}: peak {peak}, estimate {estimate}"
             del result

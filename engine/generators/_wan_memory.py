@@ -59,20 +59,24 @@ def chunk_size(parts: WanParts, spec: VideoSpec, *, most_bytes: int, fused: bool
 
 
 def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
-    """Peak of one pass of the autoencoder over t = 4 chunk_latents + 2 frames, e bytes per element, width c:
+    """Peak of one pass of the autoencoder over t = 4 chunk_latents + 2 frames, e bytes per element:
 
-    t * area * c * (6 e + 4): the stage of full (or patched) size holds six copies and one in float32; with
-    fused passes on a GPU t * area * c * 5 e; plus 27 t * area * c * e on a CPU in float32, whose
-    convolutions unfold their input; plus 2 frames of 16 * area * c * e that all convolutions remember; plus
-    the pixels. Wan2.1 in bfloat16 was seen to hold 7 copies of a frame, 4 with fused passes, and remember 11.
+    t * area * c * (6 e + 4): the stage of full (or patched) size holds six copies of its width c and one in
+    float32; with fused passes on a GPU t * area * c * 5 e; plus 27 t * area * c * e on a CPU in float32,
+    whose convolutions unfold their input; plus 2 frames of 16 * area * c * e that all convolutions remember;
+    plus four copies of the pixels in float32. Wan2.1 in bfloat16 was seen to hold 7 copies of a frame, 4 with
+    fused passes, and to remember 11; counted without computing, Wan2.2 holds 6 and 4 and remembers 8.
     """
     config = parts.vae.config
     element = parts.vae.encoder.conv_in.weight.element_size()
     patch = config.patch_size or 1
     area = (spec.height // patch) * (spec.width // patch)
-    channels = max(config.base_dim, config.decoder_base_dim or 0)
+    # of the residual layout, an upsampling keeps its width, which the last level then halves
+    width = max(
+        config.base_dim, (2 if config.is_residual else 1) * (config.decoder_base_dim or config.base_dim)
+    )
     frames = TEMPORAL_STRIDE * chunk_latents + 2
     copies = 5 * element if fused and parts.device.type == "cuda" else 6 * element + 4
     unfolded = 27 * element if parts.device.type == "cpu" and element == 4 else 0
-    per_frame = area * channels * (copies + unfolded) + 4 * 3 * spec.height * spec.width
-    return int(frames * per_frame + 2 * 16 * area * channels * element)
+    per_frame = area * width * (copies + unfolded) + 4 * 4 * 3 * spec.height * spec.width
+    return int(frames * per_frame + 2 * 16 * area * width * element)

@@ -49,10 +49,23 @@ def test_a_good_installation_is_supported(xformers: dict[str, types.ModuleType])
 
 
 def test_a_library_that_does_not_load_is_the_reason(xformers: dict[str, types.ModuleType]) -> None:
-    failure = RuntimeError("libcudart.so.12:\n cannot open")
-    xformers["xformers._cpp_lib"]._cpp_library_load_exception = failure  # type: ignore[attr-defined]
-    reason = xformers_memory_efficient.supports(problem())
-    assert reason == "the compiled part of xformers does not load: libcudart.so.12: cannot open"
+    failure = RuntimeError(
+        "xFormers can't load C++/CUDA extensions"
+    )  # says so, and the loader's error says why
+    for cause, told in (
+        (None, "xFormers can't load C++/CUDA extensions"),
+        (OSError("undefined\n  symbol: x"), "undefined symbol: x"),
+        (
+            OSError("libcudart.so.12: cannot open shared object file"),
+            "libcudart.so.12: cannot open shared object file; install nvidia-cuda-runtime-cu12 and put the "
+            "folder of its libcudart.so.12 in LD_LIBRARY_PATH",
+        ),
+    ):
+        failure.__cause__ = cause
+        xformers["xformers._cpp_lib"]._cpp_library_load_exception = failure  # type: ignore[attr-defined]
+        not_loaded.cache_clear()
+        reason = xformers_memory_efficient.supports(problem())
+        assert reason == f"the compiled part of xformers does not load: {told}"
 
 
 def test_no_operator_is_the_reason(xformers: dict[str, types.ModuleType]) -> None:

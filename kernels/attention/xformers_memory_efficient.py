@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ACCURACY = "exact"
 ERROR_FACTOR = 2.0
+CUDA_12 = "install nvidia-cuda-runtime-cu12 and put the folder of its libcudart.so.12 in LD_LIBRARY_PATH"
 
 
 def supports(problem: AttentionProblem) -> str | None:
@@ -51,7 +52,9 @@ def not_loaded() -> str | None:
         return f"xformers does not import: {type(error).__name__}: {error}"
     failure = library._cpp_library_load_exception
     if failure is not None:
-        return "the compiled part of xformers does not load: " + " ".join(str(failure).split())[:160]
+        text = " ".join(str(failure.__cause__ or failure).split())
+        fix = f"; {CUDA_12}" if "libcudart.so.12" in text else ""
+        return f"the compiled part of xformers does not load: {text[:160]}{fix}"
     operators = (fmha.flash3.FwOp, fmha.flash.FwOp, fmha.cutlass.FwOp)
     if not any(operator.is_available() for operator in operators):
         return "the installed xformers has no forward operator for this torch"

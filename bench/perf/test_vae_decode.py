@@ -11,18 +11,15 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from bench.perf.measuring import DEVICE, DTYPE, HAS_GPU, TINY, Benchmark, measure, normal, sizes
+from bench.perf.measuring import DEVICE, HAS_GPU, Benchmark, measure, normal, sizes
+from bench.perf.vae_table import SIZES, build, exact_pixels
 from engine.denoise.vae import decode_pixels, use_channels_last
 from engine.denoise.vae_fast import use_fast_coders
 from kernels import reference
 
-SIZES = {"480p": (21, 60, 104), "draft": (21, 30, 52), TINY: (3, 4, 6)}
-"""Latent frames, rows and columns."""
-TINY_CONFIG = {"base_dim": 8, "num_res_blocks": 1}
 WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {
     "library": (None, None),
     "library, channels last": (use_channels_last, None),
@@ -45,11 +42,9 @@ def decode(vae: AutoencoderKLWan, latents: Tensor, chunk: int | None) -> Tensor:
 @cache
 def subject(size: str) -> tuple[AutoencoderKLWan, Tensor, Tensor, float]:
     """(module, latents, exact pixels in main memory, error of the library's own decode)"""
-    torch.manual_seed(0)
-    config = TINY_CONFIG if size == TINY else {}
-    vae = AutoencoderKLWan(**config).to(DEVICE, DTYPE).eval().requires_grad_(False)
+    vae = build(size, DEVICE)
     latents = normal(1, vae.config.z_dim, *SIZES[size], seed=0)
-    exact = decode(copy.deepcopy(vae).float(), latents.float(), None)
+    exact = exact_pixels(vae, latents)
     return vae, latents, exact.cpu(), reference.compare(decode(vae, latents, None), exact).relative
 
 

@@ -69,7 +69,8 @@ def test_two_shards_are_one_measurement(folders: Folders, tmp_path: Path) -> Non
     assert same["score"] == base["score"] and 0 < base["score"]["mean"] < 100
     assert other["psnr_db"]["median"] > 0 and other["relative_error"]["median"] > 0
     assert other["difference"]["mean"] == pytest.approx(other["score"]["mean"] - base["score"]["mean"])
-    assert other["steps"] == base["steps"] + 2 and base["ms_per_take"] > 0
+    assert (base["steps"], other["steps"]) == (1.0, 3.0), "encoding and decoding are no steps"
+    assert base["ms_per_take"] > 0
     assert base["choices"] == {"forward": "library"} and other["settings"] == {"name": "three steps"}
     assert json.loads(json.dumps(document)) and "cpu" in str(document["manifest"])
 

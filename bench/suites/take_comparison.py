@@ -125,16 +125,15 @@ def score(
 
 
 def take(generator: Any, scenario: Scenario) -> tuple[Frames, int]:
-    """The first take of a run with seed 0, and its number of steps."""
+    """The first take of a run with seed 0, and its number of denoising steps."""
     seed = scenario_seed(0, scenario.id)
     prompt = Prompt(text=scenario.text, negative=generator.negative_prompt, seed=seed, revision=0)
-    job, num_steps, last = generator.start(scenario, prompt), 0, None
+    job, last = generator.start(scenario, prompt), None
     while job.steps_left:
         last = job.launch()
-        num_steps += 1
     if last is not None:
         last.wait()
-    return job.result().frames, num_steps
+    return job.result().frames, job.num_denoised
 
 
 def difference(frames: Frames, base: Frames) -> dict[str, float | None]:

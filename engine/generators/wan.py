@@ -245,6 +245,7 @@ class WanJob:
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
         self._steps_left = 1 + generator.schedule.num_steps + passes
+        self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
 
     @property
@@ -279,6 +280,7 @@ class WanJob:
         stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
         for step in range(generator.schedule.num_steps):
             velocity = guidance.velocity(sampler.latents, sampler.timestep, step)
+            self.num_denoised += 1
             if stop is not None and stop.settled(preview := sampler.preview(velocity)):
                 self._steps_left -= generator.schedule.num_steps - 1 - step
                 result = preview

@@ -129,10 +129,8 @@ def test_norm_of_a_sum(shape: tuple[int, ...], with_bias: bool, silu: bool, dtyp
         before = y.clone()
         assert_within_twice(channel_norm.launch(y, gamma, silu, bias, other, None), expected, exact)
         assert torch.equal(y, before)
-        copy, wide = (
-            y.clone(),
-            last(torch.full((*shape[:-1], shape[-1] + 2), NAN, dtype=dtype, device=DEVICE)),
-        )
+        copy = y.clone()
+        wide = last(torch.full((*shape[:-1], shape[-1] + 2), NAN, dtype=dtype, device=DEVICE))
         inside = wide[..., 1:-1]
         assert channel_norm.launch_both(copy, bias, other, gamma, silu, inside) is inside
         assert_within_twice(inside, expected, exact)

@@ -82,7 +82,8 @@ def finish(job: ReplyJob[Any]) -> Any:
 def inputs_of(critic: QwenVLCritic, question: str = "A ball.") -> dict[str, torch.Tensor]:
     prefix = VideoSegment(frames=noise(4, 32, 32, 3), times_s=(0.0, 0.125, 2.75, 2.875))
     segments = _instructions.plan_segments(critic.tokenizer, "Plan.", prefix, question)
-    return build_inputs(critic.tokenizer, critic.model.config, segments, geometry=critic.geometry)
+    model = critic.model
+    return build_inputs(critic.tokenizer, model.config, segments, geometry=critic.geometry, dtype=model.dtype)
 
 
 def decode(critic: QwenVLCritic, *, chunk: int = 7, eos: int | None = None, **options: Any) -> list[int]:
@@ -245,10 +246,7 @@ def test_a_quantized_critic(
     critic, exact = load(quantization=quantization), load()
     quantized = [name for name, module in critic.model.named_modules() if type(module).__name__ == kind]
     assert len(quantized) == 2 * 7 and all("language_model" in name for name in quantized)
-    inputs = {
-        name: value.to(device, torch.bfloat16) if value.is_floating_point() else value.to(device)
-        for name, value in inputs_of(exact).items()
-    }
+    inputs = {name: value.to(device) for name, value in inputs_of(exact).items()}
     expected, actual = (each.model(**inputs).logits.float() for each in (exact, critic))
     assert 0 < (actual - expected).norm() / expected.norm() < most
     spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResidualBlock
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from eight_bit import DEVICE, needs_triton
 from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.denoise import vae_fast
-from engine.denoise.vae import decode_in_chunks, decode_pixels, encode_moments
+from engine.denoise.vae import _empty_cache, decode_in_chunks, decode_pixels, encode_moments
 from engine.denoise.vae_fast import FastResidualBlock, use_fast_coders
 from engine.quant.tables import SurgeryError
 from kernels.fused import channel_norm
@@ -104,8 +104,7 @@ def test_every_slot_of_the_cache_is_the_same(
         pixels = F.pixel_unshuffle(pixels.movedim(2, 1), 2).movedim(1, 2)  # any 12 channels will do
     for coder, inputs, stride in (("decoder", latents, 1), ("encoder", pixels, 4)):
         modules = [getattr(vae, coder) for vae in pair]
-        num_slots = sum(isinstance(m, WanCausalConv3d) for m in modules[1].modules())
-        caches: list[list[Any]] = [[None] * num_slots for _ in pair]
+        caches = [_empty_cache(module) for module in modules]
         position = 0
         for length in lengths:
             size = 1 if position == 0 else stride * length
@@ -113,7 +112,7 @@ def test_every_slot_of_the_cache_is_the_same(
                 index = [0]
                 first = {"first_chunk": position == 0} if coder == "decoder" else {}
                 module(inputs[:, :, position : position + size], feat_cache=cache, feat_idx=index, **first)
-                assert index[0] <= num_slots
+                assert index[0] <= len(cache)
             assert_same_slots(*caches)
             position += size
 
@@ -124,9 +123,7 @@ def test_a_first_pass_of_several_frames_leaves_the_same_cache(
 ) -> None:
     vae, fast = pair
     latents = random_latents(vae, 3)
-    num_slots = sum(isinstance(module, WanCausalConv3d) for module in fast.decoder.modules())
-    expected: list[Any] = [None] * num_slots
-    actual: list[Any] = [None] * num_slots
+    expected, actual = _empty_cache(vae.decoder), _empty_cache(fast.decoder)
     for first, frames in ((True, latents[:, :, :1]), (False, latents[:, :, 1:])):
         vae.decoder(frames, feat_cache=expected, feat_idx=[0], first_chunk=first)
     fast.decoder(latents, feat_cache=actual, feat_idx=[0], first_chunk=True)

@@ -49,9 +49,8 @@ def test_a_good_installation_is_supported(xformers: dict[str, types.ModuleType])
 
 
 def test_a_library_that_does_not_load_is_the_reason(xformers: dict[str, types.ModuleType]) -> None:
-    failure = RuntimeError(
-        "xFormers can't load C++/CUDA extensions"
-    )  # says so, and the loader's error says why
+    """Its own error says that it does not load, the cause of that says why."""
+    failure = RuntimeError("xFormers can't load C++/CUDA extensions")
     for cause, told in (
         (None, "xFormers can't load C++/CUDA extensions"),
         (OSError("undefined\n  symbol: x"), "undefined symbol: x"),

@@ -136,10 +136,8 @@ def _chunks(coder: nn.Module, latent_frames: int, chunk_latents: int) -> list[tu
     # The library's resampling layers treat the first latent frame apart (it has no time to halve or double),
     # so it is alone in a pass. Taken along, its one pixel frame hardly adds to the peak.
     size = chunk_latents or max(latent_frames - 1, 1)
-    starts = [0, *range(1, latent_frames, size)]
-    if getattr(coder, "joins_first_frame", False) and len(starts) > 1:
-        del starts[1]
-    return list(pairwise([*starts, latent_frames]))
+    first = 1 + size if getattr(coder, "joins_first_frame", False) else 1
+    return list(pairwise([0, *range(first, latent_frames, size), latent_frames]))
 
 
 def _first_pixel_frame(latent_frame: int) -> int:

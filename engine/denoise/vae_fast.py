@@ -264,8 +264,9 @@ class FastDecoder(nn.Module):
         x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
         for block in self.up_blocks:
             x = block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
-        places = feat_cache, feat_idx
-        room = _normed(self.norm_out, x, None, self.conv_out, *places, self.out_pairs, keeps_sum=False)
+        room = _normed(
+            self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs, keeps_sum=False
+        )
         return room.convolve_to_few()
 
 

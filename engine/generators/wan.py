@@ -102,7 +102,7 @@ def load(
         )
         generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
         generator.denoiser_bytes = made.num_bytes
-        if settings.vae == "fused":
+        if generator.fused:
             generator.notes["vae"] = f"fused: {use_fast_coders(parts.vae)} modules"
     return generator
 
@@ -132,7 +132,8 @@ class WanGenerator:
         self.settings = settings or DenoiseSettings()
         self.guidance_scale = guidance_scale
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
-        self.batched = parts.device.type == "cuda"
+        self.batched = parts.device.type == "cuda" and guidance_scale != 1.0
+        self.fused = self.settings.vae == "fused"
         fixed = parts.defaults.timesteps
         self.schedule: Schedule = (
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
@@ -158,7 +159,7 @@ class WanGenerator:
         patch = self.parts.transformer.config.patch_size
         _, _, frames, height, width = latent_shape(self.parts, self.spec)
         return Shape(
-            batch=2 if self.batched and self.guidance_scale != 1.0 else 1,
+            batch=2 if self.batched else 1,
             tokens=(frames // patch[0]) * (height // patch[1]) * (width // patch[2]),
             text_tokens=self.parts.max_text_tokens,
         )
@@ -173,15 +174,14 @@ class WanGenerator:
     def has_single_rows(self) -> bool:
         """Whether some forwards have one row of text: without batched guidance, or from the gate on."""
         gate = gate_step(self.schedule.num_steps, self.settings.cfg_gate)
-        return not self.batched or self.guidance_scale == 1.0 or gate is not None
+        return not self.batched or gate is not None
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         """Bytes of the weights; the larger of a guided denoise step and a decode step, plus the history."""
         history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(latent_shape(self.parts, spec)))
-        fused = self.settings.vae == "fused"
         peaks = (
             self._denoise_bytes(spec),
-            chunk_bytes(self.parts, spec, self.chunk_latents(spec), fused=fused),
+            chunk_bytes(self.parts, spec, self.chunk_latents(spec), fused=self.fused),
         )
         denoiser_bytes = self.denoiser_bytes
         if denoiser_bytes is None:
@@ -193,12 +193,10 @@ class WanGenerator:
 
     def chunk_latents(self, spec: VideoSpec) -> int:
         """Latent frames per pass of the autoencoder, as many as the memory of a denoise step holds."""
-        fused = self.settings.vae == "fused"
-        return chunk_size(self.parts, spec, most_bytes=self._denoise_bytes(spec), fused=fused)
+        return chunk_size(self.parts, spec, most_bytes=self._denoise_bytes(spec), fused=self.fused)
 
     def _denoise_bytes(self, spec: VideoSpec) -> int:
-        batch = 2 if self.batched and self.guidance_scale != 1.0 else 1
-        return denoise_bytes(self.parts, latent_shape(self.parts, spec), batch)
+        return denoise_bytes(self.parts, latent_shape(self.parts, spec), batch=2 if self.batched else 1)
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.

@@ -60,9 +60,7 @@ def plain(
     x: Tensor, gamma: Tensor, *, silu: bool, bias: Tensor | None = None, residual: Tensor | None = None
 ) -> Tensor:
     """The same in plain torch."""
-    wide = _sum(x, bias, residual)
-    n = F.normalize(wide, dim=1, eps=SMALLEST_NORM) * x.shape[1] ** 0.5 * _per_channel(gamma, x)
-    return (F.silu(n) if silu else n).to(x.dtype)
+    return _normalized(_sum(x, bias, residual), gamma, silu).to(x.dtype)
 
 
 def add_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
@@ -84,9 +82,9 @@ def add_and_norm(
     """`run` of y + bias + residual into `out`, and that sum in place of y, which has to be channels-last."""
     _check(y, (bias, gamma), (residual, out))
     if not y.is_cuda:
-        out.copy_(plain(y, gamma, silu=silu, bias=bias, residual=residual))
-        y.copy_(plain_residual(y, bias, residual))
-        return out
+        wide = _sum(y, bias, residual)
+        y.copy_(wide)
+        return out.copy_(_normalized(wide, gamma, silu))
     return launch_both(y, bias, residual, gamma, silu, out)
 
 
@@ -95,6 +93,11 @@ def _sum(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     for term in (None if bias is None else _per_channel(bias, x), residual):
         wide = wide if term is None else wide + term.float()
     return wide
+
+
+def _normalized(wide: Tensor, gamma: Tensor, silu: bool) -> Tensor:
+    n = F.normalize(wide, dim=1, eps=SMALLEST_NORM) * wide.shape[1] ** 0.5 * _per_channel(gamma, wide)
+    return F.silu(n) if silu else n
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import tiny_denoise as tiny
 import torch
 from diffusers import WanTransformer3DModel
-from test_surgery import transformer, velocity
+from tiny_quant import transformer, velocity
 
 from engine.quant.attention_error import wan_projected
 from engine.quant.calibration import Budget, LayerError, Meter, choose, compare

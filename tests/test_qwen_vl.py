@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_schema import PLAN
 from tiny_vlm import save_tiny_vlm
+from vlm_replies import PLAN
 
 from engine import video as video_files
 from engine.critics import _instructions, qwen_vl

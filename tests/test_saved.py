@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_surgery import transformer, velocity
+from tiny_quant import transformer, velocity
 
 from engine.errors import ModelError
 from engine.quant import saved

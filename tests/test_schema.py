@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vlm_replies import PLAN, REPLY
 
 from engine.critics._schema import (
     MAX_ENTRIES,
@@ -20,24 +21,6 @@ from engine.critics._schema import (
     plan_json_schema,
 )
 from engine.types import ANSWER_SECONDS, Critique, Fault, Verdict
-
-PLAN: dict[str, Any] = {
-    "objects": [{"name": "ball", "trait": "red"}],
-    "motion": [{"object": "ball", "direction": "to the left", "speed": "slow"}],
-    "events": [{"t": 2.5, "what": "the ball stops"}, {"t": 1.0, "what": "the ball hits the block"}],
-    "rest": [{"object": "ball", "t": 2.5}, {"object": "block", "t": None}],
-    "still": ["table"],
-    "camera": "static",
-}
-REPLY: dict[str, Any] = {
-    "seen": ["a ball rolls"],
-    "expected": ["it hits the block"],
-    "findings": [{"t": 1.5, "object": "block", "issue": "passes through the ball"}],
-    "fault": "missing physical clues",
-    "verdict": "revise",
-    "score": 35,
-    "plan": PLAN,
-}
 
 
 def critique(reply: Any) -> Critique:

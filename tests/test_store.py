@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from test_scheduler import SCENARIOS, FakeModels, Run, make_plan, without_timings
+from fake_run import SCENARIOS, FakeModels, Run, make_plan, without_timings
 
 from engine.errors import StoreError
 from engine.records import critique_from_dict, plan_reply_from_dict, prompt_from_dict
@@ -208,7 +208,7 @@ CHILD = """
 import sys, time
 sys.path[:0] = [{repo!r}, {tests!r}]
 from pathlib import Path
-from test_scheduler import SCENARIOS, FakeModels, Run
+from fake_run import SCENARIOS, FakeModels, Run
 from engine.store import RunStore
 
 class Logging(FakeModels):

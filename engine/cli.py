@@ -1,4 +1,4 @@
-"""The command line: every file of `engine.commands` registers its commands, this one starts them.
+"""The command line: every file of a house's `commands` registers its commands, this one starts them.
 
 Parse, call, print: each command is a few lines over a function that works without it. Only commands that run
 a model import torch.
@@ -11,10 +11,12 @@ import logging
 from engine import plugins
 from engine.commands._app import app
 
-COMMANDS = "engine.commands"
+HOUSES = ("engine.commands", "export.commands", "bench.commands")
+"""Found by name: the engine imports neither of the houses above it."""
 
-for _name in plugins.names(COMMANDS):
-    plugins.load(COMMANDS, _name)
+for _house in HOUSES:
+    for _name in plugins.names(_house):
+        plugins.load(_house, _name)
 
 
 def main() -> None:

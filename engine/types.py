@@ -1,7 +1,7 @@
 """The values that travel through the engine: frozen dataclasses, no behaviour beyond derived properties.
 
 Imports no torch, so that scheduler, policy, store and CLI stay importable and testable in milliseconds.
-Legend: T pixel frames · H, W pixels. Times named `_s` are seconds after the switch (the end of the prefix).
+Legend: T pixel frames . H, W pixels. Times named `_s` are seconds after the switch (the end of the prefix).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Frames = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A video file and what its header says; the frames are read on demand by `engine.video`."""
+    """A video file and what its header says; the frames are read on demand by `engine.video.files`."""
 
     path: Path
     fps: float
@@ -230,7 +230,7 @@ class Outcome:
     attempts: tuple[Attempt, ...]
     chosen: int | None = None
     failure: str | None = None
-    stopped: str | None = None  # why the loop ended: one of the reasons in `engine.policy`
+    stopped: str | None = None  # why the loop ended: one of the reasons in `engine.loop.policy`
 
     def __post_init__(self) -> None:
         assert (self.chosen is None) != (self.failure is None), "an outcome is either chosen or failed"

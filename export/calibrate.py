@@ -2,7 +2,7 @@
 
 Takes an iterable of forward inputs, as a subject takes them; who makes the trajectories is not its business.
 Invariant: everything is accumulated as it comes, so that no activation outlives its layer.
-I input features · q, k, v as [B, A, N, D]
+I input features . q, k, v as [B, A, N, D]
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from engine.errors import nearest
 from export.artifact import MANIFEST, Artifact, Store, read_artifact
-from export.feeds import FedDenoiser
-from export.job import ONNX, TARGETS
+from export.model_inputs import FedDenoiser
+from export.pipeline import ONNX, TARGETS
 from export.spec import ExportError, Profile, spec_from_record
 from export.subjects import wan_dit
 from export.subjects._loading import component_folder
@@ -28,7 +28,7 @@ LORAS = ExportError("it has LoRAs merged", fix="give its folder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a run asks of an artifact. `sizes`: F, h, w and L of one forward, as in export/feeds.py."""
+    """What a run asks of an artifact. `sizes`: F, h, w and L of one forward, as in export/model_inputs.py."""
 
     checkpoint: Path
     """The generator's folder."""

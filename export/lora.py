@@ -2,7 +2,7 @@
 
 An engine has no adapters: weights are merged, quantized and built anew, and the digest is in the key.
 Knows no model class. Invariant: every tensor of a file is used, or nothing is changed; names are not guessed.
-R rank · I input features · O output features. LoRA: Hu et al. 2021 (arXiv 2106.09685).
+R rank . I input features . O output features. LoRA: Hu et al. 2021 (arXiv 2106.09685).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Run eagerly they do what an engine will do, rounded values in the arithmetic of the model; in an export they
 emit the operators of which TensorRT makes 8-bit kernels. Knows no model and no file. Invariant: scales have
 the dtype of the model; weights are stored [I, O]. SmoothQuant: Xiao et al. 2023 (arXiv 2211.10438).
-I input features · O output features · G block along I · B batch · A heads · N, M tokens · D head size
+I input features . O output features . G block along I . B batch . A heads . N, M tokens . D head size
 """
 
 from __future__ import annotations

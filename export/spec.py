@@ -3,7 +3,7 @@
 Imports no torch and knows no target. Invariant: a spec that exists is consistent: every named dimension has a
 positive size in every profile, and every recipe it speaks of exists. Tensors at the interface are fp32 (or
 int64); the exported graph casts inside, so that no caller depends on the recipe.
-B batch · Z latent channels · F latent frames · h, w latent pixels · L text tokens · D text width
+B batch . Z latent channels . F latent frames . h, w latent pixels . L text tokens . D text width
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.types import Prompt, Scenario
 from export.calibrate import Forward
-from export.feeds import BRANCHES, choose_profile, feed
+from export.model_inputs import BRANCHES, choose_profile, feed
 from export.spec import ExportError, ExportSpec
 
 _HEADER = "retake"

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kernels.descriptors import KernelError
 from kernels.files import whole_file
-from kernels.problem import KernelError
 from kernels.timing import machine, summary, time_gpu
 
 if TYPE_CHECKING:
-    from kernels.problem import AttentionProblem, Target
+    from kernels.descriptors import AttentionProblem, Target
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from kernels.autotune import Tiles
 from kernels.files import whole_file
 
 if TYPE_CHECKING:
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import torch
 from kernels import autotune, choice_cache, reference, timing
 from kernels.attention._blocks import BlockMask
 from kernels.attention._triton import launch_errors
-from kernels.problem import AttentionProblem, KernelError, torch_dtype
+from kernels.descriptors import AttentionProblem, KernelError, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,13 +16,20 @@ ENTRY_POINTS = {
     "engine.critics": ("load", {"folder", "device", "dtype", "quantization"}),
     "engine.selectors": ("build", {"settings"}),
 }
-PLUGINS = [(package, name) for package in ENTRY_POINTS for name in plugins.names(package)]
+ROOMS = {"engine.generators": "generator", "engine.critics": "critic"}
+"""A family of models is a folder; this is its file that loads one."""
+PLUGINS = [
+    (package, name) for package in ENTRY_POINTS for name in plugins.names(package) if name != "cosmos3"
+]
 
 
 def missing(package: str, name: str) -> list[str]:
     """What the plugin lacks, in words."""
     function_name, parameters = ENTRY_POINTS[package]
-    entry = getattr(plugins.load(package, name), function_name, None)
+    module = plugins.load(package, name)
+    if package in ROOMS:
+        module = plugins.load(f"{package}.{name}", ROOMS[package])
+    entry = getattr(module, function_name, None)
     if not callable(entry):
         return [f"no function {function_name}"]
     signature = inspect.signature(entry)
@@ -40,7 +47,7 @@ def test_plugin_has_its_entry_point(package: str, name: str) -> None:
 @pytest.mark.parametrize(("package", "name"), PLUGINS)
 def test_plugin_is_named_in_a_test(package: str, name: str) -> None:
     assert any(
-        name in path.read_text() for path in TESTS.glob("test_*.py") if path.name != Path(__file__).name
+        name in path.read_text() for path in TESTS.rglob("test_*.py") if path.name != Path(__file__).name
     )
 
 

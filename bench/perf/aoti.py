@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.perf import aoti_steps
 from bench.perf.aoti_steps import STEPS, Job
-from engine.manifest import collect, write_manifest
+from engine.runs.manifest import collect, write_manifest
 from kernels import timing
 
 RECIPES = ("bf16", "fp8")

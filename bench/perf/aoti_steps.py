@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import RetakeError
-from engine.manifest import write_manifest
+from engine.runs.manifest import write_manifest
 from export.artifact import Store
 from export.spec import Profile, Subject
 from export.targets import aoti
@@ -225,7 +225,7 @@ def first_call(
 
 def module_of(job: Job, recipe: str) -> Subject:
     """The subject on the device, quantized: the same weights in every process on one device."""
-    from bench.perf.wan_subject import TEXT_TOKENS
+    from bench.perf.denoisers.wan import TEXT_TOKENS
     from export.subjects import wan_dit
 
     video = video_of(job)
@@ -255,7 +255,7 @@ def transformer_of(job: Job) -> Any:
 
 
 def video_of(job: Job) -> Any:
-    from bench.perf.wan_subject import WanSubject
+    from bench.perf.denoisers.wan import WanSubject
 
     if job.tiny:
         return WanSubject(architecture="tiny", width=64, height=64, num_frames=9)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from bench.perf import ceilings
-from engine.config import cache_folder
-from engine.manifest import collect, write_manifest
+from engine.runs.manifest import collect, write_manifest
+from engine.settings.environment import cache_folder
 from kernels import dispatch, reference, timing
-from kernels.problem import AttentionProblem, Target
+from kernels.descriptors import AttentionProblem, Target
 
 CHECKED_QUERIES = 256
 

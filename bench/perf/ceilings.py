@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from kernels import timing
+from kernels.descriptors import LinearProblem, Target
 from kernels.fused import row_quant
 from kernels.linear import fp8_rowwise
-from kernels.problem import LinearProblem, Target
 
 SIZE = 8192
 COPY_BYTES = 2**31

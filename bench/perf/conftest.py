@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.perf.measuring import DEVICE, HAS_GPU, TARGET, line_of
-from engine.manifest import code_state
+from bench.perf.benchmark_tools import DEVICE, HAS_GPU, TARGET, line_of
+from engine.runs.manifest import code_state
 from kernels import timing
 
 DEVICE_LINE = "device_line"

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from bench.perf import ceilings, variants
-from bench.perf.families import Subject
+from bench.perf.denoisers.base import Subject
+from bench.perf.denoisers.by_name import SUBJECTS
 from bench.perf.kernel_sum import times_ms
-from bench.perf.subjects import SUBJECTS
 from bench.perf.variants import Variant, build
-from engine.config import cache_folder
 from engine.errors import RetakeError
-from engine.manifest import collect, write_manifest
+from engine.runs.manifest import collect, write_manifest
+from engine.settings.environment import cache_folder
 from kernels import dispatch, timing
 
 AIMS_MS = {SUBJECTS["1.3b"]: 330.0, SUBJECTS["14b"]: 1800.0, SUBJECTS["draft"]: 42.0}

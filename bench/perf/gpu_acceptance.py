@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.commands import _export_models
-from engine.config import offline
 from engine.errors import RetakeError
-from engine.manifest import code_state, gpus, package_versions
-from export import job
+from engine.runs.manifest import code_state, gpus, package_versions
+from engine.settings.environment import offline
+from export import pipeline as job
+from export.commands import _models as _export_models
 from export.spec import ExportError, recipe_of
 from export.targets import tensorrt
 from export.trt.library import find, is_installed

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.perf.families import Calls
-from engine.presets import DenoiseSettings
+from bench.perf.denoisers.base import Calls
+from engine.settings.presets import DenoiseSettings
 from kernels import dispatch, timing
 from kernels.fused import (
     head_norm_rope,

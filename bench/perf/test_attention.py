@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from bench.perf.measuring import TARGET, TINY, Benchmark, measure, sizes
-from engine.config import cache_folder
+from bench.perf.benchmark_tools import TARGET, TINY, Benchmark, measure, sizes
+from engine.settings.environment import cache_folder
 from kernels import dispatch, reference
 from kernels.attention._blocks import BlockMask
-from kernels.problem import AttentionProblem, torch_dtype
+from kernels.descriptors import AttentionProblem, torch_dtype
 
 SHAPES = {"480p": (12, 32760, 128), "draft": (12, 8190, 128), TINY: (2, 192, 64)}
 """Heads, tokens, head size: Wan2.1-1.3B at 480x832x81 and at the draft's 240x416x81."""

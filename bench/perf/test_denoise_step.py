@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from bench.perf import variants
+from bench.perf.benchmark_tools import DEVICE, HAS_GPU, TINY, Benchmark, assert_close, measure, sizes
 from bench.perf.denoiser import CLOSE
-from bench.perf.families import Subject
-from bench.perf.measuring import DEVICE, HAS_GPU, TINY, Benchmark, assert_close, measure, sizes
-from bench.perf.subjects import SUBJECTS
-from engine.config import cache_folder
+from bench.perf.denoisers.base import Subject
+from bench.perf.denoisers.by_name import SUBJECTS
+from engine.settings.environment import cache_folder
 
 SUBJECT_OF = {"480p": "1.3b", "draft": "draft", TINY: "tiny"}
 VARIANTS = {variant.name: variant for variant in variants.EVERYWHERE}

@@ -2,7 +2,7 @@
 
 Each is compared with its own formula in plain torch on fp32 inputs; 8-bit outputs are compared dequantized,
 within the error that their format states.
-B batch · S tokens · C channels · A heads · D head size · F features.
+B batch . S tokens . C channels . A heads . D head size . F features.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.perf.measuring import (
+from bench.perf.benchmark_tools import (
     DEVICE,
     DTYPE,
     HAS_GPU,

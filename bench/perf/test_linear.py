@@ -1,7 +1,7 @@
 """Linear layers at the shapes of Wan2.1-1.3B: bf16, FP8, INT8, each against fp32 of the same operands.
 
 Inputs come quantized, as the fused kernels before them leave them: the time is that of the product.
-M rows (tokens) · K input features · N output features.
+M rows (tokens) . K input features . N output features.
 """
 
 from __future__ import annotations
@@ -13,10 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.perf.measuring import DTYPE, TARGET, TINY, Benchmark, assert_close, measure, need, normal, sizes
+from bench.perf.benchmark_tools import (
+    DTYPE,
+    TARGET,
+    TINY,
+    Benchmark,
+    assert_close,
+    measure,
+    need,
+    normal,
+    sizes,
+)
+from kernels.descriptors import LinearProblem
 from kernels.fused.formats import FP8, INT8, quantize_rows
 from kernels.linear import fp8_rowwise, int8
-from kernels.problem import LinearProblem
 
 LAYERS = {
     "attention output": (1536, 1536),

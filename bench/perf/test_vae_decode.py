@@ -14,10 +14,10 @@ import pytest
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from bench.perf.measuring import DEVICE, HAS_GPU, Benchmark, measure, normal, sizes
+from bench.perf.benchmark_tools import DEVICE, HAS_GPU, Benchmark, measure, normal, sizes
 from bench.perf.vae_table import SIZES, build, exact_pixels
-from engine.denoise.vae import decode_pixels, use_channels_last
-from engine.denoise.vae_fast import use_fast_coders
+from engine.generators.wan.vae import decode_pixels, use_channels_last
+from engine.generators.wan.vae_fused import use_fast_coders
 from kernels import reference
 
 WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {

@@ -23,10 +23,10 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.suites.score_document import write_json
-from engine.denoise.vae import decode_pixels, decode_preview, use_channels_last
-from engine.denoise.vae_fast import use_fast_coders
-from engine.manifest import collect
+from bench.scoring.score_document import write_json
+from engine.generators.wan.vae import decode_pixels, decode_preview, use_channels_last
+from engine.generators.wan.vae_fused import use_fast_coders
+from engine.runs.manifest import collect
 from kernels import timing
 
 SIZES = {"480p": (21, 60, 104), "draft": (21, 30, 52), "tiny": (3, 4, 6)}

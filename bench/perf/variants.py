@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import nn
 
-from bench.perf.families import Forward, Subject, module_tree
-from engine.presets import DenoiseSettings
+from bench.perf.denoisers.base import Forward, Subject, module_tree
+from engine.settings.presets import DenoiseSettings
 
 FAST = DenoiseSettings(forward="fast")
 

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from bench.quality import selector_tables
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
-from bench.suites import selector_tables
 
 ARMS = {
     "frozen": "the last frame of the prefix, held",

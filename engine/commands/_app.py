@@ -23,7 +23,7 @@ from engine.errors import ConfigError, RetakeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.build import Run
+    from engine.build.run import Run
     from engine.types import Outcome
 
 console = Console()
@@ -158,7 +158,7 @@ ConfigFile = Annotated[
 
 def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
     """Run to the end with live progress. An interrupt leaves the run folder resumable."""
-    from engine.progress import make_display
+    from engine.commands._progress import make_display
 
     with console.status("checking settings, dataset and memory, then loading models"):
         built = build()
@@ -175,8 +175,8 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
 
 def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Report and summary; status 1 when a scenario failed."""
-    from engine.progress import describe_outcome
-    from engine.report import write_report
+    from engine.commands._progress import describe_outcome
+    from engine.report.write import write_report
 
     failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
     for outcome in failed:
@@ -194,10 +194,10 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
 
 def bench(suite: str, *arguments: object) -> int:
     """Exit status of a benchmark in its own process: it reads references, so the engine never imports it."""
-    command = [sys.executable, "-m", f"bench.suites.{suite}", *map(str, arguments)]
+    command = [sys.executable, "-m", f"bench.{suite}", *map(str, arguments)]
     status = subprocess.run(command, check=False).returncode
     if status != 0:
-        errors.print(f"bench.suites.{suite} ended with status {status}", style="red", highlight=False)
+        errors.print(f"bench.{suite} ended with status {status}", style="red", highlight=False)
     return status
 
 

@@ -16,8 +16,8 @@ from engine.commands._app import app, console, say
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kernels.descriptors import AttentionProblem
     from kernels.dispatch import Verdict
-    from kernels.problem import AttentionProblem
 
 SHAPE = "1x12x32760x128"
 
@@ -45,9 +45,9 @@ def kernels(
     """
     import torch
 
-    from engine.config import cache_folder
+    from engine.settings.environment import cache_folder
+    from kernels.descriptors import Target
     from kernels.dispatch import pick, survey
-    from kernels.problem import Target
 
     target = Target.of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     problem = _problem(shape, dtype, mask, target)
@@ -64,7 +64,7 @@ def kernels(
 
 
 def _problem(shape: str, dtype: str, mask: str, target: Any) -> AttentionProblem:
-    from kernels.problem import DTYPES, MASKS, AttentionProblem
+    from kernels.descriptors import DTYPES, MASKS, AttentionProblem
 
     sizes = shape.lower().split("x")
     if len(sizes) not in (4, 5) or not all(size.isdecimal() and int(size) > 0 for size in sizes):

@@ -22,8 +22,8 @@ def scenes(
     kinds: Annotated[str, typer.Option(metavar="NAME,...", help="Kinds of scenes. Default: all.")] = "",
 ) -> None:
     """Simulate and render scenes in the layout of Physics-IQ: clips, masks, two takes, descriptions.csv."""
-    from engine.config import usable_cores
     from engine.demo.showcase import write_scenes
+    from engine.settings.environment import usable_cores
 
     with console.status("rendering") as status:
         write_scenes(
@@ -43,7 +43,7 @@ def scenes(
 @app.command(epilog="Example: [cyan]retake report runs/first[/]")
 def report(folder: RunFolder) -> None:
     """Write the run as one HTML page: videos, prompts, critiques, scores, timeline."""
-    from engine.report import write_report
+    from engine.report.write import write_report
 
     console.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
 
@@ -51,8 +51,8 @@ def report(folder: RunFolder) -> None:
 @app.command(epilog="Example: [cyan]retake doctor[/]")
 def doctor() -> None:
     """Say what this machine can run, and the fix for each thing that is missing."""
-    from engine.config import offline
-    from engine.doctor import can_run, examine
+    from engine.build.doctor import can_run, examine
+    from engine.settings.environment import offline
 
     offline()
     checks = examine()

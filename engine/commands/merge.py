@@ -24,7 +24,7 @@ def merge(
     Of a scenario that several runs hold the finished one is kept. Unfinished scenarios keep the takes they
     have, and scenarios of the dataset that no run holds are pending: `retake resume` goes on with both.
     """
-    from engine.merge import merge as join
+    from engine.build.merge import merge as join
 
     columns = (TextColumn("scenarios"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -24,9 +24,9 @@ def select(
     device: Annotated[str, typer.Option(help="Where networks run: auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Choose again among the stored takes of a run; nothing is generated and the run is not changed."""
-    from engine.config import SelectorsConfig, read_config
-    from engine.device import resolve_device
-    from engine.selection import reselect
+    from engine.loop.selection import reselect
+    from engine.machine.device import resolve_device
+    from engine.settings.config import SelectorsConfig, read_config
 
     given = (folder / "config.toml").is_file()
     networks = read_config(folder).selectors if given else SelectorsConfig()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.errors import DatasetError, VideoError
 from engine.types import PREFIX_SECONDS, Scenario
-from engine.video import probe, probe_or_expect
+from engine.video.files import probe, probe_or_expect
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 

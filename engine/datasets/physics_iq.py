@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.errors import DatasetError
 from engine.types import PREFIX_SECONDS, Scenario
-from engine.video import check_clip, probe, probe_or_expect
+from engine.video.files import check_clip, probe, probe_or_expect
 
 TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
 COLUMNS = ("scenario", "description", "category", "generated_video_name")

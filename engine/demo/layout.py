@@ -21,9 +21,9 @@ import cv2
 
 from engine.datasets.physics_iq import COLUMNS, VIEWS, Description
 from engine.errors import DatasetError
-from engine.motion import masks_of, write_masks
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, Frames, PhysicsPlan
-from engine.video import read_frames, write_mp4
+from engine.video.files import read_frames, write_mp4
+from engine.video.motion_masks import masks_of, write_masks
 from kernels.files import whole_file
 
 TREE = "physics-IQ-benchmark"

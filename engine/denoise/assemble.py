@@ -15,20 +15,21 @@ import torch
 from diffusers import Cosmos3OmniTransformer, WanTransformer3DModel
 from torch import nn
 
-from engine.denoise import cosmos3_block
-from engine.denoise.cosmos3_forward import Cosmos3Denoiser, FastCosmos3
 from engine.denoise.guidance import EagerDenoiser
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
-from engine.denoise.wan_block import OURS, PLAIN, BoundAttention
-from engine.denoise.wan_forward import FastDenoiser, FastWan, low_range
 from engine.errors import ConfigError
-from engine.presets import LOW_END, DenoiseSettings, parts_of_forward
+from engine.generators.cosmos3 import block as cosmos3_block
+from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3
+from engine.generators.wan.block import OURS, PLAIN, BoundAttention
+from engine.generators.wan.forward import FastDenoiser, FastWan, low_range
 from engine.protocols import Denoiser
-from engine.quant import precision_policy, saved, surgery
+from engine.quant import precision_policy, surgery
+from engine.quant import weight_cache as saved
 from engine.quant.precision_policy import Policy, Range
-from engine.quant.tables import QuantTable, SurgeryError, cosmos3_table, resolve, wan_table
+from engine.quant.recipes import QuantTable, SurgeryError, cosmos3_table, resolve, wan_table
+from engine.settings.presets import LOW_END, DenoiseSettings, parts_of_forward
 from kernels import dispatch
-from kernels.problem import AttentionProblem, KernelError, Target, dtype_name
+from kernels.descriptors import AttentionProblem, KernelError, Target, dtype_name
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 LOOK_BACK = 2
-"""Steps in flight at most (engine/scheduler.py): the step before those is over."""
+"""Steps in flight at most (engine/loop/scheduler.py): the step before those is over."""
 
 
 class EarlyStop:

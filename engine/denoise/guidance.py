@@ -2,7 +2,7 @@
 
 Knows neither schedulers nor the prefix: latents and timesteps come ready for the denoiser. What is remembered
 between steps belongs to one job and dies with it.
-B batch · S tokens · L text tokens · D text width · Z latent channels · F, h, w latent frames and pixels
+B batch . S tokens . L text tokens . D text width . Z latent channels . F, h, w latent frames and pixels
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The deterministic flow schedulers of the library are linear in the initial noise and the velocities: their
 coefficients are read off once, on the host, and the device loop needs no scheduler and never synchronizes.
 Knows neither transformer nor text. Invariant: the model always sees the prefix clean and at timestep 0.
-Z latent channels · F latent frames, the first K of them prefix · h, w latent pixels · S tokens
+Z latent channels . F latent frames, the first K of them prefix . h, w latent pixels . S tokens
 """
 
 from __future__ import annotations

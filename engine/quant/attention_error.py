@@ -3,7 +3,7 @@
 fp8: what the fused path does, q and k normalised, turned, mixed and rounded with their static scale
 (kernels.fused.qk_norm_rope), v with one scale a head (head_quant), the weights of softmax in E4M3 with
 FlashAttention-3's offset of 8 binary orders. int8: triton_int8, keys without their mean. Not copied is the
-order of summation. B batch · S tokens · C channels · A heads · N sampled queries · D head size
+order of summation. B batch . S tokens . C channels . A heads . N sampled queries . D head size
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The unmodified module runs real denoise trajectories; beside each layer its 8-bit twin gets the same input,
 so that a bad layer shows where it is. Knows no sampler: the caller says which timestep it is.
-M rows · K input features · [B, A, N, D] of attention
+M rows . K input features . [B, A, N, D] of attention
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Knows no model: `surgery` puts it where `tables` allow. Invariant: the weight and its scale keep their dtypes
 whatever `module.to(dtype)` asks; device moves work as for any module.
-K input features · N output features.
+K input features . N output features.
 """
 
 from __future__ import annotations

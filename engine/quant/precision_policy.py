@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from engine.errors import ModelError
-from engine.quant.tables import QuantTable, SurgeryError, resolve
+from engine.quant.recipes import QuantTable, SurgeryError, resolve
 
 SCHEMA = 1
 FILE = "precision_policy.json"

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from engine.quant.linears import KERNELS, QuantizedLinear
-from engine.quant.tables import QuantTable, SurgeryError, resolve
-from kernels.problem import LinearProblem, Target
+from engine.quant.recipes import QuantTable, SurgeryError, resolve
+from kernels.descriptors import LinearProblem, Target
 
 TYPICAL_ROWS = 4096
 """Rows with which the kernels are asked whether they support a layer: thousands of tokens, the exact number

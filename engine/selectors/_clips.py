@@ -1,7 +1,7 @@
 """What the selectors share of reading: the prefix beside a take, and frames on a small grid.
 
 Opens the scenario's prefix and nothing else. Invariant: a result depends on pixels and scenario alone.
-Legend: T pixel frames · H, W pixels.
+Legend: T pixel frames . H, W pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.types import PREFIX_SECONDS, Clip, Frames, Video, VideoSpec
-from engine.video import read_prefix
+from engine.video.files import read_prefix
 
 GREY_LEVELS = 255.0
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 A transformers folder (DINOv2, SigLIP, ViT and their like) or, where the user gives none, a descriptor without
 weights. Trains nothing. Invariant: the features of a frame depend on no other frame.
-Legend: T frames · H, W pixels · P patches, row by row · D feature size.
+Legend: T frames . H, W pixels . P patches, row by row . D feature size.
 """
 
 from __future__ import annotations

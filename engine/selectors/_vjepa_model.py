@@ -2,7 +2,7 @@
 
 Shared by the selector `vjepa` and the training of the bundled model. The context is encoded alone: the
 library's own forward encodes the whole clip first, so that its "predicted" future would have been seen.
-Legend: B windows · W frames a window · N tokens (time-major) · D hidden size · S side of a frame.
+Legend: B windows . W frames a window . N tokens (time-major) . D hidden size . S side of a frame.
 """
 
 from __future__ import annotations

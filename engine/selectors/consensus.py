@@ -3,7 +3,7 @@
 Minimum Bayes risk: the benchmark's own measures (where, when and how much moves, and how it looks) between
 takes instead of against a reference, which is never opened. Failures of a generator differ from take to take,
 its successes resemble each other. Invariant: the scores do not depend on the order of the takes.
-Legend: K takes · S moments in time · h, w pixels of the grid on which takes are compared.
+Legend: K takes . S moments in time . h, w pixels of the grid on which takes are compared.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.motion import masks_of
 from engine.protocols import Selector
 from engine.selectors._clips import GREY_LEVELS, shrunk, small_greys, small_size
 from engine.types import Attempt, Clip, Scenario, SelectorSettings, Video
-from engine.video import resample_indices
+from engine.video.files import resample_indices
+from engine.video.motion_masks import masks_of
 
 REDUCTION = 4  # the benchmark compares at a quarter of the real clip's size
 LONGEST_PX = 240  # beyond, masks of a few pixels do not decide and memory does

@@ -2,7 +2,7 @@
 
 Our own reading of an idea published as GeoPhys (arXiv 2606.20707), which we know only second-hand; it is no
 re-implementation. Reads prefix and take. Invariant: a take's score does not depend on the other takes.
-Legend: T frames · P patches · D feature size · x_t [P * D] the features of frame t as one vector,
+Legend: T frames . P patches . D feature size . x_t [P * D] the features of frame t as one vector,
 v_t = x_t+1 - x_t its velocity; the one from the last prefix frame to the first of the take is the switch.
 """
 

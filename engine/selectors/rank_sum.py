@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine import plugins
+from engine.loop.ranking import mean_ranks, score_rows
 from engine.protocols import Selector
-from engine.ranking import mean_ranks, score_rows
 from engine.types import Attempt, Scenario, SelectorSettings, Video
 
 MEMBERS = ("consensus", "geometry", "static_camera")

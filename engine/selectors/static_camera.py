@@ -3,7 +3,7 @@
 Drift, flicker and the jump at the switch, measured on the background alone: what moves neither in the prefix
 nor in the take. All parts are in grey levels, the unit in which the benchmark sees motion.
 Invariant: a take's score does not depend on the other takes.
-Legend: T frames · H, W pixels of the small picture · B background pixels.
+Legend: T frames . H, W pixels of the small picture . B background pixels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.motion import THRESHOLD, masks_of
 from engine.protocols import Selector
 from engine.selectors._clips import beside_prefix, shrunk, small_greys, small_size
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video
+from engine.video.motion_masks import THRESHOLD, masks_of
 
 LONGEST_PX = 192  # of the picture that is measured
 MARGIN = 0.02  # of the longer side: masks miss the soft edge of what moves

@@ -3,7 +3,7 @@
 As WMReward (arXiv 2601.10553): in windows of 16 frames, the first 8 predict the other 8. The first window
 begins in the prefix, so that a take which does not continue it is a surprise. Sees prefix and takes only.
 Invariant: a take's score does not depend on the other takes.
-Legend: S side of the model's frames · W frames a window.
+Legend: S side of the model's frames . W frames a window.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.selectors._vjepa_model import (
     window_starts,
 )
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video, VideoSpec
-from engine.video import read_prefix, resample_indices
+from engine.video.files import read_prefix, resample_indices
 
 BUNDLED: Final = Path(__file__).parents[1] / "demo" / "models" / "vjepa"
 DEFAULT_FPS: Final = 8.0
@@ -43,7 +43,7 @@ FIX: Final = (
     "facebook/vjepa2-vitg-fpc64-256, or none for the bundled model"
 )
 FIX_BUNDLED: Final = (
-    "install Retake with its bundled models, train one with `python -m engine.demo.train_vjepa`, "
+    "install Retake with its bundled models, train one with `python -m engine.demo.training.train_vjepa`, "
     "or give the folder of a V-JEPA 2 checkpoint"
 )
 

@@ -3,8 +3,8 @@
 The text enters as the keys and values that the understanding tower made of it, padded to a fixed length and
 masked, so that a denoise step holds half of the weights. Knows no tokenizer and no sampler. Invariant: the
 velocity of the library's full forward; clean frames get no timestep and have velocity 0.
-B batch · Z latent channels · F latent frames · h, w latent pixels · S tokens · L text tokens · E layers
-A heads · K heads of keys and values · D head size · C model width
+B batch . Z latent channels . F latent frames . h, w latent pixels . S tokens . L text tokens . E layers
+A heads . K heads of keys and values . D head size . C model width
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from diffusers.models.transformers.transformer_cosmos3 import Cosmos3NemotronRMS
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.denoise import cosmos3_text
-from engine.denoise.cosmos3_text import rotate
-from export.feeds import MASKED
+from engine.generators.cosmos3 import text as cosmos3_text
+from engine.generators.cosmos3.text import rotate
+from export.model_inputs import MASKED
 from export.quantized import AttentionCore
 from export.spec import (
     ExportError,

@@ -2,7 +2,7 @@
 
 Differs from the library in that the embeddings of padding are zero, as the Wan models were trained. Knows no
 tokenizer. Invariant: what is padded does not change the embeddings of what is not.
-B batch · L text tokens · D text width
+B batch . L text tokens . D text width
 """
 
 from __future__ import annotations

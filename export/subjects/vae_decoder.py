@@ -2,7 +2,7 @@
 
 Takes latents as the transformer leaves them (normalised) and gives pixels. Knows no prompts and no steps.
 Invariant: the same pixels as the library's frame-by-frame decoding.
-B batch · Z latent channels · F latent frames · h, w latent pixels · T = 4 (F - 1) + 1 frames · H, W pixels
+B batch . Z latent channels . F latent frames . h, w latent pixels . T = 4 (F - 1) + 1 frames . H, W pixels
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock
 from torch import Tensor, nn
 
-from engine.denoise.vae import TEMPORAL_STRIDE, decode_pixels
+from engine.generators.wan.vae import TEMPORAL_STRIDE, decode_pixels
 from export.spec import ExportSpec, Gate, Profile, Subject, TensorSpec, Tolerance, recipe_of
 from export.subjects._loading import component_folder, load_module
 from export.weights import folder_digest, module_digest

@@ -3,8 +3,8 @@
 Differs from the library in form, not in numbers: rotary embedding without writes in place, one timestep per
 latent *frame* broadcast over its tokens (Wan2.2 TI2V) or one per video, text of a fixed length with a mask.
 Knows no prompts and no steps. Invariant: padding the text and masking it changes no velocity.
-B batch · Z latent channels · F latent frames · h, w latent pixels · S tokens · L text tokens · D text width
-J timesteps per video (F or 1) · A heads · C model width
+B batch . Z latent channels . F latent frames . h, w latent pixels . S tokens . L text tokens . D text width
+J timesteps per video (F or 1) . A heads . C model width
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
-from engine.quant.tables import WAN, QuantTable, resolve
-from export.feeds import MASKED
+from engine.quant.recipes import WAN, QuantTable, resolve
+from export.model_inputs import MASKED
 from export.quantized import AttentionCore
 from export.spec import (
     ExportError,

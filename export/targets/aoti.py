@@ -27,10 +27,10 @@ from torch._inductor.package.package import package_aoti
 from torch.export.pt2_archive._package import AOTICompiledModel
 
 from engine.quant import surgery
-from engine.quant.tables import wan_table
+from engine.quant.recipes import wan_table
 from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
-from export.feeds import FedDenoiser
-from export.machine import Machine, present_machine
+from export.device_identity import Machine, present_machine
+from export.model_inputs import FedDenoiser
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
 from export.subjects._loading import TORCH_DTYPES

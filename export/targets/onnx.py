@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.feeds import FedDenoiser
+from export.model_inputs import FedDenoiser
 from export.quantize import quantize, stream_state
 from export.quantized import FP4_SUFFIX, INT4_SUFFIX
 from export.scales import Scales

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
-from export.feeds import FedDenoiser
-from export.machine import Machine, present_machine
+from export.device_identity import Machine, present_machine
+from export.model_inputs import FedDenoiser
 from export.spec import ExportError, ExportSpec, Gate, Profile, recipe_of, spec_from_record
 from export.trt import gates
 from export.trt.builder import BuildOptions, Built, OnProgress, run_builder

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kernels.problem import KernelError, dtype_name
+from kernels.descriptors import KernelError, dtype_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 
 def first_reason(*reasons: str | None) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kernels.attention._checks import first_reason, not_among, not_capability, not_installed
 
 if TYPE_CHECKING:
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 HEAD_DIMS = (16, 32, 64, 128)
 

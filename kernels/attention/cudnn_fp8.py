@@ -22,12 +22,12 @@ from kernels.attention._checks import (
     refuse_masks,
 )
 from kernels.attention._eight_bit import E4M3_MAX, e4m3_tensor, smooth_keys
+from kernels.descriptors import KernelError
 from kernels.fused.formats import mixed
-from kernels.problem import KernelError
 
 if TYPE_CHECKING:
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 ACCURACY = "8bit"
 ERROR_FACTOR = 100.0

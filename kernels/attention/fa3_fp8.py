@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 ACCURACY = "8bit"
 ERROR_FACTOR = 80.0

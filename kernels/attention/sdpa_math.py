@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
 ERROR_FACTOR = 2.0

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from kernels.attention._checks import check
 from kernels.attention._triton import why_not
 from kernels.autotune import Tiles, candidates
-from kernels.problem import KernelError, Target
+from kernels.descriptors import KernelError, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
 ERROR_FACTOR = 2.0

@@ -15,13 +15,13 @@ from kernels.attention._checks import check, refuse_blocks
 from kernels.attention._eight_bit import channel_mean, e4m3_channels, fp16_channels
 from kernels.attention._triton import why_not
 from kernels.autotune import Tiles, candidates
-from kernels.problem import KernelError, Target
+from kernels.descriptors import KernelError, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 ACCURACY = "8bit"
 ERROR_FACTOR = 100.0  # of plain fp16, which has three bits more than bf16; the cosine is the tighter bound

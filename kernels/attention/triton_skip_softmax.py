@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from kernels.attention._checks import check, refuse_blocks
 from kernels.attention._triton import why_not
 from kernels.autotune import Tiles, candidates
-from kernels.problem import Target
+from kernels.descriptors import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kernels.attention._blocks import BlockMask
-    from kernels.problem import AttentionProblem
+    from kernels.descriptors import AttentionProblem
 
 ACCURACY = "sparse"
 ERROR_FACTOR = 4.0

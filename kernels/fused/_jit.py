@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from kernels.problem import Target
+from kernels.descriptors import Target
 
 try:
     import triton  # type: ignore[import-untyped, unused-ignore]

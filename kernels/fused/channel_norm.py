@@ -7,7 +7,7 @@
 The bias is that of the convolution in front, which then does not need a pass of its own. `out` may be a part
 of a larger buffer, so that a causal convolution finds the frames it looks back on already in front of its
 input, and columns of zeros beside it. fp32 inside, one rounding at the end. Knows no module and no cache.
-B batch · C channels · S positions, all of T, H, W (or H, W) in order
+B batch . C channels . S positions, all of T, H, W (or H, W) in order
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import block_size, ceil_div, jit, tl, to_element, triton_op, why_not, wrap
-from kernels.problem import Target
 
 MAX_CHANNELS = 4096
 """One program holds whole rows of channels in registers."""

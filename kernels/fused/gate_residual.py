@@ -1,14 +1,14 @@
 """h + gate * y where no norm follows: the kernel of `residual_norm` without its norm.
 
-B batch · S tokens · C channels · R rows of modulation (1 or 2).
+B batch . S tokens . C channels . R rows of modulation (1 or 2).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused import residual_norm
-from kernels.problem import Target
 
 
 def supports(target: Target, *, channels: int) -> str | None:

@@ -5,7 +5,7 @@ Beside `qk_norm_rope` in two ways: a mean square per head of D values, not of al
 with channel d + D / 2, not with its neighbour. Channels are mixed by `formats.mixed`, which q k^T does not
 see. `before` puts rows that are ready in front of the result, so that queries find cached and new keys in
 one tensor without another copy.
-B batch · S tokens · L tokens before · A heads · D head size (even).
+B batch . S tokens . L tokens before . A heads . D head size (even).
 """
 
 import math
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import block_size, jit, store_mixed, tl, to_element, triton_op, why_not, wrap
 from kernels.fused.formats import FP8, MIXED, to_mixed_fp8
-from kernels.problem import Target
 
 MAX_CHANNELS = 16384
 

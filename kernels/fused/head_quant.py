@@ -1,7 +1,7 @@
 """V to FP8 E4M3 with one scale per batch and head, from its real largest value, in two kernels and no wait.
 
 The first finds the largest value of each chunk of tokens, the second reduces those few and rounds: no
-atomics, so equal inputs give equal bits. B batch · S tokens · A heads · D head size.
+atomics, so equal inputs give equal bits. B batch . S tokens . A heads . D head size.
 """
 
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import block_size, ceil_div, jit, tl, to_e4m3, triton_op, why_not, wrap
 from kernels.fused.formats import FP8, SMALLEST_AMAX, to_format
-from kernels.problem import Target
 
 MAX_CHUNKS = 128
 """Partial maxima per head; with 12 heads that is 1536 programs for the first kernel."""

@@ -6,7 +6,7 @@ n or less, so no combination of them whose weights have length 1, a rotated or m
 exceeds max|w| sqrt(n): E4M3 with scale max|w| sqrt(n) / 448 cannot saturate, and a typical |u| = 1 lands at
 448 / sqrt(n) (11 for n = 1536, 6 for n = 5120), more than 2**8 above the smallest normal value of the format,
 2**-6. Channels are mixed by `formats.mixed`, which q k^T does not see.
-B batch · S tokens · A heads · D head size (even; a multiple of 8 for FP8).
+B batch . S tokens . A heads . D head size (even; a multiple of 8 for FP8).
 """
 
 import math
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import block_size, jit, store_mixed, tl, to_element, triton_op, why_not, wrap
 from kernels.fused.formats import FP8, MIXED, to_mixed_fp8
-from kernels.problem import Target
 
 MAX_CHANNELS = 16384
 

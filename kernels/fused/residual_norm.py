@@ -5,7 +5,7 @@
     n8    = n / n_scale              optional, one fp32 scale per token
 
 Modulation comes as one row per distinct timestep, not per token: tokens before `split` take row 0, the others
-the last row. Knows no block and no module. B batch · S tokens · C channels · R rows of modulation (1 or 2).
+the last row. Knows no block and no module. B batch . S tokens . C channels . R rows of modulation (1 or 2).
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import (
     ceil_div,
     jit,
@@ -26,7 +27,6 @@ from kernels.fused._jit import (
     wrap,
 )
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
-from kernels.problem import Target
 
 MAX_CHANNELS = 16384
 """One program holds a whole row in registers."""

@@ -4,7 +4,7 @@
     n     = h_new / rms(h_new) * weight, in fp32
     n8    = n / n_scale              optional, one fp32 scale per token
 
-Knows no block and no module. B batch · S tokens · C channels.
+Knows no block and no module. B batch . S tokens . C channels.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import jit, store_row, tl, to_element, triton_op, two_tiles, why_not, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
-from kernels.problem import Target
 
 MAX_CHANNELS = 16384
 """One program holds a whole row in registers."""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.descriptors import Target
 from kernels.fused._jit import jit, store_row, tl, triton_op, two_tiles, why_not, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
-from kernels.problem import Target
 
 MAX_FEATURES = 32768
 """One program holds both inputs of a row in registers."""

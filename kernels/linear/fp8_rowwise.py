@@ -2,7 +2,7 @@
 
 The product is torch's row-wise `_scaled_mm` with fast accumulation. On the CPU the same rounded values are
 multiplied in fp32, so that the quality of FP8 can be measured without a GPU.
-M rows (tokens) · K input features · N output features.
+M rows (tokens) . K input features . N output features.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.descriptors import LinearProblem
 from kernels.fused.formats import FP8, quantize_rows
-from kernels.problem import LinearProblem
 
 MAX_RELATIVE_ERROR = 0.05
 MIN_COSINE = 0.998

@@ -3,7 +3,7 @@ rate.
 
 `run` on a GPU is a Triton s8 x s8 product that scales, adds the bias and rounds in its epilogue;
 `run_library` is torch's `_int_mm` followed by an epilogue kernel, which writes and reads M x N int32 in
-between. M rows (tokens) · K input features · N output features.
+between. M rows (tokens) . K input features . N output features.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.descriptors import LinearProblem
 from kernels.fused._jit import ceil_div, jit, tl, to_element, triton_op, why_not, wrap
 from kernels.fused.formats import INT8, quantize_rows
-from kernels.problem import LinearProblem
 
 MAX_RELATIVE_ERROR = 0.025
 MIN_COSINE = 0.9995

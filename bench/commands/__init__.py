@@ -1,0 +1,1 @@
+"""Commands over evaluators, found by file name; see engine.plugins."""

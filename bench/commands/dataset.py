@@ -1,0 +1,83 @@
+"""The commands about a dataset on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from engine.commands._app import app, console, say
+
+if TYPE_CHECKING:
+    from bench.dataset.check import TreeReport
+
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Look after a dataset on disk.",
+    epilog="Example: [cyan]retake dataset check physics-IQ-benchmark[/]",
+)
+app.add_typer(group, name="dataset")
+
+
+@group.callback()
+def dataset() -> None:
+    """Look after a dataset on disk."""
+
+
+@group.command(epilog="Example: [cyan]retake dataset check physics-IQ-benchmark-verified --fps 24[/]")
+def check(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="A Physics-IQ tree, original or Verified, or what retake scenes wrote.", show_default=False
+        ),
+    ],
+    fps: Annotated[
+        int | None, typer.Option(help="Only this frame rate. Default: each that is there.")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every frame, not the headers alone.")] = False,
+) -> None:
+    """Check a Physics-IQ tree for completeness: descriptions, names, lengths, rates, masks, switch frames.
+
+    Says which tree it is and how to obtain what is missing. Status 1 when something is wrong.
+    """
+    from bench.dataset.check import check_dataset, how_to_obtain
+    from engine.settings.environment import usable_cores
+
+    with console.status("reading descriptions.csv") as status:
+        report = check_dataset(
+            folder,
+            fps=fps,
+            deep=deep,
+            workers=usable_cores(),
+            progress=lambda name: status.update(f"checking {name}"),
+        )
+    _print(report)
+    for step in how_to_obtain(report, fps):
+        say(f"to obtain what is missing: {step}")
+    if report.num_faults:
+        raise typer.Exit(1)
+
+
+def _print(report: TreeReport) -> None:
+    from engine.datasets.physics_iq import NUM_CASES
+
+    whole = "complete benchmark" if report.num_cases == NUM_CASES else "reduced or simulated dataset"
+    kind = {
+        "original": "Physics-IQ, original",
+        "verified": "Physics-IQ Verified",
+        "unknown": "named neither as the original nor as the Verified tree",
+    }[report.kind]
+    table = Table("", "what", title=f"{report.tree}: {kind}, {whole}")
+    table.add_column("found", overflow="fold")
+    table.add_column("wrong", overflow="fold")
+    for line in report.lines:
+        mark = Text("no", "bold red") if line.faults else Text("ok", "green")
+        table.add_row(mark, line.what, Text(line.found), Text("\n".join(line.faults)))
+    console.print(table)
+    plural = "s" if report.num_faults > 1 else ""
+    verdict = f"{report.num_faults} fault{plural}" if report.num_faults else "no fault found"
+    console.print(f"{report.num_cases} cases: {verdict}", highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Whether a benchmark tree on disk is whole."""

@@ -1,0 +1,1 @@
+"""Denoisers as subjects of the speed measurements, one family a file."""

@@ -1,0 +1,325 @@
+"""Measures the bundled models on held-out scenes: baselines, first take, plan's prompt, chosen take, critic.
+
+Makes the scenes, starts the command-line program on them as a user would, and scores every take. It is no
+part of the loop: truth records and reference clips are read only here, after the run.
+
+    python -m bench.quality.demo_quality --out bench/results/demo_quality.json --count 120 [--resume]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.quality.bootstrap import RESAMPLES, mean_ci95
+from bench.quality.critic_controls import judge_controls
+from bench.quality.critic_figures import (
+    JudgedTake,
+    TruthLabel,
+    critic_figures,
+    motion_truth,
+    read_plans,
+    read_truths,
+)
+from bench.quality.trivial import BASELINES, write_baseline
+from bench.scoring.physics_iq import score_folder
+from bench.scoring.references import references
+from bench.scoring.score_document import Scores, write_json
+from bench.scoring.view_metrics import Case, case_score, original_score
+from engine.build.model_folders import find_critic
+from engine.build.run import load_critic
+from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
+from engine.demo.layout import write_dataset
+from engine.demo.scenes import choose_kinds, make_scene
+from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
+from engine.errors import ConfigError, RetakeError, ScorerError
+from engine.machine.device import resolve_device, resolve_dtype
+from engine.runs.store import RunStore
+from engine.settings.config import read_config
+from engine.types import Outcome
+from engine.video.files import read_frames
+
+ARMS = (*BASELINES, "first_take", "plan_prompt", "chosen")
+NOTES = (
+    "Scores are Physics-IQ Verified case scores in percent; physics_iq is the original, dataset-level score.",
+    f"Intervals: percentile bootstrap over scenes, {RESAMPLES} resamples.",
+    "oracle chooses by the benchmark score itself: a bound for choosers, not a result.",
+    "plan_prompt is attempt 1; where the loop ended at attempt 0, it is attempt 0.",
+    "A take is truly acceptable when its motion agrees with the true answer (windows.py of the demo).",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One scenario with its case in every arm."""
+
+    scenario_id: str
+    scene: str
+    kind: str
+    arms: dict[str, Case]
+
+    def score(self, arm: str) -> float:
+        return case_score(self.arms[arm].metrics).score
+
+
+def make_dataset(out: Path, *, seed0: int, count: int, views: Sequence[str], workers: int) -> None:
+    """Write `count` held-out scenes, seeds from `seed0` on. ConfigError for seeds that were trained on."""
+    if seed0 < HELD_OUT_SEED0:
+        raise ConfigError(
+            f"--seed0 {seed0} lies in the training range; held-out seeds start at {HELD_OUT_SEED0}",
+            fix=f"give --seed0 {HELD_OUT_SEED0} or more",
+        )
+    kinds = choose_kinds([])
+    scenes = [make_scene(seed, kinds) for seed in range(seed0, seed0 + count)]
+    write_dataset(out, scenes, fps=FPS, views=views, workers=workers)
+
+
+def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) -> None:
+    """Start `retake run` or `retake resume` and wait. ScorerError when it leaves no usable run folder.
+
+    Status 1, after failed scenarios, is not an error here: they are counted in the result.
+    """
+    started = (run / "run.sqlite").is_file()
+    if started and not resume:
+        raise ScorerError(f"{run} already holds a run", fix="give --resume, or another folder with --work")
+    verb = ["resume", str(run)] if started else ["run", str(dataset), "--out", str(run), *extra]
+    command = [sys.executable, "-m", "engine.cli", *verb]
+    status = subprocess.run(command, check=False).returncode
+    if status not in (0, 1) or not (run / "run.sqlite").is_file():
+        raise ScorerError(
+            f"`retake {' '.join(verb)}` ended with status {status} and left no usable run in {run}",
+            fix="run it by hand and mend what it names",
+        )
+
+
+def measure(
+    run: Path, baselines: Path, *, partial: bool = False, label: TruthLabel = motion_truth
+) -> dict[str, Any]:
+    """The JSON document for a finished run on simulated scenes; baseline clips go below `baselines`.
+
+    With `partial`, of the finished scenarios of a run that is not; `num_pending` says how many are missing.
+    """
+    dataset = read_config(run).dataset
+    with RunStore.open(run, read_only=True) as store:
+        outcomes, plans, pending = store.outcomes(), read_plans(store), store.pending()
+    if pending and not partial:
+        raise ScorerError(
+            f"{len(pending)} scenarios of {run} are not finished, the first {pending[0].id}",
+            fix=f"finish it with `retake resume {run}`",
+        )
+    plans = {scenario_id: reply for scenario_id, reply in plans.items() if scenario_id in outcomes}
+    loop = score_folder(run, dataset, all_attempts=True)
+    trivial: dict[str, Scores] = {}
+    for name in BASELINES:
+        write_baseline(name, dataset, baselines / name, loop.fps)
+        trivial[name] = score_folder(baselines / name, dataset)
+    cases = paired_cases(loop, trivial, outcomes)
+    if not cases:
+        raise ScorerError(
+            f"no scenario of {run} has a score in every arm", fix="finish the run with `retake resume`"
+        )
+    truths = read_truths(dataset, list(outcomes))
+    takes = judged_takes(run, dataset, outcomes, loop.fps, label)
+    return {
+        **summary(cases),
+        "oracle": oracle(cases, loop.attempts),
+        "num_pending": len(pending),
+        "num_failed": sum(outcome.failure is not None for outcome in outcomes.values()),
+        "num_takes": sum(len(outcome.attempts) for outcome in outcomes.values()),
+        "stopped": Counter(outcome.stopped or "failed" for outcome in outcomes.values()),
+        "critic": critic_figures(takes, plans, truths),
+        "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
+        "by_kind": _groups(cases, lambda case: case.kind),
+        "manifest": published_manifest(run),
+        "unscored": [entry.reason for entry in loop.unscored if entry.scenario_id in outcomes],
+        "notes": NOTES,
+    }
+
+
+def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict[str, Any]:
+    """Accuracy of the run's critic on true, planted and swapped takes of its scenes."""
+    config = read_config(run)
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    critic = load_critic(config, find_critic(config.critic.name), device, dtype, with_weights=True)
+    with RunStore.open(run, read_only=True) as store:
+        ids = [scenario.id for scenario in store.scenarios()]
+    return judge_controls(
+        critic,
+        config.dataset,
+        read_truths(config.dataset, ids),
+        count=count,
+        period=len(choose_kinds([])),
+        fps=FPS,
+        label=label,
+        progress=lambda done, total: print(f"critic controls {done}/{total}", flush=True),
+    )
+
+
+def published_manifest(run: Path) -> dict[str, Any]:
+    """What the run recorded of its machine, versions, weights and settings, without paths and seeds.
+
+    A published result names no folder of the machine that made it; seeds follow from the run's seed.
+    """
+    path = run / "manifest.json"
+    if not path.is_file():
+        raise ScorerError(f"{path} does not exist", fix="measure a run made by `retake run`, which writes it")
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = {
+        key: value for key, value in manifest.get("config", {}).items() if key not in ("dataset", "out")
+    }
+    digests = {role: model["sha256"] for role, model in manifest.get("models", {}).items()}
+    dropped = ("argv", "seeds", "config", "models")
+    kept = {key: value for key, value in manifest.items() if key not in dropped}
+    return {**kept, "config": config, "models": digests}
+
+
+def paired_cases(
+    loop: Scores, trivial: Mapping[str, Scores], outcomes: Mapping[str, Outcome]
+) -> list[Measured]:
+    """Scenarios that have a case in every arm, so that all arms are means over the same scenarios."""
+    attempts = {(case.scenario_id, index): case for index, case in loop.attempts}
+    chosen = {case.scenario_id: case for case in loop.cases}
+    frozen = {name: {case.scenario_id: case for case in scores.cases} for name, scores in trivial.items()}
+    measured = []
+    for scenario_id, outcome in outcomes.items():
+        planned = 1 if len(outcome.attempts) > 1 else 0
+        arms = {
+            **{name: cases.get(scenario_id) for name, cases in frozen.items()},
+            "first_take": attempts.get((scenario_id, 0)),
+            "plan_prompt": attempts.get((scenario_id, planned)),
+            "chosen": chosen.get(scenario_id),
+        }
+        complete = {name: case for name, case in arms.items() if case is not None}
+        if len(complete) == len(ARMS):
+            scene = complete["chosen"].scene
+            kind = scene.removeprefix("trimmed-").rpartition("-")[0]  # scenes are named KIND-SEED
+            measured.append(Measured(scenario_id=scenario_id, scene=scene, kind=kind, arms=complete))
+    return measured
+
+
+def summary(cases: Sequence[Measured]) -> dict[str, Any]:
+    """Mean and interval of each arm and of the paired difference between chosen and first take."""
+    scenes = [case.scene for case in cases]
+    arms: dict[str, Any] = {}
+    for arm in ARMS:
+        original = original_score([case.arms[arm] for case in cases])
+        arms[arm] = {**mean_ci95([case.score(arm) for case in cases], scenes), "physics_iq": original}
+    gains = [case.score("chosen") - case.score("first_take") for case in cases]
+    return {"n": len(cases), **arms, "chosen_minus_first": mean_ci95(gains, scenes)}
+
+
+def oracle(cases: Sequence[Measured], attempts: Sequence[tuple[int, Case]]) -> dict[str, Any]:
+    """The best take of each scenario by the benchmark's own score: no chooser of these takes exceeds it."""
+    best: dict[str, float] = {}
+    for _, case in attempts:
+        score = case_score(case.metrics).score
+        best[case.scenario_id] = max(score, best.get(case.scenario_id, score))
+    return mean_ci95([best[case.scenario_id] for case in cases], [case.scene for case in cases])
+
+
+def judged_takes(
+    run: Path, dataset: Path, outcomes: Mapping[str, Outcome], fps: float, label: TruthLabel
+) -> list[JudgedTake]:
+    """Every critiqued take with its true verdict."""
+    prefixes = {scenario.id: scenario.prefix for scenario in open_dataset(dataset).scenarios(fps)}
+    answers = references(dataset, read_descriptions(dataset), fps)
+    takes = []
+    for scenario_id, outcome in outcomes.items():
+        last = read_frames(prefixes[scenario_id])[-1:]
+        answer = read_frames(answers[scenario_id].takes[0])
+        for attempt in outcome.attempts:
+            if attempt.critique is not None:
+                truth = label(last, read_frames(run / attempt.video_path), answer)
+                takes.append(JudgedTake(scenario_id=scenario_id, critique=attempt.critique, truth=truth))
+    return takes
+
+
+def _groups(cases: Sequence[Measured], key: Callable[[Measured], str]) -> dict[str, dict[str, Any]]:
+    names = sorted({key(case) for case in cases})
+    return {name: summary([case for case in cases if key(case) == name]) for name in names}
+
+
+def print_table(document: dict[str, Any], console: Console) -> None:
+    table = Table("scenarios of", "n", *ARMS, "chosen - first", title="Held-out scenes, Verified score, 95 %")
+    for name, group in {"all": document, **document["by_category"], **document["by_kind"]}.items():
+        cells = [_cell(group[arm]) for arm in (*ARMS, "chosen_minus_first")]
+        table.add_row(name, str(group["n"]), *cells)
+    console.print(table)
+    figures = {**document["critic"]}
+    figures |= {f"controls {name}": value for name, value in figures.pop("controls", {}).items()}
+    for name, value in figures.items():
+        shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+        console.print(f"critic {name}: {shown}", markup=False)
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    return f"{entry['mean']:.1f} ({entry['ci95'][0]:.1f} to {entry['ci95'][1]:.1f})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality.demo_quality", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--count", type=int, default=120, help="number of scenes")
+    parser.add_argument("--seed0", type=int, default=HELD_OUT_SEED0)
+    parser.add_argument("--views", nargs="+", choices=VIEWS, default=["perspective-center"])
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/demo_quality"), help="scenes, run and baselines"
+    )
+    parser.add_argument("--run", type=Path, help="measure this finished run instead of making one")
+    parser.add_argument(
+        "--partial", action="store_true", help="measure the finished scenarios of a run that is not finished"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with what --work already holds")
+    parser.add_argument(
+        "--controls", type=int, default=60, help="scenes on which the critic judges true and planted takes"
+    )
+    parser.add_argument("--loops", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--device")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render scenes")
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        run = options.run
+        if run is None:
+            dataset, run = options.work / "scenes", options.work / "run"
+            make_dataset(
+                dataset,
+                seed0=options.seed0,
+                count=options.count,
+                views=options.views,
+                workers=options.workers,
+            )
+            run_loop(dataset, run, resume=options.resume, extra=_loop_options(options))
+        document = measure(run, options.work / "baselines", partial=options.partial)
+        if options.controls:
+            document["critic"]["controls"] = controls(run, count=options.controls)
+    except RetakeError as error:
+        console.print(f"error: {error}", markup=False)
+        return 1
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, document)
+    print_table(document, console)
+    console.print(f"wrote {options.out}", markup=False)
+    return 0
+
+
+def _loop_options(options: argparse.Namespace) -> list[str]:
+    """Settings of the loop that were given, as the arguments of `retake run`."""
+    given = {name: getattr(options, name) for name in ("loops", "steps", "device")}
+    return [text for name, value in given.items() if value is not None for text in (f"--{name}", str(value))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What every optimization of the denoiser costs in quality: same scenes and seeds, one part at a time.
+
+Makes the takes of the bundled generator, or of another folder, and compares each variant with the exact one:
+pixels, benchmark score, time. Knows no critic and no loop. Making may be split over processes and GPUs.
+
+    python -m bench.quality.denoiser_quality make --dataset DIR --work W [--shard 1/8] [--device cuda]
+    python -m bench.quality.denoiser_quality score --dataset DIR --work W --out denoiser_quality.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+
+from bench.quality import take_comparison
+from bench.quality.take_comparison import Variant
+from engine.build.model_folders import find_generator
+from engine.errors import ConfigError
+from engine.machine.device import resolve_device, resolve_dtype
+from engine.settings.environment import cache_folder
+from engine.settings.presets import PRESETS, DenoiseSettings
+
+EXACT = "exact"
+FAST = DenoiseSettings(forward="fast")
+EAGER_8_BIT = replace(FAST, low_first=0.0, low_last=0.0)
+UNCOMPILED = {"compile": "off", "graphs": "off"}
+"""Of the presets: many processes a GPU would each compile; what compiling costs has a row of its own."""
+VARIANTS: dict[str, DenoiseSettings] = {
+    EXACT: PRESETS["exact"],
+    "fast forward": FAST,
+    "FP8 linear": replace(FAST, linear="fp8"),
+    "INT8 linear": replace(FAST, linear="int8"),
+    "FA3 FP8 attention": replace(EAGER_8_BIT, low_attention=("fa3_fp8",)),
+    "FA3 FP8 attention but the ends": replace(FAST, low_attention=("fa3_fp8",)),
+    "Triton INT8 attention": replace(EAGER_8_BIT, low_attention=("triton_int8",)),
+    "skip-softmax attention": replace(FAST, attention=("triton_skip_softmax",)),
+    "guidance gated at 0.5": replace(PRESETS["exact"], cfg_gate=0.5),
+    "steps cached 0.25": replace(PRESETS["exact"], step_cache=0.25),
+    "early stop 0.02": replace(PRESETS["exact"], early_stop=0.02),
+    "fused VAE": replace(PRESETS["exact"], vae="fused"),
+    "preset fast": replace(PRESETS["fast"], **UNCOMPILED),
+    "preset fastest": replace(PRESETS["fastest"], **UNCOMPILED),
+    "fast forward compiled": replace(FAST, compile="on"),
+}
+NOTES = (
+    "Scores are Physics-IQ Verified case scores in percent of the first take of the brief text; difference "
+    "is paired, variant minus exact, with a percentile bootstrap over scenes.",
+    "psnr_db and relative_error compare the frames with those of the exact preset of the same seed: the "
+    "distance of trajectories, not a loss of quality.",
+    "ms_per_take is wall time with several processes on the machine: a ratio of presets, not a speed record.",
+)
+
+
+def make(options: argparse.Namespace, console: Console) -> None:
+    """Write the clips of this shard below WORK/clips/VARIANT and its records to WORK/records."""
+    wanted = [EXACT, *(name for name in _wanted(options.variants) if name != EXACT)]
+    variants = [Variant(name=name, load=functools.partial(_load, options, VARIANTS[name])) for name in wanted]
+    take_comparison.make(variants, options, console)
+
+
+def score(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The JSON document from all shards below WORK."""
+    settings = {name: asdict(variant) for name, variant in VARIANTS.items()}
+    return {
+        "schema": 1,
+        "kind": "denoiser_quality",
+        "command": "python -m bench.quality.denoiser_quality make|score --dataset DIR --work DIR",
+        **take_comparison.score(settings, options, console),
+        "notes": NOTES,
+    }
+
+
+def _wanted(text: str) -> list[str]:
+    if text == "all":
+        return list(VARIANTS)
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise ConfigError(f"{unknown[0]!r} is not a variant", fix=f"use some of: {', '.join(VARIANTS)}")
+    return names
+
+
+def _load(options: argparse.Namespace, settings: DenoiseSettings) -> Any:
+    found = find_generator(options.generator)
+    device = resolve_device(options.device)
+    family: Any = found.loader()
+    return family.load(
+        found.path,
+        device=device,
+        dtype=resolve_dtype(options.dtype, device),
+        denoise=settings,
+        cache=cache_folder() / "kernels",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality.denoiser_quality", description=__doc__)
+    take_comparison.add_options(parser)
+    parser.add_argument("--variants", default="all", help=f"all, or some of: {', '.join(VARIANTS)}")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    return take_comparison.run(parser.parse_args(arguments), make, score)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

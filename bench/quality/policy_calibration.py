@@ -1,0 +1,161 @@
+"""The policy of a Wan generator: each layer's 8-bit error on real denoise trajectories, and what that admits.
+
+Runs the unmodified transformer over training scenes (no held-out seed), measures its linear layers and
+self-attentions at every timestep, writes the policy beside the model, bound to its weights, and the table.
+
+    python -m bench.quality.policy_calibration --scenes 4 --out bench/results/policy_calibration.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.quality import export_trajectories
+from bench.scoring.score_document import write_json
+from engine.build.model_folders import find_generator
+from engine.errors import RetakeError
+from engine.generators.wan import generator as wan
+from engine.machine.device import resolve_device, use_threads
+from engine.quant.attention_error import wan_projected
+from engine.quant.calibration import Budget, LayerError, Meter, choose
+from engine.quant.precision_policy import FILE, Policy, checkpoint_digest
+from engine.quant.recipes import resolve, wan_table
+from engine.runs.manifest import collect
+from engine.settings.config import BUNDLED
+from engine.settings.environment import num_threads, offline
+
+COMMAND = "python -m bench.quality.policy_calibration"
+NOTES = (
+    "A layer's error is norm(difference) / norm(exact) over all scenes when it is given the inputs of the "
+    "unmodified module, so that a bad layer shows where it is; errors of layers add up in the velocity.",
+    "8-bit attention is computed in plain torch as the FP8 and INT8 kernels round it, in another order of "
+    "summation; formats are measured on blocks that the policy may make 8-bit.",
+    "8-bit with skip is not offered: the kernel that skips tiles (triton_skip_softmax) works in 16 bits, and "
+    "block-sparse attention needs a mask that no calibration here chooses.",
+)
+
+
+class _Timed:
+    """The denoiser of a generator, which tells the meter the timestep of every call."""
+
+    def __init__(self, inner: Any, meter: Meter) -> None:
+        self._inner, self._meter = inner, meter
+
+    def prepare(self, text: Any) -> Any:
+        return self._inner.prepare(text)
+
+    def __call__(self, latents: Any, timestep: Any, text: Any, *, branch: str) -> Any:
+        self._meter.timestep = float(timestep.value)
+        return self._inner(latents, timestep, text, branch=branch)
+
+
+def measure(generator: Any, num_scenes: int, num_rows: int) -> list[LayerError]:
+    """The errors of every layer on takes of training scenes; the generator is as before afterwards."""
+    module = generator.parts.transformer
+    table, inner = wan_table(module), generator.denoiser
+    attentions = [f"{table.blocks}.{index}.attn1" for index in range(len(module.blocks))]
+    meter = Meter(module, resolve(table, module).quantized, attentions, read=wan_projected, num_rows=num_rows)
+    generator.denoiser = _Timed(inner, meter)
+    try:
+        with tempfile.TemporaryDirectory() as folder, meter:
+            for scenario, prompt in export_trajectories.requests(
+                Path(folder), num_scenes, held_out=False, negative=generator.negative_prompt
+            ):
+                job = generator.start(scenario, prompt)
+                for _ in range(1 + generator.schedule.num_steps):  # what follows is decoding
+                    job.launch().wait()
+    finally:
+        generator.denoiser = inner
+    return meter.errors()
+
+
+def document(errors: Sequence[LayerError], policy: Policy, budget: Budget, num_scenes: int) -> dict[str, Any]:
+    """Rows a kind and format, and the whole table for the plots."""
+    rows = []
+    for kind, format in dict.fromkeys((error.kind, error.format) for error in errors):
+        group = [error for error in errors if (error.kind, error.format) == (kind, format)]
+        worst = max(group, key=lambda error: error.relative_error)
+        refused = sorted({error.layer for error in group if not budget.admits(error)})
+        rows.append(
+            {
+                "name": f"{kind} {format}",
+                "num_layers": len({error.layer for error in group}),
+                "median_error": sorted(error.relative_error for error in group)[len(group) // 2],
+                "worst_error": worst.relative_error,
+                "smallest_cosine": min(error.cosine for error in group),
+                "worst_layer": worst.layer,
+                "worst_timestep": worst.timestep,
+                "refused": {
+                    layer: [e.timestep for e in group if e.layer == layer and not budget.admits(e)]
+                    for layer in refused
+                },
+            }
+        )
+    return {
+        "schema": 1,
+        "kind": "policy",
+        "command": f"{COMMAND} --scenes {num_scenes}",
+        "num_scenarios": num_scenes,
+        "budget": asdict(budget),
+        "source": policy.source,
+        "rows": rows,
+        "errors": [asdict(error) for error in errors],
+        "notes": NOTES,
+        "manifest": collect({}, {}, seeds={}, argv=[]),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--generator", default=BUNDLED, help='"demo" or a folder')
+    parser.add_argument("--scenes", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=128, help="of each layer and call that are compared")
+    parser.add_argument("--steps", type=int, help="of the schedule; default: what the folder says")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="fp32", help="fp32 measures 8 bits alone, bf16 what a GPU runs")
+    parser.add_argument("--policy", type=Path, help=f"default: {FILE} in the generator's folder")
+    parser.add_argument("--out", type=Path, help="the JSON file of all errors")
+    options = parser.parse_args(arguments)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    offline()
+    use_threads(num_threads())
+    try:
+        folder = find_generator(options.generator).path
+        generator = wan.load(
+            folder,
+            device=resolve_device(options.device),
+            dtype=options.dtype,
+            num_inference_steps=options.steps,
+        )
+        errors = measure(generator, options.scenes, options.rows)
+        producer = f"bench.quality.policy_calibration: {options.scenes} training scenes, {options.dtype}"
+        budget = Budget()
+        policy = choose(errors, budget, source=checkpoint_digest(folder), producer=producer)
+        path = options.policy or folder / FILE
+        policy.save(path)
+    except RetakeError as error:
+        console.print(f"error: {error}")
+        return 1
+    made = document(errors, policy, budget, options.scenes)
+    for row in made["rows"]:
+        refused = ", ".join(row["refused"]) or "none"
+        console.print(
+            f"{row['name']}: error {row['median_error']:.4f}, at worst {row['worst_error']:.4f} "
+            f"({row['worst_layer']} at {row['worst_timestep']:.0f}); refused: {refused}"
+        )
+    console.print(f"{path}: {len(policy.entries)} entries")
+    if options.out is not None:
+        write_json(options.out, made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

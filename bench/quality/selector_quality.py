@@ -1,0 +1,315 @@
+"""Measures target-free selectors on finished runs over held-out scenes: what does choosing gain, and by whom?
+
+Scores every take against the references, lets each selector choose without them, and compares. The best rank
+sum is looked for on other runs (--tune-on), never on those that are measured.
+
+    python -m bench.quality.selector_quality --run RUN --by consensus,vjepa,rank_sum --out selectors.json
+    python -m bench.quality.selector_quality --markdown bench/results/selectors.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from bench.quality.demo_quality import published_manifest
+from bench.quality.selector_figures import (
+    Pool,
+    best_combination,
+    coverage,
+    figures,
+    name_of,
+    rank_correlation,
+    reported_combinations,
+)
+from bench.quality.selector_tables import ALL_TAKES, NOTES, ROUNDS, markdown, print_tables
+from bench.quality.take_choice import TakeReader, score_takes
+from bench.scoring.case_record import record_of
+from bench.scoring.physics_iq import score_folder
+from bench.scoring.score_document import write_json
+from bench.scoring.scored_run import ScoredRun, read_finished, read_run, scored_run
+from bench.table.render import PAGE_WIDTH
+from engine.demo.scenes.base import HELD_OUT_SEED0
+from engine.errors import ConfigError, RetakeError, ScorerError
+from engine.loop.selection import load_selectors
+from engine.machine.device import resolve_device
+from engine.protocols import Selector
+from engine.runs.manifest import code_state, cpu_model, gpus, package_versions
+from engine.settings.environment import cache_folder
+from engine.types import Attempt
+
+RANK_SUM = "rank_sum"
+"""In --by: also the rank sums of every pair and of all selectors named."""
+ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera"})
+"""Selectors whose score of a take does not depend on the other takes: asked once, not once a set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Pools by set, seconds of each selector on all takes of a scenario, and what could not be measured."""
+
+    pools: dict[str, list[Pool]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def measure(
+    runs: Sequence[ScoredRun],
+    selectors: Mapping[str, Selector],
+    *,
+    samples: int,
+    tune_on: Sequence[ScoredRun] = (),
+    rank_sums: bool = True,
+    timed: bool = True,
+) -> dict[str, Any]:
+    """The JSON document without its manifests. ConfigError when `tune_on` has scenes of `runs`.
+
+    Not `timed` says that the machine was busy: the selectors' seconds are then null.
+    """
+    _check_disjoint(runs, tune_on)
+    names = list(selectors)
+    tuned: dict[str, Any] | None = None
+    combos = reported_combinations(names, rank_sums=rank_sums)
+    if tune_on:
+        other = collect(tune_on, selectors, samples)
+        best, gain = best_combination(other.pools, names)
+        combos = list(dict.fromkeys([*combos, best]))
+        tuned = {
+            "combination": name_of(best),
+            "gain_on_tuning_scenes": gain,
+            "num_tuning_scenes": len(_scenes(tune_on)),
+        }
+    found = collect(runs, selectors, samples)
+    takes = found.pools[ALL_TAKES]
+    return {
+        "num_scenarios": len(takes),
+        "num_scenes": len({pool.scene for pool in takes}),
+        "num_takes": sum(len(pool.values) for pool in takes),
+        "num_scenes_trained_on": sum(map(_trained_on, _scenes(runs))),
+        "samples": samples,
+        "sets": {
+            name: figures(found.pools[name], combos) for name in (*ROUNDS, ALL_TAKES) if name in found.pools
+        },
+        "tuned": tuned,
+        "selectors": {
+            name: {
+                "seconds_per_scenario": float(np.median(found.seconds[name])) if timed else None,
+                "scored_takes": coverage(takes, name),
+                "rank_correlation": rank_correlation(takes, name),
+            }
+            for name in names
+        },
+        "left_out": found.left_out,
+        "notes": NOTES,
+    }
+
+
+def collect(runs: Sequence[ScoredRun], selectors: Mapping[str, Selector], samples: int) -> Measured:
+    """Pools of every scenario: the first `samples` takes of a round, for each of ROUNDS, and all takes.
+
+    A round counts where the scenario has that many samples of it. Each take is decoded once. As in the loop,
+    a selector that chooses among a round's takes sees those of the rounds before too.
+    """
+    found = Measured(pools={ALL_TAKES: []}, seconds={name: [] for name in selectors})
+    work = [(run, scenario_id) for run in runs for scenario_id in run.outcomes]
+    for run, scenario_id in track(work, "choosing", console=Console(stderr=True), transient=True):
+        attempts = run.outcomes[scenario_id].attempts
+        unscored = [a.index for a in attempts if (scenario_id, a.index) not in run.records]
+        if unscored:
+            found.left_out[f"{run.folder.name}/{scenario_id}"] = f"takes {unscored} have no score"
+            continue
+        reader = TakeReader()
+        known: dict[int, dict[str, float]] = {}
+        for name, (seen, chosen_from) in _sets(attempts, samples).items():
+            scores, seconds = _scores(run, scenario_id, seen, selectors, reader, known)
+            found.pools.setdefault(name, []).append(_pool(run, scenario_id, chosen_from, scores))
+            if name == ALL_TAKES:
+                known = scores
+                for selector, value in seconds.items():
+                    found.seconds[selector].append(value)
+    if not found.pools[ALL_TAKES]:
+        raise ScorerError("no scenario of these runs has scored takes", fix="give finished runs with takes")
+    return found
+
+
+def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, tuple[list[Attempt], list[Attempt]]]:
+    """By name: the takes that a selector sees, and those among which it chooses.
+
+    The small sets come last: the first decodes every take and asks every selector of it.
+    """
+    sets = {ALL_TAKES: (list(attempts), list(attempts))}
+    for name, (number, last_seen) in ROUNDS.items():
+        seen = [a for a in attempts if a.round <= last_seen and a.sample < samples]
+        of_round = [a for a in seen if a.round == number]
+        if samples > 1 and len(seen) == samples * (last_seen + 1):
+            sets[name] = seen, of_round
+    return sets
+
+
+def _scores(
+    run: ScoredRun,
+    scenario_id: str,
+    seen: Sequence[Attempt],
+    selectors: Mapping[str, Selector],
+    reader: TakeReader,
+    known: Mapping[int, Mapping[str, float]],
+) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+    """What the selectors say of each take by its number, and the seconds they took.
+
+    Of `known`, scores by take number too, those hold here that were given to the take alone.
+    """
+    takes = reader.of([run.folder / attempt.video_path for attempt in seen])
+    for _ in takes:
+        pass  # decoded here, so that no selector's time holds it
+    asked = {name: value for name, value in selectors.items() if not (known and name in ALONE)}
+    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, seen)
+    scores = {attempt.index: row for attempt, row in zip(seen, rows, strict=True)}
+    for index, row in scores.items():
+        row |= {name: score for name, score in known.get(index, {}).items() if name in ALONE}
+    return scores, seconds
+
+
+def _pool(
+    run: ScoredRun,
+    scenario_id: str,
+    attempts: Sequence[Attempt],
+    scores: Mapping[int, dict[str, float]],
+) -> Pool:
+    values = {a.index: run.records[scenario_id, a.index].score for a in run.outcomes[scenario_id].attempts}
+    return Pool(
+        scene=run.records[scenario_id, attempts[0].index].scene,
+        attempts=tuple(attempts),
+        values=tuple(values[attempt.index] for attempt in attempts),
+        scores=[scores[attempt.index] for attempt in attempts],
+        first=values[min(values)],
+        loop=values[run.chosen(scenario_id)],
+    )
+
+
+def score_run(folder: Path, *, jobs: int | None, cache: Path | None = None) -> ScoredRun:
+    """A finished run with the score of every take, computed now; its scores.json is left alone."""
+    config, outcomes, scenarios = read_finished(folder)
+    scores = score_folder(folder, config.dataset, all_attempts=True, jobs=jobs, cache=cache)
+    records = {(case.scenario_id, index): record_of(case) for index, case in scores.attempts}
+    return scored_run(folder, config, outcomes, scenarios, records, scores.fps)
+
+
+def _check_disjoint(runs: Sequence[ScoredRun], tune_on: Sequence[ScoredRun]) -> None:
+    common = sorted(_scenes(runs) & _scenes(tune_on))
+    if common:
+        raise ConfigError(
+            f"{len(common)} scenes are both in --run and in --tune-on, the first {common[0]}",
+            fix="tune on a run over other held-out seeds",
+        )
+
+
+def _scenes(runs: Sequence[ScoredRun]) -> set[str]:
+    return {record.scene for run in runs for record in run.records.values()}
+
+
+def _trained_on(scene: str) -> bool:
+    """Simulated scenes are named KIND-SEED; others were never trained on."""
+    seed = scene.rpartition("-")[2]
+    return scene.startswith("trimmed-") and seed.isdecimal() and int(seed) < HELD_OUT_SEED0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.quality.selector_quality", description=__doc__)
+    parser.add_argument("--run", type=Path, action="append", help="a finished run; may be repeated")
+    parser.add_argument("--tune-on", type=Path, action="append", help="a run over other held-out seeds")
+    parser.add_argument(
+        "--by", default="consensus,critic_score,rank_sum", help="selectors; rank_sum adds pairs"
+    )
+    parser.add_argument("--samples", type=int, default=4, help="candidates of best-of-N in rounds 0 and 1")
+    parser.add_argument("--out", type=Path, help="the JSON file to write")
+    parser.add_argument("--device", default="auto", help="of the selectors: auto, cpu or cuda")
+    parser.add_argument("--jobs", type=int, help="scoring processes; default: every core")
+    parser.add_argument(
+        "--scored", action="store_true", help="take the scores of each RUN/scores.json as they are"
+    )
+    parser.add_argument("--untimed", action="store_true", help="leave out seconds: the machine is busy")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="JSON", help="print a finished measurement as Markdown"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options = parser.parse_args(given)
+    if options.markdown is not None:
+        print(markdown(json.loads(options.markdown.read_text(encoding="utf-8"))), end="")
+        return 0
+    if not options.run or options.out is None:
+        parser.error("--run and --out are needed, or --markdown")
+    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    try:
+        document = _measured(options, given)
+    except RetakeError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, document)
+    print_tables(document, console)
+    console.print(f"wrote {options.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _measured(options: argparse.Namespace, given: Sequence[str]) -> dict[str, Any]:
+    names = [name.strip() for name in options.by.split(",") if name.strip()]
+    single = [name for name in dict.fromkeys(names) if name != RANK_SUM]
+    if not single:
+        raise ConfigError("--by names no selector", fix="give --by consensus,critic_score,rank_sum")
+    if options.samples < 1:
+        raise ConfigError(f"--samples {options.samples} is below 1", fix="give the N of best-of-N")
+    manifests = [published_manifest(run) for run in (*options.run, *(options.tune_on or ()))]
+    device = resolve_device(options.device)
+    selectors = load_selectors(single, read_finished(options.run[0])[0].selectors.on(device))
+
+    def read(folder: Path) -> ScoredRun:
+        if options.scored:
+            return read_run(folder)
+        return score_run(folder, jobs=options.jobs, cache=cache_folder())
+
+    start_s = time.perf_counter()
+    document = measure(
+        [read(folder) for folder in options.run],
+        selectors,
+        samples=options.samples,
+        tune_on=[read(folder) for folder in options.tune_on or ()],
+        rank_sums=RANK_SUM in names,
+        timed=not options.untimed,
+    )
+    return {
+        **document,
+        "command": " ".join(["python -m bench.quality.selector_quality", *map(_without_place, given)]),
+        "seconds": None if options.untimed else time.perf_counter() - start_s,
+        "measured_on": {
+            "device": device,
+            "cpu": cpu_model(),
+            "gpus": gpus(),
+            "packages": package_versions(),
+            "code": code_state(Path(__file__).resolve().parents[2]),
+        },
+        "manifests": manifests,
+    }
+
+
+def _without_place(argument: str) -> str:
+    """A published command names no folder of the machine that ran it."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Our scorer beside the official evaluator: equal numbers, then time and memory."""

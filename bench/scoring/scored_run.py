@@ -1,0 +1,128 @@
+"""A finished run folder with the benchmark score of every take: store, settings and scores.json put together.
+
+Scores nothing itself. Invariant: every stored take has its record, or the reason why it has none. A
+scores.json that is absent, lacks takes or is of another version is refused with the command that makes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.scoring.case_record import CaseRecord, read_record
+from engine.errors import ScorerError
+from engine.runs.store import RunStore
+from engine.settings.config import RunConfig, read_config
+from engine.types import Outcome, Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredRun:
+    """Scenarios that have a chosen take, by id. A take without a record could not be scored."""
+
+    folder: Path
+    config: RunConfig
+    manifest: Mapping[str, Any]
+    fps: float
+    scenarios: Mapping[str, Scenario]
+    outcomes: Mapping[str, Outcome]
+    records: Mapping[tuple[str, int], CaseRecord]  # by scenario id and attempt number
+    failed: tuple[str, ...]  # scenarios without any take to choose
+
+    @property
+    def steps(self) -> int | None:
+        """Denoise steps as set, as the run resolved them, or as its model folder says today; else None."""
+        if self.config.generator.steps is not None:
+            return self.config.generator.steps
+        found = self.manifest.get("resolved", {}).get("steps", _folder_steps(self.manifest))
+        return found if isinstance(found, int) else None
+
+    def chosen(self, scenario_id: str) -> int:
+        chosen = self.outcomes[scenario_id].chosen
+        assert chosen is not None, f"{scenario_id} failed"
+        return chosen
+
+
+def read_run(folder: Path) -> ScoredRun:
+    """A finished run whose takes are all scored. StoreError or ScorerError with the way out otherwise."""
+    config, outcomes, scenarios = read_finished(folder)
+    document = _read_scores(folder)
+    records = {}
+    for entry in document["attempts"]:
+        try:
+            records[entry["scenario_id"], entry["attempt"]] = read_record(entry)
+        except (KeyError, TypeError) as error:
+            raise _rescore(folder, "was written by another version of retake score") from error
+    unscored = {(entry["scenario_id"], entry.get("attempt")) for entry in document["unscored"]}
+    stored = {(key, take.index) for key, outcome in outcomes.items() for take in outcome.attempts}
+    missing = stored - records.keys() - unscored
+    if missing:
+        raise _rescore(folder, f"lacks {len(missing)} of {len(stored)} takes")
+    return scored_run(folder, config, outcomes, scenarios, records, float(document["fps"]))
+
+
+def read_finished(folder: Path) -> tuple[RunConfig, dict[str, Outcome], tuple[Scenario, ...]]:
+    """Settings, outcomes and scenarios. ScorerError while scenarios are pending."""
+    with RunStore.open(folder, read_only=True) as store:
+        outcomes, scenarios, pending = store.outcomes(), store.scenarios(), store.pending()
+    if pending:
+        raise ScorerError(
+            f"{len(pending)} scenarios of {folder} are not finished, the first {pending[0].id}",
+            fix=f"finish it with `retake resume {folder}`",
+        )
+    return read_config(folder), outcomes, scenarios
+
+
+def scored_run(
+    folder: Path,
+    config: RunConfig,
+    outcomes: Mapping[str, Outcome],
+    scenarios: tuple[Scenario, ...],
+    records: Mapping[tuple[str, int], CaseRecord],
+    fps: float,
+) -> ScoredRun:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = {key: outcome for key, outcome in outcomes.items() if outcome.chosen is not None}
+    return ScoredRun(
+        folder=folder,
+        config=config,
+        manifest=manifest,
+        fps=fps,
+        scenarios={scenario.id: scenario for scenario in scenarios if scenario.id in kept},
+        outcomes=kept,
+        records=records,
+        failed=tuple(key for key in outcomes if key not in kept),
+    )
+
+
+def _folder_steps(manifest: Mapping[str, Any]) -> object:
+    """What `retake.json` of the generator's folder says."""
+    folder = manifest.get("models", {}).get("generator", {}).get("folder")
+    path = None if folder is None else Path(folder) / "retake.json"
+    if path is None or not path.is_file():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return len(told["timesteps"]) if told.get("timesteps") else told.get("num_inference_steps")
+
+
+def _read_scores(folder: Path) -> dict[str, Any]:
+    path = folder / "scores.json"
+    if not path.is_file():
+        raise _rescore(folder, "does not exist")
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise _rescore(folder, f"is not JSON ({error})") from error
+    if not isinstance(document, dict) or not {"attempts", "unscored", "fps"} <= document.keys():
+        raise _rescore(folder, "is not what retake score writes")
+    return document
+
+
+def _rescore(folder: Path, what: str) -> ScorerError:
+    return ScorerError(
+        f"{folder / 'scores.json'} {what}", fix=f"score its takes: retake score {folder} --all-attempts"
+    )

@@ -1,0 +1,1 @@
+"""Finished runs as a results table: attempt sets, ensembles, comparisons."""

@@ -1,0 +1,1 @@
+"""From settings and folders to a run that is checked, loaded and wired."""

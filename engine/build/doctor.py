@@ -1,0 +1,215 @@
+"""What this machine can run: a list of checks, each with its fix where something is missing.
+
+Looks, loads no model and changes nothing. Only a check marked `required` says that the default run cannot
+work; everything else is an option that this machine lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.build import model_folders as models
+from engine.errors import RetakeError
+from engine.runs.manifest import gpus
+from engine.settings.config import BUNDLED
+from engine.settings.environment import usable_cores
+
+GIB = 2**30
+MIN_RAM_BYTES = 3 * GIB  # the bundled models with torch and both lanes peak below this
+
+INSTALL = "run `pip install -e .` in the repository"
+INSTALL_GPU = "run `pip install -e '.[gpu]'`"
+INSTALL_EXPORT = "run `pip install -e '.[export]'`"
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "av", "pymunk")
+OPTIONAL_PACKAGES = {
+    "triton": ("fused kernels", INSTALL_GPU),
+    "bitsandbytes": ("critics in nf4 and int8", INSTALL_GPU),
+    "xformers": ("its attention kernels", INSTALL_GPU),
+    "onnx": ("export", INSTALL_EXPORT),
+    "onnxruntime": ("checking exports", INSTALL_EXPORT),
+    "tensorrt-rtx": ("TensorRT engines", INSTALL_EXPORT),
+    "llguidance": ("constrained decoding of critiques", "run `pip install -e '.[constrained]'`"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """`fix` is empty when there is nothing to mend."""
+
+    name: str
+    ok: bool
+    detail: str
+    required: bool = False
+    fix: str = ""
+
+
+def examine() -> list[Check]:
+    """Every check of this machine, in the order in which a reader wants them."""
+    return [
+        _python(),
+        _cores(),
+        _memory(),
+        *(_package(name) for name in PACKAGES),
+        _gpu(),
+        *(_optional_package(name) for name in OPTIONAL_PACKAGES),
+        _encoder(),
+        bundled("generator", models.find_generator),
+        bundled("critic", models.find_critic),
+    ]
+
+
+def can_run(checks: list[Check]) -> bool:
+    """Whether the default run works here."""
+    return all(check.ok for check in checks if check.required)
+
+
+def bundled(what: str, find: Callable[[str], models.ModelFolder]) -> Check:
+    """The bundled model is complete; its digest, so that two machines can be compared."""
+    try:
+        folder = find(BUNDLED).path
+        weights = sorted(folder.rglob("*.safetensors"))
+        size = sum(path.stat().st_size for path in weights)
+        detail = (
+            f"{models.weight_elements(folder) / 1e6:.1f} M parameters, {size / 2**20:.1f} MiB, "
+            f"sha256 {_digest(weights)}"
+        )
+    except RetakeError as error:
+        return Check(name=f"bundled {what}", ok=False, detail=error.problem, required=True, fix=error.fix)
+    return Check(name=f"bundled {what}", ok=True, detail=detail, required=True)
+
+
+def ram_bytes() -> int:
+    """Physical memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _digest(paths: list[Path]) -> str:
+    """First 12 hex digits of sha256 over the files in name order."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:12]
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    ok = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Check(
+        name="Python", ok=ok, detail=found, required=True, fix="" if ok else "use Python 3.11 or 3.12"
+    )
+
+
+def _cores() -> Check:
+    total = os.cpu_count() or 1
+    return Check(name="CPU cores", ok=True, detail=f"{usable_cores()} usable of {total}")
+
+
+def _memory() -> Check:
+    total = ram_bytes()
+    ok = total >= MIN_RAM_BYTES
+    fix = "" if ok else f"use a machine with at least {MIN_RAM_BYTES / GIB:.0f} GiB of memory"
+    return Check(name="memory", ok=ok, detail=f"{total / GIB:.1f} GiB", required=True, fix=fix)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str) -> Check:
+    """Installed and importable: a broken binary wheel shows here, not in the middle of a run."""
+    version = _version(name)
+    if version is None:
+        return Check(name=name, ok=False, detail="not installed", required=True, fix=INSTALL)
+    try:
+        importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        return Check(
+            name=name, ok=False, detail=f"{version}, does not import: {error}", required=True, fix=INSTALL
+        )
+    return Check(name=name, ok=True, detail=version, required=True)
+
+
+def _optional_package(name: str) -> Check:
+    version = _version(name)
+    purpose, fix = OPTIONAL_PACKAGES[name]
+    if version is None:
+        return Check(name=name, ok=False, detail=f"not installed; for {purpose}", fix=fix)
+    return Check(name=name, ok=True, detail=version)
+
+
+def _gpu() -> Check:
+    if _version("torch") is None:
+        return Check(name="GPU", ok=False, detail="unknown without torch", fix=INSTALL)
+    import torch
+
+    driver = _driver()
+    if torch.cuda.is_available():
+        parts = []
+        for index in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(index)
+            parts.append(
+                f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, "
+                f"{gpu.multi_processor_count} SMs, {gpu.total_memory / GIB:.0f} GiB"
+            )
+        return Check(
+            name="GPU", ok=True, detail=f"{'; '.join(parts)}; driver {driver}, CUDA {torch.version.cuda}"
+        )
+    if driver is None:
+        return Check(
+            name="GPU",
+            ok=False,
+            detail="none found; runs use the CPU",
+            fix="install an NVIDIA driver if this machine has an NVIDIA GPU",
+        )
+    if torch.version.cuda is None:
+        return Check(
+            name="GPU",
+            ok=False,
+            detail=f"driver {driver}, but torch {torch.__version__} is built without CUDA",
+            fix="install a CUDA build of torch",
+        )
+    return Check(
+        name="GPU",
+        ok=False,
+        detail=f"driver {driver}, but torch (CUDA {torch.version.cuda}) cannot use it",
+        fix="update the driver to one that supports this CUDA version",
+    )
+
+
+def _driver() -> str | None:
+    """The version of the NVIDIA driver, or None where nvidia-smi is absent or finds no GPU."""
+    listed = gpus()
+    return listed[0]["driver_version"] if listed else None
+
+
+def _encoder() -> Check:
+    """H.264 by libx264, which every take is written with."""
+    missing = Check(
+        name="H.264 encoder",
+        ok=False,
+        detail="PyAV has no libx264",
+        required=True,
+        fix="install the PyAV wheel: `pip install --force-reinstall av`",
+    )
+    if _version("av") is None:
+        return missing
+    import av
+    import av.codec
+
+    try:
+        av.codec.Codec("libx264", "w")
+    except (av.FFmpegError, ValueError):
+        return missing
+    return Check(name="H.264 encoder", ok=True, detail="libx264", required=True)

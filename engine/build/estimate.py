@@ -1,0 +1,116 @@
+"""How long a run takes if every loop is used, from steps timed on its own models and first scenario.
+
+Knows jobs, not models. The first steps, which compile or warm up, count once and are not extrapolated.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.protocols import Critic, Generator, Job
+from engine.types import Prompt, Scenario, Video
+from engine.video.files import read_prefix
+
+WARM_UP_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeEstimate:
+    """Seconds of one take, one plan and one critique, and the run that is made of them."""
+
+    num_scenarios: int
+    takes_per_scenario: int
+    critiques_per_scenario: int  # fewer than takes where selectors choose what is critiqued
+    overlap: bool  # whether the lanes can run at the same time: only on a GPU
+    generate_s: float
+    plan_s: float
+    critique_s: float
+
+    @property
+    def longest_s(self) -> float:
+        """Every loop is used and nothing runs at the same time."""
+        return self._generate_lane_s + self._critique_lane_s
+
+    @property
+    def shortest_s(self) -> float:
+        """Every loop is used and the shorter lane hides behind the longer one, but for one scenario's share.
+
+        Two lanes on one GPU also slow each other down, so a run lies between this and `longest_s`.
+        """
+        lanes = sorted((self._generate_lane_s, self._critique_lane_s))
+        return self.longest_s if not self.overlap else lanes[1] + lanes[0] / self.num_scenarios
+
+    @property
+    def _generate_lane_s(self) -> float:
+        return self.num_scenarios * self.takes_per_scenario * self.generate_s
+
+    @property
+    def _critique_lane_s(self) -> float:
+        return self.num_scenarios * (self.plan_s + self.critiques_per_scenario * self.critique_s)
+
+    def describe(self) -> str:
+        between = f"{clock(self.shortest_s)} to " if self.overlap else ""
+        return (
+            f"one take {self.generate_s:.1f} s, one plan {self.plan_s:.1f} s, "
+            f"one critique {self.critique_s:.1f} s; {between}{clock(self.longest_s)} for "
+            f"{self.num_scenarios} scenarios if all {self.takes_per_scenario} takes are used"
+        )
+
+
+def estimate(
+    generator: Generator,
+    critic: Critic,
+    scenario: Scenario,
+    *,
+    num_scenarios: int,
+    takes_per_scenario: int,
+    critiques_per_scenario: int,
+    overlap: bool,
+) -> TimeEstimate:
+    """Time a few denoise steps, one plan and one critique on `scenario`. Selectors are not counted.
+
+    The take that is critiqued is the frozen last frame: it costs the critic as much as any other.
+    Raises VideoError when the prefix cannot be read.
+    """
+    spec = generator.spec
+    prompt = Prompt(text=scenario.text, negative="", seed=0, revision=0)
+    last = read_prefix(scenario.prefix, spec)[-1:]
+    frozen = Video(frames=np.repeat(last, spec.num_frames, axis=0), fps=spec.fps)
+    return TimeEstimate(
+        num_scenarios=num_scenarios,
+        takes_per_scenario=takes_per_scenario,
+        critiques_per_scenario=critiques_per_scenario,
+        overlap=overlap,
+        generate_s=time_job(generator.start(scenario, prompt), max_steps=WARM_UP_STEPS + 4),
+        plan_s=time_job(critic.plan(scenario), max_steps=None),
+        critique_s=time_job(critic.start(scenario, prompt, frozen), max_steps=None),
+    )
+
+
+def time_job(job: Job[Any], *, max_steps: int | None) -> float:
+    """Seconds of the whole job. With `max_steps`, a step that was not run counts as the median of those run.
+
+    Waits after every step, so it belongs before a run, never into one.
+    """
+    seconds: list[float] = []
+    while job.steps_left and (max_steps is None or len(seconds) < max_steps):
+        start_s = time.perf_counter()
+        job.launch().wait()
+        seconds.append(time.perf_counter() - start_s)
+    if not seconds:
+        return 0.0
+    steady = seconds[WARM_UP_STEPS:] or seconds
+    return sum(seconds) + job.steps_left * statistics.median(steady)
+
+
+def clock(seconds: float) -> str:
+    """ "45 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,161 @@
+"""Model folders: where one is, which family loads it, what it lacks, how many bytes its weights have.
+
+Reads configs and safetensors headers, never a weight, and imports no torch: a wrong folder is refused in
+milliseconds. The family is the name of a file in engine/generators or engine/critics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engine import plugins
+from engine.errors import ModelError
+from engine.settings.config import BUNDLED
+
+GENERATORS = "engine.generators"
+CRITICS = "engine.critics"
+MODELS = Path(__file__).parents[1] / "demo" / "models"
+
+PIPELINE_FAMILIES = {"Wan": "wan"}  # by how `_class_name` in model_index.json starts
+CRITIC_FAMILIES = {"qwen3_vl": "qwen_vl", "qwen2_5_vl": "qwen_vl"}  # by `model_type` in config.json
+
+# The parts of a pipeline that run. Others (an image encoder, a second transformer) are checked only when
+# model_index.json names a class for them.
+PIPELINE_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTLESS_PARTS = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+PIPELINE_LAYOUT = (
+    "model_index.json, transformer/, vae/, text_encoder/ (each config.json and *.safetensors), "
+    "tokenizer/, scheduler/"
+)
+CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolder:
+    """A complete model folder. `family` names the plugin of `package` that loads it."""
+
+    path: Path
+    package: str
+    family: str
+
+    def loader(self) -> ModuleType:
+        """The module whose `load` reads the folder, such as generators/wan/generator.py."""
+        kind = self.package.rpartition(".")[2].removesuffix("s")
+        return plugins.load(f"{self.package}.{self.family}", kind)
+
+
+def find_generator(name: str) -> ModelFolder:
+    """`name` is "demo" or a diffusers folder. Raises ModelError: no folder, unknown family, part missing."""
+    path = _folder(name, "generator")
+    index = _read_json(path / "model_index.json", "a video generator", PIPELINE_LAYOUT)
+    class_name = str(index.get("_class_name", ""))
+    family = next((f for start, f in PIPELINE_FAMILIES.items() if class_name.startswith(start)), None)
+    if family is None:
+        raise _unknown_family(path, "model_index.json _class_name", class_name, GENERATORS)
+    listed = [
+        key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([None], [])
+    ]
+    for part in dict.fromkeys([*PIPELINE_PARTS, *listed]):
+        _require_part(path, part)
+    return ModelFolder(path=path, package=GENERATORS, family=family)
+
+
+def find_critic(name: str) -> ModelFolder:
+    """`name` is "demo" or a transformers folder. Raises ModelError as `find_generator` does."""
+    path = _folder(name, "critic")
+    config = _read_json(path / "config.json", "a vision-language critic", CRITIC_LAYOUT)
+    model_type = str(config.get("model_type", ""))
+    if model_type not in CRITIC_FAMILIES:
+        raise _unknown_family(path, "config.json model_type", model_type, CRITICS)
+    _require_weights(path, "the model", CRITIC_LAYOUT)
+    if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
+    return ModelFolder(path=path, package=CRITICS, family=CRITIC_FAMILIES[model_type])
+
+
+def weight_elements(folder: Path) -> int:
+    """Number of parameters in every safetensors file under `folder`, from the headers alone."""
+    return sum(_elements(path) for path in sorted(folder.rglob("*.safetensors")))
+
+
+def _elements(path: Path) -> int:
+    """A safetensors file starts with the header's length (8 bytes, little endian) and the header in JSON."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise ModelError(
+            f"{path} ({path.stat().st_size} bytes) is not a safetensors file: {error}",
+            fix="copy or download the file again",
+        ) from error
+
+
+def _folder(name: str, what: str) -> Path:
+    path = MODELS / what if name == BUNDLED else Path(name)
+    if path.is_dir():
+        return path
+    if name == BUNDLED:
+        raise ModelError(
+            f"the bundled {what} is missing from this installation ({path} is not a folder)",
+            fix=f"reinstall from a complete checkout, or give a folder with --{what}",
+        )
+    raise ModelError(
+        f"{what} {name!r} is neither {BUNDLED!r} nor a folder",
+        fix=f"give --{what} {BUNDLED} or a model folder",
+    )
+
+
+def _read_json(path: Path, what: str, layout: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(
+            f"{path.parent} has no {path.name}, so it is not {what}", fix=f"give a folder with: {layout}"
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", fix="copy or download the file again") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} holds no JSON object", fix="copy or download the file again")
+    return data
+
+
+def _require_part(path: Path, part: str) -> None:
+    folder = path / part
+    if not folder.is_dir():
+        raise _missing(path, part, PIPELINE_LAYOUT)
+    if part in WEIGHTLESS_PARTS:
+        if not (folder / WEIGHTLESS_PARTS[part]).is_file():
+            raise _missing(path, f"{part}/{WEIGHTLESS_PARTS[part]}", PIPELINE_LAYOUT)
+    elif (folder / "config.json").is_file():
+        _require_weights(folder, part, PIPELINE_LAYOUT)
+    elif part in PIPELINE_PARTS:
+        raise _missing(path, f"{part}/config.json", PIPELINE_LAYOUT)
+
+
+def _require_weights(folder: Path, part: str, layout: str) -> None:
+    """At least one safetensors file, and every shard that an index names."""
+    present = {path.name for path in folder.glob("*.safetensors")}
+    if not present:
+        raise _missing(folder, f"the weights of {part} (*.safetensors)", layout)
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        named = set(_read_json(index, part, layout).get("weight_map", {}).values())
+        if absent := sorted(named - present):
+            raise _missing(folder, f"{len(absent)} of {len(named)} shards, the first {absent[0]}", layout)
+
+
+def _missing(path: Path, part: str, layout: str) -> ModelError:
+    return ModelError(f"{path} lacks {part}", fix=f"complete the folder; its layout is: {layout}")
+
+
+def _unknown_family(path: Path, where: str, value: str, package: str) -> ModelError:
+    known = sorted({*PIPELINE_FAMILIES} if package == GENERATORS else CRITIC_FAMILIES)
+    return ModelError(
+        f"{path}: {where} is {value!r}, which no family loads; known: {', '.join(known)}",
+        fix=f"give a folder of one of the families: {', '.join(plugins.names(package))}",
+    )

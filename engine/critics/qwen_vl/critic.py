@@ -1,0 +1,364 @@
+"""The critic "qwen_vl": plans and critiques by a Qwen3-VL or Qwen2.5-VL layout model from a local folder.
+
+Knows transformers, not the scheduler and not the generator. One host thread may use a critic at a time; its
+jobs may be interleaved step by step, their state is their own. Invariant: every job ends in a reply, readable
+or marked unreadable; only a prefix that cannot be read raises (VideoError).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from engine.critics.qwen_vl import instructions as _instructions
+from engine.critics.qwen_vl import schema as _schema
+from engine.critics.qwen_vl.decode import Decoding, Ready
+from engine.critics.qwen_vl.grammar import Grammars, build_grammars
+from engine.critics.qwen_vl.preprocess import (
+    VIDEO_PAD,
+    PatchGeometry,
+    Segment,
+    VideoSegment,
+    build_inputs,
+    sample_pairs,
+)
+from engine.critics.qwen_vl.settings import CriticSettings, read_settings
+from engine.errors import ModelError, unknown_name
+from engine.protocols import Fence
+from engine.types import (
+    Clip,
+    Critique,
+    Footprint,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Verdict,
+    Video,
+    VideoSpec,
+)
+from engine.video import files as video_files
+
+T = TypeVar("T")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTIZATIONS = ("none", "nf4", "int8")
+CHUNK_TOKENS = 16  # tokens per launch
+PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
+NUM_TRIES = 2
+
+# The vision tower is prefill-bound and small: it keeps its precision. Naming a list drops the library's own,
+# which is why lm_head is on it.
+UNQUANTIZED = ["model.visual", "lm_head"]
+
+# nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
+BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QwenVLCritic:
+    """A loaded critic. `plan` and `start` do no work: the first `launch` reads and preprocesses frames."""
+
+    model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
+    tokenizer: Any
+    settings: CriticSettings
+    geometry: PatchGeometry
+    eos_ids: tuple[int, ...]
+    grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+
+    def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
+        """Step 1 of the loop: what the prefix and the brief text imply."""
+
+        def segments(retry: bool) -> list[Segment]:
+            prefix = self._prefix(scenario.prefix)
+            instruction = self.settings.plan_instruction
+            return _instructions.plan_segments(
+                self.tokenizer, instruction, prefix, scenario.text, retry=retry
+            )
+
+        def read(text: str, num_tokens: int, seconds: float) -> PlanReply:
+            plan, raw = _schema.parse_plan(text), _schema.storable(text)
+            return PlanReply(plan=plan, raw=raw, num_tokens=num_tokens, seconds=seconds)
+
+        return ReplyJob(
+            self,
+            segments,
+            read,
+            lambda reply: reply.plan is not None,
+            schema=_schema.plan_json_schema(),
+            seed=0,
+        )
+
+    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> ReplyJob[Critique]:
+        """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan."""
+
+        def segments(retry: bool) -> list[Segment]:
+            return _instructions.critique_segments(
+                self.tokenizer,
+                self.settings.critique_instruction,
+                self._prefix(scenario.prefix),
+                self._take(video),
+                prompt.text,
+                retry=retry,
+            )
+
+        def read(text: str, num_tokens: int, seconds: float) -> Critique:
+            return _schema.parse_critique(text, num_tokens=num_tokens, seconds=seconds)
+
+        return ReplyJob(
+            self,
+            segments,
+            read,
+            lambda reply: reply.verdict is not Verdict.UNREADABLE,
+            schema=_schema.critique_json_schema(),
+            seed=prompt.seed,
+        )
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        """Bytes of the loaded weights, and an upper estimate for one critique of a take of this shape."""
+        weights = [*self.model.parameters(), *self.model.buffers()]
+        return Footprint(
+            weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
+            activation_bytes=self._activation_bytes(spec),
+        )
+
+    def _activation_bytes(self, spec: VideoSpec) -> int:
+        """Keys and values, twice because the cache grows by copying, plus one layer of prefill in fp32."""
+        text, vision = self.model.config.get_text_config(), self.model.config.vision_config
+        samples = min(self.settings.num_prefix_frames, spec.prefix_frames)
+        samples += min(self.settings.num_take_frames, spec.num_frames)
+        groups = math.ceil(samples / self.geometry.temporal_patch_size) + 1  # each clip may round up
+        video_tokens = groups * self.geometry.tokens_per_group(spec.height, spec.width)
+        words = self.settings.critique_instruction + self.settings.plan_instruction
+        prompt_tokens = len(self.tokenizer(words)["input_ids"]) + 512 + groups * 12 + video_tokens
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        kv_bytes = (
+            2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self.model.dtype.itemsize
+        )
+        patches = video_tokens * self.geometry.merge_size**2
+        patch_values = 3 * self.geometry.temporal_patch_size * self.geometry.patch_size**2
+        prefill = 4 * prompt_tokens * (3 * text.intermediate_size + 8 * text.hidden_size)
+        encode = 4 * patches * (3 * vision.intermediate_size + 8 * vision.hidden_size + 2 * patch_values)
+        cache = 2 * (prompt_tokens + self.settings.max_new_tokens) * kv_bytes
+        return int(cache + max(prefill, encode) + 16 * text.vocab_size)
+
+    def _prefix(self, clip: Clip) -> VideoSegment:
+        indices = self._sample(clip.num_frames, clip.fps, self.settings.num_prefix_frames)
+        frames = video_files.read_frames(clip, indices=indices)
+        return VideoSegment(frames=frames, times_s=tuple(i / clip.fps for i in indices))
+
+    def _take(self, video: Video) -> VideoSegment:
+        indices = self._sample(len(video.frames), video.fps, self.settings.num_take_frames)
+        return VideoSegment(frames=video.frames[indices], times_s=tuple(i / video.fps for i in indices))
+
+    def _sample(self, num_frames: int, fps: float, num_samples: int) -> list[int]:
+        return sample_pairs(num_frames, num_samples, gap=max(1, round(fps * PAIR_SECONDS)))
+
+
+class ReplyJob(Generic[T]):
+    """One question to the critic: prefill, chunks of tokens, reading; asked once more when unreadable.
+
+    The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
+    installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
+    grammar would cut off thoughts. `steps_left` assumes that the token limit is used up, and is 0 exactly
+    when `result` may be called.
+    """
+
+    def __init__(
+        self,
+        critic: QwenVLCritic,
+        segments: Callable[[bool], list[Segment]],
+        read: Callable[[str, int, float], T],
+        is_readable: Callable[[T], bool],
+        *,
+        schema: dict[str, Any],
+        seed: int,
+    ) -> None:
+        self._critic = critic
+        self._segments = segments
+        self._read = read
+        self._is_readable = is_readable
+        self._schema = schema
+        self._seed = seed
+        self._num_tries = 0
+        self._num_tokens = 0
+        self._started_s: float | None = None
+        self._decoding: Decoding | None = None
+        self._reply: T | None = None
+
+    @property
+    def steps_left(self) -> int:
+        if self._reply is not None:
+            return 0
+        if self._decoding is None:
+            return 2 + math.ceil((self._critic.settings.max_new_tokens - 1) / CHUNK_TOKENS)
+        if self._decoding.finished:
+            return 1
+        return 1 + self._decoding.steps_left
+
+    def launch(self) -> Fence:
+        if self._reply is not None:
+            return Ready()
+        if self._decoding is None:
+            return self._ask()
+        if not self._decoding.finished:
+            return self._decoding.extend()
+        return self._settle(self._decoding.tokens())
+
+    def result(self) -> T:
+        assert self._reply is not None, f"{self.steps_left} steps left"
+        return self._reply
+
+    def _ask(self) -> Fence:
+        critic, retry = self._critic, self._num_tries > 0
+        self._started_s = self._started_s or time.perf_counter()
+        self._num_tries += 1
+        inputs = build_inputs(
+            critic.tokenizer,
+            critic.model.config,
+            self._segments(retry),
+            geometry=critic.geometry,
+            device=str(critic.model.device),
+            dtype=critic.model.dtype,
+        )
+        self._decoding = Decoding(
+            critic.model,
+            inputs,
+            max_new_tokens=critic.settings.max_new_tokens,
+            eos_ids=critic.eos_ids,
+            chunk_tokens=CHUNK_TOKENS,
+            seed=self._seed if retry else None,
+            grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
+        )
+        return self._decoding.prefill()
+
+    def _settle(self, tokens: list[int]) -> Fence:
+        text = self._critic.tokenizer.decode(tokens, skip_special_tokens=True)
+        self._num_tokens += len(tokens)
+        assert self._started_s is not None, "settled before it was asked"
+        seconds = time.perf_counter() - self._started_s
+        reply = self._read("{" + text if self._num_tries > 1 else text, self._num_tokens, seconds)
+        if not self._is_readable(reply) and self._num_tries < NUM_TRIES:
+            return self._ask()
+        self._reply, self._decoding = reply, None
+        return Ready()
+
+
+def load(
+    folder: Path, *, device: str, dtype: str, quantization: str = "none", with_weights: bool = True
+) -> QwenVLCritic:
+    """A critic from a transformers folder; nothing is downloaded.
+
+    Without weights the model has shapes only (device meta): enough for the footprint.
+    `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
+    while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
+    family, lacks a part, or bitsandbytes is missing.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    options = _quantization_options(quantization, DTYPES[dtype], device)
+    settings = read_settings(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not with_weights:
+            model, missing = _outline(config, DTYPES[dtype], quantization), []
+        else:
+            model, info = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                local_files_only=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **options,
+            )
+            missing = sorted(info["missing_keys"])
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of the model, the first {missing[0]}", fix=_COMPLETE
+        )
+    if tokenizer.convert_tokens_to_ids(VIDEO_PAD) != config.video_token_id:
+        raise ModelError(
+            f"{folder}: {VIDEO_PAD} of the tokenizer is not video_token_id {config.video_token_id}",
+            fix="take tokenizer and config.json from the same model",
+        )
+    model = model.eval() if options or not with_weights else model.to(device).eval()
+    eos_ids = _eos_ids(model, tokenizer)
+    return QwenVLCritic(
+        model=model,
+        tokenizer=tokenizer,
+        settings=settings,
+        geometry=geometry,
+        eos_ids=eos_ids,
+        grammars=build_grammars(tokenizer, config.get_text_config().vocab_size, eos_ids),
+    )
+
+
+_COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
+
+
+def _outline(config: Any, dtype: torch.dtype, quantization: str) -> Any:
+    """The model with shapes and without values; a quantized weight stands as so many bytes."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    for name, module in model.named_modules():
+        if quantization != "none" and isinstance(module, nn.Linear) and not name.startswith((*UNQUANTIZED,)):
+            size = round(module.weight.numel() * BYTES_PER_WEIGHT[quantization])
+            stand_in = torch.empty(size, dtype=torch.uint8, device="meta")
+            module.weight = nn.Parameter(stand_in, requires_grad=False)
+    return model
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends an answer, according to the generation config and the tokenizer."""
+    listed = model.generation_config.eos_token_id
+    ids = list(listed) if isinstance(listed, (list, tuple)) else [listed]
+    known = tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+    if not known:
+        raise ModelError("neither generation config nor tokenizer names an end token", fix=_COMPLETE)
+    return known
+
+
+def _quantization_options(quantization: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Arguments of from_pretrained; empty for "none". int8 with threshold 0: the default synchronizes."""
+    if quantization not in QUANTIZATIONS:
+        raise unknown_name("quantization", quantization, QUANTIZATIONS)
+    if quantization == "none":
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {quantization!r} needs bitsandbytes, which is not installed",
+            fix='install it with: pip install "retake-engine[gpu]", or use --quantization none',
+        )
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=UNQUANTIZED,
+        )
+    else:
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # one line per call
+        config = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=UNQUANTIZED
+        )
+    return {"quantization_config": config, "device_map": {"": device}}

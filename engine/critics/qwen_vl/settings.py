@@ -1,0 +1,63 @@
+"""Per-model settings of a critic: defaults for published models, overridden by the folder's retake.json.
+
+Reads one JSON file and knows no model code. Invariant: an unknown key or a wrong type is an error, never
+ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PLAN_INSTRUCTION
+from engine.errors import ModelError, nearest
+
+SIDECAR = "retake.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticSettings:
+    plan_instruction: str = PLAN_INSTRUCTION
+    critique_instruction: str = CRITIQUE_INSTRUCTION
+    num_prefix_frames: int = 8
+    num_take_frames: int = 16
+    frame_px: int = 448  # longer side of a frame
+    max_new_tokens: int = 1024
+
+
+def read_settings(folder: Path) -> CriticSettings:
+    """The settings of a model folder. Raises ModelError: not a JSON object, unknown key, wrong value."""
+    path = folder / SIDECAR
+    if not path.is_file():
+        return CriticSettings()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", fix=f"repair or delete {SIDECAR}") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} holds no JSON object", fix=f"repair or delete {SIDECAR}")
+    known = [field.name for field in fields(CriticSettings)]
+    for key, value in data.items():
+        _check(path, key, value, known)
+    return replace(CriticSettings(), **data)
+
+
+def _check(path: Path, key: str, value: Any, known: list[str]) -> None:
+    if key not in known:
+        raise ModelError(
+            f"{path}: {key!r} is not a setting of a critic{nearest(key, known)}",
+            fix=f"use only: {', '.join(known)}",
+        )
+    default = asdict(CriticSettings())[key]
+    if isinstance(default, str):
+        if not isinstance(value, str) or not value.strip():
+            raise ModelError(f"{path}: {key} is {value!r}, not a text", fix=f"give {key} a sentence")
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelError(f"{path}: {key} is {value!r}, not a whole number from 1", fix=f"give {key} a number")
+    if key.endswith("_frames") and value % 2:
+        raise ModelError(
+            f"{path}: {key} is {value}, which is odd", fix=f"set {key} to an even number of frames"
+        )

@@ -1,0 +1,313 @@
+"""A diffusers folder of the Wan family -> checked components, defaults and the video shape they make.
+
+Knows no prompt and runs no model. Invariant: what `read` returns fits together; the weights are complete (a
+missing tensor is an error, never a random one) and in the asked dtype except for the library's fp32 islands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
+)
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
+
+from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
+from engine.errors import ModelError, nearest, unknown_name
+from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
+from engine.types import VideoSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+SCHEDULERS = {
+    "UniPCMultistepScheduler": UniPCMultistepScheduler,
+    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
+}
+REFUSED_SETTINGS = (
+    "use_dynamic_shifting",
+    "use_karras_sigmas",
+    "use_beta_sigmas",
+    "use_exponential_sigmas",
+    "thresholding",
+    "stochastic_sampling",
+    "invert_sigmas",
+)
+"""Scheduler settings that silently override the flow shift, or are not linear in the velocities."""
+
+TEXT_ENCODERS = {"umt5": UMT5EncoderModel, "t5": T5EncoderModel}
+CONFIG_FILES = {
+    "transformer": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+MAX_TEXT_TOKENS = 512
+"""What the published Wan models were trained with; a tokenizer may set a smaller limit."""
+
+SIDECAR = "retake.json"
+_COMPLETE = "copy or download the whole folder again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WanDefaults:
+    """What a folder wants to be run with: by default the values of Wan2.2-TI2V-5B."""
+
+    fps: float = 24.0
+    width: int = 1280
+    height: int = 704
+    prefix_frames: int = 72
+    num_frames: int = 120
+    num_inference_steps: int = 50
+    timesteps: tuple[float, ...] = ()  # of a model distilled for just these; 1000 is noise
+    guidance_scale: float = 5.0
+    negative_prompt: str = (
+        "overexposed, blurred details, subtitles, painting, still picture, worst quality, low quality, "
+        "compression artifacts, deformed, disfigured, cluttered background"
+    )
+    clip_prompts: bool = (
+        False  # read the first tokens of a prompt over the limit, as in training, or refuse it
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WanParts:
+    """The loaded components of one folder, on one device, in evaluation mode."""
+
+    folder: Path
+    device: torch.device
+    transformer: WanTransformer3DModel
+    vae: AutoencoderKLWan
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    defaults: WanDefaults
+    spec: VideoSpec
+    max_text_tokens: int
+
+
+def read(
+    folder: Path, device: str, dtype: str, *, with_weights: bool = True, with_transformer: bool = True
+) -> WanParts:
+    """Load a Wan folder with per-token timesteps from local files only.
+
+    Without weights the modules have shapes only (device meta): enough for the spec and the footprint. Without
+    the transformer's the others are whole: an exported form stands in for it.
+
+    Raises ModelError when a component is missing or incomplete, or when they are not of one such model.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    target, torch_dtype = torch.device(device), DTYPES[dtype]
+    _check_index(folder)
+    scheduler = _read_scheduler(folder)
+    read_part = _read_weights if with_weights else _outline
+    with_transformer &= with_weights
+    read_transformer = _read_weights if with_transformer else _outline
+    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, torch_dtype)
+    vae = read_part(folder, "vae", AutoencoderKLWan, torch_dtype)
+    encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
+    if encoder_type not in TEXT_ENCODERS:
+        raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
+    text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], torch_dtype)
+    tokenizer = _refusing(
+        folder,
+        "tokenizer",
+        lambda: AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+    )
+    use_channels_last(vae)
+    defaults = _read_defaults(folder)
+    _check_fit(folder, transformer, vae, text_encoder)
+    meta = torch.device("meta")
+    place = target if with_weights else meta
+    return WanParts(
+        folder=folder,
+        device=target,
+        transformer=transformer.eval().requires_grad_(False).to(target if with_transformer else meta),
+        vae=vae.eval().requires_grad_(False).to(place),
+        text_encoder=text_encoder.eval().requires_grad_(False).to(place),
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        defaults=defaults,
+        spec=_spec(folder, defaults, transformer, vae),
+        max_text_tokens=min(int(tokenizer.model_max_length), MAX_TEXT_TOKENS),
+    )
+
+
+def _check_index(folder: Path) -> None:
+    index = _read_json(folder / "model_index.json")
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise _unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(PIPELINES))
+    if not index.get("expand_timesteps"):
+        raise _unfit(folder, "model_index.json", "no expand_timesteps", "a model with per-token timesteps")
+    if index.get("boundary_ratio") is not None:
+        raise _unfit(folder, "model_index.json", "two transformers (boundary_ratio)", "one transformer")
+    for component, config_name in CONFIG_FILES.items():
+        if not (folder / component / config_name).is_file():
+            raise ModelError(
+                f"{folder} lacks the component {component}: no {component}/{config_name}", fix=_COMPLETE
+            )
+
+
+def _read_scheduler(folder: Path) -> Any:
+    config = _read_json(folder / "scheduler" / CONFIG_FILES["scheduler"])
+    name = str(config.get("_class_name"))
+    if name not in SCHEDULERS:
+        raise _unfit(folder, "scheduler", name, " or ".join(SCHEDULERS))
+    scheduler = SCHEDULERS[name].from_config(config)
+    refused = [setting for setting in REFUSED_SETTINGS if scheduler.config.get(setting)]
+    if name == "UniPCMultistepScheduler" and not (
+        scheduler.config.use_flow_sigmas and scheduler.config.prediction_type == "flow_prediction"
+    ):
+        refused.append("no flow sigmas or no flow prediction")
+    if refused:
+        raise _unfit(
+            folder, "scheduler", f"{name} with {', '.join(refused)}", "plain flow sigmas with a shift"
+        )
+    return scheduler
+
+
+def _read_weights(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
+    # torch_dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
+    keyword = "dtype" if component == "text_encoder" else "torch_dtype"
+    model, info = _refusing(
+        folder,
+        component,
+        lambda: model_class.from_pretrained(
+            folder / component, local_files_only=True, output_loading_info=True, **{keyword: dtype}
+        ),
+    )
+    faults = [
+        f"{kind} {sorted(map(str, info[kind]))[:3]}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info[kind]
+    ]
+    if faults:
+        raise _unfit(folder, component, "; ".join(faults), "exactly the tensors of its config")
+    return model
+
+
+def _outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
+    """The module of a component's config, with shapes and without values."""
+    path = folder / component
+
+    def build() -> Any:
+        with torch.device("meta"):
+            if component == "text_encoder":
+                return model_class(model_class.config_class.from_pretrained(path, local_files_only=True))
+            return model_class.from_config(model_class.load_config(path, local_files_only=True))
+
+    model = _refusing(folder, component, build)
+    islands = () if component == "text_encoder" else model._keep_in_fp32_modules or ()
+    for name, parameter in model.named_parameters():
+        if set(name.split(".")).isdisjoint(islands):
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _refusing(folder: Path, component: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        problem = f"{folder}: the component {component} cannot be loaded: {error}"
+        raise ModelError(problem, fix=_COMPLETE) from error
+
+
+def _read_defaults(folder: Path) -> WanDefaults:
+    path = folder / SIDECAR
+    if not path.is_file():
+        return WanDefaults()
+    known = {field.name: field for field in dataclasses.fields(WanDefaults)}
+    values = dict(_read_json(path))
+    if "timesteps" in values:
+        values["timesteps"] = _timesteps(path, values["timesteps"])
+    for key, value in values.items():
+        if key not in known:
+            raise ModelError(
+                f"{path}: {key} is not a setting{nearest(key, known)}", fix=f"use: {', '.join(known)}"
+            )
+        wanted = type(known[key].default)
+        fits = isinstance(value, (int, float) if wanted is float else wanted)
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise ModelError(f"{path}: {key} = {value!r} is not a {wanted.__name__}", fix=f"correct {key}")
+    return WanDefaults(**values)
+
+
+def _timesteps(path: Path, value: Any) -> tuple[float, ...]:
+    """Falling, of 1000 to above 0; the first is 1000, since a job starts from noise alone."""
+    numbers = isinstance(value, list) and all(type(entry) in (int, float) for entry in value)
+    falling = numbers and all(before > after for before, after in itertools.pairwise([*value, 0]))
+    if not falling or not value or value[0] != NUM_TRAIN_TIMESTEPS:
+        raise ModelError(
+            f"{path}: timesteps = {value!r} is not a falling list from {NUM_TRAIN_TIMESTEPS} to above 0",
+            fix="give such as [1000, 750, 500, 250], or leave it out for a model that was not distilled",
+        )
+    return tuple(float(entry) for entry in value)
+
+
+def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> VideoSpec:
+    patch_px = transformer.config.patch_size[1]
+    multiple = vae.config.scale_factor_spatial * patch_px
+    for side, pixels in (("width", defaults.width), ("height", defaults.height)):
+        if pixels < multiple or pixels % multiple:
+            raise _unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
+    if defaults.num_frames < TEMPORAL_STRIDE or defaults.num_frames % TEMPORAL_STRIDE:
+        raise _unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
+    if defaults.prefix_frames < 1 or defaults.fps <= 0:
+        found = f"prefix_frames {defaults.prefix_frames}, fps {defaults.fps}"
+        raise _unfit(folder, SIDECAR, found, "at least one prefix frame and a positive rate")
+    return VideoSpec(
+        width=defaults.width,
+        height=defaults.height,
+        fps=defaults.fps,
+        prefix_frames=defaults.prefix_frames,
+        num_frames=defaults.num_frames,
+    )
+
+
+def _check_fit(folder: Path, transformer: Any, vae: Any, text_encoder: Any) -> None:
+    patch = tuple(transformer.config.patch_size)
+    if patch[0] != 1 or patch[1] != patch[2]:
+        raise _unfit(folder, "transformer", f"patch_size {patch}", "(1, p, p)")
+    channels = (transformer.config.in_channels, transformer.config.out_channels)
+    if channels != (vae.config.z_dim, vae.config.z_dim):
+        raise _unfit(
+            folder, "transformer", f"channels {channels}", f"the {vae.config.z_dim} of the vae, twice"
+        )
+    if transformer.config.text_dim != text_encoder.config.d_model:
+        found = f"text_dim {transformer.config.text_dim}"
+        raise _unfit(
+            folder, "transformer", found, f"the d_model {text_encoder.config.d_model} of text_encoder"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist", fix="give a diffusers folder of the Wan family") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}", fix=_COMPLETE) from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no JSON object", fix=_COMPLETE)
+    return values
+
+
+def _unfit(folder: Path, component: str, found: str, allowed: str) -> ModelError:
+    return ModelError(
+        f"{folder}: {component} has {found}; the wan family needs {allowed}",
+        fix="use a Wan2.2-TI2V style folder, or correct this one",
+    )

@@ -1,0 +1,216 @@
+"""The Wan transformer with two distinct timesteps: fast blocks between the library's own embeddings.
+
+Time rows are computed for the timesteps 0 and t, not for every token; text keys and values once per prompt;
+rotary tables once per shape. Knows no sampler and no guidance. Invariant: in fp32 with plain products it
+equals the library's forward to rounding, and it holds no state of a job: the text is an argument.
+B batch . Z latent channels . F, h, w latent frames and pixels . S tokens . C channels . R rows (1 or 2)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from engine.denoise.guidance import BOTH, COND, UNCOND
+from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS, PrefixTimestep
+from engine.generators.wan.block import BoundAttention, ElementWise, FastBlock
+from engine.machine.graphs import GraphedForward
+from engine.quant.precision_policy import Range
+
+BLOCK_VARIANTS = 64
+"""Compilations allowed of the one forward that all blocks share; torch's own limit is 8. One generator has up
+to 12: first, inner (8-bit) and last block, for one and two rows of guidance, with exact and low attention;
+with a policy that keeps other layers bf16 in every block 4 a block."""
+
+REMEMBERED_TIMES = 256
+"""Rows of two timesteps are a few hundred KB; a schedule has at most about a hundred."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeRows:
+    """Modulation of the distinct timesteps, before each block adds its own table."""
+
+    block: Tensor  # fp32 [1, R, 6, C]
+    out: Tensor  # fp32 [1, R, 2, C]: shift and scale of the last norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextKeys:
+    """What the blocks read of one text: keys and values of each, [B, A, L, D]."""
+
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+
+
+class FastWan(nn.Module):
+    """Over the modules of one WanTransformer3DModel, whose parameters it shares."""
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        *,
+        element_wise: ElementWise,
+        attention: BoundAttention,
+        low_attention: BoundAttention | None,
+        cross_attention: BoundAttention,
+    ) -> None:
+        super().__init__()
+        self.embed, self.patch, self.rope = (
+            transformer.condition_embedder,
+            transformer.patch_embedding,
+            transformer.rope,
+        )
+        self.patch_size: tuple[int, int, int] = tuple(transformer.config.patch_size)
+        self.blocks = nn.ModuleList(
+            FastBlock(
+                block,
+                element_wise=element_wise,
+                attention=attention,
+                low_attention=low_attention or attention,
+                cross_attention=cross_attention,
+            )
+            for block in transformer.blocks
+        )
+        self.do = element_wise
+        self.table, self.proj_out = transformer.scale_shift_table, transformer.proj_out
+        self.eps = float(transformer.norm_out.eps)
+        self.dtype: torch.dtype = transformer.patch_embedding.weight.dtype
+        self._times: OrderedDict[Hashable, TimeRows] = OrderedDict()
+        self._rotary: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def compile_blocks(self) -> None:
+        """Regional compilation, at the first call: blocks are alike, so one compilation serves them all."""
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS, 4 * len(self.blocks))
+        for block in self.blocks:
+            block.compile(fullgraph=True, dynamic=False)
+
+    def text_keys(self, text: Tensor) -> TextKeys:
+        """text [B, L, text width]."""
+        embedded = self.embed.text_embedder(text.to(self.dtype))
+        pairs = tuple(block.text_keys(embedded) for block in self.blocks if isinstance(block, FastBlock))
+        return TextKeys(pairs=pairs)
+
+    def time_rows(self, value: float, *, has_prefix: bool) -> TimeRows:
+        """Rows for timestep 0, where there is a prefix, and `value`; the same numbers as the library's."""
+        return _remembered(
+            self._times, (value, has_prefix), lambda: self._compute_rows(value, has_prefix), REMEMBERED_TIMES
+        )
+
+    def forward(
+        self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, low: tuple[bool, ...]
+    ) -> Tensor:
+        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix; `low`
+        says for each block whether its attention is the low one."""
+        batch = text.pairs[0][0].shape[0]
+        cos, sin = self._rotary_tables(latents)
+        h = self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2)
+        h = h.expand(batch, -1, -1).contiguous()
+        pending = gate = None
+        for block, (keys, values), is_low in zip(self.blocks, text.pairs, low, strict=True):
+            h, pending, gate = block(h, pending, gate, rows.block, keys, values, cos, sin, split, is_low)
+        shift, scale = rows.out.unbind(2)
+        _, n, _ = self.do.residual_norm(
+            h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
+        )
+        return self._unpatchify(self.proj_out(n), latents.shape).float()
+
+    def _compute_rows(self, value: float, has_prefix: bool) -> TimeRows:
+        device = self.table.device
+        times = torch.full((2 if has_prefix else 1,), value, device=device)
+        if has_prefix:
+            times[0] = 0.0
+        embed = self.embed
+        hidden = embed.timesteps_proj(times).to(next(embed.time_embedder.parameters()).dtype)
+        temb = embed.time_embedder(hidden).to(self.dtype)  # [R, C]
+        projected = embed.time_proj(embed.act_fn(temb)).unflatten(1, (6, -1))
+        return TimeRows(
+            block=projected.float()[None].contiguous(),
+            out=(self.table.float() + temb[:, None].float())[None].contiguous(),  # [1, R, 2, C]
+        )
+
+    def _rotary_tables(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        key = tuple(latents.shape[2:])
+        if key not in self._rotary:
+            cos, sin = self.rope(latents)
+            self._rotary[key] = (cos.float().contiguous(), sin.float().contiguous())
+        return self._rotary[key]
+
+    def _unpatchify(self, tokens: Tensor, shape: torch.Size) -> Tensor:
+        """[B, S, Z * patch] -> [B, Z, F, h, w], the order of the library's last lines."""
+        (p_t, p_h, p_w), (_, _, frames, height, width) = self.patch_size, shape
+        grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
+        cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        return _tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
+
+
+class FastDenoiser:
+    """FastWan behind the Denoiser protocol; `low_ranges` are for each block the timesteps at which its
+    attention is the low one, None: at none."""
+
+    def __init__(
+        self, wan: FastWan, *, low_ranges: tuple[tuple[Range, ...], ...] | None = None, graphs: bool = False
+    ) -> None:
+        self.wan = wan
+        self._low_ranges = ((),) * len(wan.blocks) if low_ranges is None else low_ranges
+        assert len(self._low_ranges) == len(wan.blocks), "ranges are given block by block"
+        self._graphs: dict[Hashable, GraphedForward] | None = {} if graphs else None
+
+    def prepare(self, text: Tensor) -> TextKeys:
+        return self.wan.text_keys(text)
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
+        """Velocity float32 [B, Z, F, h, w] of latents [1, Z, F, h, w]; B is 2 for branch "both"."""
+        batch = text.pairs[0][0].shape[0]
+        assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"
+        rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
+        split, low = timestep.prefix_tokens, self._low_blocks(timestep.value)
+        if self._graphs is None:
+            return _tensor(self.wan(latents, rows, text, split=split, low=low))
+        return self._replay(latents, rows, text, split, low)
+
+    def _low_blocks(self, value: float) -> tuple[bool, ...]:
+        return tuple(any(low <= value <= high for low, high in ranges) for ranges in self._low_ranges)
+
+    def _replay(
+        self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, low: tuple[bool, ...]
+    ) -> Tensor:
+        assert self._graphs is not None
+        key = (tuple(latents.shape), tuple(text.pairs[0][0].shape), split, low)
+
+        def forward(latents: Tensor, block: Tensor, out: Tensor, *keys: Tensor) -> Tensor:
+            pairs = tuple(zip(keys[::2], keys[1::2], strict=True))
+            given = TimeRows(block=block, out=out)
+            return _tensor(self.wan(latents, given, TextKeys(pairs=pairs), split=split, low=low))
+
+        if key not in self._graphs:
+            self._graphs[key] = GraphedForward(forward, num_changing=3)
+        flat = tuple(tensor for pair in text.pairs for tensor in pair)
+        return self._graphs[key](latents, rows.block, rows.out, *flat)
+
+
+def low_range(first: float, last: float) -> Range:
+    """Timesteps between: not in the first `first` nor the last `last` share of the noise levels."""
+    return last * NUM_TRAIN_TIMESTEPS, (1.0 - first) * NUM_TRAIN_TIMESTEPS
+
+
+def _remembered(
+    table: OrderedDict[Hashable, Value], key: Hashable, make: Callable[[], Value], capacity: int
+) -> Value:
+    if key not in table:
+        table[key] = make()
+        while len(table) > capacity:
+            table.popitem(last=False)
+    return table[key]
+
+
+def _tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

@@ -1,0 +1,397 @@
+"""The Wan family with per-token timesteps: a clean prefix of many frames, the rest denoised behind it.
+
+Modules come from the library, the loop is ours. Knows no critic, no attempts, no reference clip. Invariant:
+pixels depend on prefix, text, negative text and seed alone: not on the order of jobs or what ran before.
+P prefix frames . K latent frames of the prefix . F latent frames in all . Z channels . h, w latent pixels
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.denoise.assemble import Assembled, Shape, assemble
+from engine.denoise.early_stop import EarlyStop
+from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
+from engine.errors import ConfigError, ModelError
+from engine.generators.wan import folder as _wan_folder
+from engine.generators.wan.folder import WanDefaults, WanParts
+from engine.generators.wan.memory import (
+    bytes_of,
+    chunk_bytes,
+    chunk_size,
+    denoise_bytes,
+    latent_shape,
+    padded,
+)
+from engine.generators.wan.vae import (
+    decode_in_chunks,
+    denormalise,
+    encode_mode,
+    latent_frames_of,
+    num_chunks,
+)
+from engine.generators.wan.vae_fused import use_fast_coders
+from engine.machine.streams import fence
+from engine.protocols import Denoiser, Fence
+from engine.settings.presets import DenoiseSettings
+from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
+from engine.video.files import read_prefix
+
+REMEMBERED = 4
+"""Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
+
+Value = TypeVar("Value")
+
+
+def load(
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    denoise: DenoiseSettings | None = None,
+    cache: Path | None = None,
+    with_weights: bool = True,
+    exported: Assembled | None = None,
+) -> WanGenerator:
+    """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
+
+    `cache` is a folder for probed kernel choices and quantized weights; None keeps nothing. `exported` stands
+    in for the transformer, whose weights are then not read; of `denoise` only what is around it is used.
+
+    Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
+    """
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
+    if guidance_scale is not None and guidance_scale < 1.0:
+        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
+        raise ConfigError(problem, fix="give 1 or more")
+    parts = _wan_folder.read(
+        folder, device, dtype, with_weights=with_weights, with_transformer=exported is None
+    )
+    fixed = parts.defaults.timesteps
+    if fixed and num_inference_steps not in (None, len(fixed)):
+        raise ConfigError(
+            f"{num_inference_steps} steps are asked of a model that was distilled for {len(fixed)}",
+            fix=f"leave --steps out, or remove timesteps from {folder / _wan_folder.SIDECAR}",
+        )
+    steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+    scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    settings = denoise or DenoiseSettings()
+    generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
+    if with_weights:
+        made = exported or assemble(
+            parts.transformer,
+            settings,
+            generator.shape,
+            cache=cache,
+            weights=cache and cache / "weights",
+            folder=folder,
+        )
+        generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
+        generator.denoiser_bytes = made.num_bytes
+        if generator.fused:
+            generator.notes["vae"] = f"fused: {use_fast_coders(parts.vae)} modules"
+    return generator
+
+
+def pad_first(frames: Frames) -> Frames:
+    """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
+    which would be the frames just before the switch."""
+    missing = padded(len(frames)) - len(frames)
+    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
+
+
+class WanGenerator:
+    """Generator over one loaded folder. Holds no state of a job; its caches only save encoding twice."""
+
+    def __init__(
+        self,
+        parts: WanParts,
+        denoiser: Denoiser,
+        num_inference_steps: int,
+        guidance_scale: float,
+        settings: DenoiseSettings | None = None,
+    ) -> None:
+        self.parts = parts
+        self.denoiser = denoiser
+        self.denoiser_bytes: int | None = None  # of an exported form that stands in for the transformer
+        self.notes: dict[str, str] = {}
+        self.settings = settings or DenoiseSettings()
+        self.guidance_scale = guidance_scale
+        # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
+        self.batched = parts.device.type == "cuda" and guidance_scale != 1.0
+        self.fused = self.settings.vae == "fused"
+        fixed = parts.defaults.timesteps
+        self.schedule: Schedule = (
+            fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
+        )
+        self.negatives: _Recent[Tensor] = _Recent(REMEMBERED)
+        self.prefixes: _Recent[Tensor] = _Recent(REMEMBERED)
+
+    @property
+    def spec(self) -> VideoSpec:
+        return self.parts.spec
+
+    @property
+    def negative_prompt(self) -> str:
+        return self.parts.defaults.negative_prompt
+
+    @property
+    def defaults(self) -> WanDefaults:
+        return self.parts.defaults
+
+    @property
+    def shape(self) -> Shape:
+        """What one forward of the denoiser sees."""
+        patch = self.parts.transformer.config.patch_size
+        _, _, frames, height, width = latent_shape(self.parts, self.spec)
+        return Shape(
+            batch=2 if self.batched else 1,
+            tokens=(frames // patch[0]) * (height // patch[1]) * (width // patch[2]),
+            text_tokens=self.parts.max_text_tokens,
+        )
+
+    @property
+    def forward_sizes(self) -> dict[str, int]:
+        """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for."""
+        _, _, frames, height, width = latent_shape(self.parts, self.spec)
+        return {"F": frames, "h": height, "w": width, "L": self.parts.max_text_tokens}
+
+    @property
+    def has_single_rows(self) -> bool:
+        """Whether some forwards have one row of text: without batched guidance, or from the gate on."""
+        gate = gate_step(self.schedule.num_steps, self.settings.cfg_gate)
+        return not self.batched or gate is not None
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        """Bytes of the weights; the larger of a guided denoise step and a decode step, plus the history."""
+        history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(latent_shape(self.parts, spec)))
+        peaks = (
+            self._denoise_bytes(spec),
+            chunk_bytes(self.parts, spec, self.chunk_latents(spec), fused=self.fused),
+        )
+        denoiser_bytes = self.denoiser_bytes
+        if denoiser_bytes is None:
+            denoiser_bytes = bytes_of(self.parts.transformer)
+        return Footprint(
+            weights_bytes=denoiser_bytes + bytes_of(self.parts.vae) + bytes_of(self.parts.text_encoder),
+            activation_bytes=history_bytes + max(peaks),
+        )
+
+    def chunk_latents(self, spec: VideoSpec) -> int:
+        """Latent frames per pass of the autoencoder, as many as the memory of a denoise step holds."""
+        return chunk_size(self.parts, spec, most_bytes=self._denoise_bytes(spec), fused=self.fused)
+
+    def _denoise_bytes(self, spec: VideoSpec) -> int:
+        return denoise_bytes(self.parts, latent_shape(self.parts, spec), batch=2 if self.batched else 1)
+
+    def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
+        """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
+
+        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        """
+        key = (scenario.id, _digest(scenario.prefix.path))
+        latents = self.prefixes.get(key)
+        frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
+        request = _Request(
+            prefix_key=key,
+            prefix=frames,
+            prefix_latents=latents,
+            token_ids=_token_ids(self.parts, prompt.text),
+            negative=prompt.negative,
+            negative_ids=_token_ids(self.parts, prompt.negative),
+            seed=prompt.seed,
+        )
+        return WanJob(self, request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What a job needs of scenario and prompt, already checked, on the host."""
+
+    prefix_key: Hashable
+    prefix: Frames | None  # [4k + 1, H, W, 3]; None when its latents are known
+    prefix_latents: Tensor | None  # held here because the cache may drop them meanwhile
+    token_ids: Tensor  # int64 [1, n]
+    negative: str
+    negative_ids: Tensor
+    seed: int
+
+
+class WanJob:
+    """Job[Video]: the steps of `_run`, one per `launch`."""
+
+    def __init__(self, generator: WanGenerator, request: _Request) -> None:
+        self._generator = generator
+        self._request = request
+        self._padded_prefix = padded(generator.spec.prefix_frames)
+        self._chunk_latents = generator.chunk_latents(generator.spec)
+        self._decoded: list[Tensor] = []
+        latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
+        passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
+        self._steps_left = 1 + generator.schedule.num_steps + passes
+        self.num_denoised = 0  # steps that the denoiser has taken
+        self._steps = self._run()
+
+    @property
+    def steps_left(self) -> int:
+        return self._steps_left
+
+    def launch(self) -> Fence:
+        """Enqueue the next step on the current stream of the generator's device; never waits for it."""
+        assert self._steps_left > 0, "the job is finished"
+        with torch.inference_mode():
+            next(self._steps)
+        self._steps_left -= 1
+        return fence(self._generator.parts.device)
+
+    def result(self) -> Video:
+        """The continuation without its prefix; copies to the host, so wait for the last fence first."""
+        assert self._steps_left == 0, f"{self._steps_left} steps left"
+        frames = torch.cat(self._decoded)[self._padded_prefix :].cpu().numpy()
+        return Video(frames=frames, fps=self._generator.spec.fps)
+
+    def _run(self) -> Iterator[None]:
+        generator, parts = self._generator, self._generator.parts
+        guidance = self._guidance()
+        sampler = PrefixSampler(
+            generator.schedule,
+            self._noise(),
+            self._encode_prefix(),
+            patch_px=parts.transformer.config.patch_size[1],
+        )
+        yield
+        result = None
+        stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
+        for step in range(generator.schedule.num_steps):
+            velocity = guidance.velocity(sampler.latents, sampler.timestep, step)
+            self.num_denoised += 1
+            if stop is not None and stop.settled(preview := sampler.preview(velocity)):
+                self._steps_left -= generator.schedule.num_steps - 1 - step
+                result = preview
+                yield
+                break
+            sampler.advance(velocity)
+            yield
+        result = sampler.latents if result is None else result
+        latents = denormalise(parts.vae, result.to(parts.vae.dtype))
+        del sampler, guidance  # their history is as large as num_steps latents
+        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
+            self._decoded.append(_to_uint8(pixels))
+            yield
+
+    def _guidance(self) -> Guidance:
+        generator, settings = self._generator, self._generator.settings
+        num_steps = generator.schedule.num_steps
+        return Guidance(
+            generator.denoiser,
+            self._encode_text(),
+            generator.guidance_scale,
+            batched=generator.batched,
+            gate_step=gate_step(num_steps, settings.cfg_gate),
+            cached=cached_steps(num_steps, settings.step_cache),
+        )
+
+    def _encode_text(self) -> GuidedText:
+        generator, request = self._generator, self._request
+        uncond = None
+        if generator.guidance_scale != 1.0:
+            uncond = generator.negatives.get(request.negative)
+            if uncond is None:
+                uncond = _embed(generator.parts, request.negative_ids)
+                generator.negatives.put(request.negative, uncond)
+        return GuidedText(cond=_embed(generator.parts, request.token_ids), uncond=uncond)
+
+    def _encode_prefix(self) -> Tensor:
+        """Normalised clean latents of the prefix, float32 [1, Z, K, h, w]."""
+        generator, parts = self._generator, self._generator.parts
+        if self._request.prefix_latents is not None:
+            return self._request.prefix_latents
+        assert self._request.prefix is not None
+        host = torch.from_numpy(self._request.prefix)  # uint8 [P, H, W, 3]
+        pixels = _to_device(host, parts.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+        latents = encode_mode(parts.vae, pixels.to(parts.vae.dtype), self._chunk_latents).float()
+        generator.prefixes.put(self._request.prefix_key, latents)
+        return latents
+
+    def _noise(self) -> Tensor:
+        """Initial noise from a host generator seeded by the prompt alone: the same on every device."""
+        parts = self._generator.parts
+        source = torch.Generator().manual_seed(self._request.seed)
+        shape = latent_shape(parts, parts.spec)
+        return _to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
+
+
+class _Recent(Generic[Value]):
+    """The `capacity` most recently used values; a lookup counts as use."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+
+    def get(self, key: Hashable) -> Value | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: Hashable, value: Value) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while len(self._values) > self._capacity:
+            self._values.popitem(last=False)
+
+
+def _token_ids(parts: WanParts, text: str) -> Tensor:
+    """int64 [1, n] with the end mark; entities unescaped and white space collapsed as in training."""
+    cleaned = " ".join(html.unescape(html.unescape(text)).split())
+    ids = parts.tokenizer(cleaned, add_special_tokens=True, verbose=False).input_ids
+    if len(ids) > parts.max_text_tokens and parts.defaults.clip_prompts:
+        ids = parts.tokenizer(cleaned, truncation=True, max_length=parts.max_text_tokens).input_ids
+    if len(ids) > parts.max_text_tokens:
+        raise ModelError(
+            f"the prompt has {len(ids)} tokens; the text encoder of {parts.folder} reads at most "
+            f"{parts.max_text_tokens}: {cleaned[:60]!r}...",
+            fix="shorten the prompt",
+        )
+    return torch.tensor([ids])
+
+
+def _embed(parts: WanParts, token_ids: Tensor) -> Tensor:
+    """Text embeddings [1, max_text_tokens, D], zero after the last token, as the models were trained.
+
+    Encoding without padding equals encoding with masked padding and costs a tenth of it for short prompts.
+    """
+    hidden = parts.text_encoder(input_ids=_to_device(token_ids, parts.device)).last_hidden_state
+    padded: Tensor = nn.functional.pad(hidden, (0, 0, 0, parts.max_text_tokens - hidden.shape[1]))
+    return padded
+
+
+def _to_device(host: Tensor, device: torch.device) -> Tensor:
+    # From pageable memory the copy would wait for the stream; pinned memory is kept until the copy is done.
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def _to_uint8(pixels: Tensor) -> Tensor:
+    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
+    return pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of the file, or "" when there is none: reading the frames then says what is wrong."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

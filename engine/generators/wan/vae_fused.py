@@ -1,0 +1,382 @@
+"""The coders of one Wan autoencoder with few passes over memory: same weights, same cache, same pixels.
+
+Norm, SiLU and the bias of the convolution before are one pass, which writes into the buffer of the next
+causal convolution (causal_conv.py); so is the sum at the end of a block, where a norm follows. Every module
+is replaced by one with the same children, so names of parameters, the count of cache slots and their contents
+stay the library's. Weights that are made from others are made here: load a checkpoint before. Knows no chunks
+(engine/generators/wan/vae.py) and no gradient.
+B batch . C channels . T frames . H, W pixels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanDecoder3d,
+    WanEncoder3d,
+    WanResample,
+    WanResidualBlock,
+    WanRMS_norm,
+    WanUpBlock,
+)
+from torch import Tensor, nn
+
+from engine.generators.wan.causal_conv import (
+    NUM_CACHED,
+    OUTPUT_MULTIPLE,
+    Room,
+    can_pair,
+    convolve,
+    double_pixels,
+    filled_up,
+    merged_upsampling,
+    paired_channels,
+    paired_columns,
+)
+from engine.generators.wan.vae import use_channels_last
+from engine.quant.recipes import SurgeryError
+from kernels.descriptors import Target
+from kernels.fused import channel_norm
+
+LIBRARY = 'set denoise.vae = "library"'
+
+Cache = list[Any]
+"""Per causal convolution: None, [B, C, 1 or 2, H, W], or "Rep" where time begins to double."""
+
+
+@dataclass(slots=True)
+class Sum:
+    """y + bias + residual, which its one reader adds up on the way."""
+
+    y: Tensor
+    """[B, C, T, H, W], channels-last; free to be overwritten."""
+    bias: Tensor
+    """[C]"""
+    residual: Tensor | None
+    """As y, until it is taken."""
+
+    def take_residual(self) -> Tensor:
+        """For good: callers keep the Sum while its reader works, and memory is short there."""
+        residual, self.residual = self.residual, None
+        assert residual is not None, "a Sum has one reader"
+        return residual
+
+
+def use_fast_coders(
+    vae: AutoencoderKLWan, *, merge_upsampling: bool | None = None, paired: frozenset[int] | None = None
+) -> int:
+    """Replace the residual blocks, the upsampling, the norms of attention and both heads; how many modules.
+
+    In place, on this instance alone; weights become channels-last. For inference: a gradient is refused.
+    `merge_upsampling` makes doubling and the convolution behind it one transposed convolution of 4/9 of the
+    products, whose summed weights are rounded once more. `paired`: numbers of channels for which two columns
+    are convolved as one pixel. Without a word of yours both are what is fast on the device of the weights.
+    """
+    blocks = _named(vae, WanResidualBlock)
+    upsamplers = {
+        name: module for name, module in _named(vae, WanResample).items() if module.mode.startswith("up")
+    }
+    attentions = _named(vae, WanAttentionBlock)
+    _check_counts(vae, len(blocks), len(upsamplers), len(attentions))
+    _check_modules(vae, blocks)
+    use_channels_last(vae)
+    pays = paired_channels(_target(vae))  # merging was measured where pairing was, and pays there
+    merge = bool(pays) if merge_upsampling is None else merge_upsampling
+    paired = pays if paired is None else paired
+    for name, block in blocks.items():
+        vae.set_submodule(name, FastResidualBlock(block, paired))
+    for name, upsampler in upsamplers.items():
+        vae.set_submodule(name, FastUpsampler(upsampler, merge=merge))
+    for attention in attentions.values():
+        attention.norm = FastNorm(attention.norm)
+    vae.encoder, vae.decoder = FastEncoder(vae.encoder), FastDecoder(vae.decoder, paired)
+    _pass_biases_on(vae.decoder)
+    _pass_sums_on(vae)
+    return len(blocks) + len(upsamplers) + len(attentions) + 2
+
+
+class FastNorm(nn.Module):
+    """A WanRMS_norm of pictures or videos, in one pass."""
+
+    def __init__(self, norm: WanRMS_norm) -> None:
+        super().__init__()
+        self.gamma = norm.gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channel_norm.run(x, self.gamma, silu=False)
+
+
+class FastResidualBlock(nn.Module):
+    """Norm, SiLU, causal convolution, twice, and the sum with the input."""
+
+    pairs1: Tensor | None
+    pairs2: Tensor | None
+    input_bias: Tensor | None
+    output_bias: Tensor
+
+    def __init__(self, block: WanResidualBlock, paired: frozenset[int]) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = block.norm1, block.conv1
+        self.norm2, self.conv2 = block.norm2, block.conv2
+        self.conv_shortcut = block.conv_shortcut
+        for name, conv in (("pairs1", self.conv1), ("pairs2", self.conv2)):
+            fits = {conv.in_channels, conv.out_channels} <= paired and can_pair(conv)
+            self.register_buffer(name, paired_columns(conv.weight) if fits else None, persistent=False)
+        self.leaves_sum = False
+        """Whether the result is a Sum."""
+        self.take_bias(None)
+
+    def take_bias(self, bias: Tensor | None) -> None:
+        """From now on the input is without this bias [C] of the convolution in front, which is added here."""
+        output = self.conv2.bias.detach().float()
+        if isinstance(self.conv_shortcut, nn.Identity):
+            output = output if bias is None else output + bias.detach().float()
+        else:
+            output = output + self.conv_shortcut.bias.detach().float()
+            if bias is not None:
+                weight = self.conv_shortcut.weight.detach().float().flatten(1)  # [C out, C], of one pixel
+                output = output + weight @ bias.detach().float()
+        self.register_buffer("input_bias", None if bias is None else bias.detach().clone(), persistent=False)
+        self.register_buffer("output_bias", output, persistent=False)
+
+    def forward(
+        self, x: Tensor | Sum, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
+    ) -> Tensor | Sum:
+        room = _normed(self.norm1, x, self.input_bias, self.conv1, feat_cache, feat_idx, self.pairs1)
+        if isinstance(x, Sum):
+            x = x.y
+        y = room.convolve(None)
+        del room  # each of these is as large as the video in full size, and here are most of them
+        room = _normed(self.norm2, y, self.conv1.bias, self.conv2, feat_cache, feat_idx, self.pairs2)
+        del y
+        y = room.convolve(None)
+        del room
+        if not isinstance(self.conv_shortcut, nn.Identity):
+            x = convolve(self.conv_shortcut, x, self.conv_shortcut.weight, None)
+        if self.leaves_sum:
+            return Sum(y.contiguous(memory_format=torch.channels_last_3d), self.output_bias, x)
+        return channel_norm.add_residual(y, self.output_bias, x)
+
+
+class FastUpsampler(nn.Module):
+    """A WanResample that doubles height and width, and time where it has a `time_conv`."""
+
+    merged: Tensor | None
+
+    def __init__(self, resample: WanResample, *, merge: bool) -> None:
+        super().__init__()
+        self.resample = resample.resample
+        self.time_conv: Any = getattr(resample, "time_conv", None)
+        merged = merged_upsampling(self.resample[1].weight) if merge else None
+        self.register_buffer("merged", merged, persistent=False)
+        self.adds_bias = True
+
+    def forward(
+        self, x: Tensor, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
+    ) -> Tensor:
+        frames = x.movedim(1, -1)  # [B, T, H, W, C], dense
+        if self.time_conv is not None and feat_cache is not None:
+            assert feat_idx is not None
+            frames = self._double_time(x, frames, feat_cache, feat_idx)
+        conv = self.resample[1]
+        bias = conv.bias if self.adds_bias else None
+        if self.merged is not None:
+            pictures = frames.flatten(0, -4).movedim(-1, 1)
+            y: Tensor = F.conv_transpose2d(pictures, self.merged, bias, stride=2, padding=1)
+        else:
+            y = F.conv2d(double_pixels(frames), conv.weight, bias, padding=1)
+        videos: Tensor = y.unflatten(0, (x.shape[0], -1))  # [B, T, C, H, W]
+        return videos.transpose(1, 2)
+
+    def _double_time(self, x: Tensor, frames: Tensor, cache: Cache, index: list[int]) -> Tensor:
+        """Frames twice, [B, T, H, W, C] or a view [B, T, 2, H, W, C]; the first of a video stays single."""
+        slot, past = _next_slot(cache, index)
+        begins = past is None
+        if begins and x.shape[2] == 1:
+            cache[slot] = "Rep"
+            return frames
+        if begins:
+            x = x[:, :, 1:]
+        if not isinstance(past, Tensor):  # the first frame is not looked back on
+            past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, NUM_CACHED, -1, -1)
+        room = Room(self.time_conv, x, past)
+        room.inside.copy_(x)
+        cache[slot] = room.last_frames()
+        doubled: Tensor = room.convolve(self.time_conv.bias).unflatten(1, (2, -1))  # [B, 2, C, T, H, W]
+        doubled = doubled.permute(0, 3, 1, 4, 5, 2)
+        if not begins:
+            return doubled
+        joined = frames.new_empty(len(frames), 1 + 2 * x.shape[2], *frames.shape[2:])
+        joined[:, :1] = frames[:, :1]
+        joined[:, 1:].unflatten(1, (-1, 2)).copy_(doubled)
+        return joined
+
+
+class FastEncoder(nn.Module):
+    """The forward of a WanEncoder3d over its own children."""
+
+    def __init__(self, encoder: WanEncoder3d) -> None:
+        super().__init__()
+        self.conv_in, self.norm_out, self.conv_out = encoder.conv_in, encoder.norm_out, encoder.conv_out
+        self.down_blocks, self.mid_block = encoder.down_blocks, encoder.mid_block
+
+    def forward(
+        self, x: Tensor, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
+    ) -> Tensor:
+        x = _convolve_first(self.conv_in, x, feat_cache, feat_idx)
+        for block in self.down_blocks:
+            x = block(x, feat_cache=feat_cache, feat_idx=feat_idx)
+        x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
+        return _normed(self.norm_out, x, None, self.conv_out, feat_cache, feat_idx).convolve_to_few()
+
+
+class FastDecoder(nn.Module):
+    """The forward of a WanDecoder3d over its own children, which takes the first frame along with others."""
+
+    joins_first_frame = True
+    out_pairs: Tensor | None
+
+    def __init__(self, decoder: WanDecoder3d, paired: frozenset[int]) -> None:
+        super().__init__()
+        self.conv_in, self.norm_out, self.conv_out = decoder.conv_in, decoder.norm_out, decoder.conv_out
+        self.mid_block, self.up_blocks = decoder.mid_block, decoder.up_blocks
+        pairs = None
+        if self.conv_out.in_channels in paired and can_pair(self.conv_out):
+            pairs = paired_columns(filled_up(self.conv_out.weight, OUTPUT_MULTIPLE // 2))
+        self.register_buffer("out_pairs", pairs, persistent=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        feat_cache: Cache | None = None,
+        feat_idx: list[int] | None = None,
+        first_chunk: bool = False,
+    ) -> Tensor:
+        x = _convolve_first(self.conv_in, x, feat_cache, feat_idx)
+        x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
+        for block in self.up_blocks:
+            x = block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
+        room = _normed(
+            self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs, keeps_sum=False
+        )
+        return room.convolve_to_few()
+
+
+def _normed(
+    norm: WanRMS_norm,
+    x: Tensor | Sum,
+    bias: Tensor | None,
+    conv: WanCausalConv3d,
+    cache: Cache | None,
+    index: list[int] | None,
+    paired: Tensor | None = None,
+    *,
+    keeps_sum: bool = True,
+) -> Room:
+    """SiLU of the norm of x + bias, ready for a causal convolution whose own bias is left to a later pass.
+
+    A Sum brings its bias along, and its y becomes what it adds up to, unless nobody reads that.
+    """
+    y, bias, residual = (x.y, x.bias, x.take_residual()) if isinstance(x, Sum) else (x, bias, None)
+    slot, past = _next_slot(cache, index)
+    room = Room(conv, y, past, paired)
+    if residual is not None and keeps_sum:
+        channel_norm.add_and_norm(y, bias, residual, norm.gamma, silu=True, out=room.inside)
+    else:
+        channel_norm.run(y, norm.gamma, silu=True, bias=bias, residual=residual, out=room.inside)
+    if cache is not None:
+        cache[slot] = room.last_frames()
+    return room
+
+
+def _convolve_first(conv: WanCausalConv3d, x: Tensor, cache: Cache | None, index: list[int] | None) -> Tensor:
+    """A causal convolution of what comes without a norm."""
+    slot, past = _next_slot(cache, index)
+    room = Room(conv, x, past)
+    room.inside.copy_(x)
+    if cache is not None:
+        cache[slot] = room.last_frames()
+    return room.convolve(conv.bias)
+
+
+def _next_slot(cache: Cache | None, index: list[int] | None) -> tuple[int, Any]:
+    """(place, content) of the next slot, which is taken; nothing without a cache."""
+    if cache is None:
+        return -1, None
+    assert index is not None, "a cache without its index"
+    slot = index[0]
+    index[0] += 1
+    return slot, cache[slot]
+
+
+def _pass_biases_on(decoder: Any) -> None:
+    """The bias of each upsampling is added where its result is read next, which saves a pass over it."""
+    for block, following in pairwise(decoder.up_blocks):
+        # the residual layout adds to the result in between
+        if isinstance(block, WanUpBlock) and block.upsamplers is not None:
+            upsampler = block.upsamplers[0]
+            following.resnets[0].take_bias(upsampler.resample[1].bias)
+            upsampler.adds_bias = False
+
+
+def _pass_sums_on(vae: AutoencoderKLWan) -> None:
+    """The sum at the end of a block is made by the norm that comes next, which saves reading it again."""
+    levels = [*vae.encoder.down_blocks, *vae.decoder.up_blocks]
+    sequences = [vae.encoder.down_blocks, *(level.resnets for level in levels if hasattr(level, "resnets"))]
+    for sequence in sequences:
+        for block, following in pairwise(sequence):
+            if isinstance(block, FastResidualBlock) and isinstance(following, FastResidualBlock):
+                block.leaves_sum = True
+    last = vae.decoder.up_blocks[-1]
+    # the library's block must do nothing behind its last residual block
+    if isinstance(last, WanUpBlock) and last.upsamplers is None:
+        last.resnets[-1].leaves_sum = True
+
+
+def _target(vae: AutoencoderKLWan) -> Target | None:
+    return Target.of(vae.device) if vae.device.type == "cuda" else None
+
+
+def _named(vae: AutoencoderKLWan, kind: type[nn.Module]) -> dict[str, Any]:
+    return {name: module for name, module in vae.named_modules() if isinstance(module, kind)}
+
+
+def _check_counts(vae: AutoencoderKLWan, num_blocks: int, num_upsamplers: int, num_attentions: int) -> None:
+    config = vae.config
+    levels, per_level = len(config.dim_mult), config.num_res_blocks
+    found = {"residual": num_blocks, "upsampling": num_upsamplers, "attention": num_attentions}
+    # each coder has a middle of two blocks and one attention; the decoder one block more on each level
+    expected = {"residual": 4 + levels * (2 * per_level + 1), "upsampling": levels - 1, "attention": 2}
+    wrong = [
+        f"{found[kind]} {kind} blocks instead of {expected[kind]}"
+        for kind in found
+        if found[kind] != expected[kind]
+    ]
+    if wrong:
+        raise SurgeryError(f"the autoencoder has {', '.join(wrong)}", fix=LIBRARY)
+
+
+def _check_modules(vae: AutoencoderKLWan, blocks: dict[str, Any]) -> None:
+    """Everything that the fast forwards leave out must be nothing."""
+    activated = [*blocks.items(), ("encoder", vae.encoder), ("decoder", vae.decoder)]
+    for name, module in activated:
+        if not isinstance(module.nonlinearity, nn.SiLU):
+            raise SurgeryError(f"{name} has the activation {module.nonlinearity}, not SiLU", fix=LIBRARY)
+    for name, block in blocks.items():
+        if block.dropout.p != 0:
+            raise SurgeryError(f"{name} has dropout {block.dropout.p}, not 0", fix=LIBRARY)
+    target = _target(vae)
+    for name, norm in _named(vae, WanRMS_norm).items():
+        if isinstance(norm.bias, Tensor) or not norm.channel_first:
+            raise SurgeryError(f"{name} has a bias, or its channels last", fix=LIBRARY)
+        reason = target and channel_norm.supports(target, channels=norm.gamma.numel())
+        if reason is not None:
+            raise SurgeryError(f"{name}: {reason}", fix=LIBRARY)

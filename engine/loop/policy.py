@@ -1,0 +1,236 @@
+"""The refinement loop as pure functions: takes of a round, next prompt or reason to stop, the champion.
+
+Knows no model and no clock. A round is one prompt text, its samples differ in their seed. Invariants: at most
+`loops` + 1 rounds; a take of lower order never replaces the champion; a missing score is never treated as a
+number; seeds do not depend on the order of scenarios.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from engine.loop.prompting import compile_prompt, text_distance
+from engine.loop.ranking import mean_ranks
+from engine.types import Attempt, Critique, Fault, PhysicsPlan, PlanReply, Prompt, Scenario, Stop, Verdict
+
+ACCEPTED = "accepted"
+LOOPS = "loops"
+NO_IMPROVEMENT = "no improvement"
+PROMPT_UNCHANGED = "prompt unchanged"
+PROMPT_COMPLETE = "prompt complete"
+CRITIC_UNREADABLE = "critic unreadable"
+NO_PLAN = "no readable plan"
+
+CRITIC_SCORE = "critic_score"
+"""The one chooser that needs no look at the take: the critique is there already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefinementPolicy:
+    """Round 0 is the brief text, round 1 the physics-aware plan, later ones follow the last critique."""
+
+    seed: int
+    negative: str
+    loops: int = 4  # refinement rounds after the first one
+    samples: int = 1  # takes of each round
+    selectors: tuple[str, ...] = (CRITIC_SCORE,)
+    patience: int = 2  # rounds without a better take before the loop ends
+    # Share of words below which two prompts count as equal. One corrected word ("left" to "right") in a
+    # prompt of 80 words is 0.0125 and must count as a change, so the threshold is one word in 200.
+    distance_threshold: float = 0.005
+    accept_score: float = 90.0  # an accepted take ends the loop from this score of the critic on; 0: always
+    only_incomplete: bool = False  # refine only where the critic says that the prompt lacks physical clues
+
+    @property
+    def lookers(self) -> tuple[str, ...]:
+        """The selectors that look at the takes. Where there is one, takes are chosen by ranks."""
+        return tuple(name for name in self.selectors if name != CRITIC_SCORE)
+
+    @property
+    def judges_every_take(self) -> bool:
+        """Whether each take is critiqued. Else selectors choose the winner of a round, and only it is."""
+        return self.samples == 1 or not self.lookers
+
+    def first(self, scenario: Scenario) -> Prompt:
+        """The brief text of the benchmark with the scenario's own seed."""
+        return Prompt(
+            text=scenario.text,
+            negative=self.negative,
+            seed=scenario_seed(self.seed, scenario.id),
+            revision=0,
+        )
+
+    def sample(self, scenario: Scenario, attempts: Sequence[Attempt]) -> Prompt | None:
+        """The prompt of the next take of the round under way; None once the round is full.
+
+        Sample 0 has the seed of a run with one sample. Each other one has a seed of its own, which the brief
+        text and the plan share, as they share sample 0's.
+        """
+        if not attempts:
+            return self.first(scenario)
+        begun = [attempt for attempt in attempts if attempt.round == attempts[-1].round]
+        if len(begun) >= self.samples:
+            return None
+        base = scenario_seed(f"{self.seed}/{len(begun)}", scenario.id)
+        return replace(begun[0].prompt, seed=base + _seed_offset(begun[0].round))
+
+    def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop:
+        """The prompt of the next round, or why there is none. Needs at least round 0, complete and critiqued.
+
+        An accepted first take ends nothing yet: the physics-aware prompt is step 1 of the method, so its take
+        is always made and compared. After a take that is accepted with a low score another one is made.
+        """
+        assert attempts, "the first prompt comes from `sample`"
+        rounds = winners(attempts)
+        critique = rounds[-1].critique
+        if self._settled(rounds, plan):
+            return Stop(reason=ACCEPTED)
+        if len(rounds) > self.loops:
+            return Stop(reason=LOOPS)
+        if rounds[-1].round - attempts[self.choose(attempts)].round >= self.patience:
+            return Stop(reason=NO_IMPROVEMENT)
+        if critique is None or critique.verdict is Verdict.UNREADABLE:
+            return self._without_critique(scenario, plan, rounds)
+        if self.only_incomplete and critique.fault is not Fault.MISSING_CLUES:
+            return Stop(reason=PROMPT_COMPLETE)
+        return self._revise(scenario, plan, critique, rounds)
+
+    def _settled(self, rounds: Sequence[Attempt], plan: PlanReply) -> bool:
+        if not _accepted(rounds[-1]):
+            return False
+        if self.only_incomplete:
+            return True
+        score = _score(rounds[-1])
+        sure = score is not None and score >= self.accept_score
+        return sure and (len(rounds) > 1 or plan.plan is None)
+
+    def winner(self, attempts: Sequence[Attempt]) -> int:
+        """The take of the last round to be critiqued: the best mean rank there, of equals the earlier."""
+        positions = [i for i, attempt in enumerate(attempts) if attempt.round == attempts[-1].round]
+        looked = [
+            {name: score for name, score in attempts[i].selector_scores.items() if name in self.lookers}
+            for i in positions
+        ]
+        ranks = mean_ranks(looked)
+        keys = [(rank is None, rank or 0.0, i) for rank, i in zip(ranks, positions, strict=True)]
+        return min(keys)[-1]
+
+    def scores(self, attempt: Attempt) -> dict[str, float]:
+        """By selector, with the critic's among them; one that gave no score is absent."""
+        own = _score(attempt) if CRITIC_SCORE in self.selectors else None
+        return {**attempt.selector_scores, **({} if own is None else {CRITIC_SCORE: own})}
+
+    def choose(self, attempts: Sequence[Attempt]) -> int:
+        """The champion: accepted, then critic's score, mean rank, a plan's prompt, the earlier.
+
+        Where a named selector looks at the takes, the mean rank over all named ones comes before the rest. A
+        take that lacks a score which others have has no rank and stands behind those: where `critic_score` is
+        named among them, one of the critiqued takes is chosen.
+        Where nothing was scored, the last round of a plan's prompt; where there is none of those, attempt 0.
+        """
+        assert attempts, "a champion needs at least one attempt"
+        ranks = mean_ranks([self.scores(attempt) for attempt in attempts])
+        keys = [_champion_key(attempt, rank) for attempt, rank in zip(attempts, ranks, strict=True)]
+        if any(key > _UNSCORED for key in keys):
+            if self.lookers:
+                keys = [(*_rank_key(rank), *key) for rank, key in zip(ranks, keys, strict=True)]
+            return max(range(len(attempts)), key=lambda index: (keys[index], -index))
+        told = [attempt for attempt in attempts if attempt.prompt.plan is not None]
+        return max(told, key=lambda a: (a.round, -a.sample, a.index)).index if told else 0
+
+    def _without_critique(
+        self, scenario: Scenario, plan: PlanReply, rounds: Sequence[Attempt]
+    ) -> Prompt | Stop:
+        """An unreadable critique says nothing of the prompt: try the plan's prompt once, then end."""
+        if self.only_incomplete or len(rounds) > 1 or plan.plan is None:
+            return Stop(reason=CRITIC_UNREADABLE)
+        prompt = self._compiled(scenario, rounds, plan.plan)
+        return Stop(reason=PROMPT_UNCHANGED) if self._known(prompt, rounds) else prompt
+
+    def _revise(
+        self, scenario: Scenario, plan: PlanReply, critique: Critique, rounds: Sequence[Attempt]
+    ) -> Prompt | Stop:
+        """The plan's prompt in round 1, then the revised plan's; a new seed if the prompt is not at fault."""
+        source = plan.plan if len(rounds) == 1 and plan.plan is not None else critique.revised
+        if source is not None:
+            prompt = self._compiled(scenario, rounds, source)
+            if not self._known(prompt, rounds):
+                return prompt
+        elif len(rounds) == 1:
+            return Stop(reason=NO_PLAN)
+        if critique.fault not in (Fault.MODEL, Fault.NONE):
+            return Stop(reason=PROMPT_UNCHANGED)
+        return replace(rounds[-1].prompt, seed=self._seed(scenario, rounds))
+
+    def _compiled(self, scenario: Scenario, rounds: Sequence[Attempt], plan: PhysicsPlan) -> Prompt:
+        return replace(
+            rounds[-1].prompt,
+            text=compile_prompt(scenario.text, plan),
+            seed=self._seed(scenario, rounds),
+            revision=max(a.prompt.revision for a in rounds) + 1,
+            plan=plan,
+        )
+
+    def _seed(self, scenario: Scenario, rounds: Sequence[Attempt]) -> int:
+        """The scenario's seed for the brief text and the plan, to compare these two; then one for each round.
+
+        A generator may read only the first tokens of a prompt: without a seed of its own, a revision of the
+        tail would be the same take again.
+        """
+        return scenario_seed(self.seed, scenario.id) + _seed_offset(len(rounds))
+
+    def _known(self, prompt: Prompt, rounds: Sequence[Attempt]) -> bool:
+        """Whether a round already had (nearly) this text."""
+        return any(
+            text_distance(a.prompt.text, prompt.text) < max(self.distance_threshold, 1e-9) for a in rounds
+        )
+
+
+def winners(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """One take of each round: the critiqued one, the best of these where all were, else the first."""
+    found = []
+    for _, group in groupby(attempts, key=lambda attempt: attempt.round):
+        takes = list(group)
+        judged = [take for take in takes if take.critique is not None] or takes[:1]
+        found.append(max(judged, key=lambda take: (_champion_key(take, None), -take.sample)))
+    return found
+
+
+def scenario_seed(run_seed: int | str, scenario_id: str) -> int:
+    """32 bits of sha256 over both: the same for every order, subset and resumption of the scenarios."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed}:{scenario_id}".encode()).digest()[:4])
+
+
+def _seed_offset(round_number: int) -> int:
+    return 0 if round_number <= 1 else round_number
+
+
+_Key = tuple[float, ...]
+_UNSCORED: _Key = (False, False, 0.0, False, 0.0, True)
+
+
+def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
+    """Larger is better. Each score is preceded by whether it exists: a missing one is below every number."""
+    score = _score(attempt)
+    return (
+        _accepted(attempt),
+        score is not None,
+        0.0 if score is None else score,
+        *_rank_key(mean_rank),
+        attempt.prompt.plan is not None,  # of equals, the take that was told the physics
+    )
+
+
+def _rank_key(mean_rank: float | None) -> _Key:
+    return (mean_rank is not None, 0.0 if mean_rank is None else -mean_rank)
+
+
+def _score(attempt: Attempt) -> float | None:
+    return None if attempt.critique is None else attempt.critique.score
+
+
+def _accepted(attempt: Attempt) -> bool:
+    return attempt.critique is not None and attempt.critique.verdict is Verdict.ACCEPT

@@ -1,0 +1,373 @@
+"""What the report shows, derived from what a run holds, and the page made of it.
+
+`render` is a pure function of `ReportData` and of the video files it names; it knows no store and no scorer.
+Everything a VLM wrote reaches the page through autoescaping, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from engine.loop.policy import CRITIC_SCORE, RefinementPolicy
+from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
+from engine.report.scores import Groups, score_plots
+from engine.runs.trace import Totals
+from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
+
+MAX_EMBEDDED = 40
+"""Scenarios whose videos are put into the page; with more it would be too large to open comfortably."""
+
+MAX_EMBEDDED_BYTES = 4 << 20
+"""A single file above this is linked, whatever the number of scenarios."""
+
+TIMELINE_PX = 1140
+"""Width for which the picture of the lanes is drawn."""
+
+Diff = tuple[tuple[str, str], ...]
+"""Runs of ("same" | "del" | "ins", words)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The scorer's verdict on a run; all scores are on the scale 0 to 100."""
+
+    physics_iq: float | None
+    physics_iq_verified: float | None
+    sub_scores: Mapping[str, float]
+    by_category: Mapping[str, float]
+    cases: Mapping[str, float]  # by scenario id: the submission's clip
+    attempts: Mapping[tuple[str, int], float]  # by scenario id and attempt index
+    unscored: Mapping[str, str]  # reason by scenario id
+    groups: Groups = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One scenario and what the run holds of it; `outcome` is None while it is unfinished."""
+
+    scenario: Scenario
+    attempts: tuple[Attempt, ...]
+    outcome: Outcome | None
+    plan: PlanReply | None = None  # the critic's reading of the prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """All that the page shows, apart from the bytes of the videos."""
+
+    run: Path
+    records: tuple[Record, ...]
+    scores: Scores | None = None
+    timeline: str | None = None  # SVG
+    totals: Totals | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """A video on the page: a data URI or a path relative to the run; `note` says why there is none."""
+
+    src: str | None
+    embedded: bool
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """One attempt as the page shows it; `diff` is against the first take of the round before, `against`."""
+
+    attempt: Attempt
+    place: str  # in its round, empty where each round has one take
+    media: Media
+    chosen: bool
+    critic_score: float | None
+    true_score: float | None
+    diff: Diff
+    against: int | None
+    new_seed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One scenario as the page shows it; `first` and `final` are in the page's measure."""
+
+    scenario: Scenario
+    anchor: str
+    plan: PlanReply | None
+    prefix: Media
+    takes: tuple[Take, ...]
+    chosen: int | None
+    failure: str | None
+    stopped: str
+    first: float | None
+    final: float | None
+    stages: tuple[str, ...]
+    selectors: tuple[str, ...]
+    seconds: float
+
+    @property
+    def gain(self) -> float | None:
+        return None if self.first is None or self.final is None else self.final - self.first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The headline numbers, over the scenarios that have a chosen take."""
+
+    measure: str
+    first: Estimate | None
+    final: Estimate | None
+    gain: Estimate | None
+    num_chosen: int
+    num_failed: int
+    num_unfinished: int
+    num_takes: int
+    num_critiques: int
+    num_unreadable: int
+
+
+def word_diff(before: str, after: str) -> Diff:
+    """What became of each word; where words were replaced, the deletion comes before the insertion."""
+    old, new = before.split(), after.split()
+    parts: list[tuple[str, str]] = []
+    for op, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if op == "equal":
+            parts.append(("same", " ".join(old[i:j])))
+            continue
+        if j > i:
+            parts.append(("del", " ".join(old[i:j])))
+        if m > k:
+            parts.append(("ins", " ".join(new[k:m])))
+    return tuple(parts)
+
+
+def measured(data: ReportData) -> str:
+    """Name of the score that plots and tables show: the scorer's where it judged takes, else the critic's."""
+    return "Physics-IQ score" if data.scores is not None and data.scores.attempts else "critic's score"
+
+
+def score_of(data: ReportData, scenario_id: str, attempt: Attempt) -> float | None:
+    """The page's measure of one take; None when it was not scored or the critique could not be read."""
+    if data.scores is not None and data.scores.attempts:
+        return data.scores.attempts.get((scenario_id, attempt.index))
+    return None if attempt.critique is None else attempt.critique.score
+
+
+def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRITIC_SCORE,)) -> Attempt | None:
+    """The take that would be chosen had the loop ended after this round.
+
+    That is the chosen one once it exists, and before that the policy's choice among the takes so far.
+    """
+    so_far = [attempt for attempt in record.attempts if attempt.round <= round_number]
+    chosen = None if record.outcome is None else record.outcome.chosen
+    if not so_far:
+        return None
+    if chosen is not None and chosen < len(so_far):
+        return so_far[chosen]
+    return so_far[RefinementPolicy(seed=0, negative="", selectors=tuple(selectors)).choose(so_far)]
+
+
+def _stopped(record: Record) -> str:
+    if record.outcome is None:
+        return "unfinished"
+    return "failed" if record.outcome.failure is not None else record.outcome.stopped or "not recorded"
+
+
+def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
+    """The scenes in the order of the records; the videos of at most `max_embedded` of them as data URIs."""
+    scored = [(_gain(data, record), record.scenario.id) for record in data.records]
+    scored.sort(key=lambda pair: (pair[0] is not None, pair[0] or 0.0, pair[1]))  # unscored first
+    ranked = [name for _, name in scored]
+    half = max_embedded // 2
+    embedded = set(ranked if len(ranked) <= max_embedded else ranked[:half] + ranked[half - max_embedded :])
+    return tuple(_scene(data, record, record.scenario.id in embedded) for record in data.records)
+
+
+def _ends(data: ReportData, record: Record) -> tuple[float | None, float | None]:
+    """The measure of the first take and of the chosen one."""
+    first = next((a for a in record.attempts if a.index == 0), None)
+    chosen = None if record.outcome is None else record.outcome.chosen
+    final = next((a for a in record.attempts if a.index == chosen), None)
+    name = record.scenario.id
+    return (
+        None if first is None else score_of(data, name, first),
+        None if final is None else score_of(data, name, final),
+    )
+
+
+def _gain(data: ReportData, record: Record) -> float | None:
+    first, final = _ends(data, record)
+    return None if first is None or final is None else final - first
+
+
+def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
+    scenario, outcome = record.scenario, record.outcome
+    takes = []
+    before: Attempt | None = None  # the first take of the round before, and within a round of this one
+    several = any(attempt.sample for attempt in record.attempts)
+    for attempt in sorted(record.attempts, key=lambda attempt: attempt.index):
+        takes.append(
+            Take(
+                attempt=attempt,
+                place=f"round {attempt.round}, sample {attempt.sample}" if several else "",
+                media=_media(data.run / attempt.video_path, data.run, embed),
+                chosen=outcome is not None and outcome.chosen == attempt.index,
+                critic_score=None if attempt.critique is None else attempt.critique.score,
+                true_score=None
+                if data.scores is None
+                else data.scores.attempts.get((scenario.id, attempt.index)),
+                diff=() if before is None else word_diff(before.prompt.text, attempt.prompt.text),
+                against=None if before is None else before.index,
+                new_seed=before is not None and before.prompt.seed != attempt.prompt.seed,
+            )
+        )
+        before = attempt if attempt.sample == 0 else before
+    first, final = _ends(data, record)
+    return Scene(
+        scenario=scenario,
+        anchor="scene-" + re.sub(r"[^A-Za-z0-9_-]", "-", scenario.id),
+        plan=record.plan,
+        prefix=_media(scenario.prefix.path, data.run, embed),
+        takes=tuple(takes),
+        chosen=None if outcome is None else outcome.chosen,
+        failure=None if outcome is None else outcome.failure,
+        stopped=_stopped(record),
+        first=first,
+        final=final,
+        stages=tuple(dict.fromkeys(stage for take in takes for stage in take.attempt.timings)),
+        selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
+        seconds=sum(sum(take.attempt.timings.values()) for take in takes),
+    )
+
+
+def _media(path: Path, run: Path, embed: bool) -> Media:
+    if not path.is_file():
+        return Media(src=None, embedded=False, note=f"The file {path.name} is missing.")
+    if embed and path.stat().st_size <= MAX_EMBEDDED_BYTES:
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        return Media(src=f"data:video/mp4;base64,{data}", embedded=True)
+    return Media(src=Path(os.path.relpath(path, run)).as_posix(), embedded=False)
+
+
+def summarize(data: ReportData) -> Summary:
+    """Headline numbers; the gain is paired, over the scenarios where both takes are scored."""
+    ends = [_ends(data, record) for record in data.records]
+    attempts = [attempt for record in data.records for attempt in record.attempts]
+    critiques = [attempt.critique for attempt in attempts if attempt.critique is not None]
+    both = [(first, final) for first, final in ends if first is not None and final is not None]
+    stops = Counter(_stopped(record) for record in data.records)
+    return Summary(
+        measure=measured(data),
+        first=estimate([first for first, _ in both]),
+        final=estimate([final for _, final in both]),
+        gain=estimate([final - first for first, final in both]),
+        num_chosen=len(data.records) - stops["failed"] - stops["unfinished"],
+        num_failed=stops["failed"],
+        num_unfinished=stops["unfinished"],
+        num_takes=len(attempts),
+        num_critiques=len(critiques),
+        num_unreadable=sum(critique.verdict is Verdict.UNREADABLE for critique in critiques),
+    )
+
+
+def _loop_chart(data: ReportData) -> Markup:
+    """Mean by round: of that round's takes, and of the champions (a scenario that stopped keeps its own)."""
+    num_rounds = 1 + max((a.round for record in data.records for a in record.attempts), default=0)
+    latest, best = [], []
+    selectors = data.manifest.get("config", {}).get("loop", {}).get("selectors", (CRITIC_SCORE,))
+    alive = [r for r in data.records if r.outcome is None or r.outcome.failure is None]
+    for number in range(num_rounds):
+        takes = [(r, a) for r in data.records for a in r.attempts if a.round == number]
+        kept = [(r, champion(r, number, selectors)) for r in alive]
+        latest.append(_mean(data, takes))
+        best.append(_mean(data, [(record, take) for record, take in kept if take is not None]))
+    series = [
+        Series(name="this take", css="first", points=tuple(latest)),
+        Series(name="chosen so far", css="chosen", points=tuple(best)),
+    ]
+    several = any(a.sample for record in data.records for a in record.attempts)
+    labels = [f"{'round' if several else 'take'} {number}" for number in range(num_rounds)]
+    return line_chart(labels, series, title=f"Mean {measured(data)} by loop")
+
+
+def _mean(data: ReportData, takes: Sequence[tuple[Record, Attempt]]) -> Estimate | None:
+    scores = [score_of(data, record.scenario.id, attempt) for record, attempt in takes]
+    return estimate([score for score in scores if score is not None])
+
+
+def _category_chart(data: ReportData) -> Markup:
+    categories = sorted({record.scenario.category for record in data.records})
+
+    both: dict[str, list[tuple[float, float]]] = {category: [] for category in categories}
+    for record in data.records:
+        first, final = _ends(data, record)
+        if first is not None and final is not None:
+            both[record.scenario.category].append((first, final))
+    series = [
+        Series(
+            name=name, css=css, points=tuple(estimate([pair[end] for pair in both[c]]) for c in categories)
+        )
+        for end, name, css in ((0, "first take", "first"), (1, "chosen take", "chosen"))
+    ]
+    return bar_chart(categories, series, title=f"Mean {measured(data)} by category")
+
+
+def build_charts(data: ReportData) -> dict[str, Markup]:
+    """The four plots by name: loops, categories, stops, picks."""
+    stops = Counter(_stopped(record) for record in data.records)
+    picks = Counter(
+        record.outcome.chosen
+        for record in data.records
+        if record.outcome is not None and record.outcome.chosen is not None
+    )
+    last = max((a.index for record in data.records for a in record.attempts), default=0)
+    return {
+        "loops": _loop_chart(data),
+        "categories": _category_chart(data),
+        "stops": counts_chart(stops.most_common(), title="Why the loop stopped", css="neutral"),
+        "picks": counts_chart(
+            [(f"take {index}", picks[index]) for index in range(last + 1)],
+            title="Which take was chosen",
+            css="chosen",
+        ),
+    }
+
+
+def render(data: ReportData, *, max_embedded: int = MAX_EMBEDDED) -> str:
+    """The page as HTML text. The script runs by its hash only, so text can never become a program."""
+    environment = Environment(
+        loader=PackageLoader("engine", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = environment.loader
+    assert source is not None
+    script, style = (source.get_source(environment, name)[0] for name in ("script.js", "style.css"))
+    return environment.get_template("template.html.j2").render(
+        data=data,
+        summary=summarize(data),
+        scenes=build_scenes(data, max_embedded=max_embedded),
+        charts=build_charts(data),
+        score_plots={} if data.scores is None else score_plots(data.scores.groups),
+        max_embedded=max_embedded,
+        timeline=None if data.timeline is None else Markup(data.timeline),
+        manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False) if data.manifest else None,
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )

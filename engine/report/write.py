@@ -1,0 +1,113 @@
+"""Reads a run folder and writes RUN/report.html, one self-contained page.
+
+Reads the run folder only: no model, no reference clip, no network. What the page shows is decided in
+`engine.report.page`; here is where the facts come from and what is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ScorerError, StoreError
+from engine.report.page import TIMELINE_PX, Record, ReportData, Scores, render
+from engine.report.scores import read_groups
+from engine.runs.store import RunStore
+from engine.runs.trace import Span, read_trace, timeline_svg, totals
+from kernels.files import whole_file
+
+
+def write_report(run: Path) -> Path:
+    """Write RUN/report.html and return its path; a report that exists is replaced at once or not at all.
+
+    Raises StoreError when `run` is no run folder or a JSON file in it is damaged; ScorerError when that file
+    is scores.json.
+    """
+    page = render(gather(run))
+    target = run / "report.html"
+    with whole_file(target) as part:
+        part.write_text(page, encoding="utf-8")
+    return target
+
+
+def gather(run: Path) -> ReportData:
+    """All that the report shows, from run.sqlite and (optional) scores.json, trace.json and manifest.json.
+
+    Raises as `write_report` does. Works on a run that is still being written.
+    """
+    with RunStore.open(run, read_only=True) as store:
+        outcomes = store.outcomes()
+        records = []
+        for scenario in store.scenarios():
+            history = store.history(scenario.id)
+            records.append(
+                Record(
+                    scenario=scenario,
+                    attempts=history.attempts,
+                    outcome=outcomes.get(scenario.id),
+                    plan=history.plan,
+                )
+            )
+    spans = _read_spans(run / "trace.json")
+    return ReportData(
+        run=run.resolve(),
+        records=tuple(records),
+        scores=read_scores(run / "scores.json"),
+        timeline=timeline_svg(spans, TIMELINE_PX) if spans else None,
+        totals=totals(spans) if spans else None,
+        manifest=_read_manifest(run / "manifest.json"),
+    )
+
+
+def read_scores(path: Path) -> Scores | None:
+    """The scorer's file, None when the run was not scored; ScorerError when it is not in the known form."""
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        verified = data.get("physics_iq_verified")
+        return Scores(
+            physics_iq=None if data["physics_iq"] is None else float(data["physics_iq"]),
+            physics_iq_verified=None if verified is None else float(verified),
+            sub_scores={str(name): float(value) for name, value in data.get("sub_scores", {}).items()},
+            by_category={str(name): float(value) for name, value in data.get("by_category", {}).items()},
+            cases={str(case["scenario_id"]): float(case["score"]) for case in data["cases"]},
+            attempts={
+                (str(entry["scenario_id"]), int(entry["attempt"])): float(entry["score"])
+                for entry in data.get("attempts", [])
+            },
+            unscored={str(entry["scenario_id"]): str(entry["reason"]) for entry in data.get("unscored", [])},
+            groups=read_groups(data),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ScorerError(
+            f"{path} is not a scores file of this version: {type(error).__name__}: {error}",
+            fix="score the run again with `retake score`, or delete the file",
+        ) from error
+
+
+def _read_spans(path: Path) -> tuple[Span, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        return read_trace(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is not a trace of this version: {type(error).__name__}: {error}",
+            fix="delete the file; the report then leaves the timeline out",
+        ) from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is not JSON: {error}", fix="delete the file; the report then leaves the manifest out"
+        ) from error
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{path} holds {type(manifest).__name__}, not an object", fix="delete the file")
+    return manifest

@@ -1,0 +1,1 @@
+"""A run folder: its store, manifest and trace."""

@@ -1,0 +1,46 @@
+"""What the environment says: the hub is off, where caches lie, how many cores and threads there are.
+
+The only module that reads or writes environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+
+def offline() -> None:
+    """Forbid model-hub traffic: models are folders. Must run before transformers or diffusers is imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # they would tear our own display
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encode lane forks no tokenizer threads
+
+
+def cache_folder() -> Path:
+    """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "retake"
+
+
+def exports_folder() -> Path:
+    """Where `retake export` puts artifacts and `--denoiser TARGET` looks for them, unless told otherwise."""
+    return cache_folder() / "exports"
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_threads() -> int:
+    """CPU threads of the generate lane: RETAKE_THREADS, else every usable core."""
+    text = os.environ.get("RETAKE_THREADS", "")
+    if not text:
+        return usable_cores()
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(
+            f"RETAKE_THREADS is {text!r}", fix="set it to a whole number of at least 1, or unset it"
+        )
+    return int(text)

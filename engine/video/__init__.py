@@ -1,0 +1,1 @@
+"""Clips on disk and what is computed of their frames."""

@@ -1,0 +1,1 @@
+"""Commands over exports, found by file name; see engine.plugins."""

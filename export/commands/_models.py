@@ -1,0 +1,152 @@
+"""What an export needs of the engine: the shape a model is made for, and forwards of its real trajectories.
+
+Registers no command. The trajectories are those of the generator itself, so at its own video size; scales
+serve every size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.build import model_folders as models
+from engine.errors import ConfigError, DatasetError
+from engine.types import Prompt, Scenario
+
+if TYPE_CHECKING:
+    from export.calibrate import Forward
+    from export.pipeline import Request
+    from export.scales import Scales
+    from export.spec import ExportSpec, Profile
+
+DATASETS = "engine.datasets"
+
+
+def outline(generator: str) -> tuple[Path, Any]:
+    """Folder and generator without weights; ModelError when there is no such model."""
+    found = models.find_generator(generator)
+    family: Any = found.loader()
+    return found.path, family.load(found.path, device="cpu", dtype="fp32", with_weights=False)
+
+
+def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Profile, ...]:
+    """A profile for each number of rows, of `shape` (HEIGHTxWIDTHxFRAMES) or of the generator's own video."""
+    from export.spec import Profile
+
+    height, width, latent_frames = _own(made) if shape is None else _latents(made, shape)
+    return tuple(
+        Profile(
+            name=f"{height}x{width}x{latent_frames}-rows{count}",
+            sizes={
+                "B": count,
+                "F": latent_frames,
+                "h": height,
+                "w": width,
+                "L": made.parts.max_text_tokens,
+            },
+        )
+        for count in rows
+    )
+
+
+def bundled_scales(request: Request) -> Path | None:
+    """The magnitudes that came with the bundled generator, if this is it and no LoRA is merged into it."""
+    from export import pipeline as job
+    from export.scales import read_scales
+
+    path = models.MODELS / "scales" / f"{request.subject}.safetensors"
+    if not path.is_file() or read_scales(path).weights_digest != job.digest_of(request):
+        return None
+    return path
+
+
+def calibrate(request: Request, made: Any, *, dataset: Path | None, num_scenes: int) -> Scales:
+    """The magnitudes of activations in trajectories of the generator, LoRAs merged."""
+    import torch
+
+    from export import pipeline as job
+    from export.calibrate import observe
+
+    own = dataclasses.replace(request, profiles=profiles_of(made, None, (1,)), low_memory=False)
+    dtype = "fp32" if request.device == "cpu" else "bf16"
+    forwards = list(
+        record(own, job.spec_of(own), dtype=dtype, dataset=dataset, num_scenes=num_scenes, seed=0)
+    )
+    subject = job.subject_of(own, dtype=dtype)
+    subject.module.to(request.device)
+    with torch.inference_mode():
+        moved = (tuple(t.to(request.device) for t in forward) for forward in forwards)
+        return observe(subject, moved, producer=f"retake, {num_scenes} scenes")
+
+
+def record(
+    request: Request, spec: ExportSpec, *, dtype: str, dataset: Path | None, num_scenes: int, seed: int
+) -> Iterator[Forward]:
+    """Inputs of every step of `num_scenes` takes of the loaded generator."""
+    from export import trajectories
+    from export.lora import merge_into
+
+    found = models.find_generator(str(request.source))
+    family: Any = found.loader()
+    generator = family.load(found.path, device=request.device, dtype=dtype)
+    merge_into(generator.parts.transformer, request.loras)
+    with tempfile.TemporaryDirectory() as folder:
+        scenarios = _scenarios(dataset, Path(folder), generator.spec.fps)[:num_scenes]
+        requests = [(scenario, _prompt(scenario, generator.negative_prompt, seed)) for scenario in scenarios]
+        yield from trajectories.record(generator, requests, spec)
+
+
+def _scenarios(dataset: Path | None, scratch: Path, fps: float) -> Sequence[Scenario]:
+    """Of the user's dataset, else the six bundled scenes, drawn anew."""
+    from engine.build.run import open_dataset
+
+    if dataset is None:
+        from engine.demo.showcase import write_showcase
+
+        dataset = scratch / "scenes"
+        write_showcase(dataset)
+    found = open_dataset(dataset).scenarios(fps)
+    if not found:
+        raise DatasetError(f"{dataset} holds no scenario", fix="give a dataset with clips")
+    return found
+
+
+def _prompt(scenario: Scenario, negative: str, seed: int) -> Prompt:
+    return Prompt(text=scenario.text, negative=negative, seed=seed, revision=0)
+
+
+def _own(made: Any) -> tuple[int, int, int]:
+    """Latent height, width and frames of prefix and continuation together."""
+    from engine.generators.wan.vae import TEMPORAL_STRIDE, latent_frames_of
+
+    spec, stride = made.spec, made.parts.vae.config.scale_factor_spatial
+    prefix = spec.prefix_frames + (1 - spec.prefix_frames) % TEMPORAL_STRIDE
+    return spec.height // stride, spec.width // stride, latent_frames_of(prefix + spec.num_frames)
+
+
+def _latents(made: Any, shape: str) -> tuple[int, int, int]:
+    """Of HEIGHTxWIDTHxFRAMES in pixels; ConfigError when the autoencoder has no such latents."""
+    from engine.generators.wan.vae import TEMPORAL_STRIDE
+
+    parts = shape.lower().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--shape {shape!r} is not HEIGHTxWIDTHxFRAMES", fix="give such as 480x832x81")
+    height, width, frames = map(int, parts)
+    config = made.parts.vae.config
+    multiple = config.scale_factor_spatial * made.parts.transformer.config.patch_size[1]
+    if height % multiple or width % multiple or frames % TEMPORAL_STRIDE != 1:
+        raise ConfigError(
+            f"--shape {shape}: this model takes heights and widths in multiples of {multiple} and "
+            f"{TEMPORAL_STRIDE}k + 1 frames",
+            fix=f"for example {_near(height, multiple)}x{_near(width, multiple)}x"
+            f"{_near(frames - 1, TEMPORAL_STRIDE, least=0) + 1}",
+        )
+    stride = config.scale_factor_spatial
+    return height // stride, width // stride, (frames - 1) // TEMPORAL_STRIDE + 1
+
+
+def _near(value: int, multiple: int, *, least: int = 1) -> int:
+    return max(least, round(value / multiple)) * multiple

@@ -1,0 +1,344 @@
+"""`retake export`: a generator as ONNX graph, TensorRT engines or native package; and the check of one.
+
+Parse, call, print. What is made, and in which order, is decided by `export.pipeline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from engine.commands._app import app, console, names, say
+from engine.errors import ConfigError
+from engine.settings.environment import exports_folder
+
+if TYPE_CHECKING:
+    from export.artifact import Artifact
+    from export.pipeline import Request
+    from export.verify import Verification
+
+
+class _Verbs(TyperGroup):
+    """What is no verb is the generator of `build`: `retake export demo` is `retake export build demo`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        is_verb = not args or args[0] in self.commands or args[0] == "--help"
+        return super().parse_args(ctx, args if is_verb else ["build", *args])
+
+
+exports = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    help="""Export a generator: ONNX, TensorRT, TensorRT for RTX, or a package of native code.
+
+    `retake export GENERATOR ...` is `retake export build GENERATOR ...`, whose help has the options.
+    """,
+    epilog="Example: [cyan]retake export demo --target tensorrt-rtx --quant fp8 --cc 89,120[/]",
+)
+app.add_typer(exports, name="export")
+
+Generator = Annotated[str, typer.Argument(help="'demo' (bundled) or a diffusers folder.")]
+Loras = Annotated[
+    list[str] | None, typer.Option("--lora", metavar="FILE[:STRENGTH]", help="Merged first; repeatable.")
+]
+Dataset = Annotated[
+    Path | None,
+    typer.Option(help="Scenes whose trajectories are recorded. Default: six bundled ones."),
+]
+Device = Annotated[str, typer.Option(help="Where the module runs: auto, cpu or cuda.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the artifacts. Default: the one where --denoiser TARGET looks."),
+]
+
+
+@exports.command(epilog="Example: [cyan]retake export demo --target onnx --quant int8 --out exports[/]")
+def build(
+    generator: Generator,
+    target: Annotated[str, typer.Option(help="onnx, tensorrt, tensorrt-rtx or aoti.")],
+    quant: Annotated[str, typer.Option(help="bf16, fp16, fp8, fp8-attention, int8, int4 or nvfp4.")] = "bf16",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the rest of an onnx graph: fp32 is the fastest in ONNX Runtime. Default: by --quant."
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="HxWxFRAMES", help="Pixels. Default: the generator's own video.")
+    ] = None,
+    cc: Annotated[
+        str, typer.Option(metavar="CC,...", help="Compute capabilities of tensorrt-rtx: 89 is 8.9.")
+    ] = "",
+    out: Out = None,
+    subject: Annotated[str, typer.Option(help="wan_dit, vae_decoder or text_encoder.")] = "wan_dit",
+    rows: Annotated[
+        str, typer.Option(metavar="N,...", help="Rows of guidance at a time: 1, 2, or 1,2.")
+    ] = "1",
+    lora: Loras = None,
+    scales: Annotated[
+        Path | None,
+        typer.Option(help="Magnitudes of activations. Default: bundled, or recorded once and kept in --out."),
+    ] = None,
+    dataset: Dataset = None,
+    scenes: Annotated[int, typer.Option(help="Scenes to record for calibration.", min=1)] = 2,
+    device: Device = "auto",
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Stream weights into the graph; for models beyond the RAM.")
+    ] = False,
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="Engines whose weights need not all lie on the GPU.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made.")] = False,
+) -> None:
+    """Build what is not in --out yet: calibration, ONNX graph, one gated engine for each capability.
+
+    An artifact is kept under a key of weights, recipe, scales, shapes, target, library, card and LoRAs; the
+    same call costs nothing the second time. A build whose gates fail keeps nothing.
+    """
+    from engine.machine.device import resolve_device
+    from engine.settings.environment import offline
+    from export import pipeline as job
+    from export.commands import _models as _export_models
+    from export.trt.builder import BuildOptions
+
+    offline()
+    source, made = _export_models.outline(generator)
+    request = job.Request(
+        source=source,
+        subject=subject,
+        target=target,
+        recipe=quant,
+        profiles=_export_models.profiles_of(made, shape, _rows(rows)),
+        out=out or exports_folder(),
+        capabilities=_capabilities(cc),
+        loras=job.read_loras(lora or ()),
+        options=BuildOptions(weight_streaming=weight_streaming),
+        device=resolve_device(device),
+        low_memory=low_memory,
+        dtype=dtype,
+    )
+    job.check(request)
+    given = _known_scales(request, scales)
+    _print_plan(request, given)
+    if dry_run:
+        return
+    with _progress() as step:
+        if given is None and job.needs_scales(request):
+            step(f"recording {scenes} scenes and observing activations", None)
+            observed = _export_models.calibrate(request, made, dataset=dataset, num_scenes=scenes)
+            given = job.keep_scales(request, observed)
+        artifacts = job.run(request, given, step)
+    _print_artifacts(artifacts, f"In {request.out}")
+
+
+@exports.command(
+    epilog="Example: [cyan]retake export verify exports/wan_dit-fp8-onnx-here-02d686ebdca96e37[/]"
+)
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact, as `retake export list` says.")],
+    generator: Annotated[str, typer.Option(help="The model it was made of.")] = "demo",
+    lora: Loras = None,
+    dataset: Dataset = None,
+    scenes: Annotated[int, typer.Option(help="Scenes to compare on.", min=1)] = 1,
+    device: Device = "auto",
+    files_only: Annotated[
+        bool, typer.Option("--files-only", help="Check digests and gates; execute nothing.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the comparison there.")] = None,
+) -> None:
+    """Check an artifact: every byte, then its outputs against the eager module on takes of real scenes.
+
+    Status 1 when an output is out of tolerance.
+    """
+    from engine.settings.environment import offline
+    from export.artifact import read_artifact, require_intact
+
+    offline()
+    artifact = read_artifact(folder)
+    require_intact(artifact)
+    say(f"{folder.name}: {len(artifact.files)} files are intact")
+    if files_only:
+        _print_artifacts([artifact], "Not executed")
+        return
+    with _progress() as step:
+        result = _compare(artifact, generator, lora or (), dataset, scenes, device, step)
+    _print_verification(result)
+    if json_file is not None:
+        result.write(json_file)
+        say(f"written: {json_file}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@exports.command("list", epilog="Example: [cyan]retake export list --out exports[/]")
+def list_artifacts(
+    out: Out = None,
+) -> None:
+    """Show what is stored."""
+    from export.artifact import Store
+
+    out = out or exports_folder()
+    _print_artifacts(Store(out).list(), f"In {out}")
+
+
+def _compare(
+    artifact: Artifact,
+    generator: str,
+    lora: Sequence[str],
+    dataset: Path | None,
+    scenes: int,
+    device: str,
+    step: Callable[[str, int | None], None],
+) -> Verification:
+    """The built form against the eager module in fp32, on takes of another seed than calibration's."""
+    from engine.machine.device import resolve_device
+    from export import pipeline as job
+    from export.artifact import require_checkpoint
+    from export.commands import _models as _export_models
+    from export.spec import spec_from_record
+    from export.verify import eager_side
+    from export.verify import verify as compare
+
+    spec = spec_from_record(artifact.key["spec"])
+    source, _ = _export_models.outline(generator)
+    request = job.Request(
+        source=source,
+        subject=spec.subject,
+        target=artifact.key["target"],
+        recipe=artifact.key["recipe"],
+        profiles=spec.profiles,
+        out=artifact.folder.parent,
+        loras=job.read_loras(lora),
+        device=resolve_device(device),
+    )
+    require_checkpoint(artifact, job.digest_of(request))
+    step("loading the built form", None)
+    built = job.load_built(artifact, request.device)
+    step("loading the eager module", None)
+    subject = job.subject_of(request, dtype="fp32")
+    subject.module.to(request.device)
+    if spec.subject == "wan_dit":
+        step(f"comparing on {scenes} scene{'s' * (scenes > 1)}", None)
+        forwards = _export_models.record(
+            request, spec, dtype="fp32", dataset=dataset, num_scenes=scenes, seed=1
+        )
+    else:
+        forwards = iter([subject.inputs])
+    moved = (tuple(tensor.to(request.device) for tensor in forward) for forward in forwards)
+    return compare(spec, request.recipe, eager_side(subject), built, moved)
+
+
+def _known_scales(request: Request, given: Path | None) -> Path | None:
+    """The file the user named, else the one that an earlier call kept, else the bundled one if it fits."""
+    from export import pipeline as job
+    from export.commands._models import bundled_scales
+
+    if given is not None and not given.is_file():
+        raise ConfigError(f"--scales {given} is no file", fix="leave it out to record trajectories")
+    if given is not None or not job.needs_scales(request):
+        return given
+    kept = job.scales_path(request)
+    return kept if kept.is_file() else bundled_scales(request)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int | None], None]]:
+    """What is being done and the largest memory so far: a live line, or one line for each elsewhere."""
+    with console.status("starting") as status:
+
+        def step(text: str, peak_bytes: int | None) -> None:
+            memory = "" if peak_bytes is None else f", peak memory {peak_bytes / 2**30:.2f} GiB"
+            status.update(f"{text}{memory}")
+            if not console.is_terminal and peak_bytes is None:
+                say(text)
+
+        yield step
+
+
+def _print_plan(request: Request, scales: Path | None) -> None:
+    from export import pipeline as job
+
+    table = Table("step", title=f"{request.subject} as {request.recipe}")
+    table.add_column("artifact", overflow="fold")
+    table.add_column("state")
+    if job.needs_scales(request):
+        state = "to be recorded" if scales is None else "there"
+        table.add_row("scales", str(scales or job.scales_path(request)), state)
+    for entry in job.plan(request, scales):
+        state = "there" if entry.present else f"to be made, about {entry.need_bytes / 1e9:.2f} GB"
+        table.add_row(entry.name, entry.folder.name if entry.folder else "named by the scales", state)
+    console.print(table)
+    for profile in request.profiles:
+        sizes = ", ".join(f"{name} {size}" for name, size in profile.sizes.items())
+        say(f"profile {profile.name}: {sizes}")
+
+
+def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
+    """A line with the whole name, to be copied, and one with what it took."""
+    say(f"{title}:")
+    for artifact in artifacts:
+        details = artifact.details
+        facts = [f"{artifact.num_bytes / 1e9:.3f} GB"]
+        facts.append(f"built in {details.get('build_s') or _total(details.get('seconds', 0.0)):.1f} s")
+        if "peak_rss_bytes" in details:
+            facts.append(f"peak memory {details['peak_rss_bytes'] / 2**30:.2f} GiB")
+        if "gates" in details:
+            facts.append(f"{details['gates']} gates passed")
+        if details.get("summary"):
+            facts.append(_kernels(details["summary"][0]))
+        say(artifact.folder.name, "bold")
+        say(f"  {', '.join(facts)}")
+    if not artifacts:
+        say("  nothing yet; `retake export demo --target onnx --quant fp8` makes one")
+
+
+def _kernels(summary: dict[str, Any]) -> str:
+    products = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
+    inputs = "/".join(summary["fused_attention_inputs"])
+    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {products}"
+
+
+def _total(seconds: Any) -> float:
+    """Of stages, or of stages for each profile."""
+    return sum(map(_total, seconds.values())) if isinstance(seconds, dict) else float(seconds)
+
+
+def _print_verification(result: Verification) -> None:
+    table = Table(
+        "output",
+        "max |difference|",
+        "mean",
+        "relative",
+        "cosine",
+        title=f"{result.subject} as {result.recipe} against eager, {result.num_forwards} forwards",
+    )
+    for output in result.outputs:
+        values = (output.max_absolute, output.mean_absolute, output.relative, output.cosine)
+        table.add_row(output.name, *(f"{value:.4g}" for value in values))
+    console.print(table)
+    allowed = result.tolerance
+    say(f"allowed: relative {allowed.relative:.4g}, cosine {allowed.cosine:.4g}")
+    for failure in result.failures:
+        say(failure, "red")
+
+
+def _capabilities(text: str) -> tuple[int, ...]:
+    """89,120 or 8.9,12.0"""
+    found = [part.replace(".", "") for part in names(text)]
+    wrong = [part for part in found if not part.isdecimal()]
+    if wrong:
+        raise ConfigError(f"--cc {wrong[0]!r} is no compute capability", fix="give such as 89,120")
+    return tuple(dict.fromkeys(map(int, found)))
+
+
+def _rows(text: str) -> tuple[int, ...]:
+    found = names(text)
+    if not found or not set(found) <= {"1", "2"}:
+        raise ConfigError(f"--rows {text!r}", fix="give 1, 2, or 1,2")
+    return tuple(dict.fromkeys(map(int, found)))

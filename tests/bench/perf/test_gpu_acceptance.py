@@ -1,0 +1,126 @@
+"""The acceptance script as far as it goes without a card: what it refuses, and its arithmetic."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.perf import gpu_acceptance as acceptance
+from export.spec import ExportError
+from export.trt.library import Library
+
+
+def library(target: str, *capabilities: int) -> Library:
+    return Library(
+        target=target,
+        module_name=target,
+        version="1",
+        needs_gpu=not capabilities,
+        capabilities=tuple(capabilities),
+    )
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *targets: str) -> None:
+    monkeypatch.setattr(acceptance, "is_installed", lambda target: target in targets)
+    found = {"tensorrt-rtx": library("tensorrt-rtx", 89, 120), "tensorrt": library("tensorrt")}
+    monkeypatch.setattr(acceptance, "find", lambda target: found[target])
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "targets", "chosen"),
+    [
+        ("auto", 89, ("tensorrt-rtx", "tensorrt"), "tensorrt-rtx"),
+        ("auto", 90, ("tensorrt-rtx", "tensorrt"), "tensorrt"),
+        ("auto", 89, ("tensorrt",), "tensorrt"),
+        ("tensorrt", 89, ("tensorrt-rtx", "tensorrt"), "tensorrt"),
+    ],
+)
+def test_the_product_that_knows_the_card(
+    asked: str, capability: int, targets: tuple[str, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, *targets)
+    assert acceptance.choose_target(asked, capability) == chosen
+
+
+def test_no_product_for_the_card_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "tensorrt-rtx")
+    with pytest.raises(ExportError, match="compute capability 90") as caught:
+        acceptance.choose_target("auto", 90)
+    assert "pip install tensorrt" in caught.value.fix
+
+
+def test_without_a_gpu_it_ends_with_the_users_error(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.perf.gpu_acceptance", "--json", str(tmp_path / "a.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 2 and "torch sees no NVIDIA GPU" in done.stderr
+    assert done.stdout == "" and not (tmp_path / "a.json").exists()
+
+
+def arguments() -> argparse.Namespace:
+    return argparse.Namespace(generator="demo", quant="fp16,fp8", target="auto")
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "tensorrt-rtx")
+    monkeypatch.setattr(acceptance, "present_capability", lambda: 89)
+
+
+def test_a_recipe_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(name: str, *rest: object) -> dict[str, object]:
+        if name == "fp16":
+            raise ExportError("a gate failed", fix="none")
+        return {"passed": True}
+
+    prepared(monkeypatch)
+    monkeypatch.setattr(acceptance, "measure", measure)
+    document = acceptance.run(arguments())
+    assert [record["passed"] for record in document["recipes"]] == [False, True]
+    assert "a gate failed" in document["recipes"][0]["error"] and document["passed"] is False
+
+
+def test_all_recipes_make_it_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(monkeypatch)
+    monkeypatch.setattr(acceptance, "measure", lambda *rest: {"passed": True})
+    assert acceptance.run(arguments())["passed"] is True
+
+
+@pytest.mark.parametrize(("together", "share"), [(15.0, 0.0), (10.0, 1.0), (12.5, 0.5), (16.0, -0.2)])
+def test_how_much_was_hidden(together: float, share: float) -> None:
+    assert acceptance.hidden_share(10.0, 5.0, together) == pytest.approx(share)
+
+
+def test_the_spread_of_times() -> None:
+    assert acceptance.spread(list(map(float, range(30, 0, -1)))) == {
+        "median": 15.5,
+        "p10": 4.0,
+        "p90": 27.0,
+        "n": 30,
+    }
+
+
+@pytest.mark.gpu
+def test_the_overlap_is_measured_around_work_on_another_stream() -> None:
+    """How much is hidden depends on what else the card does, so it is not asserted."""
+    side = torch.cuda.Stream()
+
+    def on_side() -> None:
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(20_000_000)
+        torch.cuda.current_stream().wait_stream(side)
+
+    found = acceptance.overlap_test(on_side)
+    assert min(found["engine_ms"], found["other_ms"]) > 0
+    assert found["together_ms"] >= 0.9 * max(found["engine_ms"], found["other_ms"])

@@ -1,0 +1,317 @@
+"""The composition root with real small models: order of checks, wiring, resuming, local failures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import Folders, Silent, make_folders, script_the_critic
+
+from engine.build import run as build
+from engine.build.run import build_run, open_dataset, plan_run, prepare, resume_run
+from engine.critics.qwen_vl import critic as qwen_vl
+from engine.datasets.folder import ClipFolder
+from engine.datasets.physics_iq import PhysicsIQ
+from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
+from engine.generators.wan import generator as wan
+from engine.runs.store import RunStore
+from engine.runs.trace import read_trace
+from engine.settings.config import read_config
+from engine.types import Outcome, Verdict
+from engine.video.files import probe
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return make_folders(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAKE_THREADS", "1")
+
+
+@pytest.fixture
+def own_dataset(folders: Folders, tmp_path: Path) -> Folders:
+    """The same with a copy of the dataset that the test may damage."""
+    shutil.copytree(folders.dataset, tmp_path / "dataset")
+    return Folders(dataset=tmp_path / "dataset", generator=folders.generator, critic=folders.critic)
+
+
+def conditioning(dataset: Path) -> list[Path]:
+    return sorted(p for p in dataset.rglob("*conditioning-videos*.mp4") if "take-1" in p.name)
+
+
+def facts(outcomes: dict[str, Outcome]) -> dict[str, object]:
+    """What must not depend on order or interruption: everything but the clock."""
+    return {
+        key: (
+            o.chosen,
+            o.failure,
+            o.stopped,
+            [(a.index, a.round, a.sample, a.prompt, a.critique, a.selector_scores) for a in o.attempts],
+        )
+        for key, o in outcomes.items()
+    }
+
+
+def test_real_small_models_run_end_to_end(folders: Folders, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with build_run(folders.config(out)) as run:
+        assert run.num_pending == 2
+        outcomes = run.execute(Silent())
+    assert [outcome.chosen for outcome in outcomes.values()] == [0, 0]
+    for outcome in outcomes.values():  # random weights write no JSON
+        assert outcome.attempts[0].critique is not None
+        assert outcome.attempts[0].critique.verdict is Verdict.UNREADABLE
+    for clip in sorted((out / "chosen").glob("*.mp4")):
+        assert (probe(clip).num_frames, probe(clip).fps) == (40, 8.0)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["resolved"]["dtype"] == "fp32"
+    assert manifest["models"]["generator"]["sha256"]
+    assert {span.lane for span in read_trace(out / "trace.json")} == {"generate", "critique", "encode"}
+    assert read_config(out) == folders.config(out)
+    with RunStore.open(out, read_only=True) as store:
+        table = next(folders.dataset.rglob("descriptions.csv"))
+        assert set(store.opened_files()) == {table, *conditioning(folders.dataset)}
+
+
+def test_overlap_interruption_and_resumption_change_nothing(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    with build_run(folders.config(tmp_path / "whole")) as run:
+        whole = run.execute(Silent())
+    assert [len(outcome.attempts) for outcome in whole.values()] == [3, 3]
+    assert [outcome.chosen for outcome in whole.values()] == [2, 2]
+    with build_run(folders.config(tmp_path / "serial", settings={"schedule.overlap": False})) as run:
+        assert facts(run.execute(Silent())) == facts(whole)
+    cut, rest = Silent(interrupt=2), Silent()
+    with build_run(folders.config(tmp_path / "cut")) as run, pytest.raises(KeyboardInterrupt):
+        run.execute(cut)
+    num_spans = len(read_trace(tmp_path / "cut" / "trace.json"))
+    with resume_run(tmp_path / "cut") as run:
+        assert facts(run.execute(rest)) == facts(whole)
+    assert not set(cut.attempts) & set(rest.attempts)
+    assert len(cut.attempts) + len(rest.attempts) == 6
+    assert len(read_trace(tmp_path / "cut" / "trace.json")) > num_spans
+
+
+BEST_OF_THREE: dict[str, object] = {
+    "loop.loops": 1,
+    "loop.samples": 3,
+    "loop.selectors": ["consensus", "critic_score"],
+}
+
+
+def test_best_of_three_is_the_same_serial_and_interrupted(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    with build_run(folders.config(tmp_path / "whole", settings=BEST_OF_THREE)) as run:
+        whole = run.execute(Silent())
+    for outcome in whole.values():
+        assert [(a.round, a.sample) for a in outcome.attempts] == [(r, s) for r in range(2) for s in range(3)]
+        judged = [a.index for a in outcome.attempts if a.critique is not None]
+        assert len(judged) == 2 and outcome.chosen in judged
+        assert all("consensus" in a.selector_scores for a in outcome.attempts)
+        assert ["critic_score" in a.selector_scores for a in outcome.attempts] == [
+            a.critique is not None for a in outcome.attempts
+        ]
+    spans = read_trace(tmp_path / "whole" / "trace.json")
+    assert {span.lane for span in spans} == {"generate", "critique", "encode", "select"}
+    serial = BEST_OF_THREE | {"schedule.overlap": False}
+    with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
+        assert facts(run.execute(Silent())) == facts(whole)
+    cut, rest = Silent(interrupt=5), Silent()
+    config = folders.config(tmp_path / "cut", settings=BEST_OF_THREE)
+    with build_run(config) as run, pytest.raises(KeyboardInterrupt):
+        run.execute(cut)
+    with resume_run(tmp_path / "cut") as run:
+        assert facts(run.execute(rest)) == facts(whole)
+    assert len(cut.attempts) + len(rest.attempts) == 12 and not set(cut.attempts) & set(rest.attempts)
+
+
+def test_the_shards_of_a_dataset_are_the_whole_dataset_once(folders: Folders, tmp_path: Path) -> None:
+    def ids(**settings: object) -> list[str]:
+        config = folders.config(tmp_path / "run", settings=settings)
+        return [scenario.id for scenario in build.prepare(config).scenarios]
+
+    parts = [ids(shard=f"{part}/2") for part in (1, 2)]
+    assert all(parts) and sorted(parts[0] + parts[1]) == sorted(ids())
+
+
+def test_a_finished_run_resumes_without_loading(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    with build_run(folders.config(tmp_path / "run", settings={"loop.loops": 0, "limit": 1})) as run:
+        outcomes = run.execute(Silent())
+    monkeypatch.setattr(build, "load", lambda prepared: pytest.fail("models were loaded"))
+    with resume_run(tmp_path / "run") as run:
+        assert run.num_pending == 0
+        assert run.execute(Silent()) == outcomes
+
+
+def test_a_bad_clip_fails_its_scenario_and_is_retried_on_resume(
+    own_dataset: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    bad = conditioning(own_dataset.dataset)[0]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    display = Silent()
+    with build_run(own_dataset.config(tmp_path / "run", settings={"loop.loops": 0})) as run:
+        outcomes = list(run.execute(display).values())
+    assert len(display.outcomes) == 2
+    assert outcomes[0].failure is not None
+    assert bad.name in outcomes[0].failure
+    assert outcomes[1].chosen == 0
+    bad.write_bytes(whole)
+    with resume_run(tmp_path / "run") as run:
+        assert run.num_pending == 1
+        assert [outcome.chosen for outcome in run.execute(Silent()).values()] == [0, 0]
+
+
+def test_resuming_with_nothing_usable_records_the_failure_again(
+    own_dataset: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    conditioning(own_dataset.dataset)[0].write_bytes(b"")
+    with build_run(own_dataset.config(tmp_path / "run", settings={"loop.loops": 0})) as run:
+        run.execute(Silent())
+    with resume_run(tmp_path / "run") as run:
+        failures = [outcome.failure for outcome in run.execute(Silent()).values()]
+    assert [failure is None for failure in failures] == [False, True]
+
+
+def test_a_dataset_without_a_usable_clip_is_refused(own_dataset: Folders, tmp_path: Path) -> None:
+    for clip in conditioning(own_dataset.dataset):
+        clip.write_bytes(b"not a video")
+    with pytest.raises(DatasetError, match="none of the 2 scenarios"):
+        build_run(own_dataset.config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_column_is_refused_before_loading(own_dataset: Folders, tmp_path: Path) -> None:
+    table = next(own_dataset.dataset.rglob("descriptions.csv"))
+    table.write_text(table.read_text().replace("category", "kind", 1))
+    with pytest.raises(DatasetError, match="no column category"):
+        prepare(own_dataset.config(tmp_path / "run"))
+
+
+def test_wrong_folders_and_names_are_refused_before_loading(folders: Folders, tmp_path: Path) -> None:
+    refusals: list[tuple[dict[str, object], type[Exception]]] = [
+        ({"generator.name": str(tmp_path)}, ModelError),
+        ({"critic.name": str(folders.generator)}, ModelError),
+        ({"loop.selectors": ["critic_scor"]}, ConfigError),
+        ({"dataset": str(tmp_path)}, DatasetError),
+    ]
+    for settings, error in refusals:
+        with pytest.raises(error):
+            prepare(folders.config(tmp_path / "run", settings=settings))
+
+
+def test_models_that_do_not_fit_are_refused(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "device_budget", lambda device: 2**20)
+    with pytest.raises(DoesNotFit, match="generator"):
+        prepare(folders.config(tmp_path / "run"))
+
+
+def test_the_outline_is_planned_with_the_loaded_models_bytes(folders: Folders, tmp_path: Path) -> None:
+    prepared = prepare(folders.config(tmp_path / "run"))
+    generator, critic = build.load(prepared)
+    assert generator.spec == prepared.spec
+    parts = {"generator": generator.footprint(prepared.spec), "critic": critic.footprint(prepared.spec)}
+    assert prepared.memory.parts == parts
+
+
+def test_an_existing_run_is_not_overwritten(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    config = folders.config(tmp_path / "run", settings={"loop.loops": 0, "limit": 1})
+    with build_run(config):
+        pass
+    before = (tmp_path / "run" / "config.toml").read_bytes()
+    with pytest.raises(StoreError, match="already holds a run"):
+        build_run(folders.config(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.toml").read_bytes() == before
+
+
+def test_resuming_needs_the_dataset(
+    own_dataset: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    with build_run(own_dataset.config(tmp_path / "run")):
+        pass
+    table = next(own_dataset.dataset.rglob("descriptions.csv"))
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([rows[0], *rows[2:]]) + "\n")
+    with pytest.raises(DatasetError, match="lacks 1 scenarios of this run"):
+        resume_run(tmp_path / "run")
+
+
+def test_dataset_kinds(folders: Folders, tmp_path: Path) -> None:
+    assert isinstance(open_dataset(folders.dataset), PhysicsIQ)
+    shutil.copyfile(conditioning(folders.dataset)[0], tmp_path / "mine.mp4")
+    (tmp_path / "mine.txt").write_text("A square slides.")
+    assert isinstance(open_dataset(tmp_path), ClipFolder)
+
+
+def test_own_clips_run(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_the_critic(monkeypatch)
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    shutil.copyfile(conditioning(folders.dataset)[0], clips / "mine.mp4")
+    (clips / "mine.txt").write_text("A square slides.")
+    config = folders.config(tmp_path / "run", settings={"dataset": str(clips), "loop.loops": 0})
+    with build_run(config) as run:
+        assert run.execute(Silent())["mine"].chosen == 0
+    assert (tmp_path / "run" / "chosen" / "mine.mp4").is_file()
+
+
+def test_the_folders_negative_prompt_is_used_unless_given(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    for name, given, used in (("a", None, "still"), ("b", "", ""), ("c", "blurred", "blurred")):
+        settings = {"loop.loops": 0, "limit": 1, "generator.negative": given}
+        with build_run(folders.config(tmp_path / name, settings=settings)) as run:
+            (outcome,) = run.execute(Silent()).values()
+        assert outcome.attempts[0].prompt.negative == used
+
+
+def test_needs(folders: Folders, tmp_path: Path) -> None:
+    needs = plan_run(folders.config(tmp_path / "run"), timed=True)
+    assert (needs.num_scenarios, needs.num_refused) == (2, 0)
+    assert needs.time is not None
+    assert needs.time.takes_per_scenario == 3
+    assert needs.time.generate_s > 0
+    assert needs.time.critique_s > 0
+    assert plan_run(folders.config(tmp_path / "run"), timed=False).time is None
+    best = plan_run(folders.config(tmp_path / "run", settings=BEST_OF_THREE), timed=True).time
+    assert best is not None
+    assert (best.takes_per_scenario, best.critiques_per_scenario) == (6, 2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qwen_vl, "_quantization_options", lambda *arguments: {})  # bitsandbytes is not needed
+    spec = wan.load(folders.generator, device="cpu", dtype="fp32", with_weights=False).spec
+    planned = {
+        name: qwen_vl.load(
+            folders.critic, device="cpu", dtype="bf16", quantization=name, with_weights=False
+        ).footprint(spec)
+        for name in ("none", "int8", "nf4")
+    }
+    language = qwen_vl.load(folders.critic, device="cpu", dtype="bf16").model.model.language_model
+    num_weights = sum(m.weight.numel() for m in language.modules() if isinstance(m, torch.nn.Linear))
+    saved = {name: planned["none"].weights_bytes - plan.weights_bytes for name, plan in planned.items()}
+    assert saved["int8"] == num_weights
+    assert saved["nf4"] == pytest.approx(num_weights * (2 - 0.516), rel=0.01)

@@ -1,0 +1,88 @@
+"""Both displays take the same calls; the plain one writes lines that a log can be searched for."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from critiques import bare_critique
+from rich.console import Console
+
+from engine.commands._progress import BestScores, LiveDisplay, PlainDisplay, describe_outcome, make_display
+from engine.types import Attempt, Outcome, PlanReply, Prompt
+
+
+def attempt(index: int, score: float | None) -> Attempt:
+    critique = bare_critique(score)
+    prompt = Prompt(text="a ball", negative="", seed=0, revision=index)
+    path = Path("v.mp4")
+    return Attempt(index=index, prompt=prompt, video_path=path, critique=critique, round=index)
+
+
+def play(display: LiveDisplay | PlainDisplay) -> None:
+    with display:
+        display.update("generate", "0001_a", 1, 8)
+        display.plan("0001_a", PlanReply(plan=None, raw="", num_tokens=0, seconds=1.5))
+        display.attempt("0001_a", attempt(0, 40.0))
+        display.attempt("0001_a", attempt(1, None))
+        display.outcome(
+            Outcome(scenario_id="0001_a", attempts=(attempt(0, 40.0),), chosen=0, stopped="loops")
+        )
+        display.finished(["0001_a"])
+        display.outcome(Outcome(scenario_id="0002_b", attempts=(), failure="[bold]no clip"))
+        display.finished(["0002_b"])
+
+
+def test_plain_lines() -> None:
+    stream = io.StringIO()
+    play(PlainDisplay(Console(file=stream), 2))
+    assert stream.getvalue().splitlines() == [
+        "0001_a: plan unreadable in 1.5 s",
+        "0001_a: take 0: revise, score 40.0",
+        "0001_a: take 1: unreadable",
+        "0001_a: chose take 0 of 1 (loops) [1/2, best takes 40.0]",
+        "0002_b: failed: [bold]no clip [2/2, best takes 40.0]",
+    ]
+
+
+def test_takes_of_a_round_in_words() -> None:
+    stream = io.StringIO()
+    lost = replace(attempt(3, None), critique=None, round=1, sample=1)
+    with PlainDisplay(Console(file=stream), 1) as display:
+        display.attempt("a", lost)
+        display.judged("a", replace(attempt(3, 50.0), round=1, sample=1))
+        display.outcome(Outcome(scenario_id="a", attempts=(attempt(0, 1.0),), chosen=0, stopped="loops"))
+    assert stream.getvalue().splitlines() == [
+        "a: take 3 (round 1, sample 1): made",
+        "a: winner of round 1: take 3 (round 1, sample 1): revise, score 50.0",
+        "a: chose take 0 of 1 (loops) [1/1, best takes 50.0]",
+    ]
+
+
+def test_live_bars_show_lanes_scenarios_and_failures() -> None:
+    stream = io.StringIO()
+    play(LiveDisplay(Console(file=stream, force_terminal=True, width=120), 2))
+    text = stream.getvalue()
+    for part in ("generate", "critique", "encode", "scenarios", "2/2", "best takes 40.0", "[bold]no clip"):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, LiveDisplay), (False, PlainDisplay)])
+def test_the_stream_decides(terminal: bool, kind: type) -> None:
+    assert isinstance(make_display(Console(file=io.StringIO(), force_terminal=terminal), 1), kind)
+
+
+def test_best_scores_ignore_worse_and_missing() -> None:
+    scores = BestScores()
+    assert str(scores) == "no score yet"
+    for index, score in enumerate((30.0, 70.0, 50.0, None)):
+        scores.add("a", attempt(index, score))
+    scores.add("b", attempt(0, 10.0))
+    assert str(scores) == "best takes 40.0"
+
+
+def test_outcomes_in_words() -> None:
+    chosen = Outcome(scenario_id="x", attempts=(attempt(0, 1.0),), chosen=0, stopped="accepted")
+    assert describe_outcome(chosen) == "x: chose take 0 of 1 (accepted)"

@@ -1,0 +1,313 @@
+"""The critic on a real, tiny Qwen3-VL: own decoding equals generate, jobs are resumable, replies are read."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_vlm import save_tiny_vlm
+from vlm_replies import PLAN
+
+from engine.critics.qwen_vl import critic as qwen_vl
+from engine.critics.qwen_vl import instructions as _instructions
+from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
+from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
+from engine.critics.qwen_vl.schema import critique_json_schema
+from engine.critics.qwen_vl.settings import CriticSettings, read_settings
+from engine.errors import ConfigError, ModelError, VideoError
+from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
+from engine.video import files as video_files
+
+torch.set_num_threads(1)
+
+SIDECAR: dict[str, Any] = {
+    "plan_instruction": "Plan.",
+    "critique_instruction": "Judge.",
+    "num_prefix_frames": 2,
+    "num_take_frames": 4,
+    "frame_px": 32,
+    "max_new_tokens": 40,
+}
+PROMPT = Prompt(text="The ball rolls.", negative="", seed=3, revision=0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_vlm(tmp_path_factory.mktemp("critic"), json.dumps(SIDECAR))
+
+
+@pytest.fixture(scope="module")
+def critic(folder: Path) -> QwenVLCritic:
+    """Unconstrained, as where llguidance is not installed."""
+    return replace(qwen_vl.load(folder, device="cpu", dtype="fp32"), grammars=None)
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+    path = tmp_path_factory.mktemp("clips") / "prefix.mp4"
+    video_files.write_mp4(path, noise(24, 64, 64, 3), 8.0)
+    return Scenario(
+        id="0001_perspective-left",
+        text="A ball.",
+        prefix=video_files.probe(path),
+        category="solid",
+        output_name="0001_perspective-left_trimmed-ball.mp4",
+    )
+
+
+def take() -> Video:
+    return Video(frames=noise(40, 64, 64, 3), fps=8.0)
+
+
+def finish(job: ReplyJob[Any]) -> Any:
+    """As the scheduler drives a job; fails when `steps_left` promises too few steps."""
+    for _ in range(1000):
+        if job.steps_left == 0:
+            return job.result()
+        job.launch().wait()
+    raise AssertionError("the job never ends")
+
+
+def inputs_of(critic: QwenVLCritic, question: str = "A ball.") -> dict[str, torch.Tensor]:
+    prefix = VideoSegment(frames=noise(4, 32, 32, 3), times_s=(0.0, 0.125, 2.75, 2.875))
+    segments = _instructions.plan_segments(critic.tokenizer, "Plan.", prefix, question)
+    model = critic.model
+    return build_inputs(critic.tokenizer, model.config, segments, geometry=critic.geometry, dtype=model.dtype)
+
+
+def decode(critic: QwenVLCritic, *, chunk: int = 7, eos: int | None = None, **options: Any) -> list[int]:
+    ends = critic.eos_ids if eos is None else (eos,)
+    decoding = Decoding(
+        critic.model, inputs_of(critic), max_new_tokens=24, eos_ids=ends, chunk_tokens=chunk, **options
+    )
+    decoding.prefill().wait()
+    while not decoding.finished:
+        decoding.extend().wait()
+    return decoding.tokens()
+
+
+def generated(critic: QwenVLCritic, eos: int) -> list[int]:
+    inputs = inputs_of(critic)
+    ids = critic.model.generate(**inputs, max_new_tokens=24, do_sample=False, eos_token_id=eos)
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_greedy_tokens_are_those_of_generate(critic: QwenVLCritic) -> None:
+    expected = generated(critic, critic.eos_ids[0])
+    assert len(expected) == 24 and decode(critic) == expected
+    assert decode(critic, chunk=1) == expected
+
+
+def test_decoding_ends_at_the_end_token(critic: QwenVLCritic) -> None:
+    free = generated(critic, critic.eos_ids[0])
+    end = free[-1]
+    first = free.index(end)
+    assert decode(critic, eos=end) == free[:first]
+    assert generated(critic, end) == free[: first + 1]
+
+
+def test_another_conversation_in_between_changes_nothing(critic: QwenVLCritic) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 24, "eos_ids": critic.eos_ids, "chunk_tokens": 4}
+    one = Decoding(critic.model, inputs_of(critic), **options)
+    two = Decoding(critic.model, inputs_of(critic, "Two longer balls of different lengths."), **options)
+    one.prefill()
+    two.prefill()
+    while not (one.finished and two.finished):
+        one.extend()
+        two.extend()
+    assert one.tokens() == decode(critic)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_decoding_steps_never_read_the_device(
+    critic: QwenVLCritic, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device every host read raises; only the library's vision tower in prefill may do it."""
+    monkeypatch.setattr(torch, "Generator", lambda device: torch._C.Generator("cpu"))
+    monkeypatch.setattr(Decoding, "_publish", lambda self: self._fence)
+    model = copy.deepcopy(critic.model).to("meta")
+    decoding = Decoding(model, {}, max_new_tokens=9, eos_ids=(0, 1), chunk_tokens=4, seed=seed)
+    with pytest.raises(RuntimeError):
+        bool(decoding._written[-1])
+    decoding._num_written = 1  # as after prefill
+    decoding.extend()
+    decoding.extend()
+    assert decoding.steps_left == 0
+
+
+def test_sampling_depends_on_its_seed_only(critic: QwenVLCritic) -> None:
+    assert decode(critic, seed=1) == decode(critic, seed=1, chunk=2)
+    assert decode(critic, seed=1) != decode(critic, seed=2)
+
+
+def test_unreadable_replies_get_one_retry_and_no_score(critic: QwenVLCritic, scenario: Scenario) -> None:
+    reply = finish(critic.plan(scenario))
+    assert reply.plan is None and reply.num_tokens == 2 * 40 and reply.seconds > 0
+    assert reply.raw.startswith("{")  # the retry's prefilled brace
+    critique = finish(critic.start(scenario, PROMPT, take()))
+    assert critique.verdict is Verdict.UNREADABLE and critique.score is None
+    assert 40 < critique.num_tokens <= 80
+    assert finish(critic.start(scenario, PROMPT, take())).raw == critique.raw
+    # random weights hardly heed a text, so one other prompt may well sample the same letters
+    prompts = [replace(PROMPT, text=text) for text in ("A cube falls.", "Water rises.", "x" * 40)]
+    assert {finish(critic.start(scenario, prompt, take())).raw for prompt in prompts} != {critique.raw}
+
+
+def test_a_job_does_no_work_before_launch_and_counts_its_steps(
+    critic: QwenVLCritic, scenario: Scenario
+) -> None:
+    job = critic.plan(scenario)
+    assert job.steps_left == 2 + 3  # prefill, 39 tokens in chunks of 16, reading
+    with pytest.raises(AssertionError, match="steps left"):
+        job.result()
+    seen = []
+    while job.steps_left:
+        seen.append(job.steps_left)
+        assert job.launch().done()
+    assert seen == [5, 4, 3, 2, 1, 4, 3, 2, 1]  # read, found unreadable, asked again in the same step
+    reply = job.result()
+    job.launch().wait()
+    assert job.result() is reply
+
+
+def test_a_constrained_retry_of_a_random_model_is_readable(folder: Path, scenario: Scenario) -> None:
+    pytest.importorskip("llguidance", reason="optional dependency: retake-engine[constrained]")
+    critic = qwen_vl.load(folder, device="cpu", dtype="fp32")
+    assert critic.grammars is not None
+    long = replace(critic.settings, max_new_tokens=6000)
+    job = replace(critic, settings=long).start(scenario, PROMPT, take())
+    job._num_tries = 1  # straight to the retry: the free try of a random model only spends time
+    critique = finish(job)
+    assert critique.verdict in (Verdict.ACCEPT, Verdict.REVISE) and critique.score is not None
+    assert set(json.loads(critique.raw)) == set(critique_json_schema()["properties"])
+
+
+def test_a_missing_prefix_fails_its_own_job_only(critic: QwenVLCritic, scenario: Scenario) -> None:
+    gone = replace(scenario, prefix=replace(scenario.prefix, path=Path("gone.mp4")))
+    job = critic.plan(gone)
+    with pytest.raises(VideoError, match=r"gone\.mp4"):
+        job.launch()
+
+
+def test_a_model_that_has_learned_its_reply_gives_a_plan(folder: Path, scenario: Scenario) -> None:
+    critic = qwen_vl.load(folder, device="cpu", dtype="fp32")
+    reply = json.dumps({"objects": PLAN["objects"], "still": PLAN["still"]}, separators=(",", ":"))
+    answer = critic.tokenizer(reply + "<|im_end|>", return_tensors="pt")["input_ids"]
+    prefix = critic._prefix(scenario.prefix)
+    segments = _instructions.plan_segments(critic.tokenizer, "Plan.", prefix, scenario.text)
+    inputs = build_inputs(critic.tokenizer, critic.model.config, segments, geometry=critic.geometry)
+    prompt_tokens = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
+    inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, answer.shape[1]))
+    labels = inputs["input_ids"].clone()
+    labels[:, :prompt_tokens] = -100
+    optimizer = torch.optim.Adam(critic.model.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss = critic.model(**inputs, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    critic = replace(critic, settings=replace(critic.settings, max_new_tokens=100))
+    plan = finish(critic.plan(scenario))
+    assert plan.raw == reply and plan.num_tokens == answer.shape[1] - 1
+    assert plan.plan is not None and plan.plan.objects[0].trait == "red" and plan.plan.still == ("table",)
+
+
+def test_footprint_is_of_the_loaded_weights_and_grows_with_the_take(critic: QwenVLCritic) -> None:
+    spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
+    footprint = critic.footprint(spec)
+    assert footprint.weights_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
+    fewer = critic.footprint(replace(spec, num_frames=2))
+    assert 0 < fewer.activation_bytes < footprint.activation_bytes
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    ("quantization", "kind", "most"), [("nf4", "Linear4bit", 0.3), ("int8", "Linear8bitLt", 0.05)]
+)
+@torch.inference_mode()
+def test_a_quantized_critic(
+    folder: Path, scenario: Scenario, device: str, quantization: str, kind: str, most: float
+) -> None:
+    """The layers of the language model and no others; close to bf16, as small as planned, and it answers."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    load = partial(qwen_vl.load, folder, device=device, dtype="bf16")
+    critic, exact = load(quantization=quantization), load()
+    quantized = [name for name, module in critic.model.named_modules() if type(module).__name__ == kind]
+    assert len(quantized) == 2 * 7 and all("language_model" in name for name in quantized)
+    inputs = {name: value.to(device) for name, value in inputs_of(exact).items()}
+    expected, actual = (each.model(**inputs).logits.float() for each in (exact, critic))
+    assert 0 < (actual - expected).norm() / expected.norm() < most
+    spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
+    planned = load(quantization=quantization, with_weights=False).footprint(spec).weights_bytes
+    assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
+    assert finish(critic.plan(scenario)).num_tokens > 0
+    assert finish(critic.start(scenario, PROMPT, take())).num_tokens > 0
+
+
+def test_unknown_names_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="fp8"):
+        qwen_vl.load(folder, device="cpu", dtype="fp8")
+    with pytest.raises(ConfigError, match="nf4"):
+        qwen_vl.load(folder, device="cpu", dtype="fp32", quantization="nf5")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="needs bitsandbytes"):
+        qwen_vl.load(folder, device="cpu", dtype="fp32", quantization="nf4")
+
+
+def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        qwen_vl.load(tmp_path, device="cpu", dtype="fp32")
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights.pop(next(name for name in weights if "mlp" in name))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 weights"):
+        qwen_vl.load(broken, device="cpu", dtype="fp32")
+    (broken / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        qwen_vl.load(broken, device="cpu", dtype="fp32")
+    config = json.loads((folder / "config.json").read_text())
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "config.json").write_text(json.dumps({**config, "video_token_id": 3}))
+    with pytest.raises(ModelError, match="is not video_token_id 3"):
+        qwen_vl.load(other, device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds no JSON object"),
+        ('{"num_take_frame": 4}', "nearest: num_take_frames"),
+        ('{"num_take_frames": 5}', "odd"),
+        ('{"num_take_frames": "4"}', "whole number"),
+        ('{"frame_px": true}', "whole number"),
+        ('{"plan_instruction": ""}', "not a text"),
+    ],
+)
+def test_sidecar_mistakes_are_refused(sidecar: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "retake.json").write_text(sidecar)
+    with pytest.raises(ModelError, match=message):
+        read_settings(tmp_path)
+
+
+def test_sidecar_is_optional_and_overrides(folder: Path, tmp_path: Path) -> None:
+    assert read_settings(tmp_path) == CriticSettings()
+    assert read_settings(folder) == CriticSettings(**SIDECAR)

@@ -1,0 +1,84 @@
+"""From settings to a denoiser of Cosmos3: what is chosen, noted and refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_cosmos3 as tiny
+import torch
+from tiny_denoise import relative
+
+from engine.denoise.assemble import Assembled, Shape, assemble_cosmos3
+from engine.errors import ConfigError
+from engine.generators.cosmos3.block import OURS, PLAIN
+from engine.generators.cosmos3.forward import Cosmos3Denoiser
+from engine.settings.presets import PRESETS, DenoiseSettings
+
+torch.set_num_threads(1)
+
+SHAPE = Shape(batch=1, tokens=18, text_tokens=tiny.TEXT_TOKENS)
+FAST = DenoiseSettings(forward="fast")
+
+
+def made(settings: DenoiseSettings, *, weights: Path | None = None) -> Assembled:
+    return assemble_cosmos3(tiny.transformer(num_layers=4), settings, SHAPE, fps=tiny.FPS, weights=weights)
+
+
+def error(assembled: Assembled) -> float:
+    denoiser = assembled.denoiser
+    with torch.no_grad():
+        ours = denoiser(tiny.latents(), tiny.at(500.0), denoiser.prepare(tiny.token_ids()), branch="cond")
+    expected = tiny.library(tiny.transformer(num_layers=4), tiny.latents(), tiny.token_ids(), tiny.at(500.0))
+    return relative(ours, expected)
+
+
+@pytest.mark.parametrize("preset", ["fast", "fastest"])
+def test_on_a_cpu_auto_becomes_what_runs_there(preset: str) -> None:
+    assembled = made(PRESETS[preset])
+    notes = assembled.notes
+    assert (notes["forward"], notes["linear"], notes["compile"], notes["graphs"]) == (
+        "fast", "bf16", "off", "off",
+    )  # fmt: skip
+    assert notes["attention"].startswith("sdpa_") and notes["low_attention"].startswith("none: no 8-bit")
+    assert error(assembled) < 1e-5
+
+
+@pytest.mark.parametrize("format", ["fp8", "int8"])
+def test_a_named_format_quantizes_the_inner_layers_and_is_saved(format: str, tmp_path: Path) -> None:
+    errors = []
+    for _ in range(2):
+        assembled = made(replace(FAST, linear=format), weights=tmp_path)
+        assert assembled.notes["linear"].startswith(f"{format}: 14 layers")
+        errors.append(error(assembled))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert 1e-4 < errors[0] == errors[1] < 0.1
+
+
+def test_element_wise_passes_and_compilation_are_those_asked_for() -> None:
+    for name, expected in (("ours", OURS), ("compiler", PLAIN)):
+        denoiser = made(replace(FAST, element_wise=name, compile="on")).denoiser
+        assert isinstance(denoiser, Cosmos3Denoiser)
+        assert all(block.do is expected for block in denoiser.model.blocks)
+        assert all(block._compiled_call_impl is not None for block in denoiser.model.blocks)
+
+
+def test_low_attention_has_its_range() -> None:
+    low = replace(FAST, attention=("sdpa_math",), low_attention=("sdpa_math",), low_first=0.2, low_last=0.3)
+    assembled = made(low)
+    assert isinstance(assembled.denoiser, Cosmos3Denoiser)
+    assert assembled.denoiser._low_range == (300.0, 800.0)
+    assert error(assembled) < 1e-5
+
+
+def test_refusals() -> None:
+    model = tiny.transformer(num_layers=4)
+    for settings, shape, text in (
+        (DenoiseSettings(), SHAPE, "library's forward"),
+        (replace(FAST, graphs="on"), SHAPE, "CUDA graph"),
+        (FAST, replace(SHAPE, batch=2), "one branch at a time"),
+        (replace(FAST, attention=("fa3",)), SHAPE, "no attention kernel does"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            assemble_cosmos3(model, settings, shape, fps=24.0)

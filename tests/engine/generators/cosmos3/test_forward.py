@@ -1,0 +1,163 @@
+"""The fast forward of Cosmos3 against the library's full forward: exact in fp32, bounded in 8 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny_cosmos3 as tiny
+import tiny_denoise
+import torch
+from torch import Tensor
+
+from engine.denoise.guidance import BOTH, COND
+from engine.generators.cosmos3.block import OURS, PLAIN, ElementWise
+from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patchify, unpatchify
+from engine.generators.wan.block import BoundAttention
+from engine.generators.wan.forward import low_range
+from engine.quant.recipes import SurgeryError, cosmos3_table
+from engine.quant.surgery import quantize_linears
+
+torch.set_num_threads(1)
+
+LAYOUTS = pytest.mark.parametrize("layout", [tiny.SUPER, tiny.EDGE], ids=["super", "edge"])
+PASSES = pytest.mark.parametrize("element_wise", [OURS, PLAIN], ids=["ours", "plain"])
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def fast(
+    model: Any,
+    element_wise: ElementWise = OURS,
+    attention: BoundAttention | None = None,
+    low: BoundAttention | None = None,
+    fps: float = tiny.FPS,
+) -> FastCosmos3:
+    return FastCosmos3(
+        model,
+        fps=fps,
+        element_wise=element_wise,
+        attention=attention or tiny_denoise.bound(),
+        low_attention=low,
+    )
+
+
+def ask(model: FastCosmos3, *, prefix: int = 1, value: float = 640.0, text: Tensor | None = None) -> Tensor:
+    denoiser = Cosmos3Denoiser(model)
+    prompt = denoiser.prepare(tiny.token_ids() if text is None else text)
+    return denoiser(tiny.latents(), tiny.at(value, prefix_frames=prefix), prompt, branch=COND)
+
+
+def expect(model: Any, *, prefix: int = 1, value: float = 640.0) -> Tensor:
+    return tiny.library(model, tiny.latents(), tiny.token_ids(), tiny.at(value, prefix_frames=prefix))
+
+
+@LAYOUTS
+@PASSES
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_equals_the_library_in_fp32(layout: dict[str, Any], element_wise: ElementWise, prefix: int) -> None:
+    model = tiny.transformer(layout)
+    expected = expect(model, prefix=prefix)
+    ours = ask(fast(model, element_wise), prefix=prefix)
+    assert ours.shape == expected.shape and ours.dtype == torch.float32
+    assert tiny_denoise.largest(ours, expected) < 1e-5
+    assert not ours[:, :, :prefix].any() and ours[:, :, prefix:].abs().min() > 0
+    assert torch.equal(expect(model, prefix=prefix), expected), "the library's forward is untouched"
+
+
+def test_biases_of_the_attention_are_not_forgotten() -> None:
+    model = tiny.transformer(attention_bias=True)
+    for name, parameter in model.named_parameters():
+        if "self_attn" in name and name.endswith("bias"):
+            parameter.data.normal_()
+    assert tiny_denoise.largest(ask(fast(model)), expect(model)) < 1e-5
+
+
+def test_the_inputs_matter() -> None:
+    """Guards the tests above: prefix, timestep, text and its length, and frame rate change the velocity."""
+    model = tiny.transformer()
+    made = fast(model)
+    base = ask(made)
+    for other in (
+        ask(made, value=600.0),
+        ask(made, text=tiny.token_ids(seed=9)),
+        ask(made, text=tiny.token_ids(6)),
+        ask(fast(model, fps=24.0)),
+        ask(made, prefix=2),
+    ):
+        assert tiny_denoise.largest(other[:, :, 2:], base[:, :, 2:]) > 1e-5
+
+
+def test_in_bf16_it_errs_no_more_than_the_library() -> None:
+    exact = expect(tiny.transformer())
+    half = tiny.transformer()
+    for name, parameter in half.named_parameters():
+        if "time_embedder" not in name:
+            parameter.data = parameter.data.bfloat16()
+    theirs = tiny_denoise.relative(expect(half), exact)
+    assert 1e-4 < tiny_denoise.relative(ask(fast(half)), exact) < 1.25 * theirs
+
+
+@LAYOUTS
+@PASSES
+@pytest.mark.parametrize(("format", "bound"), [("fp8", 0.04), ("int8", 0.02)])
+def test_8_bit_linear_layers(
+    layout: dict[str, Any], element_wise: ElementWise, format: str, bound: float
+) -> None:
+    model = tiny.transformer(layout, num_layers=4, hidden_size=64, intermediate_size=128)
+    exact = expect(model)
+    table = cosmos3_table(model)
+    quantize_linears(model, table, format, expect=2 * len(table.quantized))
+    expected = expect(model)
+    ours = ask(fast(model, element_wise))
+    error = tiny_denoise.relative(ours, exact)
+    assert 1e-3 < error < bound
+    assert tiny_denoise.relative(ours, expected) < 0.2 * error, "the same rounding as layer by layer"
+
+
+def test_low_attention_runs_in_its_range_with_its_own_keys() -> None:
+    model, seen = tiny.transformer(num_layers=1), []
+    made = Cosmos3Denoiser(fast(model, low=tiny.e4m3(seen, grouped=True)), low_range=low_range(0.1, 0.2))
+    prompt = made.prepare(tiny.token_ids())
+    for value in (950.0, 500.0, 150.0):
+        before = len(seen)
+        ours = made(tiny.latents(), tiny.at(value), prompt, branch=COND)
+        error = tiny_denoise.relative(ours, expect(model, value=value))
+        assert (len(seen) - before, error > 1e-4) == ((1, True) if value == 500.0 else (0, False))
+
+
+@LAYOUTS
+def test_blocks_compile_as_one_graph(layout: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend "eager" keeps the graphs as they are, so that only tracing is paid for."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
+    torch._dynamo.reset()
+    model = tiny.transformer(layout, num_layers=3)
+    table = cosmos3_table(model)
+    quantize_linears(model, table, "int8", expect=len(table.quantized))
+    sdpa = BoundAttention(
+        name="sdpa", run=torch.nn.functional.scaled_dot_product_attention, quantized=None, grouped=False
+    )
+    plain, quick = fast(model, attention=sdpa), fast(model, attention=sdpa)
+    quick.compile_blocks()
+    assert tiny_denoise.largest(ask(quick), ask(plain)) < 1e-5
+    torch._dynamo.reset()
+
+
+def test_patches_come_back() -> None:
+    video = torch.randn(2, 4, 3, 4, 6)
+    tokens = patchify(video, 2)
+    assert tokens.shape == (2, 18, 16)
+    assert torch.equal(unpatchify(tokens, (3, 2, 3), 2), video)
+
+
+def test_refusals() -> None:
+    with pytest.raises(SurgeryError, match="sound or actions"):
+        fast(tiny.transformer(sound_gen=True, sound_dim=4))
+    made = Cosmos3Denoiser(fast(tiny.transformer(num_layers=1)))
+    with pytest.raises(AssertionError, match="one at a time"):
+        made(tiny.latents(), tiny.at(1.0), made.prepare(tiny.token_ids()), branch=BOTH)

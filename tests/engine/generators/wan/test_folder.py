@@ -1,0 +1,99 @@
+"""What is wrong with a Wan folder is said by name: a missing, damaged or unfit component, a bad default."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny_wan import build_folder, build_transformer, copy, edit
+
+from engine.errors import ModelError
+from engine.generators.wan import generator as wan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_folder(tmp_path_factory.mktemp("models") / "wan")
+
+
+def remove_weights(folder: Path) -> None:
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def truncate_weights(folder: Path) -> None:
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def drop_tensor(folder: Path) -> None:
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["blocks.1.attn1.to_q.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+REFUSALS: list[tuple[str, Callable[[Path], None], str]] = [
+    ("no index", lambda f: (f / "model_index.json").unlink(), "model_index.json does not exist"),
+    ("index no json", lambda f: (f / "model_index.json").write_text("{"), "model_index.json is not JSON"),
+    (
+        "other pipeline",
+        lambda f: edit(f, "model_index.json", _class_name="FluxPipeline"),
+        "FluxPipeline",
+    ),
+    (
+        "scalar timestep",
+        lambda f: edit(f, "model_index.json", expand_timesteps=False),
+        "expand_timesteps",
+    ),
+    ("two models", lambda f: edit(f, "model_index.json", boundary_ratio=0.9), "boundary_ratio"),
+    ("no transformer", lambda f: shutil.rmtree(f / "transformer"), "lacks the component transformer"),
+    ("no vae", lambda f: shutil.rmtree(f / "vae"), "lacks the component vae"),
+    ("no text encoder", lambda f: shutil.rmtree(f / "text_encoder"), "lacks the component text_encoder"),
+    ("no tokenizer", lambda f: shutil.rmtree(f / "tokenizer"), "lacks the component tokenizer"),
+    ("no scheduler", lambda f: shutil.rmtree(f / "scheduler"), "lacks the component scheduler"),
+    ("no weights", remove_weights, "component vae cannot be loaded"),
+    ("truncated", truncate_weights, "component transformer cannot be loaded"),
+    ("missing tensor", drop_tensor, "missing_keys.*blocks.1.attn1.to_q.weight"),
+    ("encoder type", lambda f: edit(f, "text_encoder/config.json", model_type="bert"), "'bert'"),
+    (
+        "ddim",
+        lambda f: edit(f, "scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
+        "DDIMSched",
+    ),
+    ("karras", lambda f: edit(f, "scheduler/scheduler_config.json", use_karras_sigmas=True), "karras"),
+    (
+        "epsilon",
+        lambda f: edit(f, "scheduler/scheduler_config.json", use_flow_sigmas=False),
+        "flow sigmas",
+    ),
+    (
+        "sidecar key",
+        lambda f: edit(f, "retake.json", num_frame=8),
+        "num_frame is not a setting; nearest",
+    ),
+    ("sidecar type", lambda f: edit(f, "retake.json", width="32"), "width = '32' is not a int"),
+    ("width", lambda f: edit(f, "retake.json", width=40), "width 40; .* a multiple of 16"),
+    ("num_frames", lambda f: edit(f, "retake.json", num_frames=9), "num_frames 9; .* a multiple of 4"),
+    ("prefix", lambda f: edit(f, "retake.json", prefix_frames=0), "prefix_frames 0"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), [r[1:] for r in REFUSALS], ids=[r[0] for r in REFUSALS])
+def test_unfit_folders_are_refused_by_name(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoiled = copy(folder, tmp_path)
+    spoil(spoiled)
+    with pytest.raises(ModelError, match=message):
+        wan.load(spoiled, device="cpu", dtype="fp32")
+
+
+def test_components_of_other_models_are_refused(folder: Path, tmp_path: Path) -> None:
+    mixed = copy(folder, tmp_path)
+    shutil.rmtree(mixed / "transformer")
+    build_transformer(channels=8).save_pretrained(mixed / "transformer")
+    with pytest.raises(ModelError, match=r"channels \(8, 8\)"):
+        wan.load(mixed, device="cpu", dtype="fp32")

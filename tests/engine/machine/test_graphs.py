@@ -1,0 +1,110 @@
+"""Replaying equals running, for new values of every input; importing asks for no GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.machine.graphs import WARM_UP_CALLS, GraphedForward
+
+
+def affine(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    return torch.tanh(x @ weight) * y + weight.sum()
+
+
+def same(ours: Tensor, expected: Tensor) -> bool:
+    """To rounding: a captured product may use another workspace."""
+    return torch.allclose(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def values(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((8, 16), (8, 16), (16, 16))
+    return tuple(torch.randn(size, generator=generator).cuda() for size in sizes)  # type: ignore[return-value]
+
+
+def test_importing_starts_no_cuda() -> None:
+    code = "import engine.machine.graphs, torch; assert not torch.cuda.is_initialized()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+@pytest.mark.gpu
+def test_replay_equals_the_function_for_changing_inputs() -> None:
+    graphed = GraphedForward(affine, num_changing=2)
+    _, _, weight = values(0)
+    for seed in range(5):
+        x, y, _ = values(seed)
+        assert same(graphed(x, y, weight), affine(x, y, weight))
+
+
+@pytest.mark.gpu
+def test_inputs_written_in_place_are_seen_where_they_change_and_only_there() -> None:
+    graphed = GraphedForward(affine, num_changing=2)
+    x, y, weight = values(0)
+    before = graphed(x, y, weight)
+    x.add_(1)
+    assert same(graphed(x, y, weight), affine(x, y, weight))
+    x.sub_(1)
+    old = weight.clone()
+    weight.add_(1)
+    assert same(graphed(x, y, weight), affine(x, y, old)), "the contract: nobody writes into it"
+    assert same(before, affine(x, y, old))
+
+
+@pytest.mark.gpu
+def test_another_tensor_among_the_lasting_ones_is_picked_up_and_so_is_the_first_again() -> None:
+    graphed = GraphedForward(affine, num_changing=2)
+    x, y, weight = values(0)
+    _, _, other = values(1)
+    results = [graphed(x, y, given) for given in (weight, other, weight, other)]
+    for result, given in zip(results, (weight, other, weight, other), strict=True):
+        assert same(result, affine(x, y, given))
+    assert not same(results[0], results[1])
+
+
+@pytest.mark.gpu
+def test_a_freed_tensor_at_the_same_address_is_not_taken_for_the_old_one() -> None:
+    graphed = GraphedForward(affine, num_changing=2)
+    x, y, _ = values(0)
+    for seed in range(6):  # the allocator gives the same address again where nothing holds the last tensor
+        weight = values(seed)[2]
+        assert same(graphed(x, y, weight), affine(x, y, weight)), seed
+        del weight
+
+
+@pytest.mark.gpu
+def test_results_are_not_overwritten_by_the_next_replay() -> None:
+    graphed = GraphedForward(affine, num_changing=2)
+    inputs = [values(seed) for seed in range(3)]
+    results = [graphed(x, y, inputs[0][2]) for x, y, _ in inputs]
+    torch.cuda.synchronize()
+    for result, (x, y, _) in zip(results, inputs, strict=True):
+        assert same(result, affine(x, y, inputs[0][2]))
+
+
+@pytest.mark.gpu
+def test_the_function_runs_in_the_warm_up_and_the_capture_only() -> None:
+    calls = []
+
+    def counted(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        calls.append(x.shape)
+        return affine(x, y, weight)
+
+    graphed = GraphedForward(counted, num_changing=2)
+    for seed in range(4):
+        graphed(*values(seed))
+    assert len(calls) == WARM_UP_CALLS + 1
+
+
+@pytest.mark.gpu
+def test_another_shape_is_a_mistake() -> None:
+    graphed = GraphedForward(affine, num_changing=2)
+    x, y, weight = values(0)
+    graphed(x, y, weight)
+    with pytest.raises(AssertionError, match="captured"):
+        graphed(x[:4], y[:4], weight)

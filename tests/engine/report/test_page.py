@@ -1,0 +1,258 @@
+"""The report's page: what it says of a run, that text stays text, that it needs nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from report_run import CHOSEN, HOSTILE, SCENES, TRUE, make_run, make_scenarios
+
+from engine.report.page import (
+    MAX_EMBEDDED_BYTES,
+    Record,
+    ReportData,
+    build_scenes,
+    champion,
+    render,
+    summarize,
+    word_diff,
+)
+from engine.report.write import gather, write_report
+from engine.types import Outcome
+
+
+class Page(HTMLParser):
+    """Elements in order, and the text of each script; void and unclosed elements are as HTML has them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "input", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "script" not in self.open and "style" not in self.open:
+            self.words.append(data)
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("scored"))
+
+
+@pytest.fixture(scope="module")
+def data(run: Path) -> ReportData:
+    return gather(run)
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_elements_are_balanced_and_ids_unique(page: Page) -> None:
+    assert page.open == []
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {attrs["href"] for attrs in page.all("a") if (attrs["href"] or "").startswith("#")}
+    assert targets <= {f"#{name}" for name in ids}
+
+
+def test_page_needs_nothing_from_outside(page: Page, html: str) -> None:
+    for tag, attrs in page.elements:
+        for name in ("src", "href"):
+            value = attrs.get(name) or "#"
+            assert value.startswith(("data:", "#")), f"<{tag} {name}={value[:60]}>"
+    without_videos = re.sub(r"data:video[^\"]*", "", html).replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?://|@import|url\(", without_videos)
+
+
+def test_videos_are_the_files_of_the_run(page: Page, run: Path) -> None:
+    takes = [attrs["src"] or "" for attrs in page.all("video", **{"data-role": "take"})]
+    files = sorted((run / "videos").glob("*/*.mp4"))
+    assert [base64.b64decode(src.split(",", 1)[1]) for src in takes] == [file.read_bytes() for file in files]
+    assert len(page.all("video", **{"data-role": "prefix"})) == len(SCENES)
+    for attrs in page.all("video"):
+        assert {"muted", "loop", "autoplay", "playsinline", "aria-label"} <= attrs.keys()
+
+
+def test_text_of_the_critic_never_becomes_markup(page: Page, html: str) -> None:
+    assert HOSTILE in "".join(page.words) and HOSTILE not in html
+    assert len(page.all("script")) == 1 and page.all("img") == []
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+
+
+def test_script_runs_by_its_hash_only(page: Page) -> None:
+    (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert policy["content"] is not None and "script-src 'sha256-" in policy["content"]
+    assert "'unsafe-inline'" not in policy["content"].split("script-src")[1]
+
+
+def test_chosen_takes_are_marked(page: Page) -> None:
+    marked = [
+        attrs["data-take"] for attrs in page.all("figure") if "chosen" in (attrs["class"] or "").split()
+    ]
+    assert marked == [str(index) for index in CHOSEN]
+
+
+def test_findings_seek_to_their_times(page: Page) -> None:
+    times = {attrs["data-seek"] for attrs in page.all("button") if "data-seek" in attrs}
+    assert times == {"1.2", "2.6"}
+
+
+def test_headline_is_the_paired_mean_of_the_scorer(data: ReportData, page: Page) -> None:
+    summary = summarize(data)
+    first = sum(scores[0] for scores in TRUE) / 4
+    final = sum(scores[chosen] for scores, chosen in zip(TRUE, CHOSEN, strict=True)) / 4
+    assert summary.gain is not None and summary.gain.mean == pytest.approx(final - first)
+    assert summary.gain.n == 4
+    assert (summary.num_chosen, summary.num_failed, summary.num_unfinished) == (4, 1, 1)
+    assert (summary.num_takes, summary.num_unreadable) == (15, 1)
+    text = " ".join("".join(page.words).split())
+    assert f"+{final - first:.1f}" in text and "62.4" in text and "Verified 64.1" in text
+
+
+def test_failures_stages_and_prompt_changes_are_shown(page: Page) -> None:
+    text = " ".join("".join(page.words).split())
+    assert "latents are not finite at step 3 of 16 <b>0005_perspective-center</b>" in text
+    assert "no chosen clip: the scenario failed" in text
+    assert "two lanes at once" in text and "Plan behind this prompt" in text
+    assert len(page.all("ins")) >= 9 and len(page.all("del")) >= 4
+
+
+def test_champion_follows_the_policy_until_the_chosen_take_exists(data: ReportData) -> None:
+    first = data.records[0]  # critic 38, 64, 71, 88, chosen 3
+    picks = [champion(first, loop) for loop in range(6)]
+    assert [take and take.index for take in picks] == [0, 1, 2, 3, 3, 3]
+    third = data.records[2]  # critic 30, 44, unreadable, 42, chosen 1
+    picks = [champion(third, loop) for loop in range(4)]
+    assert [take and take.index for take in picks] == [0, 1, 1, 1]
+    assert champion(replace(first, attempts=()), 0) is None
+
+
+def test_rounds_of_several_takes(data: ReportData) -> None:
+    first = data.records[0]
+    takes = tuple(
+        replace(
+            attempt,
+            round=attempt.index // 2,
+            sample=attempt.index % 2,
+            critique=attempt.critique if attempt.index % 2 else None,
+            selector_scores=attempt.selector_scores if attempt.index % 2 else {"consensus": 0.5},
+        )
+        for attempt in first.attempts
+    )
+    record = replace(first, attempts=takes)
+    (scene,) = build_scenes(replace(data, records=(record,)), max_embedded=40)
+    assert [take.place for take in scene.takes][:3] == [
+        "round 0, sample 0",
+        "round 0, sample 1",
+        "round 1, sample 0",
+    ]
+    assert [take.against for take in scene.takes] == [None, 0, 0, 2]
+    assert scene.selectors == ("consensus", "critic_score")
+    text = "".join(Page(render(replace(data, records=(record,)))).words)
+    assert "round 1, sample 1" in text and "not judged" in text and "changes from take 0" in text
+    unfinished = replace(record, outcome=None)
+    by_rank = champion(unfinished, 1, ("consensus",))
+    assert by_rank is not None and by_rank.index == 3  # the highest consensus of all four
+    by_critic = champion(unfinished, 0)
+    assert by_critic is not None and by_critic.index == 1  # the only one that was judged
+
+
+def test_large_runs_embed_the_extremes_and_link_the_rest(data: ReportData) -> None:
+    scenes = build_scenes(data, max_embedded=2)
+    embedded = {scene.scenario.id for scene in scenes if scene.prefix.embedded}
+    assert len(embedded) == 2 and SCENES[0][0] in embedded  # the largest gain
+    linked = next(scene for scene in scenes if scene.scenario.id == SCENES[1][0])
+    assert linked.takes[0].media.src == f"videos/{SCENES[1][0]}/attempt-0.mp4"
+    assert (data.run / (linked.prefix.src or "")).is_file()
+    text = render(data, max_embedded=2)
+    assert "the others are linked" in text
+    outside = [scene for scene in scenes if not scene.prefix.embedded]
+    assert len(Page(text).all("video", preload="none")) == sum(1 + len(scene.takes) for scene in outside)
+
+
+def test_a_large_file_is_linked(data: ReportData, tmp_path: Path) -> None:
+    big = tmp_path / "big.mp4"
+    big.write_bytes(bytes(MAX_EMBEDDED_BYTES + 1))
+    first = data.records[0]
+    scenario = replace(first.scenario, prefix=replace(first.scenario.prefix, path=big))
+    (scene,) = build_scenes(replace(data, records=(replace(first, scenario=scenario),)), max_embedded=40)
+    assert not scene.prefix.embedded and scene.takes[0].media.embedded
+
+
+def test_missing_files_get_a_note(data: ReportData, tmp_path: Path) -> None:
+    first = data.records[0]
+    clip = replace(first.scenario.prefix, path=tmp_path / "gone.mp4")
+    record = replace(first, scenario=replace(first.scenario, prefix=clip))
+    page = Page(render(ReportData(run=tmp_path, records=(record,))))
+    text = "".join(page.words)
+    assert "The file gone.mp4 is missing." in text and "The file attempt-3.mp4 is missing." in text
+    assert page.all("video") == []
+    assert all("disabled" in attrs for attrs in page.all("button") if "data-seek" in attrs)
+
+
+def test_run_without_any_take_renders(tmp_path: Path) -> None:
+    (scenario,) = make_scenarios(tmp_path, SCENES[:1])
+    failed = Outcome(scenario_id=scenario.id, attempts=(), failure="VideoError: truncated")
+    for records in ((), (Record(scenario=scenario, attempts=(), outcome=failed),)):
+        page = Page(render(ReportData(run=tmp_path, records=records)))
+        assert page.open == [] and "No values." in "".join(page.words)
+
+
+def test_word_diff_rebuilds_both_texts() -> None:
+    before, after = "The ball rolls slow to the left.", "The red ball rolls fast to the right side."
+    parts = word_diff(before, after)
+    assert " ".join(words for op, words in parts if op != "ins") == before
+    assert " ".join(words for op, words in parts if op != "del") == after
+    assert ("del", "slow") in parts and ("ins", "fast") in parts
+    assert word_diff(before, before) == (("same", before),)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_text_has_the_contrast_of_wcag_aa(scheme: int) -> None:
+    style = resources.files("engine").joinpath("report/style.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[scheme]))
+    pairs = [(ink, ground) for ink in ("ink", "muted", "accent") for ground in ("bg", "card", "well")]
+    pairs += [(name, f"{name}-soft") for name in ("good", "bad", "warn")]
+    pairs += [
+        ("card", "accent"),
+        ("ink", "accent-soft"),
+        ("muted", "accent-soft"),
+        ("good", "card"),
+        ("bad", "card"),
+    ]
+    for ink, ground in pairs:
+        light, dark = sorted((_luminance(colours[ink]), _luminance(colours[ground])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {ground}"

@@ -1,0 +1,82 @@
+"""The report's reader: what a run folder gives, what is optional, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from report_run import SCENES, TRUE, make_run
+
+from engine.errors import ScorerError, StoreError
+from engine.report.page import build_scenes, measured
+from engine.report.write import gather, read_scores, write_report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("scored"))
+
+
+def test_gather_reads_every_part_of_the_run(run: Path) -> None:
+    data = gather(run)
+    assert [record.scenario.id for record in data.records] == [name for name, _, _ in SCENES]
+    assert [len(record.attempts) for record in data.records] == [4, 2, 4, 2, 1, 2]
+    assert data.records[5].outcome is None and data.records[0].plan is not None
+    assert data.scores is not None and data.scores.attempts[SCENES[1][0], 1] == TRUE[1][1]
+    assert measured(data) == "Physics-IQ score"
+    assert data.totals is not None and data.totals.wall_s > 90
+    assert data.timeline is not None and data.timeline.startswith("<svg")
+    assert data.manifest["seed"] == 7
+
+
+def test_a_second_report_replaces_the_first(run: Path) -> None:
+    (run / "report.html").write_text("old")
+    assert write_report(run) == run / "report.html"
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list(run.glob("*.partial")) == []
+
+
+def test_without_scores_the_critic_is_the_measure_and_the_page_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path, scored=False)
+    data = gather(run)
+    assert measured(data) == "critic's score"
+    assert (data.scores, data.timeline, data.totals, data.manifest) == (None, None, None, {})
+    assert build_scenes(data, max_embedded=40)[0].gain == 88 - 38
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "not scored against reference clips" in page and 'id="lanes"' not in page
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"physics_iq": 1}', '{"physics_iq": "high", "cases": []}'])
+def test_damaged_scores_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(text)
+    with pytest.raises(ScorerError, match=r"scores\.json is not a scores file"):
+        read_scores(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("manifest.json", "{"), ("manifest.json", "[]"), ("trace.json", "{}")]
+)
+def test_damaged_side_files_are_refused(run: Path, tmp_path: Path, name: str, text: str) -> None:
+    shutil.copy(run / "run.sqlite", tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(StoreError, match=re.escape(name)):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"holds no run\.sqlite"):
+        write_report(tmp_path)
+
+
+def test_scores_of_unknown_optional_parts_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(
+        json.dumps({"physics_iq": 12, "cases": [{"scenario_id": "a", "category": "b", "score": 3}]})
+    )
+    scores = read_scores(path)
+    assert scores is not None and scores.cases == {"a": 3.0} and scores.physics_iq_verified is None

@@ -1,0 +1,140 @@
+"""The prepared transformer gives the library's numbers, and its spec and gates fit it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from tiny_export import PROFILE, SIZES, forwards, subject, transformer
+
+from engine.quant.recipes import WAN
+from export.spec import ExportError, Profile
+from export.subjects import wan_dit
+from export.subjects.wan_dit import rotate
+
+TOKENS_PER_FRAME = 6
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("fp32", 0.0), ("bf16", 0.0)])
+def test_equals_the_library_with_per_token_timesteps(dtype: str, bound: float) -> None:
+    library, prepared = transformer(dtype), subject(dtype)
+    latents, timestep, text, _ = forwards(1)[0]
+    with torch.no_grad():
+        exact = library(
+            latents.to(library.dtype),
+            timestep.repeat_interleave(TOKENS_PER_FRAME, dim=1),
+            text.to(library.dtype),
+            return_dict=False,
+        )[0]
+        velocity = prepared.module(latents, timestep, text, torch.zeros(1, 12))
+    assert velocity.dtype == torch.float32
+    assert (velocity - exact.float()).abs().max() <= bound
+
+
+def test_equals_the_library_with_one_timestep_and_two_rows() -> None:
+    profile = Profile(name="pair", sizes={**SIZES, "B": 2})
+    prepared = subject(per_frame=False, profiles=(profile,))
+    latents, text = torch.randn(2, 4, 3, 4, 6), torch.randn(2, 12, 16)
+    timestep = torch.tensor([300.0, 700.0])
+    with torch.no_grad():
+        exact = transformer()(latents, timestep, text, return_dict=False)[0]
+        velocity = prepared.module(latents, timestep, text, torch.zeros(2, 12))
+    torch.testing.assert_close(velocity, exact, rtol=1e-5, atol=1e-6)
+    assert [tensor.dims for tensor in prepared.spec.inputs][1] == ("B",)
+
+
+def test_masked_padding_changes_nothing() -> None:
+    module = subject().module
+    latents, timestep, text, mask = forwards(1)[0]
+    other = text.clone()
+    other[:, 8:] = 1e3
+    with torch.no_grad():
+        short = transformer()(
+            latents, timestep.repeat_interleave(TOKENS_PER_FRAME, dim=1), text[:, :8], return_dict=False
+        )[0]
+        padded, garbage = (module(latents, timestep, words, mask) for words in (text, other))
+        unmasked = module(latents, timestep, text, torch.zeros_like(mask))
+    assert torch.equal(padded, garbage)
+    torch.testing.assert_close(padded, short, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(unmasked, short, atol=1e-4)  # without the mask it would
+
+
+def test_rotation_keeps_lengths() -> None:
+    x = torch.randn(1, 5, 2, 8)
+    angle = torch.randn(1, 5, 1, 4).repeat_interleave(2, dim=-1)
+    turned = rotate(x, angle.cos(), angle.sin())
+    pairs, before = turned.unflatten(-1, (-1, 2)).norm(dim=-1), x.unflatten(-1, (-1, 2)).norm(dim=-1)
+    torch.testing.assert_close(pairs, before)
+    assert not torch.allclose(turned, x)
+
+
+def test_reads_a_folder_and_keeps_its_fp32_islands(tmp_path: Path) -> None:
+    transformer().save_pretrained(tmp_path / "transformer")
+    prepared = wan_dit.prepare(tmp_path, profiles=(PROFILE,), dtype="bf16")
+    kinds = {name: parameter.dtype for name, parameter in prepared.module.named_parameters()}
+    assert kinds["transformer.blocks.0.norm2.weight"] == torch.float32
+    assert kinds["transformer.condition_embedder.time_embedder.linear_1.weight"] == torch.float32
+    assert kinds["transformer.blocks.0.attn1.to_q.weight"] == torch.bfloat16
+    assert prepared.spec.weights_digest.startswith("sha256:")
+    half = wan_dit.prepare(tmp_path / "transformer", profiles=(PROFILE,), dtype="fp16")
+    assert half.spec.weights_digest == prepared.spec.weights_digest
+
+
+def test_outline_of_a_folder_has_shapes_alone(tmp_path: Path) -> None:
+    transformer().save_pretrained(tmp_path)
+    prepared = wan_dit.prepare(tmp_path, profiles=(PROFILE,), dtype="fp16", with_weights=False)
+    loaded = wan_dit.prepare(tmp_path, profiles=(PROFILE,), dtype="fp16")
+    assert all(parameter.is_meta for parameter in prepared.module.parameters())
+    shapes = [{n: (t.shape, t.dtype) for n, t in s.module.state_dict().items()} for s in (prepared, loaded)]
+    assert shapes[0] == shapes[1]
+    kept = {name for name, _ in loaded.module.named_buffers()} - set(loaded.module.state_dict())
+    assert kept == set(prepared.constants)
+    for name, table in prepared.constants.items():
+        assert torch.equal(table, loaded.module.get_buffer(name))
+
+
+def test_gates_count_what_merges() -> None:
+    prepared = subject()
+    gate = prepared.gate("fp8", 89)
+    assert (gate.num_fp8_gemm, gate.num_int8_gemm, gate.merged_qkv) == (13, 0, True)
+    assert gate.num_fused_attention == 4 and gate.fused_attention_dtype == "fp16"
+    apart = prepared.gate("fp8-attention", 120)
+    assert (apart.num_fp8_gemm, apart.merged_qkv, apart.fused_attention_dtype) == (20, False, "fp8")
+    assert prepared.gate("int8", 120).num_int8_gemm == 13
+
+
+def test_full_size_counts() -> None:
+    with torch.device("meta"):
+        model = WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, text_dim=4096, num_layers=30)
+    linears = wan_dit._groups(model, wan_dit.EVERY_BLOCK)
+    assert sum(len(group.linears) for group in linears) == 300
+    assert len(linears) == 181
+
+
+def test_the_runtime_table_keeps_what_the_runtime_keeps() -> None:
+    groups = subject(num_layers=3, table=WAN).groups
+    assert {name.split(".")[2] for group in groups for name in group.linears} == {"1"}
+    assert not any(group.name == "text" for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"added_kv_proj_dim": 32, "image_dim": 8}, "encoded image"),
+        ({"patch_size": (2, 2, 2)}, "patch_size"),
+    ],
+)
+def test_other_modules_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        wan_dit.prepare(transformer(**changes), profiles=(PROFILE,))
+
+
+def test_profiles_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="h=5"):
+        subject(profiles=(Profile(name="odd", sizes={**SIZES, "h": 5}),))
+    with pytest.raises(ExportError, match="exactly one size"):
+        subject(profiles=(Profile(name="short", sizes={"B": 1, "h": 4, "w": 4}),))
+    with pytest.raises(ExportError, match=r"neither config\.json"):
+        wan_dit.prepare(tmp_path, profiles=(PROFILE,))

@@ -1,0 +1,207 @@
+"""An export job: what is refused before a weight is read, the keys of its steps, LoRAs and streaming."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_exportable import build_exportable, build_lora
+
+from export import pipeline as job
+from export.artifact import Store
+from export.pipeline import Request
+from export.scales import Scales
+from export.spec import ExportError, Profile
+from export.trt.library import is_installed
+
+SIZES = {"B": 1, "F": 2, "h": 4, "w": 4, "L": 24}
+needs_onnx = pytest.mark.skipif(
+    importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxruntime") is None,
+    reason="the packages onnx and onnxruntime are not both installed",
+)
+needs_rtx = pytest.mark.skipif(
+    not is_installed("tensorrt-rtx"), reason="the package tensorrt-rtx is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_exportable(tmp_path_factory.mktemp("model") / "generator")
+
+
+def request_of(source: Path, out: Path, **changes: Any) -> Request:
+    base = Request(
+        source=source,
+        subject="wan_dit",
+        target="onnx",
+        recipe="fp16",
+        profiles=(Profile(name="p", sizes=SIZES),),
+        out=out,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def quiet(text: str, peak_bytes: int | None) -> None: ...
+
+
+def test_strengths_follow_the_colon(tmp_path: Path) -> None:
+    path = build_lora(tmp_path / "a.safetensors")
+    found = job.read_loras([str(path), f"{path}:0.5", f"{path}:-1"])
+    assert [lora.strength for lora in found] == [1.0, 0.5, -1.0]
+    assert len({lora.digest for lora in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "onxx"}, "'onxx' is not a target; nearest: onnx"),
+        ({"subject": "vae"}, "'vae' is not a subject"),
+        ({"recipe": "fp4"}, "'fp4' is not a quantization recipe"),
+        ({"capabilities": (89,)}, "target onnx takes no compute capability"),
+        ({"target": "aoti", "capabilities": (89,)}, "target aoti takes no compute capability"),
+    ],
+)
+def test_bad_requests_are_refused(change: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        job.check(request_of(source, tmp_path, **change))
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"capabilities": ()}, "builds for stated compute capabilities"),
+        ({"capabilities": (90,)}, "cannot build for compute capability 90"),
+        ({"capabilities": (89, 86), "recipe": "fp8"}, r"needs compute capability 8.9, not 8.6"),
+        ({"capabilities": (89,), "recipe": "nvfp4"}, r"needs compute capability 12.0, not 8.9"),
+    ],
+)
+def test_cards_are_checked_first(change: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        job.check(request_of(source, tmp_path, target="tensorrt-rtx", **change))
+
+
+def test_missing_packages_say_how_to_install(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(ExportError, match="needs the Python package tensorrt"):
+        job.check(request_of(source, tmp_path, target="tensorrt"))
+
+
+def test_loras_are_refused_where_they_cannot_be_merged(source: Path, tmp_path: Path) -> None:
+    loras = job.read_loras([str(build_lora(tmp_path / "a.safetensors"))])
+    for change in ({"subject": "vae_decoder"}, {"low_memory": True}):
+        with pytest.raises(ExportError, match=r"LoRAs"):
+            job.check(request_of(source, tmp_path, loras=loras, **change))
+
+
+@pytest.mark.parametrize(
+    ("target", "recipe", "needed"),
+    [
+        ("onnx", "fp16", False),
+        ("onnx", "fp8", True),
+        ("onnx", "fp8-attention", True),
+        ("onnx", "int8", True),
+        ("onnx", "nvfp4", True),
+        ("onnx", "int4", False),
+        ("aoti", "fp8", False),
+    ],
+)
+def test_which_recipes_need_scales(
+    target: str, recipe: str, needed: bool, source: Path, tmp_path: Path
+) -> None:
+    assert job.needs_scales(request_of(source, tmp_path, target=target, recipe=recipe)) is needed
+
+
+@needs_onnx
+def test_without_scales_nothing_is_built(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="needs the magnitudes"):
+        job.run(request_of(source, tmp_path, recipe="fp8"), None, quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lora_changes_digest_and_weights_but_not_the_folder(source: Path, tmp_path: Path) -> None:
+    path = build_lora(tmp_path / "a.safetensors")
+    plain = request_of(source, tmp_path)
+    once, half = (
+        dataclasses.replace(plain, loras=job.read_loras([f"{path}:{strength}"])) for strength in (1, 0.5)
+    )
+    assert len({job.digest_of(one) for one in (plain, once, half)}) == 3
+    assert len({job.scales_path(one) for one in (plain, once, half)}) == 3
+    name = "transformer.blocks.0.attn1.to_q.weight"
+    before, after = (job.subject_of(one, dtype="fp32").module.state_dict()[name] for one in (plain, once))
+    updates = once.loras[0].updates["blocks.0.attn1.to_q"]
+    torch.testing.assert_close(after, before + updates.up @ updates.down)
+    assert job.spec_of(once).weights_digest == job.digest_of(once) != job.spec_of(plain).weights_digest
+    assert job.subject_of(once, dtype="fp16").spec.weights_digest == job.digest_of(once)
+
+
+@needs_onnx
+@needs_rtx
+def test_the_plan_names_what_a_run_makes(source: Path, tmp_path: Path) -> None:
+    request = request_of(source, tmp_path, target="tensorrt-rtx", capabilities=(89, 120))
+    before = job.plan(request, None)
+    assert [step.name for step in before] == ["onnx", "tensorrt-rtx for 89", "tensorrt-rtx for 120"]
+    assert not any(step.present for step in before) and all(step.need_bytes > 0 for step in before)
+    assert Store(tmp_path).list() == []
+    stages: list[str] = []
+    made = job.run(request, None, lambda text, peak: stages.append(text))
+    assert [one.folder for one in made] == [step.folder for step in before]
+    assert all(step.present for step in job.plan(request, None))
+    assert "loading the subject" in stages and "Building engine" in stages
+    assert job.run(request, None, lambda text, peak: pytest.fail(f"made again: {text}")) == made
+
+
+@pytest.mark.parametrize(
+    ("subject", "dims"),
+    [
+        ("wan_dit", {"B", "F", "h", "w", "L"}),
+        ("vae_decoder", {"B", "F", "h", "w", "T", "H", "W"}),
+        ("text_encoder", {"B", "L"}),
+    ],
+)
+def test_one_video_is_a_profile_of_every_subject(
+    subject: str, dims: set[str], source: Path, tmp_path: Path
+) -> None:
+    spec = job.spec_of(request_of(source, tmp_path, subject=subject))
+    assert set(spec.profiles[0].sizes) == dims and spec.subject == subject
+    again = request_of(source, tmp_path, subject=subject, profiles=spec.profiles)
+    assert job.spec_of(again) == spec
+    assert spec.weights_digest == job.digest_of(again)
+
+
+@needs_onnx
+def test_an_unknown_scale_has_no_name_yet(source: Path, tmp_path: Path) -> None:
+    (step,) = job.plan(request_of(source, tmp_path, recipe="int8"), None)
+    assert step.folder is None and not step.present
+
+
+@needs_onnx
+def test_streamed_weights_give_the_same_graph(source: Path, tmp_path: Path) -> None:
+    inputs = {t.name: torch.randn(t.shape(SIZES)) for t in job.spec_of(request_of(source, tmp_path)).inputs}
+    outputs = []
+    for low_memory in (False, True):
+        request = request_of(source, tmp_path / str(low_memory), low_memory=low_memory)
+        (made,) = job.run(request, None, quiet)
+        outputs.append(job.load_built(made, "cpu")(inputs)["velocity"])
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0.0, atol=1e-3)
+
+
+def test_scales_are_kept_under_their_checkpoint(source: Path, tmp_path: Path) -> None:
+    request = request_of(source, tmp_path, recipe="fp8")
+    scales = Scales(
+        subject="wan_dit",
+        weights_digest=job.digest_of(request),
+        producer="test",
+        num_forwards=1,
+        input_amax={"a": torch.ones(3)},
+        attention_amax={},
+    )
+    assert job.keep_scales(request, scales) == job.scales_path(request)
+    assert job.scales_path(request).is_file()

@@ -1,0 +1,112 @@
+"""FlashAttention-3 in bf16: numbers where the wheel is, reasons everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_cases import ADA, CPU, DEVICE, GPU_SIZES, SIZES, check, fill_padding, lengths, problem, tensors
+from fa3_build import NEEDS_FA3, build_flags  # noqa: F401  (a fixture)
+
+from kernels.attention import fa3
+from kernels.attention._blocks import BlockMask
+from kernels.attention._checks import check as common_check
+from kernels.descriptors import KernelError, Target
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("q_len", "kv_len"), SIZES + GPU_SIZES)
+def test_sizes(q_len: int, kv_len: int, head_dim: int) -> None:
+    check(fa3, *tensors(q_len, kv_len, head_dim, torch.bfloat16))
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+@pytest.mark.parametrize("short", [129, 1, 0])
+def test_lengths_with_nan_in_padding(short: int) -> None:
+    q, k, v = tensors(33, 200, 128, torch.bfloat16)
+    valid = lengths(177, short)
+    check(fa3, q, fill_padding(k, valid), fill_padding(v, valid), kv_lengths=valid)
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+def test_multiprocessors_left_free_change_nothing() -> None:
+    q, k, v = tensors(1000, 1000, 128, torch.bfloat16)
+    assert torch.equal(fa3.run(q, k, v, scale=0.1), fa3.run(q, k, v, scale=0.1, sm_margin=16))
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+def test_torch_compile_keeps_it_in_the_graph() -> None:
+    q, k, v = tensors(257, 129, 128, torch.bfloat16)
+    compiled = torch.compile(lambda q, k, v: fa3.run(q * 1.5, k, v, scale=0.1) + 1, fullgraph=True)
+    assert (compiled(q, k, v) - fa3.run(q * 1.5, k, v, scale=0.1) - 1).abs().max() < 0.05
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+def test_it_can_be_captured_in_a_graph() -> None:
+    q, k, v = tensors(257, 129, 128, torch.bfloat16)
+    expected = fa3.run(q, k, v, scale=0.1)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = fa3.run(q, k, v, scale=0.1)
+    graph.replay()
+    assert torch.equal(out, expected)
+
+
+def test_a_block_mask_is_refused() -> None:
+    q, k, v = tensors(16, 16)
+    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
+    with pytest.raises(KernelError, match="fa3 takes no block mask"):
+        fa3.run(q, k, v, scale=0.1, blocks=blocks)
+
+
+def test_supports_reads_the_build_flags(build_flags: dict[str, bool]) -> None:  # noqa: F811
+    assert fa3.supports(problem()) is None and fa3.supports(problem(mask="lengths")) is None
+    build_flags["FLASHATTENTION_DISABLE_FP16"] = True
+    assert fa3.supports(problem()) is None
+    assert fa3.supports(problem(dtype="fp16")) == "the installed fa3_fwd is built without fp16"
+    build_flags["FLASHATTENTION_DISABLE_FP16"] = False
+    assert fa3.supports(problem(dtype="fp16")) is None
+
+
+def test_supports_says_what_is_wrong(build_flags: dict[str, bool]) -> None:  # noqa: F811
+    blackwell = Target(kind="cuda", capability=(10, 0))
+    reasons = {
+        "8.9 is not 9.x": problem(target=ADA),
+        "10.0 is not 9.x": problem(target=blackwell),
+        "needs a CUDA GPU": problem(target=CPU),
+        "mask 'blocks'": problem(mask="blocks"),
+        "fp32": problem(dtype="fp32"),
+        "head size 320": problem(head_dim=320),
+        "head size 60": problem(head_dim=60),
+    }
+    for text, asked in reasons.items():
+        assert text in (fa3.supports(asked) or ""), asked
+
+
+def test_without_the_wheel_the_reason_is_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.attention._checks.find_spec", lambda name: None)
+    assert fa3.supports(problem()) == "the package fa3_fwd is not installed"
+
+
+@pytest.mark.gpu
+@NEEDS_FA3
+def test_heads_of_queries_may_share_heads_of_keys() -> None:
+    q, k, v = tensors(257, 333, 128, torch.bfloat16)
+    q = torch.cat([q, -q, 0.5 * q], dim=1)  # three heads for each head of keys, by the order of GQA
+    wide = [x.repeat_interleave(3, dim=1) for x in (k, v)]
+    difference = fa3.run(q, k, v, scale=0.1) - fa3.run(q, *wide, scale=0.1)
+    assert difference.abs().max() < 0.02  # tiles may be cut differently
+
+
+def test_shared_heads_are_checked() -> None:
+    q, k = torch.zeros(1, 6, 4, 8), torch.zeros(1, 2, 4, 8)
+    common_check(q, k, k, 0.1, None, None, grouped=True)
+    with pytest.raises(AssertionError):
+        common_check(q, k, k, 0.1, None, None)
+    with pytest.raises(AssertionError):
+        common_check(q[:, :5], k, k, 0.1, None, None, grouped=True)

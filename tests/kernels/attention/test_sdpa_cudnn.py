@@ -1,0 +1,63 @@
+"""cuDNN attention through torch: numbers on a GPU, reasons everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attention_cases import (
+    CPU,
+    DEVICE,
+    GPU_SIZES,
+    HOPPER,
+    SIZES,
+    TURING,
+    check,
+    fill_padding,
+    lengths,
+    problem,
+    tensors,
+)
+
+from kernels.attention import sdpa_cudnn
+from kernels.attention._blocks import BlockMask
+from kernels.descriptors import KernelError
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+
+
+@pytest.mark.gpu
+@DTYPES
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(("q_len", "kv_len"), [size for size in SIZES + GPU_SIZES if size[1] > 1])
+def test_sizes(q_len: int, kv_len: int, head_dim: int, dtype: torch.dtype) -> None:
+    check(sdpa_cudnn, *tensors(q_len, kv_len, head_dim, dtype))
+
+
+@pytest.mark.gpu
+@DTYPES
+@pytest.mark.parametrize("short", [129, 1])
+def test_lengths_with_nan_in_padding(short: int, dtype: torch.dtype) -> None:
+    q, k, v = tensors(33, 200, 128, dtype)
+    valid = lengths(177, short)
+    check(sdpa_cudnn, q, fill_padding(k, valid), fill_padding(v, valid), kv_lengths=valid)
+
+
+def test_a_block_mask_is_refused() -> None:
+    q, k, v = tensors(16, 16)
+    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
+    with pytest.raises(KernelError, match="sdpa_cudnn takes no block mask"):
+        sdpa_cudnn.run(q, k, v, scale=0.1, blocks=blocks)
+
+
+def test_supports_says_what_is_wrong() -> None:
+    assert sdpa_cudnn.supports(problem(mask="lengths", target=HOPPER)) is None
+    reasons = {
+        "mask 'blocks'": problem(mask="blocks"),
+        "fp32": problem(dtype="fp32"),
+        "head size 136": problem(head_dim=136),
+        "a single key": problem(kv_len=1),
+        "capability 7.5": problem(target=TURING),
+        "needs a CUDA GPU": problem(target=CPU),
+    }
+    for text, asked in reasons.items():
+        assert text in (sdpa_cudnn.supports(asked) or ""), asked

@@ -1,0 +1,205 @@
+"""A run of fake models over a real store: what the scheduler's tests and the store's tests drive."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.loop.policy import RefinementPolicy
+from engine.loop.scheduler import Scheduler
+from engine.machine.streams import HostFence, HostPool
+from engine.protocols import Fence, Job
+from engine.runs.store import RunStore
+from engine.runs.trace import HostRecorder
+from engine.types import (
+    Attempt,
+    Clip,
+    Critique,
+    Fault,
+    Footprint,
+    Outcome,
+    PhysicsPlan,
+    PlanMotion,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Verdict,
+    Video,
+    VideoSpec,
+)
+
+SPEC = VideoSpec(width=4, height=4, fps=8.0, prefix_frames=2, num_frames=2)
+
+
+class LateFence:
+    """Done at the second look, or a later one, as a step on a GPU is."""
+
+    def __init__(self, looks: int = 2) -> None:
+        self.looks_left = looks
+
+    def done(self) -> bool:
+        self.looks_left -= 1
+        return self.looks_left <= 0
+
+    def wait(self) -> None:
+        self.looks_left = 0
+
+
+@dataclass
+class FakeJob:
+    value: object
+    steps_left: int
+    error: Exception | None = None
+    late: bool = True
+
+    def launch(self) -> Fence:
+        assert self.steps_left > 0
+        self.steps_left -= 1
+        if self.error is not None and self.steps_left == 0:
+            raise self.error
+        return LateFence() if self.late else HostFence()
+
+    def result(self) -> object:
+        assert self.steps_left == 0
+        return self.value
+
+
+@dataclass
+class FakeModels:
+    """Generator and critic whose replies depend on the request alone; `fails` maps a job to its error."""
+
+    seed: int = 0
+    fails: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    calls: list[tuple[str, str, int]] = field(default_factory=list)
+    spec: VideoSpec = SPEC
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        return Footprint(weights_bytes=1, activation_bytes=1)
+
+    def _job(self, name: str, scenario: Scenario, revision: int, value: object) -> FakeJob:
+        self.calls.append((name, scenario.id, revision))
+        steps = random.Random(f"{self.seed}{name}{scenario.id}{revision}").randint(1, 6)
+        return FakeJob(value, steps, self.fails.get((name, scenario.id)), late=steps % 2 == 0)
+
+    def plan(self, scenario: Scenario) -> Job[PlanReply]:
+        reply = PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5)
+        return self._job("plan", scenario, 0, reply)  # type: ignore[return-value]
+
+    def start(self, scenario: Scenario, prompt: Prompt, video: Video | None = None) -> Job[object]:
+        draw = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}")
+        if video is None:
+            frames = np.full((2, 4, 4, 3), draw.randrange(256), np.uint8)
+            return self._job("generate", scenario, prompt.revision, Video(frames=frames, fps=8.0))
+        assert int(video.frames[0, 0, 0, 0]) == draw.randrange(256), "the critic saw another take's video"
+        score = float(draw.randrange(100))
+        critique = Critique(
+            verdict=draw.choice([Verdict.ACCEPT, Verdict.REVISE, Verdict.REVISE, Verdict.UNREADABLE]),
+            score=score,
+            seen=(),
+            expected=(),
+            findings=(),
+            fault=draw.choice(list(Fault)),
+            revised=make_plan(draw.choice(["left", "right", "up", "down"])),
+            raw="",
+            num_tokens=5,
+            seconds=0.5,
+        )
+        return self._job("critique", scenario, prompt.revision, critique)
+
+
+def make_plan(direction: str) -> PhysicsPlan:
+    motion = (PlanMotion(object="ball", direction=direction, speed="slow"),)
+    return PhysicsPlan(objects=(), motion=motion, events=(), rest=(), still=("table",))
+
+
+def scenario(number: int) -> Scenario:
+    name = f"{number:04d}_perspective-left"
+    clip = Clip(path=Path(f"{name}.mp4"), fps=8.0, num_frames=24, width=4, height=4)
+    return Scenario(id=name, text="A ball.", prefix=clip, category="Optics", output_name=f"{name}_ball.mp4")
+
+
+BY_CRITIC = RefinementPolicy(seed=1, negative="", loops=3)
+BY_LOOKS = replace(BY_CRITIC, selectors=("brightness",))
+OF_THREE = replace(BY_CRITIC, selectors=("brightness", "critic_score"), samples=3)
+POLICIES = {
+    "critic": BY_CRITIC,
+    "looks": BY_LOOKS,
+    "of three": OF_THREE,
+    "all judged": replace(BY_CRITIC, samples=3),
+}
+
+SCENARIOS = [scenario(number) for number in range(1, 6)]
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.last: dict[tuple[str, str], tuple[int, int]] = {}
+        self.ids: list[str] = []
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        self.last[lane, scenario_id] = (done, total)
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        self.ids += scenario_ids
+
+
+@dataclass
+class Run:
+    """A run folder with everything a scheduler needs around the fakes."""
+
+    store: RunStore
+    models: FakeModels = field(default_factory=FakeModels)
+    policy: RefinementPolicy = BY_CRITIC
+    recorder: HostRecorder = field(default_factory=HostRecorder)
+    progress: Quiet = field(default_factory=Quiet)
+
+    def encode(self, scene: Scenario, index: int, video: Video) -> Path:
+        if ("encode", scene.id) in self.models.fails:
+            raise self.models.fails["encode", scene.id]
+        path = self.store.video_path(scene.id, index)
+        (self.store.folder / path).write_bytes(video.frames.tobytes())
+        return path
+
+    def read(self, attempt: Attempt) -> Video:
+        stored = np.frombuffer((self.store.folder / attempt.video_path).read_bytes(), np.uint8)
+        return Video(frames=stored.reshape(2, 4, 4, 3), fps=8.0)
+
+    def select(self, scene: Scenario, attempts: Iterable[Attempt]) -> list[dict[str, float]]:
+        pixels = [(self.store.folder / a.video_path).read_bytes()[0] for a in attempts]
+        return [{"brightness": float(value)} for value in pixels]
+
+    def go(self, *, overlap: bool = True, ahead: int = 4, limit: int | None = None) -> dict[str, Outcome]:
+        """Run to the end, or stop dead after `limit` outcomes."""
+        pending = self.store.pending()
+        with HostPool(2) as host:
+            scheduler = Scheduler(
+                scenarios=pending,
+                generator=self.models,  # type: ignore[arg-type]
+                critic=self.models,  # type: ignore[arg-type]
+                policy=self.policy,
+                encode=self.encode,
+                select=self.select if self.policy.lookers else None,
+                read=self.read if self.policy.lookers else None,
+                host=host,
+                sink=self.store,
+                recorder=self.recorder,
+                progress=self.progress,
+                history={s.id: self.store.history(s.id) for s in pending},
+                overlap=overlap,
+                ahead=ahead,
+            )
+            for number, _ in enumerate(scheduler.run(), start=1):
+                if number == limit:
+                    break
+        return self.store.outcomes()
+
+
+def without_timings(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    return {
+        name: replace(outcome, attempts=tuple(replace(a, timings={}) for a in outcome.attempts))
+        for name, outcome in outcomes.items()
+    }

@@ -1,0 +1,154 @@
+"""A dataset of two simulated scenes, model folders of random weights, and a critic that follows a script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sliding import SlidingSquare
+from tiny_vlm import save_tiny_vlm
+from tiny_wan import SIDECAR, build_folder
+
+from engine.build import run as build
+from engine.demo.layout import write_dataset
+from engine.machine.streams import HostFence
+from engine.protocols import Critic, Fence
+from engine.settings.config import RunConfig, load_config
+from engine.types import (
+    Attempt,
+    Critique,
+    Fault,
+    Footprint,
+    Outcome,
+    PhysicsPlan,
+    PlanMotion,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Verdict,
+    Video,
+    VideoSpec,
+)
+
+CRITIC_SIDECAR = {"num_prefix_frames": 2, "num_take_frames": 2, "frame_px": 32, "max_new_tokens": 4}
+DIRECTIONS = ("left", "right", "up", "down", "away")
+
+
+@dataclass(frozen=True)
+class Folders:
+    dataset: Path
+    generator: Path
+    critic: Path
+
+    def config(self, out: Path, *, settings: dict[str, object] | None = None) -> RunConfig:
+        base: dict[str, object] = {
+            "dataset": str(self.dataset),
+            "out": str(out),
+            "generator.name": str(self.generator),
+            "critic.name": str(self.critic),
+            "device": "cpu",
+            "dtype": "fp32",
+            "loop.loops": 2,
+        }
+        return load_config(None, base | (settings or {}))
+
+
+def make_folders(root: Path) -> Folders:
+    """Clips and models with the benchmark's real durations: 3 s and 5 s at 8 fps."""
+    torch.set_num_threads(1)
+    write_dataset(root / "dataset", [SlidingSquare(0), SlidingSquare(1)], views=("perspective-center",))
+    generator = build_folder(root / "generator")
+    durations = {"prefix_frames": 24, "num_frames": 40, "num_inference_steps": 1, "guidance_scale": 1.0}
+    (generator / "retake.json").write_text(json.dumps(SIDECAR | durations))
+    path = generator / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 128}))
+    critic = save_tiny_vlm(root / "critic", sidecar=json.dumps(CRITIC_SIDECAR))
+    return Folders(dataset=root / "dataset", generator=generator, critic=critic)
+
+
+@dataclass
+class Ready:
+    """A job of one step."""
+
+    value: Any
+    steps_left: int = 1
+
+    def launch(self) -> Fence:
+        self.steps_left -= 1
+        return HostFence()
+
+    def result(self) -> Any:
+        return self.value
+
+
+class ScriptedCritic:
+    """A plan of its own, then a new direction and a better score at each take: every loop is used."""
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        return Footprint(weights_bytes=1, activation_bytes=1)
+
+    def plan(self, scenario: Scenario) -> Any:
+        return Ready(PlanReply(plan=_plan("sideways"), raw="{}", num_tokens=2, seconds=0.1))
+
+    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Any:
+        return Ready(
+            Critique(
+                verdict=Verdict.REVISE,
+                score=10.0 * prompt.revision,
+                seen=("a square",),
+                expected=(),
+                findings=(),
+                fault=Fault.MISSING_CLUES,
+                revised=_plan(DIRECTIONS[prompt.revision]),
+                raw="{}",
+                num_tokens=2,
+                seconds=0.1,
+            )
+        )
+
+
+def script_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: object, with_weights: bool) -> Critic:
+        return ScriptedCritic()
+
+    monkeypatch.setattr(build, "load_critic", load)
+
+
+@dataclass
+class Silent:
+    """A display that keeps what it was told; raises KeyboardInterrupt at attempt number `interrupt`."""
+
+    interrupt: int | None = None
+    attempts: list[tuple[str, int]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None: ...
+
+    def finished(self, scenario_ids: Iterable[str]) -> None: ...
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
+        self.attempts.append((scenario_id, attempt.index))
+        if len(self.attempts) == self.interrupt:
+            raise KeyboardInterrupt
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None: ...
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+
+def _plan(direction: str) -> PhysicsPlan:
+    motion = PlanMotion(object="square", direction=direction, speed="slow")
+    return PhysicsPlan(objects=(), motion=(motion,), events=(), rest=(), still=())

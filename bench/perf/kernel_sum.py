@@ -58,7 +58,7 @@ def wan_calls(
     text = torch.randn(batch, heads, text_tokens, size, device="cuda", dtype=torch.bfloat16)
     q = h.unflatten(2, (heads, size)).transpose(1, 2)
     norm = {"eps": EPS, "quantize": kind}
-    eight_bit = bool(settings.low_attention)
+    eight_bit = bool(settings.quantized_attention)
     scale = qk_norm_rope.static_scale(weight, heads) if eight_bit else None
     calls: dict[str, tuple[int, Callable[[], object]]] = {
         "gate, residual, norm, modulation": (
@@ -103,7 +103,7 @@ def cosmos3_calls(
     inner: int,
 ) -> Calls:
     """Of the generation tower of Cosmos3 behind cached text, products in the set format."""
-    kind, eight_bit = _format(settings), bool(settings.low_attention)
+    kind, eight_bit = _format(settings), bool(settings.quantized_attention)
     options = {"device": "cuda", "dtype": torch.bfloat16}
     h = torch.randn(1, tokens, width, **options)
     weight, norm = torch.rand(width, device="cuda") + 0.5, torch.rand(size, device="cuda") + 0.5
@@ -148,7 +148,7 @@ def _format(settings: DenoiseSettings) -> str | None:
 
 def _attention(q: Tensor, k: Tensor, settings: DenoiseSettings) -> Callable[[], object]:
     """q [B, A, S, D], k [B, A or fewer, N, D], which is v too."""
-    names = settings.low_attention or settings.attention or ("sdpa_cudnn",)
+    names = settings.quantized_attention or settings.attention or ("sdpa_cudnn",)
     module, softmax_scale = dispatch.load(names[0]), q.shape[-1] ** -0.5
     groups = q.shape[1] // k.shape[1]
     if groups > 1 and not getattr(module, "GROUPED", False):

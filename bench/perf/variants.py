@@ -40,7 +40,14 @@ STOCK = (
     Variant(name="diffusers compiled, cuDNN", adds="torch.compile", backend="cudnn", compiled=True),
     Variant(name="diffusers compiled, FA3", adds="FlashAttention-3 processor", backend="fa3", compiled=True),
 )
-_LOW = replace(FAST, compile="on", linear="fp8", low_attention=("fa3_fp8",), low_first=0.0, low_last=0.0)
+_LOW = replace(
+    FAST,
+    compile="on",
+    linear="fp8",
+    quantized_attention=("fa3_fp8",),
+    quantized_first=0.0,
+    quantized_last=0.0,
+)
 WHOLE = "ours FP8 linear, FP8 attention"
 OURS = (
     Variant(
@@ -89,14 +96,14 @@ ALONE = (
     Variant(
         name="ours cuDNN FP8 attention",
         adds="cuDNN's FP8 attention instead of FA3's",
-        settings=replace(_LOW, attention=("fa3",), low_attention=("cudnn_fp8",)),
+        settings=replace(_LOW, attention=("fa3",), quantized_attention=("cudnn_fp8",)),
         cumulative=False,
         against=WHOLE,
     ),
     Variant(
         name="ours Triton INT8 attention",
         adds="our INT8 kernel instead of FA3's FP8",
-        settings=replace(_LOW, attention=("fa3",), low_attention=("triton_int8",)),
+        settings=replace(_LOW, attention=("fa3",), quantized_attention=("triton_int8",)),
         cumulative=False,
         against=WHOLE,
     ),
@@ -117,7 +124,12 @@ EVERYWHERE = (
         name="ours 8-bit linear and attention",
         adds="8-bit attention",
         settings=replace(
-            FAST, compile="auto", linear="auto", low_attention=("auto",), low_first=0.0, low_last=0.0
+            FAST,
+            compile="auto",
+            linear="auto",
+            quantized_attention=("auto",),
+            quantized_first=0.0,
+            quantized_last=0.0,
         ),
     ),
 )

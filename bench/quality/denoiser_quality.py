@@ -28,7 +28,7 @@ from engine.settings.presets import PRESETS, DenoiseSettings
 
 EXACT = "exact"
 FAST = DenoiseSettings(forward="fast")
-EAGER_8_BIT = replace(FAST, low_first=0.0, low_last=0.0)
+EAGER_8_BIT = replace(FAST, quantized_first=0.0, quantized_last=0.0)
 UNCOMPILED = {"compile": "off", "graphs": "off"}
 """Of the presets: many processes a GPU would each compile; what compiling costs has a row of its own."""
 VARIANTS: dict[str, DenoiseSettings] = {
@@ -36,9 +36,9 @@ VARIANTS: dict[str, DenoiseSettings] = {
     "fast forward": FAST,
     "FP8 linear": replace(FAST, linear="fp8"),
     "INT8 linear": replace(FAST, linear="int8"),
-    "FA3 FP8 attention": replace(EAGER_8_BIT, low_attention=("fa3_fp8",)),
-    "FA3 FP8 attention but the ends": replace(FAST, low_attention=("fa3_fp8",)),
-    "Triton INT8 attention": replace(EAGER_8_BIT, low_attention=("triton_int8",)),
+    "FA3 FP8 attention": replace(EAGER_8_BIT, quantized_attention=("fa3_fp8",)),
+    "FA3 FP8 attention but the ends": replace(FAST, quantized_attention=("fa3_fp8",)),
+    "Triton INT8 attention": replace(EAGER_8_BIT, quantized_attention=("triton_int8",)),
     "skip-softmax attention": replace(FAST, attention=("triton_skip_softmax",)),
     "guidance gated at 0.5": replace(PRESETS["exact"], cfg_gate=0.5),
     "steps cached 0.25": replace(PRESETS["exact"], step_cache=0.25),

@@ -104,7 +104,7 @@ Attention = Annotated[
     str | None,
     typer.Option(metavar="NAME,...", help="Attention in the order to try: see retake kernels."),
 ]
-LowAttention = Annotated[
+QuantizedAttention = Annotated[
     str | None,
     typer.Option(
         metavar="NAME,...",

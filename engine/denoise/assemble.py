@@ -21,13 +21,13 @@ from engine.errors import ConfigError
 from engine.generators.cosmos3 import block as cosmos3_block
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3
 from engine.generators.wan.block import OURS, PLAIN, BoundAttention
-from engine.generators.wan.forward import FastDenoiser, FastWan, low_range
+from engine.generators.wan.forward import FastDenoiser, FastWan, quantized_range
 from engine.protocols import Denoiser
 from engine.quant import precision_policy, surgery
 from engine.quant import weight_cache as saved
 from engine.quant.precision_policy import Policy, Range
 from engine.quant.recipes import QuantTable, SurgeryError, cosmos3_table, resolve, wan_table
-from engine.settings.presets import LOW_END, DenoiseSettings, parts_of_forward
+from engine.settings.presets import QUANTIZED_END, DenoiseSettings, parts_of_forward
 from kernels import dispatch
 from kernels.descriptors import AttentionProblem, KernelError, Target, dtype_name
 
@@ -109,7 +109,7 @@ def assemble(
         transformer,
         element_wise=OURS if settings.element_wise == "ours" else PLAIN,
         attention=attention,
-        low_attention=low,
+        quantized_attention=low,
         cross_attention=_cross_attention(site, shape, notes, cache),
     )
     on_gpu = site.device.type == "cuda"
@@ -120,9 +120,9 @@ def assemble(
     if graphs and not on_gpu:
         raise ConfigError("graphs is on, but the denoiser is on the CPU", fix="leave graphs off or auto")
     names = [f"{table.blocks}.{index}.attn1" for index in range(len(wan.blocks))]
-    ranges = None if low is None else _low_ranges(low.name, settings, policy, names, notes)
+    ranges = None if low is None else _quantized_ranges(low.name, settings, policy, names, notes)
     _log(notes)
-    return Assembled(denoiser=FastDenoiser(wan, low_ranges=ranges, graphs=graphs), notes=notes)
+    return Assembled(denoiser=FastDenoiser(wan, quantized_ranges=ranges, graphs=graphs), notes=notes)
 
 
 def assemble_cosmos3(
@@ -158,14 +158,14 @@ def assemble_cosmos3(
         fps=fps,
         element_wise=cosmos3_block.OURS if settings.element_wise == "ours" else cosmos3_block.PLAIN,
         attention=attention,
-        low_attention=low,
+        quantized_attention=low,
     )
     if _switched(settings.compile, "compile", notes, site.device.type == "cuda"):
         model.compile_blocks()
     notes["graphs"] = "off"
-    levels = None if low is None else _low_range(settings, notes)
+    levels = None if low is None else _quantized_range(settings, notes)
     _log(notes)
-    return Assembled(denoiser=Cosmos3Denoiser(model, low_range=levels), notes=notes)
+    return Assembled(denoiser=Cosmos3Denoiser(model, quantized_range=levels), notes=notes)
 
 
 def _log(notes: dict[str, str]) -> None:
@@ -185,7 +185,7 @@ def _both_attentions(
     problem = _problem(site, shape, kv_len)
     try:
         exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)
-        return exact, _low_attention(problem, settings, notes, cache)
+        return exact, _quantized_attention(problem, settings, notes, cache)
     except KernelError as error:
         raise _unsupported(error) from error
 
@@ -252,7 +252,7 @@ def _policy(wanted: str, folder: Path | None, notes: dict[str, str]) -> Policy |
     return policy
 
 
-def _low_ranges(
+def _quantized_ranges(
     kernel: str,
     settings: DenoiseSettings,
     policy: Policy | None,
@@ -262,20 +262,22 @@ def _low_ranges(
     """For each block the timesteps of the low attention: the policy's, where no range was given and the
     kernel is one that it was measured for; else one range for all."""
     format_name = MEASURED_AS.get(kernel)
-    given = settings.low_first is not None or settings.low_last is not None
+    given = settings.quantized_first is not None or settings.quantized_last is not None
     if policy is None or given or format_name is None:
-        return ((_low_range(settings, notes),),) * len(blocks)
+        return ((_quantized_range(settings, notes),),) * len(blocks)
     ranges = policy.attention_ranges(blocks, format_name)
     share = sum(high - low for block in ranges for low, high in block) / (NUM_TRAIN_TIMESTEPS * len(blocks))
-    notes["low_attention"] += f", where the policy admits it: {100 * share:.0f} % of blocks and noise levels"
+    notes["quantized_attention"] += (
+        f", where the policy admits it: {100 * share:.0f} % of blocks and noise levels"
+    )
     return ranges
 
 
-def _low_range(settings: DenoiseSettings, notes: dict[str, str]) -> Range:
-    first = LOW_END if settings.low_first is None else settings.low_first
-    last = LOW_END if settings.low_last is None else settings.low_last
-    notes["low_attention"] += f", without {first:g} first and {last:g} last"
-    return low_range(first, last)
+def _quantized_range(settings: DenoiseSettings, notes: dict[str, str]) -> Range:
+    first = QUANTIZED_END if settings.quantized_first is None else settings.quantized_first
+    last = QUANTIZED_END if settings.quantized_last is None else settings.quantized_last
+    notes["quantized_attention"] += f", without {first:g} first and {last:g} last"
+    return quantized_range(first, last)
 
 
 def _problem(site: _Site, shape: Shape, kv_len: int) -> AttentionProblem:
@@ -315,20 +317,22 @@ def _attention(
     )
 
 
-def _low_attention(
+def _quantized_attention(
     problem: AttentionProblem,
     settings: DenoiseSettings,
     notes: dict[str, str],
     cache: Path | None,
 ) -> BoundAttention | None:
-    if not settings.low_attention:
-        notes["low_attention"] = "off"
+    if not settings.quantized_attention:
+        notes["quantized_attention"] = "off"
         return None
-    automatic = settings.low_attention == (AUTO,)
-    named, accuracy = ((), ("exact", "8bit")) if automatic else (settings.low_attention, ("8bit",))
-    found = _attention(problem, named, accuracy, notes, "low_attention", cache)
+    automatic = settings.quantized_attention == (AUTO,)
+    named, accuracy = ((), ("exact", "8bit")) if automatic else (settings.quantized_attention, ("8bit",))
+    found = _attention(problem, named, accuracy, notes, "quantized_attention", cache)
     if automatic and dispatch.load(found.name).ACCURACY == "exact":
-        notes["low_attention"] = f"none: no 8-bit kernel is faster here than {notes['low_attention']}"
+        notes["quantized_attention"] = (
+            f"none: no 8-bit kernel is faster here than {notes['quantized_attention']}"
+        )
         return None
     return found
 

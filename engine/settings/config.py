@@ -64,9 +64,9 @@ class DenoiseConfig:
     allow_fallback: bool = False  # where that form cannot be had, use the module, with a warning
     forward: str | None = _setting(None, choices=FORWARDS)
     attention: tuple[str, ...] | None = None  # names of `retake kernels`, in the order they are tried
-    low_attention: tuple[str, ...] | None = None  # 8-bit kernels for the middle noise levels; ["auto"]
-    low_first: float | None = _setting(None, low=0.0, high=1.0)
-    low_last: float | None = _setting(None, low=0.0, high=1.0)
+    quantized_attention: tuple[str, ...] | None = None  # 8-bit kernels for the middle noise levels; ["auto"]
+    quantized_first: float | None = _setting(None, low=0.0, high=1.0)
+    quantized_last: float | None = _setting(None, low=0.0, high=1.0)
     linear: str | None = _setting(None, choices=LINEARS)
     policy: str | None = None  # auto, off, or a file of bench.quality.policy_calibration
     element_wise: str | None = _setting(None, choices=ELEMENT_WISE)

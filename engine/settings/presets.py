@@ -13,7 +13,7 @@ LINEARS = ("bf16", "fp8", "int8", "auto")
 ELEMENT_WISE = ("ours", "compiler")
 SWITCH = ("off", "on", "auto")
 POLICIES = ("off", "auto")
-LOW_END = 0.1
+QUANTIZED_END = 0.1
 VAES = ("library", "fused")
 
 
@@ -25,13 +25,13 @@ class DenoiseSettings:
     """Diffusers' own, or ours over the same weights (engine/generators/wan/forward.py)."""
     attention: tuple[str, ...] = ()
     """Kernels in the order they are tried; one name is required; empty: the fastest exact one here."""
-    low_attention: tuple[str, ...] = ()
+    quantized_attention: tuple[str, ...] = ()
     """8-bit or sparse kernels for the middle of the noise levels; "auto": an 8-bit one that is faster than
     every exact one here, if there is any."""
-    low_first: float | None = None
+    quantized_first: float | None = None
     """Share of the noise levels at the noisy end that keep the exact attention; None: as the policy says,
-    without one `LOW_END`."""
-    low_last: float | None = None
+    without one `QUANTIZED_END`."""
+    quantized_last: float | None = None
     """And at the clean end. With either one given the policy decides no attention."""
     linear: str = "bf16"
     """Products of the inner blocks; "auto": the 8-bit format that is fast on this device, if any, for the
@@ -72,7 +72,7 @@ PRESETS = {
         forward="fast",
         linear="auto",
         policy="auto",
-        low_attention=("auto",),
+        quantized_attention=("auto",),
         compile="auto",
         graphs="auto",
         vae="fused",
@@ -81,9 +81,9 @@ PRESETS = {
         forward="fast",
         linear="auto",
         policy="auto",
-        low_attention=("auto",),
-        low_first=0.0,
-        low_last=0.0,
+        quantized_attention=("auto",),
+        quantized_first=0.0,
+        quantized_last=0.0,
         compile="auto",
         graphs="auto",
         vae="fused",

@@ -78,7 +78,14 @@ def test_run_writes_a_run_with_the_options_given(folders: Folders, tmp_path: Pat
 
 
 def test_run_takes_the_preset_and_parts_of_the_denoiser(folders: Folders, tmp_path: Path) -> None:
-    options = ["--preset", "fast", "--attention", "sdpa_flash,sdpa_math", "--low-attention", "sdpa_math"]
+    options = [
+        "--preset",
+        "fast",
+        "--attention",
+        "sdpa_flash,sdpa_math",
+        "--quantized-attention",
+        "sdpa_math",
+    ]
     options += ["--linear", "bf16", "--compile", "off", "--cfg-gate", 0.6, "--step-cache", 0.25]
     options += ["--early-stop", 0.05, "--loops", 0, "--limit", 1, "--out", tmp_path / "run"]
     call("run", *run_options(folders), *options)
@@ -86,7 +93,7 @@ def test_run_takes_the_preset_and_parts_of_the_denoiser(folders: Folders, tmp_pa
     assert config == DenoiseConfig(
         preset="fast",
         attention=("sdpa_flash", "sdpa_math"),
-        low_attention=("sdpa_math",),
+        quantized_attention=("sdpa_math",),
         linear="bf16",
         compile="off",
         cfg_gate=0.6,
@@ -96,7 +103,7 @@ def test_run_takes_the_preset_and_parts_of_the_denoiser(folders: Folders, tmp_pa
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     notes = manifest["denoiser"]
     assert (notes["forward"], notes["linear"], notes["compile"]) == ("fast", "bf16", "off")
-    assert notes["low_attention"] == "sdpa_math, without 0.1 first and 0.1 last"
+    assert notes["quantized_attention"] == "sdpa_math, without 0.1 first and 0.1 last"
     assert manifest["config"]["denoise"]["cfg_gate"] == 0.6
 
 
@@ -106,7 +113,7 @@ def test_settings_of_the_denoiser_are_refused_before_anything_runs(folders: Fold
         (["--preset", "quick"], "exact, fast, fastest"),
         (["--linear", "fp8"], "--preset fast"),
         (["--preset", "fast", "--attention", "flash9"], "triton_dense"),
-        (["--preset", "fast", "--low-attention", "triton_int8"], "retake kernels"),
+        (["--preset", "fast", "--quantized-attention", "triton_int8"], "retake kernels"),
         (["--step-cache", 0.7], "from 0.0 to 0.5"),
     ):
         output = call("run", *run_options(folders), *options, "--out", out, status=2).output

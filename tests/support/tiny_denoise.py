@@ -68,13 +68,13 @@ def fast_wan(
     *,
     element_wise: ElementWise = OURS,
     attention: BoundAttention | None = None,
-    low_attention: BoundAttention | None = None,
+    quantized_attention: BoundAttention | None = None,
 ) -> FastWan:
     return FastWan(
         module,
         element_wise=element_wise,
         attention=attention or bound(),
-        low_attention=low_attention,
+        quantized_attention=quantized_attention,
         cross_attention=bound(),
     )
 

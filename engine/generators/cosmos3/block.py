@@ -76,14 +76,18 @@ class FastCosmos3Block(nn.Module):
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
-        low_attention: BoundAttention,
+        quantized_attention: BoundAttention,
     ) -> None:
-        """`low_attention` is what `low` steps use; the same as `attention` where there is no 8-bit one."""
+        """`quantized_attention` is for `low` steps; it is `attention` where there is no 8-bit one."""
         super().__init__()
         attn, mlp = layer.self_attn, layer.mlp_moe_gen
         self.heads, self.kv_heads = int(attn.num_attention_heads), int(attn.num_key_value_heads)
         self.head_dim = int(attn.head_dim)
-        self.do, self.attention, self.low_attention = element_wise, attention, low_attention
+        self.do, self.attention, self.quantized_attention = (
+            element_wise,
+            attention,
+            quantized_attention,
+        )
         first, second = layer.input_layernorm_moe_gen, layer.post_attention_layernorm_moe_gen
         self.norm, self.eps = first.weight, float(first.eps)
         self.mlp_norm, self.mlp_eps = second.weight, float(second.eps)
@@ -101,13 +105,13 @@ class FastCosmos3Block(nn.Module):
 
     def text(self, keys: Tensor, values: Tensor) -> LayerText:
         """Of keys and values [B, L, K, D], as the understanding tower made them."""
-        eight_bit = any(bound.quantized is not None for bound in (self.attention, self.low_attention))
+        eight_bit = any(bound.quantized is not None for bound in (self.attention, self.quantized_attention))
         low = to_mixed_fp8(keys.float(), self.k_scale) if eight_bit else None
         return LayerText(keys=keys, values=values, low_keys=low)
 
     def text_of_step(self, text: LayerText, low: bool) -> tuple[Tensor, Tensor]:
         """Keys, of the dtype that the attention of the step takes, and values."""
-        bound = self.low_attention if low else self.attention
+        bound = self.quantized_attention if low else self.attention
         keys = text.keys if bound.quantized is None else text.low_keys
         assert keys is not None, f"text without 8-bit keys for {bound.name}"
         return keys, text.values
@@ -137,7 +141,7 @@ class FastCosmos3Block(nn.Module):
         sizes = [count * self.head_dim for count in (self.heads, self.kv_heads, self.kv_heads)]
         q, k, v = qkv.split(sizes, dim=-1)  # strided
         v = torch.cat([text[1], v.unflatten(2, (self.kv_heads, -1))], dim=1)  # [B, L + S, K, D]
-        bound = self.low_attention if low else self.attention
+        bound = self.quantized_attention if low else self.attention
         scales = (None, None) if bound.quantized is None else (self.q_scale, self.k_scale)
         turn = {"cos": cos, "sin": sin, "eps": self.qk_eps}
         q = self.do.head_norm_rope(q, self.norm_q, heads=self.heads, scale=scales[0], **turn)

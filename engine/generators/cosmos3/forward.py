@@ -41,7 +41,7 @@ class FastCosmos3(nn.Module):
         fps: float,
         element_wise: ElementWise,
         attention: BoundAttention,
-        low_attention: BoundAttention | None,
+        quantized_attention: BoundAttention | None,
     ) -> None:
         super().__init__()
         config = transformer.config
@@ -57,7 +57,7 @@ class FastCosmos3(nn.Module):
                 layer,
                 element_wise=element_wise,
                 attention=attention,
-                low_attention=low_attention or attention,
+                quantized_attention=quantized_attention or attention,
             )
             for layer in transformer.layers
         )
@@ -118,11 +118,11 @@ class FastCosmos3(nn.Module):
 
 
 class Cosmos3Denoiser:
-    """FastCosmos3 behind the Denoiser protocol; `low_range`: timesteps at which attention may be 8-bit."""
+    """FastCosmos3 as a Denoiser; `quantized_range`: timesteps at which attention may be 8-bit."""
 
-    def __init__(self, model: FastCosmos3, *, low_range: tuple[float, float] | None = None) -> None:
+    def __init__(self, model: FastCosmos3, *, quantized_range: tuple[float, float] | None = None) -> None:
         self.model = model
-        self._low_range = low_range
+        self._quantized_range = quantized_range
 
     def prepare(self, text: Tensor) -> Prompt:
         """text: token ids [L]."""
@@ -131,7 +131,10 @@ class Cosmos3Denoiser:
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Prompt, *, branch: str) -> Tensor:
         """Velocity float32 [1, Z, F, h, w]; prompts differ in length, so a call is one branch."""
         assert branch in (COND, UNCOND), f"branch {branch!r}: Cosmos3 predicts one at a time"
-        low = self._low_range is not None and self._low_range[0] <= timestep.value <= self._low_range[1]
+        low = (
+            self._quantized_range is not None
+            and self._quantized_range[0] <= timestep.value <= self._quantized_range[1]
+        )
         velocity: Tensor = self.model(latents, timestep.value, text, prefix=timestep.prefix_frames, low=low)
         return velocity
 

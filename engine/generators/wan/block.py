@@ -75,10 +75,10 @@ class FastBlock(nn.Module):
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
-        low_attention: BoundAttention,
+        quantized_attention: BoundAttention,
         cross_attention: BoundAttention,
     ) -> None:
-        """`low_attention` is what `low` steps use; the same as `attention` where there is no 8-bit one."""
+        """`quantized_attention` is for `low` steps; it is `attention` where there is no 8-bit one."""
         super().__init__()
         self_attn, cross_attn = block.attn1, block.attn2
         if cross_attn.add_k_proj is not None:
@@ -88,7 +88,11 @@ class FastBlock(nn.Module):
             )
         self.heads, self.eps = int(self_attn.heads), float(block.norm1.eps)
         self.qk_eps, self.cross_eps = float(self_attn.norm_q.eps), float(cross_attn.norm_q.eps)
-        self.do, self.attention, self.low_attention = element_wise, attention, low_attention
+        self.do, self.attention, self.quantized_attention = (
+            element_wise,
+            attention,
+            quantized_attention,
+        )
         self.cross_attention = cross_attention
         self.table = block.scale_shift_table  # fp32 [1, 6, C]
         self.qkv = merge_linears([self_attn.to_q, self_attn.to_k, self_attn.to_v])
@@ -156,7 +160,7 @@ class FastBlock(nn.Module):
         """[B, S, C] in `dtype`."""
         q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)  # each [B, S, C], strided
         v = v.unflatten(2, (self.heads, -1))
-        bound = self.low_attention if low else self.attention
+        bound = self.quantized_attention if low else self.attention
         eight_bit = bound.quantized is not None
         norm = {"heads": self.heads, "eps": self.qk_eps}
         q = self.do.qk_norm_rope(q, self.norm_q, cos, sin, scale=self.q_scale if eight_bit else None, **norm)

@@ -58,7 +58,7 @@ class FastWan(nn.Module):
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
-        low_attention: BoundAttention | None,
+        quantized_attention: BoundAttention | None,
         cross_attention: BoundAttention,
     ) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class FastWan(nn.Module):
                 block,
                 element_wise=element_wise,
                 attention=attention,
-                low_attention=low_attention or attention,
+                quantized_attention=quantized_attention or attention,
                 cross_attention=cross_attention,
             )
             for block in transformer.blocks
@@ -152,15 +152,19 @@ class FastWan(nn.Module):
 
 
 class FastDenoiser:
-    """FastWan behind the Denoiser protocol; `low_ranges` are for each block the timesteps at which its
+    """FastWan behind the Denoiser protocol; `quantized_ranges` are for each block the timesteps at which its
     attention is the low one, None: at none."""
 
     def __init__(
-        self, wan: FastWan, *, low_ranges: tuple[tuple[Range, ...], ...] | None = None, graphs: bool = False
+        self,
+        wan: FastWan,
+        *,
+        quantized_ranges: tuple[tuple[Range, ...], ...] | None = None,
+        graphs: bool = False,
     ) -> None:
         self.wan = wan
-        self._low_ranges = ((),) * len(wan.blocks) if low_ranges is None else low_ranges
-        assert len(self._low_ranges) == len(wan.blocks), "ranges are given block by block"
+        self._quantized_ranges = ((),) * len(wan.blocks) if quantized_ranges is None else quantized_ranges
+        assert len(self._quantized_ranges) == len(wan.blocks), "ranges are given block by block"
         self._graphs: dict[Hashable, GraphedForward] | None = {} if graphs else None
 
     def prepare(self, text: Tensor) -> TextKeys:
@@ -177,7 +181,7 @@ class FastDenoiser:
         return self._replay(latents, rows, text, split, low)
 
     def _low_blocks(self, value: float) -> tuple[bool, ...]:
-        return tuple(any(low <= value <= high for low, high in ranges) for ranges in self._low_ranges)
+        return tuple(any(low <= value <= high for low, high in ranges) for ranges in self._quantized_ranges)
 
     def _replay(
         self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, low: tuple[bool, ...]
@@ -196,7 +200,7 @@ class FastDenoiser:
         return self._graphs[key](latents, rows.block, rows.out, *flat)
 
 
-def low_range(first: float, last: float) -> Range:
+def quantized_range(first: float, last: float) -> Range:
     """Timesteps between: not in the first `first` nor the last `last` share of the noise levels."""
     return last * NUM_TRAIN_TIMESTEPS, (1.0 - first) * NUM_TRAIN_TIMESTEPS
 

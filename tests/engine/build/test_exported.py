@@ -138,7 +138,7 @@ def test_the_weights_of_the_artifact_are_planned_instead_of_the_modules(
         ({"denoise.compile": "on"}, "compile"),
         ({"denoise.graphs": "on"}, "graphs"),
         ({"denoise.forward": "fast"}, "forward"),
-        ({"denoise.preset": "fastest"}, "low_attention"),
+        ({"denoise.preset": "fastest"}, "quantized_attention"),
     ],
 )
 def test_parts_of_the_modules_forward_are_refused(

@@ -15,12 +15,12 @@ from engine.denoise.assemble import FP8_RATE_IS_FULL, GRAPHED_TOKENS, Assembled,
 from engine.denoise.guidance import EagerDenoiser
 from engine.errors import ConfigError, ModelError, RetakeError
 from engine.generators.wan.block import OURS, PLAIN, BoundAttention
-from engine.generators.wan.forward import FastDenoiser, low_range
+from engine.generators.wan.forward import FastDenoiser, quantized_range
 from engine.quant.calibration import FORMATS
 from engine.quant.linears import QuantizedLinear
 from engine.quant.precision_policy import FILE, Policy, PolicyEntry, checkpoint_digest
 from engine.quant.recipes import WAN, SurgeryError, resolve
-from engine.settings.presets import LOW_END, PRESETS, DenoiseSettings
+from engine.settings.presets import PRESETS, QUANTIZED_END, DenoiseSettings
 from kernels import dispatch
 from kernels.descriptors import Target
 
@@ -59,9 +59,9 @@ def test_the_exact_preset_is_the_oracle() -> None:
     ("part", "value"),
     [
         ("attention", ("sdpa_math",)),
-        ("low_attention", ("auto",)),
-        ("low_first", 0.3),
-        ("low_last", 0.3),
+        ("quantized_attention", ("auto",)),
+        ("quantized_first", 0.3),
+        ("quantized_last", 0.3),
         ("linear", "fp8"),
         ("policy", "auto"),
         ("element_wise", "compiler"),
@@ -93,7 +93,7 @@ def test_on_a_cpu_auto_becomes_what_runs_there_and_the_notes_say_so(preset: str)
         "policy",
         "linear",
         "attention",
-        "low_attention",
+        "quantized_attention",
         "cross_attention",
         "compile",
         "graphs",
@@ -101,8 +101,8 @@ def test_on_a_cpu_auto_becomes_what_runs_there_and_the_notes_say_so(preset: str)
     assert (notes["forward"], notes["linear"]) == ("fast", "bf16")
     assert (notes["compile"], notes["graphs"]) == ("off", "off")
     assert notes["attention"].startswith("sdpa_") and notes["cross_attention"].startswith("sdpa_")
-    assert notes["low_attention"].startswith("none: no 8-bit kernel is faster here than sdpa_flash")
-    assert "triton_int8" in notes["low_attention"], "every reason is given"
+    assert notes["quantized_attention"].startswith("none: no 8-bit kernel is faster here than sdpa_flash")
+    assert "triton_int8" in notes["quantized_attention"], "every reason is given"
     exact = tiny.relative(velocity(assembled), velocity(made(DenoiseSettings())))
     assert exact < 1e-5
 
@@ -166,7 +166,7 @@ def test_a_named_kernel_is_used_and_those_passed_over_are_noted() -> None:
     assert second.notes["attention"].startswith("sdpa_math (fa3: ")
 
 
-@pytest.mark.parametrize("part", ["attention", "low_attention"])
+@pytest.mark.parametrize("part", ["attention", "quantized_attention"])
 def test_an_unknown_kernel_is_refused_with_the_list(part: str) -> None:
     with pytest.raises(ConfigError, match="'flash9' is not an attention kernel") as caught:
         made(replace(FAST, **{part: ("flash9",)}))  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def test_an_unknown_kernel_is_refused_with_the_list(part: str) -> None:
     assert "retake kernels" in caught.value.fix
 
 
-@pytest.mark.parametrize("part", ["attention", "low_attention"])
+@pytest.mark.parametrize("part", ["attention", "quantized_attention"])
 def test_a_named_8_bit_kernel_that_cannot_run_is_an_error_with_its_reason(part: str) -> None:
     wanted = ("triton_int8", "fa3_fp8")
     with pytest.raises(ConfigError, match="no attention kernel does") as caught:
@@ -185,20 +185,22 @@ def test_a_named_8_bit_kernel_that_cannot_run_is_an_error_with_its_reason(part: 
 
 
 def test_low_attention_runs_in_its_range_and_the_notes_say_which() -> None:
-    low = replace(FAST, attention=("sdpa_flash", "sdpa_math"), low_attention=("sdpa_math",))
-    assembled = made(replace(low, low_first=0.2, low_last=0.3))
-    assert assembled.notes["low_attention"] == "sdpa_math, without 0.2 first and 0.3 last"
-    assert fast(assembled)._low_ranges == (((300.0, 800.0),),) * 4
+    low = replace(FAST, attention=("sdpa_flash", "sdpa_math"), quantized_attention=("sdpa_math",))
+    assembled = made(replace(low, quantized_first=0.2, quantized_last=0.3))
+    assert assembled.notes["quantized_attention"] == "sdpa_math, without 0.2 first and 0.3 last"
+    assert fast(assembled)._quantized_ranges == (((300.0, 800.0),),) * 4
     calls: list[str] = []
     for block in fast(assembled).wan.blocks:
-        run = block.low_attention.run
-        block.low_attention = BoundAttention(
+        run = block.quantized_attention.run
+        block.quantized_attention = BoundAttention(
             name="noted", run=lambda *x, run=run, **options: calls.append("low") or run(*x, **options)
         )
     for value in (900.0, 500.0, 200.0):
         velocity(assembled, value)
     assert calls == ["low"] * 4
-    assert fast(made(FAST))._low_ranges == ((),) * 4 and made(FAST).notes["low_attention"] == "off"
+    assert (
+        fast(made(FAST))._quantized_ranges == ((),) * 4 and made(FAST).notes["quantized_attention"] == "off"
+    )
 
 
 @pytest.mark.parametrize("format", ["fp8", "int8"])
@@ -225,7 +227,7 @@ def test_quantized_weights_are_kept_and_loaded_to_the_same_bits(
 
 # --- the policy of the weights ------------------------------------------------------------------------------
 
-OPEN = replace(FAST, policy="auto", linear="auto", low_attention=("sdpa_math",))
+OPEN = replace(FAST, policy="auto", linear="auto", quantized_attention=("sdpa_math",))
 """As a preset leaves it open, with a kernel that runs here in the place of an 8-bit one."""
 
 
@@ -261,7 +263,7 @@ def followed(settings: DenoiseSettings, folder: Path | None, **options: Any) -> 
 def test_the_policy_decides_what_is_left_open(with_policy: Path, tmp_path: Path) -> None:
     assembled = followed(OPEN, with_policy)
     every = ((0.0, 1000.0),)
-    assert fast(assembled)._low_ranges == ((), every, (), ((400.0, 1000.0),))
+    assert fast(assembled)._quantized_ranges == ((), every, (), ((400.0, 1000.0),))
     blocks = fast(assembled).wan.blocks
     kinds = {
         name: [isinstance(getattr(block, name), QuantizedLinear) for block in blocks]
@@ -272,25 +274,27 @@ def test_the_policy_decides_what_is_left_open(with_policy: Path, tmp_path: Path)
     assert kinds["out"] == kinds["up"] == [False, True, True, False]
     assert assembled.notes["policy"] == "followed: a test"
     assert assembled.notes["linear"].startswith("fp8: 12 layers") and "4 kept by" in assembled.notes["linear"]
-    assert assembled.notes["low_attention"].endswith("40 % of blocks and noise levels")
+    assert assembled.notes["quantized_attention"].endswith("40 % of blocks and noise levels")
     assert tiny.relative(velocity(assembled), velocity(made(DenoiseSettings()))) < 0.1
     for _ in range(2):  # quantized and kept, then loaded
         again = followed(OPEN, with_policy, weights=tmp_path / "weights")
         assert torch.equal(velocity(again), velocity(assembled))
     named = followed(replace(OPEN, policy=str(with_policy / FILE)), with_policy)
-    assert fast(named)._low_ranges == fast(assembled)._low_ranges
+    assert fast(named)._quantized_ranges == fast(assembled)._quantized_ranges
 
 
 def test_what_was_given_wins_over_the_policy(with_policy: Path) -> None:
-    for end in ("low_first", "low_last"):
+    for end in ("quantized_first", "quantized_last"):
         given = followed(replace(OPEN, **{end: 0.3}), with_policy)
-        levels = low_range(*((0.3, LOW_END) if end == "low_first" else (LOW_END, 0.3)))
-        assert fast(given)._low_ranges == ((levels,),) * 4
+        levels = quantized_range(
+            *((0.3, QUANTIZED_END) if end == "quantized_first" else (QUANTIZED_END, 0.3))
+        )
+        assert fast(given)._quantized_ranges == ((levels,),) * 4
         assert given.notes["linear"].startswith("fp8: 12 layers"), "the rest is still the policy's"
     assert followed(replace(OPEN, linear="fp8"), with_policy).notes["linear"].startswith("fp8: 16 layers")
     bf16 = followed(replace(OPEN, linear="bf16"), with_policy)
-    assert bf16.notes["linear"] == "bf16" and fast(bf16)._low_ranges[1]
-    assert fast(followed(replace(OPEN, low_attention=()), with_policy))._low_ranges == ((),) * 4
+    assert bf16.notes["linear"] == "bf16" and fast(bf16)._quantized_ranges[1]
+    assert fast(followed(replace(OPEN, quantized_attention=()), with_policy))._quantized_ranges == ((),) * 4
 
 
 def test_a_kernel_that_was_not_measured_keeps_its_one_range(
@@ -298,8 +302,8 @@ def test_a_kernel_that_was_not_measured_keeps_its_one_range(
 ) -> None:
     monkeypatch.delitem(module.MEASURED_AS, "sdpa_math")
     assembled = followed(OPEN, with_policy)
-    assert fast(assembled)._low_ranges == ((low_range(LOW_END, LOW_END),),) * 4
-    assert assembled.notes["low_attention"] == "sdpa_math, without 0.1 first and 0.1 last"
+    assert fast(assembled)._quantized_ranges == ((quantized_range(QUANTIZED_END, QUANTIZED_END),),) * 4
+    assert assembled.notes["quantized_attention"] == "sdpa_math, without 0.1 first and 0.1 last"
 
 
 def test_a_policy_that_admits_no_layer_leaves_bf16(with_policy: Path) -> None:
@@ -307,7 +311,7 @@ def test_a_policy_that_admits_no_layer_leaves_bf16(with_policy: Path) -> None:
     replace(policy, entries=()).save(with_policy / FILE)
     assembled = followed(OPEN, with_policy)
     assert assembled.notes["linear"] == "bf16: the policy admits no layer to fp8"
-    assert fast(assembled)._low_ranges == ((),) * 4
+    assert fast(assembled)._quantized_ranges == ((),) * 4
 
 
 def test_a_policy_of_other_weights_is_passed_over_with_a_warning_or_refused_by_name(
@@ -321,7 +325,7 @@ def test_a_policy_of_other_weights_is_passed_over_with_a_warning_or_refused_by_n
     warned = [record.getMessage() for record in caplog.records if record.name == module.__name__]
     assert len(warned) == 1 and "ignored" in warned[0]
     off = followed(replace(OPEN, policy="off"), with_policy)
-    assert "policy" not in off.notes and fast(off)._low_ranges == fast(assembled)._low_ranges
+    assert "policy" not in off.notes and fast(off)._quantized_ranges == fast(assembled)._quantized_ranges
     assert torch.equal(velocity(assembled), velocity(off))
     with pytest.raises(ModelError, match="of another model"):
         followed(replace(OPEN, policy=str(with_policy / FILE)), with_policy)
@@ -331,7 +335,7 @@ def test_without_a_policy_everything_is_as_if_there_were_none(with_policy: Path)
     (with_policy / FILE).unlink()
     none, off = followed(OPEN, with_policy), followed(replace(OPEN, policy="off"), None)
     assert none.notes == off.notes | {"policy": "none beside the model"}
-    assert fast(none)._low_ranges == ((low_range(LOW_END, LOW_END),),) * 4
+    assert fast(none)._quantized_ranges == ((quantized_range(QUANTIZED_END, QUANTIZED_END),),) * 4
     assert torch.equal(velocity(none), velocity(off))
 
 

@@ -59,8 +59,8 @@ def test_fp8_is_what_the_fused_path_feeds_to_a_kernel() -> None:
         return fed[-1]
 
     low = BoundAttention(name="low", run=plain, quantized=quantized)
-    wan = tiny.fast_wan(module, low_attention=low)
-    denoiser, seen = FastDenoiser(wan, low_ranges=(((0.0, 1000.0),),)), []
+    wan = tiny.fast_wan(module, quantized_attention=low)
+    denoiser, seen = FastDenoiser(wan, quantized_ranges=(((0.0, 1000.0),),)), []
     module.blocks[0].attn1.register_forward_pre_hook(
         lambda layer, args, kwargs: seen.append(outputs(wan_projected(layer, args, kwargs), "fp8", ALL)),
         with_kwargs=True,

@@ -117,9 +117,9 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("denoise.graphs", "yes", "off, on, auto"),
         ("denoise.vae", "fast", ", ".join(VAES)),
         ("denoise.attention", "sdpa_math", "a list of names"),
-        ("denoise.low_attention", [1], "a list of names"),
-        ("denoise.low_first", -0.1, "from 0.0 to 1.0"),
-        ("denoise.low_last", 1.1, "from 0.0 to 1.0"),
+        ("denoise.quantized_attention", [1], "a list of names"),
+        ("denoise.quantized_first", -0.1, "from 0.0 to 1.0"),
+        ("denoise.quantized_last", 1.1, "from 0.0 to 1.0"),
         ("denoise.cfg_gate", 2, "from 0.0 to 1.0"),
         ("denoise.step_cache", 0.6, "from 0.0 to 0.5"),
         ("denoise.early_stop", "never", "a number"),
@@ -149,9 +149,9 @@ def test_parts_are_laid_over_the_preset() -> None:
     other: dict[str, object] = {
         "forward": "library",
         "attention": ("sdpa_math",),
-        "low_attention": (),
-        "low_first": 0.5,
-        "low_last": 0.0,
+        "quantized_attention": (),
+        "quantized_first": 0.5,
+        "quantized_last": 0.0,
         "linear": "int8",
         "policy": "off",
         "element_wise": "compiler",
@@ -173,11 +173,11 @@ def test_parts_are_laid_over_the_preset() -> None:
 
 
 def test_parts_of_the_denoiser_survive_the_run_folder(tmp_path: Path) -> None:
-    parts = {"preset": "fast", "low_attention": [], "attention": ["a", "b"], "step_cache": 0.25}
+    parts = {"preset": "fast", "quantized_attention": [], "attention": ["a", "b"], "step_cache": 0.25}
     config = load_config(None, MINIMAL | {f"denoise.{key}": value for key, value in parts.items()})
     write_config(config, tmp_path / "config.toml")
     assert read_config(tmp_path).denoise == config.denoise
-    assert config.denoise.low_attention == () and config.denoise.attention == ("a", "b")
+    assert config.denoise.quantized_attention == () and config.denoise.attention == ("a", "b")
     assert config.denoise.linear is None, "what was not given stays the preset's"
 
 

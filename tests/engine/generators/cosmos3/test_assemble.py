@@ -41,7 +41,9 @@ def test_on_a_cpu_auto_becomes_what_runs_there(preset: str) -> None:
     assert (notes["forward"], notes["linear"], notes["compile"], notes["graphs"]) == (
         "fast", "bf16", "off", "off",
     )  # fmt: skip
-    assert notes["attention"].startswith("sdpa_") and notes["low_attention"].startswith("none: no 8-bit")
+    assert notes["attention"].startswith("sdpa_") and notes["quantized_attention"].startswith(
+        "none: no 8-bit"
+    )
     assert error(assembled) < 1e-5
 
 
@@ -65,10 +67,16 @@ def test_element_wise_passes_and_compilation_are_those_asked_for() -> None:
 
 
 def test_low_attention_has_its_range() -> None:
-    low = replace(FAST, attention=("sdpa_math",), low_attention=("sdpa_math",), low_first=0.2, low_last=0.3)
+    low = replace(
+        FAST,
+        attention=("sdpa_math",),
+        quantized_attention=("sdpa_math",),
+        quantized_first=0.2,
+        quantized_last=0.3,
+    )
     assembled = made(low)
     assert isinstance(assembled.denoiser, Cosmos3Denoiser)
-    assert assembled.denoiser._low_range == (300.0, 800.0)
+    assert assembled.denoiser._quantized_range == (300.0, 800.0)
     assert error(assembled) < 1e-5
 
 

@@ -59,7 +59,7 @@ def ours(
     """With half of h as the pending branch of a layer before."""
     chosen = attention or bound()
     block = FastCosmos3Block(
-        model.layers[1], element_wise=element_wise, attention=chosen, low_attention=chosen
+        model.layers[1], element_wise=element_wise, attention=chosen, quantized_attention=chosen
     )
     cached = block.text_of_step(block.text(*text), low=False)
     out, branch = block(0.5 * h, 0.5 * h, cached, *tables(model), False)
@@ -130,7 +130,7 @@ def test_any_layer_may_be_8_bit_beside_others_that_are_not(names: tuple[str, ...
 
 def test_merged_weights_are_not_held_twice() -> None:
     layer = tiny.transformer(num_layers=2).layers[1]
-    block = FastCosmos3Block(layer, element_wise=OURS, attention=bound(), low_attention=bound())
+    block = FastCosmos3Block(layer, element_wise=OURS, attention=bound(), quantized_attention=bound())
     for merged, parts in (
         (block.qkv, [getattr(layer.self_attn, f"add_{name}_proj") for name in "qkv"]),
         (block.up, [layer.mlp_moe_gen.gate_proj, layer.mlp_moe_gen.up_proj]),

@@ -14,7 +14,7 @@ from engine.denoise.guidance import BOTH, COND
 from engine.generators.cosmos3.block import OURS, PLAIN, ElementWise
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patchify, unpatchify
 from engine.generators.wan.block import BoundAttention
-from engine.generators.wan.forward import low_range
+from engine.generators.wan.forward import quantized_range
 from engine.quant.recipes import SurgeryError, cosmos3_table
 from engine.quant.surgery import quantize_linears
 
@@ -42,7 +42,7 @@ def fast(
         fps=fps,
         element_wise=element_wise,
         attention=attention or tiny_denoise.bound(),
-        low_attention=low,
+        quantized_attention=low,
     )
 
 
@@ -121,7 +121,9 @@ def test_8_bit_linear_layers(
 
 def test_low_attention_runs_in_its_range_with_its_own_keys() -> None:
     model, seen = tiny.transformer(num_layers=1), []
-    made = Cosmos3Denoiser(fast(model, low=tiny.e4m3(seen, grouped=True)), low_range=low_range(0.1, 0.2))
+    made = Cosmos3Denoiser(
+        fast(model, low=tiny.e4m3(seen, grouped=True)), quantized_range=quantized_range(0.1, 0.2)
+    )
     prompt = made.prepare(tiny.token_ids())
     for value in (950.0, 500.0, 150.0):
         before = len(seen)

@@ -25,7 +25,7 @@ def fast_block(block: WanTransformerBlock, element_wise: ElementWise = OURS) -> 
         block,
         element_wise=element_wise,
         attention=tiny.bound(),
-        low_attention=tiny.bound(),
+        quantized_attention=tiny.bound(),
         cross_attention=tiny.bound(),
     )
 
@@ -101,7 +101,7 @@ def test_low_steps_use_the_low_attention() -> None:
     model = tiny.transformer()
     h, text, rows = inputs(1)
     block, used = fast_block(model.blocks[1]), []
-    for name in ("attention", "low_attention"):
+    for name in ("attention", "quantized_attention"):
 
         def noted(*tensors: Tensor, scale: float, name: str = name) -> Tensor:
             used.append(name)
@@ -112,7 +112,7 @@ def test_low_steps_use_the_low_attention() -> None:
     cos, sin = model.rope(tiny.latents())
     for low in (False, True):
         block(h, None, None, rows, *block.text_keys(text), cos, sin, 16, low)
-    assert used == ["attention", "low_attention"]
+    assert used == ["attention", "quantized_attention"]
 
 
 def test_attention_in_e4m3_gets_what_its_scales_stand_for() -> None:

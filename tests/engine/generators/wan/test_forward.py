@@ -18,7 +18,7 @@ from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText
 from engine.denoise.sampler import PrefixSampler, read_schedule
 from engine.generators.wan import forward as module
 from engine.generators.wan.block import OURS, PLAIN, BoundAttention, ElementWise
-from engine.generators.wan.forward import REMEMBERED_TIMES, FastDenoiser, low_range
+from engine.generators.wan.forward import REMEMBERED_TIMES, FastDenoiser, quantized_range
 from engine.protocols import Denoiser
 from engine.quant.recipes import wan_table
 from engine.quant.surgery import quantize_linears
@@ -194,8 +194,8 @@ def test_another_shape_gets_its_own_rotary_tables() -> None:
 
 
 def test_the_low_range_leaves_out_both_ends() -> None:
-    assert low_range(0.1, 0.2) == (200.0, 900.0)
-    assert low_range(0.0, 0.0) == (0.0, 1000.0)
+    assert quantized_range(0.1, 0.2) == (200.0, 900.0)
+    assert quantized_range(0.0, 0.0) == (0.0, 1000.0)
 
 
 def test_low_attention_runs_at_the_middle_timesteps_only() -> None:
@@ -209,9 +209,11 @@ def test_low_attention_runs_at_the_middle_timesteps_only() -> None:
 
         return BoundAttention(name=name, run=run)
 
-    wan = tiny.fast_wan(tiny.transformer(num_layers=1), attention=named("exact"), low_attention=named("low"))
-    for levels in (((low_range(0.1, 0.2),),), None):
-        denoiser = FastDenoiser(wan, low_ranges=levels)
+    wan = tiny.fast_wan(
+        tiny.transformer(num_layers=1), attention=named("exact"), quantized_attention=named("low")
+    )
+    for levels in (((quantized_range(0.1, 0.2),),), None):
+        denoiser = FastDenoiser(wan, quantized_ranges=levels)
         text = denoiser.prepare(tiny.text())
         for value in (950.0, 900.0, 500.0, 200.0, 150.0):
             denoiser(tiny.latents(), tiny.at(value), text, branch="cond")
@@ -229,15 +231,15 @@ def test_each_block_has_its_own_ranges() -> None:
 
         return BoundAttention(name=name, run=run)
 
-    wan = tiny.fast_wan(tiny.transformer(num_layers=3), attention=named("e"), low_attention=named("l"))
-    denoiser = FastDenoiser(wan, low_ranges=((), ((0.0, 1000.0),), ((0.0, 200.0), (600.0, 1000.0))))
+    wan = tiny.fast_wan(tiny.transformer(num_layers=3), attention=named("e"), quantized_attention=named("l"))
+    denoiser = FastDenoiser(wan, quantized_ranges=((), ((0.0, 1000.0),), ((0.0, 200.0), (600.0, 1000.0))))
     text = denoiser.prepare(tiny.text())
     for value, expected in ((900.0, "ell"), (600.0, "ell"), (400.0, "ele"), (200.0, "ell"), (201.0, "ele")):
         used.clear()
         denoiser(tiny.latents(), tiny.at(value), text, branch="cond")
         assert "".join(used) == expected, value
     with pytest.raises(AssertionError, match="block by block"):
-        FastDenoiser(wan, low_ranges=((),))
+        FastDenoiser(wan, quantized_ranges=((),))
 
 
 def test_a_graph_is_captured_for_every_combination_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +258,8 @@ def test_a_graph_is_captured_for_every_combination_of_blocks(monkeypatch: pytest
     monkeypatch.setattr(module, "GraphedForward", Eager)
     half = BoundAttention(name="half", run=lambda q, k, v, *, scale: 0.5 * v)
     ranges = ((), ((0.0, 500.0),), ((0.0, 1000.0),))
-    wan = tiny.fast_wan(tiny.transformer(num_layers=3), low_attention=half)
-    graphed, plain = (FastDenoiser(wan, low_ranges=ranges, graphs=on) for on in (True, False))
+    wan = tiny.fast_wan(tiny.transformer(num_layers=3), quantized_attention=half)
+    graphed, plain = (FastDenoiser(wan, quantized_ranges=ranges, graphs=on) for on in (True, False))
     for value, num_graphs in ((900.0, 1), (300.0, 2), (800.0, 2), (100.0, 2)):
         ours, expected = (
             d(tiny.latents(), tiny.at(value), d.prepare(tiny.text()), branch="cond") for d in (graphed, plain)
@@ -280,12 +282,12 @@ def test_every_variant_of_a_block_compiles(monkeypatch: pytest.MonkeyPatch) -> N
     quantize_linears(transformer, wan_table(transformer), "int8", expect=8)
     low = BoundAttention(name="low", run=nn.functional.scaled_dot_product_attention)
     exact = BoundAttention(name="exact", run=nn.functional.scaled_dot_product_attention)
-    made = [tiny.fast_wan(transformer, attention=exact, low_attention=low) for _ in range(2)]
+    made = [tiny.fast_wan(transformer, attention=exact, quantized_attention=low) for _ in range(2)]
     for wan in made:
         for block in wan.blocks:
             block.cross_attention = exact
     made[0].compile_blocks()
-    both = [FastDenoiser(wan, low_ranges=((low_range(0.1, 0.1),),) * 3) for wan in made]
+    both = [FastDenoiser(wan, quantized_ranges=((quantized_range(0.1, 0.1),),) * 3) for wan in made]
     for rows, value in ((2, 990.0), (1, 990.0), (2, 500.0)):
         ours, expected = (
             d(

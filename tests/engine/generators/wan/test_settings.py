@@ -30,15 +30,15 @@ torch.set_num_threads(1)
 PROMPT = Prompt(text="a red ball rolls to the right", negative="still", seed=7, revision=0)
 STEPS = 8
 FAST = DenoiseSettings(forward="fast")
-LOW = replace(FAST, low_attention=("sdpa_math",))
+LOW = replace(FAST, quantized_attention=("sdpa_math",))
 EXACT = DenoiseSettings()
 FLIPS: dict[str, tuple[DenoiseSettings, object, str]] = {
     # setting: what it is changed in, to what, and what must differ
     "forward": (EXACT, "fast", "notes"),
     "attention": (replace(FAST, attention=("sdpa_flash", "sdpa_math")), ("sdpa_math",), "notes"),
-    "low_attention": (FAST, ("sdpa_math",), "notes"),
-    "low_first": (LOW, 0.5, "notes"),
-    "low_last": (LOW, 0.5, "notes"),
+    "quantized_attention": (FAST, ("sdpa_math",), "notes"),
+    "quantized_first": (LOW, 0.5, "notes"),
+    "quantized_last": (LOW, 0.5, "notes"),
     "linear": (FAST, "fp8", "frames"),
     "policy": (FAST, "auto", "notes"),
     "element_wise": (FAST, "compiler", "notes"),
@@ -108,7 +108,7 @@ def test_a_setting_changes_something_or_is_refused(folder: Path, scenario: Scena
 
 def name_of(setting: str) -> str:
     """The note in which a setting shows."""
-    return "low_attention" if setting in ("low_first", "low_last") else setting
+    return "quantized_attention" if setting in ("quantized_first", "quantized_last") else setting
 
 
 def test_the_fast_preset_gives_the_same_video_in_fp32_on_a_cpu(folder: Path, scenario: Scenario) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 from engine.types import (
     Attempt,
@@ -161,3 +162,13 @@ class Progress(Protocol):
     def update(self, lane: str, scenario_id: str, done: int, total: int) -> None: ...
 
     def finished(self, scenario_ids: Iterable[str]) -> None: ...
+
+
+class Display(Progress, Sink, Protocol):
+    """What a person sees while a run goes on: progress, and each result once it is stored."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

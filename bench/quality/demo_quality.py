@@ -37,7 +37,7 @@ from bench.scoring.references import references
 from bench.scoring.score_document import Scores, write_json
 from bench.scoring.view_metrics import Case, case_score, original_score
 from engine.build.model_folders import find_critic
-from engine.build.run import load_critic
+from engine.build.prepare import load_critic
 from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import choose_kinds, make_scene

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.build.run import MANIFEST, open_dataset
+from engine.build.prepare import open_dataset
+from engine.build.run import MANIFEST
 from engine.errors import ConfigError, StoreError
 from engine.runs.manifest import write_manifest
 from engine.runs.store import RunStore

@@ -8,38 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from engine.protocols import Sink
+from engine.protocols import Display
 from engine.types import Attempt, Outcome, PlanReply
 
 LANES = ("generate", "critique", "encode", "select")
-
-
-class Display(Protocol):
-    """What the composition root shows while a run goes on: a `protocols.Progress` that also sees results."""
-
-    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None: ...
-
-    def finished(self, scenario_ids: Iterable[str]) -> None: ...
-
-    def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
-
-    def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
-
-    def judged(self, scenario_id: str, attempt: Attempt) -> None: ...
-
-    def outcome(self, outcome: Outcome) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class BestScores:
@@ -169,27 +147,3 @@ def describe_outcome(outcome: Outcome) -> str:
     return (
         f"{outcome.scenario_id}: chose take {outcome.chosen} of {len(outcome.attempts)} ({outcome.stopped})"
     )
-
-
-class Watched:
-    """A sink that shows each piece of finished work once it is safe."""
-
-    def __init__(self, store: Sink, display: Display) -> None:
-        self._store = store
-        self._display = display
-
-    def plan(self, scenario_id: str, reply: PlanReply) -> None:
-        self._store.plan(scenario_id, reply)
-        self._display.plan(scenario_id, reply)
-
-    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        self._store.attempt(scenario_id, attempt)
-        self._display.attempt(scenario_id, attempt)
-
-    def judged(self, scenario_id: str, attempt: Attempt) -> None:
-        self._store.judged(scenario_id, attempt)
-        self._display.judged(scenario_id, attempt)
-
-    def outcome(self, outcome: Outcome) -> None:
-        self._store.outcome(outcome)
-        self._display.outcome(outcome)

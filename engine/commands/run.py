@@ -200,7 +200,7 @@ def plan(
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the models and time them.")] = True,
 ) -> None:
     """Say what a run would need before it starts: memory part by part, and time at most."""
-    from engine.build.run import plan_run
+    from engine.build.needs import plan_run
     from engine.settings.config import load_config
 
     overrides = {

@@ -45,14 +45,14 @@ class RefinementPolicy:
     only_incomplete: bool = False  # refine only where the critic says that the prompt lacks physical clues
 
     @property
-    def lookers(self) -> tuple[str, ...]:
+    def video_selectors(self) -> tuple[str, ...]:
         """The selectors that look at the takes. Where there is one, takes are chosen by ranks."""
         return tuple(name for name in self.selectors if name != CRITIC_SCORE)
 
     @property
     def judges_every_take(self) -> bool:
         """Whether each take is critiqued. Else selectors choose the winner of a round, and only it is."""
-        return self.samples == 1 or not self.lookers
+        return self.samples == 1 or not self.video_selectors
 
     def first(self, scenario: Scenario) -> Prompt:
         """The brief text of the benchmark with the scenario's own seed."""
@@ -111,7 +111,11 @@ class RefinementPolicy:
         """The take of the last round to be critiqued: the best mean rank there, of equals the earlier."""
         positions = [i for i, attempt in enumerate(attempts) if attempt.round == attempts[-1].round]
         looked = [
-            {name: score for name, score in attempts[i].selector_scores.items() if name in self.lookers}
+            {
+                name: score
+                for name, score in attempts[i].selector_scores.items()
+                if name in self.video_selectors
+            }
             for i in positions
         ]
         ranks = mean_ranks(looked)
@@ -135,7 +139,7 @@ class RefinementPolicy:
         ranks = mean_ranks([self.scores(attempt) for attempt in attempts])
         keys = [_champion_key(attempt, rank) for attempt, rank in zip(attempts, ranks, strict=True)]
         if any(key > _UNSCORED for key in keys):
-            if self.lookers:
+            if self.video_selectors:
                 keys = [(*_rank_key(rank), *key) for rank, key in zip(ranks, keys, strict=True)]
             return max(range(len(attempts)), key=lambda index: (keys[index], -index))
         told = [attempt for attempt in attempts if attempt.prompt.plan is not None]

@@ -101,7 +101,7 @@ def record(
 
 def _scenarios(dataset: Path | None, scratch: Path, fps: float) -> Sequence[Scenario]:
     """Of the user's dataset, else the six bundled scenes, drawn anew."""
-    from engine.build.run import open_dataset
+    from engine.build.prepare import open_dataset
 
     if dataset is None:
         from engine.demo.showcase import write_showcase

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.loop.lanes import make_lanes
 from engine.loop.policy import RefinementPolicy
+from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
 from engine.machine.streams import HostFence, HostPool
 from engine.protocols import Fence, Job
@@ -175,23 +177,20 @@ class Run:
     def go(self, *, overlap: bool = True, ahead: int = 4, limit: int | None = None) -> dict[str, Outcome]:
         """Run to the end, or stop dead after `limit` outcomes."""
         pending = self.store.pending()
+        looks = bool(self.policy.video_selectors)
+        by = Components(
+            generator=self.models,  # type: ignore[arg-type]
+            critic=self.models,  # type: ignore[arg-type]
+            policy=self.policy,
+            sink=self.store,
+            encode=self.encode,
+            select=self.select if looks else None,
+            read=self.read if looks else None,
+        )
+        loops = [ScenarioLoop(scenario=s, by=by, past=self.store.history(s.id)) for s in pending]
         with HostPool(2) as host:
-            scheduler = Scheduler(
-                scenarios=pending,
-                generator=self.models,  # type: ignore[arg-type]
-                critic=self.models,  # type: ignore[arg-type]
-                policy=self.policy,
-                encode=self.encode,
-                select=self.select if self.policy.lookers else None,
-                read=self.read if self.policy.lookers else None,
-                host=host,
-                sink=self.store,
-                recorder=self.recorder,
-                progress=self.progress,
-                history={s.id: self.store.history(s.id) for s in pending},
-                overlap=overlap,
-                ahead=ahead,
-            )
+            lanes = make_lanes(host=host, recorder=self.recorder, progress=self.progress)
+            scheduler = Scheduler(loops, lanes, progress=self.progress, overlap=overlap, ahead=ahead)
             for number, _ in enumerate(scheduler.run(), start=1):
                 if number == limit:
                     break

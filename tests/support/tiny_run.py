@@ -14,7 +14,7 @@ from sliding import SlidingSquare
 from tiny_vlm import save_tiny_vlm
 from tiny_wan import SIDECAR, build_folder
 
-from engine.build import run as build
+from engine.build import prepare as preparing
 from engine.demo.layout import write_dataset
 from engine.machine.streams import HostFence
 from engine.protocols import Critic, Fence
@@ -116,7 +116,7 @@ def script_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object, with_weights: bool) -> Critic:
         return ScriptedCritic()
 
-    monkeypatch.setattr(build, "load_critic", load)
+    monkeypatch.setattr(preparing, "load_critic", load)
 
 
 @dataclass

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from engine import cli
 from engine.build import run as build
 from engine.build.exported import DIGEST, FALLBACK
-from engine.build.run import build_run, prepare, resume_run
+from engine.build.prepare import prepare
+from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, RetakeError, StoreError
 from engine.generators.wan import generator as wan
 from engine.generators.wan.memory import bytes_of

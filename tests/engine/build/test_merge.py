@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from engine import cli
 from engine.build.merge import merge
-from engine.build.run import build_run, open_dataset, resume_run
+from engine.build.prepare import open_dataset
+from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, StoreError
 from engine.runs.store import DATABASE, RunStore
 from engine.runs.trace import Span, read_trace, totals, write_trace

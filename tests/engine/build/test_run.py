@@ -10,8 +10,11 @@ import pytest
 import torch
 from tiny_run import Folders, Silent, make_folders, script_the_critic
 
+from engine.build import prepare as preparing
 from engine.build import run as build
-from engine.build.run import build_run, open_dataset, plan_run, prepare, resume_run
+from engine.build.needs import plan_run
+from engine.build.prepare import open_dataset, prepare
+from engine.build.run import build_run, resume_run
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.datasets.folder import ClipFolder
 from engine.datasets.physics_iq import PhysicsIQ
@@ -218,7 +221,7 @@ def test_wrong_folders_and_names_are_refused_before_loading(folders: Folders, tm
 def test_models_that_do_not_fit_are_refused(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "device_budget", lambda device: 2**20)
+    monkeypatch.setattr(preparing, "device_budget", lambda device: 2**20)
     with pytest.raises(DoesNotFit, match="generator"):
         prepare(folders.config(tmp_path / "run"))
 

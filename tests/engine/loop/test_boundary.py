@@ -23,7 +23,7 @@ from tiny_run import Folders, Silent, make_folders, script_the_critic
 from tiny_vjepa import write_tiny_vjepa
 
 from engine import plugins
-from engine.build import run as build
+from engine.build import prepare as preparing
 from engine.build.run import build_run
 from engine.errors import BoundaryError, VideoError
 from engine.loop import boundary
@@ -112,7 +112,7 @@ def test_a_selector_that_opens_a_reference_fails_its_scenario(
 ) -> None:
     script_the_critic(monkeypatch)
     reference = next(path for path in whole.dataset.rglob("*.mp4") if "testing" in path.parts)
-    monkeypatch.setattr(build, "load_selectors", lambda names, settings: {"spy": Spy(reference)})
+    monkeypatch.setattr(preparing, "load_selectors", lambda names, settings: {"spy": Spy(reference)})
     config = whole.config(tmp_path / "run", settings=SETTINGS | {"loop.selectors": ["spy"]})
     with build_run(config) as run:
         (outcome,) = run.execute(Silent()).values()

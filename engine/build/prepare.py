@@ -1,0 +1,198 @@
+"""All that is known and checked before a weight is read, and then the reading of the weights.
+
+Raises the error of whatever does not fit, the cheapest checks first. Families of models and kinds of datasets
+are found by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import plugins
+from engine.build import exported, model_folders
+from engine.build.model_folders import ModelFolder
+from engine.datasets.physics_iq import TREES
+from engine.errors import DatasetError, VideoError
+from engine.loop import boundary
+from engine.loop.policy import RefinementPolicy
+from engine.loop.selection import load_selectors
+from engine.machine.device import resolve_device, resolve_dtype, use_threads
+from engine.machine.memory import MemoryPlan, device_budget
+from engine.protocols import Critic, Dataset, Generator, Selector
+from engine.settings.config import RunConfig, shard_of
+from engine.settings.environment import cache_folder, num_threads, offline
+from engine.types import Scenario, VideoSpec
+
+DATASETS = "engine.datasets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that is known before a weight is read. `refused` has the reason by id of each unusable scenario."""
+
+    config: RunConfig
+    device: str
+    dtype: str
+    generator: ModelFolder
+    critic: ModelFolder
+    selectors: Mapping[str, Selector]
+    spec: VideoSpec
+    scenarios: tuple[Scenario, ...]
+    refused: Mapping[str, str]
+    memory: MemoryPlan
+    opened: tuple[Path, ...]  # of the dataset so far
+    exported: exported.Exported | None = None
+
+    @property
+    def usable(self) -> tuple[Scenario, ...]:
+        return tuple(scenario for scenario in self.scenarios if scenario.id not in self.refused)
+
+
+def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared:
+    """Check settings, folders, every prefix clip and memory. With `only`, of these scenarios.
+
+    A bad clip becomes a reason in `refused`; a new run in which all are bad is refused as a whole.
+    """
+    offline()
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    generator, critic = (
+        model_folders.find_generator(config.generator.name),
+        model_folders.find_critic(config.critic.name),
+    )
+    selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
+    outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)
+    form = exported.find(config.denoise, generator.path, outline, device)
+    if form is not None:
+        outline.denoiser_bytes = form.num_bytes
+    judge = load_critic(config, critic, device, dtype, with_weights=False)
+    spec = outline.spec
+    with boundary.watch(config.dataset, own=config.out) as watch:
+        dataset = open_dataset(config.dataset)
+        scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
+        refused = dict(_refusals(dataset, scenarios))
+    if only is None and len(refused) == len(scenarios):
+        first = next(iter(refused.values()), "it holds no scenario")
+        raise DatasetError(
+            f"none of the {len(scenarios)} scenarios of {config.dataset} is usable: {first}",
+            fix="mend the clips, or give another dataset",
+        )
+    parts = {"generator": outline.footprint(spec), "critic": judge.footprint(spec)}
+    memory = MemoryPlan.solve(device_budget(device), parts, overlap=config.schedule.overlap)
+    return Prepared(
+        config=config,
+        device=device,
+        dtype=dtype,
+        generator=generator,
+        critic=critic,
+        selectors=selectors,
+        spec=spec,
+        scenarios=scenarios,
+        refused=refused,
+        memory=memory,
+        opened=watch.paths(),
+        exported=form,
+    )
+
+
+def load(prepared: Prepared) -> tuple[Generator, Critic]:
+    """Read the weights of both models onto the device."""
+    if prepared.device == "cpu":
+        use_threads(num_threads())
+    config, arguments = prepared.config, (prepared.device, prepared.dtype)
+    form = exported.load(prepared.exported, config.denoise, prepared.device)
+    return (
+        _load_generator(config, prepared.generator, *arguments, with_weights=True, form=form),
+        load_critic(config, prepared.critic, *arguments, with_weights=True),
+    )
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Physics-IQ where there is a descriptions.csv or its tree, else a folder of the user's clips."""
+    trees = [root / tree / "split-videos" for tree in ("", *TREES)]
+    benchmark = (root / "descriptions.csv").is_file() or any(tree.is_dir() for tree in trees)
+    opened: Dataset = plugins.load(DATASETS, "physics_iq" if benchmark else "folder").open_dataset(root)
+    return opened
+
+
+def _load_generator(
+    config: RunConfig,
+    found: ModelFolder,
+    device: str,
+    dtype: str,
+    *,
+    with_weights: bool,
+    form: exported.Loaded | None = None,
+) -> Generator:
+    family: Any = found.loader()
+    generator: Any = family.load(
+        found.path,
+        device=device,
+        dtype=dtype,
+        num_inference_steps=config.generator.steps,
+        guidance_scale=config.generator.guidance_scale,
+        denoise=config.denoise.settings(),
+        cache=cache_folder() / "kernels",
+        with_weights=with_weights,
+        exported=None if form is None else form.assembled,
+    )
+    if form is not None:
+        generator.notes.update(form.notes)
+    made: Generator = generator
+    return made
+
+
+def load_critic(
+    config: RunConfig, found: ModelFolder, device: str, dtype: str, *, with_weights: bool
+) -> Critic:
+    """The critic of a checked folder with the settings of `config`."""
+    family: Any = found.loader()
+    critic: Critic = family.load(
+        found.path,
+        device=device,
+        dtype=dtype,
+        quantization=config.critic.quantization,
+        with_weights=with_weights,
+    )
+    return critic
+
+
+def _wanted(
+    scenarios: Sequence[Scenario], config: RunConfig, only: Sequence[str] | None
+) -> tuple[Scenario, ...]:
+    if only is None:
+        part, parts = shard_of(config.shard) if config.shard else (1, 1)
+        return tuple(scenarios[: config.limit][part - 1 :: parts])  # round robin: parts alike in kind
+    by_id = {scenario.id: scenario for scenario in scenarios}
+    if absent := [scenario_id for scenario_id in only if scenario_id not in by_id]:
+        raise DatasetError(
+            f"{config.dataset} lacks {len(absent)} scenarios of this run, the first {absent[0]}",
+            fix="put the dataset of the run back in its place",
+        )
+    return tuple(by_id[scenario_id] for scenario_id in only)
+
+
+def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple[str, str]]:
+    for scenario in scenarios:
+        try:
+            dataset.check(scenario)
+        except VideoError as error:
+            yield scenario.id, str(error)
+
+
+def refinement_policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
+    given = config.generator.negative
+    return RefinementPolicy(
+        seed=config.loop.seed,
+        negative=generator.negative_prompt if given is None else given,
+        loops=config.loop.loops,
+        samples=config.loop.samples,
+        selectors=config.loop.selectors,
+        patience=config.loop.patience,
+        distance_threshold=config.loop.distance_threshold,
+        accept_score=config.loop.accept_score,
+        only_incomplete=config.loop.only_incomplete,
+    )

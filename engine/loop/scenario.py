@@ -1,0 +1,186 @@
+"""The refinement loop of one scenario, from its plan to its outcome: the method, read from top to bottom.
+
+Begins tasks and yields those that it waits for; knows no lane's mechanics, no stream, no thread and no other
+scenario. Invariants: what was stored is never computed again, and what is finished is stored at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from engine.loop.lanes import CRITIQUE, ENCODE, GENERATE, SELECT, Task
+from engine.protocols import Critic, Generator, Policy, Sink
+from engine.types import Attempt, Critique, History, Outcome, PlanReply, Prompt, Scenario, Stop, Video
+
+T = TypeVar("T")
+
+Waits = Iterator[Sequence[Task[Any]]]
+"""The tasks that must be over before the loop goes on."""
+
+
+class Begin(Protocol):
+    """Queues a task; it is carried out whether or not anyone waits for it."""
+
+    def __call__(self, task: Task[T]) -> Task[T]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """Who works on a scenario. `select` and `read` are there where takes are chosen by looking at them."""
+
+    generator: Generator
+    critic: Critic
+    policy: Policy
+    sink: Sink
+    encode: Callable[[Scenario, int, Video], Path]
+    """Writes the video of one attempt and returns its path relative to the run folder."""
+    select: Callable[[Scenario, Sequence[Attempt]], Sequence[Mapping[str, float]]] | None = None
+    """Selector scores by name of each attempt, from the stored videos."""
+    read: Callable[[Attempt], Video] | None = None
+    """The stored video of an attempt."""
+
+    def __post_init__(self) -> None:
+        looks = self.select is not None and self.read is not None
+        assert self.policy.judges_every_take or looks, "winners are chosen by looking at the takes"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ScenarioLoop:
+    """One scenario in the making. `past` is what earlier processes stored of it."""
+
+    scenario: Scenario
+    by: Components
+    past: History = field(default_factory=History)
+    attempts: list[Attempt] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    def run(self, begin: Begin) -> Waits:
+        """Round by round until the policy stops; round 0 is made while the critic still reads the prefix."""
+        policy, scenario = self.by.policy, self.scenario
+        self.attempts = attempts = list(self.past.attempts)
+        plan = None if self.past.plan is not None else self._plan(begin)
+        num_compared = 0
+        while True:
+            while (prompt := policy.sample(scenario, attempts)) is not None:
+                last = attempts[-1] if attempts else None
+                place = (last.round, last.sample + 1) if last else (0, 0)
+                yield from self._take(begin, prompt, *place)
+            if self.by.select is not None and num_compared < len(attempts):
+                yield from self._compare(begin)
+                num_compared = len(attempts)
+            if not any(a.critique is not None for a in attempts if a.round == attempts[-1].round):
+                yield from self._judge_winner(begin)
+            if plan is not None:
+                yield [plan]
+            reply = self.past.plan if plan is None else plan.result
+            assert reply is not None, "the plan was stored, or is over"
+            decision = policy.next(scenario, reply, attempts)
+            if isinstance(decision, Stop):
+                break
+            yield from self._take(begin, decision, attempts[-1].round + 1, 0)
+        attempts[:] = [replace(a, selector_scores=policy.scores(a)) for a in attempts]
+        self._end(chosen=policy.choose(attempts), stopped=decision.reason)
+
+    def fail(self, failure: str) -> None:
+        """End here; the attempts that are stored stay, and a later process may go on from them."""
+        self._end(failure=failure)
+
+    def close(self) -> Outcome:
+        """Store the outcome. An error of the store ends the run: nothing more could be kept."""
+        assert self.outcome is not None, f"{self.scenario.id} has not ended"
+        self.by.sink.outcome(self.outcome)
+        return self.outcome
+
+    def _plan(self, begin: Begin) -> Task[PlanReply]:
+        start = partial(self.by.critic.plan, self.scenario)
+        keep = partial(self.by.sink.plan, self.scenario.id)
+        return begin(self._task(CRITIQUE, "plan", len(self.attempts), start, keep))
+
+    def _take(self, begin: Begin, prompt: Prompt, round_number: int, sample: int) -> Waits:
+        """Generate; then encode and critique side by side; then store the attempt."""
+        index = len(self.attempts)
+        start = partial(self.by.generator.start, self.scenario, prompt)
+        generated: Task[Video] = begin(self._task(GENERATE, "generate", index, start))
+        yield [generated]
+        tasks = self._use(begin, index, prompt, generated.claim())
+        yield tasks
+        encoded, *judged = tasks
+        attempt = Attempt(
+            index=index,
+            prompt=prompt,
+            video_path=encoded.claim(),
+            critique=judged[0].claim() if judged else None,
+            round=round_number,
+            sample=sample,
+            timings={task.name: task.seconds for task in (generated, *tasks)},
+        )
+        self.by.sink.attempt(self.scenario.id, attempt)
+        self.attempts.append(attempt)
+
+    def _use(self, begin: Begin, index: int, prompt: Prompt, video: Video) -> list[Task[Any]]:
+        """What is done with a finished video. Nothing here keeps it: it is freed with the last consumer."""
+        work = partial(self.by.encode, self.scenario, index, video)
+        tasks: list[Task[Any]] = [begin(self._task(ENCODE, "encode", index, work))]
+        if self.by.policy.judges_every_take:
+            tasks.append(self._critique(begin, index, prompt, video))
+        return tasks
+
+    def _compare(self, begin: Begin) -> Waits:
+        """Selector scores of all takes so far: each is seen beside the others."""
+        assert self.by.select is not None, "there are selectors"
+        work = partial(self.by.select, self.scenario, tuple(self.attempts))
+        compared: Task[Any] = begin(self._task(SELECT, "select", self.attempts[-1].index, work))
+        yield [compared]
+        scores: Sequence[Mapping[str, float]] = compared.claim()
+        assert all(math.isfinite(v) for entry in scores for v in entry.values()), f"selector gave {scores}"
+        pairs = zip(self.attempts, scores, strict=True)
+        self.attempts[:] = [replace(attempt, selector_scores=dict(entry)) for attempt, entry in pairs]
+
+    def _judge_winner(self, begin: Begin) -> Waits:
+        """The critic sees the stored take, as after an interruption: the takes of a round are not kept."""
+        assert self.by.read is not None, "checked at construction"
+        index = self.by.policy.winner(self.attempts)
+        take = self.attempts[index]
+        stored: Task[Video] = begin(self._task(SELECT, "read", index, partial(self.by.read, take)))
+        yield [stored]
+        judged = self._critique(begin, index, take.prompt, stored.claim())
+        yield [judged]
+        timings = {**take.timings, "critique": judged.seconds}
+        take = replace(take, critique=judged.claim(), timings=timings)
+        self.by.sink.judged(self.scenario.id, take)
+        self.attempts[index] = take
+
+    def _critique(self, begin: Begin, index: int, prompt: Prompt, video: Video) -> Task[Critique]:
+        start = partial(self.by.critic.start, self.scenario, prompt, video)
+        return begin(self._task(CRITIQUE, "critique", index, start))
+
+    def _task(
+        self,
+        lane: str,
+        name: str,
+        attempt: int,
+        start: Callable[[], Any],
+        then: Callable[[Any], None] | None = None,
+    ) -> Task[Any]:
+        task: Task[Any] = Task(
+            lane=lane, name=name, scenario_id=self.scenario.id, attempt=attempt, start=start
+        )
+        if then is not None:
+            task.then = then
+        return task
+
+    def _end(
+        self, *, chosen: int | None = None, failure: str | None = None, stopped: str | None = None
+    ) -> None:
+        self.outcome = Outcome(
+            scenario_id=self.scenario.id,
+            attempts=tuple(self.attempts),
+            chosen=chosen,
+            failure=failure,
+            stopped=stopped,
+        )

@@ -1,0 +1,172 @@
+"""The loop of one scenario without a scheduler: each task is done when it is begun, one after the other."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_run import BY_CRITIC, OF_THREE, SCENARIOS, FakeModels, make_plan
+
+from engine.loop.lanes import Task
+from engine.loop.policy import RefinementPolicy
+from engine.loop.scenario import Components, ScenarioLoop
+from engine.types import Attempt, History, Outcome, PlanReply, Scenario, Video
+
+SCENARIO = SCENARIOS[0]
+
+
+class Kept:
+    """A sink that notes what it is given, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, object]] = []
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None:
+        self.said.append(("plan", reply))
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
+        self.said.append(("attempt", attempt.index))
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        self.said.append(("judged", attempt.index))
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.said.append(("outcome", outcome))
+
+
+class Made:
+    """Components over the fake models, and the frames that were made, held weakly."""
+
+    def __init__(self, policy: RefinementPolicy) -> None:
+        self.sink = Kept()
+        self.frames: list[weakref.ref[np.ndarray]] = []
+        self.shown: dict[Path, int] = {}
+        looks = bool(policy.video_selectors)
+        models: Any = FakeModels()
+        self.by = Components(
+            generator=models,
+            critic=models,
+            policy=policy,
+            sink=self.sink,
+            encode=self.encode,
+            select=self.select if looks else None,
+            read=self.read if looks else None,
+        )
+
+    def encode(self, scenario: Scenario, index: int, video: Video) -> Path:
+        path = Path(f"{index}.mp4")
+        self.frames.append(weakref.ref(video.frames))
+        self.shown[path] = int(video.frames[0, 0, 0, 0])
+        return path
+
+    def select(self, scenario: Scenario, attempts: Sequence[Attempt]) -> list[dict[str, float]]:
+        return [{"brightness": float(self.shown[a.video_path])} for a in attempts]
+
+    def read(self, attempt: Attempt) -> Video:
+        return Video(frames=np.full((2, 4, 4, 3), self.shown[attempt.video_path], np.uint8), fps=8.0)
+
+
+def do(task: Task[Any]) -> None:
+    """What a lane does with a task, at once."""
+    assert task.start is not None
+    started, task.start = task.start(), None
+    if task.lane in ("encode", "select"):
+        task.result = started
+    else:
+        while started.steps_left:
+            started.launch()
+        task.result = started.result()
+    task.over, task.seconds = True, 1.0
+    task.then(task.result)
+
+
+def live(made: Made, past: History | None = None) -> tuple[ScenarioLoop, list[str]]:
+    """The loop run to its outcome, and the names of its tasks in the order in which they were begun."""
+    names: list[str] = []
+
+    def begin(task: Task[Any]) -> Task[Any]:
+        names.append(task.name)
+        do(task)
+        return task
+
+    loop = ScenarioLoop(scenario=SCENARIO, by=made.by, past=past or History())
+    for waits in loop.run(begin):
+        assert all(task.over for task in waits)
+    return loop, names
+
+
+def test_a_take_is_generated_then_encoded_and_critiqued_then_stored() -> None:
+    made = Made(BY_CRITIC)
+    loop, names = live(made)
+    assert names[:4] == ["plan", "generate", "encode", "critique"] and set(names[4:]) <= set(names[1:4])
+    assert made.sink.said[0][0] == "plan"
+    assert [what for what, _ in made.sink.said[1:]] == ["attempt"] * len(loop.attempts)
+    assert loop.outcome is not None and loop.outcome.attempts == tuple(loop.attempts)
+    assert all(a.timings.keys() == {"generate", "encode", "critique"} for a in loop.attempts)
+
+
+def test_the_outcome_is_stored_by_close_and_only_then() -> None:
+    made = Made(BY_CRITIC)
+    loop, _ = live(made)
+    assert "outcome" not in dict(made.sink.said)
+    assert loop.close() is loop.outcome and made.sink.said[-1] == ("outcome", loop.outcome)
+
+
+def test_of_three_takes_the_winner_alone_is_judged() -> None:
+    made = Made(OF_THREE)
+    loop, names = live(made)
+    assert names[:10] == ["plan", *["generate", "encode"] * 3, "select", "read", "critique"]
+    by_round: dict[int, list[Attempt]] = {}
+    for attempt in loop.attempts:
+        by_round.setdefault(attempt.round, []).append(attempt)
+    for takes in by_round.values():
+        brightest = max(takes, key=lambda take: made.shown[take.video_path])
+        assert [take.index for take in takes if take.critique is not None] == [brightest.index]
+
+
+def test_frames_are_freed_when_their_attempt_is_stored() -> None:
+    made = Made(BY_CRITIC)
+    held: list[bool] = []
+    store = made.sink.attempt
+
+    def attempt(scenario_id: str, stored: Attempt) -> None:
+        gc.collect()
+        held.append(made.frames[-1]() is not None)
+        store(scenario_id, stored)
+
+    made.sink.attempt = attempt  # type: ignore[method-assign]
+    live(made)
+    assert held and not any(held)
+
+
+@pytest.mark.parametrize("known", [1, 2])
+def test_what_was_stored_is_not_made_again(known: int) -> None:
+    whole, _ = live(Made(BY_CRITIC))
+    assert len(whole.attempts) > known
+    past = History(
+        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
+        attempts=tuple(replace(a, selector_scores={}) for a in whole.attempts[:known]),
+    )
+    loop, names = live(Made(BY_CRITIC), past)
+    assert "plan" not in names and names.count("generate") == len(whole.attempts) - known
+    assert loop.outcome == whole.outcome
+
+
+def test_a_failure_keeps_the_attempts() -> None:
+    made = Made(BY_CRITIC)
+    loop, _ = live(made)
+    loop.fail("RuntimeError: lost")
+    assert loop.outcome is not None and loop.outcome.failure == "RuntimeError: lost"
+    assert loop.outcome.chosen is None and loop.outcome.attempts == tuple(loop.attempts)
+
+
+def test_winners_cannot_be_chosen_without_looking() -> None:
+    made = Made(OF_THREE)
+    with pytest.raises(AssertionError, match="looking"):
+        replace(made.by, read=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -289,6 +290,30 @@ def test_files_are_short() -> None:
 def test_every_module_keeps(rule: Callable[[str, ast.Module], list[str]], modules: Modules) -> None:
     found = {module: rule(module, tree) for module, tree in modules.items()}
     assert {module: problems for module, problems in found.items() if problems} == {}
+
+
+def loose_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.py") if path.name != "__init__.py")
+
+
+def test_the_engine_has_few_loose_files() -> None:
+    assert loose_files(ROOT / "engine") == sorted(f"{name.split('.')[1]}.py" for name in ALONE)
+    assert len(ALONE) <= 6
+
+
+def test_every_room_has_its_rule() -> None:
+    rooms = {path.name for path in (ROOT / "engine").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == ROOMS.keys()
+
+
+def test_the_files_to_read_exist() -> None:
+    """docs/architecture.md leads a newcomer from command to outcome."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\d+\. \**`(engine/\S+\.py)`", page, re.MULTILINE)
+    assert len(listed) == 12 and [name for name in listed if not (ROOT / name).is_file()] == []
+    assert {f"`{room}/`" for room in ROOMS if room not in ("generators", "critics")} <= set(
+        re.findall(r"`\w+/`", page)
+    )
 
 
 def test_imports_point_one_way(modules: Modules) -> None:

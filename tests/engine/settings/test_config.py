@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from engine.settings.config import (
     EXPORT_TARGETS,
+    RENAMED,
     CriticConfig,
     DenoiseConfig,
     GeneratorConfig,
@@ -26,11 +27,12 @@ from engine.settings.config import (
     load_config,
     read_config,
     settings,
-    to_toml,
     write_config,
 )
 from engine.settings.environment import cache_folder, num_threads, offline, usable_cores
+from engine.settings.fields import entries
 from engine.settings.presets import PRESETS, VAES, DenoiseSettings
+from engine.settings.toml import to_toml
 
 MINIMAL: dict[str, object] = {"dataset": "scenes", "out": "run"}
 
@@ -326,3 +328,42 @@ def test_cache_folder_follows_the_desktop_rule(monkeypatch: pytest.MonkeyPatch, 
     for ignored in ("", "relative/path"):  # the rule: a path that is not absolute is ignored
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert cache_folder() == tmp_path / ".cache" / "retake"
+
+
+OLD_NAMES = '[denoise]\npreset = "fast"\nlow_attention = ["auto"]\nlow_first = 0.25\nlow_last = 0\n'
+NEW_NAMES = DenoiseConfig(
+    preset="fast", quantized_attention=("auto",), quantized_first=0.25, quantized_last=0.0
+)
+
+
+def test_old_names_are_read_in_run_folders_and_in_a_users_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('dataset = "a"\nout = "b"\n' + OLD_NAMES, encoding="utf-8")
+    assert read_config(tmp_path).denoise == NEW_NAMES
+    assert load_config(toml(tmp_path, OLD_NAMES), MINIMAL).denoise == NEW_NAMES
+    won = load_config(toml(tmp_path, OLD_NAMES), MINIMAL | {"denoise.quantized_first": 0.5}).denoise
+    assert won.quantized_first == 0.5, "the command line wins over the old name too"
+
+
+def test_every_old_name_has_a_present_one_and_is_no_setting() -> None:
+    assert set(RENAMED.values()) <= set(settings())
+    assert not set(RENAMED) & set(settings())
+    assert all(old.rpartition(".")[0] == new.rpartition(".")[0] for old, new in RENAMED.items())
+
+
+def test_both_names_of_a_setting_are_refused(tmp_path: Path) -> None:
+    file = toml(tmp_path, OLD_NAMES + "quantized_last = 0.5\n")
+    with pytest.raises(ConfigError, match=r"low_last is the old name of denoise\.quantized_last") as caught:
+        load_config(file, MINIMAL)
+    assert "remove denoise.low_last" in caught.value.fix
+
+
+def test_a_part_of_the_denoiser_is_declared_once() -> None:
+    """DenoiseConfig takes what is said of a part from DenoiseSettings, and its type with None."""
+    declared = {entry.name: entry for entry in entries(DenoiseSettings)}
+    parts = [entry for entry in entries(DenoiseConfig) if entry.name in declared]
+    assert [entry.name for entry in parts] == list(declared)
+    for part in parts:
+        one = declared[part.name]
+        assert part.hint in (one.hint, one.hint | None) and part.kind == one.kind, part.name
+        assert part.default is None
+        assert dataclasses.replace(part.setting, unset="") == one.setting, part.name

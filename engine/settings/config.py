@@ -30,12 +30,12 @@ RENAMED = {
     "denoise.low_last": "denoise.quantized_last",
 }
 """Old names of settings, which TOML may still have: run folders outlive them."""
-BY_MODEL = "what the model folder says"
+BY_MODEL = "by model folder"
 
 
 def _part(name: str) -> Any:
     """A part of the denoiser, which None leaves to the preset."""
-    return same_setting(DenoiseSettings, name, None, unset="the preset's")
+    return same_setting(DenoiseSettings, name, None, unset="by preset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class RunConfig:
             "setting": Setting(positional=True, help="A Physics-IQ folder, or a folder of your own clips.")
         }
     )
-    out: Path = field(metadata={"setting": Setting(unset="a new folder in runs", help="Run folder to make.")})
+    out: Path = field(metadata={"setting": Setting(unset="a new one in runs/", help="Run folder to make.")})
     limit: int | None = setting(None, low=1, unset="all", help="Only the first scenarios.")
     shard: str | None = setting(
         None,

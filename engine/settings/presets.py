@@ -26,7 +26,8 @@ class DenoiseSettings:
     forward: str = setting(
         "library",
         choices=FORWARDS,
-        help="Forward pass: the library's own, or ours over the same weights.",
+        help="Forward pass: the library's own, or, with fast, ours over the same weights, which the settings "
+        "from attention to graphs need.",
     )
     attention: tuple[str, ...] = setting(
         (),

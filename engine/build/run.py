@@ -342,17 +342,8 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
 
 def _policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
     given = config.generator.negative
-    return RefinementPolicy(
-        seed=config.loop.seed,
-        negative=generator.negative_prompt if given is None else given,
-        loops=config.loop.loops,
-        samples=config.loop.samples,
-        selectors=config.loop.selectors,
-        patience=config.loop.patience,
-        distance_threshold=config.loop.distance_threshold,
-        accept_score=config.loop.accept_score,
-        only_incomplete=config.loop.only_incomplete,
-    )
+    negative = generator.negative_prompt if given is None else given
+    return RefinementPolicy(settings=config.loop, negative=negative)
 
 
 def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:

@@ -56,14 +56,6 @@ def test_defaults() -> None:
     assert config.generator.steps is None  # the model folder decides
 
 
-def test_defaults_agree_with_the_policy() -> None:
-    from engine.loop.policy import RefinementPolicy
-
-    policy = {entry.name: entry.default for entry in dataclasses.fields(RefinementPolicy)}
-    for name in ("loops", "samples", "selectors", "patience", "distance_threshold", "only_incomplete"):
-        assert getattr(LoopConfig(), name) == policy[name], name
-
-
 def test_paths_become_absolute_and_demo_stays_a_name() -> None:
     config = load_config(None, MINIMAL | {"generator.name": "models/wan"})
     assert config.dataset == Path.cwd() / "scenes"

@@ -13,6 +13,7 @@ from bench.commands._process import run_module
 from engine.commands._app import app, console, execute, finish
 from engine.commands._options import ConfigFile, new_folder, run_settings, with_settings
 from engine.errors import ConfigError
+from engine.settings.config import load_config
 
 MEASURED = {"out": "--work", "loop.loops": "--loops", "generator.steps": "--steps", "device": "--device"}
 """Settings that --measure takes -> the options of bench.quality.demo_quality."""
@@ -40,7 +41,6 @@ def demo(
         raise typer.Exit(run_module("quality.demo_quality", "--out", json_file, "--count", count, *options))
     from engine.build.run import build_run
     from engine.demo.showcase import write_showcase
-    from engine.settings.config import load_config
 
     loaded = load_config(config, {**given, "dataset": "."}, default_out=new_folder("demo"))
     loaded = replace(loaded, dataset=loaded.out / "dataset")

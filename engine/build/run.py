@@ -52,6 +52,7 @@ class Prepared:
     critic: models.ModelFolder
     selectors: Mapping[str, Selector]
     spec: VideoSpec
+    num_steps: int  # of denoising
     scenarios: tuple[Scenario, ...]
     refused: Mapping[str, str]
     memory: MemoryPlan
@@ -68,6 +69,7 @@ class Needs:
     """What a run would need."""
 
     memory: MemoryPlan
+    num_steps: int  # of denoising, in one take
     num_scenarios: int
     num_refused: int
     time: TimeEstimate | None
@@ -222,6 +224,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         critic=critic,
         selectors=selectors,
         spec=spec,
+        num_steps=outline.schedule.num_steps,
         scenarios=scenarios,
         refused=refused,
         memory=memory,
@@ -269,6 +272,7 @@ def plan_run(config: RunConfig, *, timed: bool) -> Needs:
         )
     return Needs(
         memory=prepared.memory,
+        num_steps=prepared.num_steps,
         num_scenarios=len(prepared.scenarios),
         num_refused=len(prepared.refused),
         time=time,

@@ -87,10 +87,11 @@ class Entry:
 
     @property
     def allowed(self) -> str:
-        """ "exact, fast, fastest", "a whole number from 1 to 64", "a list of names"."""
+        """ "exact, fast, fastest", "a whole number, from 1 to 64", "a list of names", "NAME_OR_DIR"."""
         if self.setting.choices:
             return ", ".join(self.setting.choices)
-        return f"{spell(self.kind)} {self.setting.bounds}".rstrip()
+        named = self.setting.metavar.replace("|", ", ")
+        return named or ", ".join(filter(None, (spell(self.kind), self.setting.bounds)))
 
 
 def setting(

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import os
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from engine.settings.config import (
     LoopConfig,
     RunConfig,
     ScheduleConfig,
-    SelectorsConfig,
     load_config,
     read_config,
     settings,
@@ -34,6 +32,7 @@ from engine.settings.fields import entries
 from engine.settings.presets import PRESETS, VAES, DenoiseSettings
 from engine.settings.toml import to_toml
 
+ROOT = Path(__file__).parents[3]
 MINIMAL: dict[str, object] = {"dataset": "scenes", "out": "run"}
 
 
@@ -292,25 +291,13 @@ def test_offline_forbids_the_model_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"  # the user's own choice stays
 
 
-def test_the_readme_shows_the_defaults() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert blocks, "the README lists the settings with their defaults"
-    shown = tomllib.loads(blocks[0])
-    everything = {key for key in settings() if key not in ("dataset", "out")}
-    assert all(f"{key.rpartition('.')[2]} =" in blocks[0] for key in everything)
-    assert RunConfig(dataset=Path("a"), out=Path("b")) == RunConfig(
-        dataset=Path("a"),
-        out=Path("b"),
-        device=shown["device"],
-        dtype=shown["dtype"],
-        generator=GeneratorConfig(**shown["generator"]),
-        denoise=DenoiseConfig(**shown["denoise"]),
-        critic=CriticConfig(**shown["critic"]),
-        loop=LoopConfig(**shown["loop"] | {"selectors": tuple(shown["loop"]["selectors"])}),
-        selectors=SelectorsConfig(**shown["selectors"]),
-        schedule=ScheduleConfig(**shown["schedule"]),
-    )
+def test_the_example_of_the_readme_is_read_and_all_settings_are_linked(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("## Settings")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```toml\n(.*?)```", shown, re.DOTALL)
+    config = load_config(toml(tmp_path, example), MINIMAL)
+    assert config != load_config(None, MINIMAL)
+    assert "](docs/settings.md)" in shown
 
 
 def test_cache_folder_follows_the_desktop_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
 from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
 from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
-from engine.types import SelectorSettings
+
+if TYPE_CHECKING:
+    from engine.types import SelectorSettings
 
 BUNDLED = "demo"
 DEVICES = ("auto", "cpu", "cuda")
@@ -172,6 +174,8 @@ class SelectorsConfig:
 
     def on(self, device: str) -> SelectorSettings:
         """What selectors are built from in a run on `device`."""
+        from engine.types import SelectorSettings  # brings numpy, which the command line can start without
+
         return SelectorSettings(
             vjepa=Path(self.vjepa) if self.vjepa else None,
             image_encoder=Path(self.image_encoder) if self.image_encoder else None,

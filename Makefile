@@ -2,6 +2,7 @@
 # make test   lint, types and tests
 # make bench    speed of kernels and denoiser on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md and its plots from the measurements in bench/results
+# make docs     docs/settings.md from the settings
 # make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
 # All create .venv and install on first use; they install again only when pyproject.toml changes.
 
@@ -14,7 +15,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed
 TESTING := $(VENV)/.installed-test
 
-.PHONY: demo test test-slow bench results gpu-acceptance clean
+.PHONY: demo test test-slow bench results docs gpu-acceptance clean
 
 demo: $(RUNTIME)
 	$(BIN)/retake demo
@@ -34,6 +35,9 @@ bench: $(TESTING)
 
 results: $(RUNTIME)
 	$(BIN)/python -m bench.results_page
+
+docs: $(RUNTIME)
+	$(BIN)/python -m engine.settings.docs
 
 gpu-acceptance: $(RUNTIME)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export]"

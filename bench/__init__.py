@@ -1,1 +1,4 @@
-"""Benchmarks and evaluators. The engine never imports this package."""
+"""Benchmarks, the scorer, evaluators, datasets and submissions. No other package imports this one.
+
+Its commands are found by name.
+"""

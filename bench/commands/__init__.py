@@ -1,1 +1,1 @@
-"""Commands over evaluators, found by file name; see engine.plugins."""
+"""The commands that score, measure, tabulate and submit, found by file name; see engine.plugins."""

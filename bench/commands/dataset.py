@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console, say
+from engine.commands._app import app, console, print_line
 
 if TYPE_CHECKING:
     from bench.dataset.check import TreeReport
@@ -57,7 +57,7 @@ def check(
         )
     _print(report)
     for step in how_to_obtain(report, fps):
-        say(f"to obtain what is missing: {step}")
+        print_line(f"to obtain what is missing: {step}")
     if report.num_faults:
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console, say
+from engine.commands._app import app, console, print_line
 
 if TYPE_CHECKING:
     from bench.submission.prepare import Result
@@ -69,17 +69,17 @@ def prepare(
         matches, others = read_map(table, videos, rows), []
     names = [row.output_name for row in cases_of(rows)]
     for warning in [*_others(others), *_rate_warnings(dataset, fps)]:
-        say(warning, "yellow")
+        print_line(warning, "yellow")
     with _bar(len(names)) as step:
         results = prepare_clips(
             matches, names, out, settings, force=force, workers=min(4, usable_cores()), progress=step
         )
     _summarize(results, out)
     good = sum(result.size is not None for result in results)
-    say(f"{good} of {len(names)} clips are in {out}")
+    print_line(f"{good} of {len(names)} clips are in {out}")
     if not succeeded(results):
         raise typer.Exit(1)
-    say(f"score them with: retake score {out} --dataset {dataset}")
+    print_line(f"score them with: retake score {out} --dataset {dataset}")
 
 
 @contextmanager
@@ -92,12 +92,12 @@ def _bar(total: int) -> Iterator[Callable[[Result], None]]:
         def step(result: Result) -> None:
             bar.advance(task)
             if not console.is_terminal and result.action != "missing":
-                say(f"{result.name}: {result.action}")
+                print_line(f"{result.name}: {result.action}")
 
         try:
             yield step
         except KeyboardInterrupt:
-            say("stopped; the same call goes on")
+            print_line("stopped; the same call goes on")
             raise typer.Exit(130) from None
 
 
@@ -117,12 +117,14 @@ def _summarize(results: Sequence[Result], out: Path) -> None:
         if result.action == "failed":
             reasons.setdefault(result.notes, []).append(result.source.name if result.source else result.name)
     for notes, sources in reasons.items():
-        say(f"failed: {', '.join(sources)}: {'; fix: '.join(notes)}", "red")
+        print_line(f"failed: {', '.join(sources)}: {'; fix: '.join(notes)}", "red")
     missing = [result.name.removesuffix(".mp4") for result in results if result.action == "missing"]
     if missing:
-        say(f"missing: {len(missing)} of {len(results)} cases have no file: {', '.join(missing)}", "red")
+        print_line(
+            f"missing: {len(missing)} of {len(results)} cases have no file: {', '.join(missing)}", "red"
+        )
     if any(" fps by the nearest frame" in note for result in results for note in result.notes):
-        say(
+        print_line(
             "the frame rate was changed, and the score depends on it: compare with clips of this rate only, "
             "and say so where you publish it",
             "yellow",
@@ -130,7 +132,9 @@ def _summarize(results: Sequence[Result], out: Path) -> None:
     sizes = Counter(result.size for result in results if result.size is not None)
     if len(sizes) > 1:
         named = ", ".join(f"{size[0]}x{size[1]}: {count}" for size, count in sizes.most_common() if size)
-        say(f"the clips have several sizes ({named}); the Verified card allows one: give --size", "yellow")
+        print_line(
+            f"the clips have several sizes ({named}); the Verified card allows one: give --size", "yellow"
+        )
 
 
 def _others(names: Sequence[str]) -> list[str]:

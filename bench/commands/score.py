@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from engine.commands._app import app, bench
+from bench.commands._process import run_module
+from engine.commands._app import app
 from engine.errors import ConfigError
 
 _HELP = (
@@ -100,4 +101,4 @@ def score(
         "--no-cache": no_cache,
     }
     arguments += [key for key, given in switches.items() if given]
-    raise typer.Exit(bench("scoring.physics_iq", *arguments))
+    raise typer.Exit(run_module("scoring.physics_iq", *arguments))

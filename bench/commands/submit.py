@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console, say
+from engine.commands._app import app, console, print_line
 from engine.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def submit(
         raise unknown_name("kind of prompts", descriptions, PROMPTS)
     runs = find_runs(folders, scores or [])
     if not is_verified(dataset):
-        say(f"{dataset} is not the tree of Physics-IQ Verified, so no score is taken from the runs", "yellow")
+        print_line(
+            f"{dataset} is not the tree of Physics-IQ Verified, so no score is taken from the runs", "yellow"
+        )
     if not card.is_file():
         if validate_only:
             raise ConfigError(
@@ -82,19 +84,19 @@ def submit(
         problems += [] if problem is None else [problem]
     why_not = reported_scores(runs).why_not
     if why_not is not None:
-        say(f"the reported scores were not compared with the scorer's: {why_not}", "yellow")
+        print_line(f"the reported scores were not compared with the scorer's: {why_not}", "yellow")
     if problems:
         _print_problems(problems)
         raise typer.Exit(1)
-    say(f"all rules are kept: {len(runs)} runs")
+    print_line(f"all rules are kept: {len(runs)} runs")
     if validate_only or out is None:
         return
     others = left_out(runs, dataset)
     if others:
-        say(f"left out of the package: {', '.join(others)}", "yellow")
+        print_line(f"left out of the package: {', '.join(others)}", "yellow")
     with console.status("copying"):
         num_files, num_bytes = write_package(out, card, runs, dataset)
-    say(f"package: {out}, {num_files} files, {num_bytes / 1e6:.1f} MB; it is yours to hand in, whole")
+    print_line(f"package: {out}, {num_files} files, {num_bytes / 1e6:.1f} MB; it is yours to hand in, whole")
 
 
 def _write_form(card: Path, runs: Sequence[Run], dataset: Path, descriptions: str | None) -> None:
@@ -111,9 +113,9 @@ def _write_form(card: Path, runs: Sequence[Run], dataset: Path, descriptions: st
         console.print(_known_table(card, known))
     missing = reported_scores(runs).why_not
     if missing is not None:
-        say(f"no scores filled in: {missing}", "yellow")
-    say(f"to fill in by you: {', '.join(unfilled(known))}")
-    say(f"wrote {card}; fill it in and repeat the call")
+        print_line(f"no scores filled in: {missing}", "yellow")
+    print_line(f"to fill in by you: {', '.join(unfilled(known))}")
+    print_line(f"wrote {card}; fill it in and repeat the call")
 
 
 def _known_table(card: Path, known: Mapping[str, Known]) -> Table:
@@ -135,4 +137,4 @@ def _print_problems(problems: Sequence[Problem]) -> None:
             problem.fix,
         )
         console.print(line, highlight=False, soft_wrap=True)
-    say(f"{len(problems)} problems; nothing was written", "red")
+    print_line(f"{len(problems)} problems; nothing was written", "red")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from engine.commands._app import app, bench
+from bench.commands._process import run_module
+from engine.commands._app import app
 
 
 class Format(StrEnum):
@@ -67,4 +68,4 @@ def table(
         **({} if out is None else {"--out": out}),
     }
     pairs = [part for option in options.items() for part in option]
-    raise typer.Exit(bench("table.make", *runs, *pairs))
+    raise typer.Exit(run_module("table.make", *runs, *pairs))

@@ -15,6 +15,7 @@ class Needs:
     """What a run would need."""
 
     memory: MemoryPlan
+    num_steps: int  # of denoising, in one take
     num_scenarios: int
     num_refused: int
     time: TimeEstimate | None
@@ -39,6 +40,7 @@ def plan_run(config: RunConfig, *, timed: bool) -> Needs:
         )
     return Needs(
         memory=prepared.memory,
+        num_steps=prepared.num_steps,
         num_scenarios=len(prepared.scenarios),
         num_refused=len(prepared.refused),
         time=time,

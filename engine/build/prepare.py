@@ -40,6 +40,7 @@ class Prepared:
     critic: ModelFolder
     selectors: Mapping[str, Selector]
     spec: VideoSpec
+    num_steps: int  # of denoising
     scenarios: tuple[Scenario, ...]
     refused: Mapping[str, str]
     memory: MemoryPlan
@@ -90,6 +91,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         critic=critic,
         selectors=selectors,
         spec=spec,
+        num_steps=outline.schedule.num_steps,
         scenarios=scenarios,
         refused=refused,
         memory=memory,
@@ -185,14 +187,5 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
 
 def refinement_policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
     given = config.generator.negative
-    return RefinementPolicy(
-        seed=config.loop.seed,
-        negative=generator.negative_prompt if given is None else given,
-        loops=config.loop.loops,
-        samples=config.loop.samples,
-        selectors=config.loop.selectors,
-        patience=config.loop.patience,
-        distance_threshold=config.loop.distance_threshold,
-        accept_score=config.loop.accept_score,
-        only_incomplete=config.loop.only_incomplete,
-    )
+    negative = generator.negative_prompt if given is None else given
+    return RefinementPolicy(settings=config.loop, negative=negative)

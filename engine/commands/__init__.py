@@ -1,1 +1,1 @@
-"""One file per group of commands; each registers its own on the app when it is imported."""
+"""A file for each command or few that belong together; it registers them on the app when it is imported."""

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console, say
+from engine.commands._app import app, console, print_line
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def kernels(
     if out is not None:
         document = _document(problem, verdicts, chosen)
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        say(f"written: {out}")
+        print_line(f"written: {out}")
 
 
 def _problem(shape: str, dtype: str, mask: str, target: Any) -> AttentionProblem:
@@ -102,7 +102,7 @@ def _print(problem: AttentionProblem, verdicts: list[Verdict], chosen: Verdict |
         ms = "" if verdict.ms is None else f"{verdict.ms:.3f}"
         table.add_row(mark, verdict.name, verdict.accuracy, error, ms, rate, Text(verdict.reason or ""))
     console.print(table)
-    say(
+    print_line(
         "error: relative, on small tensors, against 64 bits; 8-bit and sparse kernels run only when asked for"
     )
 

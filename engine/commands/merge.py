@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engine.commands._app import app, console, say
+from engine.commands._app import app, console, print_line
 
 
 @app.command(epilog="Example: [cyan]retake merge runs/part-1 runs/part-2 --out runs/whole[/]")
@@ -35,11 +35,11 @@ def merge(
             dataset=dataset,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    say(
+    print_line(
         f"{out}: {merged.num_finished} of {merged.num_scenarios} scenarios finished, {merged.num_takes} takes"
     )
     if not merged.has_trace:
-        say("without a timeline: some of the runs have no trace.json")
+        print_line("without a timeline: some of the runs have no trace.json")
     if merged.pending:
-        say(f"{len(merged.pending)} are pending, the first {merged.pending[0]}")
-        say(f"finish them with: retake resume {out}")
+        print_line(f"{len(merged.pending)} are pending, the first {merged.pending[0]}")
+        print_line(f"finish them with: retake resume {out}")

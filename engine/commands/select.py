@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from engine.commands._app import RunFolder, app, console, names, numbers
+from engine.commands._app import app, console
+from engine.commands._options import RunFolder, names, numbers
 
 
 @app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1,2[/]")

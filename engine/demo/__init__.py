@@ -1,1 +1,4 @@
-"""The embedded default: simulated scenes and the two small models trained on them."""
+"""The embedded default: simulated scenes and the three small models trained on them.
+
+The generator, the critic, and the V-JEPA through which a selector looks.
+"""

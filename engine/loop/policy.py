@@ -11,10 +11,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from engine.loop.prompting import compile_prompt, text_distance
 from engine.loop.ranking import mean_ranks
 from engine.types import Attempt, Critique, Fault, PhysicsPlan, PlanReply, Prompt, Scenario, Stop, Verdict
+
+if TYPE_CHECKING:
+    from engine.settings.config import LoopConfig
 
 ACCEPTED = "accepted"
 LOOPS = "loops"
@@ -32,34 +36,25 @@ CRITIC_SCORE = "critic_score"
 class RefinementPolicy:
     """Round 0 is the brief text, round 1 the physics-aware plan, later ones follow the last critique."""
 
-    seed: int
+    settings: LoopConfig
     negative: str
-    loops: int = 4  # refinement rounds after the first one
-    samples: int = 1  # takes of each round
-    selectors: tuple[str, ...] = (CRITIC_SCORE,)
-    patience: int = 2  # rounds without a better take before the loop ends
-    # Share of words below which two prompts count as equal. One corrected word ("left" to "right") in a
-    # prompt of 80 words is 0.0125 and must count as a change, so the threshold is one word in 200.
-    distance_threshold: float = 0.005
-    accept_score: float = 90.0  # an accepted take ends the loop from this score of the critic on; 0: always
-    only_incomplete: bool = False  # refine only where the critic says that the prompt lacks physical clues
 
     @property
     def video_selectors(self) -> tuple[str, ...]:
         """The selectors that look at the takes. Where there is one, takes are chosen by ranks."""
-        return tuple(name for name in self.selectors if name != CRITIC_SCORE)
+        return _video_selectors(self.settings.selectors)
 
     @property
     def judges_every_take(self) -> bool:
         """Whether each take is critiqued. Else selectors choose the winner of a round, and only it is."""
-        return self.samples == 1 or not self.video_selectors
+        return self.settings.samples == 1 or not self.video_selectors
 
     def first(self, scenario: Scenario) -> Prompt:
         """The brief text of the benchmark with the scenario's own seed."""
         return Prompt(
             text=scenario.text,
             negative=self.negative,
-            seed=scenario_seed(self.seed, scenario.id),
+            seed=scenario_seed(self.settings.seed, scenario.id),
             revision=0,
         )
 
@@ -72,9 +67,9 @@ class RefinementPolicy:
         if not attempts:
             return self.first(scenario)
         begun = [attempt for attempt in attempts if attempt.round == attempts[-1].round]
-        if len(begun) >= self.samples:
+        if len(begun) >= self.settings.samples:
             return None
-        base = scenario_seed(f"{self.seed}/{len(begun)}", scenario.id)
+        base = scenario_seed(f"{self.settings.seed}/{len(begun)}", scenario.id)
         return replace(begun[0].prompt, seed=base + _seed_offset(begun[0].round))
 
     def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop:
@@ -88,23 +83,23 @@ class RefinementPolicy:
         critique = rounds[-1].critique
         if self._settled(rounds, plan):
             return Stop(reason=ACCEPTED)
-        if len(rounds) > self.loops:
+        if len(rounds) > self.settings.loops:
             return Stop(reason=LOOPS)
-        if rounds[-1].round - attempts[self.choose(attempts)].round >= self.patience:
+        if rounds[-1].round - attempts[self.choose(attempts)].round >= self.settings.patience:
             return Stop(reason=NO_IMPROVEMENT)
         if critique is None or critique.verdict is Verdict.UNREADABLE:
             return self._without_critique(scenario, plan, rounds)
-        if self.only_incomplete and critique.fault is not Fault.MISSING_CLUES:
+        if self.settings.only_incomplete and critique.fault is not Fault.MISSING_CLUES:
             return Stop(reason=PROMPT_COMPLETE)
         return self._revise(scenario, plan, critique, rounds)
 
     def _settled(self, rounds: Sequence[Attempt], plan: PlanReply) -> bool:
         if not _accepted(rounds[-1]):
             return False
-        if self.only_incomplete:
+        if self.settings.only_incomplete:
             return True
         score = _score(rounds[-1])
-        sure = score is not None and score >= self.accept_score
+        sure = score is not None and score >= self.settings.accept_score
         return sure and (len(rounds) > 1 or plan.plan is None)
 
     def winner(self, attempts: Sequence[Attempt]) -> int:
@@ -124,32 +119,17 @@ class RefinementPolicy:
 
     def scores(self, attempt: Attempt) -> dict[str, float]:
         """By selector, with the critic's among them; one that gave no score is absent."""
-        own = _score(attempt) if CRITIC_SCORE in self.selectors else None
-        return {**attempt.selector_scores, **({} if own is None else {CRITIC_SCORE: own})}
+        return _scores(attempt, self.settings.selectors)
 
     def choose(self, attempts: Sequence[Attempt]) -> int:
-        """The champion: accepted, then critic's score, mean rank, a plan's prompt, the earlier.
-
-        Where a named selector looks at the takes, the mean rank over all named ones comes before the rest. A
-        take that lacks a score which others have has no rank and stands behind those: where `critic_score` is
-        named among them, one of the critiqued takes is chosen.
-        Where nothing was scored, the last round of a plan's prompt; where there is none of those, attempt 0.
-        """
-        assert attempts, "a champion needs at least one attempt"
-        ranks = mean_ranks([self.scores(attempt) for attempt in attempts])
-        keys = [_champion_key(attempt, rank) for attempt, rank in zip(attempts, ranks, strict=True)]
-        if any(key > _UNSCORED for key in keys):
-            if self.video_selectors:
-                keys = [(*_rank_key(rank), *key) for rank, key in zip(ranks, keys, strict=True)]
-            return max(range(len(attempts)), key=lambda index: (keys[index], -index))
-        told = [attempt for attempt in attempts if attempt.prompt.plan is not None]
-        return max(told, key=lambda a: (a.round, -a.sample, a.index)).index if told else 0
+        """The champion, see `choose_take`."""
+        return choose_take(attempts, self.settings.selectors)
 
     def _without_critique(
         self, scenario: Scenario, plan: PlanReply, rounds: Sequence[Attempt]
     ) -> Prompt | Stop:
         """An unreadable critique says nothing of the prompt: try the plan's prompt once, then end."""
-        if self.only_incomplete or len(rounds) > 1 or plan.plan is None:
+        if self.settings.only_incomplete or len(rounds) > 1 or plan.plan is None:
             return Stop(reason=CRITIC_UNREADABLE)
         prompt = self._compiled(scenario, rounds, plan.plan)
         return Stop(reason=PROMPT_UNCHANGED) if self._known(prompt, rounds) else prompt
@@ -184,13 +164,31 @@ class RefinementPolicy:
         A generator may read only the first tokens of a prompt: without a seed of its own, a revision of the
         tail would be the same take again.
         """
-        return scenario_seed(self.seed, scenario.id) + _seed_offset(len(rounds))
+        return scenario_seed(self.settings.seed, scenario.id) + _seed_offset(len(rounds))
 
     def _known(self, prompt: Prompt, rounds: Sequence[Attempt]) -> bool:
         """Whether a round already had (nearly) this text."""
-        return any(
-            text_distance(a.prompt.text, prompt.text) < max(self.distance_threshold, 1e-9) for a in rounds
-        )
+        threshold = max(self.settings.distance_threshold, 1e-9)
+        return any(text_distance(a.prompt.text, prompt.text) < threshold for a in rounds)
+
+
+def choose_take(attempts: Sequence[Attempt], selectors: Sequence[str]) -> int:
+    """The champion: accepted, then critic's score, mean rank, a plan's prompt, the earlier.
+
+    Where a named selector looks at the takes, the mean rank over all named ones comes before the rest. A
+    take that lacks a score which others have has no rank and stands behind those: where `critic_score` is
+    named among them, one of the critiqued takes is chosen.
+    Where nothing was scored, the last round of a plan's prompt; where there is none of those, attempt 0.
+    """
+    assert attempts, "a champion needs at least one attempt"
+    ranks = mean_ranks([_scores(attempt, selectors) for attempt in attempts])
+    keys = [_champion_key(attempt, rank) for attempt, rank in zip(attempts, ranks, strict=True)]
+    if any(key > _UNSCORED for key in keys):
+        if _video_selectors(selectors):
+            keys = [(*_rank_key(rank), *key) for rank, key in zip(ranks, keys, strict=True)]
+        return max(range(len(attempts)), key=lambda index: (keys[index], -index))
+    told = [attempt for attempt in attempts if attempt.prompt.plan is not None]
+    return max(told, key=lambda a: (a.round, -a.sample, a.index)).index if told else 0
 
 
 def winners(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -230,6 +228,15 @@ def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
 
 def _rank_key(mean_rank: float | None) -> _Key:
     return (mean_rank is not None, 0.0 if mean_rank is None else -mean_rank)
+
+
+def _video_selectors(selectors: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in selectors if name != CRITIC_SCORE)
+
+
+def _scores(attempt: Attempt, selectors: Sequence[str]) -> dict[str, float]:
+    own = _score(attempt) if CRITIC_SCORE in selectors else None
+    return {**attempt.selector_scores, **({} if own is None else {CRITIC_SCORE: own})}
 
 
 def _score(attempt: Attempt) -> float | None:

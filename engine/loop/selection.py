@@ -14,7 +14,7 @@ from typing import overload
 
 from engine import plugins
 from engine.errors import ConfigError
-from engine.loop.policy import RefinementPolicy
+from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.loop.ranking import score_rows
 from engine.protocols import Selector
 from engine.runs.store import RunStore
@@ -153,7 +153,7 @@ def best_take(takes: Sequence[Attempt], scores: Sequence[Mapping[str, float]]) -
         replace(take, index=position, critique=None, selector_scores=dict(entry))
         for position, (take, entry) in enumerate(zip(takes, scores, strict=True))
     ]
-    return RefinementPolicy(seed=0, negative="").choose(bare)
+    return choose_take(bare, (CRITIC_SCORE,))
 
 
 def _check_takes(attempts: Sequence[int], outcomes: Iterable[Outcome]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from engine.loop.policy import CRITIC_SCORE, RefinementPolicy
+from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
 from engine.report.scores import Groups, score_plots
 from engine.runs.trace import Totals
@@ -177,7 +177,7 @@ def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRIT
         return None
     if chosen is not None and chosen < len(so_far):
         return so_far[chosen]
-    return so_far[RefinementPolicy(seed=0, negative="", selectors=tuple(selectors)).choose(so_far)]
+    return so_far[choose_take(so_far, selectors)]
 
 
 def _stopped(record: Record) -> str:

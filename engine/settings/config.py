@@ -1,84 +1,101 @@
-"""Settings: nested frozen dataclasses from TOML and command line, exact keys, written back as TOML.
+"""Every setting of a run, once: default, allowed values, option and help stand beside the field.
 
-Does not know what a setting does. The invariant: an instance is valid, an unknown key an error,
-and what is written reads back equal.
+The command line (commands/_options.py), the TOML reader and docs/settings.md are made from it. Does not know
+what a setting does. Invariant: an instance is valid.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import tomllib
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import ConfigError, nearest
-from engine.settings.presets import (
-    ELEMENT_WISE,
-    FORWARDS,
-    LINEARS,
-    POLICIES,
-    PRESETS,
-    SWITCH,
-    VAES,
-    DenoiseSettings,
-)
-from engine.types import SelectorSettings
+from engine.errors import ConfigError
+from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
+from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
+from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
+
+if TYPE_CHECKING:
+    from engine.types import SelectorSettings
 
 BUNDLED = "demo"
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
 EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
+MACHINE = "Machine"
+RENAMED = {
+    "denoise.low_attention": "denoise.quantized_attention",
+    "denoise.low_first": "denoise.quantized_first",
+    "denoise.low_last": "denoise.quantized_last",
+}
+"""Old names of settings, which TOML may still have: run folders outlive them."""
+BY_MODEL = "by model folder"
 
 
-def _setting(
-    default: Any, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
-) -> Any:
-    """A field with its one default and its allowed values; `low` and `high` are inclusive."""
-    return field(default=default, metadata={"choices": choices, "low": low, "high": high})
+def _part(name: str) -> Any:
+    """A part of the denoiser, which None leaves to the preset."""
+    return same_setting(DenoiseSettings, name, None, unset="by preset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorConfig:
-    """None means: what the model folder recommends."""
-
-    name: str = BUNDLED  # "demo" or a model folder
-    steps: int | None = _setting(None, low=1, high=1000)
-    guidance_scale: float | None = _setting(None, low=1.0, high=50.0)  # 1 is none
-    negative: str | None = None
+    name: str = setting(
+        BUNDLED,
+        option="--generator",
+        metavar="NAME_OR_DIR",
+        help="The video model: demo, which is bundled, or a diffusers folder.",
+    )
+    steps: int | None = setting(None, low=1, high=1000, unset=BY_MODEL, help="Denoise steps of a take.")
+    guidance_scale: float | None = setting(
+        None, low=1.0, high=50.0, unset=BY_MODEL, help="Guidance scale; 1 switches guidance off."
+    )
+    negative: str | None = setting(None, unset=BY_MODEL, metavar="TEXT", help="Negative prompt.")
 
     def __post_init__(self) -> None:
-        _validate(self, "generator")
+        validate(self, "generator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiseConfig:
-    """How fast at what cost; None means: what the preset says. See presets.py for each part."""
+    """How fast at what cost. `presets.DenoiseSettings` declares the parts."""
 
-    preset: str = _setting("exact", choices=tuple(PRESETS))
-    engine: str = ""  # an exported form: its folder, or onnx, aoti, tensorrt, tensorrt-rtx: the newest of it
-    allow_fallback: bool = False  # where that form cannot be had, use the module, with a warning
-    forward: str | None = _setting(None, choices=FORWARDS)
-    attention: tuple[str, ...] | None = None  # names of `retake kernels`, in the order they are tried
-    quantized_attention: tuple[str, ...] | None = None  # 8-bit kernels for the middle noise levels; ["auto"]
-    quantized_first: float | None = _setting(None, low=0.0, high=1.0)
-    quantized_last: float | None = _setting(None, low=0.0, high=1.0)
-    linear: str | None = _setting(None, choices=LINEARS)
-    policy: str | None = None  # auto, off, or a file of bench.quality.policy_calibration
-    element_wise: str | None = _setting(None, choices=ELEMENT_WISE)
-    compile: str | None = _setting(None, choices=SWITCH)
-    graphs: str | None = _setting(None, choices=SWITCH)
-    vae: str | None = _setting(None, choices=VAES)
-    cfg_gate: float | None = _setting(None, low=0.0, high=1.0)  # share of steps with both branches
-    step_cache: float | None = _setting(None, low=0.0, high=0.5)  # share of steps that are extrapolated
-    early_stop: float | None = _setting(None, low=0.0, high=1.0)  # change of the preview that ends a take
+    preset: str = setting(
+        "exact",
+        choices=tuple(PRESETS),
+        help="How fast at what cost. exact: the library's own forward; fast: ours, 8 bits where this device "
+        "gains by them; fastest: fewer guided and predicted steps too. The other settings are laid over it.",
+    )
+    engine: str = setting(
+        "",
+        unset="none",
+        option="--denoiser",
+        metavar="DIR_OR_TARGET",
+        help="An artifact of retake export in place of the module: its folder, or onnx, aoti, tensorrt or "
+        "tensorrt-rtx for the newest that fits. It needs preset exact.",
+    )
+    allow_fallback: bool = setting(
+        False, help="Where that artifact cannot be had, use the module, with a warning instead of an error."
+    )
+    forward: str | None = _part("forward")
+    attention: tuple[str, ...] | None = _part("attention")
+    quantized_attention: tuple[str, ...] | None = _part("quantized_attention")
+    quantized_first: float | None = _part("quantized_first")
+    quantized_last: float | None = _part("quantized_last")
+    linear: str | None = _part("linear")
+    policy: str | None = _part("policy")
+    element_wise: str | None = _part("element_wise")
+    compile: str | None = _part("compile")
+    graphs: str | None = _part("graphs")
+    vae: str | None = _part("vae")
+    cfg_gate: float | None = _part("cfg_gate")
+    step_cache: float | None = _part("step_cache")
+    early_stop: float | None = _part("early_stop")
 
     def __post_init__(self) -> None:
-        _validate(self, "denoise")
+        validate(self, "denoise")
 
     def settings(self) -> DenoiseSettings:
         """The preset with the parts that were given laid over it."""
@@ -89,43 +106,76 @@ class DenoiseConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticConfig:
-    name: str = BUNDLED
-    quantization: str = _setting("none", choices=QUANTIZATIONS)
+    name: str = setting(
+        BUNDLED,
+        option="--critic",
+        metavar="NAME_OR_DIR",
+        help="The vision-language model: demo, which is bundled, or a transformers folder.",
+    )
+    quantization: str = setting("none", choices=QUANTIZATIONS, help="Format of the critic's weights.")
 
     def __post_init__(self) -> None:
-        _validate(self, "critic")
+        validate(self, "critic")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopConfig:
-    loops: int = _setting(4, low=0, high=64)  # refinement rounds after the first one
-    samples: int = _setting(1, low=1, high=64)  # takes of each round, which differ in their seed
-    patience: int = _setting(2, low=1, high=64)  # rounds without a better take before the loop ends
-    distance_threshold: float = _setting(0.005, low=0.0, high=1.0)  # share of changed words
-    accept_score: float = _setting(90.0, low=0.0, high=100.0)  # critic's score that ends the loop on accept
-    only_incomplete: bool = False
-    seed: int = _setting(0, low=0, high=2**31 - 1)
-    selectors: tuple[str, ...] = ("critic_score",)
+    """What `loop.policy.RefinementPolicy` goes by."""
+
+    loops: int = setting(4, low=0, high=64, help="Refinement rounds after the first one.")
+    samples: int = setting(
+        1,
+        low=1,
+        high=64,
+        help="Takes of each round, each of its own seed; selectors choose the one to judge.",
+    )
+    patience: int = setting(2, low=1, high=64, help="Rounds without a better take before the loop ends.")
+    # One corrected word ("left" to "right") in a prompt of 80 words is 0.0125 and must count as a change, so
+    # the threshold is one word in 200.
+    distance_threshold: float = setting(
+        0.005, low=0.0, high=1.0, help="Share of changed words below which two prompts count as equal."
+    )
+    accept_score: float = setting(
+        90.0,
+        low=0.0,
+        high=100.0,
+        help="Score of the critic from which an accepted take ends the loop; 0: any accepted take does.",
+    )
+    only_incomplete: bool = setting(
+        False, help="Refine only where the critic says that the prompt lacks physical clues."
+    )
+    seed: int = setting(0, low=0, high=2**31 - 1, help="Equal seeds give equal takes.")
+    selectors: tuple[str, ...] = setting(
+        ("critic_score",),
+        help="Selectors of the best take, files of engine/selectors; of several, the mean of their ranks.",
+    )
 
     def __post_init__(self) -> None:
-        _validate(self, "loop")
+        validate(self, "loop")
         if not self.selectors:
             raise ConfigError("loop.selectors is empty", fix='name at least one, such as "critic_score"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectorsConfig:
-    """The frozen networks through which selectors look; an empty folder is the bundled model."""
-
-    vjepa: str = ""
-    image_encoder: str = ""
-    device: str = _setting("auto", choices=DEVICES)  # auto: where the run is
+    vjepa: str = setting("", unset="the bundled one", metavar="DIR", help="Folder of a V-JEPA 2 model.")
+    image_encoder: str = setting(
+        "", unset="the bundled one", metavar="DIR", help="Folder of an image encoder."
+    )
+    device: str = setting(
+        "auto",
+        choices=DEVICES,
+        option="--selectors-device",
+        help="Where these networks run; auto: where the run is.",
+    )
 
     def __post_init__(self) -> None:
-        _validate(self, "selectors")
+        validate(self, "selectors")
 
     def on(self, device: str) -> SelectorSettings:
         """What selectors are built from in a run on `device`."""
+        from engine.types import SelectorSettings  # brings numpy, which the command line can start without
+
         return SelectorSettings(
             vjepa=Path(self.vjepa) if self.vjepa else None,
             image_encoder=Path(self.image_encoder) if self.image_encoder else None,
@@ -135,32 +185,55 @@ class SelectorsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
-    overlap: bool = True
-    ahead: int = _setting(4, low=1, high=64)  # scenarios in flight
+    overlap: bool = setting(True, help="Judge one scenario while another is generated.")
+    ahead: int = setting(4, low=1, high=64, help="Scenarios in flight at the same time.")
 
     def __post_init__(self) -> None:
-        _validate(self, "schedule")
+        validate(self, "schedule")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """One run. `dataset` and `out` are absolute once they come from `load_config`."""
 
-    dataset: Path
-    out: Path
-    limit: int | None = _setting(None, low=1)
-    shard: str | None = None  # "2/8": the second of eight parts of the dataset
-    device: str = _setting("auto", choices=DEVICES)
-    dtype: str = _setting("auto", choices=DTYPES)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    selectors: SelectorsConfig = field(default_factory=SelectorsConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    dataset: Path = field(
+        metadata={
+            "setting": Setting(positional=True, help="A Physics-IQ folder, or a folder of your own clips.")
+        }
+    )
+    out: Path = field(metadata={"setting": Setting(unset="a new one in runs/", help="Run folder to make.")})
+    limit: int | None = setting(None, low=1, unset="all", help="Only the first scenarios.")
+    shard: str | None = setting(
+        None,
+        unset="all",
+        metavar="K/N",
+        help="Only the K-th of N parts of the dataset: one run for each GPU or process, then retake merge.",
+    )
+    device: str = setting(
+        "auto", choices=DEVICES, panel=MACHINE, help="Where models run; auto: on the GPU where there is one."
+    )
+    dtype: str = setting(
+        "auto", choices=DTYPES, panel=MACHINE, help="Format of weights and activations; auto: by the device."
+    )
+    generator: GeneratorConfig = section(
+        GeneratorConfig, title="Generator", help="The model that makes the takes."
+    )
+    denoise: DenoiseConfig = section(
+        DenoiseConfig, title="Denoising", help="How fast the generator denoises, at what cost."
+    )
+    critic: CriticConfig = section(CriticConfig, title="Critic", help="The model that plans and judges.")
+    loop: LoopConfig = section(
+        LoopConfig, title="Loop", help="How often a take is made again, and which one is kept."
+    )
+    selectors: SelectorsConfig = section(
+        SelectorsConfig, title="Selectors", help="The frozen networks through which selectors look."
+    )
+    schedule: ScheduleConfig = section(
+        ScheduleConfig, title=MACHINE, help="How the work is laid out on the machine."
+    )
 
     def __post_init__(self) -> None:
-        _validate(self, "")
+        validate(self, "")
         if self.shard is not None:
             shard_of(self.shard)
 
@@ -173,46 +246,24 @@ def load_config(
     `default_out` stands in where neither names `out`. Raises ConfigError: no such file, not TOML, unknown
     key, wrong type, value out of range, no dataset.
     """
-    table = _read_toml(file) if file is not None else {}
+    table = {} if file is None else _read(file)
     for key, value in overrides.items():
         if value is not None:
-            *sections, leaf = key.split(".")
-            target = table
-            for section in sections:
-                target = target.setdefault(section, {})
-                if not isinstance(target, dict):
-                    raise ConfigError(
-                        f"{section} is {target!r}, not a table", fix=f"write [{section}] above its settings"
-                    )
-            target[leaf] = value
+            put(table, key, value)
     if default_out is not None:
         table.setdefault("out", str(default_out))
-    return _absolute(_build(RunConfig, table, ""))
+    return _absolute(from_table(RunConfig, table))
 
 
 def read_config(run: Path) -> RunConfig:
     """The resolved settings of a run folder. `out` is the folder itself, wherever it has been moved to."""
-    table = _read_toml(run / "config.toml")
+    table = _read(run / "config.toml")
     table["out"] = str(run)
-    return _absolute(_build(RunConfig, table, ""))
+    return _absolute(from_table(RunConfig, table))
 
 
 def write_config(config: RunConfig, path: Path) -> None:
     path.write_text(to_toml(config), encoding="utf-8")
-
-
-def to_toml(config: RunConfig) -> str:
-    """TOML of every setting; one that is None is left out, which reads back as None."""
-    top: list[str] = []
-    tables: list[str] = []
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        if dataclasses.is_dataclass(value):
-            lines = [_assignment(inner.name, getattr(value, inner.name)) for inner in fields(value)]
-            tables.append("".join([f"\n[{entry.name}]\n", *lines]))
-        else:
-            top.append(_assignment(entry.name, value))
-    return "".join(top + tables)
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -226,62 +277,15 @@ def shard_of(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def settings(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
+def settings() -> Iterator[str]:
     """Every dotted key that exists: "dataset", "generator.steps", ..."""
-    hints = get_type_hints(cls)
-    for entry in fields(cls):
-        if dataclasses.is_dataclass(hints[entry.name]):
-            yield from settings(hints[entry.name], f"{prefix}{entry.name}.")
-        else:
-            yield prefix + entry.name
+    return (entry.key for entry in entries(RunConfig))
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ConfigError(f"{path} is not a file", fix="give the path of a TOML file with settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}", fix="correct the file at the place named") from None
-
-
-def _build(cls: type, table: Mapping[str, Any], prefix: str) -> Any:
-    hints = get_type_hints(cls)
-    known = {entry.name for entry in fields(cls)}
-    for key in table:
-        if key not in known:
-            raise ConfigError(
-                f"{prefix}{key} is not a setting{nearest(prefix + key, settings())}",
-                fix="use one of: " + ", ".join(settings(cls, prefix)),
-            )
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(
-                    f"{prefix}{key} is {value!r}, not a table", fix=f"write [{key}] above its settings"
-                )
-            values[key] = _build(hints[key], value, f"{prefix}{key}.")
-        else:
-            values[key] = _from_toml(value, hints[key])
-    required = [e.name for e in fields(cls) if e.default is e.default_factory is dataclasses.MISSING]
-    for key in required:
-        if key not in values:
-            raise ConfigError(
-                f"{prefix}{key} is not set", fix=f"give {prefix}{key} on the command line or in TOML"
-            )
-    return cls(**values)
-
-
-def _from_toml(value: Any, hint: Any) -> Any:
-    """TOML has no paths and no tuples, and writes 5 for 5.0; `_validate` judges the rest."""
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if isinstance(value, list) and any(get_origin(choice) is tuple for choice in (hint, *get_args(hint))):
-        return tuple(value)
-    if float in (hint, *get_args(hint)) and type(value) is int:
-        return float(value)
-    return value
+def _read(path: Path) -> Table:
+    table = read_table(path)
+    rename(table, RENAMED)
+    return table
 
 
 def _absolute(config: RunConfig) -> RunConfig:
@@ -305,69 +309,3 @@ def _absolute(config: RunConfig) -> RunConfig:
             image_encoder=folder(config.selectors.image_encoder),
         ),
     )
-
-
-def _validate(section: Any, name: str) -> None:
-    hints = get_type_hints(type(section))
-    for entry in fields(section):
-        key = f"{name}.{entry.name}" if name else entry.name
-        value = getattr(section, entry.name)
-        if not _has_type(value, hints[entry.name]):
-            raise ConfigError(
-                f"{key} is {value!r}, which is not {_spell(hints[entry.name])}",
-                fix=f"give {key} as {_spell(hints[entry.name])}",
-            )
-        rule = entry.metadata
-        if value is None or not rule:
-            continue
-        if rule["choices"] and value not in rule["choices"]:
-            raise ConfigError(
-                f"{key} is {value!r}{nearest(value, rule['choices'])}",
-                fix=f"use one of: {', '.join(rule['choices'])}",
-            )
-        low, high = rule["low"], rule["high"]
-        # `not (low <= value)` rather than `value < low`: NaN must be refused too.
-        if (low is not None and not low <= value) or (high is not None and not value <= high):
-            bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise ConfigError(f"{key} is {value!r}, out of range", fix=f"give a value {bounds}")
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is types.UnionType:
-        return any(_has_type(value, choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, get_args(hint)[0]) for item in value)
-    if hint in (int, float) and isinstance(value, bool):  # isinstance(True, int) holds
-        return False
-    return isinstance(value, hint)
-
-
-def _spell(hint: Any) -> str:
-    if get_origin(hint) is types.UnionType:
-        return " or ".join(_spell(choice) for choice in get_args(hint) if choice is not type(None))
-    if get_origin(hint) is tuple:
-        return "a list of names"
-    if dataclasses.is_dataclass(hint):
-        return "a table"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}[
-        hint
-    ]
-
-
-def _assignment(key: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        text = str(value).lower()
-    elif isinstance(value, tuple):
-        text = f"[{', '.join(_quoted(item) for item in value)}]"
-    elif isinstance(value, (str, Path)):
-        text = _quoted(str(value))
-    else:
-        text = repr(value)
-    return f"{key} = {text}\n"
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string. JSON escapes the same characters, except DEL, which TOML forbids raw."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

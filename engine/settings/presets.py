@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from engine.settings.fields import setting
+
 FORWARDS = ("library", "fast")
 LINEARS = ("bf16", "fp8", "int8", "auto")
 ELEMENT_WISE = ("ours", "compiler")
@@ -21,38 +23,81 @@ VAES = ("library", "fused")
 class DenoiseSettings:
     """One value for every part. The defaults are the untouched library module: the oracle."""
 
-    forward: str = "library"
-    """Diffusers' own, or ours over the same weights (engine/generators/wan/forward.py)."""
-    attention: tuple[str, ...] = ()
-    """Kernels in the order they are tried; one name is required; empty: the fastest exact one here."""
-    quantized_attention: tuple[str, ...] = ()
-    """8-bit or sparse kernels for the middle of the noise levels; "auto": an 8-bit one that is faster than
-    every exact one here, if there is any."""
-    quantized_first: float | None = None
-    """Share of the noise levels at the noisy end that keep the exact attention; None: as the policy says,
-    without one `QUANTIZED_END`."""
-    quantized_last: float | None = None
-    """And at the clean end. With either one given the policy decides no attention."""
-    linear: str = "bf16"
-    """Products of the inner blocks; "auto": the 8-bit format that is fast on this device, if any, for the
-    layers that the policy admits to it."""
-    policy: str = "off"
-    """What was calibrated for these weights: "auto": the table beside the model, if it is theirs; or a file.
-    It decides only what "auto" leaves open: a format or a range that was given wins."""
-    element_wise: str = "ours"
-    """Norms, modulation, rotary embedding, quantization: our kernels, or plain torch for the compiler."""
-    compile: str = "off"
-    """Compile each block; "auto": on a GPU."""
-    graphs: str = "off"
-    """Replay a CUDA graph; "auto": on a GPU for short sequences, where launches cost time."""
-    vae: str = "library"
-    """The autoencoder's own passes, or norms and activations fused (engine/generators/wan/vae_fused.py)."""
-    cfg_gate: float = 1.0
-    """Share of the steps that run both branches of guidance; the others use the last difference again."""
-    step_cache: float = 0.0
-    """Share of the steps whose velocity is extrapolated instead of predicted."""
-    early_stop: float = 0.0
-    """Stop once the previewed result changes by less than this share in a step; 0: never."""
+    forward: str = setting(
+        "library",
+        choices=FORWARDS,
+        help="Forward pass: the library's own, or, with fast, ours over the same weights, which the settings "
+        "from attention to graphs need.",
+    )
+    attention: tuple[str, ...] = setting(
+        (),
+        help="Attention kernels in the order they are tried, see retake kernels; one name alone is required, "
+        "none means the fastest exact one here.",
+    )
+    quantized_attention: tuple[str, ...] = setting(
+        (),
+        help="8-bit or sparse attention kernels for the middle noise levels; auto: an 8-bit one that is "
+        "faster than every exact one here, if there is any.",
+    )
+    quantized_first: float | None = setting(
+        None,
+        low=0.0,
+        high=1.0,
+        help="Share of the noise levels at the noisy end that keep exact attention. Unless this or "
+        f"quantized_last is given, the policy decides, and without a policy it is {QUANTIZED_END}.",
+    )
+    quantized_last: float | None = setting(
+        None,
+        low=0.0,
+        high=1.0,
+        help="The same at the clean end. With either one given the policy does not decide.",
+    )
+    linear: str = setting(
+        "bf16",
+        choices=LINEARS,
+        help="Format of the linear layers of the blocks; auto: the 8-bit one that is fast on this device, if "
+        "any, for the layers that the policy admits to it.",
+    )
+    policy: str = setting(
+        "off",
+        metavar="auto|off|FILE",
+        help="Which layers may be 8-bit and when, as measured for these weights; auto: by the table beside "
+        "the model, or a file of bench.quality.policy_calibration. A format or range that is given wins.",
+    )
+    element_wise: str = setting(
+        "ours",
+        choices=ELEMENT_WISE,
+        help="Norms, modulation, rotary embedding and quantization: our kernels, or torch for the compiler.",
+    )
+    compile: str = setting("off", choices=SWITCH, help="Compile each block; auto: on a GPU.")
+    graphs: str = setting(
+        "off",
+        choices=SWITCH,
+        help="Replay a CUDA graph; auto: on a GPU for short sequences, where launches cost time.",
+    )
+    vae: str = setting(
+        "library",
+        choices=VAES,
+        help="The autoencoder's own passes, or norms and activations fused.",
+    )
+    cfg_gate: float = setting(
+        1.0,
+        low=0.0,
+        high=1.0,
+        help="Share of the steps that run both branches of guidance; the others reuse the last difference.",
+    )
+    step_cache: float = setting(
+        0.0,
+        low=0.0,
+        high=0.5,
+        help="Share of the steps whose velocity is extrapolated instead of predicted.",
+    )
+    early_stop: float = setting(
+        0.0,
+        low=0.0,
+        high=1.0,
+        help="End a take once its preview changes by less than this share in a step; 0: never.",
+    )
 
 
 WITH_ANY_FORWARD = ("vae", "cfg_gate", "step_cache", "early_stop")

@@ -14,7 +14,8 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from engine.commands._app import app, console, names, say
+from engine.commands._app import app, console, print_line
+from engine.commands._options import names
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder
 
@@ -162,7 +163,7 @@ def verify(
     offline()
     artifact = read_artifact(folder)
     require_intact(artifact)
-    say(f"{folder.name}: {len(artifact.files)} files are intact")
+    print_line(f"{folder.name}: {len(artifact.files)} files are intact")
     if files_only:
         _print_artifacts([artifact], "Not executed")
         return
@@ -171,7 +172,7 @@ def verify(
     _print_verification(result)
     if json_file is not None:
         result.write(json_file)
-        say(f"written: {json_file}")
+        print_line(f"written: {json_file}")
     if result.failures:
         raise typer.Exit(1)
 
@@ -256,7 +257,7 @@ def _progress() -> Iterator[Callable[[str, int | None], None]]:
             memory = "" if peak_bytes is None else f", peak memory {peak_bytes / 2**30:.2f} GiB"
             status.update(f"{text}{memory}")
             if not console.is_terminal and peak_bytes is None:
-                say(text)
+                print_line(text)
 
         yield step
 
@@ -276,12 +277,12 @@ def _print_plan(request: Request, scales: Path | None) -> None:
     console.print(table)
     for profile in request.profiles:
         sizes = ", ".join(f"{name} {size}" for name, size in profile.sizes.items())
-        say(f"profile {profile.name}: {sizes}")
+        print_line(f"profile {profile.name}: {sizes}")
 
 
 def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
     """A line with the whole name, to be copied, and one with what it took."""
-    say(f"{title}:")
+    print_line(f"{title}:")
     for artifact in artifacts:
         details = artifact.details
         facts = [f"{artifact.num_bytes / 1e9:.3f} GB"]
@@ -292,10 +293,10 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
             facts.append(f"{details['gates']} gates passed")
         if details.get("summary"):
             facts.append(_kernels(details["summary"][0]))
-        say(artifact.folder.name, "bold")
-        say(f"  {', '.join(facts)}")
+        print_line(artifact.folder.name, "bold")
+        print_line(f"  {', '.join(facts)}")
     if not artifacts:
-        say("  nothing yet; `retake export demo --target onnx --quant fp8` makes one")
+        print_line("  nothing yet; `retake export demo --target onnx --quant fp8` makes one")
 
 
 def _kernels(summary: dict[str, Any]) -> str:
@@ -323,9 +324,9 @@ def _print_verification(result: Verification) -> None:
         table.add_row(output.name, *(f"{value:.4g}" for value in values))
     console.print(table)
     allowed = result.tolerance
-    say(f"allowed: relative {allowed.relative:.4g}, cosine {allowed.cosine:.4g}")
+    print_line(f"allowed: relative {allowed.relative:.4g}, cosine {allowed.cosine:.4g}")
     for failure in result.failures:
-        say(failure, "red")
+        print_line(failure, "red")
 
 
 def _capabilities(text: str) -> tuple[int, ...]:

@@ -18,8 +18,9 @@ from engine import cli
 from engine.build import doctor
 from engine.build.doctor import Check
 from engine.demo import showcase
+from engine.errors import ConfigError
 from engine.runs.store import RunStore
-from engine.settings.config import DenoiseConfig, read_config
+from engine.settings.config import DenoiseConfig, RunConfig, read_config
 from engine.video.files import probe
 
 
@@ -173,6 +174,36 @@ def test_plan(folders: Folders) -> None:
     assert "one take" not in call("plan", *run_options(folders), "--no-time").output
 
 
+def test_plan_goes_by_the_preset_and_says_what_it_did_not_count(folders: Folders, tmp_path: Path) -> None:
+    options = [*run_options(folders), "--no-time"]
+    output = call("plan", *options).output
+    assert "planned for preset exact, denoise steps of a take: 1" in output
+    assert "not counted" not in output
+    (tmp_path / "s.toml").write_text('[denoise]\npreset = "fast"\nlinear = "int8"\n')
+    for fast in (["--preset", "fast", "--linear", "int8"], ["--config", tmp_path / "s.toml"]):
+        output = call("plan", *options, *fast, "--steps", 3).output
+        assert "planned for preset fast with linear, denoise steps of a take: 3" in output
+        assert "what 8-bit weights save" in output and "is not counted" in output
+
+
+def test_run_and_plan_resolve_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[RunConfig] = []
+
+    def keep(config: RunConfig, timed: bool | None = None) -> None:
+        resolved.append(config)
+        raise ConfigError("far enough", fix="none")
+
+    monkeypatch.setattr("engine.build.run.build_run", keep)
+    monkeypatch.setattr("engine.build.needs.plan_run", keep)
+    (tmp_path / "s.toml").write_text('[denoise]\npreset = "fast"\n[generator]\nsteps = 9\n')
+    options = ["scenes", "--out", "o", "--config", "s.toml", "--cfg-gate", 0.5, "--patience", 3, "--steps", 5]
+    for verb in ("run", "plan"):
+        call(verb, *options, status=2)
+    assert resolved[0] == resolved[1]
+    assert (resolved[0].denoise.preset, resolved[0].denoise.cfg_gate) == ("fast", 0.5)
+    assert (resolved[0].generator.steps, resolved[0].loop.patience) == (5, 3)
+
+
 def test_scenes(tmp_path: Path) -> None:
     options = ["--count", 1, "--seed", 4, "--size", 64, "--views", "center", "--kinds", "two-balls"]
     assert "retake run" in call("scenes", tmp_path / "scenes", *options).output
@@ -190,7 +221,12 @@ def test_demo_runs_scores_and_reports(
         shutil.copytree(getattr(folders, what), tmp_path / "models" / what)
     monkeypatch.setattr("engine.build.model_folders.MODELS", tmp_path / "models")
     monkeypatch.setattr(showcase, "write_showcase", lambda out: shutil.copytree(folders.dataset, out))
-    output = call("demo", "--out", tmp_path / "demo", "--loops", 1, "--device", "cpu").output
+    (tmp_path / "s.toml").write_text("dataset = 'elsewhere'\n[loop]\nloops = 3\npatience = 5\n")
+    options = ["--config", tmp_path / "s.toml", "--preset", "fast", "--loops", 1, "--device", "cpu"]
+    output = call("demo", "--out", tmp_path / "demo", *options).output
+    config = read_config(tmp_path / "demo")
+    assert (config.denoise.preset, config.loop.loops, config.loop.patience) == ("fast", 1, 5)
+    assert config.dataset == tmp_path / "demo" / "dataset"
     assert "2 of 2 scenarios done, 4 takes, 0 failed" in output
     assert f"report: {tmp_path / 'demo' / 'report.html'}" in output
     assert (tmp_path / "demo" / "scores.json").is_file()
@@ -213,6 +249,16 @@ def test_demo_measure_starts_the_measurement(tmp_path: Path, monkeypatch: pytest
     )
     with pytest.raises(pytest.fail.Exception, match="parsed: 5"):
         demo_quality.main(started[0][3:])
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [(["--preset", "fast"], "--preset"), (["--no-overlap"], "--overlap"), (["--config", "a"], "--config")],
+)
+def test_demo_measure_refuses_what_it_would_not_pass_on(option: list[str], named: str) -> None:
+    output = call("demo", "--measure", *option, status=2).output
+    assert f"--measure does not take {named}" in output
+    assert "--out, --loops, --steps, --device" in output
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from engine.machine.streams import HostFence, HostPool
 from engine.protocols import Fence, Job
 from engine.runs.store import RunStore
 from engine.runs.trace import HostRecorder
+from engine.settings.config import LoopConfig
 from engine.types import (
     Attempt,
     Clip,
@@ -124,14 +125,21 @@ def scenario(number: int) -> Scenario:
     return Scenario(id=name, text="A ball.", prefix=clip, category="Optics", output_name=f"{name}_ball.mp4")
 
 
-BY_CRITIC = RefinementPolicy(seed=1, negative="", loops=3)
-BY_LOOKS = replace(BY_CRITIC, selectors=("brightness",))
-OF_THREE = replace(BY_CRITIC, selectors=("brightness", "critic_score"), samples=3)
+LOOP = LoopConfig(seed=1, loops=3)
+
+
+def policy_of(settings: LoopConfig) -> RefinementPolicy:
+    return RefinementPolicy(settings=settings, negative="")
+
+
+BY_CRITIC = policy_of(LOOP)
+BY_LOOKS = policy_of(replace(LOOP, selectors=("brightness",)))
+OF_THREE = policy_of(replace(LOOP, selectors=("brightness", "critic_score"), samples=3))
 POLICIES = {
     "critic": BY_CRITIC,
     "looks": BY_LOOKS,
     "of three": OF_THREE,
-    "all judged": replace(BY_CRITIC, samples=3),
+    "all judged": policy_of(replace(LOOP, samples=3)),
 }
 
 SCENARIOS = [scenario(number) for number in range(1, 6)]

@@ -23,6 +23,7 @@ from engine.generators.wan import generator as wan
 from engine.runs.store import RunStore
 from engine.runs.trace import read_trace
 from engine.settings.config import read_config
+from engine.settings.presets import PRESETS
 from engine.types import Outcome, Verdict
 from engine.video.files import probe
 
@@ -292,7 +293,7 @@ def test_the_folders_negative_prompt_is_used_unless_given(
 
 def test_needs(folders: Folders, tmp_path: Path) -> None:
     needs = plan_run(folders.config(tmp_path / "run"), timed=True)
-    assert (needs.num_scenarios, needs.num_refused) == (2, 0)
+    assert (needs.num_scenarios, needs.num_refused, needs.num_steps) == (2, 0, 1)
     assert needs.time is not None
     assert needs.time.takes_per_scenario == 3
     assert needs.time.generate_s > 0
@@ -302,6 +303,17 @@ def test_needs(folders: Folders, tmp_path: Path) -> None:
     assert best is not None
     assert (best.takes_per_scenario, best.critiques_per_scenario) == (6, 2)
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_of_a_preset_is_that_of_exact(folders: Folders, tmp_path: Path) -> None:
+    """`retake plan` says so; once it is planned by preset, that line has to go."""
+    plans = [
+        prepare(folders.config(tmp_path / "run", settings={"denoise.preset": preset})).memory.parts
+        for preset in PRESETS
+    ]
+    assert all(plan == plans[0] for plan in plans)
+    steps = folders.config(tmp_path / "run", settings={"generator.steps": 5})
+    assert prepare(steps).memory.parts != plans[0] and plan_run(steps, timed=False).num_steps == 5
 
 
 def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.loop.policy import RefinementPolicy, scenario_seed
+from engine.settings.config import LoopConfig
 from engine.types import (
     Attempt,
     Clip,
@@ -27,7 +29,12 @@ from engine.types import (
     Verdict,
 )
 
-POLICY = RefinementPolicy(seed=7, negative="blurry")
+
+def with_loop(policy: RefinementPolicy, **settings: Any) -> RefinementPolicy:
+    return replace(policy, settings=replace(policy.settings, **settings))
+
+
+POLICY = RefinementPolicy(settings=LoopConfig(seed=7), negative="blurry")
 SCENARIO = Scenario(
     id="0001_perspective-left",
     text="A ball rolls towards a block. Static shot with no camera movement.",
@@ -86,7 +93,7 @@ def play(
     attempts = [take(0, policy.first(SCENARIO), judge(0))]
     while not isinstance(decision := policy.next(SCENARIO, first_plan, attempts), Stop):
         attempts.append(take(len(attempts), decision, judge(len(attempts))))
-        assert len(attempts) <= policy.loops + 1
+        assert len(attempts) <= policy.settings.loops + 1
     return attempts, decision.reason
 
 
@@ -115,24 +122,24 @@ def test_unreadable_plan_goes_on_with_the_revised_one() -> None:
         (POLICY, plan(), lambda i: critique(Verdict.ACCEPT, 90.0), 2, "accepted"),
         (POLICY, None, lambda i: critique(Verdict.ACCEPT, 90.0), 1, "accepted"),
         (
-            replace(POLICY, only_incomplete=True),
+            with_loop(POLICY, only_incomplete=True),
             plan(),
             lambda i: critique(Verdict.ACCEPT, 90.0),
             1,
             "accepted",
         ),
         (POLICY, plan(), lambda i: critique(Verdict.ACCEPT if i else Verdict.REVISE, 90.0), 2, "accepted"),
-        (replace(POLICY, loops=0), plan(), lambda i: critique(), 1, "loops"),
-        (replace(POLICY, loops=2), plan(), lambda i: critique(score=i, revised=plan(str(i))), 3, "loops"),
+        (with_loop(POLICY, loops=0), plan(), lambda i: critique(), 1, "loops"),
+        (with_loop(POLICY, loops=2), plan(), lambda i: critique(score=i, revised=plan(str(i))), 3, "loops"),
         (POLICY, plan(), lambda i: critique(score=-i, revised=plan(str(i))), 3, "no improvement"),
         (POLICY, plan(), lambda i: critique(score=i, revised=plan()), 2, "prompt unchanged"),
         (POLICY, plan(), lambda i: critique(score=i), 2, "prompt unchanged"),
         (POLICY, None, lambda i: critique(), 1, "no readable plan"),
         (POLICY, None, lambda i: UNREADABLE, 1, "critic unreadable"),
         (POLICY, plan(), lambda i: UNREADABLE, 2, "critic unreadable"),
-        (replace(POLICY, only_incomplete=True), plan(), lambda i: UNREADABLE, 1, "critic unreadable"),
+        (with_loop(POLICY, only_incomplete=True), plan(), lambda i: UNREADABLE, 1, "critic unreadable"),
         (
-            replace(POLICY, only_incomplete=True),
+            with_loop(POLICY, only_incomplete=True),
             plan(),
             lambda i: critique(fault=Fault.WRONG_FACT),
             1,
@@ -152,7 +159,7 @@ def test_stop_reasons(
 
 
 def test_only_incomplete_refines_an_incomplete_prompt() -> None:
-    policy = replace(POLICY, only_incomplete=True)
+    policy = with_loop(POLICY, only_incomplete=True)
     attempts, stopped = play(
         policy, reply(plan()), lambda i: critique(fault=Fault.NONE if i else Fault.MISSING_CLUES, score=i)
     )
@@ -230,12 +237,12 @@ def made(
     return replace(bare, selector_scores=scores)
 
 
-LOOKING = replace(POLICY, selectors=("a", "b"))
-JUDGED = replace(POLICY, selectors=("a", "critic_score"), samples=2)
+LOOKING = with_loop(POLICY, selectors=("a", "b"))
+JUDGED = with_loop(POLICY, selectors=("a", "critic_score"), samples=2)
 
 
 def test_samples_of_a_round_share_its_text_and_not_its_seed() -> None:
-    policy = replace(POLICY, samples=3)
+    policy = with_loop(POLICY, samples=3)
     attempts: list[Attempt] = []
     while (prompt := policy.sample(SCENARIO, attempts)) is not None:
         bare = take(len(attempts), prompt, critique())
@@ -254,7 +261,7 @@ def test_samples_of_a_round_share_its_text_and_not_its_seed() -> None:
 
 def test_later_rounds_have_seeds_of_their_own() -> None:
     third = replace(take(4, replace(POLICY.first(SCENARIO), seed=11), critique()), round=2, sample=0)
-    prompt = replace(POLICY, samples=2).sample(SCENARIO, [third])
+    prompt = with_loop(POLICY, samples=2).sample(SCENARIO, [third])
     assert prompt is not None and prompt.seed == scenario_seed("7/1", SCENARIO.id) + 2
 
 
@@ -275,7 +282,7 @@ def test_one_sample_is_always_a_full_round() -> None:
     ],
 )
 def test_who_is_judged(samples: int, selectors: tuple[str, ...], every: bool) -> None:
-    assert replace(POLICY, samples=samples, selectors=selectors).judges_every_take is every
+    assert with_loop(POLICY, samples=samples, selectors=selectors).judges_every_take is every
 
 
 @pytest.mark.parametrize(
@@ -288,7 +295,7 @@ def test_who_is_judged(samples: int, selectors: tuple[str, ...], every: bool) ->
     ],
 )
 def test_winner_of_a_round(scores: list[dict[str, float]], winner: int) -> None:
-    policy = replace(LOOKING, samples=3)
+    policy = with_loop(LOOKING, samples=3)
     best = {"a": 99.0, "b": 99.0}  # of an earlier round: it does not compete
     attempts = [made(i, best if i == 0 else {}, samples=3) for i in range(3)]
     attempts += [made(3 + i, entry, samples=3) for i, entry in enumerate(scores)]
@@ -298,9 +305,11 @@ def test_winner_of_a_round(scores: list[dict[str, float]], winner: int) -> None:
 def test_champion_by_ranks_even_where_the_critic_accepts_another() -> None:
     accepted = critique(Verdict.ACCEPT, 99.0)
     attempts = [made(0, {"a": 1.0}, accepted), made(1, {"a": 2.0}, critique(score=5.0))]
-    assert replace(POLICY, selectors=("a",)).choose(attempts) == 1
+    assert with_loop(POLICY, selectors=("a",)).choose(attempts) == 1
     assert POLICY.choose(attempts) == 0  # where nothing looks at the takes, the critic decides
-    assert replace(POLICY, selectors=("a", "critic_score")).choose(attempts) == 0  # equal ranks: the critic's
+    assert (
+        with_loop(POLICY, selectors=("a", "critic_score")).choose(attempts) == 0
+    )  # equal ranks: the critic's
 
 
 def test_champion_by_the_critic_and_a_looker_is_a_take_that_was_judged() -> None:
@@ -311,13 +320,13 @@ def test_champion_by_the_critic_and_a_looker_is_a_take_that_was_judged() -> None
         made(3, {"a": 8.0}, critique(score=20.0), samples=2),
     ]
     assert JUDGED.choose(attempts) == 3
-    assert replace(JUDGED, selectors=("a",)).choose(attempts) == 2
+    assert with_loop(JUDGED, selectors=("a",)).choose(attempts) == 2
     assert JUDGED.scores(attempts[3]) == {"a": 8.0, "critic_score": 20.0}
     assert JUDGED.scores(attempts[2]) == {"a": 9.0}
 
 
 def test_patience_counts_rounds_under_the_order_of_the_selectors() -> None:
-    policy = replace(POLICY, selectors=("a",), patience=2, samples=2)
+    policy = with_loop(POLICY, selectors=("a",), patience=2, samples=2)
     rising = critique(score=1.0, revised=plan("x"))  # progress for the critic only
     attempts = [
         made(i, {"a": 9.0 if i == 1 else 1.0}, replace(rising, score=float(i)) if i % 2 else None, samples=2)
@@ -325,12 +334,12 @@ def test_patience_counts_rounds_under_the_order_of_the_selectors() -> None:
     ]
     assert isinstance(policy.next(SCENARIO, reply(plan()), attempts[:4]), Prompt)
     assert policy.next(SCENARIO, reply(plan()), attempts) == Stop(reason="no improvement")
-    by_critic = replace(policy, selectors=("critic_score",))
+    by_critic = with_loop(policy, selectors=("critic_score",))
     assert isinstance(by_critic.next(SCENARIO, reply(plan()), attempts), Prompt)
 
 
 def test_the_critique_of_the_winner_leads_to_the_next_prompt() -> None:
-    policy = replace(POLICY, selectors=("a",), samples=2)
+    policy = with_loop(POLICY, selectors=("a",), samples=2)
     attempts = [made(0, {"a": 1.0}, samples=2), made(1, {"a": 2.0}, critique(), samples=2)]
     attempts += [made(2, {"a": 9.0}, critique(revised=plan("up")), samples=2), made(3, {}, samples=2)]
     decision = policy.next(SCENARIO, reply(plan()), attempts)
@@ -354,14 +363,13 @@ critiques = st.one_of(
     ),
 )
 policies = st.builds(
-    RefinementPolicy,
+    LoopConfig,
     seed=st.integers(0, 99),
-    negative=st.just(""),
     loops=st.integers(0, 6),
     patience=st.integers(1, 4),
     distance_threshold=st.sampled_from([0.0, 0.005, 0.3]),
     only_incomplete=st.booleans(),
-)
+).map(lambda settings: RefinementPolicy(settings=settings, negative=""))
 
 
 @settings(max_examples=150, deadline=None)

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import os
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,24 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from engine.settings.config import (
     EXPORT_TARGETS,
+    RENAMED,
     CriticConfig,
     DenoiseConfig,
     GeneratorConfig,
     LoopConfig,
     RunConfig,
     ScheduleConfig,
-    SelectorsConfig,
     load_config,
     read_config,
     settings,
-    to_toml,
     write_config,
 )
 from engine.settings.environment import cache_folder, num_threads, offline, usable_cores
+from engine.settings.fields import entries
 from engine.settings.presets import PRESETS, VAES, DenoiseSettings
+from engine.settings.toml import to_toml
 
+ROOT = Path(__file__).parents[3]
 MINIMAL: dict[str, object] = {"dataset": "scenes", "out": "run"}
 
 
@@ -52,14 +53,6 @@ def test_defaults() -> None:
     assert config.loop == LoopConfig()
     assert (config.loop.loops, config.loop.patience, config.schedule.overlap) == (4, 2, True)
     assert config.generator.steps is None  # the model folder decides
-
-
-def test_defaults_agree_with_the_policy() -> None:
-    from engine.loop.policy import RefinementPolicy
-
-    policy = {entry.name: entry.default for entry in dataclasses.fields(RefinementPolicy)}
-    for name in ("loops", "samples", "selectors", "patience", "distance_threshold", "only_incomplete"):
-        assert getattr(LoopConfig(), name) == policy[name], name
 
 
 def test_paths_become_absolute_and_demo_stays_a_name() -> None:
@@ -298,25 +291,13 @@ def test_offline_forbids_the_model_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"  # the user's own choice stays
 
 
-def test_the_readme_shows_the_defaults() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert blocks, "the README lists the settings with their defaults"
-    shown = tomllib.loads(blocks[0])
-    everything = {key for key in settings() if key not in ("dataset", "out")}
-    assert all(f"{key.rpartition('.')[2]} =" in blocks[0] for key in everything)
-    assert RunConfig(dataset=Path("a"), out=Path("b")) == RunConfig(
-        dataset=Path("a"),
-        out=Path("b"),
-        device=shown["device"],
-        dtype=shown["dtype"],
-        generator=GeneratorConfig(**shown["generator"]),
-        denoise=DenoiseConfig(**shown["denoise"]),
-        critic=CriticConfig(**shown["critic"]),
-        loop=LoopConfig(**shown["loop"] | {"selectors": tuple(shown["loop"]["selectors"])}),
-        selectors=SelectorsConfig(**shown["selectors"]),
-        schedule=ScheduleConfig(**shown["schedule"]),
-    )
+def test_the_example_of_the_readme_is_read_and_all_settings_are_linked(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("## Settings")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```toml\n(.*?)```", shown, re.DOTALL)
+    config = load_config(toml(tmp_path, example), MINIMAL)
+    assert config != load_config(None, MINIMAL)
+    assert "](docs/settings.md)" in shown
 
 
 def test_cache_folder_follows_the_desktop_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -326,3 +307,42 @@ def test_cache_folder_follows_the_desktop_rule(monkeypatch: pytest.MonkeyPatch, 
     for ignored in ("", "relative/path"):  # the rule: a path that is not absolute is ignored
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert cache_folder() == tmp_path / ".cache" / "retake"
+
+
+OLD_NAMES = '[denoise]\npreset = "fast"\nlow_attention = ["auto"]\nlow_first = 0.25\nlow_last = 0\n'
+NEW_NAMES = DenoiseConfig(
+    preset="fast", quantized_attention=("auto",), quantized_first=0.25, quantized_last=0.0
+)
+
+
+def test_old_names_are_read_in_run_folders_and_in_a_users_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('dataset = "a"\nout = "b"\n' + OLD_NAMES, encoding="utf-8")
+    assert read_config(tmp_path).denoise == NEW_NAMES
+    assert load_config(toml(tmp_path, OLD_NAMES), MINIMAL).denoise == NEW_NAMES
+    won = load_config(toml(tmp_path, OLD_NAMES), MINIMAL | {"denoise.quantized_first": 0.5}).denoise
+    assert won.quantized_first == 0.5, "the command line wins over the old name too"
+
+
+def test_every_old_name_has_a_present_one_and_is_no_setting() -> None:
+    assert set(RENAMED.values()) <= set(settings())
+    assert not set(RENAMED) & set(settings())
+    assert all(old.rpartition(".")[0] == new.rpartition(".")[0] for old, new in RENAMED.items())
+
+
+def test_both_names_of_a_setting_are_refused(tmp_path: Path) -> None:
+    file = toml(tmp_path, OLD_NAMES + "quantized_last = 0.5\n")
+    with pytest.raises(ConfigError, match=r"low_last is the old name of denoise\.quantized_last") as caught:
+        load_config(file, MINIMAL)
+    assert "remove denoise.low_last" in caught.value.fix
+
+
+def test_a_part_of_the_denoiser_is_declared_once() -> None:
+    """DenoiseConfig takes what is said of a part from DenoiseSettings, and its type with None."""
+    declared = {entry.name: entry for entry in entries(DenoiseSettings)}
+    parts = [entry for entry in entries(DenoiseConfig) if entry.name in declared]
+    assert [entry.name for entry in parts] == list(declared)
+    for part in parts:
+        one = declared[part.name]
+        assert part.hint in (one.hint, one.hint | None) and part.kind == one.kind, part.name
+        assert part.default is None
+        assert dataclasses.replace(part.setting, unset="") == one.setting, part.name

@@ -1,4 +1,4 @@
-"""The commands around a run: scenes to run on, the report, and what this machine can do."""
+"""The command that simulates scenes to run on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from engine.commands._app import RunFolder, app, console, names
+from engine.commands._app import app, console
+from engine.commands._options import names
 
 
 @app.command(epilog="Example: [cyan]retake scenes scenes/train --seed 0 --count 20 --views center[/]")
@@ -38,30 +37,3 @@ def scenes(
     console.print(
         f"{count} scenes in {out}; run them with: retake run {out}", highlight=False, soft_wrap=True
     )
-
-
-@app.command(epilog="Example: [cyan]retake report runs/first[/]")
-def report(folder: RunFolder) -> None:
-    """Write the run as one HTML page: videos, prompts, critiques, scores, timeline."""
-    from engine.report.write import write_report
-
-    console.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
-
-
-@app.command(epilog="Example: [cyan]retake doctor[/]")
-def doctor() -> None:
-    """Say what this machine can run, and the fix for each thing that is missing."""
-    from engine.build.doctor import can_run, examine
-    from engine.settings.environment import offline
-
-    offline()
-    checks = examine()
-    table = Table("", "what", "found", "fix")
-    for check in checks:
-        mark = Text("ok", "green") if check.ok else Text("no", "bold red" if check.required else "yellow")
-        table.add_row(mark, check.name, Text(check.detail), Text(check.fix))
-    console.print(table)
-    if not can_run(checks):
-        console.print("the default run cannot work here: mend what is marked in red", style="red")
-        raise typer.Exit(1)
-    console.print("the default run works here; yellow lines are options this machine lacks")

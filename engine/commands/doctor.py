@@ -1,0 +1,28 @@
+"""The command that says what this machine can run."""
+
+from __future__ import annotations
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from engine.commands._app import app, console
+
+
+@app.command(epilog="Example: [cyan]retake doctor[/]")
+def doctor() -> None:
+    """Say what this machine can run, and the fix for each thing that is missing."""
+    from engine.build.doctor import can_run, examine
+    from engine.settings.environment import offline
+
+    offline()
+    checks = examine()
+    table = Table("", "what", "found", "fix")
+    for check in checks:
+        mark = Text("ok", "green") if check.ok else Text("no", "bold red" if check.required else "yellow")
+        table.add_row(mark, check.name, Text(check.detail), Text(check.fix))
+    console.print(table)
+    if not can_run(checks):
+        console.print("the default run cannot work here: mend what is marked in red", style="red")
+        raise typer.Exit(1)
+    console.print("the default run works here; yellow lines are options this machine lacks")

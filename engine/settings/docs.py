@@ -1,0 +1,103 @@
+"""docs/settings.md, made from the settings: `make docs`, or python -m engine.settings.docs.
+
+A test fails where the file is not what this module writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from engine.settings.config import RunConfig
+from engine.settings.fields import Entry, entries
+from engine.settings.presets import PRESETS, DenoiseSettings
+
+PATH = Path(__file__).parents[2] / "docs" / "settings.md"
+
+HEAD = """\
+# Settings
+
+<!-- made by `make docs` from engine/settings; change the fields there -->
+
+Every setting is an option of `retake run`, `retake plan` and `retake demo`, and a key of the TOML file that
+`--config` names; options win over the file. In TOML a key stands in its section, with texts in quotes and
+lists in brackets; on the command line the names of a list are separated by commas. An unknown key is refused
+with the nearest known one, a value out of range with what is allowed. A run folder keeps all of its settings
+in `config.toml`.
+
+```toml
+limit = 10
+
+[denoise]
+preset = "fast"
+linear = "int8"
+
+[loop]
+selectors = ["consensus", "critic_score"]
+```
+
+`RETAKE_THREADS` in the environment limits the CPU threads.
+"""
+
+
+def settings_page() -> str:
+    """The whole page as Markdown."""
+    sections = {field.name: field.metadata.get("section") for field in dataclasses.fields(RunConfig)}
+    parts = [HEAD]
+    for name, group in groupby(entries(RunConfig), key=lambda entry: entry.section):
+        about = sections.get(name)
+        title, text = ("Run", "Outside of any section.") if about is None else (about.title, about.help)
+        heading = f"## {title}: `[{name}]`" if name else f"## {title}"
+        parts += [f"{heading}\n\n{text}\n", _table(group)]
+        if name == "denoise":
+            parts += ["What each preset sets:\n", _presets()]
+    return "\n".join(parts)
+
+
+def _table(group: Iterable[Entry]) -> str:
+    rows = [
+        (
+            f"`{entry.name}`",
+            entry.name.upper() if entry.setting.positional else f"`{_option(entry)}`",
+            entry.default_text or "must be given",
+            entry.allowed,
+            entry.setting.help,
+        )
+        for entry in group
+    ]
+    return _markdown(("key", "option", "default", "allowed", "meaning"), rows)
+
+
+def _option(entry: Entry) -> str:
+    return f"--no-{entry.option[2:]}" if entry.default is True else entry.option
+
+
+def _presets() -> str:
+    rows = [
+        (f"`{part.name}`", *(_text(getattr(preset, part.name)) for preset in PRESETS.values()))
+        for part in entries(DenoiseSettings)
+    ]
+    return _markdown(("key", *PRESETS), rows)
+
+
+def _text(value: object) -> str:
+    if value in (None, ()):
+        return "not set"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    path = Path(arguments[0]) if arguments else PATH
+    path.write_text(settings_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

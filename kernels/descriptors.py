@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 KINDS = ("cpu", "cuda")
 DTYPES = ("bf16", "fp16", "fp32")
-MASKS = ("none", "lengths", "blocks")
+MASKS = ("none", "lengths")
 
 
 class KernelError(RuntimeError):
@@ -59,7 +59,7 @@ class Target:
 class AttentionProblem:
     """Attention of q [B, A, q_len, D] over k, v [B, A, kv_len, D].
 
-    Masks: "none", "lengths" (valid keys per batch row), "blocks" (which key blocks each query block sees).
+    Masks: "none" or "lengths" (the number of valid keys of each batch row).
     """
 
     batch: int

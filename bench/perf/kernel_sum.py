@@ -67,9 +67,9 @@ def wan_calls(
         "residual, norm": (layers, lambda: residual_norm.run(h, h, weight=weight, bias=weight, **norm)),
         "norm and rotary of q, k": (
             2 * layers,
-            lambda: qk_norm_rope.run_one(h, weight, rotary, rotary, heads=heads, eps=EPS, scale=scale),
+            lambda: qk_norm_rope.run(h, weight, rotary, rotary, heads=heads, eps=EPS, scale=scale),
         ),
-        "norm of text queries": (layers, lambda: qk_norm_rope.run_one(h, weight, heads=heads, eps=EPS)),
+        "norm of text queries": (layers, lambda: qk_norm_rope.run(h, weight, heads=heads, eps=EPS)),
         "self-attention": (layers, _attention(q, q, settings)),
         "cross-attention": (
             layers, lambda: dispatch.load("sdpa_cudnn").run(q, text, text, scale=size**-0.5)

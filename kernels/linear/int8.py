@@ -1,7 +1,7 @@
 """INT8 W8A8 linear: per-token activations, per-channel weights, for cards where FP8 runs at half of INT8's
 rate.
 
-`run` on a GPU is a Triton s8 x s8 product that scales, adds the bias and rounds in its epilogue;
+`run` on a GPU is a Triton s8 x s8 GEMM that scales, adds the bias and rounds in its epilogue;
 `run_library` is torch's `_int_mm` followed by an epilogue kernel, which writes and reads M x N int32 in
 between. M rows (tokens) . K input features . N output features.
 """
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from kernels.descriptors import LinearProblem
-from kernels.fused._jit import ceil_div, jit, tl, to_element, triton_op, why_not, wrap
+from kernels.fused._jit import ceil_div, jit, tl, to_element, why_not
+from kernels.fused._operators import entry_points, operator, triton_op, wrap
 from kernels.fused.formats import INT8, quantize_rows
+from kernels.linear._operands import Operands
 
 MAX_RELATIVE_ERROR = 0.025
 MIN_COSINE = 0.9995
 """Against fp32 of the unquantized operands, for rows of normal-like values, in the Frobenius norm: each
-operand brings about 0.010 (see `formats`), the product of both 0.014."""
+operand brings about 0.010 (see `formats`), their matrix product 0.014."""
 
 ALIGNMENT = 8
 MIN_LIBRARY_ROWS = 17
@@ -28,7 +30,7 @@ MIN_LIBRARY_ROWS = 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """The shape of one program of the product. Shared memory: num_stages * k * (m + n) bytes."""
+    """The shape of one program of the GEMM. Shared memory: num_stages * k * (m + n) bytes."""
 
     m: int
     n: int
@@ -98,34 +100,13 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return w8, scale.flatten()
 
 
-def run(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """x8 [..., K] contiguous, x_scale [..., 1], w8 [N, K], w_scale [N], bias [N] -> [..., N] of out_dtype."""
-    if not x8.is_cuda:
-        return plain(x8, x_scale, w8, w_scale, bias, out_dtype=out_dtype)
-    return launch(x8, x_scale, w8, w_scale, bias, out_dtype)
-
-
-def run_library(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """The same through `_int_mm` and an epilogue kernel."""
-    if not x8.is_cuda:
-        return plain(x8, x_scale, w8, w_scale, bias, out_dtype=out_dtype)
-    product = torch._int_mm(x8.reshape(-1, x8.shape[-1]), w8.t())
-    out: Tensor = _epilogue_op(product, x_scale.reshape(-1), w_scale, bias, out_dtype)
-    return out.reshape(*x8.shape[:-1], -1)
-
-
-def plain(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """The same in plain torch: `_int_mm` on the CPU, elsewhere fp64, which holds every sum exactly."""
-    rows = x8.reshape(-1, x8.shape[-1])
+def _plain(args: Operands) -> Tensor:
+    """`_int_mm` on the CPU, elsewhere fp64, which holds every sum exactly."""
+    rows, w8 = args.x8.reshape(-1, args.x8.shape[-1]), args.w8
     product = rows.double() @ w8.double().t() if rows.is_cuda else torch._int_mm(rows, w8.t())
-    out = product.float() * x_scale.reshape(-1, 1) * w_scale
-    return (out if bias is None else out + bias.float()).to(out_dtype).reshape(*x8.shape[:-1], -1)
+    out = product.float() * args.x_scale.reshape(-1, 1) * args.w_scale
+    out = (out if args.bias is None else out + args.bias.float()).to(args.out_dtype)
+    return out.reshape(*args.x8.shape[:-1], -1)
 
 
 @jit
@@ -161,7 +142,7 @@ def _epilogue_kernel(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _product_kernel(  # type: ignore[no-untyped-def]
+def _gemm_kernel(  # type: ignore[no-untyped-def]
     x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, size_k, stride_x,
     HAS_BIAS: tl.constexpr, EVEN_K: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -210,44 +191,41 @@ def _epilogue(
     return out
 
 
-def _product(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    """The operator with the fused epilogue. x8 [M, K], x_scale [M]."""
-    capability = torch.cuda.get_device_capability(x8.device) if x8.is_cuda else (8, 0)
-    return start(x8, x_scale, w8, w_scale, bias, out_dtype, tile_of(capability, x8.shape[0]))
+def _int8_linear(args: Operands) -> Tensor:
+    """The operator with the fused epilogue."""
+    capability = torch.cuda.get_device_capability(args.x8.device) if args.x8.is_cuda else (8, 0)
+    return start(args, tile_of(capability, args.x_scale.numel()))
 
 
-def start(
-    x8: Tensor,
-    x_scale: Tensor,
-    w8: Tensor,
-    w_scale: Tensor,
-    bias: Tensor | None,
-    out_dtype: torch.dtype,
-    tile: Tile,
-) -> Tensor:
-    """The product with a given tile: what a tuning run times. x8 [M, K] -> [M, N]."""
-    num_rows, size_k = x8.shape
+def start(args: Operands, tile: Tile) -> Tensor:
+    """The GEMM with a given tile: what a tuning run times."""
+    w8, bias, rows = args.w8, args.bias, args.x8.reshape(-1, args.x8.shape[-1])
+    num_rows, size_k = rows.shape
     num_columns = w8.shape[0]
-    assert x8.stride(1) == 1 and w8.is_contiguous(), f"strides {x8.stride()}, {w8.stride()}"
-    out = torch.empty((num_rows, num_columns), dtype=out_dtype, device=x8.device)
+    assert rows.stride(1) == 1 and w8.is_contiguous(), f"strides {rows.stride()}, {w8.stride()}"
+    shape = (*args.x8.shape[:-1], num_columns)
+    out = torch.empty(shape, dtype=args.out_dtype, device=rows.device)
     num_tiles = ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
-    wrap(_product_kernel)[(num_tiles,)](
-        x8, w8, x_scale, w_scale, x_scale if bias is None else bias, out, num_rows, num_columns, size_k,
-        x8.stride(0), HAS_BIAS=bias is not None, EVEN_K=size_k % tile.k == 0, GROUP=8,
+    x_scale = args.x_scale.reshape(-1)
+    wrap(_gemm_kernel)[(num_tiles,)](
+        rows, w8, x_scale, args.w_scale, x_scale if bias is None else bias, out,
+        num_rows, num_columns, size_k, rows.stride(0),
+        HAS_BIAS=bias is not None, EVEN_K=size_k % tile.k == 0, GROUP=8,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out
 
 
 _epilogue_op: Any = triton_op("retake::int8_epilogue", _epilogue)
-_product_op: Any = triton_op("retake::int8_linear", _product)
+_launch = operator("retake::int8_linear", Operands, _int8_linear)
 
 
-def launch(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    """The Triton path of `run`, also under the interpreter."""
-    out: Tensor = _product_op(x8.reshape(-1, x8.shape[-1]), x_scale.reshape(-1), w8, w_scale, bias, out_dtype)
-    return out.reshape(*x8.shape[:-1], -1)
+def _launch_library(args: Operands) -> Tensor:
+    product = torch._int_mm(args.x8.reshape(-1, args.x8.shape[-1]), args.w8.t())
+    x_scale = args.x_scale.reshape(-1)
+    out: Tensor = _epilogue_op(product, x_scale, args.w_scale, args.bias, args.out_dtype)
+    return out.reshape(*args.x8.shape[:-1], -1)
+
+
+run, plain, launch = entry_points(Operands, plain=_plain, launch=_launch)
+run_library, _, launch_library = entry_points(Operands, plain=_plain, launch=_launch_library)

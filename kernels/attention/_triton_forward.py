@@ -34,7 +34,7 @@ def _accumulate(
         # fp16 sums of one tile only; twice the rate of fp32 sums on GPUs that are not data-centre parts
         acc += tl.dot(weights.to(tl.float16), values, out_dtype=tl.float16).to(tl.float32)
     elif values.dtype == tl.float8e4nv:
-        # Hopper keeps few bits while it adds FP8 products: the sum across tiles stays outside the product
+        # Hopper's FP8 matrix instruction accumulates in few bits: the sum across tiles stays outside of it
         acc += tl.dot(weights.to(tl.float8e4nv), values)
     else:
         acc = tl.dot(weights.to(values.dtype), values, acc)

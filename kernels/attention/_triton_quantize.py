@@ -1,4 +1,4 @@
-"""Queries and keys to int8 for the score product, in one pass over each.
+"""Queries and keys to int8 for the matrix product of scores, in one pass over each.
 
 Does not know the attention that follows. Invariant: padded tokens become zeros whatever they held, and an
 all-zero group keeps a scale above zero. B batch, A heads, N tokens, D head size.

@@ -34,7 +34,7 @@ Values = Literal["wide", "short", "fp8"]
 def supports(problem: AttentionProblem) -> str | None:
     reason = why_not(problem, masks=("none", "lengths"))
     if reason is None and problem.head_dim < 32:
-        return f"head size {problem.head_dim} is below 32, the shortest int8 product"
+        return f"head size {problem.head_dim} is below 32, the smallest depth of an int8 matrix product"
     return reason
 
 

@@ -2,7 +2,7 @@
 
 A tile is skipped when, in every row of the tile of queries, its largest score lies more than `threshold`
 below the largest score so far: each weight left out is below exp(-threshold) of the row's largest. Saved are
-the exponentials and the product with the values.
+the exponentials and the matrix product with the values.
 """
 
 from __future__ import annotations

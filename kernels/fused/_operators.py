@@ -102,21 +102,21 @@ def entry_points(
     """
     first = next(iter(inspect.signature(arguments).parameters))
 
-    def run_(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
+    def _run(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
         given = arguments(*args, **kwargs)
         if check is not None:
             check(given)
         return launch(given) if getattr(given, first).is_cuda else plain(given)
 
-    def plain_(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
+    def _plain(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
         return plain(arguments(*args, **kwargs))
 
-    def launch_(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
+    def _launch(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
         return launch(arguments(*args, **kwargs))
 
-    for function in (run_, plain_, launch_):
+    for function in (_run, _plain, _launch):
         function.__doc__ = arguments.__doc__
-    return run_, plain_, launch_
+    return _run, _plain, _launch
 
 
 def wrap(kernel: Any) -> Any:

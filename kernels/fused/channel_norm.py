@@ -41,8 +41,8 @@ class Norm:
     """x [B, C, T, H, W] or [B, C, H, W] of any float dtype, gamma and bias of C elements -> the same shape.
 
     Fast where x and `residual`, of the shape and dtype of x, are channels-last; other layouts are copied
-    first. So is `out` within each batch row, between its lines of pixels may lie others of its buffer, and it
-    is returned; without it a dense one is made.
+    first. `out` is channels-last within each batch row and may be a window of a wider buffer; it is returned.
+    Without it a dense one is made.
     """
 
     x: Tensor

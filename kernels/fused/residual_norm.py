@@ -1,4 +1,4 @@
-"""Residual, LayerNorm, modulation and 8-bit quantization in one pass over the tokens.
+"""Residual, LayerNorm, modulation (adaLN, arXiv 2212.09748) and 8-bit quantization in one pass.
 
     h_new = h + gate * y             fp32, rounded to the dtype of h; the residual stream
     n     = LayerNorm(h_new) in fp32, then (1 + scale) * n + shift, or * weight + bias, or as it is

@@ -1,4 +1,4 @@
-"""Residual, RMSNorm and 8-bit quantization in one pass over the tokens.
+"""Residual, RMSNorm (arXiv 1910.07467) and 8-bit quantization in one pass over the tokens.
 
     h_new = h + y                    fp32, rounded to the dtype of h; the residual stream
     n     = h_new / rms(h_new) * weight, in fp32

@@ -1,4 +1,4 @@
-"""silu(gate) * up of one merged product and 8-bit quantization of the result, in one pass over the tokens.
+"""SwiGLU (arXiv 2002.05202), silu(gate) * up of one merged GEMM, and 8-bit quantization in one pass.
 
 A row is read once, as two tiles whose sizes are powers of two (see `row_quant`). F features of a result.
 """

@@ -103,21 +103,21 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _plain(args: Operands) -> Tensor:
     """`_int_mm` on the CPU, elsewhere fp64, which holds every sum exactly."""
     rows, w8 = args.x8.reshape(-1, args.x8.shape[-1]), args.w8
-    product = rows.double() @ w8.double().t() if rows.is_cuda else torch._int_mm(rows, w8.t())
-    out = product.float() * args.x_scale.reshape(-1, 1) * args.w_scale
+    sums = rows.double() @ w8.double().t() if rows.is_cuda else torch._int_mm(rows, w8.t())
+    out = sums.float() * args.x_scale.reshape(-1, 1) * args.w_scale
     out = (out if args.bias is None else out + args.bias.float()).to(args.out_dtype)
     return out.reshape(*args.x8.shape[:-1], -1)
 
 
 @jit
 def _finish(  # type: ignore[no-untyped-def]
-    product, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
+    sums, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """Stores a tile of int32 sums, scaled, with the bias, in the type of the output."""
     x_scale = tl.load(x_scale_ptr + row, mask=row < num_rows, other=0.0)
     w_scale = tl.load(w_scale_ptr + column, mask=column < num_columns, other=0.0)
-    out = product.to(tl.float32) * x_scale[:, None] * w_scale[None, :]
+    out = sums.to(tl.float32) * x_scale[:, None] * w_scale[None, :]
     if HAS_BIAS:
         bias = tl.load(bias_ptr + column, mask=column < num_columns, other=0.0)
         out = out + bias.to(tl.float32)[None, :]
@@ -128,17 +128,15 @@ def _finish(  # type: ignore[no-untyped-def]
 
 @jit
 def _epilogue_kernel(  # type: ignore[no-untyped-def]
-    product_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
+    sums_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
     HAS_BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-    source = product_ptr + row.to(tl.int64)[:, None] * num_columns + column[None, :]
-    product = tl.load(source, mask=mask, other=0)
-    _finish(
-        product, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS
-    )
+    source = sums_ptr + row.to(tl.int64)[:, None] * num_columns + column[None, :]
+    sums = tl.load(source, mask=mask, other=0)
+    _finish(sums, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS)
 
 
 @jit
@@ -162,30 +160,28 @@ def _gemm_kernel(  # type: ignore[no-untyped-def]
     # stored.
     x = x_ptr + tl.minimum(row, num_rows - 1).to(tl.int64)[:, None] * stride_x + k[None, :]
     w = w_ptr + tl.minimum(column, num_columns - 1).to(tl.int64)[None, :] * size_k + k[:, None]
-    product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
+    sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
     for start in range(0, size_k, BLOCK_K):
         if EVEN_K:
-            product = tl.dot(tl.load(x), tl.load(w), product, out_dtype=tl.int32)
+            sums = tl.dot(tl.load(x), tl.load(w), sums, out_dtype=tl.int32)
         else:
             left = tl.load(x, mask=(start + k < size_k)[None, :], other=0)
             right = tl.load(w, mask=(start + k < size_k)[:, None], other=0)
-            product = tl.dot(left, right, product, out_dtype=tl.int32)
+            sums = tl.dot(left, right, sums, out_dtype=tl.int32)
         x += BLOCK_K
         w += BLOCK_K
-    _finish(
-        product, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS
-    )
+    _finish(sums, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS)
 
 
 def _epilogue(
-    product: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+    sums: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """The operator after `_int_mm`."""
-    num_rows, num_columns = product.shape
-    out = torch.empty(product.shape, dtype=out_dtype, device=product.device)
+    num_rows, num_columns = sums.shape
+    out = torch.empty(sums.shape, dtype=out_dtype, device=sums.device)
     block_m, block_n = 8, 512
     wrap(_epilogue_kernel)[(ceil_div(num_rows, block_m), ceil_div(num_columns, block_n))](
-        product, x_scale, w_scale, product if bias is None else bias, out, num_rows, num_columns,
+        sums, x_scale, w_scale, sums if bias is None else bias, out, num_rows, num_columns,
         HAS_BIAS=bias is not None, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=8,
     )  # fmt: skip
     return out
@@ -221,9 +217,9 @@ _launch = operator("retake::int8_linear", Operands, _int8_linear)
 
 
 def _launch_library(args: Operands) -> Tensor:
-    product = torch._int_mm(args.x8.reshape(-1, args.x8.shape[-1]), args.w8.t())
+    sums = torch._int_mm(args.x8.reshape(-1, args.x8.shape[-1]), args.w8.t())
     x_scale = args.x_scale.reshape(-1)
-    out: Tensor = _epilogue_op(product, x_scale, args.w_scale, args.bias, args.out_dtype)
+    out: Tensor = _epilogue_op(sums, x_scale, args.w_scale, args.bias, args.out_dtype)
     return out.reshape(*args.x8.shape[:-1], -1)
 
 

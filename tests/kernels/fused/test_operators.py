@@ -12,16 +12,20 @@ import pytest
 import torch
 from eight_bit import DEVICE, needs_triton, normal
 
-from kernels.fused import (  # noqa: F401, importing registers their operators
+from kernels.fused import (
     _jit,
     channel_norm,
     gate_residual,
+    head_norm_rope,
+    head_quant,
     qk_norm_rope,
     residual_norm,
+    rms_norm,
     row_quant,
+    swiglu,
 )
 from kernels.fused._operators import entry_points
-from kernels.linear import int8  # noqa: F401
+from kernels.linear import int8
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -44,6 +48,13 @@ def operators() -> dict[str, tuple[str, tuple[object, ...]]]:
         "gate_residual": ("gate_residual", (h, h, rows, 2)),
         "row_quant": ("row_quant", (h, "int8", "gelu_tanh")),
         "qk_norm_rope": ("qk_norm_rope", (h, values, angles, angles, 3, 1e-6, None)),
+        "head_norm_rope": (
+            "head_norm_rope",
+            (h, values[:8], angles[0, :, 0], angles[0, :, 0], 3, 1e-6, None, normal(2, 3, 3, 8)),
+        ),
+        "rms_norm": ("rms_norm", (h, h, values, 1e-6, "int8")),
+        "swiglu": ("swiglu", (h, "int8")),
+        "head_quant": ("head_quant", (h.unflatten(2, (3, 8)),)),
         "int8_linear": ("int8_linear", (x8, scales, x8, scales, None, torch.float32)),
         "int8_epilogue": ("int8_epilogue", (x8.int(), scales, normal(32), None, torch.bfloat16)),
         "channel_norm": (
@@ -126,3 +137,26 @@ def test_run_checks_and_goes_where_its_first_tensor_is() -> None:
     assert plain(x, factor=-1.0).tolist() == [-1.0] * 3
     compiled = torch.compile(lambda x: run(x, factor=3.0), fullgraph=True, backend="eager")
     assert compiled(x).tolist() == [3.0] * 3
+
+
+@needs_triton
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_launches_trace_as_one_graph(quantize: str | None) -> None:
+    h, weight, angles = normal(1, 5, 24), normal(24, seed=1), normal(5, 8, seed=2)
+    image = normal(2, 8, 3, 3).to(memory_format=torch.channels_last)
+
+    def every(h: torch.Tensor) -> list[torch.Tensor | None]:
+        h = gate_residual.launch(h, h)
+        h, n, scale = residual_norm.launch(h, h, weight=weight, bias=weight, eps=1e-6, quantize=quantize)
+        h, _, _ = rms_norm.launch(h, None, weight, eps=1e-6, quantize=quantize)
+        one = qk_norm_rope.launch(h, weight, heads=3, eps=1e-6)
+        other = head_norm_rope.launch(h, weight[:8], angles, angles, heads=3, eps=1e-6, before=one)
+        up, _ = swiglu.launch(h, quantize=quantize)
+        x8, x_scale = row_quant.launch(h, quantize="int8", activation="gelu_tanh")
+        out = int8.launch(x8, x_scale, x8[0], x_scale[0, :, 0], None, out_dtype=torch.float32)
+        normed = channel_norm.launch(image + h.sum(), weight[:8], silu=True, bias=weight[:8])
+        return [h, n, scale, other, up, x8, out, normed, head_quant.launch(one)[1]]
+
+    compiled = torch.compile(every, fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(compiled(h), every(h), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)

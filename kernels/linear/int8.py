@@ -52,21 +52,6 @@ TILES: dict[tuple[int, int], Tile] = {
 it. Shared memory per block decides most of it: 164 KiB on 8.0, 100 KiB on 8.6, 8.9 and 12.x, 227 KiB on
 9.0; then registers: more than 64 sums per thread spill on 8.x with Triton 3.9."""
 
-CANDIDATES = tuple(
-    Tile(m=m, n=n, k=k, num_warps=num_warps, num_stages=num_stages)
-    for m, n, k, num_warps in (
-        (128, 256, 128, 8),
-        (128, 256, 64, 8),
-        (256, 128, 128, 8),
-        (128, 128, 128, 8),
-        (128, 128, 128, 4),
-        (128, 128, 64, 4),
-        (64, 256, 128, 4),
-    )
-    for num_stages in (3, 4)
-)
-"""What a tuning run compares; the table above holds the winners."""
-
 
 def tile_of(capability: tuple[int, int], rows: int) -> Tile:
     """The tile for a card and a number of rows."""
@@ -194,7 +179,7 @@ def _int8_linear(args: Operands) -> Tensor:
 
 
 def start(args: Operands, tile: Tile) -> Tensor:
-    """The GEMM with a given tile: what a tuning run times."""
+    """The GEMM with a given tile."""
     w8, bias, rows = args.w8, args.bias, args.x8.reshape(-1, args.x8.shape[-1])
     num_rows, size_k = rows.shape
     num_columns = w8.shape[0]

@@ -1,5 +1,4 @@
-"""Triton behind one door: every kernel file of `fused` and `linear` imports, without Triton it only cannot
-run.
+"""Triton behind one door: without it every kernel file of `fused` and `linear` still imports, only not runs.
 
 Holds what the kernels share on the device (the last rounding) and the reasons that apply to all of them.
 Triton's interpreter (3.9) truncates to bf16 and rounds to E4M3 wrongly where the mantissa carries into the

@@ -1,7 +1,7 @@
 """Tile sizes of our Triton kernels: a table per compute capability, and a search that keeps its winner.
 
-Knows no kernel but by name. Nothing is searched unless `tune` is called, and a winner is used only by whom it
-is handed to.
+Knows kernels by name only. Nothing is searched unless `tune` is called, and a winner is used only where the
+caller passes it on.
 """
 
 from __future__ import annotations

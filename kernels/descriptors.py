@@ -1,4 +1,4 @@
-"""What a kernel is asked to do, as plain values: the device, the sizes, the element type, the mask.
+"""Descriptors of what a kernel is asked to do: device, sizes, element type and mask, as plain values.
 
 Invariant: a problem holds everything that `supports` may ask about and nothing else: it can key a cache.
 Capabilities are numbers, never marketing names. B batch, A heads, N tokens, D head size.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 KINDS = ("cpu", "cuda")
 DTYPES = ("bf16", "fp16", "fp32")
-MASKS = ("none", "lengths", "blocks")
+MASKS = ("none", "lengths")
 
 
 class KernelError(RuntimeError):
@@ -59,7 +59,7 @@ class Target:
 class AttentionProblem:
     """Attention of q [B, A, q_len, D] over k, v [B, A, kv_len, D].
 
-    Masks: "none", "lengths" (valid keys per batch row), "blocks" (which key blocks each query block sees).
+    Masks: "none" or "lengths" (the number of valid keys of each batch row).
     """
 
     batch: int
@@ -79,7 +79,7 @@ class AttentionProblem:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of both products without any mask."""
+        """Floating-point operations of both matrix products, Q K^T and P V, without any mask."""
         return 4 * self.batch * self.heads * self.q_len * self.kv_len * self.head_dim
 
     def __str__(self) -> str:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 
 from kernels import autotune, choice_cache, reference, timing
-from kernels.attention._blocks import BlockMask
 from kernels.attention._triton import launch_errors
 from kernels.descriptors import AttentionProblem, KernelError, torch_dtype
 
@@ -60,7 +59,7 @@ class SelfTest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One implementation, bound: `run(q, k, v, scale=..., kv_lengths=..., blocks=...)`."""
+    """One implementation, bound: `run(q, k, v, scale=..., kv_lengths=...)`."""
 
     name: str
     run: Callable[..., Tensor]
@@ -223,18 +222,7 @@ def example(problem: AttentionProblem, *, seed: int) -> tuple[Tensor, Tensor, Te
         for row, length in enumerate(lengths):
             k[row, :, length:] = v[row, :, length:] = math.nan
         options["kv_lengths"] = torch.tensor(lengths, dtype=torch.int32, device=device)
-    elif problem.mask == "blocks":
-        block = 32 if problem.target.interpreted else 128
-        options["blocks"] = _band(problem.q_len, problem.kv_len, block).to(device)
     return q, k, v, options
-
-
-def _band(q_len: int, kv_len: int, block: int) -> BlockMask:
-    """Each block of queries sees the quarter of the key blocks around it."""
-    num_q, num_k = -(-q_len // block), -(-kv_len // block)
-    centre = torch.arange(num_q)[:, None] * num_k // num_q
-    visible = (torch.arange(num_k)[None] - centre).abs() <= num_k // 8
-    return BlockMask.of(visible, q_len=q_len, kv_len=kv_len, block=block)
 
 
 def _small(problem: AttentionProblem) -> AttentionProblem:

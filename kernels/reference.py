@@ -17,8 +17,6 @@ from kernels.attention._checks import check, valid_keys, without_padding
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
@@ -31,32 +29,16 @@ class Errors:
     cosine: float
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None) -> Tensor:
     """fp32 [B, A, N, D]; rows without keys are zero."""
-    check(q, k, v, scale, kv_lengths, blocks)
-    return _softmax(q.double(), k.double(), v.double(), scale, kv_lengths, blocks).float()
+    check(q, k, v, scale, kv_lengths)
+    return _softmax(q.double(), k.double(), v.double(), scale, kv_lengths).float()
 
 
-def plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-) -> Tensor:
+def plain(q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None) -> Tensor:
     """The same formula with every intermediate in the inputs' type."""
-    check(q, k, v, scale, kv_lengths, blocks)
-    return _softmax(q, k, v, scale, kv_lengths, blocks)
+    check(q, k, v, scale, kv_lengths)
+    return _softmax(q, k, v, scale, kv_lengths)
 
 
 def compare(actual: Tensor, expected: Tensor) -> Errors:
@@ -83,21 +65,12 @@ def allowed_error(plain_error: float, expected: Tensor, dtype: torch.dtype, fact
     return factor * max(plain_error, steps * largest)
 
 
-def _softmax(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    kv_lengths: Tensor | None,
-    blocks: BlockMask | None,
-) -> Tensor:
+def _softmax(q: Tensor, k: Tensor, v: Tensor, scale: float, kv_lengths: Tensor | None) -> Tensor:
     if kv_lengths is not None:
         k, v = without_padding(k, kv_lengths), without_padding(v, kv_lengths)
     scores = q @ k.transpose(2, 3) * scale  # [B, A, N, M]
     if kv_lengths is not None:
         scores = scores.masked_fill(~valid_keys(kv_lengths, k.shape[2]), -math.inf)
-    elif blocks is not None:
-        scores = scores.masked_fill(~blocks.dense(), -math.inf)
     weights = scores.softmax(dim=3)
     if kv_lengths is not None:
         weights = weights.masked_fill((kv_lengths == 0)[:, None, None, None], 0)

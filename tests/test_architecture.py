@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("engine", "kernels", "export", "bench")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TRITON_KERNEL_LINES = 400, 60, 120
+MAX_POSITIONAL_ARGUMENTS = 8
 
 BASE = ("engine.types", "engine.protocols", "engine.errors", "engine.plugins", "kernels.files")
 """The contract, how a plugin is found, and how a file is written: whoever imports the engine may use it."""
@@ -143,6 +144,10 @@ def our_imports(modules: Modules) -> dict[str, set[str]]:
 # The checkers.
 
 
+def is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(ast.unparse(d).startswith(("triton.jit", "jit")) for d in node.decorator_list)
+
+
 def file_too_long(source: str) -> list[str]:
     num_lines = len(source.splitlines())
     return [f"{num_lines} lines"] if num_lines > MAX_FILE_LINES else []
@@ -152,11 +157,10 @@ def functions_too_long(module: str, tree: ast.Module) -> list[str]:
     found = []
     for node in functions(tree):
         assert node.end_lineno is not None
-        is_kernel = any(ast.unparse(d).startswith(("triton.jit", "jit")) for d in node.decorator_list)
         # the signature of a command is its table of options, and the docstring its --help
         first = node.body[1:2] or node.body if is_command(module) else [node]
         num_lines = node.end_lineno - first[0].lineno + 1
-        if num_lines > (MAX_TRITON_KERNEL_LINES if is_kernel else MAX_FUNCTION_LINES):
+        if num_lines > (MAX_TRITON_KERNEL_LINES if is_kernel(node) else MAX_FUNCTION_LINES):
             found.append(f"{node.name} has {num_lines} lines")
     return found
 
@@ -208,6 +212,20 @@ def triton_imports(module: str, tree: ast.Module) -> list[str]:
     if any(in_package(module, home) for home in homes):
         return []
     return sorted(name for name in imports(module, tree) if name.split(".")[0] == "triton")
+
+
+def too_many_positional(module: str, tree: ast.Module) -> list[str]:
+    """Calls with more than eight; the code of Triton's kernels and their launches have no other way."""
+    kernels = [node for node in functions(tree) if is_kernel(node)]
+    exempt = {call for kernel in kernels for call in ast.walk(kernel)}
+    return [
+        f"{len(node.args)} positional arguments in line {node.lineno}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and len(node.args) > MAX_POSITIONAL_ARGUMENTS
+        and node not in exempt
+        and not isinstance(node.func, ast.Subscript)
+    ]
 
 
 def waits_in_launch(module: str, tree: ast.Module) -> list[str]:
@@ -272,6 +290,7 @@ TREE_RULES: list[Callable[[str, ast.Module], list[str]]] = [
     broad_excepts,
     keyword_bags,
     triton_imports,
+    too_many_positional,
     waits_in_launch,
 ]
 
@@ -359,6 +378,19 @@ def long_function(num_lines: int, decorator: str = "") -> str:
         (keyword_bags, "engine.x", "class A:\n    def run(self, **options): ...", "f(**options)"),
         (triton_imports, "kernels.dispatch", "import triton.language as tl", "import tritonclient"),
         (triton_imports, "engine.x", "def f():\n    from triton import jit", ""),
+        (too_many_positional, "engine.x", "f(1, 2, 3, 4, 5, 6, 7, 8, 9)", "f(1, 2, 3, 4, 5, 6, 7, 8, x=9)"),
+        (
+            too_many_positional,
+            "kernels.x",
+            "def g():\n    f(1, 2, 3, 4, 5, 6, 7, 8, 9)",
+            "@jit\ndef g():\n    f(1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        ),
+        (
+            too_many_positional,
+            "kernels.x",
+            "wrap(f)(1, 2, 3, 4, 5, 6, 7, 8, 9)",
+            "wrap(f)[grid](1, 2, 3, 4, 5, 6, 7, 8, 9)",
+        ),
         (waits_in_launch, "engine.x", "def launch(self):\n    x.item()", "def result(self):\n    x.item()"),
         (waits_in_launch, "engine.x", "def launch(self):\n    torch.cuda.synchronize()", ""),
         (

@@ -1,4 +1,4 @@
-"""What this machine can do at most: rates of large matrix products and of a copy, power and clock.
+"""What this machine can do at most: rates of large GEMMs and of a copy, power and clock.
 
 Measured in the run that is compared with them, on random data, so that a percentage means this very card.
 """
@@ -19,7 +19,7 @@ COPY_BYTES = 2**31
 
 
 def measure(repeats: int = 20) -> dict[str, float]:
-    """TFLOP/s of bf16 and FP8 products of 8192 cubed, TB/s of a copy (read plus write); empty on a CPU."""
+    """TFLOP/s of bf16 and FP8 GEMMs of 8192 cubed, TB/s of a copy (read plus write); empty on a CPU."""
     if not torch.cuda.is_available():
         return {}
     found = {}
@@ -32,8 +32,8 @@ def measure(repeats: int = 20) -> dict[str, float]:
     if fp8_rowwise.supports(problem) is None:
         a8, a_scale = row_quant.run(a, quantize="fp8")
         b8, b_scale = fp8_rowwise.quantize_weight(b)
-        product = lambda: fp8_rowwise.run(a8, a_scale, b8, b_scale, None, out_dtype=torch.bfloat16)  # noqa: E731
-        found["fp8_gemm_tflops"] = flops / _median(product, repeats) / 1e9
+        gemm = lambda: fp8_rowwise.run(a8, a_scale, b8, b_scale, None, out_dtype=torch.bfloat16)  # noqa: E731
+        found["fp8_gemm_tflops"] = flops / _median(gemm, repeats) / 1e9
     source = torch.empty(COPY_BYTES, dtype=torch.int8, device="cuda")
     target_buffer = torch.empty_like(source)
     found["copy_tb_per_s"] = 2 * COPY_BYTES / _median(lambda: target_buffer.copy_(source), repeats) / 1e9

@@ -48,7 +48,7 @@ def wan_calls(
     width: int,
     inner: int,
 ) -> Calls:
-    """Of a Wan transformer, products in the set format."""
+    """Of a Wan transformer, GEMMs in the set format."""
     size, kind = width // heads, _format(settings)
     h = torch.randn(batch, tokens, width, device="cuda", dtype=torch.bfloat16)
     rows = torch.randn(1, 1, width, device="cuda")
@@ -67,9 +67,9 @@ def wan_calls(
         "residual, norm": (layers, lambda: residual_norm.run(h, h, weight=weight, bias=weight, **norm)),
         "norm and rotary of q, k": (
             2 * layers,
-            lambda: qk_norm_rope.run_one(h, weight, rotary, rotary, heads=heads, eps=EPS, scale=scale),
+            lambda: qk_norm_rope.run(h, weight, rotary, rotary, heads=heads, eps=EPS, scale=scale),
         ),
-        "norm of text queries": (layers, lambda: qk_norm_rope.run_one(h, weight, heads=heads, eps=EPS)),
+        "norm of text queries": (layers, lambda: qk_norm_rope.run(h, weight, heads=heads, eps=EPS)),
         "self-attention": (layers, _attention(q, q, settings)),
         "cross-attention": (
             layers, lambda: dispatch.load("sdpa_cudnn").run(q, text, text, scale=size**-0.5)
@@ -102,7 +102,7 @@ def cosmos3_calls(
     width: int,
     inner: int,
 ) -> Calls:
-    """Of the generation tower of Cosmos3 behind cached text, products in the set format."""
+    """Of the generation tower of Cosmos3 behind cached text, GEMMs in the set format."""
     kind, eight_bit = _format(settings), bool(settings.quantized_attention)
     options = {"device": "cuda", "dtype": torch.bfloat16}
     h = torch.randn(1, tokens, width, **options)
@@ -114,16 +114,16 @@ def cosmos3_calls(
     seen = torch.randn(1, text_tokens + tokens, kv_heads, size, **options)
     scale = head_norm_rope.static_scale(norm) if eight_bit else None
     before = seen[:, :text_tokens].to(FP8.dtype if eight_bit else h.dtype)
-    turn = {"eps": EPS, "scale": scale}
+    rope = {"eps": EPS, "scale": scale}
     heads_first = q.unflatten(2, (heads, size)).transpose(1, 2)
     calls: dict[str, tuple[int, Callable[[], object]]] = {
         "residual, norm": (2 * layers, lambda: rms_norm.run(h, h, weight, eps=EPS, quantize=kind)),
         "norm and rotary of q": (
-            layers, lambda: head_norm_rope.run(q, norm, angles, angles, heads=heads, **turn)
+            layers, lambda: head_norm_rope.run(q, norm, angles, angles, heads=heads, **rope)
         ),
         "norm and rotary of k": (
             layers,
-            lambda: head_norm_rope.run(k, norm, angles, angles, heads=kv_heads, before=before, **turn),
+            lambda: head_norm_rope.run(k, norm, angles, angles, heads=kv_heads, before=before, **rope),
         ),
         "text before v": (
             layers, lambda: torch.cat([seen[:, :text_tokens], v.unflatten(2, (kv_heads, size))], dim=1)

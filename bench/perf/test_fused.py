@@ -29,7 +29,7 @@ from bench.perf.benchmark_tools import (
     sizes,
 )
 from kernels.fused import gate_residual, head_quant, qk_norm_rope, residual_norm, row_quant
-from kernels.fused.formats import FP8, dequantize, format_of, mixed
+from kernels.fused.formats import FP8, dequantize, format_of, hadamard
 
 EPS = 1e-6
 SHAPES = {"480p": (32760, 12, 128, 8960), "draft": (8190, 12, 128, 8960), TINY: (65, 2, 64, 256)}
@@ -100,11 +100,11 @@ def qk_norm_rope_case(size: str, fmt: str | None) -> Case:
     scale = None if fmt is None else qk_norm_rope.static_scale(weight, heads)
     options = {"heads": heads, "eps": EPS}
     exact = qk_norm_rope.plain(x.float(), weight, cos, sin, **options)
-    run = lambda: qk_norm_rope.run_one(x, weight, cos, sin, **options, scale=scale)  # noqa: E731
+    run = lambda: qk_norm_rope.run(x, weight, cos, sin, **options, scale=scale)  # noqa: E731
     return Case(
         run=run,
         values=lambda made: _float(made) if scale is None else _float(made) * scale[:, None],
-        exact=exact if scale is None else mixed(exact),
+        exact=exact if scale is None else hadamard(exact),
         moved_bytes=size_bytes(x, weight, cos, sin, run()),
         format=fmt,
     )

@@ -1,6 +1,6 @@
 """Linear layers at the shapes of Wan2.1-1.3B: bf16, FP8, INT8, each against fp32 of the same operands.
 
-Inputs come quantized, as the fused kernels before them leave them: the time is that of the product.
+Inputs come quantized, as the fused kernels before them leave them: the time is that of the GEMM.
 M rows (tokens) . K input features . N output features.
 """
 
@@ -47,8 +47,8 @@ def problem_of(layer: str, size: str) -> LinearProblem:
     )
 
 
-def product(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Callable[[], Tensor], float, float]:
-    """(the product, largest relative error, least cosine)."""
+def gemm(name: str, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Callable[[], Tensor], float, float]:
+    """(the GEMM, largest relative error, least cosine)."""
     if name == "bf16":
         return lambda: F.linear(x, weight, bias), torch.finfo(DTYPE).eps, 0.9999
     module, fmt = (fp8_rowwise, FP8) if name == "fp8_rowwise" else (int8, INT8)
@@ -77,7 +77,7 @@ def test_linear(benchmark: Benchmark, name: str, layer: str, size: str) -> None:
     x = normal(problem.rows, problem.in_features, seed=1)
     weight = normal(problem.out_features, problem.in_features, seed=2) * problem.in_features**-0.5
     bias = normal(problem.out_features, seed=3)
-    run, relative, cosine = product(name, x, weight, bias)
+    run, relative, cosine = gemm(name, x, weight, bias)
     rows = slice(-CHECKED_ROWS, None)
     exact = F.linear(x[rows].double(), weight.double(), bias.double())
     errors = assert_close(run()[rows], exact, relative=relative, cosine=cosine)

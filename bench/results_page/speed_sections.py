@@ -82,7 +82,7 @@ def row_tables(file: ResultFile) -> md.Section:
 
 
 def _subject(subject: Mapping[str, Any], rows: Sequence[Row], image: str | None) -> str:
-    return md.paragraphs(
+    parts = (
         f"### {subject['name']}",
         _size(subject),
         f"Fastest: {_fastest(rows, subject.get('roofline_ms'))}.",
@@ -95,6 +95,7 @@ def _subject(subject: Mapping[str, Any], rows: Sequence[Row], image: str | None)
         _not_run(rows),
         _did_not_help(unhelpful_steps(rows)),
     )
+    return md.paragraphs(*parts)
 
 
 def _size(subject: Mapping[str, Any]) -> str:

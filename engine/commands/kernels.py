@@ -32,7 +32,7 @@ def kernels(
         ),
     ] = SHAPE,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    mask: Annotated[str, typer.Option(help="none, lengths or blocks.")] = "none",
+    mask: Annotated[str, typer.Option(help="none or lengths.")] = "none",
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time them; only on a GPU.")] = True,
     tune: Annotated[
         bool, typer.Option("--tune", help="Search tile sizes of our Triton kernels and keep them.")

@@ -1,6 +1,6 @@
 """8-bit self-attention in plain torch and fp32, to measure its error where no kernel runs, on a CPU too.
 
-fp8: what the fused path does, q and k normalised, turned, mixed and rounded with their static scale
+fp8: what the fused path does, q and k normalised, rotated (RoPE, Hadamard), rounded with their static scale
 (kernels.fused.qk_norm_rope), v with one scale a head (head_quant), the weights of softmax in E4M3 with
 FlashAttention-3's offset of 8 binary orders. int8: triton_int8, keys without their mean. Not copied is the
 order of summation. B batch . S tokens . C channels . A heads . N sampled queries . D head size
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.fused import head_quant, qk_norm_rope
-from kernels.fused.formats import FP8, INT8, MIXED, dequantize, quantize_rows, to_format
+from kernels.fused.formats import FP8, HADAMARD_SIZE, INT8, dequantize, quantize_rows, to_format
 
 WEIGHT_OFFSET = 256.0
 """FlashAttention-3 stores exp(score - max) times 2^8 in E4M3, which keeps small weights above its smallest
@@ -65,8 +65,8 @@ def _product(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def reason_against(head_dim: int, format: str) -> str | None:
     """Why no kernel has this self-attention in this format; None when one may."""
-    if format == FP8.name and head_dim % (2 * MIXED):
-        return f"head size {head_dim} is not a multiple of {2 * MIXED}"
+    if format == FP8.name and head_dim % (2 * HADAMARD_SIZE):
+        return f"head size {head_dim} is not a multiple of {2 * HADAMARD_SIZE}"
     return None
 
 

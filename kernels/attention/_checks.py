@@ -16,7 +16,6 @@ from kernels.descriptors import KernelError, dtype_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 
@@ -48,16 +47,9 @@ def not_installed(package: str, distribution: str) -> str | None:
 
 
 def check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    kv_lengths: Tensor | None,
-    blocks: BlockMask | None,
-    *,
-    grouped: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, kv_lengths: Tensor | None, *, grouped: bool = False
 ) -> None:
-    """Programmer errors of a call: shapes, types, strides, and two masks at once.
+    """Programmer errors of a call: shapes, types and strides.
 
     grouped: several heads of queries may share one of keys and values.
     """
@@ -69,20 +61,13 @@ def check(
     assert q.dtype == k.dtype == v.dtype and dtype_name(q.dtype) is not None, (q.dtype, k.dtype, v.dtype)
     assert q.stride(3) == k.stride(3) == v.stride(3) == 1 or head_dim == 1, "the last dimension has a stride"
     assert scale > 0, f"scale {scale} is not positive"
-    assert kv_lengths is None or blocks is None, "lengths and block mask at once: no kernel takes both"
     if kv_lengths is not None:
         assert kv_lengths.dtype == torch.int32 and kv_lengths.shape == (batch,), (
             f"kv_lengths is {kv_lengths.dtype} {tuple(kv_lengths.shape)}, not int32 [{batch}]"
         )
 
 
-def refuse_blocks(name: str, blocks: BlockMask | None) -> None:
-    if blocks is not None:
-        raise KernelError(f"{name} takes no block mask; triton_block_sparse and sdpa_math do")
-
-
-def refuse_masks(name: str, kv_lengths: Tensor | None, blocks: BlockMask | None) -> None:
-    refuse_blocks(name, blocks)
+def refuse_lengths(name: str, kv_lengths: Tensor | None) -> None:
     if kv_lengths is not None:
         raise KernelError(f"{name} takes no kv_lengths; triton_dense and sdpa_math do")
 

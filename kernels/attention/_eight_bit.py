@@ -27,7 +27,8 @@ def channel_mean(k: Tensor, kv_lengths: Tensor | None) -> Tensor:
 def e4m3_channels(v: Tensor, kv_lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """v to E4M3 [B, A, N, D] with tokens contiguous in memory, and fp32 scales [B, A, D].
 
-    The FP8 product of compute capability 9.0 takes only operands whose summed dimension is contiguous.
+    The FP8 matrix instruction of compute capability 9.0 takes only operands whose summed dimension is
+    contiguous.
     """
     batch, heads, num_tokens, head_dim = v.shape
     values = v if kv_lengths is None else without_padding(v, kv_lengths)

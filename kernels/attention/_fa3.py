@@ -34,8 +34,15 @@ def attend(
 ) -> torch.Tensor:
     """[B, A, N, D] bf16, or E4M3 with three fp32 [B, A] factors that multiply it back -> bf16."""
     q_descale, k_descale, v_descale = descales or (None, None, None)
-    tokens_first = (x.transpose(1, 2) for x in (q, k, v))
-    out: torch.Tensor = _attend(*tokens_first, kv_lengths, q_descale, k_descale, v_descale, scale, sm_margin)
+    out: torch.Tensor = _attend(
+        *(x.transpose(1, 2) for x in (q, k, v)),
+        kv_lengths=kv_lengths,
+        q_descale=q_descale,
+        k_descale=k_descale,
+        v_descale=v_descale,
+        scale=scale,
+        sm_margin=sm_margin,
+    )
     return out.transpose(1, 2)
 
 
@@ -80,10 +87,7 @@ def _(
     v: torch.Tensor,
     kv_lengths: torch.Tensor | None,
     q_descale: torch.Tensor | None,
-    k_descale: torch.Tensor | None,
-    v_descale: torch.Tensor | None,
-    scale: float,
-    sm_margin: int,
+    *_: object,
 ) -> torch.Tensor:
     dtype = torch.bfloat16 if q_descale is not None else q.dtype
     return q.new_empty((*q.shape[:3], v.shape[3]), dtype=dtype)

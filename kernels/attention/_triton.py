@@ -34,7 +34,7 @@ def why_not(problem: AttentionProblem, *, masks: Collection[str]) -> str | None:
     if not interpreting():
         return "Triton's interpreter is off: set TRITON_INTERPRET=1 before triton is imported"
     # It multiplies the bit patterns of bf16 as integers (Triton 3.6 to 3.9).
-    return "Triton's interpreter has no bf16 product" if problem.dtype == "bf16" else None
+    return "Triton's interpreter has no bf16 matrix product" if problem.dtype == "bf16" else None
 
 
 def interpreting() -> bool:

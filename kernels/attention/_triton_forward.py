@@ -1,19 +1,22 @@
 """The one attention loop of our Triton kernels: online softmax over tiles of keys, in base 2.
 
-Dense, 8-bit, skipping and block-sparse attention are compile-time options of it, not copies. Does not know
-why an option was chosen. Invariants: no padded key is read, weights are summed in fp32, no keys give 0.
-B batch, A heads, N queries, M keys, D head size.
+FlashAttention-2 (arXiv 2307.08691) in structure. Dense, 8-bit and skipping attention are compile-time options
+of it, not copies; does not know why an option was chosen. Invariants: no padded key is read, weights are
+summed in fp32, no keys give 0. B batch, A heads, N queries, M keys, D head size.
 """
 
 # Triton has no type stubs, and the arguments of its kernels no Python types.
 # mypy: disable-error-code="import-untyped, import-not-found, no-untyped-def, untyped-decorator"
+
+import math
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.fused._jit import triton_op, wrap
+from kernels.fused._operators import operator, wrap
 
 
 @triton.jit
@@ -31,7 +34,7 @@ def _accumulate(
         # fp16 sums of one tile only; twice the rate of fp32 sums on GPUs that are not data-centre parts
         acc += tl.dot(weights.to(tl.float16), values, out_dtype=tl.float16).to(tl.float32)
     elif values.dtype == tl.float8e4nv:
-        # Hopper keeps few bits while it adds FP8 products: the sum across tiles stays outside the product
+        # Hopper's FP8 matrix instruction accumulates in few bits: the sum across tiles stays outside of it
         acc += tl.dot(weights.to(tl.float8e4nv), values)
     else:
         acc = tl.dot(weights.to(values.dtype), values, acc)
@@ -75,14 +78,14 @@ def _tile(
 
 @triton.jit
 def _forward(
-    q_at, k_at, v_at, out_at, q_scales, k_scales, v_scales, lengths, block_indices, block_counts,
+    q_at, k_at, v_at, out_at, q_scales, k_scales, v_scales, lengths,
     q_b, q_a, q_n, k_b, k_a, k_n, v_b, v_a, v_n, v_d, out_b, out_a, out_n,
-    heads, q_len, kv_len, most_blocks, scale: tl.constexpr, gap: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr,
+    heads, q_len, kv_len, scale: tl.constexpr, gap: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     LENGTHS: tl.constexpr, INT8: tl.constexpr, V_SCALES: tl.constexpr, SKIP: tl.constexpr,
     P_SHIFT: tl.constexpr, SHORT: tl.constexpr,
 ):  # fmt: skip
-    """One program: BLOCK_M queries of one head. PARTS > 0: key blocks of PARTS tiles, from the lists."""
+    """One program: BLOCK_M queries of one head."""
     tile_m = tl.program_id(0)
     sequence = tl.program_id(1)
     batch = (sequence // heads).to(tl.int64)
@@ -104,34 +107,19 @@ def _forward(
     else:
         row_scale = tl.full([BLOCK_M], scale, tl.float32)
 
-    if PARTS > 0:
-        indices = block_indices + tile_m * most_blocks
-        count = tl.load(block_counts + tile_m)
-        last = tl.load(indices + count - 1) * (PARTS * BLOCK_N)
-        num_tiles = (count - 1) * PARTS + tl.minimum(PARTS, tl.cdiv(limit - last, BLOCK_N))
-        # Lists ascend: only the very last tile can reach over the end.
-        full = num_tiles - (last + (num_tiles - (count - 1) * PARTS) * BLOCK_N > limit).to(tl.int32)
-    else:
-        num_tiles = tl.cdiv(limit, BLOCK_N)
-        full = limit // BLOCK_N
-
+    num_tiles = tl.cdiv(limit, BLOCK_N)
+    full = limit // BLOCK_N
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     for i in range(0, full):
-        start = i * BLOCK_N
-        if PARTS > 0:
-            start = (tl.load(indices + i // PARTS) * PARTS + i % PARTS) * BLOCK_N
         acc, total, peak = _tile(
-            acc, total, peak, q, k_head, v_head, k_n, v_n, v_d, k_scales, row_scale, start, limit, gap,
+            acc, total, peak, q, k_head, v_head, k_n, v_n, v_d, k_scales, row_scale, i * BLOCK_N, limit, gap,
             HEAD_DIM, BLOCK_N, False, INT8, SKIP, P_SHIFT, SHORT,
         )  # fmt: skip
     for i in tl.range(full, num_tiles, num_stages=1):
-        start = i * BLOCK_N
-        if PARTS > 0:
-            start = (tl.load(indices + i // PARTS) * PARTS + i % PARTS) * BLOCK_N
         acc, total, peak = _tile(
-            acc, total, peak, q, k_head, v_head, k_n, v_n, v_d, k_scales, row_scale, start, limit, gap,
+            acc, total, peak, q, k_head, v_head, k_n, v_n, v_d, k_scales, row_scale, i * BLOCK_N, limit, gap,
             HEAD_DIM, BLOCK_N, True, INT8, SKIP, P_SHIFT, SHORT,
         )  # fmt: skip
 
@@ -148,53 +136,57 @@ def _forward(
     )
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_scales: Tensor | None,
-    k_scales: Tensor | None,
-    v_scales: Tensor | None,
-    kv_lengths: Tensor | None,
-    block_indices: Tensor | None,
-    block_counts: Tensor | None,
-    kv_len: int,
-    scale: float,
-    gap: float,
-    parts: int,
-    short: bool,
-    block_m: int,
-    block_n: int,
-    num_warps: int,
-    num_stages: int,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    """q [B, A, N, D], k [B, A, M, D], v [B, A, M, D] (E4M3: any strides) -> [B, A, N, D] in `out_dtype`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """q [B, A, N, D], k and v [B, A, M, D] (v in E4M3: any strides) -> [B, A, N, D] in `out_dtype`.
 
-    `scale` holds log2(e). With int8 q and k: q_scales fp32 [B, A, N] holds the scale instead, k_scales fp32
-    [B, A, ceil(M / block_n)]. v_scales fp32 [B, A, D] multiply v back.
-    gap < infinity: skip tiles below it (base 2).
-    parts > 0: block_indices and block_counts of a BlockMask of blocks of parts * block_n keys.
+    With int8 q and k, q_scales fp32 [B, A, N] stand for `scale` and k_scales fp32 [B, A, ceil(M / block_n)]
+    multiply k back; v_scales fp32 [B, A, D] multiply v back. kv_lengths int32 [B].
     """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    q_scales: Tensor | None = None
+    k_scales: Tensor | None = None
+    v_scales: Tensor | None = None
+    kv_lengths: Tensor | None = None
+    scale: float
+    """Of the scores, with log2(e)."""
+    gap: float = math.inf
+    """Tiles whose scores all lie this far below the largest so far, in base 2, are skipped."""
+    short: bool = False
+    """fp16 v is summed in fp16 within a tile."""
+    out_dtype: torch.dtype
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def _attend(args: Arguments) -> Tensor:
+    """The operator."""
+    q, k, v = args.q, args.k, args.v
     batch, heads, q_len, head_dim = q.shape
     # The result has the memory order of tokens first: [B, N, A, D] is what the next linear layer reads.
-    out = torch.empty((batch, q_len, heads, head_dim), dtype=out_dtype, device=q.device).transpose(1, 2)
-    skip = gap != float("inf")
+    shape = (batch, q_len, heads, head_dim)
+    out = torch.empty(shape, dtype=args.out_dtype, device=q.device).transpose(1, 2)
+    skip = args.gap != math.inf
     # An argument that its option does not read is any tensor; torch.compile may copy it, so a small one.
     absent = q.new_empty(1)
-    optional = (q_scales, k_scales, v_scales, kv_lengths, block_indices, block_counts)
-    wrap(_forward)[(triton.cdiv(q_len, block_m), batch * heads)](
+    optional = (args.q_scales, args.k_scales, args.v_scales, args.kv_lengths)
+    wrap(_forward)[(triton.cdiv(q_len, args.block_m), batch * heads)](
         q, k, v, out, *(absent if tensor is None else tensor for tensor in optional),
         *q.stride()[:3], *k.stride()[:3], *v.stride(), *out.stride()[:3],
-        heads, q_len, kv_len, 0 if block_indices is None else block_indices.shape[1],
-        scale, gap if skip else 0.0,
-        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=block_n, PARTS=parts,
-        LENGTHS=kv_lengths is not None, INT8=q_scales is not None, V_SCALES=v_scales is not None, SKIP=skip,
+        heads, q_len, k.shape[2], args.scale, args.gap if skip else 0.0,
+        HEAD_DIM=head_dim, BLOCK_M=args.block_m, BLOCK_N=args.block_n,
+        LENGTHS=args.kv_lengths is not None, INT8=args.q_scales is not None,
+        V_SCALES=args.v_scales is not None, SKIP=skip,
         # Weights up to 256 of E4M3's 448: fewer fall below its smallest value.
-        P_SHIFT=8.0 if v.dtype == torch.float8_e4m3fn else 0.0, SHORT=short,
-        num_warps=num_warps, num_stages=num_stages,
+        P_SHIFT=8.0 if v.dtype == torch.float8_e4m3fn else 0.0, SHORT=args.short,
+        num_warps=args.num_warps, num_stages=args.num_stages,
     )  # fmt: skip
     return out
 
 
-forward = triton_op("retake::attention_forward", _attend)
+forward = operator("retake::attention_forward", Arguments, _attend)

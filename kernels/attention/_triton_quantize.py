@@ -1,4 +1,4 @@
-"""Queries and keys to int8 for the score product, in one pass over each.
+"""Queries and keys to int8 for the matrix product of scores, in one pass over each.
 
 Does not know the attention that follows. Invariant: padded tokens become zeros whatever they held, and an
 all-zero group keeps a scale above zero. B batch, A heads, N tokens, D head size.
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.fused._jit import triton_op, wrap
+from kernels.fused._operators import triton_op, wrap
 
 
 @triton.jit
@@ -70,21 +70,10 @@ def _quantize(
         (batch, heads, num_tokens if per_row else num_groups), dtype=torch.float32, device=x.device
     )
     wrap(_int8_rows)[(num_groups, batch * heads)](
-        x,
-        absent if mean is None else mean,
-        out,
-        scales,
-        absent if kv_lengths is None else kv_lengths,
-        *x.stride()[:3],
-        heads,
-        num_tokens,
-        factor,
-        HEAD_DIM=head_dim,
-        ROWS=rows,
-        MEAN=mean is not None,
-        LENGTHS=kv_lengths is not None,
-        PER_ROW=per_row,
-    )
+        x, absent if mean is None else mean, out, scales, absent if kv_lengths is None else kv_lengths,
+        *x.stride()[:3], heads, num_tokens, factor,
+        HEAD_DIM=head_dim, ROWS=rows, MEAN=mean is not None, LENGTHS=kv_lengths is not None, PER_ROW=per_row,
+    )  # fmt: skip
     return out, scales
 
 

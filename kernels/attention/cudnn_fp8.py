@@ -19,14 +19,13 @@ from kernels.attention._checks import (
     not_among,
     not_capability,
     not_installed,
-    refuse_masks,
+    refuse_lengths,
 )
 from kernels.attention._eight_bit import E4M3_MAX, e4m3_tensor, smooth_keys
 from kernels.descriptors import KernelError
-from kernels.fused.formats import mixed
+from kernels.fused.formats import hadamard
 
 if TYPE_CHECKING:
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "8bit"
@@ -49,20 +48,12 @@ def supports(problem: AttentionProblem) -> str | None:
     )
 
 
-def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-) -> Tensor:
+def run(q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D] bf16 or fp16 -> [B, A, N, D]."""
-    check(q, k, v, scale, kv_lengths, blocks)
-    refuse_masks("cudnn_fp8", kv_lengths, blocks)
-    q8, q_scale = e4m3_tensor(mixed(q))
-    k8, k_scale = e4m3_tensor(mixed(smooth_keys(k, None)))
+    check(q, k, v, scale, kv_lengths)
+    refuse_lengths("cudnn_fp8", kv_lengths)
+    q8, q_scale = e4m3_tensor(hadamard(q))
+    k8, k_scale = e4m3_tensor(hadamard(smooth_keys(k, None)))
     v8, v_scale = e4m3_tensor(v)
     out_scale = v_scale * (E4M3_MAX / OUTPUT_PEAK)
     out8 = _attend(q8, k8, v8, q_scale, k_scale, v_scale, 1.0 / out_scale, scale)
@@ -96,16 +87,7 @@ def _attend(
 
 
 @_attend.register_fake
-def _(
-    q8: Tensor,
-    k8: Tensor,
-    v8: Tensor,
-    q_descale: Tensor,
-    k_descale: Tensor,
-    v_descale: Tensor,
-    out_scale: Tensor,
-    scale: float,
-) -> Tensor:
+def _(q8: Tensor, *_: object) -> Tensor:
     return torch.empty_like(q8)
 
 

@@ -13,7 +13,6 @@ from kernels.attention._checks import (
     not_among,
     not_capability,
     not_installed,
-    refuse_blocks,
     without_padding,
 )
 from kernels.attention._fa3 import attend, not_built
@@ -21,7 +20,6 @@ from kernels.attention._fa3 import attend, not_built
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
@@ -41,21 +39,13 @@ def supports(problem: AttentionProblem) -> str | None:
 
 
 def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-    sm_margin: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None, sm_margin: int = 0
 ) -> Tensor:
     """q [B, A, N, D], k and v [B, A or fewer, M, D] bf16, kv_lengths int32 [B] -> [B, A, N, D].
 
     `sm_margin` multiprocessors are left free for work on another stream.
     """
-    check(q, k, v, scale, kv_lengths, blocks, grouped=True)
-    refuse_blocks("fa3", blocks)
+    check(q, k, v, scale, kv_lengths, grouped=True)
     if kv_lengths is not None:
         v = without_padding(v, kv_lengths)  # its last tile multiplies padded values by weights of zero
     return attend(q, k, v, None, scale=scale, kv_lengths=kv_lengths, sm_margin=sm_margin)

@@ -1,7 +1,7 @@
 """FlashAttention-3 with E4M3 inputs, one scale per head, on compute capability 9.x.
 
 Inputs and weights have 3 bits of mantissa: about 5 % relative error on normal random inputs. Keys lose their
-per-channel mean first, which is exact under softmax, and channels of queries and keys are mixed.
+per-channel mean first, which is exact under softmax, and queries and keys are Hadamard-rotated.
 B batch, A heads, N queries, M keys, D head size.
 """
 
@@ -15,17 +15,15 @@ from kernels.attention._checks import (
     not_among,
     not_capability,
     not_installed,
-    refuse_blocks,
     without_padding,
 )
 from kernels.attention._eight_bit import e4m3_heads, smooth_keys
 from kernels.attention._fa3 import attend, not_built
-from kernels.fused.formats import mixed
+from kernels.fused.formats import hadamard
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "8bit"
@@ -46,18 +44,10 @@ def supports(problem: AttentionProblem) -> str | None:
 
 
 def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-    sm_margin: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None, sm_margin: int = 0
 ) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D] bf16, kv_lengths int32 [B] -> [B, A, N, D] bf16."""
-    check(q, k, v, scale, kv_lengths, blocks)
-    refuse_blocks("fa3_fp8", blocks)
+    check(q, k, v, scale, kv_lengths)
     inputs = quantize(q, k, v, kv_lengths=kv_lengths)
     return run_quantized(*inputs, scale=scale, kv_lengths=kv_lengths, sm_margin=sm_margin)
 
@@ -66,8 +56,8 @@ def quantize(
     q: Tensor, k: Tensor, v: Tensor, *, kv_lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `run_quantized` takes, in passes of its own: a model's fused passes make the same on the way."""
-    q8, q_scale = e4m3_heads(mixed(q))
-    k8, k_scale = e4m3_heads(mixed(smooth_keys(k, kv_lengths)))
+    q8, q_scale = e4m3_heads(hadamard(q))
+    k8, k_scale = e4m3_heads(hadamard(smooth_keys(k, kv_lengths)))
     v8, v_scale = e4m3_heads(v if kv_lengths is None else without_padding(v, kv_lengths))
     return q8, k8, v8, q_scale, k_scale, v_scale
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from torch.nn.attention import SDPBackend
 
-from kernels.attention._checks import first_reason, not_among, not_capability, refuse_blocks
+from kernels.attention._checks import first_reason, not_among, not_capability
 from kernels.attention._sdpa import attend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
@@ -30,15 +29,6 @@ def supports(problem: AttentionProblem) -> str | None:
     )
 
 
-def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-) -> Tensor:
+def run(q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D], kv_lengths int32 [B] -> [B, A, N, D]."""
-    refuse_blocks("sdpa_cudnn", blocks)
-    return attend(SDPBackend.CUDNN_ATTENTION, q, k, v, scale=scale, kv_lengths=kv_lengths, blocks=blocks)
+    return attend(SDPBackend.CUDNN_ATTENTION, q, k, v, scale=scale, kv_lengths=kv_lengths)

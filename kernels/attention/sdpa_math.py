@@ -11,7 +11,6 @@ from kernels.attention._sdpa import attend
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
@@ -26,14 +25,6 @@ def supports(problem: AttentionProblem) -> str | None:
     return None
 
 
-def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-) -> Tensor:
+def run(q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D], kv_lengths int32 [B] -> [B, A, N, D]."""
-    return attend(SDPBackend.MATH, q, k, v, scale=scale, kv_lengths=kv_lengths, blocks=blocks)
+    return attend(SDPBackend.MATH, q, k, v, scale=scale, kv_lengths=kv_lengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kernels.attention._checks import check, refuse_blocks
+from kernels.attention._checks import check
 from kernels.attention._triton import why_not
 from kernels.autotune import Tiles, candidates
 from kernels.descriptors import Target
@@ -13,7 +13,6 @@ from kernels.descriptors import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
@@ -32,34 +31,24 @@ def run(
     *,
     scale: float,
     kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D] bf16 or fp16, kv_lengths int32 [B] -> [B, A, N, D]."""
-    from kernels.attention._triton_forward import forward
+    from kernels.attention._triton_forward import Arguments, forward
 
-    check(q, k, v, scale, kv_lengths, blocks)
-    refuse_blocks("triton_dense", blocks)
+    check(q, k, v, scale, kv_lengths)
     tiles = tiles or candidates(TABLE, Target.of(q.device), q.shape[3])[0]
-    out: Tensor = forward(
-        q,
-        k,
-        v,
-        None,
-        None,
-        None,
-        kv_lengths,
-        None,
-        None,
-        k.shape[2],
-        scale * math.log2(math.e),
-        math.inf,
-        0,
-        False,
-        tiles.block_m,
-        tiles.block_n,
-        tiles.num_warps,
-        tiles.num_stages,
-        q.dtype,
+    return forward(
+        Arguments(
+            q=q,
+            k=k,
+            v=v,
+            kv_lengths=kv_lengths,
+            scale=scale * math.log2(math.e),
+            out_dtype=q.dtype,
+            block_m=tiles.block_m,
+            block_n=tiles.block_n,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
     )
-    return out

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from kernels.attention._checks import check, refuse_blocks
+from kernels.attention._checks import check
 from kernels.attention._eight_bit import channel_mean, e4m3_channels, fp16_channels
 from kernels.attention._triton import why_not
 from kernels.autotune import Tiles, candidates
@@ -20,7 +20,6 @@ from kernels.descriptors import KernelError, Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "8bit"
@@ -35,7 +34,7 @@ Values = Literal["wide", "short", "fp8"]
 def supports(problem: AttentionProblem) -> str | None:
     reason = why_not(problem, masks=("none", "lengths"))
     if reason is None and problem.head_dim < 32:
-        return f"head size {problem.head_dim} is below 32, the shortest int8 product"
+        return f"head size {problem.head_dim} is below 32, the smallest depth of an int8 matrix product"
     return reason
 
 
@@ -51,18 +50,25 @@ def run(
     *,
     scale: float,
     kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
     tiles: Tiles | None = None,
     values: Values | None = None,
 ) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D] bf16 or fp16, kv_lengths int32 [B] -> [B, A, N, D]."""
     from kernels.attention._triton_quantize import int8_rows
 
-    check(q, k, v, scale, kv_lengths, blocks)
-    refuse_blocks("triton_int8", blocks)
+    check(q, k, v, scale, kv_lengths)
     tiles = tiles or candidates(TABLE, Target.of(q.device), q.shape[3])[0]
-    q8, q_scales = int8_rows(q, None, None, scale * math.log2(math.e), tiles.block_m, True)
-    k8, k_scales = int8_rows(k, channel_mean(k, kv_lengths), kv_lengths, 1.0, tiles.block_n, False)
+    q8, q_scales = int8_rows(
+        q, mean=None, kv_lengths=None, factor=scale * math.log2(math.e), rows=tiles.block_m, per_row=True
+    )
+    k8, k_scales = int8_rows(
+        k,
+        mean=channel_mean(k, kv_lengths),
+        kv_lengths=kv_lengths,
+        factor=1.0,
+        rows=tiles.block_n,
+        per_row=False,
+    )
     return run_quantized(q8, k8, v, q_scales, k_scales, kv_lengths=kv_lengths, tiles=tiles, values=values)
 
 
@@ -83,7 +89,7 @@ def run_quantized(
     [B, A, M, D], mean subtracted, with k_scales fp32 [B, A, ceil(M / tiles.block_n)]; v bf16 or fp16
     [B, A, M, D].
     """
-    from kernels.attention._triton_forward import forward
+    from kernels.attention._triton_forward import Arguments, forward
 
     target = Target.of(q8.device)
     tiles = tiles or candidates(TABLE, target, q8.shape[3])[0]
@@ -95,25 +101,21 @@ def run_quantized(
         v, v_scales = e4m3_channels(v, kv_lengths)
     elif values == "short":
         v, v_scales = fp16_channels(v, kv_lengths)
-    out: Tensor = forward(
-        q8,
-        k8,
-        v,
-        q_scales,
-        k_scales,
-        v_scales,
-        kv_lengths,
-        None,
-        None,
-        k8.shape[2],
-        1.0,
-        math.inf,
-        0,
-        values == "short",
-        tiles.block_m,
-        tiles.block_n,
-        tiles.num_warps,
-        tiles.num_stages,
-        out_dtype,
+    return forward(
+        Arguments(
+            q=q8,
+            k=k8,
+            v=v,
+            q_scales=q_scales,
+            k_scales=k_scales,
+            v_scales=v_scales,
+            kv_lengths=kv_lengths,
+            scale=1.0,
+            short=values == "short",
+            out_dtype=out_dtype,
+            block_m=tiles.block_m,
+            block_n=tiles.block_n,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
     )
-    return out

@@ -2,7 +2,7 @@
 
 A tile is skipped when, in every row of the tile of queries, its largest score lies more than `threshold`
 below the largest score so far: each weight left out is below exp(-threshold) of the row's largest. Saved are
-the exponentials and the product with the values.
+the exponentials and the matrix product with the values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from kernels.attention._checks import check, refuse_blocks
+from kernels.attention._checks import check
 from kernels.attention._triton import why_not
 from kernels.autotune import Tiles, candidates
 from kernels.descriptors import Target
@@ -18,7 +18,6 @@ from kernels.descriptors import Target
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "sparse"
@@ -39,36 +38,27 @@ def run(
     *,
     scale: float,
     kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
     tiles: Tiles | None = None,
     threshold: float | None = DEFAULT_THRESHOLD,
 ) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D] bf16 or fp16 -> [B, A, N, D]. threshold None skips nothing."""
-    from kernels.attention._triton_forward import forward
+    from kernels.attention._triton_forward import Arguments, forward
 
-    check(q, k, v, scale, kv_lengths, blocks)
-    refuse_blocks("triton_skip_softmax", blocks)
+    check(q, k, v, scale, kv_lengths)
     assert threshold is None or threshold > 0, f"threshold {threshold} is not positive"
     tiles = tiles or candidates(TABLE, Target.of(q.device), q.shape[3])[0]
-    out: Tensor = forward(
-        q,
-        k,
-        v,
-        None,
-        None,
-        None,
-        kv_lengths,
-        None,
-        None,
-        k.shape[2],
-        scale * math.log2(math.e),
-        math.inf if threshold is None else threshold * math.log2(math.e),
-        0,
-        False,
-        tiles.block_m,
-        tiles.block_n,
-        tiles.num_warps,
-        tiles.num_stages,
-        q.dtype,
+    return forward(
+        Arguments(
+            q=q,
+            k=k,
+            v=v,
+            kv_lengths=kv_lengths,
+            scale=scale * math.log2(math.e),
+            gap=math.inf if threshold is None else threshold * math.log2(math.e),
+            out_dtype=q.dtype,
+            block_m=tiles.block_m,
+            block_n=tiles.block_n,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
     )
-    return out

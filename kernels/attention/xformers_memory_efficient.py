@@ -15,13 +15,12 @@ from kernels.attention._checks import (
     not_among,
     not_capability,
     not_installed,
-    refuse_masks,
+    refuse_lengths,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kernels.attention._blocks import BlockMask
     from kernels.descriptors import AttentionProblem
 
 ACCURACY = "exact"
@@ -61,18 +60,10 @@ def not_loaded() -> str | None:
     return None
 
 
-def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    kv_lengths: Tensor | None = None,
-    blocks: BlockMask | None = None,
-) -> Tensor:
+def run(q: Tensor, k: Tensor, v: Tensor, *, scale: float, kv_lengths: Tensor | None = None) -> Tensor:
     """q [B, A, N, D], k and v [B, A, M, D] -> [B, A, N, D]."""
-    check(q, k, v, scale, kv_lengths, blocks)
-    refuse_masks("xformers_memory_efficient", kv_lengths, blocks)
+    check(q, k, v, scale, kv_lengths)
+    refuse_lengths("xformers_memory_efficient", kv_lengths)
     ops = importlib.import_module("xformers.ops")
     out: Tensor = ops.memory_efficient_attention_forward(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale

@@ -1,5 +1,4 @@
-"""Triton behind one door: every kernel file of `fused` and `linear` imports, without Triton it only cannot
-run; and how every Triton kernel of Retake becomes an operator of torch.
+"""Triton behind one door: without it every kernel file of `fused` and `linear` still imports, only not runs.
 
 Holds what the kernels share on the device (the last rounding) and the reasons that apply to all of them.
 Triton's interpreter (3.9) truncates to bf16 and rounds to E4M3 wrongly where the mantissa carries into the
@@ -7,15 +6,9 @@ exponent (1.99 becomes 1.0), so under it, and only there, values are rounded bef
 then exact.
 """
 
-import functools
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
-
-import torch
-from torch._subclasses.functional_tensor import FunctionalTensorMode
 
 from kernels.descriptors import Target
 
@@ -28,84 +21,18 @@ except ImportError:
     triton = None
     tl = SimpleNamespace(constexpr=object)  # what the signatures of the kernels name
 
-INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret)) if triton is not None else False
+HAS_TRITON = triton is not None
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret)) if HAS_TRITON else False
 
-Function = Callable[..., Any]
 
-
-def jit(function: Function) -> Any:
+def jit(function: Callable[..., Any]) -> Any:
     """`triton.jit`; without Triton the function as it is, which nothing calls."""
-    return function if triton is None else triton.jit(function)
-
-
-_shapes_only: ContextVar[bool] = ContextVar("_shapes_only", default=False)
-"""Whether the function of an operator only allocates its results: what tracing asks for."""
-_inside: ContextVar[bool] = ContextVar("_inside", default=False)
-
-
-def kernels_inside() -> AbstractContextManager[None]:
-    """Within it the compiler launches the kernels of an operator itself, so that what it makes needs neither
-    Python nor Triton to run: for code compiled ahead of time.
-
-    Elsewhere torch.compile keeps an operator as one call. Launching its kernels would save host time, which a
-    CUDA graph saves too, and costs: an argument that occurs twice (what stands for an absent one) is copied
-    for each place, and Inductor gives a Python float as fp64, which spreads over the kernel and has no
-    conversion to E4M3. Every float that a kernel takes is a constexpr, so that both ways work.
-    """
-    return _on(_inside)
-
-
-def triton_op(name: str, function: Function, *, writes: Collection[str] = ()) -> Any:
-    """`function` as an operator of torch; it starts its kernels by `wrap(kernel)[grid](...)`.
-
-    `writes`: the arguments it writes into; an operator returns new tensors or writes, not both.
-    """
-    if triton is None:
-        return function
-    operator = torch.library.custom_op(name, function, mutates_args=writes)
-
-    @functools.wraps(function)
-    def shapes(*args: Any) -> Any:
-        with _on(_shapes_only):
-            return function(*args)
-
-    def functionalized(mode: Any, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not _inside.get():
-            return mode.__torch_dispatch__(op, types, args, kwargs)
-        with mode:
-            return function(*args, **(kwargs or {}))
-
-    operator.register_fake(shapes)
-    operator.register_torch_dispatch(FunctionalTensorMode, functionalized)
-    return operator
-
-
-def wrap(kernel: Any) -> Any:
-    """`kernel`, to be started from the function of a `triton_op`."""
-    if _shapes_only.get():
-        return _Nothing()
-    return torch.library.wrap_triton(kernel) if _inside.get() else kernel
-
-
-@contextmanager
-def _on(switch: ContextVar[bool]) -> Iterator[None]:
-    token = switch.set(True)
-    try:
-        yield
-    finally:
-        switch.reset(token)
-
-
-class _Nothing:
-    """Stands for a kernel that is not started."""
-
-    def __getitem__(self, grid: object) -> Function:
-        return lambda *args, **options: None
+    return triton.jit(function) if HAS_TRITON else function
 
 
 def why_not(target: Target, quantize: str | None = None) -> str | None:
     """The reason why no kernel of this kind runs on `target`, None where they do."""
-    if triton is None:
+    if not HAS_TRITON:
         return "Triton is not installed"
     if target.capability is None:
         return None if target.interpreted else "Triton kernels need a CUDA device"
@@ -162,8 +89,8 @@ def to_e4m3(x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def store_mixed(target, quarter, x0, x1, x2, x3, inverse_scale, mask):  # type: ignore[no-untyped-def]
-    """The quarters of a head, mixed as by `formats.mixed`, as E4M3; they lie `quarter` elements apart."""
+def store_hadamard_fp8(target, quarter, x0, x1, x2, x3, inverse_scale, mask):  # type: ignore[no-untyped-def]
+    """`formats.hadamard_fp8` of a head given as its quarters, which lie `quarter` elements apart."""
     factor = 0.5 * inverse_scale
     sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
     tl.store(target, to_e4m3((sum_01 + sum_23) * factor), mask=mask)

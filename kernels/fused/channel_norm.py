@@ -10,6 +10,7 @@ input, and columns of zeros beside it. fp32 inside, one rounding at the end. Kno
 B batch . C channels . S positions, all of T, H, W (or H, W) in order
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import block_size, ceil_div, jit, tl, to_element, triton_op, why_not, wrap
+from kernels.fused._jit import block_size, ceil_div, jit, tl, to_element, why_not
+from kernels.fused._operators import entry_points, operator, triton_op, wrap
 
 MAX_CHANNELS = 4096
 """One program holds whole rows of channels in registers."""
@@ -34,58 +36,60 @@ def supports(target: Target, *, channels: int) -> str | None:
     return why_not(target)
 
 
-def run(
-    x: Tensor,
-    gamma: Tensor,
-    *,
-    silu: bool,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Norm:
     """x [B, C, T, H, W] or [B, C, H, W] of any float dtype, gamma and bias of C elements -> the same shape.
 
     Fast where x and `residual`, of the shape and dtype of x, are channels-last; other layouts are copied
-    first. So is `out` within each batch row, between its lines of pixels may lie others of its buffer, and it
-    is returned; without it a dense one is made. On the CPU this is `plain`.
+    first. `out` is channels-last within each batch row and may be a window of a wider buffer; it is returned.
+    Without it a dense one is made.
     """
-    _check(x, (gamma, bias), (residual, out))
-    if not x.is_cuda:
-        result = plain(x, gamma, silu=silu, bias=bias, residual=residual)
-        return result if out is None else out.copy_(result)
-    return launch(x, gamma, silu, bias, residual, out)
+
+    x: Tensor
+    gamma: Tensor
+    _: KW_ONLY
+    silu: bool
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    out: Tensor | None = None
 
 
-def plain(
-    x: Tensor, gamma: Tensor, *, silu: bool, bias: Tensor | None = None, residual: Tensor | None = None
-) -> Tensor:
-    """The same in plain torch."""
-    return _normalized(_sum(x, bias, residual), gamma, silu).to(x.dtype)
-
-
-def add_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Sum:
     """y, residual [B, C, ...] of one shape and dtype -> their sum, in y itself if it is channels-last."""
-    _check(y, (bias,), (residual,))
-    if not y.is_cuda:
-        return y.copy_(plain_residual(y, bias, residual))
-    return launch_residual(y, bias, residual)
+
+    y: Tensor
+    bias: Tensor | None
+    residual: Tensor
 
 
-def plain_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    """The same in plain torch, out of place."""
-    return _sum(y, bias, residual).to(y.dtype)
-
-
-def add_and_norm(
-    y: Tensor, bias: Tensor | None, residual: Tensor, gamma: Tensor, *, silu: bool, out: Tensor
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class SumAndNorm:
     """`run` of y + bias + residual into `out`, and that sum in place of y, which has to be channels-last."""
-    _check(y, (bias, gamma), (residual, out))
-    if not y.is_cuda:
-        wide = _sum(y, bias, residual)
-        y.copy_(wide)
-        return out.copy_(_normalized(wide, gamma, silu))
-    return launch_both(y, bias, residual, gamma, silu, out)
+
+    y: Tensor
+    bias: Tensor | None
+    residual: Tensor
+    gamma: Tensor
+    _: KW_ONLY
+    silu: bool
+    out: Tensor
+
+
+def _plain_norm(args: Norm) -> Tensor:
+    wide = _sum(args.x, args.bias, args.residual)
+    n = _normalized(wide, args.gamma, args.silu).to(args.x.dtype)
+    return n if args.out is None else args.out.copy_(n)
+
+
+def _plain_sum(args: Sum) -> Tensor:
+    return args.y.copy_(_sum(args.y, args.bias, args.residual))
+
+
+def _plain_both(args: SumAndNorm) -> Tensor:
+    wide = _sum(args.y, args.bias, args.residual)
+    args.y.copy_(wide)
+    return args.out.copy_(_normalized(wide, args.gamma, args.silu))
 
 
 def _sum(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -222,46 +226,62 @@ def _start(
 def _norm(
     x: Tensor, gamma: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor, silu: bool
 ) -> None:
-    """The operator behind `run`: writes `out`."""
+    """The operator behind `run`: writes `out`, which it needs."""
     _start(_as_rows(x), bias, residual, gamma, out, silu=silu, keep_sum=False)
 
 
-def _add(y: Tensor, bias: Tensor | None, residual: Tensor) -> None:
+def _add(args: Sum) -> None:
     """The operator behind `add_residual`: overwrites y."""
-    _start(y, bias, residual, None, y, silu=False, keep_sum=False)
+    _start(args.y, args.bias, args.residual, None, args.y, silu=False, keep_sum=False)
 
 
-def _both(y: Tensor, bias: Tensor | None, residual: Tensor, gamma: Tensor, out: Tensor, silu: bool) -> None:
+def _both(args: SumAndNorm) -> None:
     """The operator behind `add_and_norm`: overwrites y and writes `out`."""
-    _start(y, bias, residual, gamma, out, silu=silu, keep_sum=True)
+    _start(args.y, args.bias, args.residual, args.gamma, args.out, silu=args.silu, keep_sum=True)
 
 
 _norm_op: Any = triton_op("retake::channel_norm", _norm, writes=("out",))
-_add_op: Any = triton_op("retake::channel_add", _add, writes=("y",))
-_both_op: Any = triton_op("retake::channel_add_norm", _both, writes=("y", "out"))
+_add_op = operator("retake::channel_add", Sum, _add, writes=("y",))
+_both_op = operator("retake::channel_add_norm", SumAndNorm, _both, writes=("y", "out"))
 
 
-def launch(
-    x: Tensor, gamma: Tensor, silu: bool, bias: Tensor | None, residual: Tensor | None, out: Tensor | None
-) -> Tensor:
-    """The Triton path of `run`, also under the interpreter."""
+def _launch_norm(args: Norm) -> Tensor:
+    out = args.out
     if out is None:
-        out = torch.empty_like(x, memory_format=_layout(x))
-    _norm_op(x, gamma, bias, residual, out, silu)
+        out = torch.empty_like(args.x, memory_format=_layout(args.x))
+    _norm_op(args.x, args.gamma, args.bias, args.residual, out, args.silu)
     return out
 
 
-def launch_residual(y: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    """The Triton path of `add_residual`, also under the interpreter."""
-    y = _as_rows(y)
-    _add_op(y, bias, residual)
+def _launch_sum(args: Sum) -> Tensor:
+    y = _as_rows(args.y)
+    _add_op(Sum(y, args.bias, args.residual))
     return y
 
 
-def launch_both(
-    y: Tensor, bias: Tensor | None, residual: Tensor, gamma: Tensor, silu: bool, out: Tensor
-) -> Tensor:
-    """The Triton path of `add_and_norm`, also under the interpreter."""
-    assert _is_rows(y), f"the sum cannot take the place of {tuple(y.shape)}, strides {y.stride()}"
-    _both_op(y, bias, residual, gamma, out, silu)
-    return out
+def _launch_both(args: SumAndNorm) -> Tensor:
+    assert _is_rows(args.y), (
+        f"the sum cannot take the place of {tuple(args.y.shape)}, strides {args.y.stride()}"
+    )
+    _both_op(args)
+    return args.out
+
+
+run, plain, launch = entry_points(
+    Norm,
+    plain=_plain_norm,
+    launch=_launch_norm,
+    check=lambda args: _check(args.x, (args.gamma, args.bias), (args.residual, args.out)),
+)
+add_residual, plain_residual, launch_residual = entry_points(
+    Sum,
+    plain=_plain_sum,
+    launch=_launch_sum,
+    check=lambda args: _check(args.y, (args.bias,), (args.residual,)),
+)
+add_and_norm, plain_both, launch_both = entry_points(
+    SumAndNorm,
+    plain=_plain_both,
+    launch=_launch_both,
+    check=lambda args: _check(args.y, (args.bias, args.gamma), (args.residual, args.out)),
+)

@@ -21,8 +21,8 @@ SMALLEST_AMAX = 1e-12
 class Format:
     """An 8-bit format. `code` is its number inside the kernels, `max` its largest finite value that is used.
 
-    `relative_error`: bound on the relative RMS error of one quantized tensor of normal-like rows; a product
-    of two such tensors stays below twice it.
+    `relative_error`: bound on the relative RMS error of one quantized tensor of normal-like rows; the matrix
+    product of two such tensors stays below twice it.
     """
 
     name: str
@@ -40,8 +40,8 @@ at most = 0.036, 0.026 on average. INT8 has a uniform step of amax / 127: with a
 of thousands of normal values the error is 4.5 / 127 / sqrt 12 = 0.010 of sigma."""
 
 
-MIXED = 4
-"""Channels of a head that `mixed` adds up. On q and k of the bundled generator E4M3's error in the output of
+HADAMARD_SIZE = 4
+"""Order of the matrix of `hadamard`. On q and k of the bundled generator E4M3's error in the output of
 attention falls from 0.039 to 0.024 with 4, to 0.022 with 8 and no further; 4 fit the registers of a pass."""
 
 
@@ -68,20 +68,20 @@ def dequantize(x8: Tensor, scale: Tensor) -> Tensor:
     return x8.float() * scale
 
 
-def to_mixed_fp8(x: Tensor, scale: Tensor) -> Tensor:
-    """x [..., D], its channels mixed, divided by `scale`, which broadcasts, and rounded to E4M3."""
-    return to_format(mixed(x) * (1.0 / scale), FP8)
+def hadamard_fp8(x: Tensor, scale: Tensor) -> Tensor:
+    """x [..., D], Hadamard-rotated, divided by `scale`, which broadcasts, and rounded to E4M3."""
+    return to_format(hadamard(x) * (1.0 / scale), FP8)
 
 
-def mixed(x: Tensor) -> Tensor:
-    """x [..., D] with channel i of each quarter of D replaced by sums and differences of the four.
+def hadamard(x: Tensor) -> Tensor:
+    """The Hadamard rotation of x [..., D] in groups of four: channel i of each quarter of D.
 
-    By a Hadamard matrix with rows of length 1: orthogonal, so q k^T is the same when both are mixed. A value
-    in floating point is rounded relative to itself, and in trained heads a few large channels make most of a
-    score, so their few rounding errors make most of its error; mixed, it is the mean of four times as many.
-    (Rotations before quantization: QuaRot, Ashkboos et al. 2024; FlashAttention-3, Shah et al. 2024.)
+    The matrix has rows of length 1 and is orthogonal, so q k^T is the same when both are rotated. A value in
+    floating point is rounded relative to itself, and in trained heads a few large channels make most of a
+    score, so their few rounding errors make most of its error; rotated, it is the mean of four times as many.
+    (Before quantization: QuaRot, arXiv 2404.00456; FlashAttention-3, arXiv 2407.08608.)
     """
-    x0, x1, x2, x3 = x.chunk(MIXED, dim=-1)
+    x0, x1, x2, x3 = x.chunk(HADAMARD_SIZE, dim=-1)
     sum_01, difference_01, sum_23, difference_23 = x0 + x1, x0 - x1, x2 + x3, x2 - x3
     parts = (
         sum_01 + sum_23,

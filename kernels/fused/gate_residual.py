@@ -3,12 +3,14 @@
 B batch . S tokens . C channels . R rows of modulation (1 or 2).
 """
 
-from __future__ import annotations
+from dataclasses import KW_ONLY, dataclass
 
+import torch
 from torch import Tensor
 
 from kernels.descriptors import Target
 from kernels.fused import residual_norm
+from kernels.fused._operators import entry_points, operator
 
 
 def supports(target: Target, *, channels: int) -> str | None:
@@ -16,14 +18,29 @@ def supports(target: Target, *, channels: int) -> str | None:
     return residual_norm.supports(target, channels=channels)
 
 
-def run(h: Tensor, y: Tensor, gate: Tensor | None = None, *, split: int = 0) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Arguments:
     """h, y [B, S, C], gate [B or 1, R, C] as in `residual_norm` -> [B, S, C] in the dtype of h."""
-    if not h.is_cuda:
-        return plain(h, y, gate, split=split)
-    return residual_norm.launch_residual(h, y, gate, split)
+
+    h: Tensor
+    y: Tensor
+    gate: Tensor | None = None
+    _: KW_ONLY
+    split: int = 0
 
 
-def plain(h: Tensor, y: Tensor, gate: Tensor | None = None, *, split: int = 0) -> Tensor:
-    """The same in plain torch."""
-    step = y.float() if gate is None else y.float() * residual_norm.per_token(gate, split, h.shape[1])
-    return (h.float() + step).to(h.dtype)
+def _plain(args: Arguments) -> Tensor:
+    return residual_norm.add_gated(args.h, args.y, args.gate, args.split)
+
+
+def _gate_residual(args: Arguments) -> Tensor:
+    """The operator."""
+    h_new = torch.empty(args.h.shape, dtype=args.h.dtype, device=args.h.device)
+    residual = residual_norm.Arguments(args.h, args.y, args.gate, split=args.split, eps=0.0)
+    residual_norm.start(residual, (h_new, h_new, h_new), norm=False)
+    return h_new
+
+
+_launch = operator("retake::gate_residual", Arguments, _gate_residual)
+
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch)

@@ -1,22 +1,23 @@
-"""RMSNorm of every head by itself, rotary embedding of half-split pairs and, for FP8, channels mixed and a
-static scale: one pass.
+"""RMSNorm of every head by itself, rotary embedding (RoPE, arXiv 2104.09864) of half-split pairs and, for
+FP8, a Hadamard rotation and a static scale: one pass.
 
-Beside `qk_norm_rope` in two ways: a mean square per head of D values, not of all heads, and channel d turns
-with channel d + D / 2, not with its neighbour. Channels are mixed by `formats.mixed`, which q k^T does not
-see. `before` puts rows that are ready in front of the result, so that queries find cached and new keys in
-one tensor without another copy.
+Unlike `qk_norm_rope` in two ways: a mean square per head of D values, not of all heads, and channel d forms a
+pair with channel d + D / 2, not with its neighbour. The Hadamard rotation, `formats.hadamard`, leaves q k^T
+as it is. `before` puts rows that are ready in front of the result, so that queries find cached and new keys
+in one tensor without another copy.
 B batch . S tokens . L tokens before . A heads . D head size (even).
 """
 
 import math
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import block_size, jit, store_mixed, tl, to_element, triton_op, why_not, wrap
-from kernels.fused.formats import FP8, MIXED, to_mixed_fp8
+from kernels.fused._jit import block_size, jit, store_hadamard_fp8, tl, to_element, why_not
+from kernels.fused._operators import entry_points, operator, wrap
+from kernels.fused.formats import FP8, HADAMARD_SIZE, hadamard_fp8
 
 MAX_CHANNELS = 16384
 
@@ -24,83 +25,74 @@ MAX_CHANNELS = 16384
 def supports(target: Target, *, heads: int, head_dim: int, quantize: str | None = None) -> str | None:
     """None when `run` can use its Triton kernel, else the reason. quantize: None or "fp8"."""
     if head_dim % 2:
-        return f"head size {head_dim} is odd: rotary embedding turns pairs"
+        return f"head size {head_dim} is odd: rotary embedding rotates pairs"
     if block_size(heads, 1) * 2 * block_size(head_dim // 2, 2) > MAX_CHANNELS:
         return f"{heads} heads of {head_dim} exceed the {MAX_CHANNELS} values that fit one program"
     if quantize not in (None, "fp8"):
         return f"heads are quantized to fp8 only, not to {quantize}"
-    if quantize is not None and head_dim % MIXED:
-        return (
-            f"head size {head_dim} is not a multiple of {MIXED}: channels are mixed before they are rounded"
-        )
+    if quantize is not None and head_dim % HADAMARD_SIZE:
+        return f"head size {head_dim} is not a multiple of {HADAMARD_SIZE}, the size of the Hadamard rotation"
     return why_not(target, quantize)
 
 
 def static_scale(*weights: Tensor) -> Tensor:
-    """The fp32 scale [] that no value normalised with one of the weights [D], rotated and mixed, can exceed.
+    """The fp32 scale [] that no value normalised with one of the weights [D] and twice rotated can exceed.
 
-    The squares of D values divided by their rms sum to D or less, and rotating and mixing keep the length of
-    a head: no component exceeds max|w| sqrt(D).
+    The squares of D values divided by their rms sum to D or less, and both rotations keep the length of a
+    head: no component exceeds max|w| sqrt(D).
     """
     largest = torch.stack([weight.float().abs().amax() for weight in weights]).amax()
     return (math.sqrt(weights[0].numel()) * largest).clamp_min(1e-12) / FP8.max
 
 
-def run(
-    x: Tensor,
-    weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *,
-    heads: int,
-    eps: float,
-    scale: Tensor | None = None,
-    before: Tensor | None = None,
-) -> Tensor:
-    """x [B, S, A * D] -> [B, L + S, A, D] contiguous, in the dtype of x, or mixed and E4M3 for a `scale` [].
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """x [B, S, A * D] -> [B, L + S, A, D] contiguous, in the dtype of x; with `scale` Hadamard-rotated E4M3.
 
-    x has a contiguous last dim, any other strides (a slice of a merged QKV product). weight [D]. cos, sin
-    [S, D] fp32 contiguous, both halves alike. before [B, L, A, D] contiguous, of the dtype of the result, and
-    mixed if that is. On the CPU this is `plain`.
+    x has a contiguous last dim, any other strides (a slice of a merged QKV GEMM). weight [D]. cos, sin [S, D]
+    fp32 contiguous, both halves alike. scale fp32 []. before [B, L, A, D] contiguous, of the dtype of the
+    result, and Hadamard-rotated if that is. fp32 until the last rounding.
     """
-    head_dim = weight.numel()
-    assert x.ndim == 3 and x.shape[2] == heads * head_dim, f"x {tuple(x.shape)}, {heads} heads of {head_dim}"
-    assert cos.shape == sin.shape == (x.shape[1], head_dim), f"angles {tuple(cos.shape)}, x {tuple(x.shape)}"
+
+    x: Tensor
+    weight: Tensor
+    cos: Tensor
+    sin: Tensor
+    _: KW_ONLY
+    heads: int
+    eps: float
+    scale: Tensor | None = None
+    before: Tensor | None = None
+
+
+def _check(args: Arguments) -> None:
+    x, before, head_dim = args.x, args.before, args.weight.numel()
+    assert x.ndim == 3 and x.shape[2] == args.heads * head_dim, (
+        f"x {tuple(x.shape)}, {args.heads} heads of {head_dim}"
+    )
+    assert args.cos.shape == args.sin.shape == (x.shape[1], head_dim), (
+        f"angles {tuple(args.cos.shape)}, x {tuple(x.shape)}"
+    )
     if before is not None:
-        dtype = x.dtype if scale is None else FP8.dtype
+        dtype = x.dtype if args.scale is None else FP8.dtype
         assert before.dtype == dtype, f"{before.dtype} before {dtype}"
-        assert before.shape[0] == x.shape[0] and before.shape[2:] == (heads, head_dim), (
-            f"before {tuple(before.shape)}, x {tuple(x.shape)} of {heads} heads"
+        assert before.shape[0] == x.shape[0] and before.shape[2:] == (args.heads, head_dim), (
+            f"before {tuple(before.shape)}, x {tuple(x.shape)} of {args.heads} heads"
         )
-    if not x.is_cuda:
-        return plain(x, weight, cos, sin, heads=heads, eps=eps, scale=scale, before=before)
-    return launch(x, weight, cos, sin, heads, eps, scale, before)
 
 
-def plain(
-    x: Tensor,
-    weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *,
-    heads: int,
-    eps: float,
-    scale: Tensor | None = None,
-    before: Tensor | None = None,
-) -> Tensor:
-    """`run` in plain torch, fp32 until the last rounding: the path of the CPU and the oracle of the
-    kernel."""
-    wide = x.float().unflatten(2, (heads, -1))  # [B, S, A, D]
-    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
+def _plain(args: Arguments) -> Tensor:
+    wide = args.x.float().unflatten(2, (args.heads, -1))  # [B, S, A, D]
+    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + args.eps) * args.weight.float()
     first, second = wide.chunk(2, dim=-1)
-    out = wide * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
-    out = out.to(x.dtype) if scale is None else to_mixed_fp8(out, scale)
-    if before is None:
+    out = wide * args.cos[:, None] + torch.cat([-second, first], dim=-1) * args.sin[:, None]
+    out = out.to(args.x.dtype) if args.scale is None else hadamard_fp8(out, args.scale)
+    if args.before is None:
         return out
     if out.dtype == FP8.dtype:  # torch has no `cat` of E4M3 on every device
-        joined = torch.cat([before.view(torch.uint8), out.view(torch.uint8)], dim=1)
+        joined = torch.cat([args.before.view(torch.uint8), out.view(torch.uint8)], dim=1)
         return joined.view(FP8.dtype)
-    return torch.cat([before, out], dim=1)
+    return torch.cat([args.before, out], dim=1)
 
 
 @jit
@@ -109,7 +101,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     num_tokens, num_before, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
     BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One program: one token, all heads as two tiles [BLOCK_A, BLOCK_D], the halves that turn together."""
+    """One program: one token, all heads as two tiles [BLOCK_A, BLOCK_D], the halves that rotate together."""
     place = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     head = tl.arange(0, BLOCK_A)
@@ -129,7 +121,9 @@ def _kernel(  # type: ignore[no-untyped-def]
         b = tl.load(source + half, mask=mask, other=0.0).to(tl.float32)
         square = tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)
         inverse_rms = (1.0 / tl.sqrt(square / head_dim + EPS))[:, None]
-        a, b = _turned(a * inverse_rms, b * inverse_rms, weight_ptr, cos_ptr, sin_ptr, token, dim, half, half)
+        a, b = _rotated(
+            a * inverse_rms, b * inverse_rms, weight_ptr, cos_ptr, sin_ptr, token, dim, half, half
+        )
         tl.store(target, to_element(a, out_ptr), mask=mask)
         tl.store(target + half, to_element(b, out_ptr), mask=mask)
 
@@ -140,8 +134,8 @@ def _quantizing_kernel(  # type: ignore[no-untyped-def]
     num_tokens, num_before, heads, head_dim, stride_b, stride_s, EPS: tl.constexpr,
     BLOCK_A: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One program: one token, all heads as four tiles [BLOCK_A, BLOCK_D], the quarters of a head that are
-    mixed; the first turns with the third, the second with the fourth."""
+    """One program: one token, all heads as four tiles [BLOCK_A, BLOCK_D], the quarters of a head that the
+    Hadamard rotation combines; RoPE rotates the first with the third, the second with the fourth."""
     place = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     head = tl.arange(0, BLOCK_A)
@@ -164,21 +158,21 @@ def _quantizing_kernel(  # type: ignore[no-untyped-def]
         x3 = tl.load(source + half + quarter, mask=mask, other=0.0).to(tl.float32)
         square = tl.sum(x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3, axis=1)
         inverse_rms = (1.0 / tl.sqrt(square / head_dim + EPS))[:, None]
-        x0, x2 = _turned(
+        x0, x2 = _rotated(
             x0 * inverse_rms, x2 * inverse_rms, weight_ptr, cos_ptr, sin_ptr, token, dim, half, quarter
         )
-        x1, x3 = _turned(
+        x1, x3 = _rotated(
             x1 * inverse_rms, x3 * inverse_rms, weight_ptr + quarter, cos_ptr + quarter, sin_ptr + quarter,
             token, dim, half, quarter,
         )  # fmt: skip
-        store_mixed(target, quarter, x0, x1, x2, x3, 1.0 / tl.load(scale_ptr), mask)
+        store_hadamard_fp8(target, quarter, x0, x1, x2, x3, 1.0 / tl.load(scale_ptr), mask)
 
 
 @jit
-def _turned(  # type: ignore[no-untyped-def]
+def _rotated(  # type: ignore[no-untyped-def]
     a, b, weight_ptr, cos_ptr, sin_ptr, token, dim, half, size
 ):  # fmt: skip
-    """Channels a and those half a head behind, b, times their weights, turned; `size` of them."""
+    """Channels a and those half a head behind, b, times their weights, rotated; `size` of them."""
     known = dim < size
     angle = token * 2 * half + dim
     c = tl.load(cos_ptr + angle, mask=known, other=1.0).to(tl.float32)[None, :]
@@ -188,23 +182,15 @@ def _turned(  # type: ignore[no-untyped-def]
     return a * c - b * s, b * c + a * s
 
 
-def _head_norm_rope(
-    x: Tensor,
-    weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    heads: int,
-    eps: float,
-    scale: Tensor | None,
-    before: Tensor | None,
-) -> Tensor:
+def _head_norm_rope(args: Arguments) -> Tensor:
     """The operator."""
+    x, heads, scale, before = args.x, args.heads, args.scale, args.before
     batch, num_tokens, channels = x.shape
     head_dim = channels // heads
-    assert x.stride(-1) == 1 and weight.is_contiguous(), f"strides {x.stride()}, {weight.stride()}"
-    assert cos.is_contiguous() and sin.is_contiguous(), "angles have strides"
+    assert x.stride(-1) == 1 and args.weight.is_contiguous(), f"strides {x.stride()}, {args.weight.stride()}"
+    assert args.cos.is_contiguous() and args.sin.is_contiguous(), "angles have strides"
     assert before is None or before.is_contiguous(), "what stands before has strides"
-    assert scale is None or head_dim % MIXED == 0, f"head size {head_dim}"
+    assert scale is None or head_dim % HADAMARD_SIZE == 0, f"head size {head_dim}"
     dtype = x.dtype if scale is None else FP8.dtype
     num_before = 0 if before is None else before.shape[1]
     shape = (batch, num_before + num_tokens, heads, head_dim)
@@ -213,28 +199,20 @@ def _head_norm_rope(
     ready = before if before is not None else out
     grid = (num_before + num_tokens, batch)
     sizes = (num_tokens, num_before, heads, head_dim, x.stride(0), x.stride(1))
-    block_a, block_d = block_size(heads, 1), block_size(head_dim // (2 if scale is None else MIXED), 1)
+    block_a, block_d = (
+        block_size(heads, 1),
+        block_size(head_dim // (2 if scale is None else HADAMARD_SIZE), 1),
+    )
     blocks = {"BLOCK_A": block_a, "BLOCK_D": block_d, "num_warps": 4 if block_a * head_dim <= 4096 else 8}
     if scale is None:
-        wrap(_kernel)[grid](x, weight, cos, sin, ready, out, *sizes, EPS=eps, **blocks)
+        wrap(_kernel)[grid](x, args.weight, args.cos, args.sin, ready, out, *sizes, EPS=args.eps, **blocks)
     else:
-        wrap(_quantizing_kernel)[grid](x, weight, cos, sin, scale, ready, out, *sizes, EPS=eps, **blocks)
+        wrap(_quantizing_kernel)[grid](
+            x, args.weight, args.cos, args.sin, scale, ready, out, *sizes, EPS=args.eps, **blocks
+        )
     return out
 
 
-_op: Any = triton_op("retake::head_norm_rope", _head_norm_rope)
+_launch = operator("retake::head_norm_rope", Arguments, _head_norm_rope)
 
-
-def launch(
-    x: Tensor,
-    weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    heads: int,
-    eps: float,
-    scale: Tensor | None,
-    before: Tensor | None,
-) -> Tensor:
-    """The Triton path of `run`, also under the interpreter."""
-    out: Tensor = _op(x, weight, cos, sin, heads, eps, scale, before)
-    return out
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch, check=_check)

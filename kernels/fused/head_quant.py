@@ -4,13 +4,14 @@ The first finds the largest value of each chunk of tokens, the second reduces th
 atomics, so equal inputs give equal bits. B batch . S tokens . A heads . D head size.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import block_size, ceil_div, jit, tl, to_e4m3, triton_op, why_not, wrap
+from kernels.fused._jit import block_size, ceil_div, jit, tl, to_e4m3, why_not
+from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import FP8, SMALLEST_AMAX, to_format
 
 MAX_CHUNKS = 128
@@ -26,18 +27,17 @@ def supports(target: Target, *, head_dim: int) -> str | None:
     return why_not(target, "fp8")
 
 
-def run(v: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Arguments:
     """v [B, S, A, D], last dim contiguous, any other strides -> (v8 [B, S, A, D] contiguous, scale [B, A]
     fp32)."""
-    if not v.is_cuda:
-        return plain(v)
-    return launch(v)
+
+    v: Tensor
 
 
-def plain(v: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in plain torch."""
-    scale = v.abs().amax(dim=(1, 3)).float().clamp_min(SMALLEST_AMAX) / FP8.max  # [B, A]
-    return to_format(v.float() * (1.0 / scale)[:, None, :, None], FP8), scale
+def _plain(args: Arguments) -> tuple[Tensor, Tensor]:
+    scale = args.v.abs().amax(dim=(1, 3)).float().clamp_min(SMALLEST_AMAX) / FP8.max  # [B, A]
+    return to_format(args.v.float() * (1.0 / scale)[:, None, :, None], FP8), scale
 
 
 @jit
@@ -87,8 +87,9 @@ def _quantize(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + target, to_e4m3(v * (1.0 / scale)), mask=mask)
 
 
-def _head_quant(v: Tensor) -> tuple[Tensor, Tensor]:
+def _head_quant(args: Arguments) -> tuple[Tensor, Tensor]:
     """The operator."""
+    v = args.v
     batch, num_tokens, heads, head_dim = v.shape
     assert v.stride(-1) == 1, f"last dim must be contiguous: {v.stride()}"
     chunk_tokens = ceil_div(ceil_div(num_tokens, MAX_CHUNKS), BLOCK_TOKENS) * BLOCK_TOKENS
@@ -108,10 +109,6 @@ def _head_quant(v: Tensor) -> tuple[Tensor, Tensor]:
     return out, scale
 
 
-_op: Any = triton_op("retake::head_quant", _head_quant)
+_launch = operator("retake::head_quant", Arguments, _head_quant)
 
-
-def launch(v: Tensor) -> tuple[Tensor, Tensor]:
-    """The Triton path of `run`, also under the interpreter."""
-    out, scale = _op(v)
-    return out, scale
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch)

@@ -1,4 +1,4 @@
-"""Residual, LayerNorm, modulation and 8-bit quantization in one pass over the tokens.
+"""Residual, LayerNorm, modulation (adaLN, arXiv 2212.09748) and 8-bit quantization in one pass.
 
     h_new = h + gate * y             fp32, rounded to the dtype of h; the residual stream
     n     = LayerNorm(h_new) in fp32, then (1 + scale) * n + shift, or * weight + bias, or as it is
@@ -8,24 +8,15 @@ Modulation comes as one row per distinct timestep, not per token: tokens before 
 the last row. Knows no block and no module. B batch . S tokens . C channels . R rows of modulation (1 or 2).
 """
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import (
-    ceil_div,
-    jit,
-    store_row,
-    tl,
-    to_element,
-    triton_op,
-    two_tiles,
-    why_not,
-    wrap,
-)
+from kernels.fused._jit import ceil_div, jit, store_row, tl, to_element, two_tiles, why_not
+from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
 MAX_CHANNELS = 16384
@@ -42,67 +33,66 @@ def supports(target: Target, *, channels: int, quantize: str | None = None) -> s
     return why_not(target, quantize)
 
 
-def run(
-    h: Tensor,
-    y: Tensor | None = None,
-    gate: Tensor | None = None,
-    *,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    split: int = 0,
-    eps: float,
-    quantize: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(h_new [B, S, C], n [B, S, C], n_scale [B, S, 1] fp32 or None); h_new is h itself without y.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """-> (h_new [B, S, C], n [B, S, C], n_scale [B, S, 1] fp32 or None); h_new is h itself without y.
 
     h, y [B, S, C] fp32, fp16 or bf16, last dim contiguous, any other strides. gate, scale, shift [B or 1, R,
-    C], last dim contiguous. weight, bias [C]. n has the dtype of h, or that of the format ("fp8", "int8"). On
-    the CPU this is `plain`.
+    C], last dim contiguous. weight, bias [C]. n has the dtype of h, or that of the format ("fp8", "int8").
     """
-    _check(h, y, gate, scale, shift, weight, bias, split)
-    if not h.is_cuda:
-        return plain(
-            h,
-            y,
-            gate,
-            scale=scale,
-            shift=shift,
-            weight=weight,
-            bias=bias,
-            split=split,
-            eps=eps,
-            quantize=quantize,
-        )
-    return launch(h, y, gate, scale, shift, weight, bias, split, eps, quantize)
+
+    h: Tensor
+    y: Tensor | None = None
+    gate: Tensor | None = None
+    _: KW_ONLY
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    split: int = 0
+    eps: float
+    quantize: str | None = None
 
 
-def plain(
-    h: Tensor,
-    y: Tensor | None = None,
-    gate: Tensor | None = None,
-    *,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    split: int = 0,
-    eps: float,
-    quantize: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same in plain torch: the path of the CPU and the oracle of the kernel."""
-    h_new = h
-    if y is not None:
-        step = y.float() if gate is None else y.float() * per_token(gate, split, h.shape[1])
-        h_new = (h.float() + step).to(h.dtype)
-    weight, bias = (None if table is None else table.float() for table in (weight, bias))
-    n = F.layer_norm(h_new.float(), h.shape[-1:], weight, bias, eps)
-    if scale is not None and shift is not None:
-        n = n * (1 + per_token(scale, split, h.shape[1])) + per_token(shift, split, h.shape[1])
-    if quantize is None:
-        return h_new, n.to(h.dtype), None
-    return h_new, *quantize_rows(n, format_of(quantize))
+Outputs = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _check(args: Arguments) -> None:
+    batch, num_tokens, channels = args.h.shape
+    assert 0 <= args.split <= num_tokens, f"split {args.split} of {num_tokens} tokens"
+    assert (args.scale is None) == (args.shift is None), "scale and shift come together"
+    assert (args.weight is None) == (args.bias is None), "weight and bias come together"
+    assert args.scale is None or args.weight is None, "a norm is modulated or affine, not both"
+    assert args.gate is None or args.y is not None, "a gate without a residual y"
+    assert args.y is None or args.y.shape == args.h.shape, (
+        f"y {tuple(args.y.shape)} is not h {tuple(args.h.shape)}"
+    )
+    for rows in (args.gate, args.scale, args.shift):
+        if rows is not None:
+            assert rows.ndim == 3 and rows.shape[0] in (1, batch) and rows.shape[2] == channels, (
+                f"modulation {tuple(rows.shape)} for h {tuple(args.h.shape)}: [B, 1 or 2, C] is needed"
+            )
+            assert rows.shape[1] in (1, 2), f"{rows.shape[1]} rows of modulation, 1 or 2 are allowed"
+
+
+def _plain(args: Arguments) -> Outputs:
+    h, num_tokens = add_gated(args.h, args.y, args.gate, args.split), args.h.shape[1]
+    weight, bias = (None if table is None else table.float() for table in (args.weight, args.bias))
+    n = F.layer_norm(h.float(), h.shape[-1:], weight, bias, args.eps)
+    if args.scale is not None and args.shift is not None:
+        scale, shift = (per_token(rows, args.split, num_tokens) for rows in (args.scale, args.shift))
+        n = n * (1 + scale) + shift
+    if args.quantize is None:
+        return h, n.to(h.dtype), None
+    return h, *quantize_rows(n, format_of(args.quantize))
+
+
+def add_gated(h: Tensor, y: Tensor | None, gate: Tensor | None, split: int) -> Tensor:
+    """h + gate * y in plain torch, rounded to the dtype of h."""
+    if y is None:
+        return h
+    step = y.float() if gate is None else y.float() * per_token(gate, split, h.shape[1])
+    return (h.float() + step).to(h.dtype)
 
 
 def per_token(rows: Tensor, split: int, num_tokens: int) -> Tensor:
@@ -112,31 +102,6 @@ def per_token(rows: Tensor, split: int, num_tokens: int) -> Tensor:
         return rows
     first = rows[:, :1].expand(-1, split, -1)
     return torch.cat([first, rows[:, 1:].expand(-1, num_tokens - split, -1)], dim=1)
-
-
-def _check(
-    h: Tensor,
-    y: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    split: int,
-) -> None:
-    batch, num_tokens, channels = h.shape
-    assert 0 <= split <= num_tokens, f"split {split} of {num_tokens} tokens"
-    assert (scale is None) == (shift is None), "scale and shift come together"
-    assert (weight is None) == (bias is None), "weight and bias come together"
-    assert scale is None or weight is None, "a norm is modulated or affine, not both"
-    assert gate is None or y is not None, "a gate without a residual y"
-    assert y is None or y.shape == h.shape, f"y {tuple(y.shape)} is not h {tuple(h.shape)}"
-    for rows in (gate, scale, shift):
-        if rows is not None:
-            assert rows.ndim == 3 and rows.shape[0] in (1, batch) and rows.shape[2] == channels, (
-                f"modulation {tuple(rows.shape)} for h {tuple(h.shape)}: [B, 1 or 2, C] is needed"
-            )
-            assert rows.shape[1] in (1, 2), f"{rows.shape[1]} rows of modulation, 1 or 2 are allowed"
 
 
 @jit
@@ -261,30 +226,23 @@ def _strides(rows: Tensor | None, batch: int) -> tuple[int, int, int]:
     return (rows.stride(0) if rows.shape[0] == batch else 0), rows.stride(1), rows.shape[1]
 
 
-def _start(
-    h: Tensor,
-    y: Tensor | None,
-    tables: tuple[Tensor | None, Tensor | None, Tensor | None],
-    affine: tuple[Tensor | None, Tensor | None],
-    outputs: tuple[Tensor, Tensor, Tensor],
-    split: int,
-    eps: float,
-    quantize: str | None,
-    norm: bool,
-) -> None:
+def start(args: Arguments, outputs: tuple[Tensor, Tensor, Tensor], *, norm: bool) -> None:
     """Starts the kernel; all of its arguments that are absent point at h and are not read."""
+    h, y, split = args.h, args.y, args.split
     batch, num_tokens, channels = h.shape
-    for tensor in (h, y, *tables, *affine):
+    tables = (args.gate, args.scale, args.shift)
+    for tensor in (h, y, *tables, args.weight, args.bias):
         assert tensor is None or tensor.stride(-1) == 1, f"last dim must be contiguous: {tensor.stride()}"
     if all(rows is None or rows.shape[1] == 1 for rows in tables):
         split = 0
     gate, factor, shift = tables
     modulated = factor is not None
     if not modulated:  # weight and bias are tables of one row for all
+        affine = (args.weight, args.bias)
         factor, shift = (None if values is None else values.view(1, 1, channels) for values in affine)
     num_first = ceil_div(split, TOKENS)
     num_blocks = num_first + ceil_div(num_tokens - split, TOKENS)
-    fmt = None if quantize is None else format_of(quantize)
+    fmt = None if args.quantize is None else format_of(args.quantize)
     first, second = two_tiles(channels)
     pointers = [h if tensor is None else tensor for tensor in (y, gate, factor, shift)]
     strides = [value for rows in (gate, factor, shift) for value in _strides(rows, batch)]
@@ -293,63 +251,29 @@ def _start(
         h.stride(0), h.stride(1), *((y.stride(0), y.stride(1)) if y is not None else (0, 0)), *strides,
         HAS_Y=y is not None, HAS_GATE=gate is not None, HAS_FACTOR=factor is not None, PLUS_ONE=modulated,
         NORM=norm, FORMAT=fmt.code if fmt else 0, TOKENS=TOKENS, CHANNELS=channels, FIRST=first,
-        SECOND=second, EPS=eps, FORMAT_MAX=fmt.max if fmt else 1.0, SMALLEST=SMALLEST_AMAX,
+        SECOND=second, EPS=args.eps, FORMAT_MAX=fmt.max if fmt else 1.0, SMALLEST=SMALLEST_AMAX,
         num_warps=4 if channels <= 2048 else 8 if channels <= 8192 else 16,
     )  # fmt: skip
 
 
-def _residual_norm(
-    h: Tensor,
-    y: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    split: int,
-    eps: float,
-    quantize: str | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _residual_norm(args: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """The operator: (h_new, empty without y; n; n_scale, empty without a format)."""
-    h_new = h.new_empty(h.shape if y is not None else (0,))
+    h, quantize = args.h, args.quantize
+    h_new = h.new_empty(h.shape if args.y is not None else (0,))
     dtype = h.dtype if quantize is None else format_of(quantize).dtype
     n = torch.empty(h.shape, dtype=dtype, device=h.device)
-    n_scale = torch.empty(
-        (0,) if quantize is None else (*h.shape[:-1], 1), dtype=torch.float32, device=h.device
-    )
-    _start(h, y, (gate, scale, shift), (weight, bias), (h_new, n, n_scale), split, eps, quantize, True)
+    scale_shape = (0,) if quantize is None else (*h.shape[:-1], 1)
+    n_scale = torch.empty(scale_shape, dtype=torch.float32, device=h.device)
+    start(args, (h_new, n, n_scale), norm=True)
     return h_new, n, n_scale
 
 
-def _gate_residual(h: Tensor, y: Tensor, gate: Tensor | None, split: int) -> Tensor:
-    """The operator behind `gate_residual`: the same kernel without its norm."""
-    h_new = torch.empty(h.shape, dtype=h.dtype, device=h.device)
-    _start(h, y, (gate, None, None), (None, None), (h_new, h_new, h_new), split, 0.0, None, False)
-    return h_new
+_op = operator("retake::residual_norm", Arguments, _residual_norm)
 
 
-_residual_norm_op: Any = triton_op("retake::residual_norm", _residual_norm)
-_gate_residual_op: Any = triton_op("retake::gate_residual", _gate_residual)
+def _launch(args: Arguments) -> Outputs:
+    h_new, n, n_scale = _op(args)
+    return (args.h if args.y is None else h_new), n, (None if args.quantize is None else n_scale)
 
 
-def launch(
-    h: Tensor,
-    y: Tensor | None,
-    gate: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    split: int,
-    eps: float,
-    quantize: str | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The Triton path of `run`, also under the interpreter."""
-    out = _residual_norm_op(h, y, gate, scale, shift, weight, bias, split, eps, quantize)
-    return (out[0] if y is not None else h), out[1], (out[2] if quantize is not None else None)
-
-
-def launch_residual(h: Tensor, y: Tensor, gate: Tensor | None, split: int) -> Tensor:
-    """The Triton path of `gate_residual.run`."""
-    h_new: Tensor = _gate_residual_op(h, y, gate, split)
-    return h_new
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch, check=_check)

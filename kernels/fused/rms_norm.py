@@ -1,4 +1,4 @@
-"""Residual, RMSNorm and 8-bit quantization in one pass over the tokens.
+"""Residual, RMSNorm (arXiv 1910.07467) and 8-bit quantization in one pass over the tokens.
 
     h_new = h + y                    fp32, rounded to the dtype of h; the residual stream
     n     = h_new / rms(h_new) * weight, in fp32
@@ -7,13 +7,14 @@
 Knows no block and no module. B batch . S tokens . C channels.
 """
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import jit, store_row, tl, to_element, triton_op, two_tiles, why_not, wrap
+from kernels.fused._jit import jit, store_row, tl, to_element, two_tiles, why_not
+from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
 MAX_CHANNELS = 16384
@@ -27,31 +28,38 @@ def supports(target: Target, *, channels: int, quantize: str | None = None) -> s
     return why_not(target, quantize)
 
 
-def run(
-    h: Tensor, y: Tensor | None, weight: Tensor, *, eps: float, quantize: str | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(h_new [B, S, C], n [B, S, C], n_scale [B, S, 1] fp32 or None); h_new is h itself without y.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """-> (h_new [B, S, C], n [B, S, C], n_scale [B, S, 1] fp32 or None); h_new is h itself without y.
 
     h, y [B, S, C] fp32, fp16 or bf16, last dim contiguous, any other strides; weight [C] contiguous. n has
-    the dtype of h, or that of the format ("fp8", "int8"). On the CPU this is `plain`.
+    the dtype of h, or that of the format ("fp8", "int8").
     """
+
+    h: Tensor
+    y: Tensor | None
+    weight: Tensor
+    _: KW_ONLY
+    eps: float
+    quantize: str | None = None
+
+
+Outputs = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _check(args: Arguments) -> None:
+    h, y, weight = args.h, args.y, args.weight
     assert y is None or y.shape == h.shape, f"y {tuple(y.shape)} is not h {tuple(h.shape)}"
     assert weight.shape == h.shape[-1:], f"weight {tuple(weight.shape)} for h {tuple(h.shape)}"
-    if not h.is_cuda:
-        return plain(h, y, weight, eps=eps, quantize=quantize)
-    return launch(h, y, weight, eps, quantize)
 
 
-def plain(
-    h: Tensor, y: Tensor | None, weight: Tensor, *, eps: float, quantize: str | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The same in plain torch: the path of the CPU, the oracle of the kernel, and what a compiler fuses."""
-    h_new = h if y is None else (h.float() + y.float()).to(h.dtype)
+def _plain(args: Arguments) -> Outputs:
+    h_new = args.h if args.y is None else (args.h.float() + args.y.float()).to(args.h.dtype)
     wide = h_new.float()
-    n = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
-    if quantize is None:
-        return h_new, n.to(h.dtype), None
-    return h_new, *quantize_rows(n, format_of(quantize))
+    n = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + args.eps) * args.weight.float()
+    if args.quantize is None:
+        return h_new, n.to(args.h.dtype), None
+    return h_new, *quantize_rows(n, format_of(args.quantize))
 
 
 @jit
@@ -107,35 +115,34 @@ def _kernel(  # type: ignore[no-untyped-def]
         store_row(n_b, inverse, n_ptr + row * CHANNELS, b, CHANNELS, FORMAT)
 
 
-def _rms_norm(
-    h: Tensor, y: Tensor | None, weight: Tensor, eps: float, quantize: str | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _rms_norm(args: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """The operator: (h_new, empty without y; n; n_scale, empty without a format)."""
+    h, y = args.h, args.y
     batch, num_tokens, channels = h.shape
-    for tensor in (h, y, weight):
+    for tensor in (h, y, args.weight):
         assert tensor is None or tensor.stride(-1) == 1, f"last dim must be contiguous: {tensor.stride()}"
-    fmt = None if quantize is None else format_of(quantize)
+    fmt = None if args.quantize is None else format_of(args.quantize)
     h_new = torch.empty(h.shape if y is not None else (0,), dtype=h.dtype, device=h.device)
     n = torch.empty(h.shape, dtype=h.dtype if fmt is None else fmt.dtype, device=h.device)
     scale_shape = (0,) if fmt is None else (batch, num_tokens, 1)
     n_scale = torch.empty(scale_shape, dtype=torch.float32, device=h.device)
     first, second = two_tiles(channels)
     wrap(_kernel)[(num_tokens, batch)](
-        h, h if y is None else y, weight, h_new, n, n_scale, num_tokens, h.stride(0), h.stride(1),
+        h, h if y is None else y, args.weight, h_new, n, n_scale, num_tokens, h.stride(0), h.stride(1),
         *((0, 0) if y is None else (y.stride(0), y.stride(1))),
         HAS_Y=y is not None, FORMAT=fmt.code if fmt else 0, CHANNELS=channels, FIRST=first, SECOND=second,
-        EPS=eps, FORMAT_MAX=fmt.max if fmt else 1.0, SMALLEST=SMALLEST_AMAX,
+        EPS=args.eps, FORMAT_MAX=fmt.max if fmt else 1.0, SMALLEST=SMALLEST_AMAX,
         num_warps=4 if channels <= 2048 else 8 if channels <= 8192 else 16,
     )  # fmt: skip
     return h_new, n, n_scale
 
 
-_op: Any = triton_op("retake::rms_norm", _rms_norm)
+_op = operator("retake::rms_norm", Arguments, _rms_norm)
 
 
-def launch(
-    h: Tensor, y: Tensor | None, weight: Tensor, eps: float, quantize: str | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The Triton path of `run`, also under the interpreter."""
-    out = _op(h, y, weight, eps, quantize)
-    return (out[0] if y is not None else h), out[1], (out[2] if quantize is not None else None)
+def _launch(args: Arguments) -> Outputs:
+    h_new, n, n_scale = _op(args)
+    return (args.h if args.y is None else h_new), n, (None if args.quantize is None else n_scale)
+
+
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch, check=_check)

@@ -6,14 +6,15 @@ would waste up to half of its lanes on the widths of feed-forward layers (8960 =
 row.
 """
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import jit, tl, to_eight_bit, triton_op, two_tiles, why_not, wrap
+from kernels.fused._jit import jit, tl, to_eight_bit, two_tiles, why_not
+from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
 MAX_FEATURES = 32768
@@ -29,22 +30,27 @@ def supports(target: Target, *, features: int, quantize: str, activation: str | 
     return why_not(target, quantize)
 
 
-def run(x: Tensor, *, quantize: str, activation: str | None = None) -> tuple[Tensor, Tensor]:
-    """x [..., F] of any float dtype -> (x8 [..., F], scale [..., 1] fp32); activation None or "gelu_tanh", in
-    fp32.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """x [..., F] of any float dtype -> (x8 [..., F], scale [..., 1] fp32).
 
-    Rows may be strided where x is a view of two dims or its leading dims flatten. On the CPU this is `plain`.
+    activation None or "gelu_tanh", in fp32. Rows may be strided where x is a view of two dims or its leading
+    dims flatten.
     """
-    assert activation in ACTIVATIONS, f"activation {activation!r} is not one of {ACTIVATIONS}"
-    if not x.is_cuda:
-        return plain(x, quantize=quantize, activation=activation)
-    return launch(x, quantize, activation)
+
+    x: Tensor
+    _: KW_ONLY
+    quantize: str
+    activation: str | None = None
 
 
-def plain(x: Tensor, *, quantize: str, activation: str | None = None) -> tuple[Tensor, Tensor]:
-    """The same in plain torch."""
-    wide = x.float() if activation is None else F.gelu(x.float(), approximate="tanh")
-    return quantize_rows(wide, format_of(quantize))
+def _check(args: Arguments) -> None:
+    assert args.activation in ACTIVATIONS, f"activation {args.activation!r} is not one of {ACTIVATIONS}"
+
+
+def _plain(args: Arguments) -> tuple[Tensor, Tensor]:
+    wide = args.x.float() if args.activation is None else F.gelu(args.x.float(), approximate="tanh")
+    return quantize_rows(wide, format_of(args.quantize))
 
 
 @jit
@@ -81,9 +87,9 @@ def _kernel(  # type: ignore[no-untyped-def]
         tl.store(target + second, to_eight_bit(z * inverse, FORMAT), mask=second < features)
 
 
-def _row_quant(x: Tensor, quantize: str, activation: str | None) -> tuple[Tensor, Tensor]:
+def _row_quant(args: Arguments) -> tuple[Tensor, Tensor]:
     """The operator."""
-    fmt = format_of(quantize)
+    x, fmt = args.x, format_of(args.quantize)
     features = x.shape[-1]
     rows = x.reshape(-1, features)
     if rows.stride(-1) != 1:
@@ -92,17 +98,13 @@ def _row_quant(x: Tensor, quantize: str, activation: str | None) -> tuple[Tensor
     scale = torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
     first, second = two_tiles(features)
     wrap(_kernel)[(rows.shape[0],)](
-        rows, out, scale, features, rows.stride(0), GELU=activation == "gelu_tanh", FORMAT=fmt.code,
+        rows, out, scale, features, rows.stride(0), GELU=args.activation == "gelu_tanh", FORMAT=fmt.code,
         FIRST=first, SECOND=second, FORMAT_MAX=fmt.max, SMALLEST=SMALLEST_AMAX,
         num_warps=4 if features <= 4096 else 8,
     )  # fmt: skip
     return out, scale
 
 
-_op: Any = triton_op("retake::row_quant", _row_quant)
+_launch = operator("retake::row_quant", Arguments, _row_quant)
 
-
-def launch(x: Tensor, quantize: str, activation: str | None) -> tuple[Tensor, Tensor]:
-    """The Triton path of `run`, also under the interpreter."""
-    out, scale = _op(x, quantize, activation)
-    return out, scale
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch, check=_check)

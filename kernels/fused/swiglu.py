@@ -1,16 +1,17 @@
-"""silu(gate) * up of one merged product and 8-bit quantization of the result, in one pass over the tokens.
+"""SwiGLU (arXiv 2002.05202), silu(gate) * up of one merged GEMM, and 8-bit quantization in one pass.
 
 A row is read once, as two tiles whose sizes are powers of two (see `row_quant`). F features of a result.
 """
 
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import jit, store_row, tl, triton_op, two_tiles, why_not, wrap
+from kernels.fused._jit import jit, store_row, tl, two_tiles, why_not
+from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
 MAX_FEATURES = 32768
@@ -24,23 +25,28 @@ def supports(target: Target, *, features: int, quantize: str | None = None) -> s
     return why_not(target, quantize)
 
 
-def run(x: Tensor, *, quantize: str | None = None) -> tuple[Tensor, Tensor | None]:
-    """x [..., 2 F], first the gate -> (out [..., F], scale [..., 1] fp32 or None), rounded once.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """x [..., 2 F] contiguous, first the gate -> (out [..., F], scale [..., 1] fp32 or None), rounded once.
 
-    out has the dtype of x, or that of the format ("fp8", "int8"). x is contiguous. On the CPU this is
-    `plain`.
+    out has the dtype of x, or that of the format ("fp8", "int8").
     """
-    assert x.shape[-1] % 2 == 0, f"{x.shape[-1]} features are no two halves"
-    if not x.is_cuda:
-        return plain(x, quantize=quantize)
-    return launch(x, quantize)
+
+    x: Tensor
+    _: KW_ONLY
+    quantize: str | None = None
 
 
-def plain(x: Tensor, *, quantize: str | None = None) -> tuple[Tensor, Tensor | None]:
-    """The same in plain torch."""
-    gate, up = x.float().chunk(2, dim=-1)
+def _check(args: Arguments) -> None:
+    assert args.x.shape[-1] % 2 == 0, f"{args.x.shape[-1]} features are no two halves"
+
+
+def _plain(args: Arguments) -> tuple[Tensor, Tensor | None]:
+    gate, up = args.x.float().chunk(2, dim=-1)
     out = F.silu(gate) * up
-    return (out.to(x.dtype), None) if quantize is None else quantize_rows(out, format_of(quantize))
+    if args.quantize is None:
+        return out.to(args.x.dtype), None
+    return quantize_rows(out, format_of(args.quantize))
 
 
 @jit
@@ -79,11 +85,12 @@ def _kernel(  # type: ignore[no-untyped-def]
         store_row(x_b, inverse, target, b, FEATURES, FORMAT)
 
 
-def _swiglu(x: Tensor, quantize: str | None) -> tuple[Tensor, Tensor]:
+def _swiglu(args: Arguments) -> tuple[Tensor, Tensor]:
     """The operator: (out; scale, empty without a format)."""
+    x = args.x
     assert x.is_contiguous(), f"strides {x.stride()}"
     features = x.shape[-1] // 2
-    fmt = None if quantize is None else format_of(quantize)
+    fmt = None if args.quantize is None else format_of(args.quantize)
     dtype = x.dtype if fmt is None else fmt.dtype
     out = torch.empty((*x.shape[:-1], features), dtype=dtype, device=x.device)
     scale_shape = (0,) if fmt is None else (*x.shape[:-1], 1)
@@ -97,10 +104,12 @@ def _swiglu(x: Tensor, quantize: str | None) -> tuple[Tensor, Tensor]:
     return out, scale
 
 
-_op: Any = triton_op("retake::swiglu", _swiglu)
+_op = operator("retake::swiglu", Arguments, _swiglu)
 
 
-def launch(x: Tensor, quantize: str | None) -> tuple[Tensor, Tensor | None]:
-    """The Triton path of `run`, also under the interpreter."""
-    out, scale = _op(x, quantize)
-    return out, (scale if quantize is not None else None)
+def _launch(args: Arguments) -> tuple[Tensor, Tensor | None]:
+    out, scale = _op(args)
+    return out, (None if args.quantize is None else scale)
+
+
+run, plain, launch = entry_points(Arguments, plain=_plain, launch=_launch, check=_check)

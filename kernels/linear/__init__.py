@@ -1,1 +1,1 @@
-"""8-bit matrix products with per-row and per-channel scales, one file per implementation."""
+"""8-bit GEMMs with per-row and per-channel scales, one file per implementation."""

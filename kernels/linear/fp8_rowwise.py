@@ -1,23 +1,23 @@
 """FP8 E4M3 linear: per-token activations, per-channel weights, both scales and the bias in the epilogue.
 
-The product is torch's row-wise `_scaled_mm` with fast accumulation. On the CPU the same rounded values are
+The GEMM is torch's row-wise `_scaled_mm` with fast accumulation. On the CPU the same rounded values are
 multiplied in fp32, so that the quality of FP8 can be measured without a GPU.
 M rows (tokens) . K input features . N output features.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import LinearProblem
+from kernels.fused._operators import entry_points
 from kernels.fused.formats import FP8, quantize_rows
+from kernels.linear._operands import Operands
 
 MAX_RELATIVE_ERROR = 0.05
 MIN_COSINE = 0.998
 """Against fp32 of the unquantized operands, for rows of normal-like values, in the Frobenius norm: each
-operand brings 0.026 (see `formats`), the product of both 0.037, and fast accumulation on Hopper a little."""
+operand brings 0.026 (see `formats`), their matrix product 0.037, and fast accumulation on Hopper a little."""
 
 ALIGNMENT = 16
 """Features must be multiples of this: the vectors that the tensor cores' loads need."""
@@ -42,31 +42,27 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return w8, scale.flatten()
 
 
-def run(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """x8 [..., K] contiguous, x_scale [..., 1], w8 [N, K], w_scale [N], bias [N] -> [..., N] of out_dtype."""
-    if not x8.is_cuda:
-        return plain(x8, x_scale, w8, w_scale, bias, out_dtype=out_dtype)
+def _launch(args: Operands) -> Tensor:
+    out_dtype, bias = args.out_dtype, args.bias
     # The epilogue takes a 16-bit bias with a 16-bit output only.
     fused = bias is not None and out_dtype in (torch.bfloat16, torch.float16)
     out = torch._scaled_mm(
-        x8.reshape(-1, x8.shape[-1]),
-        w8.t(),
-        scale_a=x_scale.reshape(-1, 1),
-        scale_b=w_scale.reshape(1, -1),
+        args.x8.reshape(-1, args.x8.shape[-1]),
+        args.w8.t(),
+        scale_a=args.x_scale.reshape(-1, 1),
+        scale_b=args.w_scale.reshape(1, -1),
         bias=bias.to(out_dtype) if fused and bias is not None else None,
         out_dtype=out_dtype,
         use_fast_accum=True,
     )
     if bias is not None and not fused:
         out = (out.float() + bias.float()).to(out_dtype)
-    return out.reshape(*x8.shape[:-1], -1)
+    return out.reshape(*args.x8.shape[:-1], -1)
 
 
-def plain(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """The same rounded operands multiplied in fp32."""
-    out = F.linear(x8.float(), w8.float()) * x_scale * w_scale
-    return (out if bias is None else out + bias.float()).to(out_dtype)
+def _plain(args: Operands) -> Tensor:
+    out = F.linear(args.x8.float(), args.w8.float()) * args.x_scale * args.w_scale
+    return (out if args.bias is None else out + args.bias.float()).to(args.out_dtype)
+
+
+run, plain, launch = entry_points(Operands, plain=_plain, launch=_launch)

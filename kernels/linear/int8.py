@@ -1,7 +1,7 @@
 """INT8 W8A8 linear: per-token activations, per-channel weights, for cards where FP8 runs at half of INT8's
 rate.
 
-`run` on a GPU is a Triton s8 x s8 product that scales, adds the bias and rounds in its epilogue;
+`run` on a GPU is a Triton s8 x s8 GEMM that scales, adds the bias and rounds in its epilogue;
 `run_library` is torch's `_int_mm` followed by an epilogue kernel, which writes and reads M x N int32 in
 between. M rows (tokens) . K input features . N output features.
 """
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from kernels.descriptors import LinearProblem
-from kernels.fused._jit import ceil_div, jit, tl, to_element, triton_op, why_not, wrap
+from kernels.fused._jit import ceil_div, jit, tl, to_element, why_not
+from kernels.fused._operators import entry_points, operator, triton_op, wrap
 from kernels.fused.formats import INT8, quantize_rows
+from kernels.linear._operands import Operands
 
 MAX_RELATIVE_ERROR = 0.025
 MIN_COSINE = 0.9995
 """Against fp32 of the unquantized operands, for rows of normal-like values, in the Frobenius norm: each
-operand brings about 0.010 (see `formats`), the product of both 0.014."""
+operand brings about 0.010 (see `formats`), their matrix product 0.014."""
 
 ALIGNMENT = 8
 MIN_LIBRARY_ROWS = 17
@@ -28,7 +30,7 @@ MIN_LIBRARY_ROWS = 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """The shape of one program of the product. Shared memory: num_stages * k * (m + n) bytes."""
+    """The shape of one program of the GEMM. Shared memory: num_stages * k * (m + n) bytes."""
 
     m: int
     n: int
@@ -49,21 +51,6 @@ TILES: dict[tuple[int, int], Tile] = {
 """By compute capability, for many rows; a card that is not named takes the highest entry that is not above
 it. Shared memory per block decides most of it: 164 KiB on 8.0, 100 KiB on 8.6, 8.9 and 12.x, 227 KiB on
 9.0; then registers: more than 64 sums per thread spill on 8.x with Triton 3.9."""
-
-CANDIDATES = tuple(
-    Tile(m=m, n=n, k=k, num_warps=num_warps, num_stages=num_stages)
-    for m, n, k, num_warps in (
-        (128, 256, 128, 8),
-        (128, 256, 64, 8),
-        (256, 128, 128, 8),
-        (128, 128, 128, 8),
-        (128, 128, 128, 4),
-        (128, 128, 64, 4),
-        (64, 256, 128, 4),
-    )
-    for num_stages in (3, 4)
-)
-"""What a tuning run compares; the table above holds the winners."""
 
 
 def tile_of(capability: tuple[int, int], rows: int) -> Tile:
@@ -98,45 +85,24 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return w8, scale.flatten()
 
 
-def run(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """x8 [..., K] contiguous, x_scale [..., 1], w8 [N, K], w_scale [N], bias [N] -> [..., N] of out_dtype."""
-    if not x8.is_cuda:
-        return plain(x8, x_scale, w8, w_scale, bias, out_dtype=out_dtype)
-    return launch(x8, x_scale, w8, w_scale, bias, out_dtype)
-
-
-def run_library(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """The same through `_int_mm` and an epilogue kernel."""
-    if not x8.is_cuda:
-        return plain(x8, x_scale, w8, w_scale, bias, out_dtype=out_dtype)
-    product = torch._int_mm(x8.reshape(-1, x8.shape[-1]), w8.t())
-    out: Tensor = _epilogue_op(product, x_scale.reshape(-1), w_scale, bias, out_dtype)
-    return out.reshape(*x8.shape[:-1], -1)
-
-
-def plain(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, *, out_dtype: torch.dtype
-) -> Tensor:
-    """The same in plain torch: `_int_mm` on the CPU, elsewhere fp64, which holds every sum exactly."""
-    rows = x8.reshape(-1, x8.shape[-1])
-    product = rows.double() @ w8.double().t() if rows.is_cuda else torch._int_mm(rows, w8.t())
-    out = product.float() * x_scale.reshape(-1, 1) * w_scale
-    return (out if bias is None else out + bias.float()).to(out_dtype).reshape(*x8.shape[:-1], -1)
+def _plain(args: Operands) -> Tensor:
+    """`_int_mm` on the CPU, elsewhere fp64, which holds every sum exactly."""
+    rows, w8 = args.x8.reshape(-1, args.x8.shape[-1]), args.w8
+    sums = rows.double() @ w8.double().t() if rows.is_cuda else torch._int_mm(rows, w8.t())
+    out = sums.float() * args.x_scale.reshape(-1, 1) * args.w_scale
+    out = (out if args.bias is None else out + args.bias.float()).to(args.out_dtype)
+    return out.reshape(*args.x8.shape[:-1], -1)
 
 
 @jit
 def _finish(  # type: ignore[no-untyped-def]
-    product, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
+    sums, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
     """Stores a tile of int32 sums, scaled, with the bias, in the type of the output."""
     x_scale = tl.load(x_scale_ptr + row, mask=row < num_rows, other=0.0)
     w_scale = tl.load(w_scale_ptr + column, mask=column < num_columns, other=0.0)
-    out = product.to(tl.float32) * x_scale[:, None] * w_scale[None, :]
+    out = sums.to(tl.float32) * x_scale[:, None] * w_scale[None, :]
     if HAS_BIAS:
         bias = tl.load(bias_ptr + column, mask=column < num_columns, other=0.0)
         out = out + bias.to(tl.float32)[None, :]
@@ -147,21 +113,19 @@ def _finish(  # type: ignore[no-untyped-def]
 
 @jit
 def _epilogue_kernel(  # type: ignore[no-untyped-def]
-    product_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
+    sums_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns,
     HAS_BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-    source = product_ptr + row.to(tl.int64)[:, None] * num_columns + column[None, :]
-    product = tl.load(source, mask=mask, other=0)
-    _finish(
-        product, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS
-    )
+    source = sums_ptr + row.to(tl.int64)[:, None] * num_columns + column[None, :]
+    sums = tl.load(source, mask=mask, other=0)
+    _finish(sums, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS)
 
 
 @jit
-def _product_kernel(  # type: ignore[no-untyped-def]
+def _gemm_kernel(  # type: ignore[no-untyped-def]
     x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, size_k, stride_x,
     HAS_BIAS: tl.constexpr, EVEN_K: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -181,73 +145,68 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     # stored.
     x = x_ptr + tl.minimum(row, num_rows - 1).to(tl.int64)[:, None] * stride_x + k[None, :]
     w = w_ptr + tl.minimum(column, num_columns - 1).to(tl.int64)[None, :] * size_k + k[:, None]
-    product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
+    sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
     for start in range(0, size_k, BLOCK_K):
         if EVEN_K:
-            product = tl.dot(tl.load(x), tl.load(w), product, out_dtype=tl.int32)
+            sums = tl.dot(tl.load(x), tl.load(w), sums, out_dtype=tl.int32)
         else:
             left = tl.load(x, mask=(start + k < size_k)[None, :], other=0)
             right = tl.load(w, mask=(start + k < size_k)[:, None], other=0)
-            product = tl.dot(left, right, product, out_dtype=tl.int32)
+            sums = tl.dot(left, right, sums, out_dtype=tl.int32)
         x += BLOCK_K
         w += BLOCK_K
-    _finish(
-        product, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS
-    )
+    _finish(sums, row, column, x_scale_ptr, w_scale_ptr, bias_ptr, out_ptr, num_rows, num_columns, HAS_BIAS)
 
 
 def _epilogue(
-    product: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+    sums: Tensor, x_scale: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """The operator after `_int_mm`."""
-    num_rows, num_columns = product.shape
-    out = torch.empty(product.shape, dtype=out_dtype, device=product.device)
+    num_rows, num_columns = sums.shape
+    out = torch.empty(sums.shape, dtype=out_dtype, device=sums.device)
     block_m, block_n = 8, 512
     wrap(_epilogue_kernel)[(ceil_div(num_rows, block_m), ceil_div(num_columns, block_n))](
-        product, x_scale, w_scale, product if bias is None else bias, out, num_rows, num_columns,
+        sums, x_scale, w_scale, sums if bias is None else bias, out, num_rows, num_columns,
         HAS_BIAS=bias is not None, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=8,
     )  # fmt: skip
     return out
 
 
-def _product(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    """The operator with the fused epilogue. x8 [M, K], x_scale [M]."""
-    capability = torch.cuda.get_device_capability(x8.device) if x8.is_cuda else (8, 0)
-    return start(x8, x_scale, w8, w_scale, bias, out_dtype, tile_of(capability, x8.shape[0]))
+def _int8_linear(args: Operands) -> Tensor:
+    """The operator with the fused epilogue."""
+    capability = torch.cuda.get_device_capability(args.x8.device) if args.x8.is_cuda else (8, 0)
+    return start(args, tile_of(capability, args.x_scale.numel()))
 
 
-def start(
-    x8: Tensor,
-    x_scale: Tensor,
-    w8: Tensor,
-    w_scale: Tensor,
-    bias: Tensor | None,
-    out_dtype: torch.dtype,
-    tile: Tile,
-) -> Tensor:
-    """The product with a given tile: what a tuning run times. x8 [M, K] -> [M, N]."""
-    num_rows, size_k = x8.shape
+def start(args: Operands, tile: Tile) -> Tensor:
+    """The GEMM with a given tile."""
+    w8, bias, rows = args.w8, args.bias, args.x8.reshape(-1, args.x8.shape[-1])
+    num_rows, size_k = rows.shape
     num_columns = w8.shape[0]
-    assert x8.stride(1) == 1 and w8.is_contiguous(), f"strides {x8.stride()}, {w8.stride()}"
-    out = torch.empty((num_rows, num_columns), dtype=out_dtype, device=x8.device)
+    assert rows.stride(1) == 1 and w8.is_contiguous(), f"strides {rows.stride()}, {w8.stride()}"
+    shape = (*args.x8.shape[:-1], num_columns)
+    out = torch.empty(shape, dtype=args.out_dtype, device=rows.device)
     num_tiles = ceil_div(num_rows, tile.m) * ceil_div(num_columns, tile.n)
-    wrap(_product_kernel)[(num_tiles,)](
-        x8, w8, x_scale, w_scale, x_scale if bias is None else bias, out, num_rows, num_columns, size_k,
-        x8.stride(0), HAS_BIAS=bias is not None, EVEN_K=size_k % tile.k == 0, GROUP=8,
+    x_scale = args.x_scale.reshape(-1)
+    wrap(_gemm_kernel)[(num_tiles,)](
+        rows, w8, x_scale, args.w_scale, x_scale if bias is None else bias, out,
+        num_rows, num_columns, size_k, rows.stride(0),
+        HAS_BIAS=bias is not None, EVEN_K=size_k % tile.k == 0, GROUP=8,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out
 
 
 _epilogue_op: Any = triton_op("retake::int8_epilogue", _epilogue)
-_product_op: Any = triton_op("retake::int8_linear", _product)
+_launch = operator("retake::int8_linear", Operands, _int8_linear)
 
 
-def launch(
-    x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
-) -> Tensor:
-    """The Triton path of `run`, also under the interpreter."""
-    out: Tensor = _product_op(x8.reshape(-1, x8.shape[-1]), x_scale.reshape(-1), w8, w_scale, bias, out_dtype)
-    return out.reshape(*x8.shape[:-1], -1)
+def _launch_library(args: Operands) -> Tensor:
+    sums = torch._int_mm(args.x8.reshape(-1, args.x8.shape[-1]), args.w8.t())
+    x_scale = args.x_scale.reshape(-1)
+    out: Tensor = _epilogue_op(sums, x_scale, args.w_scale, args.bias, args.out_dtype)
+    return out.reshape(*args.x8.shape[:-1], -1)
+
+
+run, plain, launch = entry_points(Operands, plain=_plain, launch=_launch)
+run_library, _, launch_library = entry_points(Operands, plain=_plain, launch=_launch_library)

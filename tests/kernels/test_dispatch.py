@@ -37,7 +37,6 @@ def test_the_folder_is_the_registry() -> None:
         "sdpa_efficient",
         "sdpa_flash",
         "sdpa_math",
-        "triton_block_sparse",
         "triton_dense",
         "triton_int8",
         "triton_skip_softmax",
@@ -47,7 +46,7 @@ def test_the_folder_is_the_registry() -> None:
 
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("target", [CPU, ADA, HOPPER], ids=str)
-@pytest.mark.parametrize("mask", ["none", "lengths", "blocks"])
+@pytest.mark.parametrize("mask", ["none", "lengths"])
 def test_every_file_is_an_implementation(name: str, target: dispatch.Target, mask: str) -> None:
     implementation = dispatch.load(name)
     assert implementation.ACCURACY in dispatch.ACCURACIES and implementation.ERROR_FACTOR >= 2.0
@@ -66,7 +65,7 @@ def test_candidates_say_yes_or_why_not() -> None:
     assert list(found) == names()
 
 
-@pytest.mark.parametrize("mask", ["none", "lengths", "blocks"])
+@pytest.mark.parametrize("mask", ["none", "lengths"])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_the_cpu_takes_torch(mask: str, dtype: str) -> None:
     choice = choose(problem(target=CPU, mask=mask, dtype=dtype))
@@ -122,8 +121,7 @@ def test_the_self_test_uses_the_mask_and_the_shape_of_the_problem(write_folder: 
     square = GOOD.replace("    return attention(", "    q.reshape(k.shape)\n    return attention(")
     package = write_folder(drops=drops, square=square)
     assert self_test("drops", ON_CPU, package).failure is None
-    for mask in ("lengths", "blocks"):
-        assert self_test("drops", problem(target=CPU, mask=mask), package).failure is not None
+    assert self_test("drops", problem(target=CPU, mask="lengths"), package).failure is not None
     assert self_test("square", ON_CPU, package).failure is None
     assert self_test("square", problem(target=CPU, kv_len=512), package).failure is not None
 
@@ -271,14 +269,8 @@ def test_everything_imports_without_triton() -> None:
     assert done.stdout.split("\n")[:2] == ["the package triton is not installed", "sdpa_flash"], done.stderr
 
 
-def test_block_sparse_passes_its_self_test() -> None:
-    pytest.importorskip("triton")
-    asked = problem(target=TRITON_TARGET, dtype="fp16", head_dim=64, mask="blocks")
-    assert self_test("triton_block_sparse", asked).failure is None
-
-
 @pytest.mark.gpu
-@pytest.mark.parametrize("mask", ["none", "lengths", "blocks"])
+@pytest.mark.parametrize("mask", ["none", "lengths"])
 def test_the_probe_on_a_gpu(mask: str, tmp_path: Path) -> None:
     asked = problem(target=Target.of(torch.device("cuda")), mask=mask)
     choice = choose(asked, cache=tmp_path)

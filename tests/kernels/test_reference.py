@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from attention_cases import DEVICE, fill_padding, lengths, tensors
+from attention_cases import fill_padding, lengths, tensors
 
 from kernels import reference
-from kernels.attention._blocks import BlockMask
 
 
 def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> list[float]:
@@ -42,17 +41,6 @@ def test_a_row_without_keys_is_zero() -> None:
     for function in (reference.attention, reference.plain):
         out = function(q, k, v, scale=0.3, kv_lengths=lengths(0, 9))
         assert out[0].abs().max() == 0 and out[1].abs().max() > 0
-
-
-def test_blocks_hide_keys() -> None:
-    q, k, v = tensors(32, 48, 16, torch.float32)
-    visible = torch.tensor([[True, False, True], [False, True, False]])
-    blocks = BlockMask.of(visible, q_len=32, kv_len=48, block=16).to(DEVICE)
-    out = reference.attention(q, k, v, scale=0.3, blocks=blocks)
-    seen = torch.cat([k[:, :, :16], k[:, :, 32:]], 2), torch.cat([v[:, :, :16], v[:, :, 32:]], 2)
-    assert torch.allclose(out[:, :, :16], reference.attention(q[:, :, :16], *seen, scale=0.3), atol=1e-6)
-    middle = reference.attention(q[:, :, 16:], k[:, :, 16:32], v[:, :, 16:32], scale=0.3)
-    assert torch.allclose(out[:, :, 16:], middle, atol=1e-6)
 
 
 @pytest.mark.parametrize(

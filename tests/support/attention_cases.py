@@ -80,7 +80,7 @@ def check_run(
     run: Callable[..., Tensor], module: ModuleType, q: Tensor, k: Tensor, v: Tensor, **options: Any
 ) -> reference.Errors:
     options = {"scale": q.shape[3] ** -0.5} | options
-    masks = {name: options[name] for name in ("scale", "kv_lengths", "blocks") if name in options}
+    masks = {name: options[name] for name in ("scale", "kv_lengths") if name in options}
     expected = reference.attention(q, k, v, **masks)
     plain_error = reference.compare(reference.plain(q, k, v, **masks), expected).largest
     actual = run(q, k, v, **options)

@@ -30,16 +30,15 @@ from triton.runtime import driver
 from kernels.attention import (
     _triton_forward,
     _triton_quantize,
-    triton_block_sparse,
     triton_dense,
     triton_int8,
     triton_skip_softmax,
 )
-from kernels.attention._blocks import BlockMask
 from kernels.autotune import Tiles, candidates
 from kernels.descriptors import Target
 from kernels.fused import (
     channel_norm,
+    gate_residual,
     head_norm_rope,
     head_quant,
     qk_norm_rope,
@@ -119,32 +118,52 @@ def fused_cases() -> Iterator[Case]:
         yield Case(
             name=f"residual_norm {channels} {quantize} y={has_y} modulated={modulated}",
             call=partial(
-                residual_norm._residual_norm, h, y, gate, scale, shift, affine, affine, 77, 1e-6, quantize
+                residual_norm._residual_norm,
+                residual_norm.Arguments(
+                    h,
+                    y,
+                    gate,
+                    scale=scale,
+                    shift=shift,
+                    weight=affine,
+                    bias=affine,
+                    split=77,
+                    eps=1e-6,
+                    quantize=quantize,
+                ),
             ),
             lowest=(8, 9) if quantize == "fp8" else (8, 0),
             few=has_y and (modulated or quantize is None) and channels != 3072,
         )
     h, gate = empty(2, tokens, 1536), empty(1, 1, 1536, dtype=FP32)
-    yield Case(name="gate_residual", call=partial(residual_norm._gate_residual, h, h, gate, 0))
+    yield Case(
+        name="gate_residual", call=partial(gate_residual._gate_residual, gate_residual.Arguments(h, h, gate))
+    )
     for features, quantize, activation in itertools.product(
         (1536, 5120, 8960, 13824), ("fp8", "int8"), (None, "gelu_tanh")
     ):
         yield Case(
             name=f"row_quant {features} {quantize} {activation}",
-            call=partial(row_quant._row_quant, empty(tokens, features), quantize, activation),
+            call=partial(
+                row_quant._row_quant,
+                row_quant.Arguments(empty(tokens, features), quantize=quantize, activation=activation),
+            ),
             lowest=(8, 9) if quantize == "fp8" else (8, 0),
             few=features == (1536 if activation is None else 8960),
         )
     for (heads, dim), rotated, quantized in itertools.product(
         ((12, 128), (24, 128), (40, 128)), (True, False), (True, False)
     ):
-        x = empty(1, tokens, 3 * heads * dim)[:, :, : heads * dim]  # q of a merged product
+        x = empty(1, tokens, 3 * heads * dim)[:, :, : heads * dim]  # q of a merged GEMM
         angles = empty(1, tokens, 1, dim, dtype=FP32) if rotated else None
         scale = empty(heads, dtype=FP32) if quantized else None
         yield Case(
             name=f"qk_norm_rope {heads}x{dim} rotated={rotated} quantized={quantized}",
             call=partial(
-                qk_norm_rope._qk_norm_rope, x, empty(heads * dim), angles, angles, heads, 1e-6, scale
+                qk_norm_rope._qk_norm_rope,
+                qk_norm_rope.Arguments(
+                    x, empty(heads * dim), angles, angles, heads=heads, eps=1e-6, scale=scale
+                ),
             ),
             lowest=(8, 9) if quantized else (8, 0),
             few=rotated and heads != 24,
@@ -155,14 +174,21 @@ def fused_cases() -> Iterator[Case]:
         table = empty(channels)
         call = {
             "norm": partial(channel_norm._norm, image, table, None, None, image, True),
-            "sum": partial(channel_norm._add, image, table, image),
-            "both": partial(channel_norm._both, image, table, image, table, image, True),
+            "sum": partial(channel_norm._add, channel_norm.Sum(image, table, image)),
+            "both": partial(
+                channel_norm._both,
+                channel_norm.SumAndNorm(image, table, image, table, silu=True, out=image),
+            ),
             "norm of sum": partial(channel_norm._norm, image, table, table, image, image, True),
         }[kind]
         yield Case(name=f"channel_norm {channels} {dims}d {kind}", call=call, few=dims == 5)
     for dim in (64, 128):
         v = empty(1, tokens, 3 * 12 * dim)[:, :, : 12 * dim].unflatten(2, (12, dim))
-        yield Case(name=f"head_quant {dim}", call=partial(head_quant._head_quant, v), lowest=(8, 9))
+        yield Case(
+            name=f"head_quant {dim}",
+            call=partial(head_quant._head_quant, head_quant.Arguments(v)),
+            lowest=(8, 9),
+        )
 
 
 def cosmos_cases() -> Iterator[Case]:
@@ -172,7 +198,10 @@ def cosmos_cases() -> Iterator[Case]:
         h = empty(1, tokens, channels)
         yield Case(
             name=f"rms_norm {channels} {quantize} y={has_y}",
-            call=partial(rms_norm._rms_norm, h, h if has_y else None, empty(channels), 1e-6, quantize),
+            call=partial(
+                rms_norm._rms_norm,
+                rms_norm.Arguments(h, h if has_y else None, empty(channels), eps=1e-6, quantize=quantize),
+            ),
             lowest=(8, 9) if quantize == "fp8" else (8, 0),
             few=has_y and channels == 4096,
         )
@@ -184,7 +213,10 @@ def cosmos_cases() -> Iterator[Case]:
         yield Case(
             name=f"head_norm_rope {heads} before={num_before} quantized={quantized}",
             call=partial(
-                head_norm_rope._head_norm_rope, x, weight, angles, angles, heads, 1e-6, scale, before
+                head_norm_rope._head_norm_rope,
+                head_norm_rope.Arguments(
+                    x, weight, angles, angles, heads=heads, eps=1e-6, scale=scale, before=before
+                ),
             ),
             lowest=(8, 9) if quantized else (8, 0),
             few=heads != 64,
@@ -192,27 +224,26 @@ def cosmos_cases() -> Iterator[Case]:
     for features, quantize in itertools.product((12288, 25600), (None, "fp8", "int8")):
         yield Case(
             name=f"swiglu {features} {quantize}",
-            call=partial(swiglu._swiglu, empty(tokens, 2 * features), quantize),
+            call=partial(swiglu._swiglu, swiglu.Arguments(empty(tokens, 2 * features), quantize=quantize)),
             lowest=(8, 9) if quantize == "fp8" else (8, 0),
             few=features == 12288,
         )
 
 
 def linear_cases(capability: tuple[int, int]) -> Iterator[Case]:
-    """The tiles that are used for the capability; those of a tuning run only in the full list."""
-    used = {int8.tile_of(capability, rows) for rows in (1, 64, 4096)}
-    for tile in (*sorted(used, key=str), *(tile for tile in int8.CANDIDATES if tile not in used)):
-        if _shared_of_product(tile) > SHARED_BYTES[capability] * 1024:
-            assert tile not in used, f"{tile} is used and does not fit"
-            continue  # a tuning run finds out that it does not start
+    """The tiles that are used for the capability."""
+    for tile in sorted({int8.tile_of(capability, rows) for rows in (1, 64, 4096)}, key=str):
+        assert _shared_of_gemm(tile) <= SHARED_BYTES[capability] * 1024, f"{tile} does not fit"
         for size_k, has_bias in ((1536, True), (1552, False)):
             x8, w8 = (empty(rows, size_k, dtype=torch.int8) for rows in (4096, 4608))
             bias = empty(4608) if has_bias else None
             scales = empty(4096, dtype=FP32), empty(4608, dtype=FP32)
             yield Case(
-                name=f"int8 product {tile} K={size_k}",
-                call=partial(int8.start, x8, scales[0], w8, scales[1], bias, BF16, tile),
-                few=tile in used and has_bias,
+                name=f"int8 GEMM {tile} K={size_k}",
+                call=partial(
+                    int8.start, int8.Operands(x8, scales[0], w8, scales[1], bias, out_dtype=BF16), tile
+                ),
+                few=has_bias,
             )
     product = empty(4096, 4608, dtype=torch.int32)
     yield Case(
@@ -220,7 +251,7 @@ def linear_cases(capability: tuple[int, int]) -> Iterator[Case]:
     )
 
 
-def _shared_of_product(tile: int8.Tile) -> int:
+def _shared_of_gemm(tile: int8.Tile) -> int:
     return tile.num_stages * tile.k * (tile.m + tile.n)
 
 
@@ -231,7 +262,7 @@ def attention_cases(capability: tuple[int, int]) -> Iterator[Case]:
         q = empty(1, 4096, 12, dim, dtype=dtype).transpose(1, 2)
         for rank, tiles in enumerate(candidates(triton_dense.TABLE, target, dim)):
             first = rank == 0 and dtype == BF16
-            for kind in ("none", "lengths", "skip", "blocks"):
+            for kind in ("none", "lengths", "skip"):
                 yield Case(
                     name=f"attention {kind} {dim} {dtype} {tiles}",
                     call=partial(_exact, kind, q, tiles),
@@ -248,11 +279,7 @@ def attention_cases(capability: tuple[int, int]) -> Iterator[Case]:
 
 
 def _exact(kind: str, q: Tensor, tiles: Tiles) -> None:
-    if kind == "blocks":
-        visible = torch.ones(4096 // tiles.block_m, 4096 // tiles.block_m, dtype=torch.bool)
-        blocks = BlockMask.of(visible, q_len=4096, kv_len=4096, block=tiles.block_m).to("meta")
-        triton_block_sparse.run(q, q, q, scale=0.1, blocks=blocks, tiles=tiles)
-    elif kind == "skip":
+    if kind == "skip":
         triton_skip_softmax.run(q, q, q, scale=0.1, tiles=tiles)
     else:
         lengths = empty(1, dtype=torch.int32) if kind == "lengths" else None

@@ -136,8 +136,8 @@ def patchify(
     mean = torch.tensor(geometry.mean).mul_(255.0).to(frames.device, non_blocking=True)
     std = torch.tensor(geometry.std).mul_(255.0).to(frames.device, non_blocking=True)
     pixels = (frames.float() - mean) / std  # [B, T, H, W, 3]
-    pixels = pixels.reshape(batch, groups, k, rows // m, m, p, columns // m, m, p, 3)
-    pixels = pixels.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8)  # [B, G, H/PM, W/PM, M, M, C, K, P, P]
+    pixels = pixels.reshape((batch, groups, k, rows // m, m, p, columns // m, m, p, 3))
+    pixels = pixels.permute((0, 1, 3, 6, 4, 7, 9, 2, 5, 8))  # [B, G, H/PM, W/PM, M, M, C, K, P, P]
     pixels = pixels.reshape(batch, groups * rows * columns, 3 * k * p * p)
     grid = torch.tensor([[groups, rows, columns]], dtype=torch.int64).expand(batch, -1).contiguous()
     return pixels.to(dtype), grid

@@ -25,7 +25,7 @@ from engine.generators.wan.block import (
     on_shared_input,
 )
 from kernels.fused import head_norm_rope, head_quant, rms_norm, row_quant, swiglu
-from kernels.fused.formats import to_mixed_fp8
+from kernels.fused.formats import hadamard_fp8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ PLAIN = ElementWise(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerText:
-    """What one layer reads of the text, [B, L, K, D]; `low_keys` is mixed and E4M3 if its attention is."""
+    """What one layer reads of the text, [B, L, K, D]; `low_keys` for E4M3 attention, by `hadamard_fp8`."""
 
     keys: Tensor
     values: Tensor
@@ -106,7 +106,7 @@ class FastCosmos3Block(nn.Module):
     def text(self, keys: Tensor, values: Tensor) -> LayerText:
         """Of keys and values [B, L, K, D], as the understanding tower made them."""
         eight_bit = any(bound.quantized is not None for bound in (self.attention, self.quantized_attention))
-        low = to_mixed_fp8(keys.float(), self.k_scale) if eight_bit else None
+        low = hadamard_fp8(keys.float(), self.k_scale) if eight_bit else None
         return LayerText(keys=keys, values=values, low_keys=low)
 
     def text_of_step(self, text: LayerText, low: bool) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class ElementWise:
 OURS = ElementWise(
     residual_norm=residual_norm.run,
     gate_residual=gate_residual.run,
-    qk_norm_rope=qk_norm_rope.run_one,
+    qk_norm_rope=qk_norm_rope.run,
     head_quant=head_quant.run,
     row_quant=row_quant.run,
 )

@@ -115,7 +115,9 @@ class FastWan(nn.Module):
         h = h.expand(batch, -1, -1).contiguous()
         pending = gate = None
         for block, (keys, values), is_low in zip(self.blocks, text.pairs, low, strict=True):
-            h, pending, gate = block(h, pending, gate, rows.block, keys, values, cos, sin, split, is_low)
+            h, pending, gate = block(
+                h, pending, gate, rows.block, keys, values, cos, sin, split=split, low=is_low
+            )
         shift, scale = rows.out.unbind(2)
         _, n, _ = self.do.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None

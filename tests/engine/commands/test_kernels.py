@@ -65,7 +65,7 @@ def test_keys_of_cross_attention_and_masks(tmp_path: Path) -> None:
         (("--shape", "1x2x0x64"), "four whole numbers"),
         (("--shape", "1x2xthreex64"), "four whole numbers"),
         (("--dtype", "fp8"), "bf16, fp16, fp32"),
-        (("--mask", "causal"), "none, lengths, blocks"),
+        (("--mask", "causal"), "none, lengths"),
     ],
 )
 def test_a_users_error_has_a_fix(arguments: tuple[str, ...], text: str) -> None:

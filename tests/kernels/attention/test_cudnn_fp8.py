@@ -6,11 +6,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from attention_cases import ADA, CPU, DEVICE, GPU_SIZES, HAS_GPU, check, lengths, problem, tensors
+from attention_cases import ADA, CPU, GPU_SIZES, HAS_GPU, check, lengths, problem, tensors
 
 from kernels import reference
 from kernels.attention import cudnn_fp8
-from kernels.attention._blocks import BlockMask
 from kernels.descriptors import KernelError, Target
 
 HERE = HAS_GPU and torch.cuda.get_device_capability()[0] in (9, 10) and find_spec("cudnn") is not None
@@ -73,9 +72,6 @@ def test_compiling_needs_no_cudnn() -> None:
 
 def test_masks_are_refused() -> None:
     q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="block mask"):
-        cudnn_fp8.run(q, k, v, scale=0.1, blocks=blocks)
     with pytest.raises(KernelError, match="kv_lengths"):
         cudnn_fp8.run(q, k, v, scale=0.1, kv_lengths=lengths(3, 4))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import ADA, CPU, DEVICE, GPU_SIZES, SIZES, check, fill_padding, lengths, problem, tensors
+from attention_cases import ADA, CPU, GPU_SIZES, SIZES, check, fill_padding, lengths, problem, tensors
 from fa3_build import NEEDS_FA3, build_flags  # noqa: F401  (a fixture)
 
 from kernels.attention import fa3
-from kernels.attention._blocks import BlockMask
 from kernels.attention._checks import check as common_check
-from kernels.descriptors import KernelError, Target
+from kernels.descriptors import Target
 
 
 @pytest.mark.gpu
@@ -57,13 +56,6 @@ def test_it_can_be_captured_in_a_graph() -> None:
     assert torch.equal(out, expected)
 
 
-def test_a_block_mask_is_refused() -> None:
-    q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="fa3 takes no block mask"):
-        fa3.run(q, k, v, scale=0.1, blocks=blocks)
-
-
 def test_supports_reads_the_build_flags(build_flags: dict[str, bool]) -> None:  # noqa: F811
     assert fa3.supports(problem()) is None and fa3.supports(problem(mask="lengths")) is None
     build_flags["FLASHATTENTION_DISABLE_FP16"] = True
@@ -79,7 +71,6 @@ def test_supports_says_what_is_wrong(build_flags: dict[str, bool]) -> None:  # n
         "8.9 is not 9.x": problem(target=ADA),
         "10.0 is not 9.x": problem(target=blackwell),
         "needs a CUDA GPU": problem(target=CPU),
-        "mask 'blocks'": problem(mask="blocks"),
         "fp32": problem(dtype="fp32"),
         "head size 320": problem(head_dim=320),
         "head size 60": problem(head_dim=60),
@@ -105,8 +96,8 @@ def test_heads_of_queries_may_share_heads_of_keys() -> None:
 
 def test_shared_heads_are_checked() -> None:
     q, k = torch.zeros(1, 6, 4, 8), torch.zeros(1, 2, 4, 8)
-    common_check(q, k, k, 0.1, None, None, grouped=True)
+    common_check(q, k, k, 0.1, None, grouped=True)
     with pytest.raises(AssertionError):
-        common_check(q, k, k, 0.1, None, None)
+        common_check(q, k, k, 0.1, None)
     with pytest.raises(AssertionError):
-        common_check(q[:, :5], k, k, 0.1, None, None, grouped=True)
+        common_check(q[:, :5], k, k, 0.1, None, grouped=True)

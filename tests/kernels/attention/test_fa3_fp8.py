@@ -12,7 +12,7 @@ from fa3_build import NEEDS_FA3, build_flags  # noqa: F401  (a fixture)
 from kernels import reference
 from kernels.attention import _fa3, fa3_fp8
 from kernels.attention._eight_bit import e4m3_heads, smooth_keys
-from kernels.fused.formats import mixed
+from kernels.fused.formats import hadamard
 
 RELATIVE_BOUND = 0.08
 
@@ -38,7 +38,7 @@ def test_lengths_with_nan_in_padding() -> None:
 @NEEDS_FA3
 def test_quantized_inputs_give_the_same() -> None:
     q, k, v = tensors(257, 129, 128, torch.bfloat16)
-    parts = [e4m3_heads(mixed(q)), e4m3_heads(mixed(smooth_keys(k, None))), e4m3_heads(v)]
+    parts = [e4m3_heads(hadamard(q)), e4m3_heads(hadamard(smooth_keys(k, None))), e4m3_heads(v)]
     values, scales = zip(*parts, strict=True)
     assert torch.equal(fa3_fp8.run_quantized(*values, *scales, scale=0.1), fa3_fp8.run(q, k, v, scale=0.1))
 
@@ -81,7 +81,6 @@ def test_supports_says_what_is_wrong(build_flags: dict[str, bool]) -> None:  # n
     reasons = {
         "8.9 is not 9.x": problem(target=ADA),
         "fp16 is not bf16": problem(dtype="fp16"),
-        "mask 'blocks'": problem(mask="blocks"),
         "head size 72": problem(head_dim=72),
     }
     for text, asked in reasons.items():

@@ -6,7 +6,6 @@ import pytest
 import torch
 from attention_cases import (
     CPU,
-    DEVICE,
     GPU_SIZES,
     HOPPER,
     SIZES,
@@ -19,8 +18,6 @@ from attention_cases import (
 )
 
 from kernels.attention import sdpa_cudnn
-from kernels.attention._blocks import BlockMask
-from kernels.descriptors import KernelError
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
@@ -42,17 +39,9 @@ def test_lengths_with_nan_in_padding(short: int, dtype: torch.dtype) -> None:
     check(sdpa_cudnn, q, fill_padding(k, valid), fill_padding(v, valid), kv_lengths=valid)
 
 
-def test_a_block_mask_is_refused() -> None:
-    q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="sdpa_cudnn takes no block mask"):
-        sdpa_cudnn.run(q, k, v, scale=0.1, blocks=blocks)
-
-
 def test_supports_says_what_is_wrong() -> None:
     assert sdpa_cudnn.supports(problem(mask="lengths", target=HOPPER)) is None
     reasons = {
-        "mask 'blocks'": problem(mask="blocks"),
         "fp32": problem(dtype="fp32"),
         "head size 136": problem(head_dim=136),
         "a single key": problem(kv_len=1),

@@ -6,7 +6,6 @@ import pytest
 import torch
 from attention_cases import (
     CPU,
-    DEVICE,
     HAS_GPU,
     HOPPER,
     TURING,
@@ -18,7 +17,6 @@ from attention_cases import (
 )
 
 from kernels.attention import sdpa_flash
-from kernels.attention._blocks import BlockMask
 from kernels.descriptors import KernelError
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -44,14 +42,6 @@ def test_lengths_with_nan_in_padding(short: int) -> None:
     check(sdpa_flash, q, fill_padding(k, valid), fill_padding(v, valid), kv_lengths=valid)
 
 
-@ONLY_CPU
-def test_blocks_on_the_cpu() -> None:
-    q, k, v = tensors(33, 40)
-    visible = torch.tensor([[True, False, True], [False, True, False], [True, True, False]])
-    blocks = BlockMask.of(visible, q_len=33, kv_len=40, block=16).to(DEVICE)
-    check(sdpa_flash, q, k, v, blocks=blocks)
-
-
 @pytest.mark.gpu
 def test_masks_are_refused_on_cuda() -> None:
     q, k, v = tensors(16, 16)
@@ -61,7 +51,7 @@ def test_masks_are_refused_on_cuda() -> None:
 
 def test_supports_says_what_is_wrong() -> None:
     assert sdpa_flash.supports(problem()) is None
-    assert sdpa_flash.supports(problem(target=CPU, dtype="fp32", mask="blocks")) is None
+    assert sdpa_flash.supports(problem(target=CPU, dtype="fp32", mask="lengths")) is None
     reasons = {
         "mask 'lengths'": problem(mask="lengths"),
         "fp32": problem(dtype="fp32"),

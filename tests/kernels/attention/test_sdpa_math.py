@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import CPU, DEVICE, HOPPER, check, fill_padding, lengths, problem, tensors
+from attention_cases import CPU, HOPPER, check, fill_padding, lengths, problem, tensors
 
 from kernels.attention import sdpa_math
-from kernels.attention._blocks import BlockMask
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 
@@ -27,22 +26,8 @@ def test_lengths_with_nan_in_padding(short: int, dtype: torch.dtype) -> None:
     check(sdpa_math, q, fill_padding(k, valid), fill_padding(v, valid), kv_lengths=valid)
 
 
-def test_blocks() -> None:
-    q, k, v = tensors(33, 40)
-    visible = torch.tensor([[True, False, True], [False, True, False], [True, True, False]])
-    blocks = BlockMask.of(visible, q_len=33, kv_len=40, block=16).to(DEVICE)
-    check(sdpa_math, q, k, v, blocks=blocks)
-
-
-def test_both_masks_at_once_are_refused() -> None:
-    q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(AssertionError, match="at once"):
-        sdpa_math.run(q, k, v, scale=0.1, kv_lengths=lengths(3, 4), blocks=blocks)
-
-
 def test_supports_all_but_too_many_scores() -> None:
     for target in (CPU, HOPPER):
-        for mask in ("none", "lengths", "blocks"):
+        for mask in ("none", "lengths"):
             assert sdpa_math.supports(problem(target=target, mask=mask, head_dim=37)) is None
     assert "12878611200 scores" in (sdpa_math.supports(problem(q_len=32760, kv_len=32760)) or "")

@@ -7,7 +7,6 @@ import torch
 from attention_cases import (
     ADA,
     CPU,
-    DEVICE,
     GPU_SIZES,
     SIZES,
     TRITON_DTYPES,
@@ -24,8 +23,7 @@ pytest.importorskip("triton")
 
 from kernels import reference
 from kernels.attention import triton_dense
-from kernels.attention._blocks import BlockMask
-from kernels.descriptors import KernelError, Target
+from kernels.descriptors import Target
 
 DTYPES = pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 
@@ -70,13 +68,6 @@ def test_the_result_has_tokens_before_heads_in_memory() -> None:
     assert triton_dense.run(q, k, v, scale=0.1).transpose(1, 2).is_contiguous()
 
 
-def test_a_block_mask_is_refused() -> None:
-    q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="triton_block_sparse"):
-        triton_dense.run(q, k, v, scale=0.1, blocks=blocks)
-
-
 def test_supports_says_what_is_wrong() -> None:
     dtype = "fp16"
     assert triton_dense.supports(problem(dtype=dtype, target=TRITON_TARGET)) is None
@@ -84,7 +75,6 @@ def test_supports_says_what_is_wrong() -> None:
     reasons = {
         "head size 80": problem(head_dim=80),
         "dtype fp32": problem(dtype="fp32"),
-        "mask 'blocks'": problem(mask="blocks"),
         "capability 7.5": problem(target=TURING),
         "needs a CUDA GPU": problem(target=CPU),
     }

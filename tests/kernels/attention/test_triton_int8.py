@@ -24,7 +24,6 @@ pytest.importorskip("triton")
 
 from kernels import reference
 from kernels.attention import triton_int8
-from kernels.attention._blocks import BlockMask
 from kernels.attention._eight_bit import channel_mean
 from kernels.attention._triton_quantize import int8_rows
 from kernels.descriptors import KernelError, Target
@@ -137,17 +136,9 @@ def test_sums_in_fp16_do_not_overflow() -> None:
     assert errors.relative < RELATIVE_BOUND
 
 
-def test_a_block_mask_is_refused() -> None:
-    q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="triton_block_sparse"):
-        triton_int8.run(q, k, v, scale=0.1, blocks=blocks)
-
-
 def test_supports_and_the_kind_of_sums() -> None:
     assert triton_int8.supports(problem(target=ADA)) is None
     assert triton_int8.supports(problem(target=HOPPER, mask="lengths")) is None
-    assert "mask" in (triton_int8.supports(problem(mask="blocks")) or "")
     assert "fp32" in (triton_int8.supports(problem(dtype="fp32")) or "")
     assert "below 32" in (triton_int8.supports(problem(head_dim=16)) or "")
     assert (triton_int8.default_values(ADA), triton_int8.default_values(HOPPER)) == ("short", "wide")

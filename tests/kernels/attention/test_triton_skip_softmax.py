@@ -12,8 +12,6 @@ pytest.importorskip("triton")
 
 from kernels import reference
 from kernels.attention import triton_dense, triton_skip_softmax
-from kernels.attention._blocks import BlockMask
-from kernels.descriptors import KernelError
 
 DTYPES = pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 
@@ -89,14 +87,10 @@ def test_wrong_arguments_are_refused() -> None:
     q, k, v = tensors(16, 16)
     with pytest.raises(AssertionError, match="threshold"):
         triton_skip_softmax.run(q, k, v, scale=0.1, threshold=0.0)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="triton_block_sparse"):
-        triton_skip_softmax.run(q, k, v, scale=0.1, blocks=blocks)
 
 
 def test_supports_says_what_is_wrong() -> None:
     assert triton_skip_softmax.supports(problem()) is None
-    assert "mask" in (triton_skip_softmax.supports(problem(mask="blocks")) or "")
     assert "head size" in (triton_skip_softmax.supports(problem(head_dim=256)) or "")
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_cases import CPU, DEVICE, GPU_SIZES, check, lengths, problem, tensors
+from attention_cases import CPU, GPU_SIZES, check, lengths, problem, tensors
 
 from kernels.attention import xformers_memory_efficient
-from kernels.attention._blocks import BlockMask
 from kernels.attention.xformers_memory_efficient import not_loaded
 from kernels.descriptors import KernelError
 
@@ -102,9 +101,6 @@ def test_tokens_go_before_heads(xformers: dict[str, types.ModuleType]) -> None:
 
 def test_masks_are_refused() -> None:
     q, k, v = tensors(16, 16)
-    blocks = BlockMask.of(torch.ones(1, 1, dtype=torch.bool), q_len=16, kv_len=16, block=16).to(DEVICE)
-    with pytest.raises(KernelError, match="block mask"):
-        xformers_memory_efficient.run(q, k, v, scale=0.1, blocks=blocks)
     with pytest.raises(KernelError, match="kv_lengths"):
         xformers_memory_efficient.run(q, k, v, scale=0.1, kv_lengths=lengths(3, 4))
 

@@ -41,7 +41,7 @@ def test_kernel_is_plain_torch(
     x = last(normal(*shape, dtype=dtype, size=3.0))
     gamma = normal(shape[1], *[1] * (len(shape) - 2), dtype=dtype, seed=1)
     bias = normal(shape[1], dtype=dtype, seed=2) if with_bias else None
-    actual = channel_norm.launch(x, gamma, silu, bias, None, None)
+    actual = channel_norm.launch(x, gamma, silu=silu, bias=bias)
     expected = channel_norm.plain(x, gamma, silu=silu, bias=bias)
     exact = channel_norm.plain(x.float(), gamma, silu=silu, bias=bias)
     assert actual.dtype == dtype and actual.shape == x.shape
@@ -54,7 +54,7 @@ def test_positions_around_a_tile(num_rows: int) -> None:
     assert channel_norm._rows(96) == (32, 128)
     x, gamma = last(normal(2, 96, 1, 1, num_rows)), normal(96, seed=1)
     torch.testing.assert_close(
-        channel_norm.launch(x, gamma, True, None, None, None), channel_norm.plain(x, gamma, silu=True)
+        channel_norm.launch(x, gamma, silu=True), channel_norm.plain(x, gamma, silu=True)
     )
 
 
@@ -65,7 +65,7 @@ def test_writes_behind_the_frames_of_a_buffer_and_nothing_else() -> None:
     wide[:, :, 1:4] = normal(2, 24, 3, 3, 4)
     buffer = last(torch.full((2, 24, 5, 3, 4), NAN, device=DEVICE))
     x, gamma = wide[:, :, 1:4], normal(24, seed=1)
-    out = channel_norm.launch(x, gamma, True, None, None, buffer[:, :, 2:])
+    out = channel_norm.launch(x, gamma, silu=True, out=buffer[:, :, 2:])
     assert out.data_ptr() == buffer[:, :, 2:].data_ptr()
     torch.testing.assert_close(buffer[:, :, 2:], channel_norm.plain(x, gamma, silu=True))
     assert buffer[:, :, :2].isnan().all()
@@ -77,12 +77,12 @@ def test_writes_between_the_columns_of_a_buffer(height: int) -> None:
     buffer = last(torch.full((2, 24, 5, height, 9), NAN, device=DEVICE))
     x, gamma = last(normal(2, 24, 3, height, 6)), normal(24, seed=1)
     inside = buffer[:, :, 2:, :, 1:7]
-    assert channel_norm.launch(x, gamma, True, None, None, inside).data_ptr() == inside.data_ptr()
+    assert channel_norm.launch(x, gamma, silu=True, out=inside).data_ptr() == inside.data_ptr()
     torch.testing.assert_close(inside, channel_norm.plain(x, gamma, silu=True))
     for around in (buffer[:, :, :2], buffer[..., :1], buffer[..., 7:]):
         assert around.isnan().all()
     with pytest.raises(AssertionError, match="not channels-last"):
-        channel_norm.launch(x[..., :5], gamma, True, None, None, buffer[:, :, 2:, :, ::2])
+        channel_norm.launch(x[..., :5], gamma, silu=True, out=buffer[:, :, 2:, :, ::2])
 
 
 @needs_triton
@@ -90,9 +90,9 @@ def test_other_layouts_are_copied_and_refused() -> None:
     x, gamma = normal(2, 24, 3, 3, 4), normal(24, seed=1)
     assert not channel_norm._is_rows(x)
     expected = channel_norm.plain(x, gamma, silu=False)
-    torch.testing.assert_close(channel_norm.launch(x, gamma, False, None, None, None), expected)
+    torch.testing.assert_close(channel_norm.launch(x, gamma, silu=False), expected)
     with pytest.raises(AssertionError, match="not channels-last"):
-        channel_norm.launch(x, gamma, False, None, None, torch.empty_like(x))
+        channel_norm.launch(x, gamma, silu=False, out=torch.empty_like(x))
 
 
 @needs_triton
@@ -102,8 +102,8 @@ def test_other_layouts_are_copied_and_refused() -> None:
 def test_residual(shape: tuple[int, ...], with_bias: bool, dtype: torch.dtype) -> None:
     y, residual = (last(normal(*shape, dtype=dtype, seed=seed)) for seed in (1, 2))
     bias = normal(shape[1], dtype=dtype, seed=3) if with_bias else None
-    expected = channel_norm.plain_residual(y, bias, residual)
-    exact = channel_norm.plain_residual(y.float(), bias, residual.float())
+    expected = channel_norm.plain_residual(y.clone(), bias, residual)
+    exact = channel_norm.plain_residual(y.clone().float(), bias, residual.float())
     for other in (residual, residual.contiguous()):
         copy = y.clone()
         actual = channel_norm.launch_residual(copy, bias, other)
@@ -122,17 +122,22 @@ def test_norm_of_a_sum(shape: tuple[int, ...], with_bias: bool, silu: bool, dtyp
     y, residual = (last(normal(*shape, dtype=dtype, seed=seed)) for seed in (1, 2))
     gamma, bias = normal(shape[1], dtype=dtype, seed=4), normal(shape[1], seed=3) if with_bias else None
     terms = {"silu": silu, "bias": bias, "residual": residual}
-    expected, sums = channel_norm.plain(y, gamma, **terms), channel_norm.plain_residual(y, bias, residual)
+    expected, sums = (
+        channel_norm.plain(y, gamma, **terms),
+        channel_norm.plain_residual(y.clone(), bias, residual),
+    )
     exact = channel_norm.plain(y.float(), gamma, **terms)
-    exact_sums = channel_norm.plain_residual(y.float(), bias, residual.float())
+    exact_sums = channel_norm.plain_residual(y.clone().float(), bias, residual.float())
     for other in (residual, residual.contiguous()):
         before = y.clone()
-        assert_within_twice(channel_norm.launch(y, gamma, silu, bias, other, None), expected, exact)
+        assert_within_twice(
+            channel_norm.launch(y, gamma, silu=silu, bias=bias, residual=other), expected, exact
+        )
         assert torch.equal(y, before)
         copy = y.clone()
         wide = last(torch.full((*shape[:-1], shape[-1] + 2), NAN, dtype=dtype, device=DEVICE))
         inside = wide[..., 1:-1]
-        assert channel_norm.launch_both(copy, bias, other, gamma, silu, inside) is inside
+        assert channel_norm.launch_both(copy, bias, other, gamma, silu=silu, out=inside) is inside
         assert_within_twice(inside, expected, exact)
         assert_within_twice(copy, sums, exact_sums)
         assert wide[..., [0, -1]].isnan().all()
@@ -142,14 +147,14 @@ def test_norm_of_a_sum(shape: tuple[int, ...], with_bias: bool, silu: bool, dtyp
 def test_a_sum_has_no_place_in_other_layouts() -> None:
     y, gamma = normal(2, 24, 3, 3, 4), normal(24, seed=1)
     with pytest.raises(AssertionError, match="cannot take the place"):
-        channel_norm.launch_both(y, None, last(y), gamma, True, last(torch.empty_like(y)))
+        channel_norm.launch_both(y, None, last(y), gamma, silu=True, out=last(torch.empty_like(y)))
 
 
 @needs_triton
 @pytest.mark.parametrize("silu", [True, False])
 def test_a_row_of_zeros_stays_zero(silu: bool) -> None:
     x = last(torch.zeros(1, 16, 2, 2, device=DEVICE))
-    assert not channel_norm.launch(x, torch.ones(16, device=DEVICE), silu, None, None, None).any()
+    assert not channel_norm.launch(x, torch.ones(16, device=DEVICE), silu=silu).any()
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -176,7 +181,7 @@ def test_run_takes_a_buffer_on_every_device() -> None:
     assert not buffer[:, :, :2].any()
     y = x.clone()
     assert channel_norm.add_residual(y, gamma, x).data_ptr() == y.data_ptr()
-    sums = channel_norm.plain_residual(x, gamma, x)
+    sums = channel_norm.plain_residual(x.clone(), gamma, x)
     torch.testing.assert_close(y, sums)
     expected = channel_norm.plain(x, gamma, silu=True, bias=gamma, residual=x)
     torch.testing.assert_close(channel_norm.run(x, gamma, silu=True, bias=gamma, residual=x), expected)

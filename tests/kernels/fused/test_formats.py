@@ -10,7 +10,16 @@ from eight_bit import DEVICE, normal
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kernels.fused.formats import FORMATS, FP8, INT8, dequantize, format_of, mixed, quantize_rows, to_format
+from kernels.fused.formats import (
+    FORMATS,
+    FP8,
+    INT8,
+    dequantize,
+    format_of,
+    hadamard,
+    quantize_rows,
+    to_format,
+)
 
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: fmt.name)
@@ -48,8 +57,8 @@ def test_unknown_format_is_refused() -> None:
 
 def test_mixing_is_orthogonal_and_its_own_inverse() -> None:
     x = normal(3, 5, 24)
-    torch.testing.assert_close(mixed(mixed(x)), x)
-    torch.testing.assert_close(mixed(x).norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(hadamard(hadamard(x)), x)
+    torch.testing.assert_close(hadamard(x).norm(dim=-1), x.norm(dim=-1))
 
 
 def test_mixing_shares_the_rounding_errors_of_large_channels() -> None:
@@ -70,4 +79,4 @@ def test_mixing_shares_the_rounding_errors_of_large_channels() -> None:
         difference = attend(rounded(q, q_scale), rounded(k, k_scale)) - exact
         return (difference.norm() / exact.norm()).item()
 
-    assert error(mixed(q), mixed(k)) < 0.7 * error(q, k)
+    assert error(hadamard(q), hadamard(k)) < 0.7 * error(q, k)

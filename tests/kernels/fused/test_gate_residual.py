@@ -7,7 +7,7 @@ import torch
 from eight_bit import assert_within_twice, needs_triton, normal
 
 from kernels.descriptors import Target
-from kernels.fused import gate_residual, residual_norm
+from kernels.fused import gate_residual
 
 
 @needs_triton
@@ -18,7 +18,7 @@ from kernels.fused import gate_residual, residual_norm
 def test_kernel_is_plain_torch(tokens: int, split: int, rows: int, dtype: torch.dtype) -> None:
     h, y = (normal(2, tokens, 97, dtype=dtype, seed=seed) for seed in (1, 2))
     gate = normal(2, rows, 6, 97, seed=3)[:, :, 5]
-    actual = residual_norm.launch_residual(h, y, gate, split)
+    actual = gate_residual.launch(h, y, gate, split=split)
     exact = gate_residual.plain(h.float(), y.float(), gate, split=split)
     assert actual.dtype == dtype
     assert_within_twice(actual, gate_residual.plain(h, y, gate, split=split), exact)
@@ -27,7 +27,7 @@ def test_kernel_is_plain_torch(tokens: int, split: int, rows: int, dtype: torch.
 @needs_triton
 def test_without_a_gate_it_is_a_sum() -> None:
     h, y = (normal(1, 5, 33, dtype=torch.bfloat16, seed=seed) for seed in (1, 2))
-    assert torch.equal(residual_norm.launch_residual(h, y, None, 0), h + y)
+    assert torch.equal(gate_residual.launch(h, y), h + y)
     assert torch.equal(gate_residual.run(h, y), h + y)
 
 

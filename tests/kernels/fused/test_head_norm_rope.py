@@ -37,8 +37,8 @@ def test_kernel_is_plain_torch(
     before = None
     if num_before:
         before = normal(2, num_before, heads, head_dim, seed=5).to(FP8.dtype if quantized else dtype)
-    actual = head_norm_rope.launch(x, weight, cos, sin, heads, EPS, scale, before)
     given = {"heads": heads, "eps": EPS}
+    actual = head_norm_rope.launch(x, weight, cos, sin, scale=scale, before=before, **given)
     plain = head_norm_rope.plain(x, weight, cos, sin, scale=scale, before=before, **given)
     assert actual.shape == (2, num_before + tokens, heads, head_dim) and actual.is_contiguous()
     if before is not None:
@@ -54,12 +54,12 @@ def test_kernel_is_plain_torch(
 @needs_triton
 def test_a_head_of_pairs_that_no_quarters_hold() -> None:
     x, weight, (cos, sin) = normal(1, 4, 12), normal(6, seed=1), angles(4, 6)
-    actual = head_norm_rope.launch(x, weight, cos, sin, 2, EPS, None, None)
+    actual = head_norm_rope.launch(x, weight, cos, sin, heads=2, eps=EPS)
     torch.testing.assert_close(actual, head_norm_rope.plain(x, weight, cos, sin, heads=2, eps=EPS))
     assert "multiple of 4" in str(head_norm_rope.supports(target(), heads=2, head_dim=6, quantize="fp8"))
 
 
-def test_products_do_not_see_that_channels_were_mixed() -> None:
+def test_scores_do_not_see_the_hadamard_rotation() -> None:
     q, k = normal(1, 9, 64), normal(1, 9, 64, seed=2)
     weight, (cos, sin) = normal(32, seed=1).abs() + 0.1, angles(9, 32)
     given = {"heads": 2, "eps": EPS}
@@ -70,16 +70,17 @@ def test_products_do_not_see_that_channels_were_mixed() -> None:
     )
     exact, rounded = (torch.einsum("bsad,btad->bast", *pair) for pair in (plain, low))
     assert (rounded * scale**2 - exact).norm() / exact.norm() < 0.06
-    assert ((low[0] * scale - plain[0]).norm() / plain[0].norm()) > 0.5, "nothing was mixed"
+    assert ((low[0] * scale - plain[0]).norm() / plain[0].norm()) > 0.5, "nothing was rotated"
 
 
 @needs_triton
-def test_slices_of_one_product() -> None:
+def test_slices_of_one_gemm() -> None:
     merged = normal(2, 9, 2 * 64 + 32, dtype=torch.bfloat16)
     merged[:, :, 96:] = float("nan")  # keys and values, which must not be read
     weight, (cos, sin) = normal(32, seed=1), angles(9, 32)
-    actual = head_norm_rope.launch(merged[:, :, :96], weight, cos, sin, 3, EPS, None, None)
-    expected = head_norm_rope.launch(merged[:, :, :96].contiguous(), weight, cos, sin, 3, EPS, None, None)
+    x = merged[:, :, :96]
+    actual = head_norm_rope.launch(x, weight, cos, sin, heads=3, eps=EPS)
+    expected = head_norm_rope.launch(x.contiguous(), weight, cos, sin, heads=3, eps=EPS)
     assert torch.equal(actual, expected) and actual.isfinite().all()
 
 
@@ -101,7 +102,7 @@ def test_the_static_scale_cannot_saturate_and_is_reached() -> None:
     assert float(scale) == pytest.approx(largest * 4 / FP8.max, rel=1e-6)
     weight = torch.full((16,), largest, device=DEVICE)
     x = torch.zeros(1, 1, 16, device=DEVICE)
-    x[0, 0, 1::4] = 3.0  # all of a head in one channel once it is mixed, and not turned
+    x[0, 0, 1::4] = 3.0  # all of a head in one channel after the Hadamard rotation; RoPE by no angle
     cos, sin = torch.ones(1, 16, device=DEVICE), torch.zeros(1, 16, device=DEVICE)
     out = head_norm_rope.run(x, weight, cos, sin, heads=1, eps=0.0, scale=scale)
     assert float(out.float().abs().max()) == FP8.max

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 from eight_bit import DEVICE, needs_triton, normal
 
 from kernels.descriptors import Target
-from kernels.fused import _jit, channel_norm, qk_norm_rope, residual_norm, row_quant
-from kernels.linear import int8
+from kernels.fused import _jit
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = (
@@ -79,80 +77,6 @@ def test_sizes() -> None:
 def test_two_tiles_hold_a_row_without_much_waste(size: int, tiles: tuple[int, int]) -> None:
     assert _jit.two_tiles(size) == tiles
     assert size <= sum(tiles) <= max(16, 1.34 * size)
-
-
-def operators() -> dict[str, tuple[object, tuple[object, ...]]]:
-    """Of every operator of `fused` and `linear`: itself and arguments."""
-    h, rows, values = normal(2, 5, 24), normal(2, 2, 24, seed=1), normal(24, seed=2)
-    angles = normal(1, 5, 1, 8, seed=3)
-    x8, scales = torch.ones(5, 32, dtype=torch.int8, device=DEVICE), torch.ones(5, device=DEVICE)
-    image = normal(2, 8, 3, 3).to(memory_format=torch.channels_last)
-    return {
-        "residual_norm": (
-            residual_norm._residual_norm_op,
-            (h, h, rows, rows, rows, None, None, 2, 1e-6, "int8"),
-        ),
-        "affine": (
-            residual_norm._residual_norm_op,
-            (h, None, None, None, None, values, values, 0, 1e-6, None),
-        ),
-        "gate_residual": (residual_norm._gate_residual_op, (h, h, rows, 2)),
-        "row_quant": (row_quant._op, (h, "int8", "gelu_tanh")),
-        "qk_norm_rope": (qk_norm_rope._op, (h, values, angles, angles, 3, 1e-6, None)),
-        "int8_linear": (int8._product_op, (x8, scales, x8, scales, None, torch.float32)),
-        "int8_epilogue": (int8._epilogue_op, (x8.int(), scales, normal(32), None, torch.bfloat16)),
-        "channel_norm": (
-            channel_norm._norm_op,
-            (image, values[:8], None, image.clone(), torch.zeros_like(image), True),
-        ),
-        "channel_add": (channel_norm._add_op, (image, values[:8], image.clone())),
-        "channel_add_norm": (
-            channel_norm._both_op,
-            (image, None, image.clone(), values[:8], torch.zeros_like(image), True),
-        ),
-    }
-
-
-@needs_triton
-@pytest.mark.parametrize("name", operators() if _jit.triton is not None else ())
-def test_operators_tell_torch_compile_the_truth(name: str) -> None:
-    """What an operator writes, and the shapes and strides it announces without running."""
-    operator, arguments = operators()[name]
-    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
-
-
-GRAPHS = """
-import contextlib, sys, torch
-from torch._dynamo.backends.common import aot_autograd
-from kernels.fused import _jit, row_quant
-
-class Quantizing(torch.nn.Module):
-    def forward(self, x):
-        x8, scale = row_quant.launch(x, "fp8", "gelu_tanh")
-        return x8.float() * scale
-
-def tell(graph, inputs):
-    print(*(node.target for node in graph.graph.nodes if node.op == "call_function"))
-    raise NotImplementedError("not run")
-
-module = torch.export.export(Quantizing(), (torch.ones(5, 24),), strict=False).module()
-for context in (contextlib.nullcontext(), _jit.kernels_inside()):
-    torch._dynamo.reset()
-    with context, torch.no_grad(), contextlib.suppress(torch._dynamo.exc.BackendCompilerFailed):
-        torch.compile(module, backend=aot_autograd(fw_compiler=tell), fullgraph=True)(torch.ones(5, 24))
-"""
-
-
-@needs_triton
-def test_code_compiled_ahead_of_time_has_the_kernels_inside() -> None:
-    """Traced without the interpreter, whose kernels no compiler sees; nothing is launched."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", GRAPHS], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    usual, inside = done.stdout.splitlines()
-    assert "retake.row_quant.default" in usual and "triton_kernel" not in usual
-    assert "triton_kernel_wrapper_functional" in inside and "retake." not in inside
 
 
 def test_every_kernel_imports_without_triton_and_says_so() -> None:

@@ -26,14 +26,6 @@ from kernels.fused.formats import dequantize
 EPS = 1e-6
 
 
-def launched(h: Tensor, y: Tensor | None = None, gate: Tensor | None = None, **options):
-    """`launch` with the keywords of `run`."""
-    tables = [options.get(name) for name in ("scale", "shift", "weight", "bias")]
-    return residual_norm.launch(
-        h, y, gate, *tables, options.get("split", 0), options["eps"], options.get("quantize")
-    )
-
-
 def assert_same(actual, expected, exact, *, differing: float = 0.02) -> None:
     """All three outputs; `exact` is plain torch on fp32 inputs without a format."""
     for a, b in zip(actual[:2], expected[:2], strict=True):
@@ -63,7 +55,9 @@ def test_modulated(tokens: int, channels: int, split: int, quantize: str | None,
     tables = {"scale": mod[:, :, 1], "shift": mod[:, :, 0], "split": split, "eps": EPS, "quantize": quantize}
     exact = residual_norm.plain(h.float(), y.float(), mod[:, :, 2], **{**tables, "quantize": None})
     assert_same(
-        launched(h, y, mod[:, :, 2], **tables), residual_norm.plain(h, y, mod[:, :, 2], **tables), exact
+        residual_norm.launch(h, y, mod[:, :, 2], **tables),
+        residual_norm.plain(h, y, mod[:, :, 2], **tables),
+        exact,
     )
 
 
@@ -83,7 +77,7 @@ def test_every_part_alone(has_y: int, has_gate: int, affine: int, rows: int) -> 
     tables = {"split": 4, "eps": EPS}
     if affine:
         tables |= {"weight": normal(40, seed=4), "bias": normal(40, seed=5)}
-    actual, expected = launched(h, y, gate, **tables), residual_norm.plain(h, y, gate, **tables)
+    actual, expected = residual_norm.launch(h, y, gate, **tables), residual_norm.plain(h, y, gate, **tables)
     exact = residual_norm.plain(h.float(), None if y is None else y.float(), gate, **tables)
     assert_same(actual, expected, exact)
     if y is None:
@@ -99,14 +93,16 @@ def test_strided_inputs_and_poisoned_neighbours() -> None:
     y = normal(11, 2, 48, dtype=torch.bfloat16, seed=2).transpose(0, 1)
     mod = normal(2, 2, 6, 48, seed=3)
     tables = {"scale": mod[:, :, 4], "shift": mod[:, :, 3], "split": 3, "eps": EPS}
-    actual, expected = (fn(h, y, mod[:, :, 5], **tables) for fn in (launched, residual_norm.plain))
+    actual, expected = (
+        fn(h, y, mod[:, :, 5], **tables) for fn in (residual_norm.launch, residual_norm.plain)
+    )
     assert_same(actual, expected, residual_norm.plain(h.float(), y.float(), mod[:, :, 5], **tables))
 
 
 @needs_triton
 def test_a_row_of_zeros_quantizes_to_zeros() -> None:
     h = torch.zeros(1, 2, 32, device=DEVICE)
-    _, n, n_scale = launched(h, eps=EPS, quantize="fp8")
+    _, n, n_scale = residual_norm.launch(h, eps=EPS, quantize="fp8")
     assert not n.float().any() and n_scale.isfinite().all() and (n_scale > 0).all()
 
 
@@ -176,14 +172,9 @@ def ours(block: nn.Module, h: Tensor, text: Tensor, mod: Tensor, split: int, rot
     one, two, heads = block.attn1, block.attn2, block.attn1.heads
     eps = block.norm1.eps
     _, n, _ = residual_norm.run(h, scale=scale, shift=shift, split=split, eps=eps)
-    q, k = qk_norm_rope.run(
-        one.to_q(n),
-        one.to_k(n),
-        one.norm_q.weight,
-        one.norm_k.weight,
-        *rotary,
-        heads=heads,
-        eps=one.norm_q.eps,
+    q, k = (
+        qk_norm_rope.run(x, norm.weight, *rotary, heads=heads, eps=one.norm_q.eps)
+        for x, norm in ((one.to_q(n), one.norm_q), (one.to_k(n), one.norm_k))
     )
     y = attend(one, q, k, one.to_v(n).unflatten(2, (heads, -1)))
     if isinstance(block.norm2, nn.Identity):
@@ -193,7 +184,7 @@ def ours(block: nn.Module, h: Tensor, text: Tensor, mod: Tensor, split: int, rot
         affine = {"weight": block.norm2.weight, "bias": block.norm2.bias}
         h, n, _ = residual_norm.run(h, y, gate, **affine, split=split, eps=eps)
     q, k = (
-        qk_norm_rope.run_one(x, norm.weight, heads=heads, eps=norm.eps)
+        qk_norm_rope.run(x, norm.weight, heads=heads, eps=norm.eps)
         for x, norm in ((two.to_q(n), two.norm_q), (two.to_k(text), two.norm_k))
     )
     y = attend(two, q, k, two.to_v(text).unflatten(2, (heads, -1)))

@@ -23,7 +23,7 @@ def test_kernel_is_plain_torch(
 ) -> None:
     h, weight = normal(2, tokens, channels, dtype=dtype), normal(channels, seed=1) + 1.0
     y = normal(2, tokens, channels, seed=2, dtype=dtype) if has_y else None
-    h_new, n, scale = rms_norm.launch(h, y, weight, EPS, quantize)
+    h_new, n, scale = rms_norm.launch(h, y, weight, eps=EPS, quantize=quantize)
     expected_h, expected, expected_scale = rms_norm.plain(h, y, weight, eps=EPS, quantize=quantize)
     assert torch.equal(h_new, expected_h) and (has_y or h_new is h)
     if quantize is None:
@@ -40,7 +40,7 @@ def test_strided_rows() -> None:
     wide = torch.full((2, 5, 96), float("nan"), device=DEVICE)
     wide[:, 1:, :40] = normal(2, 4, 40)
     part, weight = wide[:, 1:, :40], normal(40, seed=1)
-    actual = rms_norm.launch(part, part, weight, EPS, None)
+    actual = rms_norm.launch(part, part, weight, eps=EPS)
     expected = rms_norm.plain(part.contiguous(), part.contiguous(), weight, eps=EPS)
     assert torch.equal(actual[0], expected[0])
     torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=1e-6)

@@ -21,7 +21,7 @@ def test_kernel_is_plain_torch(
     rows: int, features: int, quantize: str, activation: str | None, dtype: torch.dtype
 ) -> None:
     x = normal(rows, features, dtype=dtype, size=2.0)
-    x8, scale = row_quant.launch(x, quantize, activation)
+    x8, scale = row_quant.launch(x, quantize=quantize, activation=activation)
     expected, expected_scale = row_quant.plain(x, quantize=quantize, activation=activation)
     torch.testing.assert_close(scale, expected_scale, rtol=1e-5, atol=0)
     assert_same_codes(x8, expected)
@@ -31,11 +31,13 @@ def test_kernel_is_plain_torch(
 def test_strided_rows_and_shapes() -> None:
     wide = torch.full((2, 5, 96), float("nan"), device=DEVICE)
     wide[:, :, :40] = normal(2, 5, 40)
-    x8, scale = row_quant.launch(wide[:, :, :40], "fp8", None)
+    x8, scale = row_quant.launch(wide[:, :, :40], quantize="fp8")
     assert x8.shape == (2, 5, 40) and scale.shape == (2, 5, 1)
     assert_same_codes(x8, row_quant.plain(wide[:, :, :40], quantize="fp8")[0])
     column = normal(40, 3).t()
-    assert_same_codes(row_quant.launch(column, "int8", None)[0], row_quant.plain(column, quantize="int8")[0])
+    assert_same_codes(
+        *(function(column, quantize="int8")[0] for function in (row_quant.launch, row_quant.plain))
+    )
 
 
 def test_activation_is_the_one_of_the_library() -> None:

@@ -17,7 +17,7 @@ from kernels.fused import swiglu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_kernel_is_plain_torch(rows: int, features: int, quantize: str | None, dtype: torch.dtype) -> None:
     x = normal(2, rows, 2 * features, dtype=dtype, size=2.0)
-    out, scale = swiglu.launch(x, quantize)
+    out, scale = swiglu.launch(x, quantize=quantize)
     expected, expected_scale = swiglu.plain(x, quantize=quantize)
     assert out.shape == (2, rows, features)
     if quantize is None:

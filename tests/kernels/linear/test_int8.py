@@ -65,7 +65,7 @@ def test_both_kernels_are_plain_torch(
     used = bias.to(out_dtype) if has_bias else None
     plain = int8.plain(x8, x_scale, w8, w_scale, used, out_dtype=out_dtype)
     exact = int8.plain(x8, x_scale, w8, w_scale, used, out_dtype=torch.float32)
-    fused = int8.launch(x8, x_scale, w8, w_scale, used, out_dtype)
+    fused = int8.launch(x8, x_scale, w8, w_scale, used, out_dtype=out_dtype)
     assert fused.dtype == out_dtype and fused.shape == plain.shape
     assert_within_twice(fused, plain, exact)
     product = (x8.double() @ w8.double().t()).int()
@@ -81,7 +81,7 @@ def test_every_tile_gives_the_same() -> None:
     ones = torch.ones(35, device=x8.device)
     expected = (x8.double() @ w8.double().t()).float()
     for tile in {int8._SMALL, int8._MIDDLE, *int8.TILES.values()}:
-        actual = int8.start(x8, ones, w8, ones[:24], None, torch.float32, tile)
+        actual = int8.start(int8.Operands(x8, ones, w8, ones[:24], None, out_dtype=torch.float32), tile)
         assert torch.equal(actual, expected), tile
 
 

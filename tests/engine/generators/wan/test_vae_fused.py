@@ -197,7 +197,7 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
         calls.append(x)
         for read in (x, x if residual is None else residual):
             assert channel_norm._is_rows(read), (read.shape, read.stride())
-        return channel_norm.launch(x, gamma, silu, bias, residual, out)
+        return channel_norm.launch(x, gamma, silu=silu, bias=bias, residual=residual, out=out)
 
     def add(y: Tensor, bias: Any, residual: Tensor) -> Tensor:
         assert channel_norm._is_rows(residual), (residual.shape, residual.stride())
@@ -206,7 +206,7 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
     def both(y: Tensor, bias: Any, residual: Tensor, gamma: Tensor, *, silu: bool, out: Tensor) -> Tensor:
         calls.append(y)
         assert channel_norm._is_rows(residual), (residual.shape, residual.stride())
-        return channel_norm.launch_both(y, bias, residual, gamma, silu, out)
+        return channel_norm.launch_both(y, bias, residual, gamma, silu=silu, out=out)
 
     vae = build(residual=residual)
     latents = random_latents(vae, 3, batch=1)

@@ -58,13 +58,8 @@ THE_METHOD = tuple(
     f"engine.loop.{name}" for name in ("scheduler", "tracks", "policy", "prompting", "ranking")
 )
 """They know no store, no clip and no model: only each other and the contract."""
-EXCEPTIONS = (
-    "engine.denoise.assemble",
-    "engine.build.run",
-    "engine.generators.cosmos3.block",
-    "engine.generators.cosmos3.forward",
-)
-"""Until the families have rooms that share only `denoise`, and the display is a protocol."""
+EXCEPTIONS = ("engine.build.run",)
+"""Until the display is a protocol."""
 # The truth of the simulated scenes is for training and measuring: no module of the loop may reach it.
 MAY_IMPORT_DEMO = ("engine.demo", "engine.commands", "export.commands", "bench")
 

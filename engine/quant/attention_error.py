@@ -9,11 +9,9 @@ order of summation. B batch . S tokens . C channels . A heads . N sampled querie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.fused import head_quant, qk_norm_rope
 from kernels.fused.formats import FP8, INT8, MIXED, dequantize, quantize_rows, to_format
@@ -38,29 +36,6 @@ class Projected:
     sin: Tensor
     heads: int
     eps: float
-
-
-def wan_projected(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Projected:
-    """Of a WanAttention `attn1` and what its block calls it with: (hidden states, None, None, rotary)."""
-    x, rotary = args[0], kwargs.get("rotary_emb", args[3] if len(args) > 3 else None)
-    assert rotary is not None, "a self-attention of the family wan has rotary tables"
-    cos, sin = rotary
-    return Projected(
-        q=_product(attention.to_q, x),
-        k=_product(attention.to_k, x),
-        v=_product(attention.to_v, x),
-        norm_q=attention.norm_q.weight,
-        norm_k=attention.norm_k.weight,
-        cos=cos.float(),
-        sin=sin.float(),
-        heads=int(attention.heads),
-        eps=float(attention.norm_q.eps),
-    )
-
-
-def _product(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Past the layer's hooks: who measures it would count the input twice."""
-    return F.linear(x, layer.weight, layer.bias)
 
 
 def reason_against(head_dim: int, format: str) -> str | None:

@@ -26,7 +26,7 @@ FORMATS = tuple(KERNELS)
 NUM_TRAIN_TIMESTEPS = 1000.0
 
 Read = Callable[[Any, tuple[Any, ...], dict[str, Any]], Projected]
-"""(self-attention, its arguments, keyword arguments) -> q, k, v: attention_error.wan_projected."""
+"""(self-attention, its arguments, keyword arguments) -> q, k, v; each family has its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

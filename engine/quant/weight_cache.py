@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.quant.linears import QuantizedLinear
-from engine.quant.recipes import QuantTable
+from engine.quant.recipes import QuantRecipe
 from engine.quant.surgery import Report, check, install, linear_of, plan, quantize_linears
 from kernels.files import whole_file
 
@@ -98,7 +98,7 @@ def load(
 
 def quantize_or_load(
     module: nn.Module,
-    table: QuantTable,
+    recipe: QuantRecipe,
     format: str,
     *,
     expect: int,
@@ -106,15 +106,15 @@ def quantize_or_load(
     policy: Mapping[str, str] | None = None,
 ) -> tuple[Report, Path]:
     """`quantize_linears`, from the file in `folder` where there is one, else writing it."""
-    formats = plan(module, table, format, policy=policy)
+    formats = plan(module, recipe, format, policy=policy)
     check(module, formats, expect=expect)
     digest = weights_digest(module, formats)
     path = path_of(folder, digest, formats)
     if path.exists():
         device = linear_of(module, next(iter(formats))).weight.device
         layers = load(path, digest=digest, formats=formats, device=device)
-        return install(module, table, layers), path
-    report = quantize_linears(module, table, format, expect=expect, policy=policy)
+        return install(module, layers), path
+    report = quantize_linears(module, recipe, format, expect=expect, policy=policy)
     made = {name: module.get_submodule(name) for name in formats}
     save({n: layer for n, layer in made.items() if isinstance(layer, QuantizedLinear)}, path, digest=digest)
     return report, path

@@ -1,7 +1,8 @@
 """A diffusers folder of the Wan family -> checked components, defaults and the video shape they make.
 
-Knows no prompt and runs no model. Invariant: what `read` returns fits together; the weights are complete (a
-missing tensor is an error, never a random one) and in the asked dtype except for the library's fp32 islands.
+Knows no prompt and runs no model. Invariant: what `read_folder` returns fits together; the weights are
+complete (a missing tensor is an error, never a random one) and in the asked dtype except for the library's
+fp32 islands.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class WanParts:
     max_text_tokens: int
 
 
-def read(
+def read_folder(
     folder: Path, device: str, dtype: str, *, with_weights: bool = True, with_transformer: bool = True
 ) -> WanParts:
     """Load a Wan folder with per-token timesteps from local files only.

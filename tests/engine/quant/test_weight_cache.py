@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from tiny_quant import transformer, velocity
 
 from engine.errors import ModelError
+from engine.generators.wan.recipes import WAN
 from engine.quant import weight_cache as saved
 from engine.quant.linears import QuantizedLinear
-from engine.quant.recipes import WAN
 from engine.quant.surgery import linear_of, plan
 
 NAME = "blocks.1.attn1.to_q"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +90,22 @@ def test_missing_configs_are_named(pipeline: Path) -> None:
         models.find_generator(str(pipeline))
 
 
+def test_folders_are_judged_without_torch() -> None:
+    code = (
+        "import sys; from engine.build.model_folders import find_critic, find_generator\n"
+        "print(find_generator('demo').family, find_critic('demo').family)\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    )
+    assert subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout == ("wan qwen_vl\n")
+
+
 def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> None:
     (pipeline / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ModelError, match="'FluxPipeline', which no family loads; known: Wan"):
+    with pytest.raises(ModelError, match="'FluxPipeline', which no family loads; known: Wan") as caught:
         models.find_generator(str(pipeline))
+    assert caught.value.fix == "give a folder of one of the families: wan", "only those that load something"
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="'llama', which no family loads; known: qwen2_5_vl, qwen3_vl"):
         models.find_critic(str(critic))

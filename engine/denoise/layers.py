@@ -104,7 +104,7 @@ def merge_linears(layers: list[Layer]) -> Layer:
     plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if (quantized and plain) or len({layer.format for layer in quantized}) > 1:
         raise SurgeryError(
-            "queries, keys and values of a block have different formats and cannot share one product",
+            "queries, keys and values of a block have different formats and cannot share one GEMM",
             fix="give the three the same format in the policy",
         )
     sizes = [layer.out_features for layer in layers]

@@ -1,9 +1,10 @@
 """8-bit self-attention in plain torch and fp32, to measure its error where no kernel runs, on a CPU too.
 
-fp8: what the fused path does, q and k normalised, turned, mixed and rounded with their static scale
-(kernels.fused.qk_norm_rope), v with one scale a head (head_quant), the weights of softmax in E4M3 with
+fp8: what the fused path does. q and k: norm, rotary embedding, Hadamard rotation, rounding with their static
+scale (kernels.fused.qk_norm_rope); v with one scale a head (head_quant); the weights of softmax in E4M3 with
 FlashAttention-3's offset of 8 binary orders. int8: triton_int8, keys without their mean. Not copied is the
-order of summation. B batch . S tokens . C channels . A heads . N sampled queries . D head size
+order of summation.
+B batch . S tokens . C channels . A heads . N sampled queries . D head size
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
     """fp32 [B, A, N, D] of about `num_queries` evenly spaced queries. format: "fp8", "int8", None: exact."""
     stride = max(1, given.q.shape[1] // num_queries)
 
-    def turned(x: Tensor, weight: Tensor) -> Tensor:
+    def rotated(x: Tensor, weight: Tensor) -> Tensor:
         """[B, A, S, D]"""
         scale = qk_norm_rope.static_scale(weight, given.heads) if format == FP8.name else None
         out = qk_norm_rope.plain(
@@ -57,7 +58,7 @@ def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
         )
         return (out if scale is None else dequantize(out, scale[:, None])).transpose(1, 2)
 
-    q, k = turned(given.q, given.norm_q)[:, :, ::stride], turned(given.k, given.norm_k)
+    q, k = rotated(given.q, given.norm_q)[:, :, ::stride], rotated(given.k, given.norm_k)
     v = given.v.float().unflatten(2, (given.heads, -1))
     if format == FP8.name:
         v8, v_scale = head_quant.plain(v)

@@ -59,7 +59,7 @@ class Budget:
 
 
 class _Sums:
-    """Squares and products of all pairs so far: the error over every scene, not the mean of errors."""
+    """Squares and dot products of all pairs so far: the error over every scene, not the mean of errors."""
 
     def __init__(self) -> None:
         self.difference = self.actual = self.exact = self.product = 0.0

@@ -1,6 +1,6 @@
 """A linear layer whose weight is stored in 8 bits, with one scale per output channel.
 
-Knows no model: `surgery` puts it where `tables` allow. Invariant: the weight and its scale keep their dtypes
+Knows no model: `surgery` puts it where a recipe allows. Invariant: the weight and its scale keep their dtypes
 whatever `module.to(dtype)` asks; device moves work as for any module.
 K input features . N output features.
 """

@@ -52,7 +52,7 @@ class Policy:
     def kept_linears(self, module: nn.Module, recipe: QuantRecipe, format: str) -> tuple[str, ...]:
         """The layers that the recipe would quantize and that must stay bf16 when the rest is `format`.
 
-        Layers that share a product share its format: one that may not be 8-bit keeps the others with it.
+        Layers that share a GEMM share its format: one that may not be 8-bit keeps the others with it.
         SurgeryError for a policy that names other layers.
         """
         names = resolve(recipe, module).quantized
@@ -140,7 +140,7 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def _together(recipe: QuantRecipe, name: str) -> tuple[str, ...]:
-    """The layers that share a product with this one, itself included."""
+    """The layers that share a GEMM with this one, itself included."""
     for locals_ in recipe.merged:
         for local in locals_:
             if name.endswith(f".{local}"):

@@ -116,10 +116,10 @@ class FastCosmos3Block(nn.Module):
         v = torch.cat([text[1], v.unflatten(2, (self.kv_heads, -1))], dim=1)  # [B, L + S, K, D]
         bound = self.quantized_attention if quantized else self.attention
         scales = (None, None) if bound.quantized is None else (self.q_scale, self.k_scale)
-        turn = {"cos": cos, "sin": sin, "eps": self.qk_eps}
-        q = self.ops.head_norm_rope(q, self.norm_q, heads=self.heads, scale=scales[0], **turn)
+        options = {"cos": cos, "sin": sin, "eps": self.qk_eps}
+        q = self.ops.head_norm_rope(q, self.norm_q, heads=self.heads, scale=scales[0], **options)
         k = self.ops.head_norm_rope(
-            k, self.norm_k, heads=self.kv_heads, scale=scales[1], before=text[0], **turn
+            k, self.norm_k, heads=self.kv_heads, scale=scales[1], before=text[0], **options
         )
         softmax_scale = self.head_dim**-0.5
         if bound.quantized is None:

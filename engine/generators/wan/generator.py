@@ -42,7 +42,7 @@ from engine.generators.wan.vae import (
     latent_frames_of,
     num_chunks,
 )
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 from engine.machine.streams import fence
 from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings
@@ -100,7 +100,7 @@ def load(
         generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
         generator.denoiser_bytes = made.num_bytes
         if generator.fused:
-            generator.notes["vae"] = f"fused: {use_fast_coders(parts.vae)} modules"
+            generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
     return generator
 
 

@@ -16,7 +16,7 @@ from engine.generators.wan import generator as wan
 from engine.generators.wan import memory as _wan_memory
 from engine.generators.wan.memory import chunk_bytes, chunk_size
 from engine.generators.wan.vae import decode_pixels, encode_moments
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 from engine.types import VideoSpec
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ def test_published_sizes_stay_below_the_plan(layout: str, fused: bool) -> None:
     """Random weights of the published autoencoders, both directions, in chunks of one and of four."""
     vae = AutoencoderKLWan(**LAYOUTS[layout]).to("cuda", torch.bfloat16).eval().requires_grad_(False)
     if fused:
-        use_fast_coders(vae)
+        use_fused_vae(vae)
     spec = VideoSpec(width=416, height=256, fps=16.0, prefix_frames=17, num_frames=32)
     parts: Any = SimpleNamespace(vae=vae, device=torch.device("cuda"))
     stride = vae.config.scale_factor_spatial

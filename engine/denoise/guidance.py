@@ -104,7 +104,7 @@ def cached_steps(num_steps: int, share: float) -> frozenset[int]:
     """About `share` of the steps, evenly between the first two and the last, which are always predicted.
 
     The first two set the motion and give the extrapolation its slope, the last the detail. Never two in a
-    row, so that at most half of the steps between can be had.
+    row, so at most half of the steps between.
     """
     inner = range(2, num_steps - 1)
     count = min(round(share * num_steps), (len(inner) + 1) // 2)

@@ -1,7 +1,8 @@
 """Layers that the fast forwards of several families share, and who computes their element-wise steps.
 
-A linear layer may be 8-bit or not: what calls it looks at what surgery has left. Knows no family, no step and
-no file. B batch . S tokens . C channels . A heads . N tokens of one attention . D head size
+A linear layer may be 8-bit or not, as quantization has left it; the functions below take both. Knows no
+family, no step and no file.
+B batch . S tokens . C channels . A heads . N tokens of one attention . D head size
 """
 
 from __future__ import annotations
@@ -131,12 +132,12 @@ def merge_linears(layers: list[Layer]) -> Layer:
 
 
 def layer_format(layer: Layer) -> str | None:
-    """What the pass before it shall write."""
+    """The 8-bit format that the step before it must write; None: the dtype as it is."""
     return layer.format if isinstance(layer, QuantizedLinear) else None
 
 
 def on_shared_input(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The layer on what the pass before wrote for it: 8-bit with a scale, or not."""
+    """The layer on what the step before wrote for it: in 8 bits with a scale if the layer is 8-bit."""
     if isinstance(layer, QuantizedLinear):
         assert n_scale is not None, "the input of an 8-bit layer was not quantized"
         return layer.forward_quantized(n, n_scale, out_dtype=dtype)
@@ -146,7 +147,7 @@ def on_shared_input(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torc
 def on_own_input(
     layer: Layer, x: Tensor, row_quant: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype
 ) -> Tensor:
-    """The layer on what nobody quantized for it."""
+    """The layer on an input that is not quantized yet."""
     if isinstance(layer, QuantizedLinear):
         x8, x_scale = row_quant(x, quantize=layer.format)
         return layer.forward_quantized(x8, x_scale, out_dtype=dtype)

@@ -82,10 +82,6 @@ class QuantizedLinear(nn.Module):
         )
         return out
 
-    def dequantized(self) -> Tensor:
-        """The fp32 weight that the 8-bit values stand for, [N, K]."""
-        return self.weight.float() * self.scale[:, None]
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Moves between devices pass, casts do not: a cast 8-bit weight would silently be a wrong layer."""
         kept = {"weight": self.weight, "scale": self.scale}

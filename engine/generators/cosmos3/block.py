@@ -2,7 +2,7 @@
 
 Every residual is added in the pass that normalises what follows; Q, K and V share one GEMM and one
 quantization, gate and up another; cached text keys are put before the video's by the pass that makes those. A
-linear layer may be 8-bit or not: the block looks at what surgery has left. Knows no step and no text.
+linear layer may be 8-bit or not, as quantization has left it. Knows no step and no text.
 B batch . S video tokens . L text tokens . C channels . A heads . K heads of keys and values . D head size
 """
 

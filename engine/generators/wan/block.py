@@ -2,7 +2,7 @@
 
 Every residual is added in the pass that normalises what follows, Q, K and V share one GEMM and one
 quantization, text keys and values come ready, and modulation has a row per distinct timestep. A linear layer
-may be 8-bit or not: the block looks at what surgery has left. Knows no step, no sampler and no file.
+may be 8-bit or not, as quantization has left it. Knows no step, no sampler and no file.
 B batch . S tokens . C channels . A heads . D head size . L text tokens . R rows of modulation (1 or 2)
 """
 

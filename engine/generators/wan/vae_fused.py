@@ -205,7 +205,7 @@ class FastUpsampler(nn.Module):
             return frames
         if begins:
             x = x[:, :, 1:]
-        if not isinstance(past, Tensor):  # the first frame is not looked back on
+        if not isinstance(past, Tensor):  # the first frame of a video is no past for the others
             past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, NUM_CACHED, -1, -1)
         padded = PaddedInput(self.time_conv, x, past)
         padded.inside.copy_(x)
@@ -336,7 +336,7 @@ def _defer_sums(vae: AutoencoderKLWan) -> None:
             if isinstance(block, FastResidualBlock) and isinstance(following, FastResidualBlock):
                 block.defers_sum = True
     last = vae.decoder.up_blocks[-1]
-    # the library's block must do nothing behind its last residual block
+    # the library's block must do nothing after its last residual block
     if isinstance(last, WanUpBlock) and last.upsamplers is None:
         last.resnets[-1].defers_sum = True
 

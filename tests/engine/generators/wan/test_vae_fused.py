@@ -14,7 +14,6 @@ from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.generators.wan import vae_fused as vae_fast
 from engine.generators.wan.vae import _empty_cache, decode_in_chunks, decode_pixels, encode_moments
 from engine.generators.wan.vae_fused import FastResidualBlock, use_fused_vae
 from engine.quant.recipes import SurgeryError
@@ -214,9 +213,9 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
     use_fused_vae(vae, paired=paired, merge_upsampling=False)
     monkeypatch.setattr(F, "conv3d", last)
     monkeypatch.setattr(F, "conv2d", last_pictures)
-    monkeypatch.setattr(vae_fast.channel_norm, "run", norm)
-    monkeypatch.setattr(vae_fast.channel_norm, "add_residual", add)
-    monkeypatch.setattr(vae_fast.channel_norm, "add_and_norm", both)
+    monkeypatch.setattr(channel_norm, "run", norm)
+    monkeypatch.setattr(channel_norm, "add_residual", add)
+    monkeypatch.setattr(channel_norm, "add_and_norm", both)
     torch.testing.assert_close(decode_pixels(vae, latents, 1), expected, atol=1e-5, rtol=1e-5)
     num_norms = 2 * (2 + 4 * 3) + 1 + 1
     assert len(calls) == 2 * num_norms  # two latent frames, then one

@@ -16,9 +16,6 @@ class Recent(Generic[Value]):
         self._capacity = capacity
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._values)
-
     def get(self, key: Hashable) -> Value | None:
         if key in self._values:
             self._values.move_to_end(key)

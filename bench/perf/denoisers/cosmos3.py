@@ -172,7 +172,7 @@ class Cosmos3Subject:
     ) -> tuple[Forward, Mapping[str, str]]:
         latents, timestep, text = self.inputs(transformer.proj_in.weight.device)
         shape = Shape(batch=1, tokens=self.num_tokens, text_tokens=self.text_tokens)
-        made = assemble(Cosmos3Family(transformer, FPS), settings, shape, cache=cache)
+        made = assemble(Cosmos3Family(transformer, fps=FPS), settings, shape, cache=cache)
         prompt = made.denoiser.prepare(text)
         return lambda: made.denoiser(latents, timestep, prompt, branch=COND), made.notes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Never
 
 from diffusers import Cosmos3OmniTransformer
@@ -21,6 +21,7 @@ class Cosmos3Family:
     """One loaded transformer as engine/denoise/family.py describes it, for videos of `fps`."""
 
     transformer: Cosmos3OmniTransformer
+    _: KW_ONLY
     fps: float
 
     @property

@@ -190,7 +190,7 @@ def test_a_named_8_bit_kernel_that_cannot_run_is_an_error_with_its_reason(part: 
     assert "sdpa_math" not in caught.value.problem, "only what was named is asked"
 
 
-def test_low_attention_runs_in_its_range_and_the_notes_say_which() -> None:
+def test_quantized_attention_runs_in_its_range_and_the_notes_say_which() -> None:
     low = replace(FAST, attention=("sdpa_flash", "sdpa_math"), quantized_attention=("sdpa_math",))
     assembled = made(replace(low, quantized_first=0.2, quantized_last=0.3))
     assert assembled.notes["quantized_attention"] == "sdpa_math, without 0.2 first and 0.3 last"

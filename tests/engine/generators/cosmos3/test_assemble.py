@@ -27,7 +27,7 @@ FAST = DenoiseSettings(forward="fast")
 
 
 def made(settings: DenoiseSettings, *, weights: Path | None = None) -> Assembled:
-    family = Cosmos3Family(tiny.transformer(num_layers=4), tiny.FPS)
+    family = Cosmos3Family(tiny.transformer(num_layers=4), fps=tiny.FPS)
     return assemble(family, settings, SHAPE, weights=weights)
 
 
@@ -71,7 +71,7 @@ def test_element_wise_passes_and_compilation_are_those_asked_for() -> None:
         assert all(block._compiled_call_impl is not None for block in denoiser.model.blocks)
 
 
-def test_low_attention_has_its_range() -> None:
+def test_quantized_attention_has_its_range() -> None:
     low = replace(
         FAST,
         attention=("sdpa_math",),
@@ -94,4 +94,4 @@ def test_refusals() -> None:
         (replace(FAST, attention=("fa3",)), SHAPE, "no attention kernel does"),
     ):
         with pytest.raises(ConfigError, match=text):
-            assemble(Cosmos3Family(model, 24.0), settings, shape)
+            assemble(Cosmos3Family(model, fps=24.0), settings, shape)

@@ -60,12 +60,6 @@ THE_METHOD = tuple(
     f"engine.loop.{name}" for name in ("scenario", "scheduler", "lanes", "policy", "prompting", "ranking")
 )
 """They know no store, no clip and no model: only each other and the contract."""
-EXCEPTIONS = (
-    "engine.denoise.assemble",
-    "engine.generators.cosmos3.block",
-    "engine.generators.cosmos3.forward",
-)
-"""Until the families have rooms that share only `denoise`, and the display is a protocol."""
 # The truth of the simulated scenes is for training and measuring: no module of the loop may reach it.
 MAY_IMPORT_DEMO = ("engine.demo", "engine.commands", "export.commands", "bench")
 
@@ -261,8 +255,6 @@ def allowed_imports(module: str) -> tuple[str, ...]:
 def wrong_directions(modules: Modules) -> list[str]:
     found = []
     for module, targets in our_imports(modules).items():
-        if module in EXCEPTIONS:
-            continue
         allowed = allowed_imports(module)
         for target in sorted(targets):
             if in_package(target, "engine.demo") and not any(in_package(module, m) for m in MAY_IMPORT_DEMO):
@@ -458,7 +450,7 @@ def tree_of(**code: str) -> Modules:
         tree_of(engine__newcomer="from engine.runs.store import RunStore"),
         tree_of(engine__newcomer__file="from engine.runs.store import RunStore"),
         tree_of(engine__cli="import bench.quality", bench__quality=""),
-        tree_of(engine__build__prepare="from export.denoiser import load", export__denoiser=""),
+        tree_of(engine__build__run="from export.denoiser import load", export__denoiser=""),
         tree_of(engine__report__write="from bench.quality import score", bench__quality=""),
         tree_of(engine__runs__store="from engine.demo.scenes import truth", engine__demo__scenes=""),
         tree_of(engine__datasets__folder="from ..demo import scenes", engine__demo__scenes=""),

@@ -16,10 +16,19 @@ ENTRY_POINTS = {
     "engine.critics": ("load", {"folder", "device", "dtype", "quantization"}),
     "engine.selectors": ("build", {"settings"}),
 }
-ROOMS = {"engine.generators": "generator", "engine.critics": "critic"}
-"""A family of models is a folder; this is its file that loads one."""
+ROOMS = {"engine.generators": ("generator", "PIPELINES"), "engine.critics": ("critic", "MODEL_TYPES")}
+"""A family of models is a folder: its file that loads one, and where it declares what it loads."""
+
+
+def loads_something(package: str, name: str) -> bool:
+    return package not in ROOMS or hasattr(plugins.load(package, name), ROOMS[package][1])
+
+
 PLUGINS = [
-    (package, name) for package in ENTRY_POINTS for name in plugins.names(package) if name != "cosmos3"
+    (package, name)
+    for package in ENTRY_POINTS
+    for name in plugins.names(package)
+    if loads_something(package, name)
 ]
 
 
@@ -28,7 +37,7 @@ def missing(package: str, name: str) -> list[str]:
     function_name, parameters = ENTRY_POINTS[package]
     module = plugins.load(package, name)
     if package in ROOMS:
-        module = plugins.load(f"{package}.{name}", ROOMS[package])
+        module = plugins.load(f"{package}.{name}", ROOMS[package][0])
     entry = getattr(module, function_name, None)
     if not callable(entry):
         return [f"no function {function_name}"]

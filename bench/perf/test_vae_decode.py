@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.perf.benchmark_tools import DEVICE, HAS_GPU, Benchmark, measure, normal, sizes
 from bench.perf.vae_table import SIZES, build, exact_pixels
 from engine.generators.wan.vae import decode_pixels, use_channels_last
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 from kernels import reference
 
 WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {
@@ -25,8 +25,8 @@ WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {
     "library, channels last": (use_channels_last, None),
     "chunks of 4": (None, 4),
     "chunks of 4, channels last": (use_channels_last, 4),
-    "fast coders, chunks of 1": (use_fast_coders, 1),
-    "fast coders, chunks of 4": (use_fast_coders, 4),
+    "fast coders, chunks of 1": (use_fused_vae, 1),
+    "fast coders, chunks of 4": (use_fused_vae, 4),
 }
 """What is done to the module once, and the latent frames of a chunk; None: the library's own decode."""
 MAX_ERROR_FACTOR = 2.0

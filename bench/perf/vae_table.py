@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.scoring.score_document import write_json
 from engine.generators.wan.vae import decode_pixels, decode_preview, use_channels_last
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 from engine.runs.manifest import collect
 from kernels import timing
 
@@ -69,7 +69,7 @@ def ways_of(vae: AutoencoderKLWan, latents: Tensor) -> dict[str, Way]:
     nothing, finest = frozenset[int](), frozenset({vae.config.base_dim})
 
     def fused(*, merge: bool, paired: frozenset[int]) -> AutoencoderKLWan:
-        return with_surgery(vae, partial(use_fast_coders, merge_upsampling=merge, paired=paired))
+        return with_surgery(vae, partial(use_fused_vae, merge_upsampling=merge, paired=paired))
 
     def chunks(module: AutoencoderKLWan, chunk_latents: int) -> Way:
         return lambda: decode_pixels(module, latents, chunk_latents)
@@ -169,7 +169,7 @@ def check_preview(
     problem: str, vae: AutoencoderKLWan, latents: Tensor, usable: dict[str, Way]
 ) -> dict[str, Any]:
     """The row of the quick look, which joins the ways that are timed."""
-    fused = with_surgery(vae, use_fast_coders)
+    fused = with_surgery(vae, use_fused_vae)
     frames = [frame for frame in PREVIEW_FRAMES if frame < latents.shape[2]]
 
     def way() -> Tensor:

@@ -23,11 +23,12 @@ from bench.scoring.score_document import write_json
 from engine.build.model_folders import find_generator
 from engine.errors import RetakeError
 from engine.generators.wan import generator as wan
+from engine.generators.wan.family import WanFamily
+from engine.generators.wan.recipes import read_attention
 from engine.machine.device import resolve_device, use_threads
-from engine.quant.attention_error import wan_projected
 from engine.quant.calibration import Budget, LayerError, Meter, choose
 from engine.quant.precision_policy import FILE, Policy, checkpoint_digest
-from engine.quant.recipes import resolve, wan_table
+from engine.quant.recipes import resolve
 from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
@@ -60,9 +61,14 @@ class _Timed:
 def measure(generator: Any, num_scenes: int, num_rows: int) -> list[LayerError]:
     """The errors of every layer on takes of training scenes; the generator is as before afterwards."""
     module = generator.parts.transformer
-    table, inner = wan_table(module), generator.denoiser
-    attentions = [f"{table.blocks}.{index}.attn1" for index in range(len(module.blocks))]
-    meter = Meter(module, resolve(table, module).quantized, attentions, read=wan_projected, num_rows=num_rows)
+    family, inner = WanFamily(module), generator.denoiser
+    meter = Meter(
+        module,
+        resolve(family.recipe, module).quantized,
+        family.calibrated_attentions,
+        read=read_attention,
+        num_rows=num_rows,
+    )
     generator.denoiser = _Timed(inner, meter)
     try:
         with tempfile.TemporaryDirectory() as folder, meter:

@@ -1,4 +1,4 @@
-"""A denoiser that was exported before, instead of the generator's own module: found, opened, written down.
+"""An exported denoiser in place of the generator's own module: finds it, opens it, notes which one it is.
 
 Reaches the package `export` by name, so that the engine runs without it. Invariant: another denoiser than was
 asked for is used only where the user allowed it, and then with a warning; a resumed run keeps its own.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE, ENTRY = "export", "denoiser"
 DIGEST, FALLBACK = "artifact_digest", "fallback"
-"""Notes: by the one a resumed run knows its artifact, the other says why there is none after all."""
+"""Keys of notes: by the first a resumed run knows its artifact, the second says why there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Loaded:
 def find(denoise: DenoiseConfig, checkpoint: Path, outline: Any, device: str) -> Exported | None:
     """What `denoise.engine` names, for the generator whose outline is given; None: nothing is named.
 
-    ConfigError for parts that cannot be combined with it, ExportError when there is none that fits.
+    Raises ConfigError for settings that it does not combine with, ExportError when no artifact fits.
     """
     if not denoise.engine:
         return None

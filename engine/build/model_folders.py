@@ -1,13 +1,14 @@
 """Model folders: where one is, which family loads it, what it lacks, how many bytes its weights have.
 
 Reads configs and safetensors headers, never a weight, and imports no torch: a wrong folder is refused in
-milliseconds. The family is the name of a file in engine/generators or engine/critics.
+milliseconds. A family is a room in engine/generators or engine/critics, which says itself what it loads.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +21,6 @@ from engine.settings.config import BUNDLED
 GENERATORS = "engine.generators"
 CRITICS = "engine.critics"
 MODELS = Path(__file__).parents[1] / "demo" / "models"
-
-PIPELINE_FAMILIES = {"Wan": "wan"}  # by how `_class_name` in model_index.json starts
-CRITIC_FAMILIES = {"qwen3_vl": "qwen_vl", "qwen2_5_vl": "qwen_vl"}  # by `model_type` in config.json
 
 # The parts of a pipeline that run. Others (an image encoder, a second transformer) are checked only when
 # model_index.json names a class for them.
@@ -37,7 +35,7 @@ CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.js
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolder:
-    """A complete model folder. `family` names the plugin of `package` that loads it."""
+    """A complete model folder. `family` names the room of `package` that loads it."""
 
     path: Path
     package: str
@@ -54,9 +52,10 @@ def find_generator(name: str) -> ModelFolder:
     path = _folder(name, "generator")
     index = _read_json(path / "model_index.json", "a video generator", PIPELINE_LAYOUT)
     class_name = str(index.get("_class_name", ""))
-    family = next((f for start, f in PIPELINE_FAMILIES.items() if class_name.startswith(start)), None)
+    families = _families(GENERATORS, "PIPELINES")
+    family = next((families[start] for start in families if class_name.startswith(start)), None)
     if family is None:
-        raise _unknown_family(path, "model_index.json _class_name", class_name, GENERATORS)
+        raise _unknown_family(path, "model_index.json _class_name", class_name, families)
     listed = [
         key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([None], [])
     ]
@@ -70,12 +69,13 @@ def find_critic(name: str) -> ModelFolder:
     path = _folder(name, "critic")
     config = _read_json(path / "config.json", "a vision-language critic", CRITIC_LAYOUT)
     model_type = str(config.get("model_type", ""))
-    if model_type not in CRITIC_FAMILIES:
-        raise _unknown_family(path, "config.json model_type", model_type, CRITICS)
+    families = _families(CRITICS, "MODEL_TYPES")
+    if model_type not in families:
+        raise _unknown_family(path, "config.json model_type", model_type, families)
     _require_weights(path, "the model", CRITIC_LAYOUT)
     if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
-    return ModelFolder(path=path, package=CRITICS, family=CRITIC_FAMILIES[model_type])
+    return ModelFolder(path=path, package=CRITICS, family=families[model_type])
 
 
 def weight_elements(folder: Path) -> int:
@@ -94,6 +94,15 @@ def _elements(path: Path) -> int:
             f"{path} ({path.stat().st_size} bytes) is not a safetensors file: {error}",
             fix="copy or download the file again",
         ) from error
+
+
+def _families(package: str, declaration: str) -> dict[str, str]:
+    """What the families of `package` say they load -> the family; one that declares nothing loads nothing."""
+    return {
+        loaded: family
+        for family in plugins.names(package)
+        for loaded in getattr(plugins.load(package, family), declaration, ())
+    }
 
 
 def _folder(name: str, what: str) -> Path:
@@ -153,9 +162,8 @@ def _missing(path: Path, part: str, layout: str) -> ModelError:
     return ModelError(f"{path} lacks {part}", fix=f"complete the folder; its layout is: {layout}")
 
 
-def _unknown_family(path: Path, where: str, value: str, package: str) -> ModelError:
-    known = sorted({*PIPELINE_FAMILIES} if package == GENERATORS else CRITIC_FAMILIES)
+def _unknown_family(path: Path, where: str, value: str, families: Mapping[str, str]) -> ModelError:
     return ModelError(
-        f"{path}: {where} is {value!r}, which no family loads; known: {', '.join(known)}",
-        fix=f"give a folder of one of the families: {', '.join(plugins.names(package))}",
+        f"{path}: {where} is {value!r}, which no family loads; known: {', '.join(sorted(families))}",
+        fix=f"give a folder of one of the families: {', '.join(sorted(set(families.values())))}",
     )

@@ -1,1 +1,1 @@
-"""Samplers and guidance: tensors in, tensors out."""
+"""Samplers, guidance, layers that fast forwards share, and how a denoiser is assembled; knows no family."""

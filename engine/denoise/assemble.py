@@ -1,7 +1,8 @@
-"""Settings, module and device -> a denoiser, with a note on every choice. Done once, before the first step.
+"""A family's transformer, settings and shape -> a denoiser, with a note on every choice.
 
-Nothing falls back silently: a kernel or format that was named and cannot run is an error with all reasons;
-what was left to us ("auto") is resolved here and written down. Quantization changes the module in place.
+Done once, before the first step. Knows no family: each says in its own room what its forward needs. Nothing
+falls back silently: a kernel or format that was named and cannot run is an error with all reasons; what was
+left to us ("auto") is resolved here and written down. Quantization changes the transformer in place.
 """
 
 from __future__ import annotations
@@ -12,21 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import Cosmos3OmniTransformer, WanTransformer3DModel
 from torch import nn
 
-from engine.denoise.guidance import EagerDenoiser
+from engine.denoise.family import AttentionSite, Family, Forward, Parts, Shape
+from engine.denoise.layers import BoundAttention, bind, compile_blocks, quantized_range
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ConfigError
-from engine.generators.cosmos3 import block as cosmos3_block
-from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3
-from engine.generators.wan.block import OURS, PLAIN, BoundAttention
-from engine.generators.wan.forward import FastDenoiser, FastWan, quantized_range
 from engine.protocols import Denoiser
-from engine.quant import precision_policy, surgery
-from engine.quant import weight_cache as saved
+from engine.quant import precision_policy, surgery, weight_cache
 from engine.quant.precision_policy import Policy, Range
-from engine.quant.recipes import QuantTable, SurgeryError, cosmos3_table, resolve, wan_table
+from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 from engine.settings.presets import QUANTIZED_END, DenoiseSettings, parts_of_forward
 from kernels import dispatch
 from kernels.descriptors import AttentionProblem, KernelError, Target, dtype_name
@@ -35,31 +31,12 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 FP8_RATE_IS_FULL = ((9, 0), (10, 0), (10, 3))
-"""Compute capabilities whose FP8 products with fp32 accumulation run at twice the bf16 rate; on 8.9 and 12.x
+"""Compute capabilities whose FP8 GEMMs with fp32 accumulation run at twice the bf16 rate; on 8.9 and 12.x
 they run at half of what INT8 reaches (NVIDIA's architecture papers of Ada and of GeForce Blackwell)."""
 MEASURED_AS = {"fa3_fp8": "fp8", "cudnn_fp8": "fp8", "triton_int8": "int8"}
 """8-bit kernel of attention -> the format of a policy's calibration that stands for it."""
 GRAPHED_TOKENS = 10_000
 """Below this many tokens a forward is so short that launching its kernels shows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What the denoiser will be asked: rows of guidance at a time, tokens of video and of text."""
-
-    batch: int
-    tokens: int
-    text_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Site:
-    """Where the attention of a model happens."""
-
-    heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +50,7 @@ class Assembled:
 
 
 def assemble(
-    transformer: WanTransformer3DModel,
+    family: Family[Forward],
     settings: DenoiseSettings,
     shape: Shape,
     *,
@@ -84,134 +61,84 @@ def assemble(
     """`cache` keeps probed kernel choices, `weights` quantized weights; None keeps nothing. `folder`: the
     generator's, where its policy is.
 
-    ConfigError when a part cannot be had.
+    Raises ConfigError for settings that this family, this device or these weights do not allow.
     """
+    family.refuse(settings, shape)
     if settings.forward == "library":
         if parts := parts_of_forward(settings):
             raise ConfigError(
                 f"{', '.join(parts)} cannot be had with the library's forward",
                 fix='set denoise.forward = "fast", or use --preset fast',
             )
-        return Assembled(denoiser=EagerDenoiser(transformer), notes={"forward": "library"})
-    weight, config = transformer.patch_embedding.weight, transformer.config
-    site = _Site(
-        heads=config.num_attention_heads,
-        head_dim=config.attention_head_dim,
-        dtype=weight.dtype,
-        device=weight.device,
-    )
+        return Assembled(denoiser=family.library_denoiser(), notes={"forward": "library"})
+    recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
-    policy = _policy(settings.policy, folder, notes)
-    table = wan_table(transformer)
-    notes["linear"] = _linear(transformer, table, settings.linear, site, weights, policy)
-    attention, low = _both_attentions(site, shape, shape.tokens, settings, notes, cache)
-    wan = FastWan(
-        transformer,
-        element_wise=OURS if settings.element_wise == "ours" else PLAIN,
-        attention=attention,
-        quantized_attention=low,
-        cross_attention=_cross_attention(site, shape, notes, cache),
-    )
+    policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
+    notes["linear"] = _linear(family.transformer, recipe, settings.linear, site, weights, policy)
+    chosen = _parts(site, shape, settings, notes, cache)
+    forward = family.fast_forward(chosen)
     on_gpu = site.device.type == "cuda"
     if _switched(settings.compile, "compile", notes, on_gpu):
-        wan.compile_blocks()
+        compile_blocks(forward.blocks)
     short = shape.batch * shape.tokens <= GRAPHED_TOKENS
-    graphs = _switched(settings.graphs, "graphs", notes, on_gpu and short)
+    graphs = _switched(settings.graphs, "graphs", notes, on_gpu and short and family.has_graphs)
     if graphs and not on_gpu:
         raise ConfigError("graphs is on, but the denoiser is on the CPU", fix="leave graphs off or auto")
-    names = [f"{table.blocks}.{index}.attn1" for index in range(len(wan.blocks))]
-    ranges = None if low is None else _quantized_ranges(low.name, settings, policy, names, notes)
-    _log(notes)
-    return Assembled(denoiser=FastDenoiser(wan, quantized_ranges=ranges, graphs=graphs), notes=notes)
-
-
-def assemble_cosmos3(
-    transformer: Cosmos3OmniTransformer,
-    settings: DenoiseSettings,
-    shape: Shape,
-    *,
-    fps: float,
-    cache: Path | None = None,
-    weights: Path | None = None,
-) -> Assembled:
-    """As `assemble`, for the fast forward of Cosmos3's generation tower; there is no CUDA graph of it."""
-    if settings.forward == "library":
-        raise ConfigError(
-            "Cosmos3 has no denoiser over the library's forward", fix='set denoise.forward = "fast"'
-        )
-    if settings.graphs == "on":
-        raise ConfigError("there is no CUDA graph of Cosmos3", fix="leave graphs off or auto")
-    if shape.batch != 1:
-        raise ConfigError(
-            f"Cosmos3 predicts one branch at a time, not {shape.batch}", fix="run the branches one by one"
-        )
-    weight, config = transformer.proj_in.weight, transformer.config
-    site = _Site(
-        heads=config.num_attention_heads, head_dim=config.head_dim, dtype=weight.dtype, device=weight.device
-    )
-    notes = {"forward": "fast", "element_wise": settings.element_wise}
-    notes["linear"] = _linear(transformer, cosmos3_table(transformer), settings.linear, site, weights, None)
-    kv_len = shape.tokens + shape.text_tokens
-    attention, low = _both_attentions(site, shape, kv_len, settings, notes, cache)
-    model = FastCosmos3(
-        transformer,
-        fps=fps,
-        element_wise=cosmos3_block.OURS if settings.element_wise == "ours" else cosmos3_block.PLAIN,
-        attention=attention,
-        quantized_attention=low,
-    )
-    if _switched(settings.compile, "compile", notes, site.device.type == "cuda"):
-        model.compile_blocks()
-    notes["graphs"] = "off"
-    levels = None if low is None else _quantized_range(settings, notes)
-    _log(notes)
-    return Assembled(denoiser=Cosmos3Denoiser(model, quantized_range=levels), notes=notes)
-
-
-def _log(notes: dict[str, str]) -> None:
+    ranges = None
+    if chosen.quantized_attention is not None:
+        kernel, names = chosen.quantized_attention.name, family.calibrated_attentions
+        ranges = _policy_ranges(kernel, settings, policy, names, notes)
+        if ranges is None:
+            ranges = ((_quantized_range(settings, notes),),) * len(forward.blocks)
     for name, choice in notes.items():
         log.info("denoiser %s: %s", name, choice)
+    return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes)
 
 
-def _both_attentions(
-    site: _Site,
-    shape: Shape,
-    kv_len: int,
-    settings: DenoiseSettings,
-    notes: dict[str, str],
-    cache: Path | None,
-) -> tuple[BoundAttention, BoundAttention | None]:
-    """(exact, low) attention of the video; ConfigError with all reasons where a named one cannot run."""
-    problem = _problem(site, shape, kv_len)
+def _parts(
+    site: AttentionSite, shape: Shape, settings: DenoiseSettings, notes: dict[str, str], cache: Path | None
+) -> Parts:
+    """ConfigError with all reasons where a named attention cannot run."""
+    problem = _problem(site, shape, shape.tokens + (shape.text_tokens if site.joins_text else 0))
+    cross = None
     try:
         exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)
-        return exact, _quantized_attention(problem, settings, notes, cache)
+        quantized = _quantized_attention(problem, settings, notes, cache)
+        if not site.joins_text:
+            of_text = _problem(site, shape, shape.text_tokens)
+            cross = _attention(of_text, (), ("exact",), notes, "cross_attention", cache)
     except KernelError as error:
-        raise _unsupported(error) from error
-
-
-def _unsupported(error: KernelError) -> ConfigError:
-    return ConfigError(str(error), fix="`retake kernels` lists what runs here and why others do not")
+        fix = "`retake kernels` lists what runs here and why others do not"
+        raise ConfigError(str(error), fix=fix) from error
+    return Parts(
+        element_wise=bind("run" if settings.element_wise == "ours" else "plain"),
+        attention=exact,
+        quantized_attention=quantized,
+        cross_attention=cross,
+    )
 
 
 def _linear(
     transformer: nn.Module,
-    table: QuantTable,
+    recipe: QuantRecipe,
     wanted: str,
-    site: _Site,
+    site: AttentionSite,
     folder: Path | None,
     policy: Policy | None,
 ) -> str:
-    """Quantizes where that is the choice, of "auto" what the policy admits; the note of it."""
+    """Quantizes the linear layers if the format that is wanted, or that "auto" becomes, is an 8-bit one.
+
+    With "auto" only the layers that the policy admits. Returns the note.
+    """
     format_name = _linear_format(wanted, site.device, site.dtype)
     if format_name == "bf16":
         return format_name
     try:
         follow = policy if wanted == AUTO else None
-        kept = () if follow is None else follow.kept_linears(transformer, table, format_name)
-        if kept and len(kept) == len(resolve(table, transformer).quantized):
+        kept = () if follow is None else follow.kept_linears(transformer, recipe, format_name)
+        if kept and len(kept) == len(resolve(recipe, transformer).quantized):
             return f"bf16: the policy admits no layer to {format_name}"
-        done = f"{format_name}: {_quantize(transformer, table, format_name, folder, kept)}"
+        done = f"{format_name}: {_quantize(transformer, recipe, format_name, folder, kept)}"
         return done + (f", {len(kept)} kept by the policy" if kept else "")
     except SurgeryError as error:  # the module is unchanged: too few blocks, or sizes no kernel takes
         if wanted != AUTO:
@@ -229,16 +156,16 @@ def _linear_format(wanted: str, device: torch.device, dtype: torch.dtype) -> str
 
 
 def _quantize(
-    transformer: nn.Module, table: QuantTable, format_name: str, folder: Path | None, kept: tuple[str, ...]
+    transformer: nn.Module, recipe: QuantRecipe, format_name: str, folder: Path | None, kept: tuple[str, ...]
 ) -> str:
-    num_inner = len(getattr(transformer, table.blocks)) - table.num_first_kept - table.num_last_kept
-    expect = len(table.quantized) * num_inner - len(kept)
+    num_inner = len(getattr(transformer, recipe.blocks)) - recipe.num_first_kept - recipe.num_last_kept
+    expect = len(recipe.quantized) * num_inner - len(kept)
     policy = dict.fromkeys(kept, "bf16")
     if folder is None:
-        report = surgery.quantize_linears(transformer, table, format_name, expect=expect, policy=policy)
+        report = surgery.quantize_linears(transformer, recipe, format_name, expect=expect, policy=policy)
     else:
-        report, _ = saved.quantize_or_load(
-            transformer, table, format_name, expect=expect, folder=folder, policy=policy
+        report, _ = weight_cache.quantize_or_load(
+            transformer, recipe, format_name, expect=expect, folder=folder, policy=policy
         )
     return f"{len(report.formats)} layers, {report.bytes_before >> 20} to {report.bytes_after >> 20} MiB"
 
@@ -252,21 +179,21 @@ def _policy(wanted: str, folder: Path | None, notes: dict[str, str]) -> Policy |
     return policy
 
 
-def _quantized_ranges(
+def _policy_ranges(
     kernel: str,
     settings: DenoiseSettings,
     policy: Policy | None,
-    blocks: Sequence[str],
+    attentions: Sequence[str],
     notes: dict[str, str],
-) -> tuple[tuple[Range, ...], ...]:
-    """For each block the timesteps of the low attention: the policy's, where no range was given and the
-    kernel is one that it was measured for; else one range for all."""
+) -> tuple[tuple[Range, ...], ...] | None:
+    """For each block the timesteps at which the policy admits quantized attention; None where a range was
+    given, or the kernel is not one that the policy was measured for: then one range is for all blocks."""
     format_name = MEASURED_AS.get(kernel)
     given = settings.quantized_first is not None or settings.quantized_last is not None
     if policy is None or given or format_name is None:
-        return ((_quantized_range(settings, notes),),) * len(blocks)
-    ranges = policy.attention_ranges(blocks, format_name)
-    share = sum(high - low for block in ranges for low, high in block) / (NUM_TRAIN_TIMESTEPS * len(blocks))
+        return None
+    ranges = policy.attention_ranges(attentions, format_name)
+    share = sum(high - low for block in ranges for low, high in block) / (NUM_TRAIN_TIMESTEPS * len(ranges))
     notes["quantized_attention"] += (
         f", where the policy admits it: {100 * share:.0f} % of blocks and noise levels"
     )
@@ -280,7 +207,7 @@ def _quantized_range(settings: DenoiseSettings, notes: dict[str, str]) -> Range:
     return quantized_range(first, last)
 
 
-def _problem(site: _Site, shape: Shape, kv_len: int) -> AttentionProblem:
+def _problem(site: AttentionSite, shape: Shape, kv_len: int) -> AttentionProblem:
     name = dtype_name(site.dtype)
     assert name is not None, f"dtype {site.dtype}"
     return AttentionProblem(
@@ -335,14 +262,6 @@ def _quantized_attention(
         )
         return None
     return found
-
-
-def _cross_attention(site: _Site, shape: Shape, notes: dict[str, str], cache: Path | None) -> BoundAttention:
-    problem = _problem(site, shape, shape.text_tokens)
-    try:
-        return _attention(problem, (), ("exact",), notes, "cross_attention", cache)
-    except KernelError as error:
-        raise _unsupported(error) from error
 
 
 def _switched(wanted: str, name: str, notes: dict[str, str], automatic: bool) -> bool:

@@ -1,6 +1,6 @@
 """Ends the denoising of one job when its previewed result no longer changes, without waiting for the device.
 
-The change of each step travels to pinned memory behind an event, and is looked at two steps later, when the
+The change of each step is copied to pinned memory, with an event, and read two steps later, when the
 scheduler has seen that step's fence pass: so the decision is the same on every run. Belongs to one job.
 """
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from engine.denoise.sampler import PrefixTimestep
@@ -30,33 +29,6 @@ class GuidedText:
 
     cond: Tensor
     uncond: Tensor | None
-
-
-class EagerDenoiser:
-    """The untouched library transformer behind the Denoiser protocol: the oracle of every faster one."""
-
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
-        self._transformer = transformer
-        self._dtype: torch.dtype = transformer.patch_embedding.weight.dtype
-
-    def prepare(self, text: Tensor) -> Tensor:
-        return text.to(self._dtype)
-
-    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str) -> Tensor:
-        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z, F, h, w].
-
-        B is 1 for branches "cond" and "uncond" and 2 for "both"; text is [B, L, D].
-        """
-        batch = 2 if branch == BOTH else 1
-        assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
-        velocity = self._transformer(
-            hidden_states=latents.to(self._dtype).expand(batch, -1, -1, -1, -1),
-            timestep=timestep.per_token(latents.device).expand(batch, -1),
-            encoder_hidden_states=text,
-            return_dict=False,
-        )[0]
-        assert isinstance(velocity, Tensor)
-        return velocity.float()
 
 
 class Guidance:
@@ -132,7 +104,7 @@ def cached_steps(num_steps: int, share: float) -> frozenset[int]:
     """About `share` of the steps, evenly between the first two and the last, which are always predicted.
 
     The first two set the motion and give the extrapolation its slope, the last the detail. Never two in a
-    row, so that at most half of the steps between can be had.
+    row, so at most half of the steps between.
     """
     inner = range(2, num_steps - 1)
     count = min(round(share * num_steps), (len(inner) + 1) // 2)

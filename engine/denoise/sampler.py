@@ -102,7 +102,8 @@ def fixed_schedule(timesteps: Sequence[float]) -> Schedule:
 
 
 class PrefixSampler:
-    """The latents of one job. Alternate `model_input`, `timestep` and `advance`, then read `latents`.
+    """The latents of one job. Predict a velocity for `latents` at `timestep`, `advance` with it, and so on;
+    at the end `latents` are the result.
 
     Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents.
     """

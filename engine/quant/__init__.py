@@ -1,1 +1,1 @@
-"""8-bit linear layers in place of nn.Linear: which, with what error, and saved once."""
+"""8-bit linear layers in place of nn.Linear: which, with what error, and kept on disk."""

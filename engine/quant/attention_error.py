@@ -1,19 +1,18 @@
 """8-bit self-attention in plain torch and fp32, to measure its error where no kernel runs, on a CPU too.
 
-fp8: what the fused path does, q and k normalised, rotated (RoPE, Hadamard), rounded with their static scale
-(kernels.fused.qk_norm_rope), v with one scale a head (head_quant), the weights of softmax in E4M3 with
+fp8: what the fused path does. q and k: norm, rotary embedding, Hadamard rotation, rounding with their static
+scale (kernels.fused.qk_norm_rope); v with one scale a head (head_quant); the weights of softmax in E4M3 with
 FlashAttention-3's offset of 8 binary orders. int8: triton_int8, keys without their mean. Not copied is the
-order of summation. B batch . S tokens . C channels . A heads . N sampled queries . D head size
+order of summation.
+B batch . S tokens . C channels . A heads . N sampled queries . D head size
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.fused import head_quant, qk_norm_rope
 from kernels.fused.formats import FP8, HADAMARD_SIZE, INT8, dequantize, quantize_rows, to_format
@@ -40,29 +39,6 @@ class Projected:
     eps: float
 
 
-def wan_projected(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Projected:
-    """Of a WanAttention `attn1` and what its block calls it with: (hidden states, None, None, rotary)."""
-    x, rotary = args[0], kwargs.get("rotary_emb", args[3] if len(args) > 3 else None)
-    assert rotary is not None, "a self-attention of the family wan has rotary tables"
-    cos, sin = rotary
-    return Projected(
-        q=_product(attention.to_q, x),
-        k=_product(attention.to_k, x),
-        v=_product(attention.to_v, x),
-        norm_q=attention.norm_q.weight,
-        norm_k=attention.norm_k.weight,
-        cos=cos.float(),
-        sin=sin.float(),
-        heads=int(attention.heads),
-        eps=float(attention.norm_q.eps),
-    )
-
-
-def _product(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Past the layer's hooks: who measures it would count the input twice."""
-    return F.linear(x, layer.weight, layer.bias)
-
-
 def reason_against(head_dim: int, format: str) -> str | None:
     """Why no kernel has this self-attention in this format; None when one may."""
     if format == FP8.name and head_dim % (2 * HADAMARD_SIZE):
@@ -74,7 +50,7 @@ def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
     """fp32 [B, A, N, D] of about `num_queries` evenly spaced queries. format: "fp8", "int8", None: exact."""
     stride = max(1, given.q.shape[1] // num_queries)
 
-    def turned(x: Tensor, weight: Tensor) -> Tensor:
+    def rotated(x: Tensor, weight: Tensor) -> Tensor:
         """[B, A, S, D]"""
         scale = qk_norm_rope.static_scale(weight, given.heads) if format == FP8.name else None
         out = qk_norm_rope.plain(
@@ -82,7 +58,7 @@ def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
         )
         return (out if scale is None else dequantize(out, scale[:, None])).transpose(1, 2)
 
-    q, k = turned(given.q, given.norm_q)[:, :, ::stride], turned(given.k, given.norm_k)
+    q, k = rotated(given.q, given.norm_q)[:, :, ::stride], rotated(given.k, given.norm_k)
     v = given.v.float().unflatten(2, (given.heads, -1))
     if format == FP8.name:
         v8, v_scale = head_quant.plain(v)

@@ -26,7 +26,7 @@ FORMATS = tuple(KERNELS)
 NUM_TRAIN_TIMESTEPS = 1000.0
 
 Read = Callable[[Any, tuple[Any, ...], dict[str, Any]], Projected]
-"""(self-attention, its arguments, keyword arguments) -> q, k, v: attention_error.wan_projected."""
+"""(self-attention, its arguments, keyword arguments) -> q, k, v; each family has its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Budget:
 
 
 class _Sums:
-    """Squares and products of all pairs so far: the error over every scene, not the mean of errors."""
+    """Squares and dot products of all pairs so far: the error over every scene, not the mean of errors."""
 
     def __init__(self) -> None:
         self.difference = self.actual = self.exact = self.product = 0.0

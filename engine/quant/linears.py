@@ -1,6 +1,6 @@
 """A linear layer whose weight is stored in 8 bits, with one scale per output channel.
 
-Knows no model: `surgery` puts it where `tables` allow. Invariant: the weight and its scale keep their dtypes
+Knows no model: `surgery` puts it where a recipe allows. Invariant: the weight and its scale keep their dtypes
 whatever `module.to(dtype)` asks; device moves work as for any module.
 K input features . N output features.
 """
@@ -81,10 +81,6 @@ class QuantizedLinear(nn.Module):
             x8, x_scale, self.weight, self.scale, self.bias, out_dtype=out_dtype or self.out_dtype
         )
         return out
-
-    def dequantized(self) -> Tensor:
-        """The fp32 weight that the 8-bit values stand for, [N, K]."""
-        return self.weight.float() * self.scale[:, None]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Moves between devices pass, casts do not: a cast 8-bit weight would silently be a wrong layer."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from engine.errors import ModelError
-from engine.quant.recipes import QuantTable, SurgeryError, resolve
+from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 
 SCHEMA = 1
 FILE = "precision_policy.json"
@@ -49,17 +49,17 @@ class Policy:
     producer: str
     entries: tuple[PolicyEntry, ...]
 
-    def kept_linears(self, module: nn.Module, table: QuantTable, format: str) -> tuple[str, ...]:
-        """The layers that the table would quantize and that must stay bf16 when the rest is `format`.
+    def kept_linears(self, module: nn.Module, recipe: QuantRecipe, format: str) -> tuple[str, ...]:
+        """The layers that the recipe would quantize and that must stay bf16 when the rest is `format`.
 
-        Layers that share a product share its format: one that may not be 8-bit keeps the others with it.
+        Layers that share a GEMM share its format: one that may not be 8-bit keeps the others with it.
         SurgeryError for a policy that names other layers.
         """
-        names = resolve(table, module).quantized
+        names = resolve(recipe, module).quantized
         entries = [entry for entry in self.entries if entry.kind == LINEAR]
         _refuse_unknown({entry.layer for entry in entries}.difference(names))
         refused = set(names).difference(entry.layer for entry in entries if entry.format == format)
-        return tuple(name for name in names if refused.intersection(_together(table, name)))
+        return tuple(name for name in names if refused.intersection(_together(recipe, name)))
 
     def attention_ranges(self, layers: Iterable[str], format: str) -> tuple[tuple[Range, ...], ...]:
         """For each of `layers` the timesteps at which its attention may be `format`."""
@@ -139,9 +139,9 @@ def checkpoint_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _together(table: QuantTable, name: str) -> tuple[str, ...]:
-    """The layers that share a product with this one, itself included."""
-    for locals_ in table.one_product:
+def _together(recipe: QuantRecipe, name: str) -> tuple[str, ...]:
+    """The layers that share a GEMM with this one, itself included."""
+    for locals_ in recipe.merged:
         for local in locals_:
             if name.endswith(f".{local}"):
                 block = name.removesuffix(local)

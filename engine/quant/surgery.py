@@ -1,4 +1,4 @@
-"""Replaces nn.Linear by QuantizedLinear in one module instance, exactly where its table says.
+"""Replaces nn.Linear by QuantizedLinear in one module instance, exactly where its recipe says.
 
 Touches instances, never library classes. Invariant: a module that does not fit is left unchanged; after
 success exactly `expect` layers are 8-bit. There is no way back but loading the model again.
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from engine.quant.linears import KERNELS, QuantizedLinear
-from engine.quant.recipes import QuantTable, SurgeryError, resolve
+from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 from kernels.descriptors import LinearProblem, Target
 
 TYPICAL_ROWS = 4096
@@ -32,19 +32,19 @@ class Report:
 
 
 def plan(
-    module: nn.Module, table: QuantTable, format: str, *, policy: Mapping[str, str] | None = None
+    module: nn.Module, recipe: QuantRecipe, format: str, *, policy: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Name -> 8-bit format of the layers to replace.
 
     `policy`, from a calibration, may give single layers another format or "bf16" to leave them; a name in it
-    that the table does not quantize is an error.
+    that the recipe does not quantize is an error.
     """
     allowed = {*KERNELS, "bf16"}
-    chosen = dict.fromkeys(resolve(table, module).quantized, format) | dict(policy or {})
-    unknown = sorted(set(policy or {}).difference(resolve(table, module).quantized))
+    chosen = dict.fromkeys(resolve(recipe, module).quantized, format) | dict(policy or {})
+    unknown = sorted(set(policy or {}).difference(resolve(recipe, module).quantized))
     if unknown:
         raise SurgeryError(
-            f"the policy names layers that {table.family!r} does not quantize: {', '.join(unknown)}",
+            f"the policy names layers that {recipe.family!r} does not quantize: {', '.join(unknown)}",
             fix="calibrate this model again",
         )
     wrong = sorted(f"{name}: {fmt}" for name, fmt in chosen.items() if fmt not in allowed)
@@ -58,19 +58,19 @@ def plan(
 @torch.no_grad()
 def quantize_linears(
     module: nn.Module,
-    table: QuantTable,
+    recipe: QuantRecipe,
     format: str,
     *,
     expect: int,
     policy: Mapping[str, str] | None = None,
 ) -> Report:
     """Quantizes the weights in place of the layers. format: "fp8" or "int8"; expect: how many layers."""
-    formats = plan(module, table, format, policy=policy)
+    formats = plan(module, recipe, format, policy=policy)
     check(module, formats, expect=expect)
     layers = {
         name: QuantizedLinear.from_linear(linear_of(module, name), fmt) for name, fmt in formats.items()
     }
-    return install(module, table, layers)
+    return install(module, layers)
 
 
 def check(module: nn.Module, formats: Mapping[str, str], *, expect: int) -> None:
@@ -78,12 +78,12 @@ def check(module: nn.Module, formats: Mapping[str, str], *, expect: int) -> None
     layer."""
     if not formats:
         raise SurgeryError(
-            "nothing to quantize: no layer was chosen", fix="use the bf16 preset, or the table"
+            "nothing to quantize: no layer was chosen", fix="use the bf16 preset, or the recipe"
         )
     if len(formats) != expect:
         raise SurgeryError(
             f"{len(formats)} layers would be quantized, {expect} were expected: {', '.join(formats)}",
-            fix="correct the table or the expected number",
+            fix="correct the recipe or the expected number",
         )
     refused = [f"{name}: {reason}" for name, fmt in formats.items() if (reason := _reason(module, name, fmt))]
     if refused:
@@ -92,7 +92,7 @@ def check(module: nn.Module, formats: Mapping[str, str], *, expect: int) -> None
         )
 
 
-def install(module: nn.Module, table: QuantTable, layers: Mapping[str, QuantizedLinear]) -> Report:
+def install(module: nn.Module, layers: Mapping[str, QuantizedLinear]) -> Report:
     """Puts the layers in place; each must have the shape of the one it replaces."""
     originals = {name: linear_of(module, name) for name in layers}
     for name, layer in layers.items():

@@ -19,7 +19,8 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
-from engine.quant.recipes import WAN, QuantTable, resolve
+from engine.generators.wan.recipes import WAN
+from engine.quant.recipes import QuantRecipe, resolve
 from export.model_inputs import MASKED
 from export.quantized import AttentionCore
 from export.spec import (
@@ -68,7 +69,7 @@ def prepare(
     profiles: Sequence[Profile],
     dtype: str = "fp16",
     per_frame: bool = True,
-    table: QuantTable = EVERY_BLOCK,
+    table: QuantRecipe = EVERY_BLOCK,
     with_weights: bool = True,
 ) -> Subject:
     """The subject of a diffusers folder (a pipeline's or the transformer's own) or of a loaded module.
@@ -263,7 +264,7 @@ def _rotary_tables(config: Any) -> dict[str, Tensor]:
     return {f"transformer.rope.{name}": table for name, table in rope.named_buffers()}
 
 
-def _groups(transformer: Any, table: QuantTable) -> tuple[LinearGroup, ...]:
+def _groups(transformer: Any, table: QuantRecipe) -> tuple[LinearGroup, ...]:
     """The linears that the table quantizes, together where they read the same tensor."""
     linears: dict[str, list[str]] = {}
     for name in resolve(table, transformer).quantized:

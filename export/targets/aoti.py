@@ -26,8 +26,8 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.package.package import package_aoti
 from torch.export.pt2_archive._package import AOTICompiledModel
 
+from engine.generators.wan.recipes import wan_recipe
 from engine.quant import surgery
-from engine.quant.recipes import wan_table
 from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
 from export.device_identity import Machine, present_machine
 from export.model_inputs import FedDenoiser
@@ -119,7 +119,7 @@ def quantize(subject: Subject, recipe_name: str) -> Subject:
     transformer = getattr(subject.module, "transformer", None)
     if transformer is None:
         raise ExportError(f"{subject.spec.subject} has no table of 8-bit layers", fix="use bf16 or fp16")
-    table = wan_table(transformer)
+    table = wan_recipe(transformer)
     inner_blocks = len(transformer.blocks) - table.num_first_kept - table.num_last_kept
     expect = inner_blocks * len(table.quantized)
     surgery.quantize_linears(transformer, table, recipe.linear, expect=expect)

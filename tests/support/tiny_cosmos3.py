@@ -13,8 +13,8 @@ from diffusers.pipelines.cosmos.pipeline_cosmos3_omni import (
 from tiny_denoise import bound
 from torch import Tensor
 
+from engine.denoise.layers import BoundAttention
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.block import BoundAttention
 
 CHANNELS, FRAMES, ROWS, COLUMNS, PATCH = 4, 3, 2, 3, 2
 TEXT_TOKENS, VOCABULARY, FPS = 7, 40, 16.0

@@ -9,10 +9,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+from engine.denoise.layers import BoundAttention, ElementWise, bind
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.block import OURS, BoundAttention, ElementWise
 from engine.generators.wan.forward import FastDenoiser, FastWan
 from kernels.reference import plain
+
+OURS = bind("run")
 
 CHANNELS, TEXT_WIDTH, TEXT_TOKENS = 4, 16, 5
 FRAMES, SIDE = 3, 4

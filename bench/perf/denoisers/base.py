@@ -1,4 +1,4 @@
-"""What a family of denoisers brings to the speed measurements; see `wan_subject` and `cosmos3_subject`.
+"""What a family of denoisers brings to the speed measurements; see wan.py and cosmos3.py.
 
 Full-size architectures get random weights, made on the device. Speed and memory do not depend on the values,
 quality does: nothing here may be read as a result of a published model.

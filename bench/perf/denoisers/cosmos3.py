@@ -24,9 +24,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench.perf import kernel_sum
 from bench.perf.denoisers.base import Calls, Forward, attention_backend, module_tree, random_weights
-from engine.denoise.assemble import Shape, assemble_cosmos3
+from engine.denoise.assemble import assemble
+from engine.denoise.family import Shape
 from engine.denoise.guidance import COND
 from engine.denoise.sampler import PrefixTimestep
+from engine.generators.cosmos3.family import Cosmos3Family
 from engine.settings.presets import DenoiseSettings
 from kernels.attention import fa3
 
@@ -170,7 +172,7 @@ class Cosmos3Subject:
     ) -> tuple[Forward, Mapping[str, str]]:
         latents, timestep, text = self.inputs(transformer.proj_in.weight.device)
         shape = Shape(batch=1, tokens=self.num_tokens, text_tokens=self.text_tokens)
-        made = assemble_cosmos3(transformer, settings, shape, fps=FPS, cache=cache)
+        made = assemble(Cosmos3Family(transformer, fps=FPS), settings, shape, cache=cache)
         prompt = made.denoiser.prepare(text)
         return lambda: made.denoiser(latents, timestep, prompt, branch=COND), made.notes
 

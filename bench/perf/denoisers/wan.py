@@ -17,9 +17,11 @@ from torch import Tensor
 
 from bench.perf import kernel_sum
 from bench.perf.denoisers.base import Calls, Forward, attention_backend, module_tree, random_weights
-from engine.denoise.assemble import Shape, assemble
+from engine.denoise.assemble import assemble
+from engine.denoise.family import Shape
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.sampler import PrefixTimestep
+from engine.generators.wan.family import WanFamily
 from engine.settings.presets import DenoiseSettings
 from kernels.attention import fa3
 
@@ -151,7 +153,7 @@ class WanSubject:
         latents, timestep, text = self.inputs(transformer.patch_embedding.weight.device)
         branch = BOTH if self.batch == 2 else COND
         shape = Shape(batch=self.batch, tokens=self.num_tokens, text_tokens=text.shape[1])
-        made = assemble(transformer, settings, shape, cache=cache)
+        made = assemble(WanFamily(transformer), settings, shape, cache=cache)
         prepared = made.denoiser.prepare(text)
         return lambda: made.denoiser(latents, timestep, prepared, branch=branch), made.notes
 

@@ -19,10 +19,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from engine.critics.qwen_vl import instructions as _instructions
-from engine.critics.qwen_vl import schema as _schema
 from engine.critics.qwen_vl.decode import Decoding, Ready
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
+from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
 from engine.critics.qwen_vl.preprocess import (
     VIDEO_PAD,
     PatchGeometry,
@@ -30,6 +29,13 @@ from engine.critics.qwen_vl.preprocess import (
     VideoSegment,
     build_inputs,
     sample_pairs,
+)
+from engine.critics.qwen_vl.schema import (
+    critique_json_schema,
+    parse_critique,
+    parse_plan,
+    plan_json_schema,
+    storable,
 )
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.errors import ModelError, unknown_name
@@ -45,11 +51,11 @@ from engine.types import (
     Video,
     VideoSpec,
 )
-from engine.video import files as video_files
+from engine.video.files import read_frames
+from kernels.descriptors import DTYPES, torch_dtype
 
 T = TypeVar("T")
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTIZATIONS = ("none", "nf4", "int8")
 CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
@@ -80,12 +86,10 @@ class QwenVLCritic:
         def segments(retry: bool) -> list[Segment]:
             prefix = self._prefix(scenario.prefix)
             instruction = self.settings.plan_instruction
-            return _instructions.plan_segments(
-                self.tokenizer, instruction, prefix, scenario.text, retry=retry
-            )
+            return plan_segments(self.tokenizer, instruction, prefix, scenario.text, retry=retry)
 
         def read(text: str, num_tokens: int, seconds: float) -> PlanReply:
-            plan, raw = _schema.parse_plan(text), _schema.storable(text)
+            plan, raw = parse_plan(text), storable(text)
             return PlanReply(plan=plan, raw=raw, num_tokens=num_tokens, seconds=seconds)
 
         return ReplyJob(
@@ -93,7 +97,7 @@ class QwenVLCritic:
             segments,
             read,
             lambda reply: reply.plan is not None,
-            schema=_schema.plan_json_schema(),
+            schema=plan_json_schema(),
             seed=0,
         )
 
@@ -101,7 +105,7 @@ class QwenVLCritic:
         """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan."""
 
         def segments(retry: bool) -> list[Segment]:
-            return _instructions.critique_segments(
+            return critique_segments(
                 self.tokenizer,
                 self.settings.critique_instruction,
                 self._prefix(scenario.prefix),
@@ -111,14 +115,14 @@ class QwenVLCritic:
             )
 
         def read(text: str, num_tokens: int, seconds: float) -> Critique:
-            return _schema.parse_critique(text, num_tokens=num_tokens, seconds=seconds)
+            return parse_critique(text, num_tokens=num_tokens, seconds=seconds)
 
         return ReplyJob(
             self,
             segments,
             read,
             lambda reply: reply.verdict is not Verdict.UNREADABLE,
-            schema=_schema.critique_json_schema(),
+            schema=critique_json_schema(),
             seed=prompt.seed,
         )
 
@@ -152,7 +156,7 @@ class QwenVLCritic:
 
     def _prefix(self, clip: Clip) -> VideoSegment:
         indices = self._sample(clip.num_frames, clip.fps, self.settings.num_prefix_frames)
-        frames = video_files.read_frames(clip, indices=indices)
+        frames = read_frames(clip, indices=indices)
         return VideoSegment(frames=frames, times_s=tuple(i / clip.fps for i in indices))
 
     def _take(self, video: Video) -> VideoSegment:
@@ -267,18 +271,18 @@ def load(
 
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    options = _quantization_options(quantization, DTYPES[dtype], device)
+    options = _quantization_options(quantization, torch_dtype(dtype), device)
     settings = read_settings(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if not with_weights:
-            model, missing = _outline(config, DTYPES[dtype], quantization), []
+            model, missing = _outline(config, torch_dtype(dtype), quantization), []
         else:
             model, info = AutoModelForImageTextToText.from_pretrained(
                 folder,
-                dtype=DTYPES[dtype],
+                dtype=torch_dtype(dtype),
                 local_files_only=True,
                 attn_implementation="sdpa",
                 output_loading_info=True,

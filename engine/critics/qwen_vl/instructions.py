@@ -1,6 +1,6 @@
 """What a critic is told: instruction texts, their order around the clips, and the ChatML envelope.
 
-Does not know how a reply is parsed (`_schema`) or run (`qwen_vl`). Invariant: fixed text first, then the
+Does not know how a reply is parsed (schema.py) or run (critic.py). Invariant: fixed text first, then the
 prefix, then the take, then the text of this loop, so that the keys and values of everything before the take
 can be reused for all takes of one scenario.
 """

@@ -1,1 +1,4 @@
-"""The generation tower of Cosmos3: its forward and its text; no generator drives it yet."""
+"""The generation tower of Cosmos3: its forward and its text.
+
+Its generator is coming; until then it declares no pipelines, so no folder is loaded by it.
+"""

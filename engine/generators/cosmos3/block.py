@@ -1,14 +1,13 @@
 """One layer of Cosmos3's generation tower over the library's own weights, cut where memory traffic is saved.
 
-Every residual is added in the pass that normalises what follows; Q, K and V share one product and one
+Every residual is added in the pass that normalises what follows; Q, K and V share one GEMM and one
 quantization, gate and up another; cached text keys are put before the video's by the pass that makes those. A
-linear layer may be 8-bit or not: the block looks at what surgery has left. Knows no step and no text.
+linear layer may be 8-bit or not, as quantization has left it. Knows no step and no text.
 B batch . S video tokens . L text tokens . C channels . A heads . K heads of keys and values . D head size
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,52 +15,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.generators.wan.block import (
+from engine.denoise.layers import (
     BoundAttention,
+    ElementWise,
     Layer,
     layer_format,
     merge_linears,
     on_own_input,
     on_shared_input,
 )
-from kernels.fused import head_norm_rope, head_quant, rms_norm, row_quant, swiglu
+from kernels.fused import head_norm_rope
 from kernels.fused.formats import hadamard_fp8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ElementWise:
-    """Who does the passes between the products: our kernels, or plain torch for a compiler to fuse."""
-
-    rms_norm: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
-    head_norm_rope: Callable[..., Tensor]
-    swiglu: Callable[..., tuple[Tensor, Tensor | None]]
-    head_quant: Callable[[Tensor], tuple[Tensor, Tensor]]
-    row_quant: Callable[..., tuple[Tensor, Tensor]]
-
-
-OURS = ElementWise(
-    rms_norm=rms_norm.run,
-    head_norm_rope=head_norm_rope.run,
-    swiglu=swiglu.run,
-    head_quant=head_quant.run,
-    row_quant=row_quant.run,
-)
-PLAIN = ElementWise(
-    rms_norm=rms_norm.plain,
-    head_norm_rope=head_norm_rope.plain,
-    swiglu=swiglu.plain,
-    head_quant=head_quant.plain,
-    row_quant=row_quant.plain,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerText:
-    """What one layer reads of the text, [B, L, K, D]; `low_keys` for E4M3 attention, by `hadamard_fp8`."""
+    """What one layer reads of the text, [B, L, K, D]; `quantized_keys` are those of an attention in E4M3,
+    after its Hadamard rotation."""
 
     keys: Tensor
     values: Tensor
-    low_keys: Tensor | None
+    quantized_keys: Tensor | None
 
 
 class FastCosmos3Block(nn.Module):
@@ -78,16 +52,13 @@ class FastCosmos3Block(nn.Module):
         attention: BoundAttention,
         quantized_attention: BoundAttention,
     ) -> None:
-        """`quantized_attention` is for `low` steps; it is `attention` where there is no 8-bit one."""
+        """`quantized_attention` is `attention` where there is no 8-bit one."""
         super().__init__()
         attn, mlp = layer.self_attn, layer.mlp_moe_gen
         self.heads, self.kv_heads = int(attn.num_attention_heads), int(attn.num_key_value_heads)
         self.head_dim = int(attn.head_dim)
-        self.do, self.attention, self.quantized_attention = (
-            element_wise,
-            attention,
-            quantized_attention,
-        )
+        self.ops = element_wise
+        self.attention, self.quantized_attention = attention, quantized_attention
         first, second = layer.input_layernorm_moe_gen, layer.post_attention_layernorm_moe_gen
         self.norm, self.eps = first.weight, float(first.eps)
         self.mlp_norm, self.mlp_eps = second.weight, float(second.eps)
@@ -106,13 +77,13 @@ class FastCosmos3Block(nn.Module):
     def text(self, keys: Tensor, values: Tensor) -> LayerText:
         """Of keys and values [B, L, K, D], as the understanding tower made them."""
         eight_bit = any(bound.quantized is not None for bound in (self.attention, self.quantized_attention))
-        low = hadamard_fp8(keys.float(), self.k_scale) if eight_bit else None
-        return LayerText(keys=keys, values=values, low_keys=low)
+        quantized = hadamard_fp8(keys.float(), self.k_scale) if eight_bit else None
+        return LayerText(keys=keys, values=values, quantized_keys=quantized)
 
-    def text_of_step(self, text: LayerText, low: bool) -> tuple[Tensor, Tensor]:
+    def text_of_step(self, text: LayerText, quantized: bool) -> tuple[Tensor, Tensor]:
         """Keys, of the dtype that the attention of the step takes, and values."""
-        bound = self.quantized_attention if low else self.attention
-        keys = text.keys if bound.quantized is None else text.low_keys
+        bound = self.quantized_attention if quantized else self.attention
+        keys = text.keys if bound.quantized is None else text.quantized_keys
         assert keys is not None, f"text without 8-bit keys for {bound.name}"
         return keys, text.values
 
@@ -123,37 +94,39 @@ class FastCosmos3Block(nn.Module):
         text: tuple[Tensor, Tensor],  # keys and values of this step, [B, L, K, D]
         cos: Tensor,  # fp32 [S, D]
         sin: Tensor,
-        low: bool,
+        quantized: bool,  # whether attention is the quantized one
     ) -> tuple[Tensor, Tensor]:
         """(h, its last branch not yet added): what the next block takes."""
-        h, n, n_scale = self.do.rms_norm(h, pending, self.norm, eps=self.eps, quantize=layer_format(self.qkv))
-        y = self._attend(on_shared_input(self.qkv, n, n_scale, h.dtype), text, cos, sin, low)
-        y = on_own_input(self.out, y.to(h.dtype), self.do.row_quant, h.dtype)
-        h, n, n_scale = self.do.rms_norm(
+        h, n, n_scale = self.ops.rms_norm(
+            h, pending, self.norm, eps=self.eps, quantize=layer_format(self.qkv)
+        )
+        y = self._attend(on_shared_input(self.qkv, n, n_scale, h.dtype), text, cos, sin, quantized)
+        y = on_own_input(self.out, y.to(h.dtype), self.ops.row_quant, h.dtype)
+        h, n, n_scale = self.ops.rms_norm(
             h, y, self.mlp_norm, eps=self.mlp_eps, quantize=layer_format(self.up)
         )
         return h, self._feed_forward(on_shared_input(self.up, n, n_scale, h.dtype))
 
     def _attend(
-        self, qkv: Tensor, text: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor, low: bool
+        self, qkv: Tensor, text: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor, quantized: bool
     ) -> Tensor:
         """Full attention of the video over text and video: [B, S, A * D]."""
         sizes = [count * self.head_dim for count in (self.heads, self.kv_heads, self.kv_heads)]
         q, k, v = qkv.split(sizes, dim=-1)  # strided
         v = torch.cat([text[1], v.unflatten(2, (self.kv_heads, -1))], dim=1)  # [B, L + S, K, D]
-        bound = self.quantized_attention if low else self.attention
+        bound = self.quantized_attention if quantized else self.attention
         scales = (None, None) if bound.quantized is None else (self.q_scale, self.k_scale)
-        turn = {"cos": cos, "sin": sin, "eps": self.qk_eps}
-        q = self.do.head_norm_rope(q, self.norm_q, heads=self.heads, scale=scales[0], **turn)
-        k = self.do.head_norm_rope(
-            k, self.norm_k, heads=self.kv_heads, scale=scales[1], before=text[0], **turn
+        options = {"cos": cos, "sin": sin, "eps": self.qk_eps}
+        q = self.ops.head_norm_rope(q, self.norm_q, heads=self.heads, scale=scales[0], **options)
+        k = self.ops.head_norm_rope(
+            k, self.norm_k, heads=self.kv_heads, scale=scales[1], before=text[0], **options
         )
         softmax_scale = self.head_dim**-0.5
         if bound.quantized is None:
             k, v = (self._for_kernel(x, bound) for x in (k, v))
             out = bound.run(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=softmax_scale)
             return out.transpose(1, 2).flatten(2)
-        v, v_scale = self.do.head_quant(v)
+        v, v_scale = self.ops.head_quant(v)
         k, v = (self._for_kernel(x, bound) for x in (k, v))
         if not bound.grouped:
             v_scale = v_scale.repeat_interleave(self.heads // self.kv_heads, dim=1)
@@ -173,6 +146,6 @@ class FastCosmos3Block(nn.Module):
 
     def _feed_forward(self, u: Tensor) -> Tensor:
         if not self.gated:
-            return on_own_input(self.down, functional.relu(u).square(), self.do.row_quant, u.dtype)
-        n, n_scale = self.do.swiglu(u, quantize=layer_format(self.down))
+            return on_own_input(self.down, functional.relu(u).square(), self.ops.row_quant, u.dtype)
+        n, n_scale = self.ops.swiglu(u, quantize=layer_format(self.down))
         return on_shared_input(self.down, n, n_scale, u.dtype)

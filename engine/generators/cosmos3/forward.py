@@ -1,7 +1,7 @@
 """The generation tower of Cosmos3: fast blocks between the library's own embeddings, over cached text.
 
 The understanding tower runs once per prompt, rotary tables are made once per shape, and the last norm and
-product see the noisy frames only. Knows no sampler and no guidance. Invariant: in fp32 with plain products it
+projection see the noisy frames only. Knows no sampler and no guidance. Invariant: in fp32 with plain GEMMs it
 equals the library's full forward to rounding; clean frames get no timestep and have velocity 0.
 Z latent channels . F, h, w latent frames and pixels . S video tokens . L text tokens . C channels
 """
@@ -15,11 +15,11 @@ from diffusers import Cosmos3OmniTransformer
 from torch import Tensor, nn
 
 from engine.denoise.guidance import COND, UNCOND
+from engine.denoise.layers import BoundAttention, ElementWise, quantized_blocks
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.cosmos3.block import ElementWise, FastCosmos3Block, LayerText
+from engine.generators.cosmos3.block import FastCosmos3Block, LayerText
 from engine.generators.cosmos3.text import prefill, video_rotary
-from engine.generators.wan.block import BoundAttention
-from engine.generators.wan.forward import BLOCK_VARIANTS
+from engine.quant.precision_policy import Range
 from engine.quant.recipes import SurgeryError
 
 
@@ -61,16 +61,9 @@ class FastCosmos3(nn.Module):
             )
             for layer in transformer.layers
         )
-        self.do = element_wise
+        self.ops = element_wise
         self.dtype: torch.dtype = transformer.proj_in.weight.dtype
         self._rotary: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-
-    def compile_blocks(self) -> None:
-        """Regional compilation, at the first call: blocks are alike, so one compilation serves them all."""
-        dynamo = torch._dynamo.config
-        dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS)
-        for block in self.blocks:
-            block.compile(fullgraph=True, dynamic=False)
 
     def prompt(self, token_ids: Tensor) -> Prompt:
         """Of token ids [L]; runs the understanding tower."""
@@ -82,8 +75,11 @@ class FastCosmos3(nn.Module):
         )
         return Prompt(layers=layers, num_tokens=cache.num_tokens)
 
-    def forward(self, latents: Tensor, value: float, prompt: Prompt, *, prefix: int, low: bool) -> Tensor:
-        """Velocity fp32 [1, Z, F, h, w] of latents alike, of which the first `prefix` frames are clean."""
+    def forward(
+        self, latents: Tensor, value: float, prompt: Prompt, *, prefix: int, quantized: tuple[bool, ...]
+    ) -> Tensor:
+        """Velocity fp32 [1, Z, F, h, w] of latents alike, of which the first `prefix` frames are clean;
+        `quantized` says for each block whether its attention is the quantized one."""
         _, _, frames, height, width = latents.shape
         grid = (frames, height // self.patch_px, width // self.patch_px)
         cos, sin = self._tables(prompt.num_tokens, grid)
@@ -91,12 +87,12 @@ class FastCosmos3(nn.Module):
         h = self.library.proj_in(patchify(latents.to(self.dtype), self.patch_px))  # [1, S, C]
         h[:, split:] += self._time(value)
         pending = None
-        for block, text in zip(self.blocks, prompt.layers, strict=True):
+        for block, text, eight_bit in zip(self.blocks, prompt.layers, quantized, strict=True):
             assert isinstance(block, FastCosmos3Block)
-            h, pending = block(h, pending, block.text_of_step(text, low), cos, sin, low)
+            h, pending = block(h, pending, block.text_of_step(text, eight_bit), cos, sin, eight_bit)
         norm = self.library.norm_moe_gen
         assert pending is not None, "there are no layers"
-        _, n, _ = self.do.rms_norm(h[:, split:], pending[:, split:], norm.weight, eps=float(norm.eps))
+        _, n, _ = self.ops.rms_norm(h[:, split:], pending[:, split:], norm.weight, eps=float(norm.eps))
         noisy = unpatchify(self.library.proj_out(n), (frames - prefix, *grid[1:]), self.patch_px)
         velocity = torch.zeros_like(latents, dtype=torch.float32)
         velocity[:, :, prefix:] = noisy
@@ -118,11 +114,15 @@ class FastCosmos3(nn.Module):
 
 
 class Cosmos3Denoiser:
-    """FastCosmos3 as a Denoiser; `quantized_range`: timesteps at which attention may be 8-bit."""
+    """FastCosmos3 behind the Denoiser protocol; `quantized_ranges` are for each block the timesteps at which
+    its attention is the quantized one, None: at none."""
 
-    def __init__(self, model: FastCosmos3, *, quantized_range: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self, model: FastCosmos3, *, quantized_ranges: tuple[tuple[Range, ...], ...] | None = None
+    ) -> None:
         self.model = model
-        self._quantized_range = quantized_range
+        self._quantized_ranges = ((),) * len(model.blocks) if quantized_ranges is None else quantized_ranges
+        assert len(self._quantized_ranges) == len(model.blocks), "ranges are given block by block"
 
     def prepare(self, text: Tensor) -> Prompt:
         """text: token ids [L]."""
@@ -131,11 +131,10 @@ class Cosmos3Denoiser:
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Prompt, *, branch: str) -> Tensor:
         """Velocity float32 [1, Z, F, h, w]; prompts differ in length, so a call is one branch."""
         assert branch in (COND, UNCOND), f"branch {branch!r}: Cosmos3 predicts one at a time"
-        low = (
-            self._quantized_range is not None
-            and self._quantized_range[0] <= timestep.value <= self._quantized_range[1]
+        quantized = quantized_blocks(self._quantized_ranges, timestep.value)
+        velocity: Tensor = self.model(
+            latents, timestep.value, text, prefix=timestep.prefix_frames, quantized=quantized
         )
-        velocity: Tensor = self.model(latents, timestep.value, text, prefix=timestep.prefix_frames, low=low)
         return velocity
 
 

@@ -96,6 +96,6 @@ def rotary_tables(transformer: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., D] turned by half-split pairs."""
+    """Rotary embedding of x [..., D], pairs split by halves."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -1,66 +1,31 @@
 """One Wan block over the library's own weights, cut where memory traffic can be saved.
 
-Every residual is added in the pass that normalises what follows, Q, K and V share one product and one
+Every residual is added in the pass that normalises what follows, Q, K and V share one GEMM and one
 quantization, text keys and values come ready, and modulation has a row per distinct timestep. A linear layer
-may be 8-bit or not: the block looks at what surgery has left. Knows no step, no sampler and no file.
+may be 8-bit or not, as quantization has left it. Knows no step, no sampler and no file.
 B batch . S tokens . C channels . A heads . D head size . L text tokens . R rows of modulation (1 or 2)
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
+from engine.denoise.layers import (
+    BoundAttention,
+    ElementWise,
+    Layer,
+    as_tensor,
+    layer_format,
+    merge_linears,
+    on_own_input,
+    on_shared_input,
+)
 from engine.quant.linears import QuantizedLinear
 from engine.quant.recipes import SurgeryError
-from kernels.fused import gate_residual, head_quant, qk_norm_rope, residual_norm, row_quant
-
-Layer = nn.Linear | QuantizedLinear
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElementWise:
-    """Who does the passes between the products: our kernels, or plain torch for a compiler to fuse."""
-
-    residual_norm: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
-    gate_residual: Callable[..., Tensor]
-    qk_norm_rope: Callable[..., Tensor]
-    head_quant: Callable[[Tensor], tuple[Tensor, Tensor]]
-    row_quant: Callable[..., tuple[Tensor, Tensor]]
-
-
-OURS = ElementWise(
-    residual_norm=residual_norm.run,
-    gate_residual=gate_residual.run,
-    qk_norm_rope=qk_norm_rope.run,
-    head_quant=head_quant.run,
-    row_quant=row_quant.run,
-)
-PLAIN = ElementWise(
-    residual_norm=residual_norm.plain,
-    gate_residual=gate_residual.plain,
-    qk_norm_rope=qk_norm_rope.plain,
-    head_quant=head_quant.plain,
-    row_quant=row_quant.plain,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundAttention:
-    """A chosen kernel. `run(q, k, v, *, scale)` on [B, A, N, D]; `quantized` instead where it takes E4M3.
-
-    `grouped`: several heads of queries may share one of keys and values; else each needs its own.
-    """
-
-    name: str
-    run: Callable[..., Tensor]
-    quantized: Callable[..., Tensor] | None = None
-    grouped: bool = False
+from kernels.fused import qk_norm_rope
 
 
 class FastBlock(nn.Module):
@@ -78,7 +43,7 @@ class FastBlock(nn.Module):
         quantized_attention: BoundAttention,
         cross_attention: BoundAttention,
     ) -> None:
-        """`quantized_attention` is for `low` steps; it is `attention` where there is no 8-bit one."""
+        """`quantized_attention` is `attention` where there is no 8-bit one."""
         super().__init__()
         self_attn, cross_attn = block.attn1, block.attn2
         if cross_attn.add_k_proj is not None:
@@ -88,11 +53,8 @@ class FastBlock(nn.Module):
             )
         self.heads, self.eps = int(self_attn.heads), float(block.norm1.eps)
         self.qk_eps, self.cross_eps = float(self_attn.norm_q.eps), float(cross_attn.norm_q.eps)
-        self.do, self.attention, self.quantized_attention = (
-            element_wise,
-            attention,
-            quantized_attention,
-        )
+        self.ops = element_wise
+        self.attention, self.quantized_attention = attention, quantized_attention
         self.cross_attention = cross_attention
         self.table = block.scale_shift_table  # fp32 [1, 6, C]
         self.qkv = merge_linears([self_attn.to_q, self_attn.to_k, self_attn.to_v])
@@ -125,20 +87,23 @@ class FastBlock(nn.Module):
         cos: Tensor,  # fp32 [1, S, 1, D]
         sin: Tensor,
         split: int,
-        low: bool,
+        quantized: bool,  # whether self-attention is the quantized one
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(h, its last branch not yet added, the gate of that): what the next block takes."""
         modulation = self.table[:, None] + rows  # [1, R, 6, C]
         shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unbind(2)
-        h, n, n_scale = self.do.residual_norm(
+        h, n, n_scale = self.ops.residual_norm(
             h, pending, pending_gate,
             scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.qkv),
         )  # fmt: skip
         y = on_own_input(
-            self.out, self._self_attention(n, n_scale, h.dtype, cos, sin, low), self.do.row_quant, h.dtype
+            self.out,
+            self._self_attention(n, n_scale, h.dtype, cos, sin, quantized),
+            self.ops.row_quant,
+            h.dtype,
         )
         h, n, n_scale = self._cross_norm(h, y, gate, split)
-        query = self.do.qk_norm_rope(
+        query = self.ops.qk_norm_rope(
             on_shared_input(self.cross_q, n, n_scale, h.dtype),
             self.cross_norm_q,
             heads=self.heads,
@@ -148,26 +113,26 @@ class FastBlock(nn.Module):
             query.transpose(1, 2), text_keys, text_values, scale=query.shape[-1] ** -0.5
         )
         context = context.transpose(1, 2).flatten(2)
-        y = on_own_input(self.cross_out, context, self.do.row_quant, h.dtype)
-        h, n, n_scale = self.do.residual_norm(
+        y = on_own_input(self.cross_out, context, self.ops.row_quant, h.dtype)
+        h, n, n_scale = self.ops.residual_norm(
             h, y, scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up)
         )
         return h, self._feed_forward(n, n_scale, h.dtype), ff_gate
 
     def _self_attention(
-        self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype, cos: Tensor, sin: Tensor, low: bool
+        self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype, cos: Tensor, sin: Tensor, quantized: bool
     ) -> Tensor:
         """[B, S, C] in `dtype`."""
         q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)  # each [B, S, C], strided
         v = v.unflatten(2, (self.heads, -1))
-        bound = self.quantized_attention if low else self.attention
+        bound = self.quantized_attention if quantized else self.attention
         eight_bit = bound.quantized is not None
         norm = {"heads": self.heads, "eps": self.qk_eps}
-        q = self.do.qk_norm_rope(q, self.norm_q, cos, sin, scale=self.q_scale if eight_bit else None, **norm)
-        k = self.do.qk_norm_rope(k, self.norm_k, cos, sin, scale=self.k_scale if eight_bit else None, **norm)
+        q = self.ops.qk_norm_rope(q, self.norm_q, cos, sin, scale=self.q_scale if eight_bit else None, **norm)
+        k = self.ops.qk_norm_rope(k, self.norm_k, cos, sin, scale=self.k_scale if eight_bit else None, **norm)
         softmax_scale = q.shape[-1] ** -0.5
         if bound.quantized is not None:
-            v, v_scale = self.do.head_quant(v)
+            v, v_scale = self.ops.head_quant(v)
             scales = (self.q_scale.expand(len(v), -1), self.k_scale.expand(len(v), -1), v_scale)
             tensors = (x.transpose(1, 2) for x in (q, k, v))
             out = bound.quantized(*tensors, *scales, scale=softmax_scale)
@@ -181,74 +146,13 @@ class FastBlock(nn.Module):
         norm, quantize = self.cross_norm, layer_format(self.cross_q)
         if norm is not None:
             affine = {"weight": norm.weight, "bias": norm.bias}
-            return self.do.residual_norm(h, y, gate, split=split, eps=norm.eps, quantize=quantize, **affine)
-        h = self.do.gate_residual(h, y, gate, split=split)
-        return h, *(self.do.row_quant(h, quantize=quantize) if quantize else (h, None))
+            return self.ops.residual_norm(h, y, gate, split=split, eps=norm.eps, quantize=quantize, **affine)
+        h = self.ops.gate_residual(h, y, gate, split=split)
+        return h, *(self.ops.row_quant(h, quantize=quantize) if quantize else (h, None))
 
     def _feed_forward(self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         u = on_shared_input(self.up, n, n_scale, dtype)
         if isinstance(self.down, QuantizedLinear):
-            u8, u_scale = self.do.row_quant(u, quantize=self.down.format, activation="gelu_tanh")
+            u8, u_scale = self.ops.row_quant(u, quantize=self.down.format, activation="gelu_tanh")
             return self.down.forward_quantized(u8, u_scale, out_dtype=dtype)
-        return _tensor(self.down(F.gelu(u, approximate="tanh")))
-
-
-def merge_linears(layers: list[Layer]) -> Layer:
-    """One layer with the outputs of all, in order. The weights of the given ones become views of the merged
-    one, so that no memory is held twice. SurgeryError when some are 8-bit and others are not."""
-    quantized = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
-    plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    if (quantized and plain) or len({layer.format for layer in quantized}) > 1:
-        raise SurgeryError(
-            "queries, keys and values of a block have different formats and cannot share one product",
-            fix="give the three the same format in the policy",
-        )
-    sizes = [layer.out_features for layer in layers]
-    if quantized:
-        one = QuantizedLinear.merge(quantized)
-        for name in ("weight", "scale") if one.bias is None else ("weight", "scale", "bias"):
-            for given, part in zip(quantized, getattr(one, name).split(sizes), strict=True):
-                setattr(given, name, part)
-        return one
-    first = plain[0]
-    merged = nn.Linear(
-        first.in_features,
-        sum(sizes),
-        bias=first.bias is not None,
-        device="meta",
-        dtype=first.weight.dtype,
-    )
-    for name in ("weight", "bias") if first.bias is not None else ("weight",):
-        whole = torch.cat([getattr(layer, name).data for layer in plain])
-        setattr(merged, name, nn.Parameter(whole, requires_grad=False))
-        for layer, part in zip(plain, whole.split(sizes), strict=True):
-            getattr(layer, name).data = part
-    return merged
-
-
-def layer_format(layer: Layer) -> str | None:
-    """What the pass before it shall write."""
-    return layer.format if isinstance(layer, QuantizedLinear) else None
-
-
-def on_shared_input(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The layer on what the pass before wrote for it: 8-bit with a scale, or not."""
-    if isinstance(layer, QuantizedLinear):
-        assert n_scale is not None, "the input of an 8-bit layer was not quantized"
-        return layer.forward_quantized(n, n_scale, out_dtype=dtype)
-    return _tensor(layer(n))
-
-
-def on_own_input(
-    layer: Layer, x: Tensor, row_quant: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype
-) -> Tensor:
-    """The layer on what nobody quantized for it."""
-    if isinstance(layer, QuantizedLinear):
-        x8, x_scale = row_quant(x, quantize=layer.format)
-        return layer.forward_quantized(x8, x_scale, out_dtype=dtype)
-    return _tensor(layer(x))
-
-
-def _tensor(value: object) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
+        return as_tensor(self.down(F.gelu(u, approximate="tanh")))

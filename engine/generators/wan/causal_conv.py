@@ -1,9 +1,9 @@
-"""The convolutions of a Wan autoencoder over one buffer: the frames one looks back on, and its input behind.
+"""Causal convolutions of a Wan autoencoder over one padded buffer: past frames first, then the new ones.
 
-A Room is the buffer of one convolution and is filled from outside; nothing is concatenated or padded. Where
-cuDNN is slow for a number of channels, two columns of pixels are taken as one pixel of twice the channels.
-The weights of both forms, and of doubling with the convolution behind it, are made here. Knows no module of
-the decoder but the convolution, and no cache but the frames it is given.
+The buffer is filled from outside, so that nothing is concatenated or padded afterwards. Where cuDNN is slow
+for a number of channels, two columns of pixels are taken as one pixel of twice the channels. The weights for
+that, and for doubling merged with the convolution after it, are made here. Knows no module of the decoder
+but the convolution, and no cache but the frames it is given.
 B batch . C channels . T frames . P frames a convolution looks back on (2, or 0) . H, W pixels
 """
 
@@ -21,7 +21,7 @@ from kernels.descriptors import Target
 NUM_CACHED: Final = 2
 """Frames the library keeps for each causal convolution."""
 OUTPUT_MULTIPLE: Final = 8
-"""Output channels are filled up to this: the kernels of tensor cores store 16 bytes at a time."""
+"""Output channels are padded to a multiple of this: kernels of tensor cores store 16 bytes at a time."""
 HOPPER_PAIRED: Final = frozenset({96})
 """Channels of which cuDNN has no kernel for Hopper's tensor cores; of twice as many it has."""
 
@@ -32,8 +32,8 @@ def paired_channels(target: Target | None) -> frozenset[int]:
     return HOPPER_PAIRED if is_hopper else frozenset()
 
 
-class Room:
-    """The input of a causal convolution: the frames it looks back on, and behind them `inside`, to be filled.
+class PaddedInput:
+    """The input of one causal convolution: frames that it looks back on, then `inside`, which a caller fills.
 
     At the very first frame there is nothing to look back on: the last tap in time is the whole convolution.
     """
@@ -46,7 +46,7 @@ class Room:
         paired: `paired_columns` of the weight; an odd width cannot be paired and is convolved as it is.
         """
         assert not (torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)), (
-            "the fast coders have no gradient: use inference_mode, or the library's modules"
+            "the fused VAE has no gradient: use inference_mode, or the library's modules"
         )
         batch, channels, num_frames, height, width = x.shape
         num_known = 0 if past is None else past.shape[2]
@@ -78,7 +78,7 @@ class Room:
     def last_frames(self) -> Tensor:
         """What the library caches: at most two frames, only those that were there; of a copy.
 
-        The copy has the columns of zeros around: whole lines are copied, here and into the next room.
+        The copy has the columns of zeros around: whole lines are copied, here and into the next buffer.
         """
         copied = self.buffer[:, :, -self.num_cached :].clone(memory_format=torch.channels_last_3d)
         return copied[..., self.margin : copied.shape[-1] - self.margin]
@@ -92,7 +92,7 @@ class Room:
         return take_apart(y)
 
     def convolve_to_few(self) -> Tensor:
-        """`convolve` with the bias, to a number of channels that is made fit for tensor cores on the way."""
+        """`convolve` with the bias, to few channels, padded with zeros on the way for tensor cores."""
         outputs, bias = self.conv.out_channels, self.conv.bias
         if self.paired is None:
             y = convolve(
@@ -139,7 +139,7 @@ def paired_columns(weight: Tensor) -> Tensor:
     """Weight [O, C, P + 1, 3, 3] for columns taken two at a time: [2 O, 2 C, P + 1, 3, 2].
 
     With a column of zeros before the first, outputs 2 j and 2 j + 1 are one, and see pairs j and j + 1, of
-    which each uses three columns of four. The products are the same; a quarter is with zero.
+    which each uses three columns of four. The multiplications are the same, and a third more with zeros.
     """
     outputs, channels, taps, height, width = weight.shape
     paired = weight.new_zeros(2, outputs, 2, channels, taps, height, 2)

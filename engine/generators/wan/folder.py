@@ -1,7 +1,8 @@
 """A diffusers folder of the Wan family -> checked components, defaults and the video shape they make.
 
-Knows no prompt and runs no model. Invariant: what `read` returns fits together; the weights are complete (a
-missing tensor is an error, never a random one) and in the asked dtype except for the library's fp32 islands.
+Knows no prompt and runs no model. Invariant: what `read_folder` returns fits together; the weights are
+complete (a missing tensor is an error, never a random one) and in the asked dtype except for the library's
+fp32 islands.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, nearest, unknown_name
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.types import VideoSpec
+from kernels.descriptors import DTYPES, torch_dtype
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 SCHEDULERS = {
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
@@ -98,7 +99,7 @@ class WanParts:
     max_text_tokens: int
 
 
-def read(
+def read_folder(
     folder: Path, device: str, dtype: str, *, with_weights: bool = True, with_transformer: bool = True
 ) -> WanParts:
     """Load a Wan folder with per-token timesteps from local files only.
@@ -110,18 +111,18 @@ def read(
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    target, torch_dtype = torch.device(device), DTYPES[dtype]
+    target, weight_dtype = torch.device(device), torch_dtype(dtype)
     _check_index(folder)
     scheduler = _read_scheduler(folder)
     read_part = _read_weights if with_weights else _outline
     with_transformer &= with_weights
     read_transformer = _read_weights if with_transformer else _outline
-    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, torch_dtype)
-    vae = read_part(folder, "vae", AutoencoderKLWan, torch_dtype)
+    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, weight_dtype)
+    vae = read_part(folder, "vae", AutoencoderKLWan, weight_dtype)
     encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
     if encoder_type not in TEXT_ENCODERS:
         raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
-    text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], torch_dtype)
+    text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], weight_dtype)
     tokenizer = _refusing(
         folder,
         "tokenizer",

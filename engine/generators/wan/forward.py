@@ -1,37 +1,35 @@
 """The Wan transformer with two distinct timesteps: fast blocks between the library's own embeddings.
 
 Time rows are computed for the timesteps 0 and t, not for every token; text keys and values once per prompt;
-rotary tables once per shape. Knows no sampler and no guidance. Invariant: in fp32 with plain products it
+rotary tables once per shape. Knows no sampler and no guidance. Invariant: in fp32 with plain GEMMs it
 equals the library's forward to rounding, and it holds no state of a job: the text is an argument.
 B batch . Z latent channels . F, h, w latent frames and pixels . S tokens . C channels . R rows (1 or 2)
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
 from engine.denoise.guidance import BOTH, COND, UNCOND
-from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS, PrefixTimestep
-from engine.generators.wan.block import BoundAttention, ElementWise, FastBlock
+from engine.denoise.layers import (
+    BoundAttention,
+    ElementWise,
+    as_tensor,
+    quantized_blocks,
+)
+from engine.denoise.recent import Recent
+from engine.denoise.sampler import PrefixTimestep
+from engine.generators.wan.block import FastBlock
 from engine.machine.graphs import GraphedForward
 from engine.quant.precision_policy import Range
 
-BLOCK_VARIANTS = 64
-"""Compilations allowed of the one forward that all blocks share; torch's own limit is 8. One generator has up
-to 12: first, inner (8-bit) and last block, for one and two rows of guidance, with exact and low attention;
-with a policy that keeps other layers bf16 in every block 4 a block."""
-
 REMEMBERED_TIMES = 256
 """Rows of two timesteps are a few hundred KB; a schedule has at most about a hundred."""
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,19 +76,12 @@ class FastWan(nn.Module):
             )
             for block in transformer.blocks
         )
-        self.do = element_wise
+        self.ops = element_wise
         self.table, self.proj_out = transformer.scale_shift_table, transformer.proj_out
         self.eps = float(transformer.norm_out.eps)
         self.dtype: torch.dtype = transformer.patch_embedding.weight.dtype
-        self._times: OrderedDict[Hashable, TimeRows] = OrderedDict()
+        self._times: Recent[TimeRows] = Recent(REMEMBERED_TIMES)
         self._rotary: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-
-    def compile_blocks(self) -> None:
-        """Regional compilation, at the first call: blocks are alike, so one compilation serves them all."""
-        dynamo = torch._dynamo.config
-        dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS, 4 * len(self.blocks))
-        for block in self.blocks:
-            block.compile(fullgraph=True, dynamic=False)
 
     def text_keys(self, text: Tensor) -> TextKeys:
         """text [B, L, text width]."""
@@ -100,26 +91,29 @@ class FastWan(nn.Module):
 
     def time_rows(self, value: float, *, has_prefix: bool) -> TimeRows:
         """Rows for timestep 0, where there is a prefix, and `value`; the same numbers as the library's."""
-        return _remembered(
-            self._times, (value, has_prefix), lambda: self._compute_rows(value, has_prefix), REMEMBERED_TIMES
-        )
+        key = (value, has_prefix)
+        rows = self._times.get(key)
+        if rows is None:
+            rows = self._compute_rows(value, has_prefix)
+            self._times.put(key, rows)
+        return rows
 
     def forward(
-        self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, low: tuple[bool, ...]
+        self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, quantized: tuple[bool, ...]
     ) -> Tensor:
-        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix; `low`
-        says for each block whether its attention is the low one."""
+        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix;
+        `quantized` says for each block whether its self-attention is the quantized one."""
         batch = text.pairs[0][0].shape[0]
         cos, sin = self._rotary_tables(latents)
         h = self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2)
         h = h.expand(batch, -1, -1).contiguous()
         pending = gate = None
-        for block, (keys, values), is_low in zip(self.blocks, text.pairs, low, strict=True):
+        for block, (keys, values), eight_bit in zip(self.blocks, text.pairs, quantized, strict=True):
             h, pending, gate = block(
-                h, pending, gate, rows.block, keys, values, cos, sin, split=split, low=is_low
+                h, pending, gate, rows.block, keys, values, cos, sin, split=split, quantized=eight_bit
             )
         shift, scale = rows.out.unbind(2)
-        _, n, _ = self.do.residual_norm(
+        _, n, _ = self.ops.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
         )
         return self._unpatchify(self.proj_out(n), latents.shape).float()
@@ -150,12 +144,12 @@ class FastWan(nn.Module):
         (p_t, p_h, p_w), (_, _, frames, height, width) = self.patch_size, shape
         grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
         cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
-        return _tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
+        return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
 
 
 class FastDenoiser:
     """FastWan behind the Denoiser protocol; `quantized_ranges` are for each block the timesteps at which its
-    attention is the low one, None: at none."""
+    self-attention is the quantized one, None: at none."""
 
     def __init__(
         self,
@@ -177,46 +171,24 @@ class FastDenoiser:
         batch = text.pairs[0][0].shape[0]
         assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"
         rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
-        split, low = timestep.prefix_tokens, self._low_blocks(timestep.value)
+        split = timestep.prefix_tokens
+        quantized = quantized_blocks(self._quantized_ranges, timestep.value)
         if self._graphs is None:
-            return _tensor(self.wan(latents, rows, text, split=split, low=low))
-        return self._replay(latents, rows, text, split, low)
-
-    def _low_blocks(self, value: float) -> tuple[bool, ...]:
-        return tuple(any(low <= value <= high for low, high in ranges) for ranges in self._quantized_ranges)
+            return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
+        return self._replay(latents, rows, text, split, quantized)
 
     def _replay(
-        self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, low: tuple[bool, ...]
+        self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, quantized: tuple[bool, ...]
     ) -> Tensor:
         assert self._graphs is not None
-        key = (tuple(latents.shape), tuple(text.pairs[0][0].shape), split, low)
+        key = (tuple(latents.shape), tuple(text.pairs[0][0].shape), split, quantized)
 
         def forward(latents: Tensor, block: Tensor, out: Tensor, *keys: Tensor) -> Tensor:
-            pairs = tuple(zip(keys[::2], keys[1::2], strict=True))
-            given = TimeRows(block=block, out=out)
-            return _tensor(self.wan(latents, given, TextKeys(pairs=pairs), split=split, low=low))
+            text = TextKeys(pairs=tuple(zip(keys[::2], keys[1::2], strict=True)))
+            rows = TimeRows(block=block, out=out)
+            return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
 
         if key not in self._graphs:
             self._graphs[key] = GraphedForward(forward, num_changing=3)
         flat = tuple(tensor for pair in text.pairs for tensor in pair)
         return self._graphs[key](latents, rows.block, rows.out, *flat)
-
-
-def quantized_range(first: float, last: float) -> Range:
-    """Timesteps between: not in the first `first` nor the last `last` share of the noise levels."""
-    return last * NUM_TRAIN_TIMESTEPS, (1.0 - first) * NUM_TRAIN_TIMESTEPS
-
-
-def _remembered(
-    table: OrderedDict[Hashable, Value], key: Hashable, make: Callable[[], Value], capacity: int
-) -> Value:
-    if key not in table:
-        table[key] = make()
-        while len(table) > capacity:
-            table.popitem(last=False)
-    return table[key]
-
-
-def _tensor(value: Any) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import html
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.denoise.assemble import Assembled, Shape, assemble
+from engine.denoise.assemble import Assembled, assemble
 from engine.denoise.early_stop import EarlyStop
-from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.family import Shape
+from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
 from engine.errors import ConfigError, ModelError
-from engine.generators.wan import folder as _wan_folder
-from engine.generators.wan.folder import WanDefaults, WanParts
+from engine.generators.wan.eager import EagerDenoiser
+from engine.generators.wan.family import WanFamily
+from engine.generators.wan.folder import SIDECAR, WanDefaults, WanParts, read_folder
 from engine.generators.wan.memory import (
     bytes_of,
     chunk_bytes,
@@ -41,7 +42,7 @@ from engine.generators.wan.vae import (
     latent_frames_of,
     num_chunks,
 )
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 from engine.machine.streams import fence
 from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings
@@ -50,8 +51,6 @@ from engine.video.files import read_prefix
 
 REMEMBERED = 4
 """Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
-
-Value = TypeVar("Value")
 
 
 def load(
@@ -78,14 +77,12 @@ def load(
     if guidance_scale is not None and guidance_scale < 1.0:
         problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
         raise ConfigError(problem, fix="give 1 or more")
-    parts = _wan_folder.read(
-        folder, device, dtype, with_weights=with_weights, with_transformer=exported is None
-    )
+    parts = read_folder(folder, device, dtype, with_weights=with_weights, with_transformer=exported is None)
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(
             f"{num_inference_steps} steps are asked of a model that was distilled for {len(fixed)}",
-            fix=f"leave --steps out, or remove timesteps from {folder / _wan_folder.SIDECAR}",
+            fix=f"leave --steps out, or remove timesteps from {folder / SIDECAR}",
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
@@ -93,7 +90,7 @@ def load(
     generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
     if with_weights:
         made = exported or assemble(
-            parts.transformer,
+            WanFamily(parts.transformer),
             settings,
             generator.shape,
             cache=cache,
@@ -103,7 +100,7 @@ def load(
         generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
         generator.denoiser_bytes = made.num_bytes
         if generator.fused:
-            generator.notes["vae"] = f"fused: {use_fast_coders(parts.vae)} modules"
+            generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
     return generator
 
 
@@ -138,8 +135,8 @@ class WanGenerator:
         self.schedule: Schedule = (
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
         )
-        self.negatives: _Recent[Tensor] = _Recent(REMEMBERED)
-        self.prefixes: _Recent[Tensor] = _Recent(REMEMBERED)
+        self.negatives: Recent[Tensor] = Recent(REMEMBERED)
+        self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
 
     @property
     def spec(self) -> VideoSpec:
@@ -333,25 +330,6 @@ class WanJob:
         source = torch.Generator().manual_seed(self._request.seed)
         shape = latent_shape(parts, parts.spec)
         return _to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
-
-
-class _Recent(Generic[Value]):
-    """The `capacity` most recently used values; a lookup counts as use."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-
-    def get(self, key: Hashable) -> Value | None:
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
-
-    def put(self, key: Hashable, value: Value) -> None:
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self._capacity:
-            self._values.popitem(last=False)
 
 
 def _token_ids(parts: WanParts, text: str) -> Tensor:

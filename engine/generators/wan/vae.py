@@ -2,8 +2,8 @@
 
 The library walks a video one latent frame at a time to save memory. Its temporal convolutions are causal and
 its feature cache carries exactly the frames they look back on, so any division after the first frame gives
-the same numbers; a coder with `joins_first_frame` takes that along as well. Knows no prompts or steps, keeps
-no state on the module, and lets gradients through.
+the same numbers; an encoder or decoder with `joins_first_frame` takes that one along. Knows no prompts or
+steps, keeps no state on the module, and lets gradients through.
 B batch . Z latent channels . F latent frames . T = 4 (F - 1) + 1 pixel frames . H, W, h, w pixels and latent
 """
 
@@ -132,11 +132,11 @@ def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
     return per_channel(vae.config.latents_mean), per_channel(vae.config.latents_std)
 
 
-def _chunks(coder: nn.Module, latent_frames: int, chunk_latents: int) -> list[tuple[int, int]]:
+def _chunks(module: nn.Module, latent_frames: int, chunk_latents: int) -> list[tuple[int, int]]:
     # The library's resampling layers treat the first latent frame apart (it has no time to halve or double),
     # so it is alone in a pass. Taken along, its one pixel frame hardly adds to the peak.
     size = chunk_latents or max(latent_frames - 1, 1)
-    first = 1 + size if getattr(coder, "joins_first_frame", False) else 1
+    first = 1 + size if getattr(module, "joins_first_frame", False) else 1
     return list(pairwise([0, *range(first, latent_frames, size), latent_frames]))
 
 
@@ -144,9 +144,9 @@ def _first_pixel_frame(latent_frame: int) -> int:
     return 0 if latent_frame == 0 else 1 + TEMPORAL_STRIDE * (latent_frame - 1)
 
 
-def _empty_cache(coder: nn.Module) -> list[Any]:
+def _empty_cache(module: nn.Module) -> list[Any]:
     # One slot per causal convolution, filled by the modules in call order (feat_idx counts along).
-    return [None] * sum(isinstance(module, WanCausalConv3d) for module in coder.modules())
+    return [None] * sum(isinstance(part, WanCausalConv3d) for part in module.modules())
 
 
 def _tensor(value: Any) -> Tensor:

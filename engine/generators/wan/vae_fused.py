@@ -1,10 +1,10 @@
-"""The coders of one Wan autoencoder with few passes over memory: same weights, same cache, same pixels.
+"""Encoder and decoder of one Wan autoencoder in few passes over memory: same weights, cache and pixels.
 
-Norm, SiLU and the bias of the convolution before are one pass, which writes into the buffer of the next
-causal convolution (causal_conv.py); so is the sum at the end of a block, where a norm follows. Every module
-is replaced by one with the same children, so names of parameters, the count of cache slots and their contents
-stay the library's. Weights that are made from others are made here: load a checkpoint before. Knows no chunks
-(engine/generators/wan/vae.py) and no gradient.
+One pass does the norm, SiLU and the bias of the convolution before, and writes the padded input of the next
+causal convolution (causal_conv.py). Where a norm follows a block, that pass also adds the residual. Every
+module is replaced by one with the same children, so the names of parameters and the slots of the cache stay
+the library's. Weights that are derived from others are made here: load a checkpoint before. Knows no chunks
+(vae.py) and no gradient.
 B batch . C channels . T frames . H, W pixels
 """
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from engine.generators.wan.causal_conv import (
     NUM_CACHED,
     OUTPUT_MULTIPLE,
-    Room,
+    PaddedInput,
     can_pair,
     convolve,
     double_pixels,
@@ -53,8 +53,8 @@ Cache = list[Any]
 
 
 @dataclass(slots=True)
-class Sum:
-    """y + bias + residual, which its one reader adds up on the way."""
+class DeferredSum:
+    """y + bias + residual, not yet added: the pass that reads it next does that."""
 
     y: Tensor
     """[B, C, T, H, W], channels-last; free to be overwritten."""
@@ -64,21 +64,21 @@ class Sum:
     """As y, until it is taken."""
 
     def take_residual(self) -> Tensor:
-        """For good: callers keep the Sum while its reader works, and memory is short there."""
+        """Lets go of it: callers hold this object while its reader works, and memory is short there."""
         residual, self.residual = self.residual, None
-        assert residual is not None, "a Sum has one reader"
+        assert residual is not None, "a deferred sum has one reader"
         return residual
 
 
-def use_fast_coders(
+def use_fused_vae(
     vae: AutoencoderKLWan, *, merge_upsampling: bool | None = None, paired: frozenset[int] | None = None
 ) -> int:
-    """Replace the residual blocks, the upsampling, the norms of attention and both heads; how many modules.
+    """Replaces residual blocks, upsampling, norms of attention and both halves; returns how many modules.
 
-    In place, on this instance alone; weights become channels-last. For inference: a gradient is refused.
-    `merge_upsampling` makes doubling and the convolution behind it one transposed convolution of 4/9 of the
-    products, whose summed weights are rounded once more. `paired`: numbers of channels for which two columns
-    are convolved as one pixel. Without a word of yours both are what is fast on the device of the weights.
+    In place, on this instance alone; weights become channels-last. For inference only: a gradient is refused.
+    `merge_upsampling` makes doubling and the convolution after it one transposed convolution with 4/9 of the
+    multiplications, whose summed weights are rounded once more. `paired`: numbers of channels for which two
+    columns are convolved as one pixel. None, for both, is what is fast on the device of the weights.
     """
     blocks = _named(vae, WanResidualBlock)
     upsamplers = {
@@ -98,8 +98,8 @@ def use_fast_coders(
     for attention in attentions.values():
         attention.norm = FastNorm(attention.norm)
     vae.encoder, vae.decoder = FastEncoder(vae.encoder), FastDecoder(vae.decoder, paired)
-    _pass_biases_on(vae.decoder)
-    _pass_sums_on(vae)
+    _defer_biases(vae.decoder)
+    _defer_sums(vae)
     return len(blocks) + len(upsamplers) + len(attentions) + 2
 
 
@@ -130,12 +130,12 @@ class FastResidualBlock(nn.Module):
         for name, conv in (("pairs1", self.conv1), ("pairs2", self.conv2)):
             fits = {conv.in_channels, conv.out_channels} <= paired and can_pair(conv)
             self.register_buffer(name, paired_columns(conv.weight) if fits else None, persistent=False)
-        self.leaves_sum = False
-        """Whether the result is a Sum."""
+        self.defers_sum = False
+        """Whether the result is a DeferredSum."""
         self.take_bias(None)
 
     def take_bias(self, bias: Tensor | None) -> None:
-        """From now on the input is without this bias [C] of the convolution in front, which is added here."""
+        """From now on the input lacks this bias [C] of the convolution before, and the block adds it."""
         output = self.conv2.bias.detach().float()
         if isinstance(self.conv_shortcut, nn.Identity):
             output = output if bias is None else output + bias.detach().float()
@@ -148,21 +148,21 @@ class FastResidualBlock(nn.Module):
         self.register_buffer("output_bias", output, persistent=False)
 
     def forward(
-        self, x: Tensor | Sum, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
-    ) -> Tensor | Sum:
-        room = _normed(self.norm1, x, self.input_bias, self.conv1, feat_cache, feat_idx, self.pairs1)
-        if isinstance(x, Sum):
+        self, x: Tensor | DeferredSum, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
+    ) -> Tensor | DeferredSum:
+        padded = _normed(self.norm1, x, self.input_bias, self.conv1, feat_cache, feat_idx, self.pairs1)
+        if isinstance(x, DeferredSum):
             x = x.y
-        y = room.convolve(None)
-        del room  # each of these is as large as the video in full size, and here are most of them
-        room = _normed(self.norm2, y, self.conv1.bias, self.conv2, feat_cache, feat_idx, self.pairs2)
+        y = padded.convolve(None)
+        del padded  # each of these is as large as the video in full size, and here are most of them
+        padded = _normed(self.norm2, y, self.conv1.bias, self.conv2, feat_cache, feat_idx, self.pairs2)
         del y
-        y = room.convolve(None)
-        del room
+        y = padded.convolve(None)
+        del padded
         if not isinstance(self.conv_shortcut, nn.Identity):
             x = convolve(self.conv_shortcut, x, self.conv_shortcut.weight, None)
-        if self.leaves_sum:
-            return Sum(y.contiguous(memory_format=torch.channels_last_3d), self.output_bias, x)
+        if self.defers_sum:
+            return DeferredSum(y.contiguous(memory_format=torch.channels_last_3d), self.output_bias, x)
         return channel_norm.add_residual(y, self.output_bias, x)
 
 
@@ -205,12 +205,12 @@ class FastUpsampler(nn.Module):
             return frames
         if begins:
             x = x[:, :, 1:]
-        if not isinstance(past, Tensor):  # the first frame is not looked back on
+        if not isinstance(past, Tensor):  # the first frame of a video is no past for the others
             past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, NUM_CACHED, -1, -1)
-        room = Room(self.time_conv, x, past)
-        room.inside.copy_(x)
-        cache[slot] = room.last_frames()
-        doubled: Tensor = room.convolve(self.time_conv.bias).unflatten(1, (2, -1))  # [B, 2, C, T, H, W]
+        padded = PaddedInput(self.time_conv, x, past)
+        padded.inside.copy_(x)
+        cache[slot] = padded.last_frames()
+        doubled: Tensor = padded.convolve(self.time_conv.bias).unflatten(1, (2, -1))  # [B, 2, C, T, H, W]
         doubled = doubled.permute(0, 3, 1, 4, 5, 2)
         if not begins:
             return doubled
@@ -264,15 +264,15 @@ class FastDecoder(nn.Module):
         x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
         for block in self.up_blocks:
             x = block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
-        room = _normed(
+        padded = _normed(
             self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs, keeps_sum=False
         )
-        return room.convolve_to_few()
+        return padded.convolve_to_few()
 
 
 def _normed(
     norm: WanRMS_norm,
-    x: Tensor | Sum,
+    x: Tensor | DeferredSum,
     bias: Tensor | None,
     conv: WanCausalConv3d,
     cache: Cache | None,
@@ -280,35 +280,35 @@ def _normed(
     paired: Tensor | None = None,
     *,
     keeps_sum: bool = True,
-) -> Room:
+) -> PaddedInput:
     """SiLU of the norm of x + bias, ready for a causal convolution whose own bias is left to a later pass.
 
-    A Sum brings its bias along, and its y becomes what it adds up to, unless nobody reads that.
+    A DeferredSum has its own bias. Its y is overwritten with the sum, unless nobody reads it (`keeps_sum`).
     """
-    y, bias, residual = (x.y, x.bias, x.take_residual()) if isinstance(x, Sum) else (x, bias, None)
+    y, bias, residual = (x.y, x.bias, x.take_residual()) if isinstance(x, DeferredSum) else (x, bias, None)
     slot, past = _next_slot(cache, index)
-    room = Room(conv, y, past, paired)
+    padded = PaddedInput(conv, y, past, paired)
     if residual is not None and keeps_sum:
-        channel_norm.add_and_norm(y, bias, residual, norm.gamma, silu=True, out=room.inside)
+        channel_norm.add_and_norm(y, bias, residual, norm.gamma, silu=True, out=padded.inside)
     else:
-        channel_norm.run(y, norm.gamma, silu=True, bias=bias, residual=residual, out=room.inside)
+        channel_norm.run(y, norm.gamma, silu=True, bias=bias, residual=residual, out=padded.inside)
     if cache is not None:
-        cache[slot] = room.last_frames()
-    return room
+        cache[slot] = padded.last_frames()
+    return padded
 
 
 def _convolve_first(conv: WanCausalConv3d, x: Tensor, cache: Cache | None, index: list[int] | None) -> Tensor:
-    """A causal convolution of what comes without a norm."""
+    """The causal convolution at the beginning, which no norm precedes."""
     slot, past = _next_slot(cache, index)
-    room = Room(conv, x, past)
-    room.inside.copy_(x)
+    padded = PaddedInput(conv, x, past)
+    padded.inside.copy_(x)
     if cache is not None:
-        cache[slot] = room.last_frames()
-    return room.convolve(conv.bias)
+        cache[slot] = padded.last_frames()
+    return padded.convolve(conv.bias)
 
 
 def _next_slot(cache: Cache | None, index: list[int] | None) -> tuple[int, Any]:
-    """(place, content) of the next slot, which is taken; nothing without a cache."""
+    """Takes the next slot of the cache: (its index, its content), or (-1, None) without a cache."""
     if cache is None:
         return -1, None
     assert index is not None, "a cache without its index"
@@ -317,8 +317,8 @@ def _next_slot(cache: Cache | None, index: list[int] | None) -> tuple[int, Any]:
     return slot, cache[slot]
 
 
-def _pass_biases_on(decoder: Any) -> None:
-    """The bias of each upsampling is added where its result is read next, which saves a pass over it."""
+def _defer_biases(decoder: Any) -> None:
+    """Adds the bias of each upsampling in the pass that reads its result next, which saves one over it."""
     for block, following in pairwise(decoder.up_blocks):
         # the residual layout adds to the result in between
         if isinstance(block, WanUpBlock) and block.upsamplers is not None:
@@ -327,18 +327,18 @@ def _pass_biases_on(decoder: Any) -> None:
             upsampler.adds_bias = False
 
 
-def _pass_sums_on(vae: AutoencoderKLWan) -> None:
-    """The sum at the end of a block is made by the norm that comes next, which saves reading it again."""
+def _defer_sums(vae: AutoencoderKLWan) -> None:
+    """Leaves the sum at the end of a block to the norm that comes next, which saves reading it again."""
     levels = [*vae.encoder.down_blocks, *vae.decoder.up_blocks]
     sequences = [vae.encoder.down_blocks, *(level.resnets for level in levels if hasattr(level, "resnets"))]
     for sequence in sequences:
         for block, following in pairwise(sequence):
             if isinstance(block, FastResidualBlock) and isinstance(following, FastResidualBlock):
-                block.leaves_sum = True
+                block.defers_sum = True
     last = vae.decoder.up_blocks[-1]
-    # the library's block must do nothing behind its last residual block
+    # the library's block must do nothing after its last residual block
     if isinstance(last, WanUpBlock) and last.upsamplers is None:
-        last.resnets[-1].leaves_sum = True
+        last.resnets[-1].defers_sum = True
 
 
 def _target(vae: AutoencoderKLWan) -> Target | None:
@@ -353,7 +353,7 @@ def _check_counts(vae: AutoencoderKLWan, num_blocks: int, num_upsamplers: int, n
     config = vae.config
     levels, per_level = len(config.dim_mult), config.num_res_blocks
     found = {"residual": num_blocks, "upsampling": num_upsamplers, "attention": num_attentions}
-    # each coder has a middle of two blocks and one attention; the decoder one block more on each level
+    # each half has a middle of two blocks and one attention; the decoder one block more on each level
     expected = {"residual": 4 + levels * (2 * per_level + 1), "upsampling": levels - 1, "attention": 2}
     wrong = [
         f"{found[kind]} {kind} blocks instead of {expected[kind]}"

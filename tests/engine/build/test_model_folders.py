@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from engine.build import model_folders as models
+from engine.build import model_folders
 from engine.errors import ModelError
 
 
@@ -18,11 +20,11 @@ from engine.errors import ModelError
 def pipeline(tmp_path: Path) -> Path:
     folder = tmp_path / "generator"
     index: dict[str, object] = {"_class_name": "WanPipeline", "transformer_2": [None, None]}
-    for part in models.PIPELINE_PARTS:
+    for part in model_folders.PIPELINE_PARTS:
         (folder / part).mkdir(parents=True)
         index[part] = ["diffusers", "Something"]
-        if part in models.WEIGHTLESS_PARTS:
-            (folder / part / models.WEIGHTLESS_PARTS[part]).write_text("{}")
+        if part in model_folders.WEIGHTLESS_PARTS:
+            (folder / part / model_folders.WEIGHTLESS_PARTS[part]).write_text("{}")
         else:
             (folder / part / "config.json").write_text("{}")
             weights = {"w": np.zeros((3, 5), np.float16), "b": np.zeros(2, np.float32)}
@@ -42,19 +44,19 @@ def critic(tmp_path: Path) -> Path:
 
 
 def test_complete_folders_are_found(pipeline: Path, critic: Path) -> None:
-    assert models.find_generator(str(pipeline)).family == "wan"
-    assert models.find_critic(str(critic)).family == "qwen_vl"
+    assert model_folders.find_generator(str(pipeline)).family == "wan"
+    assert model_folders.find_critic(str(critic)).family == "qwen_vl"
 
 
 def test_parameters_are_counted_from_headers(pipeline: Path) -> None:
-    assert models.weight_elements(pipeline) == 3 * 17
+    assert model_folders.weight_elements(pipeline) == 3 * 17
 
 
-@pytest.mark.parametrize("part", models.PIPELINE_PARTS)
+@pytest.mark.parametrize("part", model_folders.PIPELINE_PARTS)
 def test_each_missing_part_is_named_with_the_layout(pipeline: Path, part: str) -> None:
     shutil.rmtree(pipeline / part)
     with pytest.raises(ModelError) as caught:
-        models.find_generator(str(pipeline))
+        model_folders.find_generator(str(pipeline))
     assert f"lacks {part}" in caught.value.problem
     assert "text_encoder/" in caught.value.fix
 
@@ -64,7 +66,7 @@ def test_a_second_transformer_that_the_index_names_must_be_there(pipeline: Path)
     index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
     (pipeline / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="lacks transformer_2"):
-        models.find_generator(str(pipeline))
+        model_folders.find_generator(str(pipeline))
 
 
 def test_missing_weights_and_shards_are_named(pipeline: Path) -> None:
@@ -72,29 +74,41 @@ def test_missing_weights_and_shards_are_named(pipeline: Path) -> None:
     shards = {"weight_map": {"w": "model.safetensors", "b": "model-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
     with pytest.raises(ModelError, match=r"lacks 1 of 2 shards, the first model-00002\.safetensors"):
-        models.find_generator(str(pipeline))
+        model_folders.find_generator(str(pipeline))
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="weights of transformer"):
-        models.find_generator(str(pipeline))
+        model_folders.find_generator(str(pipeline))
 
 
 def test_missing_configs_are_named(pipeline: Path) -> None:
     (pipeline / "vae" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"lacks vae/config\.json"):
-        models.find_generator(str(pipeline))
+        model_folders.find_generator(str(pipeline))
     (pipeline / "vae" / "config.json").write_text("{}")
     (pipeline / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(ModelError, match=r"lacks scheduler/scheduler_config\.json"):
-        models.find_generator(str(pipeline))
+        model_folders.find_generator(str(pipeline))
+
+
+def test_folders_are_judged_without_torch() -> None:
+    code = (
+        "import sys; from engine.build.model_folders import find_critic, find_generator\n"
+        "print(find_generator('demo').family, find_critic('demo').family)\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    )
+    assert subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout == ("wan qwen_vl\n")
 
 
 def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> None:
     (pipeline / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ModelError, match="'FluxPipeline', which no family loads; known: Wan"):
-        models.find_generator(str(pipeline))
+    with pytest.raises(ModelError, match="'FluxPipeline', which no family loads; known: Wan") as caught:
+        model_folders.find_generator(str(pipeline))
+    assert caught.value.fix == "give a folder of one of the families: wan", "only those that load something"
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="'llama', which no family loads; known: qwen2_5_vl, qwen3_vl"):
-        models.find_critic(str(critic))
+        model_folders.find_critic(str(critic))
 
 
 @pytest.mark.parametrize(
@@ -107,33 +121,33 @@ def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> N
 def test_each_missing_file_of_a_critic_is_named(critic: Path, file: str, part: str) -> None:
     (critic / file).unlink()
     with pytest.raises(ModelError, match=part):
-        models.find_critic(str(critic))
+        model_folders.find_critic(str(critic))
 
 
 def test_wrong_places(tmp_path: Path, pipeline: Path, critic: Path) -> None:
     with pytest.raises(ModelError, match="neither 'demo' nor a folder"):
-        models.find_generator(str(tmp_path / "absent"))
+        model_folders.find_generator(str(tmp_path / "absent"))
     with pytest.raises(ModelError, match="not a video generator"):
-        models.find_generator(str(critic))
+        model_folders.find_generator(str(critic))
     with pytest.raises(ModelError, match="not a vision-language critic"):
-        models.find_critic(str(pipeline))
+        model_folders.find_critic(str(pipeline))
     (critic / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
-        models.find_critic(str(critic))
+        model_folders.find_critic(str(critic))
     (critic / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="no JSON object"):
-        models.find_critic(str(critic))
+        model_folders.find_critic(str(critic))
 
 
 def test_a_missing_bundled_model_is_an_installation_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "MODELS", tmp_path)
+    monkeypatch.setattr(model_folders, "MODELS", tmp_path)
     with pytest.raises(ModelError, match="bundled critic is missing"):
-        models.find_critic("demo")
+        model_folders.find_critic("demo")
 
 
 def test_a_damaged_weight_file_is_refused(critic: Path) -> None:
     (critic / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json at all!")
     with pytest.raises(ModelError, match="not a safetensors file"):
-        models.weight_elements(critic)
+        model_folders.weight_elements(critic)

@@ -11,27 +11,33 @@ import tiny_denoise as tiny
 import torch
 
 from engine.denoise import assemble as module
-from engine.denoise.assemble import FP8_RATE_IS_FULL, GRAPHED_TOKENS, Assembled, Shape, assemble
-from engine.denoise.guidance import EagerDenoiser
+from engine.denoise.assemble import FP8_RATE_IS_FULL, GRAPHED_TOKENS, Assembled, assemble
+from engine.denoise.family import Shape
+from engine.denoise.layers import BoundAttention, bind, quantized_range
 from engine.errors import ConfigError, ModelError, RetakeError
-from engine.generators.wan.block import OURS, PLAIN, BoundAttention
-from engine.generators.wan.forward import FastDenoiser, quantized_range
+from engine.generators.wan.eager import EagerDenoiser
+from engine.generators.wan.family import WanFamily
+from engine.generators.wan.forward import FastDenoiser
+from engine.generators.wan.recipes import WAN
 from engine.quant.calibration import FORMATS
 from engine.quant.linears import QuantizedLinear
 from engine.quant.precision_policy import FILE, Policy, PolicyEntry, checkpoint_digest
-from engine.quant.recipes import WAN, SurgeryError, resolve
+from engine.quant.recipes import SurgeryError, resolve
 from engine.settings.presets import PRESETS, QUANTIZED_END, DenoiseSettings
 from kernels import dispatch
 from kernels.descriptors import Target
 
 torch.set_num_threads(1)
 
+OURS, PLAIN = bind("run"), bind("plain")
+
 SHAPE = Shape(batch=1, tokens=48, text_tokens=tiny.TEXT_TOKENS)
 FAST = DenoiseSettings(forward="fast")
 
 
 def made(settings: DenoiseSettings, *, weights: Path | None = None, **transformer: Any) -> Assembled:
-    return assemble(tiny.transformer(**{"num_layers": 4} | transformer), settings, SHAPE, weights=weights)
+    module = tiny.transformer(**{"num_layers": 4} | transformer)
+    return assemble(WanFamily(module), settings, SHAPE, weights=weights)
 
 
 def fast(assembled: Assembled) -> FastDenoiser:
@@ -142,9 +148,9 @@ def test_an_automatic_format_that_the_model_cannot_have_is_bf16_with_the_reason(
 
 
 def test_the_element_wise_passes_are_the_ones_asked_for() -> None:
-    assert fast(made(FAST)).wan.do is OURS
+    assert fast(made(FAST)).wan.ops is OURS
     plain = made(replace(FAST, element_wise="compiler"))
-    assert fast(plain).wan.do is PLAIN and plain.notes["element_wise"] == "compiler"
+    assert fast(plain).wan.ops is PLAIN and plain.notes["element_wise"] == "compiler"
 
 
 def test_compile_is_off_on_a_cpu_until_it_is_asked_for() -> None:
@@ -184,7 +190,7 @@ def test_a_named_8_bit_kernel_that_cannot_run_is_an_error_with_its_reason(part: 
     assert "sdpa_math" not in caught.value.problem, "only what was named is asked"
 
 
-def test_low_attention_runs_in_its_range_and_the_notes_say_which() -> None:
+def test_quantized_attention_runs_in_its_range_and_the_notes_say_which() -> None:
     low = replace(FAST, attention=("sdpa_flash", "sdpa_math"), quantized_attention=("sdpa_math",))
     assembled = made(replace(low, quantized_first=0.2, quantized_last=0.3))
     assert assembled.notes["quantized_attention"] == "sdpa_math, without 0.2 first and 0.3 last"
@@ -257,7 +263,7 @@ def with_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def followed(settings: DenoiseSettings, folder: Path | None, **options: Any) -> Assembled:
-    return assemble(tiny.transformer(num_layers=4), settings, SHAPE, folder=folder, **options)
+    return assemble(WanFamily(tiny.transformer(num_layers=4)), settings, SHAPE, folder=folder, **options)
 
 
 def test_the_policy_decides_what_is_left_open(with_policy: Path, tmp_path: Path) -> None:
@@ -366,7 +372,7 @@ def test_graphs_are_automatic_for_short_sequences_only() -> None:
         shape = Shape(batch=1, tokens=tokens, text_tokens=tiny.TEXT_TOKENS)
         half = tiny.to_half(tiny.transformer(head_dim=64), "cuda")
         settings = replace(FAST, graphs="auto", attention=("sdpa_math",))
-        assert assemble(half, settings, shape).notes["graphs"] == expected
+        assert assemble(WanFamily(half), settings, shape).notes["graphs"] == expected
 
 
 @pytest.mark.gpu
@@ -374,7 +380,7 @@ def test_graphs_are_automatic_for_short_sequences_only() -> None:
 def test_on_a_gpu_the_presets_assemble_and_stay_close_to_the_library(preset: str, tmp_path: Path) -> None:
     exact = tiny.transformer(num_layers=4, head_dim=64, ffn_dim=256)
     half = tiny.to_half(tiny.transformer(num_layers=4, head_dim=64, ffn_dim=256), "cuda")
-    assembled = assemble(half, replace(PRESETS[preset], compile="off"), SHAPE, cache=tmp_path)
+    assembled = assemble(WanFamily(half), replace(PRESETS[preset], compile="off"), SHAPE, cache=tmp_path)
     notes, denoiser = assembled.notes, assembled.denoiser
     capability = torch.cuda.get_device_capability()
     assert notes["linear"].startswith("fp8: 16" if capability in FP8_RATE_IS_FULL else "int8: 16")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tiny_denoise import Recording
 from torch import Tensor
 
-from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
+from engine.generators.wan.eager import EagerDenoiser
 from engine.protocols import Denoiser
 
 torch.set_num_threads(1)

@@ -9,10 +9,11 @@ import tiny_denoise as tiny
 import torch
 from torch import Tensor
 
+from engine.denoise.layers import BoundAttention
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.block import BoundAttention
 from engine.generators.wan.forward import FastDenoiser
-from engine.quant.attention_error import WEIGHT_OFFSET, Projected, outputs, reason_against, wan_projected
+from engine.generators.wan.recipes import read_attention
+from engine.quant.attention_error import WEIGHT_OFFSET, Projected, outputs, reason_against
 from engine.quant.calibration import compare
 from kernels.attention import fa3_fp8
 from kernels.descriptors import AttentionProblem, Target
@@ -38,7 +39,7 @@ def test_the_exact_path_equals_the_library() -> None:
     attention = module.blocks[1].attn1
 
     def keep(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        given = outputs(wan_projected(layer, args, kwargs), None, ALL)
+        given = outputs(read_attention(layer, args, kwargs), None, ALL)
         seen.append((layer.to_out[0](given.transpose(1, 2).flatten(2)), output))
 
     attention.register_forward_hook(keep, with_kwargs=True)
@@ -62,7 +63,7 @@ def test_fp8_is_what_the_fused_path_feeds_to_a_kernel() -> None:
     wan = tiny.fast_wan(module, quantized_attention=low)
     denoiser, seen = FastDenoiser(wan, quantized_ranges=(((0.0, 1000.0),),)), []
     module.blocks[0].attn1.register_forward_pre_hook(
-        lambda layer, args, kwargs: seen.append(outputs(wan_projected(layer, args, kwargs), "fp8", ALL)),
+        lambda layer, args, kwargs: seen.append(outputs(read_attention(layer, args, kwargs), "fp8", ALL)),
         with_kwargs=True,
     )
     timestep: PrefixTimestep = tiny.at(500.0)

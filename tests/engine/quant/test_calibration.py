@@ -8,9 +8,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from tiny_quant import transformer, velocity
 
-from engine.quant.attention_error import wan_projected
+from engine.generators.wan.recipes import WAN, read_attention
 from engine.quant.calibration import Budget, LayerError, Meter, choose, compare
-from engine.quant.recipes import WAN, resolve
+from engine.quant.recipes import resolve
 from engine.quant.surgery import linear_of, quantize_linears
 
 OUTLIER = "blocks.1.ffn.net.2"
@@ -30,7 +30,7 @@ def made(errors: list[LayerError], budget: Budget | None = None) -> list[tuple[s
 
 def measured(model: WanTransformer3DModel, *timesteps: float) -> list[LayerError]:
     attentions = [f"blocks.{index}.attn1" for index in range(len(model.blocks))]
-    meter = Meter(model, resolve(WAN, model).quantized, attentions, read=wan_projected)
+    meter = Meter(model, resolve(WAN, model).quantized, attentions, read=read_attention)
     with meter:
         for timestep in timesteps:
             meter.timestep = timestep

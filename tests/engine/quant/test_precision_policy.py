@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from engine.build.model_folders import MODELS
 from engine.errors import ModelError
+from engine.generators.cosmos3.recipes import COSMOS3
+from engine.generators.wan.recipes import wan_recipe
 from engine.quant.precision_policy import FILE, Policy, PolicyEntry, checkpoint_digest, find
-from engine.quant.recipes import COSMOS3, SurgeryError, resolve, wan_table
+from engine.quant.recipes import SurgeryError, resolve
 
 GENERATOR = MODELS / "generator"
 
@@ -103,38 +105,38 @@ def test_the_bundled_policy_is_of_the_bundled_weights() -> None:
     config = json.loads((GENERATOR / "transformer" / "config.json").read_text())
     with torch.device("meta"):
         module = WanTransformer3DModel.from_config(config)
-    table = wan_table(module)
-    known = set(resolve(table, module).quantized)
+    recipe = wan_recipe(module)
+    known = set(resolve(recipe, module).quantized)
     attentions = [f"blocks.{index}.attn1" for index in range(config["num_layers"])]
     assert {e.layer for e in found.entries} <= known | set(attentions)
     for format in ("fp8", "int8"):
-        assert len(found.kept_linears(module, table, format)) < len(known)
+        assert len(found.kept_linears(module, recipe, format)) < len(known)
         assert any(found.attention_ranges(attentions, format))
 
 
 # --- what it says -------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_listed_stays_bf16_and_one_product_has_one_format() -> None:
+def test_what_is_not_listed_stays_bf16_and_one_gemm_has_one_format() -> None:
     module = model()
-    table = wan_table(module)
-    names = resolve(table, module).quantized
+    recipe = wan_recipe(module)
+    names = resolve(recipe, module).quantized
     every = [entry(name) for name in names]
-    assert policy(*every).kept_linears(module, table, "fp8") == ()
-    assert policy(*every).kept_linears(module, table, "int8") == names, "another format was not admitted"
+    assert policy(*every).kept_linears(module, recipe, "fp8") == ()
+    assert policy(*every).kept_linears(module, recipe, "int8") == names, "another format was not admitted"
 
     def without(name: str) -> set[str]:
         rest = [e for e in every if e.layer != name]
-        return set(policy(*rest).kept_linears(module, table, "fp8"))
+        return set(policy(*rest).kept_linears(module, recipe, "fp8"))
 
     assert without("blocks.1.ffn.net.2") == {"blocks.1.ffn.net.2"}
     assert without("blocks.1.attn2.to_q") == {"blocks.1.attn2.to_q"}, "of its own product"
     assert without("blocks.2.attn1.to_k") == {f"blocks.2.attn1.to_{x}" for x in "qkv"}
 
 
-def test_products_of_every_table_are_quantized_layers() -> None:
-    for table in (wan_table(model()), COSMOS3):
-        assert {name for names in table.one_product for name in names} <= set(table.quantized)
+def test_merged_layers_of_every_recipe_are_quantized_layers() -> None:
+    for recipe in (wan_recipe(model()), COSMOS3):
+        assert {name for names in recipe.merged for name in names} <= set(recipe.quantized)
 
 
 def test_ranges_by_layer_and_format() -> None:
@@ -151,6 +153,6 @@ def test_ranges_by_layer_and_format() -> None:
 def test_layers_of_another_model_are_an_error() -> None:
     module = model()
     with pytest.raises(SurgeryError, match=r"does not have: proj_out"):
-        policy(entry("proj_out")).kept_linears(module, wan_table(module), "fp8")
+        policy(entry("proj_out")).kept_linears(module, wan_recipe(module), "fp8")
     with pytest.raises(SurgeryError, match=r"blocks\.9\.attn1"):
         policy(entry("blocks.9.attn1")).attention_ranges(["blocks.0.attn1"], "fp8")

@@ -1,4 +1,4 @@
-"""The tables of layers against real modules of the library, and each way in which they can disagree."""
+"""The recipes of layers against real modules of the library, and each way in which they can disagree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from engine.quant.recipes import TABLES, WAN, WAN_IMAGE, Kept, SurgeryError, resolve, wan_table
+from engine.generators.cosmos3.recipes import COSMOS3, COSMOS3_EDGE
+from engine.generators.wan.recipes import WAN, WAN_IMAGE, wan_recipe
+from engine.quant.recipes import Kept, SurgeryError, resolve
 
 
 def transformer(num_layers: int = 4, **options: int) -> WanTransformer3DModel:
@@ -32,9 +34,9 @@ def test_inner_blocks_are_quantized_and_nothing_else() -> None:
         assert name in resolved.kept
 
 
-def test_image_models_have_their_own_table() -> None:
+def test_image_models_have_their_own_recipe() -> None:
     model = transformer(image_dim=16, added_kv_proj_dim=24)
-    assert wan_table(model) is WAN_IMAGE and wan_table(transformer()) is WAN
+    assert wan_recipe(model) is WAN_IMAGE and wan_recipe(transformer()) is WAN
     assert "blocks.1.attn2.add_k_proj" in resolve(WAN_IMAGE, model).kept
     with pytest.raises(SurgeryError, match=r"add_k_proj is named nowhere"):
         resolve(WAN, model)
@@ -50,26 +52,26 @@ def test_a_layer_that_no_pattern_names_is_an_error() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
-    table = dataclasses.replace(WAN, kept=(*WAN.kept, Kept(pattern="guidance_embedder.*", why="test")))
+    recipe = dataclasses.replace(WAN, kept=(*WAN.kept, Kept(pattern="guidance_embedder.*", why="test")))
     with pytest.raises(SurgeryError, match=r"'guidance_embedder\.\*' matches nothing"):
-        resolve(table, transformer())
-    table = dataclasses.replace(WAN, quantized=(*WAN.quantized, "attn3.to_q"))
+        resolve(recipe, transformer())
+    recipe = dataclasses.replace(WAN, quantized=(*WAN.quantized, "attn3.to_q"))
     with pytest.raises(SurgeryError, match=r"'attn3\.to_q' matches nothing in blocks 0, 1, 2, 3"):
-        resolve(table, transformer())
+        resolve(recipe, transformer())
 
 
 def test_a_layer_that_is_named_twice_is_an_error() -> None:
-    table = dataclasses.replace(
+    recipe = dataclasses.replace(
         WAN, kept_in_block=(*WAN.kept_in_block, Kept(pattern="ffn.net.2", why="test"))
     )
     with pytest.raises(SurgeryError, match=r"ffn\.net\.2 is named twice"):
-        resolve(table, transformer())
+        resolve(recipe, transformer())
 
 
-def test_another_model_is_an_error_that_names_the_tables() -> None:
+def test_another_model_is_an_error_that_names_the_file() -> None:
     with pytest.raises(SurgeryError, match="there are no 'blocks'") as caught:
         resolve(WAN, nn.Sequential(nn.Linear(2, 2)))
-    assert all(name in str(caught.value) for name in TABLES)
+    assert "engine/generators/*/recipes.py" in caught.value.fix
 
 
 def test_a_short_model_has_no_inner_block() -> None:
@@ -77,5 +79,9 @@ def test_a_short_model_has_no_inner_block() -> None:
 
 
 def test_every_rule_says_why() -> None:
-    rules = [rule for table in TABLES.values() for rule in (*table.kept, *table.kept_in_block)]
+    rules = [
+        rule
+        for recipe in (WAN, WAN_IMAGE, COSMOS3, COSMOS3_EDGE)
+        for rule in (*recipe.kept, *recipe.kept_in_block)
+    ]
     assert all(len(rule.why) > 10 for rule in rules)

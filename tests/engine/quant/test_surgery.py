@@ -10,8 +10,9 @@ from eight_bit import errors
 from tiny_quant import transformer, velocity
 from torch import nn
 
+from engine.generators.wan.recipes import WAN
 from engine.quant.linears import QuantizedLinear
-from engine.quant.recipes import WAN, SurgeryError, resolve
+from engine.quant.recipes import SurgeryError, resolve
 from engine.quant.surgery import install, linear_of, plan, quantize_linears
 
 
@@ -88,10 +89,10 @@ def test_a_layer_of_another_shape_is_not_installed() -> None:
     model = transformer()
     wrong = QuantizedLinear.from_linear(nn.Linear(64, 32), "fp8")
     with pytest.raises(SurgeryError, match=r"\(32, 64\).*\(64, 64\)"):
-        install(model, WAN, {"blocks.1.attn1.to_q": wrong})
+        install(model, {"blocks.1.attn1.to_q": wrong})
     without = QuantizedLinear.from_linear(nn.Linear(64, 64, bias=False), "fp8")
     with pytest.raises(SurgeryError, match="bias: False"):
-        install(model, WAN, {"blocks.1.attn1.to_q": without})
+        install(model, {"blocks.1.attn1.to_q": without})
 
 
 def test_a_model_without_weights_can_be_counted() -> None:

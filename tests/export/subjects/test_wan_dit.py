@@ -9,7 +9,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from tiny_export import PROFILE, SIZES, forwards, subject, transformer
 
-from engine.quant.recipes import WAN
+from engine.generators.wan.recipes import WAN
 from export.spec import ExportError, Profile
 from export.subjects import wan_dit
 from export.subjects.wan_dit import rotate

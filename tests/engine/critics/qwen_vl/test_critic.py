@@ -16,15 +16,15 @@ from tiny_vlm import save_tiny_vlm
 from vlm_replies import PLAN
 
 from engine.critics.qwen_vl import critic as qwen_vl
-from engine.critics.qwen_vl import instructions as _instructions
 from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
 from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.instructions import plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
 from engine.critics.qwen_vl.schema import critique_json_schema
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.errors import ConfigError, ModelError, VideoError
 from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
-from engine.video import files as video_files
+from engine.video.files import probe, write_mp4
 
 torch.set_num_threads(1)
 
@@ -57,11 +57,11 @@ def critic(folder: Path) -> QwenVLCritic:
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
     path = tmp_path_factory.mktemp("clips") / "prefix.mp4"
-    video_files.write_mp4(path, noise(24, 64, 64, 3), 8.0)
+    write_mp4(path, noise(24, 64, 64, 3), 8.0)
     return Scenario(
         id="0001_perspective-left",
         text="A ball.",
-        prefix=video_files.probe(path),
+        prefix=probe(path),
         category="solid",
         output_name="0001_perspective-left_trimmed-ball.mp4",
     )
@@ -82,7 +82,7 @@ def finish(job: ReplyJob[Any]) -> Any:
 
 def inputs_of(critic: QwenVLCritic, question: str = "A ball.") -> dict[str, torch.Tensor]:
     prefix = VideoSegment(frames=noise(4, 32, 32, 3), times_s=(0.0, 0.125, 2.75, 2.875))
-    segments = _instructions.plan_segments(critic.tokenizer, "Plan.", prefix, question)
+    segments = plan_segments(critic.tokenizer, "Plan.", prefix, question)
     model = critic.model
     return build_inputs(critic.tokenizer, model.config, segments, geometry=critic.geometry, dtype=model.dtype)
 
@@ -206,7 +206,7 @@ def test_a_model_that_has_learned_its_reply_gives_a_plan(folder: Path, scenario:
     reply = json.dumps({"objects": PLAN["objects"], "still": PLAN["still"]}, separators=(",", ":"))
     answer = critic.tokenizer(reply + "<|im_end|>", return_tensors="pt")["input_ids"]
     prefix = critic._prefix(scenario.prefix)
-    segments = _instructions.plan_segments(critic.tokenizer, "Plan.", prefix, scenario.text)
+    segments = plan_segments(critic.tokenizer, "Plan.", prefix, scenario.text)
     inputs = build_inputs(critic.tokenizer, critic.model.config, segments, geometry=critic.geometry)
     prompt_tokens = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)

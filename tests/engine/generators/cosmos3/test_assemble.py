@@ -10,20 +10,25 @@ import tiny_cosmos3 as tiny
 import torch
 from tiny_denoise import relative
 
-from engine.denoise.assemble import Assembled, Shape, assemble_cosmos3
+from engine.denoise.assemble import Assembled, assemble
+from engine.denoise.family import Shape
+from engine.denoise.layers import bind
 from engine.errors import ConfigError
-from engine.generators.cosmos3.block import OURS, PLAIN
+from engine.generators.cosmos3.family import Cosmos3Family
 from engine.generators.cosmos3.forward import Cosmos3Denoiser
 from engine.settings.presets import PRESETS, DenoiseSettings
 
 torch.set_num_threads(1)
+
+OURS, PLAIN = bind("run"), bind("plain")
 
 SHAPE = Shape(batch=1, tokens=18, text_tokens=tiny.TEXT_TOKENS)
 FAST = DenoiseSettings(forward="fast")
 
 
 def made(settings: DenoiseSettings, *, weights: Path | None = None) -> Assembled:
-    return assemble_cosmos3(tiny.transformer(num_layers=4), settings, SHAPE, fps=tiny.FPS, weights=weights)
+    family = Cosmos3Family(tiny.transformer(num_layers=4), fps=tiny.FPS)
+    return assemble(family, settings, SHAPE, weights=weights)
 
 
 def error(assembled: Assembled) -> float:
@@ -62,11 +67,11 @@ def test_element_wise_passes_and_compilation_are_those_asked_for() -> None:
     for name, expected in (("ours", OURS), ("compiler", PLAIN)):
         denoiser = made(replace(FAST, element_wise=name, compile="on")).denoiser
         assert isinstance(denoiser, Cosmos3Denoiser)
-        assert all(block.do is expected for block in denoiser.model.blocks)
+        assert all(block.ops is expected for block in denoiser.model.blocks)
         assert all(block._compiled_call_impl is not None for block in denoiser.model.blocks)
 
 
-def test_low_attention_has_its_range() -> None:
+def test_quantized_attention_has_its_range() -> None:
     low = replace(
         FAST,
         attention=("sdpa_math",),
@@ -76,7 +81,7 @@ def test_low_attention_has_its_range() -> None:
     )
     assembled = made(low)
     assert isinstance(assembled.denoiser, Cosmos3Denoiser)
-    assert assembled.denoiser._quantized_range == (300.0, 800.0)
+    assert assembled.denoiser._quantized_ranges == (((300.0, 800.0),),) * 4
     assert error(assembled) < 1e-5
 
 
@@ -89,4 +94,4 @@ def test_refusals() -> None:
         (replace(FAST, attention=("fa3",)), SHAPE, "no attention kernel does"),
     ):
         with pytest.raises(ConfigError, match=text):
-            assemble_cosmos3(model, settings, shape, fps=24.0)
+            assemble(Cosmos3Family(model, fps=24.0), settings, shape)

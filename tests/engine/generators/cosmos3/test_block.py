@@ -10,12 +10,14 @@ import torch
 from tiny_denoise import bound, largest, relative
 from torch import Tensor, nn
 
-from engine.generators.cosmos3.block import OURS, PLAIN, ElementWise, FastCosmos3Block
+from engine.denoise.layers import BoundAttention, ElementWise, bind
+from engine.generators.cosmos3.block import FastCosmos3Block
 from engine.generators.cosmos3.text import video_rotary
-from engine.generators.wan.block import BoundAttention
 from engine.quant.linears import QuantizedLinear
 
 torch.set_num_threads(1)
+
+OURS, PLAIN = bind("run"), bind("plain")
 
 LAYOUTS = pytest.mark.parametrize("layout", [tiny.SUPER, tiny.EDGE], ids=["super", "edge"])
 PASSES = pytest.mark.parametrize("element_wise", [OURS, PLAIN], ids=["ours", "plain"])
@@ -61,7 +63,7 @@ def ours(
     block = FastCosmos3Block(
         model.layers[1], element_wise=element_wise, attention=chosen, quantized_attention=chosen
     )
-    cached = block.text_of_step(block.text(*text), low=False)
+    cached = block.text_of_step(block.text(*text), quantized=False)
     out, branch = block(0.5 * h, 0.5 * h, cached, *tables(model), False)
     return out + branch
 

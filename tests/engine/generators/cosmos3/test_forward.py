@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from engine.denoise.guidance import BOTH, COND
-from engine.generators.cosmos3.block import OURS, PLAIN, ElementWise
+from engine.denoise.layers import BoundAttention, ElementWise, bind, compile_blocks, quantized_range
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patchify, unpatchify
-from engine.generators.wan.block import BoundAttention
-from engine.generators.wan.forward import quantized_range
-from engine.quant.recipes import SurgeryError, cosmos3_table
+from engine.generators.cosmos3.recipes import cosmos3_recipe
+from engine.quant.recipes import SurgeryError
 from engine.quant.surgery import quantize_linears
 
 torch.set_num_threads(1)
+
+OURS, PLAIN = bind("run"), bind("plain")
 
 LAYOUTS = pytest.mark.parametrize("layout", [tiny.SUPER, tiny.EDGE], ids=["super", "edge"])
 PASSES = pytest.mark.parametrize("element_wise", [OURS, PLAIN], ids=["ours", "plain"])
@@ -34,7 +35,7 @@ def fast(
     model: Any,
     element_wise: ElementWise = OURS,
     attention: BoundAttention | None = None,
-    low: BoundAttention | None = None,
+    quantized: BoundAttention | None = None,
     fps: float = tiny.FPS,
 ) -> FastCosmos3:
     return FastCosmos3(
@@ -42,7 +43,7 @@ def fast(
         fps=fps,
         element_wise=element_wise,
         attention=attention or tiny_denoise.bound(),
-        quantized_attention=low,
+        quantized_attention=quantized,
     )
 
 
@@ -110,7 +111,7 @@ def test_8_bit_linear_layers(
 ) -> None:
     model = tiny.transformer(layout, num_layers=4, hidden_size=64, intermediate_size=128)
     exact = expect(model)
-    table = cosmos3_table(model)
+    table = cosmos3_recipe(model)
     quantize_linears(model, table, format, expect=2 * len(table.quantized))
     expected = expect(model)
     ours = ask(fast(model, element_wise))
@@ -119,10 +120,10 @@ def test_8_bit_linear_layers(
     assert tiny_denoise.relative(ours, expected) < 0.2 * error, "the same rounding as layer by layer"
 
 
-def test_low_attention_runs_in_its_range_with_its_own_keys() -> None:
+def test_quantized_attention_runs_in_its_range_with_its_own_keys() -> None:
     model, seen = tiny.transformer(num_layers=1), []
     made = Cosmos3Denoiser(
-        fast(model, low=tiny.e4m3(seen, grouped=True)), quantized_range=quantized_range(0.1, 0.2)
+        fast(model, quantized=tiny.e4m3(seen, grouped=True)), quantized_ranges=((quantized_range(0.1, 0.2),),)
     )
     prompt = made.prepare(tiny.token_ids())
     for value in (950.0, 500.0, 150.0):
@@ -139,13 +140,13 @@ def test_blocks_compile_as_one_graph(layout: dict[str, Any], monkeypatch: pytest
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
     torch._dynamo.reset()
     model = tiny.transformer(layout, num_layers=3)
-    table = cosmos3_table(model)
+    table = cosmos3_recipe(model)
     quantize_linears(model, table, "int8", expect=len(table.quantized))
     sdpa = BoundAttention(
         name="sdpa", run=torch.nn.functional.scaled_dot_product_attention, quantized=None, grouped=False
     )
     plain, quick = fast(model, attention=sdpa), fast(model, attention=sdpa)
-    quick.compile_blocks()
+    compile_blocks(quick.blocks)
     assert tiny_denoise.largest(ask(quick), ask(plain)) < 1e-5
     torch._dynamo.reset()
 

@@ -9,11 +9,14 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
-from engine.generators.wan.block import OURS, PLAIN, BoundAttention, ElementWise, FastBlock, merge_linears
+from engine.denoise.layers import BoundAttention, ElementWise, bind, merge_linears
+from engine.generators.wan.block import FastBlock
 from engine.quant.linears import QuantizedLinear
 from engine.quant.recipes import SurgeryError
 
 torch.set_num_threads(1)
+
+OURS, PLAIN = bind("run"), bind("plain")
 
 WIDTH, TOKENS = 24, 48
 INNER = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from engine.generators.wan import causal_conv
 from engine.generators.wan.causal_conv import (
-    Room,
+    PaddedInput,
     filled_up,
     merged_upsampling,
     paired_channels,
@@ -25,10 +25,10 @@ def build(channels: int = 6, outputs: int = 5) -> WanCausalConv3d:
     return WanCausalConv3d(channels, outputs, 3, padding=1).requires_grad_(False)
 
 
-def filled(conv: WanCausalConv3d, x: Tensor, past: Tensor | None, *, pairs: bool) -> Room:
-    room = Room(conv, x, past, paired_columns(conv.weight) if pairs else None)
-    room.inside.copy_(x)
-    return room
+def filled(conv: WanCausalConv3d, x: Tensor, past: Tensor | None, *, pairs: bool) -> PaddedInput:
+    padded = PaddedInput(conv, x, past, paired_columns(conv.weight) if pairs else None)
+    padded.inside.copy_(x)
+    return padded
 
 
 @pytest.mark.parametrize("num_past", [0, 1, 2])
@@ -38,13 +38,13 @@ def filled(conv: WanCausalConv3d, x: Tensor, past: Tensor | None, *, pairs: bool
 def test_is_the_convolution_of_the_library(num_past: int, num_frames: int, width: int, pairs: bool) -> None:
     conv, frames = build(), normal(2, 6, num_past + num_frames, 3, width)
     past = frames[:, :, :num_past] if num_past else None
-    room = filled(conv, frames[:, :, num_past:], past, pairs=pairs)
-    assert (room.paired is not None) == (pairs and width % 2 == 0)
+    padded = filled(conv, frames[:, :, num_past:], past, pairs=pairs)
+    assert (padded.paired is not None) == (pairs and width % 2 == 0)
     expected = conv(frames)[:, :, num_past:] - conv.bias[:, None, None, None]
-    torch.testing.assert_close(room.convolve(None), expected, atol=1e-5, rtol=1e-5)
-    kept = room.last_frames()
+    torch.testing.assert_close(padded.convolve(None), expected, atol=1e-5, rtol=1e-5)
+    kept = padded.last_frames()
     assert torch.equal(kept, frames[:, :, -2:])
-    columns = width if room.paired is None else width + 2
+    columns = width if padded.paired is None else width + 2
     assert kept.untyped_storage().nbytes() == kept.numel() // width * columns * 4, "keeps the buffer"
     following = frames[:, :, :1] + 1
     joined = torch.cat([frames[:, :, -2:], following], dim=2)
@@ -87,9 +87,9 @@ def test_only_convolutions_of_all_positions_are_paired() -> None:
 def test_few_outputs_are_filled_up_on_the_way_only(pairs: bool) -> None:
     conv, frames = build(outputs=3), normal(1, 6, 4, 3, 8)
     weight = paired_columns(filled_up(conv.weight, 4)) if pairs else None
-    room = Room(conv, frames, None, weight)
-    room.inside.copy_(frames)
-    torch.testing.assert_close(room.convolve_to_few(), conv(frames), atol=1e-5, rtol=1e-5)
+    padded = PaddedInput(conv, frames, None, weight)
+    padded.inside.copy_(frames)
+    torch.testing.assert_close(padded.convolve_to_few(), conv(frames), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -13,18 +13,23 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
-from engine.denoise.assemble import Shape, assemble
-from engine.denoise.guidance import EagerDenoiser, Guidance, GuidedText
+from engine.denoise.assemble import assemble
+from engine.denoise.family import Shape
+from engine.denoise.guidance import Guidance, GuidedText
+from engine.denoise.layers import BoundAttention, ElementWise, bind, compile_blocks, quantized_range
 from engine.denoise.sampler import PrefixSampler, read_schedule
 from engine.generators.wan import forward as module
-from engine.generators.wan.block import OURS, PLAIN, BoundAttention, ElementWise
-from engine.generators.wan.forward import REMEMBERED_TIMES, FastDenoiser, quantized_range
+from engine.generators.wan.eager import EagerDenoiser
+from engine.generators.wan.family import WanFamily
+from engine.generators.wan.forward import REMEMBERED_TIMES, FastDenoiser
+from engine.generators.wan.recipes import wan_recipe
 from engine.protocols import Denoiser
-from engine.quant.recipes import wan_table
 from engine.quant.surgery import quantize_linears
 from engine.settings.presets import PRESETS
 
 torch.set_num_threads(1)
+
+OURS, PLAIN = bind("run"), bind("plain")
 
 BUNDLED = Path(__file__).parents[4] / "engine/demo/models/generator/transformer"
 
@@ -109,7 +114,7 @@ def test_8_bit_linear_layers(format: str, bound: float, element_wise: ElementWis
     """`bound`: relative error of the velocity of a random transformer, about the error of one product."""
     transformer = tiny.transformer(num_layers=4, head_dim=32, ffn_dim=128)
     exact = ask(EagerDenoiser(transformer), "both")
-    report = quantize_linears(transformer, wan_table(transformer), format, expect=2 * 8)
+    report = quantize_linears(transformer, wan_recipe(transformer), format, expect=2 * 8)
     assert len(report.formats) == 16 and set(report.formats.values()) == {format}
     expected = ask(EagerDenoiser(transformer), "both")
     ours = ask(tiny.fast(transformer, element_wise=element_wise), "both")
@@ -198,7 +203,7 @@ def test_the_low_range_leaves_out_both_ends() -> None:
     assert quantized_range(0.0, 0.0) == (0.0, 1000.0)
 
 
-def test_low_attention_runs_at_the_middle_timesteps_only() -> None:
+def test_quantized_attention_runs_at_the_middle_timesteps_only() -> None:
     used: list[str] = []
 
     def named(name: str) -> BoundAttention:
@@ -279,14 +284,14 @@ def test_every_variant_of_a_block_compiles(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
     torch._dynamo.reset()
     transformer = tiny.transformer(num_layers=3)
-    quantize_linears(transformer, wan_table(transformer), "int8", expect=8)
+    quantize_linears(transformer, wan_recipe(transformer), "int8", expect=8)
     low = BoundAttention(name="low", run=nn.functional.scaled_dot_product_attention)
     exact = BoundAttention(name="exact", run=nn.functional.scaled_dot_product_attention)
     made = [tiny.fast_wan(transformer, attention=exact, quantized_attention=low) for _ in range(2)]
     for wan in made:
         for block in wan.blocks:
             block.cross_attention = exact
-    made[0].compile_blocks()
+    compile_blocks(made[0].blocks)
     both = [FastDenoiser(wan, quantized_ranges=((quantized_range(0.1, 0.1),),) * 3) for wan in made]
     for rows, value in ((2, 990.0), (1, 990.0), (2, 500.0)):
         ours, expected = (
@@ -305,7 +310,7 @@ def test_every_variant_of_a_block_compiles(monkeypatch: pytest.MonkeyPatch) -> N
 def on_gpu(transformer: WanTransformer3DModel, preset: str, cache: Path, **changes: Any) -> Any:
     shape = Shape(batch=2, tokens=48, text_tokens=tiny.TEXT_TOKENS)
     settings = replace(PRESETS[preset], **changes)
-    return assemble(copy.deepcopy(transformer), settings, shape, cache=cache)
+    return assemble(WanFamily(copy.deepcopy(transformer)), settings, shape, cache=cache)
 
 
 @pytest.mark.gpu

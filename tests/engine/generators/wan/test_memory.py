@@ -13,10 +13,9 @@ from diffusers import AutoencoderKLWan
 from tiny_wan import build_folder
 
 from engine.generators.wan import generator as wan
-from engine.generators.wan import memory as _wan_memory
-from engine.generators.wan.memory import chunk_bytes, chunk_size
+from engine.generators.wan.memory import CHUNK_BYTES, MAX_CHUNK_LATENTS, chunk_bytes, chunk_size, latent_shape
 from engine.generators.wan.vae import decode_pixels, encode_moments
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 from engine.types import VideoSpec
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -43,7 +42,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> wan.WanGenerator:
 
 def test_chunks_are_as_large_as_memory_allows(generator: wan.WanGenerator) -> None:
     parts, large = generator.parts, dataclasses.replace(generator.spec, width=4096, height=2176)
-    assert generator.chunk_latents(generator.spec) == _wan_memory.MAX_CHUNK_LATENTS
+    assert generator.chunk_latents(generator.spec) == MAX_CHUNK_LATENTS
     assert chunk_size(parts, large, most_bytes=0, fused=False) == 1
     for latents in (2, 3, 4):
         needed = chunk_bytes(parts, large, latents, fused=False)
@@ -58,9 +57,9 @@ def test_a_decode_step_takes_no_more_than_a_denoise_step_where_that_is_large(
     spec = dataclasses.replace(generator.spec, width=1024, height=1024, num_frames=2000)
     most = generator._denoise_bytes(spec)
     size = generator.chunk_latents(spec)
-    assert most > _wan_memory.CHUNK_BYTES and size > 1
+    assert most > CHUNK_BYTES and size > 1
     assert chunk_bytes(generator.parts, spec, size, fused=False) <= most
-    values = math.prod(_wan_memory.latent_shape(generator.parts, spec))
+    values = math.prod(latent_shape(generator.parts, spec))
     history = 4 * (generator.schedule.num_steps + 3) * values
     assert generator.footprint(spec).activation_bytes == most + history
 
@@ -73,7 +72,7 @@ def test_published_sizes_stay_below_the_plan(layout: str, fused: bool) -> None:
     """Random weights of the published autoencoders, both directions, in chunks of one and of four."""
     vae = AutoencoderKLWan(**LAYOUTS[layout]).to("cuda", torch.bfloat16).eval().requires_grad_(False)
     if fused:
-        use_fast_coders(vae)
+        use_fused_vae(vae)
     spec = VideoSpec(width=416, height=256, fps=16.0, prefix_frames=17, num_frames=32)
     parts: Any = SimpleNamespace(vae=vae, device=torch.device("cuda"))
     stride = vae.config.scale_factor_spatial

@@ -20,7 +20,7 @@ from engine.generators.wan.vae import (
     num_chunks,
     use_channels_last,
 )
-from engine.generators.wan.vae_fused import use_fast_coders
+from engine.generators.wan.vae_fused import use_fused_vae
 
 torch.set_num_threads(1)
 
@@ -110,7 +110,7 @@ def test_preview_shows_each_latent_frame_as_a_first_one(residual: bool, fast: bo
     video = decode_pixels(vae, latents)
     alone = decode_pixels(vae, latents[:, :, 2:])
     if fast:
-        use_fast_coders(vae)
+        use_fused_vae(vae)
     shown = decode_preview(vae, latents, [2, 0])
     assert shown.shape == (2, 3, *video.shape[3:])
     torch.testing.assert_close(shown[1], video[0, :, 0], atol=1e-5, rtol=1e-5)

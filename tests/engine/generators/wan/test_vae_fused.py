@@ -14,9 +14,8 @@ from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.generators.wan import vae_fused as vae_fast
 from engine.generators.wan.vae import _empty_cache, decode_in_chunks, decode_pixels, encode_moments
-from engine.generators.wan.vae_fused import FastResidualBlock, use_fast_coders
+from engine.generators.wan.vae_fused import FastResidualBlock, use_fused_vae
 from engine.quant.recipes import SurgeryError
 from kernels.fused import channel_norm
 
@@ -45,14 +44,14 @@ def pair(request: pytest.FixtureRequest) -> tuple[AutoencoderKLWan, AutoencoderK
     vae = build(residual=residual)
     fast = copy.deepcopy(vae)
     # residual blocks of both coders, upsamplers, attentions, coders
-    count = use_fast_coders(fast, merge_upsampling=paired, paired=WIDTHS if paired else frozenset())
+    count = use_fused_vae(fast, merge_upsampling=paired, paired=WIDTHS if paired else frozenset())
     assert count == (2 + 4 * 3) + (2 + 4 * 2) + 3 + 2 + 2
     blocks = [module for module in fast.modules() if isinstance(module, FastResidualBlock)]
     assert any(block.pairs1 is not None and block.pairs2 is not None for block in blocks) == paired
     assert (fast.decoder.out_pairs is not None) == paired
     # each of four levels is a sequence of two blocks in the encoder and of three in the decoder; without the
     # residuals of levels, the norm behind the last block of all sums up as well
-    assert sum(block.leaves_sum for block in blocks) == 4 * 1 + 4 * 2 + (not residual)
+    assert sum(block.defers_sum for block in blocks) == 4 * 1 + 4 * 2 + (not residual)
     return vae, fast
 
 
@@ -147,7 +146,7 @@ def test_without_a_cache() -> None:
     vae = build(residual=False)
     latents = random_latents(vae, 3)
     expected = vae.decoder(latents)
-    use_fast_coders(vae)
+    use_fused_vae(vae)
     torch.testing.assert_close(vae.decoder(latents), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -160,7 +159,7 @@ def test_bf16_is_as_close_to_fp32_as_the_library(residual: bool, merge: bool, pa
     latents = random_latents(vae, 3).bfloat16()
     exact = decode_pixels(copy.deepcopy(vae).float(), latents.float(), clamp=False)
     library = decode_pixels(vae, latents, clamp=False)
-    use_fast_coders(vae, merge_upsampling=merge, paired=paired)
+    use_fused_vae(vae, merge_upsampling=merge, paired=paired)
     ours = decode_pixels(vae, latents, 2, clamp=False)
     assert ours.dtype == torch.bfloat16
     error, neighbour = ((x.float() - exact).norm() / exact.norm() for x in (ours, library))
@@ -172,7 +171,7 @@ def test_an_odd_width_is_paired_where_it_has_become_even() -> None:
     vae = build(residual=False)
     latents = random_latents(vae, 3)[..., :5]
     shown = vae.decode(latents).sample
-    use_fast_coders(vae, merge_upsampling=True, paired=WIDTHS)
+    use_fused_vae(vae, merge_upsampling=True, paired=WIDTHS)
     torch.testing.assert_close(decode_pixels(vae, latents), shown, atol=1e-5, rtol=1e-5)
 
 
@@ -211,12 +210,12 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
     vae = build(residual=residual)
     latents = random_latents(vae, 3, batch=1)
     expected = decode_pixels(vae, latents)
-    use_fast_coders(vae, paired=paired, merge_upsampling=False)
+    use_fused_vae(vae, paired=paired, merge_upsampling=False)
     monkeypatch.setattr(F, "conv3d", last)
     monkeypatch.setattr(F, "conv2d", last_pictures)
-    monkeypatch.setattr(vae_fast.channel_norm, "run", norm)
-    monkeypatch.setattr(vae_fast.channel_norm, "add_residual", add)
-    monkeypatch.setattr(vae_fast.channel_norm, "add_and_norm", both)
+    monkeypatch.setattr(channel_norm, "run", norm)
+    monkeypatch.setattr(channel_norm, "add_residual", add)
+    monkeypatch.setattr(channel_norm, "add_and_norm", both)
     torch.testing.assert_close(decode_pixels(vae, latents, 1), expected, atol=1e-5, rtol=1e-5)
     num_norms = 2 * (2 + 4 * 3) + 1 + 1
     assert len(calls) == 2 * num_norms  # two latent frames, then one
@@ -226,7 +225,7 @@ def test_parameters_keep_their_names_and_copies_are_independent() -> None:
     vae = build(residual=False)
     names = [name for name, _ in vae.named_parameters()]
     fast = copy.deepcopy(vae)
-    use_fast_coders(fast)
+    use_fused_vae(fast)
     assert [name for name, _ in fast.named_parameters()] and set(names) == set(fast.state_dict())
     assert any(isinstance(module, WanResidualBlock) for module in vae.modules())
     other = copy.deepcopy(fast)
@@ -236,16 +235,16 @@ def test_parameters_keep_their_names_and_copies_are_independent() -> None:
 
 def test_a_gradient_is_refused() -> None:
     vae = build(residual=False).requires_grad_(True)
-    use_fast_coders(vae)
+    use_fused_vae(vae)
     with pytest.raises(AssertionError, match="no gradient"):
         next(decode_in_chunks(vae, random_latents(vae, 1)))
 
 
 def test_what_is_not_expected_is_refused_before_anything_changes() -> None:
     vae = build(residual=False)
-    use_fast_coders(vae)
+    use_fused_vae(vae)
     with pytest.raises(SurgeryError, match="0 residual blocks instead of 24"):
-        use_fast_coders(vae)
+        use_fused_vae(vae)
     for change, message in (
         (lambda block: setattr(block, "nonlinearity", nn.GELU()), "activation GELU"),
         (lambda block: setattr(block, "dropout", nn.Dropout(0.1)), "dropout 0.1"),
@@ -254,7 +253,7 @@ def test_what_is_not_expected_is_refused_before_anything_changes() -> None:
         vae = build(residual=False)
         change(vae.decoder.mid_block.resnets[0])
         with pytest.raises(SurgeryError, match=message):
-            use_fast_coders(vae)
+            use_fused_vae(vae)
         assert isinstance(vae.decoder.mid_block.resnets[0], WanResidualBlock)
 
 
@@ -269,7 +268,7 @@ def test_wan_size(merge: bool, paired: frozenset[int]) -> None:
     latents = torch.randn(1, 16, 5, 12, 20, device=DEVICE, dtype=torch.bfloat16)
     exact = copy.deepcopy(vae).float().decode(latents.float()).sample
     library = vae.decode(latents).sample
-    use_fast_coders(vae, merge_upsampling=merge, paired=paired)
+    use_fused_vae(vae, merge_upsampling=merge, paired=paired)
     for chunk_latents in (1, 4):
         ours = decode_pixels(vae, latents, chunk_latents)
         error, neighbour = ((x.float() - exact).norm() / exact.norm() for x in (ours, library))

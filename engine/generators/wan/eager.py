@@ -1,0 +1,40 @@
+"""The library's Wan transformer as a denoiser: what every faster one is compared with.
+
+B batch . L text tokens . D text width . Z latent channels . F, h, w latent frames and pixels
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from engine.denoise.guidance import BOTH, COND, UNCOND
+from engine.denoise.sampler import PrefixTimestep
+
+
+class EagerDenoiser:
+    """The untouched library transformer behind the Denoiser protocol: the oracle of every faster one."""
+
+    def __init__(self, transformer: WanTransformer3DModel) -> None:
+        self._transformer = transformer
+        self._dtype: torch.dtype = transformer.patch_embedding.weight.dtype
+
+    def prepare(self, text: Tensor) -> Tensor:
+        return text.to(self._dtype)
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str) -> Tensor:
+        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z, F, h, w].
+
+        B is 1 for branches "cond" and "uncond" and 2 for "both"; text is [B, L, D].
+        """
+        batch = 2 if branch == BOTH else 1
+        assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
+        velocity = self._transformer(
+            hidden_states=latents.to(self._dtype).expand(batch, -1, -1, -1, -1),
+            timestep=timestep.per_token(latents.device).expand(batch, -1),
+            encoder_hidden_states=text,
+            return_dict=False,
+        )[0]
+        assert isinstance(velocity, Tensor)
+        return velocity.float()

@@ -24,16 +24,6 @@ EXPORTER_VERSION: Final = 2
 """Raised with every change of the exporter that changes what is built of the same inputs."""
 
 MANIFEST: Final = "artifact.json"
-BLOCK_BYTES: Final = 2**22
-_REASONS = {
-    "weights": "another checkpoint",
-    "scales": "scales of another calibration",
-    "library": "another library version",
-    "capabilities": "another compute capability",
-    "machine": "another machine",
-    "loras": "another set of LoRAs",
-    "exporter": "another version of this exporter",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,13 +276,6 @@ def require_checkpoint(artifact: Artifact, weights: str) -> None:
 
 def _other_weights(built: str, given: str) -> str:
     return f"it is of weights {built[:23]}, the given checkpoint has {given[:23]}"
-
-
-def describe_difference(artifact: Artifact, key: Key) -> list[str]:
-    """Why `artifact` does not serve `key`, one phrase for each ingredient that differs; empty: it does."""
-    return [
-        f"{name}: {_REASONS.get(name, 'another value')}" for name in _differences(artifact.key, key.record())
-    ]
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

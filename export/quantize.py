@@ -114,7 +114,6 @@ def _group_modules(
         None if scales is None else scales.input_amax[group.name],
         dtype=dtype,
         shared=group.shared is not None,
-        smoothing=None if scales is None else scales.smoothing.get(group.name),
     )
 
 

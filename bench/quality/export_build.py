@@ -45,7 +45,6 @@ PROFILE: Final = Profile(name=SHAPE, sizes={"B": 1, "F": 21, "h": 60, "w": 104, 
 SHARD_BYTES: Final = 2**30
 INPUT_AMAX, ATTENTION_AMAX = 8.0, 16.0
 """Made-up magnitudes; a graph has the same operators for any."""
-UNUSED_FACTS: Final = ("argv", "config", "models")
 NOTES: Final = (
     "Weights are random and scales made up: cost and fusion depend on shapes alone, and nothing is said of "
     "quality. No engine was executed: TensorRT for RTX runs on cards of 8.x and 12.x alone.",

@@ -19,7 +19,6 @@ from bench.submission.rules import Size, encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
 from engine.video.files import read_header
 
-ACTIONS = ("copied", "remuxed", "re-encoded", "kept", "failed", "missing")
 _BAD = ("failed", "missing")
 
 
@@ -29,7 +28,7 @@ class Result:
 
     name: str
     source: Path | None
-    action: str  # one of ACTIONS
+    action: str  # copied, remuxed, re-encoded, kept, failed or missing
     notes: tuple[str, ...] = ()
     size: Size | None = None
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from export.scales import Scales
     from export.spec import ExportSpec, Profile
 
-DATASETS = "engine.datasets"
-
 
 def outline(generator: str) -> tuple[Path, Any]:
     """Folder and generator without weights; ModelError when there is no such model."""

@@ -160,18 +160,6 @@ def prefill(transformer: Any, token_ids: Tensor, position_ids: Tensor) -> tuple[
     return keys, values
 
 
-def pad_text(keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values [E, 1, K, length, D], and the mask [1, length] that hides what was added."""
-    used = keys.shape[3]
-    if used > length:
-        problem = f"the prompt has {used} tokens; the graph was built for {length}"
-        raise ExportError(problem, fix="shorten the prompt or export with a larger L")
-    mask = torch.zeros(1, length, device=keys.device)
-    mask[:, used:] = MASKED
-    keys, values = (functional.pad(tensor, (0, 0, 0, length - used)) for tensor in (keys, values))
-    return keys, values, mask
-
-
 def _attend(
     attn: Any,
     core: nn.Module,

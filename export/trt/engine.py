@@ -82,10 +82,6 @@ class Engine:
         """Of the largest profile, at the present streaming budget."""
         return int(self._engine.device_memory_size_v2)
 
-    @property
-    def streamable_bytes(self) -> int:
-        return int(self._engine.streamable_weights_size)
-
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name; ExportError when the shapes are those of no profile.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export import device_identity as machine
-from export.device_identity import Machine, machine_of_record, present_machine
+from export.device_identity import Machine, present_machine
 
 
 def fake_tool(folder: Path, answer: str, status: int = 0) -> str:
@@ -22,7 +22,7 @@ def test_a_gpu_is_described_by_the_driver(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(machine.shutil, "which", lambda name: tool)
     found = present_machine()
     assert (found.gpu, found.driver, found.compute_capability) == ("NVIDIA GeForce RTX 4090", "580.95.05", 89)
-    assert machine_of_record(found.record()) == found
+    assert Machine(**found.record()) == found
 
 
 @pytest.mark.parametrize(("answer", "status"), [("No devices were found", 6), ("NVIDIA, what", 0)])

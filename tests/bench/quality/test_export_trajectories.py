@@ -1,4 +1,4 @@
-"""The recording suite on a tiny generator: shapes of the spec, prompts of the scenes, a forward per call."""
+"""Trajectories of a tiny generator: shapes of the spec, prompts of the scenes, a forward per call."""
 
 from __future__ import annotations
 

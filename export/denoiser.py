@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import nearest
-from export.artifact import MANIFEST, Artifact, Store, read_artifact
+from export.artifacts.store import MANIFEST, Artifact, Store, read_artifact
+from export.artifacts.weights import folder_digest
 from export.model_inputs import FedDenoiser
 from export.pipeline import ONNX, TARGETS
 from export.spec import ExportError, Profile, spec_from_record
 from export.subjects import wan_dit
 from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
-from export.weights import folder_digest
 
 SHOWN = 4
 """Artifacts that do not fit are named up to here."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.errors import nearest
-from export.artifact import file_digest
+from export.artifacts.store import file_digest
 from export.spec import ExportError
 
 PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.")

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from engine.errors import nearest
-from export import artifact
-from export.artifact import Artifact, Key, Store, make_key
-from export.device_identity import present_machine
+from export.artifacts import store as artifact
+from export.artifacts.device_identity import present_machine
+from export.artifacts.store import Artifact, Key, Store, make_key
+from export.artifacts.weights import FolderWeights, folder_digest
 from export.lora import Lora, lora_key, merge_into, read_lora
-from export.quantize import with_spec_digest
-from export.scales import Scales, read_scales, write_scales
+from export.quantization.quantize import with_spec_digest
+from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
 from export.subjects import text_encoder, vae_decoder, wan_dit
 from export.subjects._loading import MODULE_DTYPES, component_folder
 from export.targets import aoti, onnx, tensorrt
 from export.trt.builder import BuildOptions
 from export.trt.library import check_capability, find
-from export.weights import FolderWeights, folder_digest
 
 ONNX: Final = "onnx"
 TARGETS: Final = (ONNX, *tensorrt.TARGETS, aoti.TARGET)

@@ -33,11 +33,11 @@ from bench.scoring.file_digests import write_whole
 from engine.errors import RetakeError
 from engine.runs.manifest import collect
 from export import pipeline as job
-from export.artifact import Artifact
-from export.scales import Scales, write_scales
+from export.artifacts.store import Artifact
+from export.artifacts.weights import FolderWeights
+from export.quantization.scales import Scales, write_scales
 from export.spec import Profile, recipe_of
 from export.trt.build_child import peak_rss_bytes
-from export.weights import FolderWeights
 
 RTX: Final = "tensorrt-rtx"
 SHAPE: Final = "480x832x81"

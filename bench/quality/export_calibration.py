@@ -27,9 +27,9 @@ from engine.machine.device import use_threads
 from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
-from export.calibrate import OUTPUT, ErrorTable, Forward, errors, observe, plot, worst
-from export.quantize import quantize
-from export.scales import Scales, read_scales, write_scales
+from export.quantization.calibrate import OUTPUT, ErrorTable, Forward, errors, observe, plot, worst
+from export.quantization.quantize import quantize
+from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import Profile, Subject
 from export.subjects import wan_dit
 

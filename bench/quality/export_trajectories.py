@@ -17,9 +17,9 @@ from engine.demo.scenes import choose_kinds, make_scene
 from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
 from engine.demo.training.prompts import complete
 from engine.types import Prompt, Scenario
-from export.calibrate import Forward
+from export.quantization.calibrate import Forward
+from export.quantization.trajectories import record
 from export.spec import ExportSpec, Profile
-from export.trajectories import record
 
 VIEW = "perspective-center"
 SEED0 = 880_000

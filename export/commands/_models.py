@@ -17,9 +17,9 @@ from engine.errors import ConfigError, DatasetError
 from engine.types import Prompt, Scenario
 
 if TYPE_CHECKING:
-    from export.calibrate import Forward
     from export.pipeline import Request
-    from export.scales import Scales
+    from export.quantization.calibrate import Forward
+    from export.quantization.scales import Scales
     from export.spec import ExportSpec, Profile
 
 
@@ -53,7 +53,7 @@ def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Prof
 def bundled_scales(request: Request) -> Path | None:
     """The magnitudes that came with the bundled generator, if this is it and no LoRA is merged into it."""
     from export import pipeline as job
-    from export.scales import read_scales
+    from export.quantization.scales import read_scales
 
     path = models.MODELS / "scales" / f"{request.subject}.safetensors"
     if not path.is_file() or read_scales(path).weights_digest != job.digest_of(request):
@@ -66,7 +66,7 @@ def calibrate(request: Request, made: Any, *, dataset: Path | None, num_scenes: 
     import torch
 
     from export import pipeline as job
-    from export.calibrate import observe
+    from export.quantization.calibrate import observe
 
     own = dataclasses.replace(request, profiles=profiles_of(made, None, (1,)), low_memory=False)
     dtype = "fp32" if request.device == "cpu" else "bf16"
@@ -84,8 +84,8 @@ def record(
     request: Request, spec: ExportSpec, *, dtype: str, dataset: Path | None, num_scenes: int, seed: int
 ) -> Iterator[Forward]:
     """Inputs of every step of `num_scenes` takes of the loaded generator."""
-    from export import trajectories
     from export.lora import merge_into
+    from export.quantization import trajectories
 
     found = models.find_generator(str(request.source))
     family: Any = found.loader()

@@ -20,7 +20,7 @@ from engine.errors import ConfigError
 from engine.settings.environment import exports_folder
 
 if TYPE_CHECKING:
-    from export.artifact import Artifact
+    from export.artifacts.store import Artifact
     from export.pipeline import Request
     from export.verify import Verification
 
@@ -158,7 +158,7 @@ def verify(
     Status 1 when an output is out of tolerance.
     """
     from engine.settings.environment import offline
-    from export.artifact import read_artifact, require_intact
+    from export.artifacts.store import read_artifact, require_intact
 
     offline()
     artifact = read_artifact(folder)
@@ -182,7 +182,7 @@ def list_artifacts(
     out: Out = None,
 ) -> None:
     """Show what is stored."""
-    from export.artifact import Store
+    from export.artifacts.store import Store
 
     out = out or exports_folder()
     _print_artifacts(Store(out).list(), f"In {out}")
@@ -200,7 +200,7 @@ def _compare(
     """The built form against the eager module in fp32, on takes of another seed than calibration's."""
     from engine.machine.device import resolve_device
     from export import pipeline as job
-    from export.artifact import require_checkpoint
+    from export.artifacts.store import require_checkpoint
     from export.commands import _models as _export_models
     from export.spec import spec_from_record
     from export.verify import eager_side

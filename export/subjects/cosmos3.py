@@ -22,8 +22,9 @@ from torch.nn import functional
 
 from engine.generators.cosmos3 import text as cosmos3_text
 from engine.generators.cosmos3.text import rotate
+from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED
-from export.quantized import AttentionCore
+from export.quantization.quantized import AttentionCore
 from export.spec import (
     ExportError,
     ExportSpec,
@@ -37,7 +38,6 @@ from export.spec import (
 )
 from export.subjects._loading import component_folder, load_module
 from export.subjects._norms import replace_norms
-from export.weights import folder_digest, module_digest
 
 SUBJECT = "cosmos3"
 TOLERANCE = {

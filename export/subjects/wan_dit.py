@@ -20,8 +20,9 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
 from engine.quant.recipes import WAN, QuantTable, resolve
+from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED
-from export.quantized import AttentionCore
+from export.quantization.quantized import AttentionCore
 from export.spec import (
     ExportError,
     ExportSpec,
@@ -34,7 +35,6 @@ from export.spec import (
     recipe_of,
 )
 from export.subjects._loading import component_folder, load_module
-from export.weights import folder_digest, module_digest
 
 SUBJECT = "wan_dit"
 WORKSPACE_BYTES = 2**27

@@ -28,8 +28,8 @@ from torch.export.pt2_archive._package import AOTICompiledModel
 
 from engine.quant import surgery
 from engine.quant.recipes import wan_table
-from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
-from export.device_identity import Machine, present_machine
+from export.artifacts.device_identity import Machine, present_machine
+from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
 from export.model_inputs import FedDenoiser
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from export.model_inputs import FedDenoiser
-from export.quantize import quantize, stream_state
-from export.quantized import FP4_SUFFIX, INT4_SUFFIX
-from export.scales import Scales
+from export.quantization.quantize import quantize, stream_state
+from export.quantization.quantized import FP4_SUFFIX, INT4_SUFFIX
+from export.quantization.scales import Scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
 
 OPSET = 23

@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
-from export.device_identity import Machine, present_machine
+from export.artifacts.device_identity import Machine, present_machine
+from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
 from export.model_inputs import FedDenoiser
 from export.spec import ExportError, ExportSpec, Gate, Profile, recipe_of, spec_from_record
 from export.trt import gates

@@ -13,14 +13,14 @@ import pytest
 from tiny_wan import build_folder
 
 from export import denoiser
-from export.artifact import MANIFEST, Artifact, Store, make_key
+from export.artifacts.store import MANIFEST, Artifact, Store, make_key
+from export.artifacts.weights import folder_digest
 from export.denoiser import Needs
 from export.pipeline import TARGETS
 from export.spec import ExportError, ExportSpec, Profile, spec_from_record
 from export.subjects import wan_dit
 from export.subjects._loading import component_folder
 from export.targets import onnx
-from export.weights import folder_digest
 
 SIZES = {"F": 3, "h": 4, "w": 4, "L": 24}
 

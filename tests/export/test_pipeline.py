@@ -13,9 +13,9 @@ import torch
 from tiny_exportable import build_exportable, build_lora
 
 from export import pipeline as job
-from export.artifact import Store
+from export.artifacts.store import Store
 from export.pipeline import Request
-from export.scales import Scales
+from export.quantization.scales import Scales
 from export.spec import ExportError, Profile
 from export.trt.library import is_installed
 

@@ -8,8 +8,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from export.calibrate import Forward, observe
-from export.scales import Scales
+from export.quantization.calibrate import Forward, observe
+from export.quantization.scales import Scales
 from export.spec import Profile, Subject
 from export.subjects import wan_dit
 

@@ -16,7 +16,7 @@ from bench.results_page.export_sections import export_build as section
 from bench.results_page.result_files import ResultFile
 from engine.errors import RetakeError
 from export import pipeline as job
-from export.scales import read_scales
+from export.quantization.scales import read_scales
 from export.subjects import wan_dit
 from export.trt.library import is_installed
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.generators.cosmos3 import text as cosmos3_text
-from export.calibrate import observe
 from export.model_inputs import MASKED
-from export.quantize import quantize
+from export.quantization.calibrate import observe
+from export.quantization.quantize import quantize
 from export.spec import ExportError, Profile
 from export.subjects import cosmos3
 from export.targets import onnx as target

@@ -28,10 +28,10 @@ from torch import Tensor
 from bench.quality.export_trajectories import bundled_profile, collect
 from engine.build.model_folders import find_generator
 from engine.generators.wan import generator as wan
-from export.artifact import Artifact, Store
-from export.calibrate import Difference, Forward, observe
-from export.quantize import quantize
-from export.scales import Scales
+from export.artifacts.store import Artifact, Store
+from export.quantization.calibrate import Difference, Forward, observe
+from export.quantization.quantize import quantize
+from export.quantization.scales import Scales
 from export.spec import ExportError, Profile, Subject
 from export.subjects import wan_dit
 from export.targets import onnx as graphs

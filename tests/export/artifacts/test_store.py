@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from export import artifact
-from export.artifact import (
+from export.artifacts import store as artifact
+from export.artifacts.device_identity import Machine
+from export.artifacts.store import (
     Key,
     Store,
     make_key,
@@ -23,7 +24,6 @@ from export.artifact import (
     require_current,
     require_intact,
 )
-from export.device_identity import Machine
 from export.spec import ExportError, ExportSpec, Profile, TensorSpec
 
 SPEC = ExportSpec(

@@ -8,8 +8,8 @@ from tiny_export import relative
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export import quantized
-from export.quantized import (
+from export.quantization import quantized
+from export.quantization.quantized import (
     FP8,
     AttentionCore,
     Fp8AttentionCore,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from export.device_identity import Machine
+from export.artifacts.device_identity import Machine
 from export.spec import ExportError, ExportSpec
 
 EXPORTER_VERSION: Final = 2

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_export import scales, subject
 
-from export.scales import Scales, read_scales, require_scales, write_scales
+from export.quantization.scales import Scales, read_scales, require_scales, write_scales
 from export.spec import ExportError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export import device_identity as machine
-from export.device_identity import Machine, present_machine
+from export.artifacts import device_identity as machine
+from export.artifacts.device_identity import Machine, present_machine
 
 
 def fake_tool(folder: Path, answer: str, status: int = 0) -> str:

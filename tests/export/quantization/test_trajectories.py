@@ -9,7 +9,7 @@ from tiny_export import subject
 from torch import Tensor
 
 from export.model_inputs import feed
-from export.trajectories import RecordingDenoiser, record
+from export.quantization.trajectories import RecordingDenoiser, record
 
 LATENTS, TEXT = torch.randn(1, 4, 3, 4, 6), torch.randn(1, 9, 16)
 

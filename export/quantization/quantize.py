@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from export.quantized import FP4_BLOCK, Fp8AttentionCore, GroupModules, quantize_group
-from export.scales import Scales, require_scales
+from export.quantization.quantized import FP4_BLOCK, Fp8AttentionCore, GroupModules, quantize_group
+from export.quantization.scales import Scales, require_scales
 from export.spec import ExportError, LinearGroup, Recipe, Subject, recipe_of
 
 

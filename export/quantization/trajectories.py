@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from engine.types import Prompt, Scenario
-from export.calibrate import Forward
 from export.model_inputs import BRANCHES, choose_profile, feed
+from export.quantization.calibrate import Forward
 from export.spec import ExportSpec
 
 

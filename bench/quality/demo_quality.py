@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.quality.bootstrap import RESAMPLES, mean_ci95
+from bench.analysis.bootstrap import RESAMPLES, mean_ci95
 from bench.quality.critic_controls import judge_controls
 from bench.quality.critic_figures import (
     JudgedTake,

@@ -22,6 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from bench.analysis.scored_run import ScoredRun, read_finished, read_run, scored_run
+from bench.analysis.take_choice import TakeReader, score_takes
 from bench.quality.demo_quality import published_manifest
 from bench.quality.selector_figures import (
     Pool,
@@ -32,12 +34,10 @@ from bench.quality.selector_figures import (
     rank_correlation,
     reported_combinations,
 )
-from bench.quality.selector_tables import ALL_TAKES, NOTES, ROUNDS, markdown, print_tables
-from bench.quality.take_choice import TakeReader, score_takes
+from bench.results_page.selector_tables import ALL_TAKES, NOTES, ROUNDS, markdown, print_tables
 from bench.scoring.case_record import record_of
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.score_document import write_json
-from bench.scoring.scored_run import ScoredRun, read_finished, read_run, scored_run
 from bench.table.render import PAGE_WIDTH
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.errors import ConfigError, RetakeError, ScorerError

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from bench.quality.bootstrap import RESAMPLES, Floats, statistic_ci95
-from bench.scoring.scored_run import read_run
+from bench.analysis.bootstrap import RESAMPLES, Floats, statistic_ci95
+from bench.analysis.scored_run import read_run
 from bench.table.ensembles import (
     Ensemble,
     check_frame_rates,

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.quality.bootstrap import RESAMPLES
+from bench.analysis.bootstrap import RESAMPLES
 
 Document = Mapping[str, Any]
 ALL_TAKES = "all_takes"

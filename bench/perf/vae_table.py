@@ -23,7 +23,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.scoring.score_document import write_json
+from bench.files import write_json
 from engine.generators.wan.vae import decode_pixels, decode_preview, use_channels_last
 from engine.generators.wan.vae_fused import use_fast_coders
 from engine.runs.manifest import collect

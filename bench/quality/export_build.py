@@ -29,7 +29,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.scoring.file_digests import write_whole
+from bench.files import write_whole
 from engine.errors import RetakeError
 from engine.runs.manifest import collect
 from export import pipeline as job

@@ -18,6 +18,7 @@ from bench.submission.convert import Settings, make_clip
 from bench.submission.rules import Size, encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
 from engine.video.files import read_header
+from kernels.files import file_digest
 
 _BAD = ("failed", "missing")
 
@@ -117,9 +118,7 @@ def _look_at(source: Path, target: Path, settings: Settings, *, same: bool, know
 
 def fingerprint(source: Path, settings: Settings) -> str:
     """Of everything that decides an output."""
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{digest} {json.dumps(asdict(settings))}".encode()).hexdigest()
+    return hashlib.sha256(f"{file_digest(source)} {json.dumps(asdict(settings))}".encode()).hexdigest()
 
 
 class _Record:

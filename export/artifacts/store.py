@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from export.artifacts.device_identity import Machine
 from export.spec import ExportError, ExportSpec
+from kernels.files import file_digest
 
 EXPORTER_VERSION: Final = 2
 """Raised with every change of the exporter that changes what is built of the same inputs."""
@@ -280,12 +281,6 @@ def _other_weights(built: str, given: str) -> str:
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_digest(text: str) -> str:

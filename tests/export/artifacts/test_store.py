@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from export.artifacts import store as artifact
+from export.artifacts import store as artifact_store
 from export.artifacts.device_identity import Machine
 from export.artifacts.store import (
     Key,
@@ -59,7 +59,7 @@ CHANGES: list[dict[str, Any]] = [
     {"loras": (("sha256:l", 1.0),)},
     {"loras": (("sha256:l", 0.5),)},
     {"options": {"a": 2}},
-    {"exporter": artifact.EXPORTER_VERSION + 1},
+    {"exporter": artifact_store.EXPORTER_VERSION + 1},
 ]
 
 
@@ -214,13 +214,15 @@ def test_a_foreign_engine_is_refused(change: dict[str, Any], message: str, tmp_p
 
 
 def test_an_engine_of_another_driver_or_exporter_is_refused(tmp_path: Path) -> None:
-    key = dataclasses.replace(KEY, capabilities=(), machine=CARD, exporter=artifact.EXPORTER_VERSION + 1)
+    key = dataclasses.replace(
+        KEY, capabilities=(), machine=CARD, exporter=artifact_store.EXPORTER_VERSION + 1
+    )
     made = Store(tmp_path).store(key, write_plan, need_bytes=1)
     newer = dataclasses.replace(CARD, driver="590.2")
     with pytest.raises(ExportError) as caught:
         require_current(made, library="1.7.1", machine=newer)
     assert "built on driver 580.1, this machine has 590.2" in caught.value.problem
-    assert f"of exporter version {artifact.EXPORTER_VERSION + 1}" in caught.value.problem
+    assert f"of exporter version {artifact_store.EXPORTER_VERSION + 1}" in caught.value.problem
 
 
 def test_a_copied_folder_is_still_itself(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ from engine.errors import nearest
 from export.artifacts.device_identity import present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, text_digest
 from export.artifacts.weights import FolderWeights, folder_digest
+from export.dtypes import MODULE_DTYPES
 from export.lora import Lora, lora_key, merge_into, read_lora
 from export.quantization.quantize import with_spec_digest
 from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
 from export.subjects import text_encoder, vae_decoder, wan_dit
-from export.subjects._loading import MODULE_DTYPES, component_folder
+from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
 from export.trt.builder import BuildOptions
 from export.trt.library import check_capability, find

@@ -21,11 +21,10 @@ from engine.errors import ModelError
 from engine.quant.linears import QuantizedLinear
 from engine.quant.recipes import QuantTable
 from engine.quant.surgery import Report, check, install, linear_of, plan, quantize_linears
+from kernels.descriptors import dtype_name, torch_dtype
 from kernels.files import whole_file
 
 SCHEMA = 1
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def weights_digest(module: nn.Module, names: Iterable[str]) -> str:
@@ -58,7 +57,7 @@ def save(layers: Mapping[str, QuantizedLinear], path: Path, *, digest: str) -> N
         parts = {"weight": layer.weight, "scale": layer.scale, "bias": layer.bias}
         tensors |= {f"{name}.{part}": t.contiguous() for part, t in parts.items() if t is not None}
     formats = {name: layer.format for name, layer in layers.items()}
-    dtypes = {name: _NAMES[layer.out_dtype] for name, layer in layers.items()}
+    dtypes = {name: dtype_name(layer.out_dtype) for name, layer in layers.items()}
     metadata = {
         "schema": str(SCHEMA),
         "source": digest,
@@ -88,7 +87,7 @@ def load(
                 tensors[f"{name}.scale"],
                 tensors.get(f"{name}.bias"),
                 format=fmt,
-                out_dtype=_DTYPES[dtypes[name]],
+                out_dtype=torch_dtype(dtypes[name]),
             )
             for name, fmt in formats.items()
         }

@@ -30,10 +30,10 @@ from engine.quant import surgery
 from engine.quant.recipes import wan_table
 from export.artifacts.device_identity import Machine, present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
+from export.dtypes import TORCH_DTYPES
 from export.model_inputs import FedDenoiser
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
-from export.subjects._loading import TORCH_DTYPES
 from export.targets import aoti_weights
 from kernels.fused import kernels_inside
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.dtypes import TORCH_DTYPES
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec
-from export.subjects._loading import TORCH_DTYPES
 from export.trt.library import import_library
 from kernels.files import whole_file
 

@@ -46,10 +46,10 @@ from engine.types import (
     VideoSpec,
 )
 from engine.video import files as video_files
+from kernels.descriptors import DTYPES, torch_dtype
 
 T = TypeVar("T")
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTIZATIONS = ("none", "nf4", "int8")
 CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
@@ -267,18 +267,18 @@ def load(
 
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    options = _quantization_options(quantization, DTYPES[dtype], device)
+    options = _quantization_options(quantization, torch_dtype(dtype), device)
     settings = read_settings(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         if not with_weights:
-            model, missing = _outline(config, DTYPES[dtype], quantization), []
+            model, missing = _outline(config, torch_dtype(dtype), quantization), []
         else:
             model, info = AutoModelForImageTextToText.from_pretrained(
                 folder,
-                dtype=DTYPES[dtype],
+                dtype=torch_dtype(dtype),
                 local_files_only=True,
                 attn_implementation="sdpa",
                 output_loading_info=True,

@@ -28,8 +28,8 @@ from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, nearest, unknown_name
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.types import VideoSpec
+from kernels.descriptors import DTYPES, torch_dtype
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 SCHEDULERS = {
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
@@ -110,18 +110,18 @@ def read(
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    target, torch_dtype = torch.device(device), DTYPES[dtype]
+    target, element_type = torch.device(device), torch_dtype(dtype)
     _check_index(folder)
     scheduler = _read_scheduler(folder)
     read_part = _read_weights if with_weights else _outline
     with_transformer &= with_weights
     read_transformer = _read_weights if with_transformer else _outline
-    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, torch_dtype)
-    vae = read_part(folder, "vae", AutoencoderKLWan, torch_dtype)
+    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, element_type)
+    vae = read_part(folder, "vae", AutoencoderKLWan, element_type)
     encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
     if encoder_type not in TEXT_ENCODERS:
         raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
-    text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], torch_dtype)
+    text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], element_type)
     tokenizer = _refusing(
         folder,
         "tokenizer",

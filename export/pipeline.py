@@ -86,7 +86,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One artifact of a job. `folder` None: named when the scales are there, as they are part of its key."""
+    """One artifact of a request. `folder` None: its name needs the scales, which are part of its key."""
 
     name: str
     folder: Path | None

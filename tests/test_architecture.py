@@ -63,7 +63,8 @@ ROOMS_ABOVE = {
         "targets": "spec dtypes profiles model_inputs quantization artifacts trt",
         "pipeline": "spec dtypes lora quantization artifacts subjects targets trt",
         "denoiser": "spec dtypes model_inputs artifacts subjects targets pipeline",
-        "commands": "spec lora quantization artifacts verify trt pipeline",
+        "generator_inputs": "spec lora quantization pipeline",
+        "commands": "spec quantization artifacts verify trt pipeline generator_inputs",
     },
     "bench": {
         "files": "",

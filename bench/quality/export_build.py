@@ -32,7 +32,7 @@ from torch import Tensor
 from bench.files import write_whole
 from engine.errors import RetakeError
 from engine.runs.manifest import collect
-from export import pipeline as job
+from export import pipeline
 from export.artifacts.store import Artifact
 from export.artifacts.weights import FolderWeights
 from export.quantization.scales import Scales, write_scales
@@ -146,9 +146,9 @@ def write_model(folder: Path, model: Model, *, seed: int = 0) -> int:
     return total
 
 
-def write_made_up_scales(request: job.Request) -> Path:
+def write_made_up_scales(request: pipeline.Request) -> Path:
     """Magnitudes for every group and attention of the subject, under the digest of its weights."""
-    subject = job.subject_of(request, dtype=recipe_of(request.recipe).dtype, with_weights=False)
+    subject = pipeline.subject_of(request, dtype=recipe_of(request.recipe).dtype, with_weights=False)
     scales = Scales(
         subject=subject.spec.subject,
         weights_digest=subject.spec.weights_digest,
@@ -170,16 +170,16 @@ def measure(case: Case, work: Path) -> list[dict[str, Any]]:
         write_model(folder, case.model)
     shutil.rmtree(out, ignore_errors=True)  # what is found there would cost nothing
     out.mkdir(parents=True)
-    request = job.Request(
+    request = pipeline.Request(
         source=folder,
         subject="wan_dit",
-        target=job.ONNX,
+        target=pipeline.ONNX,
         recipe=case.recipe,
         profiles=(PROFILE,),
         out=out,
         low_memory=case.low_memory,
     )
-    scales = write_made_up_scales(request) if job.needs_scales(request) else None
+    scales = write_made_up_scales(request) if pipeline.needs_scales(request) else None
     graph = in_child(request, scales)
     _say(f"{case.name}: graph after {graph['wall_s']:.0f} s, {graph['peak_rss_bytes'] / 1e9:.2f} GB")
     rows = []
@@ -190,7 +190,7 @@ def measure(case: Case, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def in_child(request: job.Request, scales: Path | None) -> dict[str, Any]:
+def in_child(request: pipeline.Request, scales: Path | None) -> dict[str, Any]:
     """The graph's details, with time and peak memory of a process that made nothing else."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
@@ -203,10 +203,10 @@ def in_child(request: job.Request, scales: Path | None) -> dict[str, Any]:
             ) from error
 
 
-def export_alone(request: job.Request, scales: Path | None) -> dict[str, Any]:
+def export_alone(request: pipeline.Request, scales: Path | None) -> dict[str, Any]:
     """Runs in the child: the ONNX step alone."""
     started = time.perf_counter()
-    artifact = job.run(request, scales, _progress)[-1]
+    artifact = pipeline.run(request, scales, _progress)[-1]
     return {
         **artifact.details,
         "wall_s": time.perf_counter() - started,
@@ -215,10 +215,10 @@ def export_alone(request: job.Request, scales: Path | None) -> dict[str, Any]:
     }
 
 
-def _build(request: job.Request, scales: Path | None) -> dict[str, Any]:
+def _build(request: pipeline.Request, scales: Path | None) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    artifact: Artifact = job.run(request, scales, _progress)[-1]
+    artifact: Artifact = pipeline.run(request, scales, _progress)[-1]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         **artifact.details,
@@ -229,9 +229,13 @@ def _build(request: job.Request, scales: Path | None) -> dict[str, Any]:
 
 
 def _row(
-    case: Case, capability: int, request: job.Request, graph: Mapping[str, Any], engine: Mapping[str, Any]
+    case: Case,
+    capability: int,
+    request: pipeline.Request,
+    graph: Mapping[str, Any],
+    engine: Mapping[str, Any],
 ) -> dict[str, Any]:
-    subject = job.subject_of(request, dtype=recipe_of(case.recipe).dtype, with_weights=False)
+    subject = pipeline.subject_of(request, dtype=recipe_of(case.recipe).dtype, with_weights=False)
     summary = engine["summary"][0]
     quantized = recipe_of(case.recipe).linear != "none"
     return {

@@ -15,7 +15,7 @@ from bench.quality import export_build as suite
 from bench.results_page.export_sections import export_build as section
 from bench.results_page.result_files import ResultFile
 from engine.errors import RetakeError
-from export import pipeline as job
+from export import pipeline
 from export.quantization.scales import read_scales
 from export.subjects import wan_dit
 from export.trt.library import is_installed
@@ -93,10 +93,10 @@ def test_random_weights_are_complete_and_in_shards(tmp_path: Path, monkeypatch: 
 
 def test_made_up_scales_say_so_and_fit(tmp_path: Path) -> None:
     suite.write_model(tmp_path / "m", TINY)
-    request = job.Request(
+    request = pipeline.Request(
         source=tmp_path / "m",
         subject=wan_dit.SUBJECT,
-        target=job.ONNX,
+        target=pipeline.ONNX,
         recipe="fp8-attention",
         profiles=(suite.PROFILE,),
         out=tmp_path,
@@ -138,10 +138,10 @@ def test_a_killed_export_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise suite.BrokenProcessPool("a child died")
 
     monkeypatch.setattr(suite, "ProcessPoolExecutor", Broken)
-    request = job.Request(
+    request = pipeline.Request(
         source=tmp_path / "m",
         subject=wan_dit.SUBJECT,
-        target=job.ONNX,
+        target=pipeline.ONNX,
         recipe="fp16",
         profiles=(suite.PROFILE,),
         out=tmp_path,

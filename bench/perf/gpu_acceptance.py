@@ -89,7 +89,7 @@ def present_capability() -> int:
 
 
 def choose_target(asked: str, capability: int) -> str:
-    """RTX where it is installed and knows the card, else the full product."""
+    """RTX where it is installed and knows the card, else full TensorRT."""
     if asked != "auto":
         return find(asked).target
     if is_installed("tensorrt-rtx") and capability in find("tensorrt-rtx").capabilities:
@@ -228,7 +228,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 def overlap_test(call: Call) -> dict[str, Any]:
     """Whether other work runs beside the engine: both alone, then at once on two streams.
 
-    The other work is many small products that leave most of the card free, as a critic's decoding does.
+    The other work is many small GEMMs that leave most of the card free, as a critic's decoding does.
     """
     other = torch.cuda.Stream()
     small = torch.randn(512, 512, device="cuda", dtype=torch.float16)

@@ -1,7 +1,7 @@
 """Denoise trajectories of a generator on simulated scenes, for calibration or verification.
 
 Makes the scenes, runs the engine's own generator on them with real prompts and gives what an exported
-transformer would have been fed. Calibrate with training scenes, verify with held-out ones. Writes no file.
+transformer would have got. Calibrate with training scenes, verify with held-out ones. Writes no file.
 """
 
 from __future__ import annotations

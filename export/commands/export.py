@@ -298,9 +298,9 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
 
 
 def _kernels(summary: dict[str, Any]) -> str:
-    products = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
+    gemms = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
     inputs = "/".join(summary["fused_attention_inputs"])
-    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {products}"
+    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {gemms}"
 
 
 def _total(seconds: Any) -> float:

@@ -1,7 +1,7 @@
 """Real denoise trajectories as the inputs of an exported transformer: recorded.
 
 Knows no model family: it puts itself between a generator and the denoiser the generator holds. Invariant:
-what is recorded is what an exported transformer would have been fed in that very step.
+what is recorded is what an exported transformer would have got as its inputs in that very step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from engine.types import Prompt, Scenario
-from export.model_inputs import BRANCHES, choose_profile, feed
+from export.model_inputs import BRANCHES, choose_profile, named_inputs
 from export.quantization.calibrate import Forward
 from export.spec import ExportSpec
 
@@ -45,7 +45,7 @@ class RecordingDenoiser:
         profile = choose_profile(self._spec, latents, rows)
         size = profile.sizes["B"]
         for start in range(0, len(rows), size):
-            inputs = feed(self._spec, profile, latents, timestep, rows[start : start + size])
+            inputs = named_inputs(self._spec, profile, latents, timestep, rows[start : start + size])
             self.forwards.append(tuple(inputs[t.name].detach().cpu().clone() for t in self._spec.inputs))
         return self._inner(latents, timestep, text, branch=branch)
 

@@ -131,7 +131,7 @@ def test_a_wrong_denoiser_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         run(test_denoise_step.test_denoise_step, "ours bf16", TINY)
 
 
-@pytest.mark.parametrize("way", ["chunks of 4, channels last", "fast coders, chunks of 1"])
+@pytest.mark.parametrize("way", ["chunks of 4, channels last", "fused decoder, chunks of 1"])
 def test_vae_suite(way: str) -> None:
     assert run(test_vae_decode.test_vae_decode, way, TINY)["frames_per_s"] > 0
 

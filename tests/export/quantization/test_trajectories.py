@@ -1,4 +1,4 @@
-"""What is recorded is what an exported form would have been fed."""
+"""What is recorded is what an exported form would have got as its inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from tiny_export import subject
 from torch import Tensor
 
-from export.model_inputs import feed
+from export.model_inputs import named_inputs
 from export.quantization.trajectories import RecordingDenoiser, record
 
 LATENTS, TEXT = torch.randn(1, 4, 3, 4, 6), torch.randn(1, 9, 16)
@@ -55,7 +55,7 @@ def test_recording_passes_on_and_keeps() -> None:
     recorder(LATENTS, times, two, branch="both")
     assert len(recorder.forwards) == 3  # the pair is two rows of a profile for one
     for forward, text in zip(recorder.forwards, (TEXT, TEXT, -TEXT), strict=True):
-        wanted = feed(spec, spec.profiles[0], LATENTS, times, text)
+        wanted = named_inputs(spec, spec.profiles[0], LATENTS, times, text)
         assert all(torch.equal(a, wanted[t.name]) for a, t in zip(forward, spec.inputs, strict=True))
 
 

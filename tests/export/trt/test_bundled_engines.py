@@ -67,7 +67,7 @@ GEMMS = {
     ("fp8-attention", 89): {"gemm fp8": NUM_GROUPS},
     ("fp8-attention", 120): {"gemm fp8": NUM_LINEARS},
 }
-"""8-bit products by the kind of kernel; the builder merges FP8 linears for 8.9 alone."""
+"""8-bit GEMMs by the kind of kernel; the builder merges FP8 linears for 8.9 alone."""
 RECIPES = tuple(PARITY)
 
 
@@ -192,8 +192,8 @@ def test_the_engine_passes_every_gate(recipe: str, capability: int, export: Any)
     made: Artifact = export(recipe).engines[capability].result()
     (summary,) = made.details["summary"]
     wanted = GEMMS[recipe, capability]
-    products = summary["matrix_products"]
-    assert {kind: n for kind, n in products.items() if kind.endswith(("fp8", "int8"))} == wanted
+    gemms = summary["matrix_products"]
+    assert {kind: n for kind, n in gemms.items() if kind.endswith(("fp8", "int8"))} == wanted
     assert summary["fused_attention"] == 2 * NUM_LAYERS
     assert ("fp8" in summary["fused_attention_inputs"]) == (recipe == "fp8-attention")
     dims, _ = summary["largest_output"]

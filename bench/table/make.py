@@ -50,7 +50,7 @@ def make_table(
     scores: Sequence[str] = SCORES,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """The JSON document of the table, of which `table_render` makes the other formats.
+    """The JSON document of the table, of which `bench.table.render` makes the other formats.
 
     Raises ScorerError with the command to run for a run that is not finished or not scored, ConfigError for
     rows or selectors that do not exist.

@@ -37,13 +37,13 @@ MOVED = {
         f"bench.suites.{name}": f"bench.quality.{name}"
         for name in (
             "denoiser_quality",
-            "export_build",
             "export_calibration",
             "export_quality",
             "policy_calibration",
             "selector_quality",
         )
     },
+    "bench.suites.export_build": "bench.perf.export_build",
     "bench.suites.scoring_check": "bench.scoring.check.compare",
 }
 """What a measurement of its day was made with -> the module of today, so that a reader can repeat it."""

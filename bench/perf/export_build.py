@@ -4,7 +4,7 @@ Weights are random and scales made up, so nothing here speaks of quality: cost a
 alone. Each export runs in a fresh process, so that its peak memory is its own; the builder is one anyway.
 What no machine here could hold is extrapolated from smaller models of the same width, as a row that says so.
 
-    python -m bench.quality.export_build --work DIR --out bench/results/export_build.json [--only NAME ...]
+    python -m bench.perf.export_build --work DIR --out bench/results/export_build.json [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ def document(rows: Iterable[Mapping[str, Any]], argv: Sequence[str]) -> dict[str
     return {
         "schema": 1,
         "kind": "export_build",
-        "command": "python -m bench.quality.export_build --work DIR --out export_build.json",
+        "command": "python -m bench.perf.export_build --work DIR --out export_build.json",
         "manifest": {
             key: value for key, value in manifest.items() if key not in ("argv", "config", "models")
         },
@@ -369,7 +369,7 @@ def _slug(name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.quality.export_build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.perf.export_build", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="about 30 GB; kept")
     parser.add_argument("--out", type=Path, required=True, help="rows of other cases in it are kept")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], metavar="NAME")

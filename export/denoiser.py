@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import nearest
-from export.artifact import MANIFEST, Artifact, Store, read_artifact
-from export.model_inputs import FedDenoiser
+from export.artifacts.store import MANIFEST, Artifact, Store, read_artifact
+from export.artifacts.weights import folder_digest
+from export.model_inputs import ExportedDenoiser
 from export.pipeline import ONNX, TARGETS
 from export.spec import ExportError, Profile, spec_from_record
 from export.subjects import wan_dit
 from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
-from export.weights import folder_digest
 
-SHOWN = 4
-"""Artifacts that do not fit are named up to here."""
+MAX_LISTED = 4
+"""So many artifacts that do not fit are named with their reason; the others are counted."""
 AGAIN = "export this generator again, here and for this video; `retake export list` shows what there is"
 LORAS = ExportError("it has LoRAs merged", fix="give its folder")
 
@@ -59,7 +59,7 @@ def find(wanted: str, store: Path, needs: Needs) -> Artifact:
     return artifact
 
 
-def load(artifact: Artifact, device: str) -> FedDenoiser:
+def load(artifact: Artifact, device: str) -> ExportedDenoiser:
     """The Denoiser over what `find` returned; ExportError when its files cannot be opened."""
     target = artifact.key["target"]
     if target == ONNX:
@@ -92,8 +92,8 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
         if misfit is None:
             return artifact
         reasons.append(f"{artifact.folder.name}: {misfit.problem}")
-    if len(reasons) > SHOWN:
-        reasons[SHOWN:] = [f"and {len(reasons) - SHOWN} more"]
+    if len(reasons) > MAX_LISTED:
+        reasons[MAX_LISTED:] = [f"and {len(reasons) - MAX_LISTED} more"]
     told = "; ".join(reasons) or "there is none of this target"
     raise ExportError(
         f"no {target} artifact in {store} fits this run: {told}",

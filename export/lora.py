@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.errors import nearest
-from export.artifact import file_digest
 from export.spec import ExportError
+from kernels.files import file_digest
 
 PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.")
 """What trainers put before the names of the module; one of them, or none, for a whole file."""

@@ -37,7 +37,7 @@ class FrameTimestep(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FedDenoiser:
+class ExportedDenoiser:
     """The Denoiser protocol over any exported Wan transformer."""
 
     spec: ExportSpec
@@ -59,7 +59,7 @@ class FedDenoiser:
         profile = choose_profile(self.spec, latents, text)
         rows = profile.sizes["B"]
         outputs = [
-            self.run(profile, feed(self.spec, profile, latents, timestep, text[start : start + rows]))
+            self.run(profile, named_inputs(self.spec, profile, latents, timestep, text[start : start + rows]))
             for start in range(0, len(text), rows)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -87,7 +87,7 @@ def choose_profile(spec: ExportSpec, latents: Tensor, text: Tensor) -> Profile:
     )
 
 
-def feed(
+def named_inputs(
     spec: ExportSpec, profile: Profile, latents: Tensor, timestep: Tensor | FrameTimestep, text: Tensor
 ) -> dict[str, Tensor]:
     """Inputs of one run, fp32, with as many rows as the profile has. text [B, L0, D], L0 <= L."""

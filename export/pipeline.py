@@ -16,19 +16,20 @@ import torch
 from torch import Tensor
 
 from engine.errors import nearest
-from export import artifact
-from export.artifact import Artifact, Key, Store, make_key
-from export.device_identity import present_machine
+from export.artifacts.device_identity import present_machine
+from export.artifacts.store import Artifact, Key, Store, make_key, text_digest
+from export.artifacts.weights import FolderWeights, folder_digest
+from export.dtypes import MODULE_DTYPES
 from export.lora import Lora, lora_key, merge_into, read_lora
-from export.quantize import with_spec_digest
-from export.scales import Scales, read_scales, write_scales
+from export.quantization.quantize import with_spec_digest
+from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
 from export.subjects import text_encoder, vae_decoder, wan_dit
-from export.subjects._loading import MODULE_DTYPES, component_folder
+from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
 from export.trt.builder import BuildOptions
 from export.trt.library import check_capability, find
-from export.weights import FolderWeights, folder_digest
+from kernels.files import file_digest
 
 ONNX: Final = "onnx"
 TARGETS: Final = (ONNX, *tensorrt.TARGETS, aoti.TARGET)
@@ -85,7 +86,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One artifact of a job. `folder` None: named when the scales are there, as they are part of its key."""
+    """One artifact of a request. `folder` None: its name needs the scales, which are part of its key."""
 
     name: str
     folder: Path | None
@@ -194,7 +195,7 @@ def spec_of(request: Request) -> ExportSpec:
 def scales_path(request: Request) -> Path:
     """Where the magnitudes of this checkpoint (and LoRA set) are kept: they serve every recipe and shape."""
     digest = digest_of(request)
-    name = artifact.text_digest(digest)[:16]
+    name = text_digest(digest)[:16]
     return request.out / f"scales-{request.subject}-{name}.safetensors"
 
 
@@ -209,7 +210,7 @@ def plan(request: Request, scales: Path | None) -> list[Step]:
     spec = spec_of(request)
     store = Store(request.out)
     weights = _weights_bytes(request)
-    keys = _keys(request, spec, None if scales is None else artifact.file_digest(scales))
+    keys = _keys(request, spec, None if scales is None else file_digest(scales))
     nameless = needs_scales(request) and scales is None
     return [
         Step(
@@ -262,7 +263,7 @@ def _run_onnx(request: Request, scales: Path | None, on_progress: OnProgress) ->
             progress=lambda stage, seconds: on_progress(f"onnx: {stage} ({seconds:.1f} s)", None),
         )
 
-    key = _onnx_key(request, spec_of(request), None if scales is None else artifact.file_digest(scales))
+    key = _onnx_key(request, spec_of(request), None if scales is None else file_digest(scales))
     need = int(_weights_bytes(request) * _share(request))
     return Store(request.out).store(key, make, need_bytes=need)
 
@@ -289,7 +290,7 @@ def _run_tensorrt(
         Store(request.out),
         target=request.target,
         recipe=request.recipe,
-        scales=None if scales is None else artifact.file_digest(scales),
+        scales=None if scales is None else file_digest(scales),
         loras=lora_key(request.loras),
         options=request.options,
         timing_cache=timing,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.calibrate import Difference, Forward
+from export.quantization.calibrate import Difference, Forward
 from export.spec import ExportError, ExportSpec, Subject, Tolerance
 
 Side = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

@@ -48,6 +48,43 @@ ROOMS = {
     "commands": "settings machine video runs datasets loop build report demo kernels",
 }
 """Room of the engine -> the rooms (and houses) below it. Models are reached by name, through plugins."""
+ROOMS_ABOVE = {
+    "export": {
+        "spec": "",
+        "dtypes": "",
+        "profiles": "spec",
+        "model_inputs": "spec",
+        "lora": "spec",
+        "quantization": "spec model_inputs",
+        "artifacts": "spec",
+        "verify": "spec quantization",
+        "trt": "spec dtypes profiles",
+        "subjects": "spec dtypes model_inputs quantization artifacts",
+        "targets": "spec dtypes profiles model_inputs quantization artifacts trt",
+        "pipeline": "spec dtypes lora quantization artifacts subjects targets trt",
+        "denoiser": "spec dtypes model_inputs artifacts subjects targets pipeline",
+        "generator_inputs": "spec lora quantization pipeline",
+        "commands": "spec quantization artifacts verify trt pipeline generator_inputs",
+    },
+    "bench": {
+        "files": "",
+        "console": "",
+        "perf": "files",
+        "dataset": "",
+        "submission": "",
+        "scoring": "files",
+        "analysis": "scoring",
+        "table": "console scoring analysis",
+        "results_page": "files",
+        "quality": "files console scoring analysis results_page",
+        "commands": "dataset submission",
+    },
+}
+"""House -> room or loose file -> those of the house below it; the houses below are open to all.
+
+The results page reads files and measures nothing; scoring knows nobody who scores with it; neither a subject
+nor TensorRT knows a target. Heavy commands run as processes of their own, so they import no evaluator.
+"""
 ALONE = {
     "engine.types": (),
     "engine.errors": (),
@@ -61,7 +98,7 @@ THE_METHOD = tuple(
 )
 """They know no store, no clip and no model: only each other and the contract."""
 # The truth of the simulated scenes is for training and measuring: no module of the loop may reach it.
-MAY_IMPORT_DEMO = ("engine.demo", "engine.commands", "export.commands", "bench")
+MAY_IMPORT_DEMO = ("engine.demo", "engine.commands", "export.generator_inputs", "bench")
 
 Modules = dict[str, ast.Module]
 
@@ -246,6 +283,10 @@ def allowed_imports(module: str) -> tuple[str, ...]:
         return ALONE[module]
     if module in THE_METHOD:
         return (*BASE, *THE_METHOD)
+    if house in ROOMS_ABOVE:
+        room = ".".join(module.split(".")[:2])
+        below = ROOMS_ABOVE[house].get(room.rpartition(".")[2], "").split()
+        return (room, *(f"{house}.{name}" for name in below), *HOUSES[house].split())
     if house != "engine":
         return (house, *HOUSES[house].split())
     below = ROOMS.get(module.split(".")[1] if "." in module else "", "").split()
@@ -457,6 +498,15 @@ def tree_of(**code: str) -> Modules:
         tree_of(engine__build__prepare="from engine.demo import scenes", engine__demo__scenes=""),
         tree_of(export__targets__onnx="from engine.demo.scenes import truth", engine__demo__scenes=""),
         tree_of(export__targets__onnx="from bench.quality import score", bench__quality=""),
+        tree_of(export__subjects__x="from export.targets import onnx", export__targets__onnx=""),
+        tree_of(export__trt__gates="from export.targets import onnx", export__targets__onnx=""),
+        tree_of(export__spec="from export import pipeline", export__pipeline=""),
+        tree_of(export__newcomer="from export import spec", export__spec=""),
+        tree_of(bench__scoring__x="from bench.quality import y", bench__quality__y=""),
+        tree_of(bench__table__make="from bench.quality import y", bench__quality__y=""),
+        tree_of(bench__results_page__page="from bench.quality import y", bench__quality__y=""),
+        tree_of(bench__perf__x="import bench.scoring.y", bench__scoring__y=""),
+        tree_of(bench__newcomer__x="import bench.files", bench__files=""),
         tree_of(kernels__dispatch="from engine.types import Video"),
     ],
 )
@@ -472,7 +522,8 @@ def test_right_directions_pass() -> None:
         engine__build__prepare="import importlib\nfrom engine.runs import store",
         engine__demo__measure="from engine.types import Video",
         export__targets__onnx="from engine.runs.store import RunStore",
-        bench__quality__score="from engine.demo import scenes",
+        bench__quality__score="from engine.demo import scenes\nfrom bench.scoring import x",
+        bench__scoring__x="",
     )
     assert wrong_directions(good) == []
 

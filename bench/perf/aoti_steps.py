@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.errors import RetakeError
 from engine.runs.manifest import write_manifest
-from export.artifact import Store
+from export.artifacts.store import Store
 from export.spec import Profile, Subject
 from export.targets import aoti
 from kernels import reference, timing

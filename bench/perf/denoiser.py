@@ -137,7 +137,7 @@ def _figures(times_ms: list[float], subject: Subject, limits: Mapping[str, float
 
 
 def _roofline(subject: Subject, limits: Mapping[str, float]) -> dict[str, float]:
-    """Milliseconds at the measured matrix rates, attention and products alike, in each format."""
+    """Milliseconds at the measured matrix rates, attention and GEMMs alike, in each format."""
     return {
         name: subject.flops / limits[key] / 1e9
         for name, key in (("bf16", "bf16_gemm_tflops"), ("fp8", "fp8_gemm_tflops"))

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from engine.errors import RetakeError
 from engine.runs.manifest import code_state, gpus, package_versions
 from engine.settings.environment import offline
-from export import pipeline as job
-from export.commands import _models as _export_models
+from export import generator_inputs, pipeline
 from export.spec import ExportError, recipe_of
 from export.targets import tensorrt
 from export.trt.library import find, is_installed
@@ -90,7 +89,7 @@ def present_capability() -> int:
 
 
 def choose_target(asked: str, capability: int) -> str:
-    """RTX where it is installed and knows the card, else the full product."""
+    """RTX where it is installed and knows the card, else full TensorRT."""
     if asked != "auto":
         return find(asked).target
     if is_installed("tensorrt-rtx") and capability in find("tensorrt-rtx").capabilities:
@@ -112,27 +111,28 @@ def try_recipe(name: str, target: str, capability: int, arguments: argparse.Name
 
 
 def measure(name: str, target: str, capability: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    source, made = _export_models.outline(arguments.generator)
-    request = job.Request(
+    source, made = generator_inputs.outline(arguments.generator)
+    request = pipeline.Request(
         source=source,
         subject="wan_dit",
         target=target,
         recipe=recipe_of(name).name,
-        profiles=_export_models.profiles_of(made, arguments.shape, (1,)),
+        profiles=generator_inputs.profiles_of(made, arguments.shape, (1,)),
         out=arguments.out,
         capabilities=(capability,) if target == "tensorrt-rtx" else (),
         device="cuda",
     )
-    job.check(request)
-    scales = job.scales_path(request) if job.needs_scales(request) else None
+    pipeline.check(request)
+    scales = pipeline.scales_path(request) if pipeline.needs_scales(request) else None
     if scales is not None and not scales.is_file():
-        scales = job.keep_scales(request, _export_models.calibrate(request, made, dataset=None, num_scenes=2))
-    artifact = job.run(request, scales, lambda text, peak: print(f"  {text}", file=sys.stderr))[-1]
+        seen = generator_inputs.calibrate(request, made, dataset=None, num_scenes=2)
+        scales = pipeline.keep_scales(request, seen)
+    artifact = pipeline.run(request, scales, lambda text, peak: print(f"  {text}", file=sys.stderr))[-1]
     started = time.perf_counter()
     engine = tensorrt.load_module(artifact.folder, caches=arguments.out / "caches")
     load_s = time.perf_counter() - started
     graphed = tensorrt.load_module(artifact.folder, caches=arguments.out / "caches", cuda_graph=True)
-    subject = job.subject_of(request, dtype=recipe_of(name).dtype)
+    subject = pipeline.subject_of(request, dtype=recipe_of(name).dtype)
     subject.module.cuda()
     inputs = example(subject.spec.inputs, subject.spec.profiles[0].sizes)
     started = time.perf_counter()
@@ -169,11 +169,11 @@ def example(tensors: Sequence[Any], sizes: Mapping[str, int]) -> dict[str, Tenso
     return made
 
 
-def compare(request: job.Request, engine: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(request: pipeline.Request, engine: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """The engine against the eager module in fp32, on takes that calibration did not see."""
-    exact = job.subject_of(request, dtype="fp32")
+    exact = pipeline.subject_of(request, dtype="fp32")
     exact.module.cuda()
-    forwards = _export_models.record(
+    forwards = generator_inputs.record(
         request, engine.spec, dtype="fp32", dataset=None, num_scenes=arguments.scenes, seed=1
     )
     moved = (tuple(tensor.cuda() for tensor in forward) for forward in forwards)
@@ -228,7 +228,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 def overlap_test(call: Call) -> dict[str, Any]:
     """Whether other work runs beside the engine: both alone, then at once on two streams.
 
-    The other work is many small products that leave most of the card free, as a critic's decoding does.
+    The other work is many small GEMMs that leave most of the card free, as a critic's decoding does.
     """
     other = torch.cuda.Stream()
     small = torch.randn(512, 512, device="cuda", dtype=torch.float16)

@@ -74,10 +74,10 @@ def wan_calls(
         "cross-attention": (
             layers, lambda: dispatch.load("sdpa_cudnn").run(q, text, text, scale=size**-0.5)
         ),
-        "q, k, v": (layers, _product(h, 3 * width, kind)),
-        "outputs and text queries": (3 * layers, _product(h, width, kind)),
-        "up": (layers, _product(h, inner, kind)),
-        "down": (layers, _product(wide, width, kind)),
+        "q, k, v": (layers, _gemm(h, 3 * width, kind)),
+        "outputs and text queries": (3 * layers, _gemm(h, width, kind)),
+        "up": (layers, _gemm(h, inner, kind)),
+        "down": (layers, _gemm(wide, width, kind)),
     }  # fmt: skip
     if kind is not None:
         calls["quantize outputs"] = (2 * layers, lambda: row_quant.run(h, quantize=kind))
@@ -129,11 +129,11 @@ def cosmos3_calls(
             layers, lambda: torch.cat([seen[:, :text_tokens], v.unflatten(2, (kv_heads, size))], dim=1)
         ),
         "attention": (layers, _attention(heads_first, seen.transpose(1, 2), settings)),
-        "q, k, v": (layers, _product(h, qkv.shape[-1], kind)),
-        "output": (layers, _product(q.contiguous(), width, kind)),
-        "gate and up": (layers, _product(h, 2 * inner, kind)),
+        "q, k, v": (layers, _gemm(h, qkv.shape[-1], kind)),
+        "output": (layers, _gemm(q.contiguous(), width, kind)),
+        "gate and up": (layers, _gemm(h, 2 * inner, kind)),
         "SwiGLU": (layers, lambda: swiglu.run(wide, quantize=kind)),
-        "down": (layers, _product(wide[..., :inner].contiguous(), width, kind)),
+        "down": (layers, _gemm(wide[..., :inner].contiguous(), width, kind)),
     }  # fmt: skip
     if kind is not None:
         calls["quantize output"] = (layers, lambda: row_quant.run(q, quantize=kind))
@@ -162,7 +162,7 @@ def _attention(q: Tensor, k: Tensor, settings: DenoiseSettings) -> Callable[[], 
     return lambda: quantized(q8, k8, k8, q_scale, k_scale, k_scale, scale=softmax_scale)
 
 
-def _product(x: Tensor, out_features: int, kind: str | None) -> Callable[[], object]:
+def _gemm(x: Tensor, out_features: int, kind: str | None) -> Callable[[], object]:
     weight = torch.randn(out_features, x.shape[-1], device=x.device, dtype=x.dtype) / x.shape[-1] ** 0.5
     bias = torch.randn(out_features, device=x.device, dtype=x.dtype)
     if kind is None:

@@ -25,8 +25,8 @@ WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {
     "library, channels last": (use_channels_last, None),
     "chunks of 4": (None, 4),
     "chunks of 4, channels last": (use_channels_last, 4),
-    "fast coders, chunks of 1": (use_fused_vae, 1),
-    "fast coders, chunks of 4": (use_fused_vae, 4),
+    "fused decoder, chunks of 1": (use_fused_vae, 1),
+    "fused decoder, chunks of 4": (use_fused_vae, 4),
 }
 """What is done to the module once, and the latent frames of a chunk; None: the library's own decode."""
 MAX_ERROR_FACTOR = 2.0

@@ -1,4 +1,4 @@
-"""Decoding of latents to pixels: the library's way, the same modules in larger chunks, and the fast coders.
+"""Decoding of latents to pixels: the library's way, the same modules in larger chunks, and ours, fused.
 
 Random weights of the Wan2.1 autoencoder: speed, memory, the difference to the library's own result, and on a
 GPU the kernels in which the time goes. All ways alternate in one process.
@@ -23,7 +23,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.scoring.score_document import write_json
+from bench.files import write_json
 from engine.generators.wan.vae import decode_pixels, decode_preview, use_channels_last
 from engine.generators.wan.vae_fused import use_fused_vae
 from engine.runs.manifest import collect
@@ -110,7 +110,7 @@ def measured(size: str, repeats: int, device: torch.device) -> tuple[list[dict[s
         if row["name"] in times:
             row |= {"ms": times[row["name"]], "summary": asdict(timing.summary(times[row["name"]]))}
     library = next((row["summary"]["median"] for row in rows if row["name"] == LIBRARY), None)
-    tflop = products_of(vae, shape)
+    tflop = tflop_of(vae, shape)
     for row in rows:
         if "summary" in row:
             row["speedup"] = library / row["summary"]["median"] if library is not None else None
@@ -120,7 +120,7 @@ def measured(size: str, repeats: int, device: torch.device) -> tuple[list[dict[s
     return rows, usable
 
 
-def products_of(vae: AutoencoderKLWan, shape: Sequence[int]) -> float:
+def tflop_of(vae: AutoencoderKLWan, shape: Sequence[int]) -> float:
     """TFLOP of the library's way, counted without computing: what every way's TFLOP/s are stated in."""
     nowhere = copy.deepcopy(vae).to("meta")
     with FlopCounterMode(display=False) as counter:

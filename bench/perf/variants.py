@@ -57,7 +57,7 @@ OURS = (
     ),
     Variant(
         name="ours FP8 linear",
-        adds="FP8 products, quantized in the pass before",
+        adds="FP8 GEMMs, quantized in the pass before",
         settings=replace(FAST, compile="on", attention=("fa3",), linear="fp8"),
     ),
     Variant(
@@ -74,7 +74,7 @@ OURS = (
 ALONE = (
     Variant(
         name="compiler's fusion instead of our kernels",
-        adds="the same 8-bit forward with plain torch between the products, fused by Inductor",
+        adds="the same 8-bit forward with plain torch between the GEMMs, fused by Inductor",
         settings=replace(_LOW, attention=("fa3",), element_wise="compiler"),
         cumulative=False,
         against=WHOLE,
@@ -88,7 +88,7 @@ ALONE = (
     ),
     Variant(
         name="ours INT8 linear",
-        adds="INT8 products by our Triton kernel instead of FP8",
+        adds="INT8 GEMMs by our Triton kernel instead of FP8",
         settings=replace(_LOW, attention=("fa3",), linear="int8"),
         cumulative=False,
         against=WHOLE,
@@ -117,7 +117,7 @@ EVERYWHERE = (
     ),
     Variant(
         name="ours 8-bit linear",
-        adds="8-bit products",
+        adds="8-bit GEMMs",
         settings=replace(FAST, compile="auto", linear="auto"),
     ),
     Variant(

@@ -1,1 +1,1 @@
-"""Evaluators: scores of finished runs."""
+"""What a choice costs or gains in quality: models, selectors, fast forwards, low precision, exports."""

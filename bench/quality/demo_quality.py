@@ -21,7 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.quality.bootstrap import RESAMPLES, mean_ci95
+from bench.analysis.bootstrap import RESAMPLES, mean_ci95
+from bench.files import write_json
 from bench.quality.critic_controls import judge_controls
 from bench.quality.critic_figures import (
     JudgedTake,
@@ -34,7 +35,7 @@ from bench.quality.critic_figures import (
 from bench.quality.trivial import BASELINES, write_baseline
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.references import references
-from bench.scoring.score_document import Scores, write_json
+from bench.scoring.score_document import Scores
 from bench.scoring.view_metrics import Case, case_score, original_score
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic

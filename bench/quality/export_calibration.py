@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bench.files import write_json
 from bench.quality import export_trajectories
-from bench.scoring.score_document import write_json
 from engine.build.model_folders import MODELS, find_generator
 from engine.errors import RetakeError
 from engine.generators.wan import generator as wan
@@ -27,9 +27,9 @@ from engine.machine.device import use_threads
 from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
-from export.calibrate import OUTPUT, ErrorTable, Forward, errors, observe, plot, worst
-from export.quantize import quantize
-from export.scales import Scales, read_scales, write_scales
+from export.quantization.calibrate import OUTPUT, ErrorTable, Forward, errors, observe, plot, worst
+from export.quantization.quantize import quantize
+from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import Profile, Subject
 from export.subjects import wan_dit
 

@@ -1,32 +1,25 @@
-"""Records denoise trajectories of the bundled generator on simulated scenes, for calibration or verification.
+"""Denoise trajectories of a generator on simulated scenes, for calibration or verification.
 
-Makes the scenes, runs the engine's own generator on them with real prompts and writes what an exported
-transformer would have been fed. Calibrate with training scenes, verify with held-out ones.
-
-    python -m bench.quality.export_trajectories --out calibration.safetensors --scenes 6 [--held-out]
+Makes the scenes, runs the engine's own generator on them with real prompts and gives what an exported
+transformer would have got. Calibrate with training scenes, verify with held-out ones. Writes no file.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.build.model_folders import find_generator
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import choose_kinds, make_scene
 from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
 from engine.demo.training.prompts import complete
-from engine.generators.wan import generator as wan
 from engine.types import Prompt, Scenario
-from export.calibrate import Forward
+from export.quantization.calibrate import Forward
+from export.quantization.trajectories import record
 from export.spec import ExportSpec, Profile
-from export.subjects import wan_dit
-from export.trajectories import record, write_forwards
 
 VIEW = "perspective-center"
 SEED0 = 880_000
@@ -67,23 +60,3 @@ def collect(spec: ExportSpec, generator: Any, num_scenes: int, *, held_out: bool
     with tempfile.TemporaryDirectory() as folder:
         asked = requests(Path(folder), num_scenes, held_out=held_out, negative=generator.negative_prompt)
         yield from record(generator, asked, spec)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--generator", default="demo")
-    parser.add_argument("--scenes", type=int, default=6)
-    parser.add_argument("--held-out", action="store_true", help="scenes that no training seed reaches")
-    options = parser.parse_args(arguments)
-    folder = find_generator(options.generator).path
-    generator = wan.load(folder, device="cpu", dtype="fp32")
-    spec = wan_dit.prepare(folder, profiles=(bundled_profile(generator),), dtype="fp32").spec
-    started = time.perf_counter()
-    forwards = collect(spec, generator, options.scenes, held_out=options.held_out)
-    count = write_forwards(options.out, forwards, spec)
-    print(f"{count} forwards of {options.scenes} scenes in {time.perf_counter() - started:.1f} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.files import write_json
 from bench.quality import export_trajectories
-from bench.scoring.score_document import write_json
 from engine.build.model_folders import find_generator
 from engine.errors import RetakeError
 from engine.generators.wan import generator as wan

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.quality.bootstrap import mean_ci95, ratio_ci95
-from bench.quality.take_choice import Scores, choose
+from bench.analysis.bootstrap import mean_ci95, ratio_ci95
+from bench.analysis.take_choice import Scores, choose
 from engine.types import Attempt
 
 Combination = tuple[str, ...]

@@ -22,6 +22,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from bench.analysis.bootstrap import RESAMPLES
+from bench.analysis.scored_run import ScoredRun, read_finished, read_run, scored_run
+from bench.analysis.take_choice import TakeReader, score_takes
+from bench.console import page_console
+from bench.files import write_json
 from bench.quality.demo_quality import published_manifest
 from bench.quality.selector_figures import (
     Pool,
@@ -32,13 +37,9 @@ from bench.quality.selector_figures import (
     rank_correlation,
     reported_combinations,
 )
-from bench.quality.selector_tables import ALL_TAKES, NOTES, ROUNDS, markdown, print_tables
-from bench.quality.take_choice import TakeReader, score_takes
+from bench.results_page.selector_tables import ALL_TAKES, markdown, print_tables
 from bench.scoring.case_record import record_of
 from bench.scoring.physics_iq import score_folder
-from bench.scoring.score_document import write_json
-from bench.scoring.scored_run import ScoredRun, read_finished, read_run, scored_run
-from bench.table.render import PAGE_WIDTH
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.loop.selection import load_selectors
@@ -52,6 +53,20 @@ RANK_SUM = "rank_sum"
 """In --by: also the rank sums of every pair and of all selectors named."""
 ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera"})
 """Selectors whose score of a take does not depend on the other takes: asked once, not once a set."""
+ROUNDS = {"brief_text": (0, 0), "brief_text_compared": (0, 1), "plan_prompt": (1, 1)}
+"""Sets of best-of-N by name: the round of the loop that each chooses from, and the last one it sees."""
+NOTES = (
+    "Scores are Physics-IQ Verified case scores in percent.",
+    f"Intervals: 95 %, percentile bootstrap over scenes, {RESAMPLES} resamples; differences are paired.",
+    "random: mean over the candidates. oracle: chooses by the benchmark score itself, a bound and no result.",
+    "Of a later round a selector sees the takes of the rounds before too, as in the loop, and chooses among "
+    "the round's own. brief_text_compared chooses among the first round's once it has seen the second's.",
+    "share: (selector - random) / (oracle - random), of the means.",
+    "A + B is their rank sum. A tuned one was found on scenes that are not among those measured.",
+    "rank_correlation: Spearman, within scenarios of three or more takes. seconds_per_scenario: median, all "
+    "takes of a scenario, decoding left out.",
+    "scored_takes below 1: the selector left takes without a score, and these are ranked last.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not options.run or options.out is None:
         parser.error("--run and --out are needed, or --markdown")
-    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    console = page_console()
     try:
         document = _measured(options, given)
     except RetakeError as error:

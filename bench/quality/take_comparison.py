@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
-from bench.quality.bootstrap import mean_ci95
+from bench.analysis.bootstrap import mean_ci95
+from bench.files import write_json
 from bench.scoring.physics_iq import score_folder
-from bench.scoring.score_document import write_json
 from bench.scoring.view_metrics import case_score, original_score
 from engine.datasets.physics_iq import open_dataset
 from engine.errors import ConfigError, RetakeError

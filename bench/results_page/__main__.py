@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.files import write_whole
 from bench.results_page.page import PLOT_PATTERN, Page, make_page
-from bench.scoring.file_digests import write_whole
 from engine.errors import RetakeError
 
 ROOT = Path(__file__).resolve().parents[2]

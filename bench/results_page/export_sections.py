@@ -155,7 +155,7 @@ def _cost(part: Mapping[str, Any], what: str) -> list[str]:
 
 
 def _engines(rows: Sequence[Mapping[str, Any]]) -> str:
-    header = ["engine", "kernels", "fused attentions", "of inputs", "quantized linears", "FP8 products"]
+    header = ["engine", "kernels", "fused attentions", "of inputs", "quantized linears", "FP8 GEMMs"]
     header += ["weights GiB", "activations GiB"]
     cells = [
         [

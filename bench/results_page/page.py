@@ -23,9 +23,9 @@ from bench.results_page.result_files import (
 COMMAND = "python -m bench.results_page"
 FIRST_LINE = f"<!-- Generated from bench/results/*.json with `{COMMAND}` (make results): do not edit. -->"
 INTRODUCTION = (
-    "Every number below comes from a measurement file, named with the command that made it. Times are "
-    "medians; the tenth and ninetieth percentile and the number of runs stand beside them. A ratio above 1 "
-    "is faster."
+    "Every number below comes from a measurement file, named with the command that made it (modules by their "
+    "names of today). Times are medians; the tenth and ninetieth percentile and the number of runs stand "
+    "beside them. A ratio above 1 is faster."
 )
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from bench.quality import selector_tables
 from bench.results_page import markdown as md
+from bench.results_page import selector_tables
 from bench.results_page.result_files import ResultFile
 
 ARMS = {

@@ -32,6 +32,21 @@ ORDER = (
     "policy",
     *KINDS_BY_NAME,
 )
+MOVED = {
+    **{
+        f"bench.suites.{name}": f"bench.quality.{name}"
+        for name in (
+            "denoiser_quality",
+            "export_calibration",
+            "export_quality",
+            "policy_calibration",
+            "selector_quality",
+        )
+    },
+    "bench.suites.export_build": "bench.perf.export_build",
+    "bench.suites.scoring_check": "bench.scoring.check.compare",
+}
+"""What a measurement of its day was made with -> the module of today, so that a reader can repeat it."""
 MACHINE_FACTS = {
     "driver": ("driver_version", "driver"),
     "compute capability": ("compute_cap",),
@@ -97,12 +112,11 @@ def read_file(path: Path) -> ResultFile:
 
 
 def command_of(document: Document) -> str | None:
-    """What was run, as the file says it."""
+    """What was run, as the file says it, with modules by their names of today."""
     command = document.get("command")
-    if isinstance(command, str):
-        return command
-    argv = next(_manifests(document), {}).get("argv")
-    return " ".join(argv) if argv else None
+    if not isinstance(command, str):
+        command = " ".join(next(_manifests(document), {}).get("argv") or ())
+    return " ".join(MOVED.get(word, word) for word in command.split(" ")) or None
 
 
 def machine_of(document: Document) -> list[str]:

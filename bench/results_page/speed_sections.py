@@ -33,8 +33,8 @@ TITLES = {
 }
 SPREAD = ("ms", "p10 to p90", "n")
 CEILINGS = {
-    "bf16_gemm_tflops": ("bf16 product", "TFLOP/s", 0),
-    "fp8_gemm_tflops": ("FP8 product", "TFLOP/s", 0),
+    "bf16_gemm_tflops": ("bf16 GEMM", "TFLOP/s", 0),
+    "fp8_gemm_tflops": ("FP8 GEMM", "TFLOP/s", 0),
     "copy_tb_per_s": ("copy", "TB/s", 2),
 }
 

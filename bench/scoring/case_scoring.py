@@ -22,8 +22,9 @@ from typing import Any
 
 import cv2
 
+from bench.files import write_whole
 from bench.scoring.clip_stream import stream_clip
-from bench.scoring.file_digests import FileDigests, missing_file, sha256, write_whole
+from bench.scoring.file_digests import FileDigests, missing_file, sha256
 from bench.scoring.frame_errors import FrameErrors, SquaredErrors
 from bench.scoring.reference_cache import RealTakes, ReferenceCache, compare_motion, read_pair
 from bench.scoring.references import Reference, ReferenceKey, reference_key

@@ -10,13 +10,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import ScorerError, VideoError
-from kernels import files
+from bench.files import write_whole
+from engine.errors import VideoError
+from kernels.files import file_digest
 
 _SETTLED_NS = 3_000_000_000  # coarse file systems keep times to 2 s
 
@@ -50,29 +49,9 @@ class FileDigests:
 def sha256(path: Path) -> str:
     """Of a file, in hex. Raises VideoError when it is missing."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise missing_file(path) from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Atomic: whoever reads at the same time finds the old file or the new one. Raises ScorerError."""
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A place to write, which becomes `path` when all went well. ScorerError for what the system refuses."""
-    try:
-        with files.whole_file(path) as part:
-            yield part
-    except OSError as error:
-        raise ScorerError(
-            f"cannot write {path}: {error.strerror}",
-            fix="make room there, name another file, or for the cache give --cache DIR or --no-cache",
-        ) from error
 
 
 def _stamp(path: Path) -> tuple[int, int, int, int]:

@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bench.files import write_json, write_whole
 from bench.scoring.case_scoring import CHOSEN, Progress, Scorer, Unscored, Work, score_works
 from bench.scoring.clip_stream import num_considered
-from bench.scoring.file_digests import write_whole
 from bench.scoring.official_csv import csv_text
 from bench.scoring.reference_cache import ReferenceCache, expected_bytes
 from bench.scoring.references import Reference, dataset_tree, references, revision
-from bench.scoring.score_document import Scores, print_table, report, write_json
+from bench.scoring.score_document import Scores, print_table, report
 from bench.scoring.submission import Submission, is_run, read_submission
 from bench.scoring.view_metrics import Case, reduced_size
 from engine.datasets.physics_iq import read_descriptions

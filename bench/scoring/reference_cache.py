@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import zstandard
 
+from bench.files import whole_file
 from bench.scoring.clip_stream import (
     FrameSink,
     MotionRecord,
@@ -28,7 +29,6 @@ from bench.scoring.clip_stream import (
     stream_clip,
     stream_frames,
 )
-from bench.scoring.file_digests import whole_file
 from bench.scoring.references import Reference, ReferenceKey
 from bench.scoring.view_metrics import PairMetrics, iou, share_iou, squared_error
 from engine.errors import ScorerError

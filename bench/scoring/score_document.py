@@ -5,10 +5,8 @@ Computes no metric: numbers come from `view_metrics` and `aggregates`. Absent sc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,7 +17,6 @@ from rich.table import Table
 from bench.scoring.aggregates import official_aggregates
 from bench.scoring.case_record import metric_means
 from bench.scoring.case_scoring import Unscored
-from bench.scoring.file_digests import write_whole
 from bench.scoring.view_metrics import (
     Case,
     case_score,
@@ -79,11 +76,6 @@ def report(scores: Scores) -> dict[str, Any]:
         "unscored": [asdict(entry) for entry in scores.unscored],
         "notes": list(scores.notes),
     }
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Atomic: a report being made at the same time reads the old file or the new one."""
-    write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def print_table(document: dict[str, Any], console: Console) -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from engine.datasets.physics_iq import VIEWS
 from engine.types import Frames
-from engine.video.motion_masks import masks_of
 
 EPSILON = 1e-8
 DECIMALS = 4  # per-frame values, as the official CSV reader rounds them
@@ -159,13 +158,6 @@ def case_metrics(
 def score_case(take1: ReducedClip, take2: ReducedClip, generated: ReducedClip) -> CaseScore:
     """Score one generated clip against both takes, all in memory and of one size."""
     return case_score(case_metrics(take1, take2, generated, compare(take1, take2)))
-
-
-def score_frames(take1: Frames, take2: Frames, generated: Frames) -> CaseScore:
-    """`score_case` from RGB frames [T, H, W, 3] of any sizes; masks are computed, no file is written."""
-    size = reduced_size(take1.shape[2], take1.shape[1])
-    clips = [reduce_clip(frames, masks_of(frames), size) for frames in (take1, take2, generated)]
-    return score_case(*clips)
 
 
 def in_official_order(cases: Sequence[Case]) -> list[list[Case]]:

@@ -1,1 +1,1 @@
-"""From a model's clips to a submission: clips of the exact form, the card, the package."""
+"""From a model's clips to a submission to the benchmark: clips of the exact form, the card, the package."""

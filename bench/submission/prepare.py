@@ -18,8 +18,8 @@ from bench.submission.convert import Settings, make_clip
 from bench.submission.rules import Size, encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
 from engine.video.files import read_header
+from kernels.files import file_digest
 
-ACTIONS = ("copied", "remuxed", "re-encoded", "kept", "failed", "missing")
 _BAD = ("failed", "missing")
 
 
@@ -29,7 +29,7 @@ class Result:
 
     name: str
     source: Path | None
-    action: str  # one of ACTIONS
+    action: str  # copied, remuxed, re-encoded, kept, failed or missing
     notes: tuple[str, ...] = ()
     size: Size | None = None
 
@@ -118,9 +118,7 @@ def _look_at(source: Path, target: Path, settings: Settings, *, same: bool, know
 
 def fingerprint(source: Path, settings: Settings) -> str:
     """Of everything that decides an output."""
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{digest} {json.dumps(asdict(settings))}".encode()).hexdigest()
+    return hashlib.sha256(f"{file_digest(source)} {json.dumps(asdict(settings))}".encode()).hexdigest()
 
 
 class _Record:

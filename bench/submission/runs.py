@@ -8,7 +8,6 @@ verified ground truth.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
 import statistics
@@ -23,6 +22,7 @@ from engine.errors import ConfigError, StoreError, VideoError
 from engine.runs.store import DATABASE, RunStore
 from engine.settings.config import read_config
 from engine.video.files import read_header
+from kernels.files import file_digest
 
 VERIFIED_TREE: Final = TREES[1]
 PROMPT_DIGESTS: Final = {
@@ -109,7 +109,7 @@ def known_fields(runs: Sequence[Run], dataset: Path, prompts: str | None) -> dic
 
 def prompt_variant(dataset: Path) -> str | None:
     """ "op" or "bpp" when descriptions.csv is one that the benchmark published."""
-    return PROMPT_DIGESTS.get(hashlib.sha256(descriptions_path(dataset).read_bytes()).hexdigest())
+    return PROMPT_DIGESTS.get(file_digest(descriptions_path(dataset)))
 
 
 def is_verified(dataset: Path) -> bool:

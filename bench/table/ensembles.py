@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import track
 
-from bench.quality.take_choice import TakeReader, choose, score_takes
+from bench.analysis.take_choice import TakeReader, choose, score_takes
 from bench.scoring.case_record import CaseRecord, original_contributions
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Picks, Row, Take, loop_choice
 from engine.errors import ConfigError

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from bench.quality.bootstrap import RESAMPLES, Floats, statistic_ci95
-from bench.scoring.scored_run import read_run
+from bench.analysis.bootstrap import RESAMPLES, Floats, statistic_ci95
+from bench.analysis.scored_run import read_run
+from bench.console import page_console
 from bench.table.ensembles import (
     Ensemble,
     check_frame_rates,
@@ -31,7 +32,7 @@ from bench.table.ensembles import (
     parse_ensembles,
     selector_rows,
 )
-from bench.table.render import FORMATS, PAGE_WIDTH, render, rich_table
+from bench.table.render import FORMATS, render, rich_table
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Row, make_board, single_rows
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
@@ -49,7 +50,7 @@ def make_table(
     scores: Sequence[str] = SCORES,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """The JSON document of the table, of which `table_render` makes the other formats.
+    """The JSON document of the table, of which `bench.table.render` makes the other formats.
 
     Raises ScorerError with the command to run for a run that is not finished or not scored, ConfigError for
     rows or selectors that do not exist.
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write there instead of to the terminal")
     parser.add_argument("--device", default="auto", help="of the selectors: auto, cpu or cuda")
     options = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    console = page_console()
     try:
         document = make_table(
             options.runs,

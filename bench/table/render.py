@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-PAGE_WIDTH = 160  # columns of text that is no terminal's
+from bench.console import PAGE_WIDTH
+
 FORMATS = ("text", "markdown", "latex", "json")
 TITLES = {"physics_iq": "Physics-IQ", "physics_iq_verified": "Verified"}
 Document = Mapping[str, Any]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.scored_run import ScoredRun
 from bench.scoring.case_record import CaseRecord, original_scores, verified_scores
-from bench.scoring.scored_run import ScoredRun
 from engine.errors import ConfigError, ScorerError
 from engine.types import Attempt
 

@@ -20,6 +20,7 @@ from engine.errors import RetakeError
 from engine.runs.manifest import gpus
 from engine.settings.config import BUNDLED
 from engine.settings.environment import usable_cores
+from kernels.files import file_digest
 
 GIB = 2**30
 MIN_RAM_BYTES = 3 * GIB  # the bundled models with torch and both lanes peak below this
@@ -95,8 +96,7 @@ def _digest(paths: list[Path]) -> str:
     """First 12 hex digits of sha256 over the files in name order."""
     total = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(bytes.fromhex(file_digest(path)))
     return total.hexdigest()[:12]
 
 

@@ -32,7 +32,7 @@ class Exported:
     """The artifact of a run; without one, the reason is in the notes."""
 
     artifact: Any
-    """export.artifact.Artifact, or None"""
+    """export.artifacts.store.Artifact, or None"""
     notes: Mapping[str, str]
 
     @property

@@ -7,7 +7,6 @@ other settings or other weights are refused, for their takes are not takes of on
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from engine.runs.store import RunStore
 from engine.runs.trace import read_trace, write_trace
 from engine.settings.config import RunConfig, read_config, settings, write_config
 from engine.types import Attempt, History, Outcome, Scenario
+from kernels.files import file_digest
 
 OWN_SETTINGS = frozenset({"out", "shard"})
 """In which the runs of one merge may differ."""
@@ -224,8 +224,7 @@ def _without_time(attempt: Attempt) -> Attempt:
 
 
 def _digest(video: Path) -> str:
-    with _existing(video).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(_existing(video))
 
 
 def _existing(video: Path) -> Path:

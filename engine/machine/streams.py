@@ -1,4 +1,4 @@
-"""Fences, one CUDA stream per lane, the hand-over of tensors between lanes, and the host's thread pool.
+"""Fences, one CUDA stream per lane, and the host's thread pool.
 
 Knows no model and no scheduler; imports torch only where a stream or an event is made. Invariant: nothing
 here waits for the device except `wait`, and that is called by a consumer.
@@ -7,7 +7,7 @@ here waits for the device except `wait`, and that is called by a consumer.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -91,18 +91,6 @@ class LaneStreams:
         import torch
 
         return torch.cuda.stream(self.streams[lane])
-
-
-def hand_over(
-    tensors: Iterable[torch.Tensor], producer: torch.cuda.Stream, consumer: torch.cuda.Stream
-) -> None:
-    """Let `consumer` use what `producer` computed: it waits on the device, not on the host.
-
-    The allocator is told as well, so that freed memory is not reused while the consumer still reads it.
-    """
-    consumer.wait_stream(producer)
-    for tensor in tensors:
-        tensor.record_stream(consumer)
 
 
 class HostPool:

@@ -7,7 +7,6 @@ not to be had is None, never a guess.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -17,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kernels.files import whole_file
+from kernels.files import file_digest, whole_file
 
 MANIFEST_VERSION = 1
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
@@ -125,8 +124,7 @@ def weight_digests(folder: Path) -> dict[str, str]:
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in WEIGHT_SUFFIXES and path.is_file():
-            with path.open("rb") as file:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = file_digest(path)
     return digests
 
 

@@ -88,16 +88,14 @@ class RunStore:
         (folder / "chosen").mkdir(parents=True, exist_ok=True)
         lock = _take_lock(folder)
         # Built under another name: a process killed here leaves no half-made run.sqlite behind.
-        partial = path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        database = sqlite3.connect(partial)
-        with database:
-            database.executescript(f"BEGIN;{_SCHEMA}")
-            database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
-            rows = [_scenario_row(position, scenario) for position, scenario in enumerate(scenarios)]
-            database.executemany("INSERT INTO scenarios VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
-        database.close()
-        partial.replace(path)
+        with whole_file(path) as partial:
+            database = sqlite3.connect(partial)
+            with database:
+                database.executescript(f"BEGIN;{_SCHEMA}")
+                database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+                rows = [_scenario_row(position, scenario) for position, scenario in enumerate(scenarios)]
+                database.executemany("INSERT INTO scenarios VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+            database.close()
         return cls(folder, _connect(path), lock)
 
     @classmethod

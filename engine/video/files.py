@@ -270,16 +270,6 @@ def remux_mp4(source: Path, path: Path, fps: float) -> None:
             target.mux(packet)
 
 
-def sample_indices(num_frames: int, n: int) -> list[int]:
-    """`n` frame indices spread evenly from the first to the last frame; all when `n >= num_frames`."""
-    assert num_frames >= 1 and n >= 1, f"num_frames {num_frames}, n {n}"
-    if n >= num_frames:
-        return list(range(num_frames))
-    if n == 1:
-        return [num_frames // 2]
-    return [int(index) for index in np.round(np.linspace(0, num_frames - 1, n)).astype(int)]
-
-
 def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[int]:
     """For each frame of the same duration at `fps_to`: the source frame that is on screen at its time."""
     assert num_frames >= 1 and fps_from > 0 and fps_to > 0, f"{num_frames} frames, {fps_from} to {fps_to} fps"

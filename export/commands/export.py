@@ -20,7 +20,7 @@ from engine.errors import ConfigError
 from engine.settings.environment import exports_folder
 
 if TYPE_CHECKING:
-    from export.artifact import Artifact
+    from export.artifacts.store import Artifact
     from export.pipeline import Request
     from export.verify import Verification
 
@@ -104,37 +104,36 @@ def build(
     """
     from engine.machine.device import resolve_device
     from engine.settings.environment import offline
-    from export import pipeline as job
-    from export.commands import _models as _export_models
+    from export import generator_inputs, pipeline
     from export.trt.builder import BuildOptions
 
     offline()
-    source, made = _export_models.outline(generator)
-    request = job.Request(
+    source, made = generator_inputs.outline(generator)
+    request = pipeline.Request(
         source=source,
         subject=subject,
         target=target,
         recipe=quant,
-        profiles=_export_models.profiles_of(made, shape, _rows(rows)),
+        profiles=generator_inputs.profiles_of(made, shape, _rows(rows)),
         out=out or exports_folder(),
         capabilities=_capabilities(cc),
-        loras=job.read_loras(lora or ()),
+        loras=pipeline.read_loras(lora or ()),
         options=BuildOptions(weight_streaming=weight_streaming),
         device=resolve_device(device),
         low_memory=low_memory,
         dtype=dtype,
     )
-    job.check(request)
+    pipeline.check(request)
     given = _known_scales(request, scales)
     _print_plan(request, given)
     if dry_run:
         return
     with _progress() as step:
-        if given is None and job.needs_scales(request):
+        if given is None and pipeline.needs_scales(request):
             step(f"recording {scenes} scenes and observing activations", None)
-            observed = _export_models.calibrate(request, made, dataset=dataset, num_scenes=scenes)
-            given = job.keep_scales(request, observed)
-        artifacts = job.run(request, given, step)
+            observed = generator_inputs.calibrate(request, made, dataset=dataset, num_scenes=scenes)
+            given = pipeline.keep_scales(request, observed)
+        artifacts = pipeline.run(request, given, step)
     _print_artifacts(artifacts, f"In {request.out}")
 
 
@@ -158,7 +157,7 @@ def verify(
     Status 1 when an output is out of tolerance.
     """
     from engine.settings.environment import offline
-    from export.artifact import read_artifact, require_intact
+    from export.artifacts.store import read_artifact, require_intact
 
     offline()
     artifact = read_artifact(folder)
@@ -182,7 +181,7 @@ def list_artifacts(
     out: Out = None,
 ) -> None:
     """Show what is stored."""
-    from export.artifact import Store
+    from export.artifacts.store import Store
 
     out = out or exports_folder()
     _print_artifacts(Store(out).list(), f"In {out}")
@@ -199,34 +198,33 @@ def _compare(
 ) -> Verification:
     """The built form against the eager module in fp32, on takes of another seed than calibration's."""
     from engine.machine.device import resolve_device
-    from export import pipeline as job
-    from export.artifact import require_checkpoint
-    from export.commands import _models as _export_models
+    from export import generator_inputs, pipeline
+    from export.artifacts.store import require_checkpoint
     from export.spec import spec_from_record
     from export.verify import eager_side
     from export.verify import verify as compare
 
     spec = spec_from_record(artifact.key["spec"])
-    source, _ = _export_models.outline(generator)
-    request = job.Request(
+    source, _ = generator_inputs.outline(generator)
+    request = pipeline.Request(
         source=source,
         subject=spec.subject,
         target=artifact.key["target"],
         recipe=artifact.key["recipe"],
         profiles=spec.profiles,
         out=artifact.folder.parent,
-        loras=job.read_loras(lora),
+        loras=pipeline.read_loras(lora),
         device=resolve_device(device),
     )
-    require_checkpoint(artifact, job.digest_of(request))
+    require_checkpoint(artifact, pipeline.digest_of(request))
     step("loading the built form", None)
-    built = job.load_built(artifact, request.device)
+    built = pipeline.load_built(artifact, request.device)
     step("loading the eager module", None)
-    subject = job.subject_of(request, dtype="fp32")
+    subject = pipeline.subject_of(request, dtype="fp32")
     subject.module.to(request.device)
     if spec.subject == "wan_dit":
         step(f"comparing on {scenes} scene{'s' * (scenes > 1)}", None)
-        forwards = _export_models.record(
+        forwards = generator_inputs.record(
             request, spec, dtype="fp32", dataset=dataset, num_scenes=scenes, seed=1
         )
     else:
@@ -237,14 +235,14 @@ def _compare(
 
 def _known_scales(request: Request, given: Path | None) -> Path | None:
     """The file the user named, else the one that an earlier call kept, else the bundled one if it fits."""
-    from export import pipeline as job
-    from export.commands._models import bundled_scales
+    from export import pipeline
+    from export.generator_inputs import bundled_scales
 
     if given is not None and not given.is_file():
         raise ConfigError(f"--scales {given} is no file", fix="leave it out to record trajectories")
-    if given is not None or not job.needs_scales(request):
+    if given is not None or not pipeline.needs_scales(request):
         return given
-    kept = job.scales_path(request)
+    kept = pipeline.scales_path(request)
     return kept if kept.is_file() else bundled_scales(request)
 
 
@@ -263,15 +261,15 @@ def _progress() -> Iterator[Callable[[str, int | None], None]]:
 
 
 def _print_plan(request: Request, scales: Path | None) -> None:
-    from export import pipeline as job
+    from export import pipeline
 
     table = Table("step", title=f"{request.subject} as {request.recipe}")
     table.add_column("artifact", overflow="fold")
     table.add_column("state")
-    if job.needs_scales(request):
+    if pipeline.needs_scales(request):
         state = "to be recorded" if scales is None else "there"
-        table.add_row("scales", str(scales or job.scales_path(request)), state)
-    for entry in job.plan(request, scales):
+        table.add_row("scales", str(scales or pipeline.scales_path(request)), state)
+    for entry in pipeline.plan(request, scales):
         state = "there" if entry.present else f"to be made, about {entry.need_bytes / 1e9:.2f} GB"
         table.add_row(entry.name, entry.folder.name if entry.folder else "named by the scales", state)
     console.print(table)
@@ -300,9 +298,9 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
 
 
 def _kernels(summary: dict[str, Any]) -> str:
-    products = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
+    gemms = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
     inputs = "/".join(summary["fused_attention_inputs"])
-    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {products}"
+    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {gemms}"
 
 
 def _total(seconds: Any) -> float:

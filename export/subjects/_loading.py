@@ -12,13 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from export.dtypes import MODULE_DTYPES, TORCH_DTYPES
 from export.spec import ExportError
-
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int64": torch.int64}
-"""Element types by the names of `export.spec.DTYPES`."""
-
-MODULE_DTYPES = ("fp32", "fp16", "bf16")
-"""Those that a module can be loaded in."""
 
 
 def component_folder(source: Path, component: str) -> Path:

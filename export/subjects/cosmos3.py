@@ -22,8 +22,9 @@ from torch.nn import functional
 
 from engine.generators.cosmos3 import text as cosmos3_text
 from engine.generators.cosmos3.text import rotate
+from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED
-from export.quantized import AttentionCore
+from export.quantization.quantized import AttentionCore
 from export.spec import (
     ExportError,
     ExportSpec,
@@ -37,7 +38,6 @@ from export.spec import (
 )
 from export.subjects._loading import component_folder, load_module
 from export.subjects._norms import replace_norms
-from export.weights import folder_digest, module_digest
 
 SUBJECT = "cosmos3"
 TOLERANCE = {
@@ -158,18 +158,6 @@ def prefill(transformer: Any, token_ids: Tensor, position_ids: Tensor) -> tuple[
     cache = cosmos3_text.prefill(transformer, token_ids, position_ids)
     keys, values = (torch.stack(tensors).transpose(2, 3) for tensors in (cache.keys, cache.values))
     return keys, values
-
-
-def pad_text(keys: Tensor, values: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values [E, 1, K, length, D], and the mask [1, length] that hides what was added."""
-    used = keys.shape[3]
-    if used > length:
-        problem = f"the prompt has {used} tokens; the graph was built for {length}"
-        raise ExportError(problem, fix="shorten the prompt or export with a larger L")
-    mask = torch.zeros(1, length, device=keys.device)
-    mask[:, used:] = MASKED
-    keys, values = (functional.pad(tensor, (0, 0, 0, length - used)) for tensor in (keys, values))
-    return keys, values, mask
 
 
 def _attend(

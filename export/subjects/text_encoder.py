@@ -18,10 +18,10 @@ from transformers import T5EncoderModel, UMT5EncoderModel
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.models.umt5.modeling_umt5 import UMT5LayerNorm
 
+from export.artifacts.weights import folder_digest, module_digest
 from export.spec import ExportError, ExportSpec, Gate, Profile, Subject, TensorSpec, Tolerance, recipe_of
 from export.subjects._loading import component_folder, load_module
 from export.subjects._norms import replace_norms
-from export.weights import folder_digest, module_digest
 
 SUBJECT = "text_encoder"
 CLASSES = {"umt5": UMT5EncoderModel, "t5": T5EncoderModel}

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from engine.generators.wan.recipes import WAN
 from engine.quant.recipes import QuantRecipe, resolve
+from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED
-from export.quantized import AttentionCore
+from export.quantization.quantized import AttentionCore
 from export.spec import (
     ExportError,
     ExportSpec,
@@ -35,7 +36,6 @@ from export.spec import (
     recipe_of,
 )
 from export.subjects._loading import component_folder, load_module
-from export.weights import folder_digest, module_digest
 
 SUBJECT = "wan_dit"
 WORKSPACE_BYTES = 2**27

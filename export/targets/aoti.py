@@ -28,12 +28,12 @@ from torch.export.pt2_archive._package import AOTICompiledModel
 
 from engine.generators.wan.recipes import wan_recipe
 from engine.quant import surgery
-from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
-from export.device_identity import Machine, present_machine
-from export.model_inputs import FedDenoiser
+from export.artifacts.device_identity import Machine, present_machine
+from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
+from export.dtypes import TORCH_DTYPES
+from export.model_inputs import ExportedDenoiser
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
-from export.subjects._loading import TORCH_DTYPES
 from export.targets import aoti_weights
 from kernels.fused import kernels_inside
 
@@ -212,14 +212,14 @@ def require_loadable(package: Path, device: torch.device) -> None:
     )
 
 
-def load(folder: Path, device: str = "cuda", *, weights: str | None = None) -> FedDenoiser:
+def load(folder: Path, device: str = "cuda", *, weights: str | None = None) -> ExportedDenoiser:
     """The packages of a Wan transformer in `folder` as a Denoiser; arguments and errors as `load_module`."""
     module = load_module(folder, device, weights=weights)
 
     def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
         return module(inputs)["velocity"]
 
-    return FedDenoiser(spec=module.spec, run=run)
+    return ExportedDenoiser(spec=module.spec, run=run)
 
 
 def load_module(folder: Path, device: str = "cuda", *, weights: str | None = None) -> Package:

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.model_inputs import FedDenoiser
-from export.quantize import quantize, stream_state
-from export.quantized import FP4_SUFFIX, INT4_SUFFIX
-from export.scales import Scales
+from export.model_inputs import ExportedDenoiser
+from export.quantization.quantize import quantize, stream_state
+from export.quantization.quantized import FP4_SUFFIX, INT4_SUFFIX
+from export.quantization.scales import Scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
 
 OPSET = 23
@@ -90,7 +90,7 @@ def build(
     return _save(program, folder, record, clock)
 
 
-def load(folder: Path, device: str = "cpu") -> FedDenoiser:
+def load(folder: Path, device: str = "cpu") -> ExportedDenoiser:
     """The Denoiser over a built Wan transformer, run by ONNX Runtime with torch's number of threads.
 
     device: cpu.
@@ -100,7 +100,7 @@ def load(folder: Path, device: str = "cpu") -> FedDenoiser:
     def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
         return module(inputs)["velocity"]
 
-    return FedDenoiser(spec=module.spec, run=run)
+    return ExportedDenoiser(spec=module.spec, run=run)
 
 
 def load_module(folder: Path, device: str = "cpu") -> OnnxModule:

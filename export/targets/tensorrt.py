@@ -15,9 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from export.artifact import Artifact, Key, Store, make_key, read_artifact, require_current
-from export.device_identity import Machine, present_machine
-from export.model_inputs import FedDenoiser
+from export.artifacts.device_identity import Machine, present_machine
+from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
+from export.model_inputs import ExportedDenoiser
 from export.spec import ExportError, ExportSpec, Gate, Profile, recipe_of, spec_from_record
 from export.trt import gates
 from export.trt.builder import BuildOptions, Built, OnProgress, run_builder
@@ -177,7 +177,7 @@ def load(
     weight_streaming_bytes: int | None = None,
     caches: Path | None = None,
     cuda_graph: bool = False,
-) -> FedDenoiser:
+) -> ExportedDenoiser:
     """The engine of a Wan transformer in `folder` as a Denoiser; arguments and errors as `load_module`."""
     module = load_module(
         folder,
@@ -191,7 +191,7 @@ def load(
     def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
         return module(inputs)["velocity"]
 
-    return FedDenoiser(spec=module.spec, run=run)
+    return ExportedDenoiser(spec=module.spec, run=run)
 
 
 def load_module(
@@ -262,7 +262,7 @@ def onnx_bytes(onnx: Path) -> int:
 
 
 def _capability(library: Library, asked: int | None, machine: Machine) -> int:
-    """What to build for; the product that needs a GPU builds for that one and nothing else."""
+    """What to build for; the library that needs a GPU builds for that one and nothing else."""
     present = machine.compute_capability
     if not library.needs_gpu:
         if asked is None:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.dtypes import TORCH_DTYPES
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec
-from export.subjects._loading import TORCH_DTYPES
 from export.trt.library import import_library
 from kernels.files import whole_file
 
@@ -81,10 +81,6 @@ class Engine:
     def activation_bytes(self) -> int:
         """Of the largest profile, at the present streaming budget."""
         return int(self._engine.device_memory_size_v2)
-
-    @property
-    def streamable_bytes(self) -> int:
-        return int(self._engine.streamable_weights_size)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name; ExportError when the shapes are those of no profile.

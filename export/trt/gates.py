@@ -102,7 +102,7 @@ def _check_attention(rows: Sequence[Row], gate: Gate, profile: int) -> list[Chec
 def score_buffers(rows: Sequence[Row]) -> list[str]:
     """Names of rows that hold attention scores in memory, of whatever size.
 
-    Either a softmax of its own, or a product of two activations: only attention multiplies those, and when it
+    Either a softmax of its own, or a GEMM of two activations: only attention multiplies those, and when it
     is fused its kernel does so inside.
     """
     return [
@@ -114,21 +114,21 @@ def score_buffers(rows: Sequence[Row]) -> list[str]:
 
 
 def unmerged(rows: Sequence[Row]) -> list[str]:
-    """Matrix products that feed the same attention and read the same tensor, but were not made one."""
+    """GEMMs that feed the same attention and read the same tensor, but were not made one."""
     producers = {tensor.name: row for row in rows for tensor in row.outputs}
     apart: dict[str, None] = {}
     for attention in (row for row in rows if row.is_fused_attention):
-        products = _nearest_products(attention, producers)
+        gemms = _nearest_gemms(attention, producers)
         readers: dict[str, list[str]] = {}
-        for row in products:
+        for row in gemms:
             readers.setdefault(row.inputs[0].name, []).append(row.name)
         for names in readers.values():
             apart.update(dict.fromkeys(names if len(names) > 1 else []))
     return list(apart)
 
 
-def _nearest_products(row: Row, producers: dict[str, Row]) -> list[Row]:
-    """The matrix products on each path back from `row`, the first one of every path."""
+def _nearest_gemms(row: Row, producers: dict[str, Row]) -> list[Row]:
+    """The GEMMs on each path back from `row`, the first one of every path."""
     found: dict[int, Row] = {}
     seen: set[int] = set()
     pending = [tensor.name for tensor in row.inputs]

@@ -85,7 +85,7 @@ class Row:
 
     @property
     def multiplies(self) -> bool:
-        """A matrix product, also one that the runtime fuses with what follows ("Fc" in the kernel's name)."""
+        """A GEMM, also one that the runtime fuses with what follows ("Fc" in the kernel's name)."""
         return self.is_gemm or (self.type == "runtime_fusion" and ("Fc" in self.name or self.has_weight))
 
     @property

@@ -1,6 +1,6 @@
 """Finds the TensorRT library of a target and says what it is able to build for.
 
-Two products share one code path: `tensorrt` (a GPU at build time, an engine per GPU) and `tensorrt_rtx`
+Two libraries share one code path: `tensorrt` (a GPU at build time, an engine per GPU) and `tensorrt_rtx`
 (builds without a GPU for stated compute capabilities). Capabilities are integers: 89 is 8.9.
 """
 
@@ -21,7 +21,7 @@ PACKAGES: Final = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """An installed product. `needs_gpu`: whether building does."""
+    """An installed library. `needs_gpu`: whether building does."""
 
     target: str
     module_name: str

@@ -13,14 +13,14 @@ import pytest
 from tiny_wan import build_folder
 
 from export import denoiser
-from export.artifact import MANIFEST, Artifact, Store, make_key
+from export.artifacts.store import MANIFEST, Artifact, Store, make_key
+from export.artifacts.weights import folder_digest
 from export.denoiser import Needs
 from export.pipeline import TARGETS
 from export.spec import ExportError, ExportSpec, Profile, spec_from_record
 from export.subjects import wan_dit
 from export.subjects._loading import component_folder
 from export.targets import onnx
-from export.weights import folder_digest
 
 SIZES = {"F": 3, "h": 4, "w": 4, "L": 24}
 
@@ -98,7 +98,7 @@ def test_none_that_fits_is_said_with_each_reason(checkpoint: Path, spec: ExportS
         stored(tmp_path, with_profiles(spec, {"F": frames}))
     with pytest.raises(ExportError, match="and 2 more") as caught:
         denoiser.find("onnx", tmp_path, needs(checkpoint))
-    assert caught.value.problem.count("wan_dit-fp16-onnx-here-") == denoiser.SHOWN
+    assert caught.value.problem.count("wan_dit-fp16-onnx-here-") == denoiser.MAX_LISTED
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from tiny_export import PROFILE, SIZES, subject
 from torch import Tensor
 
-from export.model_inputs import MASKED, FedDenoiser, feed
+from export.model_inputs import MASKED, ExportedDenoiser, named_inputs
 from export.spec import ExportError, Profile
 
 PAIR = Profile(name="pair", sizes={**SIZES, "B": 2})
@@ -26,14 +26,14 @@ class Steps:
         return torch.tensor([[0.0, self.value, self.value]], device=device)
 
 
-def denoiser(calls: list[tuple[str, Mapping[str, Tensor]]], *profiles: Profile) -> FedDenoiser:
+def denoiser(calls: list[tuple[str, Mapping[str, Tensor]]], *profiles: Profile) -> ExportedDenoiser:
     """Answers with the mean of each row's text."""
 
     def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
         calls.append((profile.name, inputs))
         return inputs["latents"] * 0 + inputs["text"].mean(dim=(1, 2)).view(-1, 1, 1, 1, 1)
 
-    return FedDenoiser(spec=replace(subject(num_layers=1).spec, profiles=profiles), run=run)
+    return ExportedDenoiser(spec=replace(subject(num_layers=1).spec, profiles=profiles), run=run)
 
 
 def latents() -> Tensor:
@@ -43,7 +43,7 @@ def latents() -> Tensor:
 def test_short_text_is_padded_and_masked() -> None:
     spec = subject(num_layers=1).spec
     text = torch.randn(1, 5, 16, dtype=torch.float64)
-    inputs = feed(spec, PROFILE, latents(), Steps(500.0), text)
+    inputs = named_inputs(spec, PROFILE, latents(), Steps(500.0), text)
     for tensor in spec.inputs:
         assert inputs[tensor.name].shape == tensor.shape(SIZES) and inputs[tensor.name].dtype == torch.float32
     assert torch.equal(inputs["text"][:, :5], text.float()) and not inputs["text"][:, 5:].any()
@@ -54,16 +54,16 @@ def test_short_text_is_padded_and_masked() -> None:
 def test_timesteps_per_token_or_one_for_all() -> None:
     spec, text = subject(num_layers=1).spec, torch.randn(1, 12, 16)
     tokens = torch.tensor([[0.0, 7.0, 9.0]]).repeat_interleave(6, dim=1)
-    assert feed(spec, PROFILE, latents(), tokens, text)["timestep"].tolist() == [[0.0, 7.0, 9.0]]
-    one = feed(spec, PROFILE, latents(), torch.tensor([7.0]), text)["timestep"]
+    assert named_inputs(spec, PROFILE, latents(), tokens, text)["timestep"].tolist() == [[0.0, 7.0, 9.0]]
+    one = named_inputs(spec, PROFILE, latents(), torch.tensor([7.0]), text)["timestep"]
     assert one.tolist() == [[7.0, 7.0, 7.0]]
 
 
 def test_a_model_with_one_timestep_refuses_more() -> None:
     spec, text = subject(num_layers=1, per_frame=False).spec, torch.randn(1, 12, 16)
-    assert feed(spec, PROFILE, latents(), torch.tensor([7.0]), text)["timestep"].tolist() == [7.0]
+    assert named_inputs(spec, PROFILE, latents(), torch.tensor([7.0]), text)["timestep"].tolist() == [7.0]
     with pytest.raises(ExportError, match="3 timesteps"):
-        feed(spec, PROFILE, latents(), Steps(7.0), text)
+        named_inputs(spec, PROFILE, latents(), Steps(7.0), text)
 
 
 def test_both_branches_in_one_run_or_two() -> None:

@@ -1,4 +1,4 @@
-"""An export job: what is refused before a weight is read, the keys of its steps, LoRAs and streaming."""
+"""The export pipeline: refusals before a weight is read, the keys of its steps, LoRAs and streaming."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_exportable import build_exportable, build_lora
 
-from export import pipeline as job
-from export.artifact import Store
+from export import pipeline
+from export.artifacts.store import Store
 from export.pipeline import Request
-from export.scales import Scales
+from export.quantization.scales import Scales
 from export.spec import ExportError, Profile
 from export.trt.library import is_installed
 
@@ -51,7 +51,7 @@ def quiet(text: str, peak_bytes: int | None) -> None: ...
 
 def test_strengths_follow_the_colon(tmp_path: Path) -> None:
     path = build_lora(tmp_path / "a.safetensors")
-    found = job.read_loras([str(path), f"{path}:0.5", f"{path}:-1"])
+    found = pipeline.read_loras([str(path), f"{path}:0.5", f"{path}:-1"])
     assert [lora.strength for lora in found] == [1.0, 0.5, -1.0]
     assert len({lora.digest for lora in found}) == 1
 
@@ -68,7 +68,7 @@ def test_strengths_follow_the_colon(tmp_path: Path) -> None:
 )
 def test_bad_requests_are_refused(change: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        job.check(request_of(source, tmp_path, **change))
+        pipeline.check(request_of(source, tmp_path, **change))
 
 
 @needs_rtx
@@ -83,7 +83,7 @@ def test_bad_requests_are_refused(change: dict[str, Any], message: str, source: 
 )
 def test_cards_are_checked_first(change: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        job.check(request_of(source, tmp_path, target="tensorrt-rtx", **change))
+        pipeline.check(request_of(source, tmp_path, target="tensorrt-rtx", **change))
 
 
 def test_missing_packages_say_how_to_install(
@@ -91,14 +91,14 @@ def test_missing_packages_say_how_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(ExportError, match="needs the Python package tensorrt"):
-        job.check(request_of(source, tmp_path, target="tensorrt"))
+        pipeline.check(request_of(source, tmp_path, target="tensorrt"))
 
 
 def test_loras_are_refused_where_they_cannot_be_merged(source: Path, tmp_path: Path) -> None:
-    loras = job.read_loras([str(build_lora(tmp_path / "a.safetensors"))])
+    loras = pipeline.read_loras([str(build_lora(tmp_path / "a.safetensors"))])
     for change in ({"subject": "vae_decoder"}, {"low_memory": True}):
         with pytest.raises(ExportError, match=r"LoRAs"):
-            job.check(request_of(source, tmp_path, loras=loras, **change))
+            pipeline.check(request_of(source, tmp_path, loras=loras, **change))
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_loras_are_refused_where_they_cannot_be_merged(source: Path, tmp_path: P
 def test_which_recipes_need_scales(
     target: str, recipe: str, needed: bool, source: Path, tmp_path: Path
 ) -> None:
-    assert job.needs_scales(request_of(source, tmp_path, target=target, recipe=recipe)) is needed
+    assert pipeline.needs_scales(request_of(source, tmp_path, target=target, recipe=recipe)) is needed
 
 
 @needs_onnx
 def test_without_scales_nothing_is_built(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="needs the magnitudes"):
-        job.run(request_of(source, tmp_path, recipe="fp8"), None, quiet)
+        pipeline.run(request_of(source, tmp_path, recipe="fp8"), None, quiet)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,32 +130,38 @@ def test_a_lora_changes_digest_and_weights_but_not_the_folder(source: Path, tmp_
     path = build_lora(tmp_path / "a.safetensors")
     plain = request_of(source, tmp_path)
     once, half = (
-        dataclasses.replace(plain, loras=job.read_loras([f"{path}:{strength}"])) for strength in (1, 0.5)
+        dataclasses.replace(plain, loras=pipeline.read_loras([f"{path}:{strength}"])) for strength in (1, 0.5)
     )
-    assert len({job.digest_of(one) for one in (plain, once, half)}) == 3
-    assert len({job.scales_path(one) for one in (plain, once, half)}) == 3
+    assert len({pipeline.digest_of(one) for one in (plain, once, half)}) == 3
+    assert len({pipeline.scales_path(one) for one in (plain, once, half)}) == 3
     name = "transformer.blocks.0.attn1.to_q.weight"
-    before, after = (job.subject_of(one, dtype="fp32").module.state_dict()[name] for one in (plain, once))
+    before, after = (
+        pipeline.subject_of(one, dtype="fp32").module.state_dict()[name] for one in (plain, once)
+    )
     updates = once.loras[0].updates["blocks.0.attn1.to_q"]
     torch.testing.assert_close(after, before + updates.up @ updates.down)
-    assert job.spec_of(once).weights_digest == job.digest_of(once) != job.spec_of(plain).weights_digest
-    assert job.subject_of(once, dtype="fp16").spec.weights_digest == job.digest_of(once)
+    assert (
+        pipeline.spec_of(once).weights_digest
+        == pipeline.digest_of(once)
+        != pipeline.spec_of(plain).weights_digest
+    )
+    assert pipeline.subject_of(once, dtype="fp16").spec.weights_digest == pipeline.digest_of(once)
 
 
 @needs_onnx
 @needs_rtx
 def test_the_plan_names_what_a_run_makes(source: Path, tmp_path: Path) -> None:
     request = request_of(source, tmp_path, target="tensorrt-rtx", capabilities=(89, 120))
-    before = job.plan(request, None)
+    before = pipeline.plan(request, None)
     assert [step.name for step in before] == ["onnx", "tensorrt-rtx for 89", "tensorrt-rtx for 120"]
     assert not any(step.present for step in before) and all(step.need_bytes > 0 for step in before)
     assert Store(tmp_path).list() == []
     stages: list[str] = []
-    made = job.run(request, None, lambda text, peak: stages.append(text))
+    made = pipeline.run(request, None, lambda text, peak: stages.append(text))
     assert [one.folder for one in made] == [step.folder for step in before]
-    assert all(step.present for step in job.plan(request, None))
+    assert all(step.present for step in pipeline.plan(request, None))
     assert "loading the subject" in stages and "Building engine" in stages
-    assert job.run(request, None, lambda text, peak: pytest.fail(f"made again: {text}")) == made
+    assert pipeline.run(request, None, lambda text, peak: pytest.fail(f"made again: {text}")) == made
 
 
 @pytest.mark.parametrize(
@@ -169,27 +175,29 @@ def test_the_plan_names_what_a_run_makes(source: Path, tmp_path: Path) -> None:
 def test_one_video_is_a_profile_of_every_subject(
     subject: str, dims: set[str], source: Path, tmp_path: Path
 ) -> None:
-    spec = job.spec_of(request_of(source, tmp_path, subject=subject))
+    spec = pipeline.spec_of(request_of(source, tmp_path, subject=subject))
     assert set(spec.profiles[0].sizes) == dims and spec.subject == subject
     again = request_of(source, tmp_path, subject=subject, profiles=spec.profiles)
-    assert job.spec_of(again) == spec
-    assert spec.weights_digest == job.digest_of(again)
+    assert pipeline.spec_of(again) == spec
+    assert spec.weights_digest == pipeline.digest_of(again)
 
 
 @needs_onnx
 def test_an_unknown_scale_has_no_name_yet(source: Path, tmp_path: Path) -> None:
-    (step,) = job.plan(request_of(source, tmp_path, recipe="int8"), None)
+    (step,) = pipeline.plan(request_of(source, tmp_path, recipe="int8"), None)
     assert step.folder is None and not step.present
 
 
 @needs_onnx
 def test_streamed_weights_give_the_same_graph(source: Path, tmp_path: Path) -> None:
-    inputs = {t.name: torch.randn(t.shape(SIZES)) for t in job.spec_of(request_of(source, tmp_path)).inputs}
+    inputs = {
+        t.name: torch.randn(t.shape(SIZES)) for t in pipeline.spec_of(request_of(source, tmp_path)).inputs
+    }
     outputs = []
     for low_memory in (False, True):
         request = request_of(source, tmp_path / str(low_memory), low_memory=low_memory)
-        (made,) = job.run(request, None, quiet)
-        outputs.append(job.load_built(made, "cpu")(inputs)["velocity"])
+        (made,) = pipeline.run(request, None, quiet)
+        outputs.append(pipeline.load_built(made, "cpu")(inputs)["velocity"])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0.0, atol=1e-3)
 
 
@@ -197,11 +205,11 @@ def test_scales_are_kept_under_their_checkpoint(source: Path, tmp_path: Path) ->
     request = request_of(source, tmp_path, recipe="fp8")
     scales = Scales(
         subject="wan_dit",
-        weights_digest=job.digest_of(request),
+        weights_digest=pipeline.digest_of(request),
         producer="test",
         num_forwards=1,
         input_amax={"a": torch.ones(3)},
         attention_amax={},
     )
-    assert job.keep_scales(request, scales) == job.scales_path(request)
-    assert job.scales_path(request).is_file()
+    assert pipeline.keep_scales(request, scales) == pipeline.scales_path(request)
+    assert pipeline.scales_path(request).is_file()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from kernels.files import whole_file
+from kernels.files import file_digest, whole_file
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -45,3 +46,10 @@ def test_a_file_gets_the_rights_that_files_get_here(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "choice.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(FileNotFoundError):
+        file_digest(tmp_path / "b")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from sliding import SlidingSquare
 
+from bench.scoring.view_metrics import CaseScore, reduce_clip, reduced_size, score_case
 from engine.datasets.physics_iq import read_descriptions
 from engine.demo.layout import write_dataset
 from engine.types import Frames
+from engine.video.motion_masks import masks_of
 
 VIEWS = ("perspective-left", "perspective-right")
 FPS = 8
@@ -38,3 +40,10 @@ def submit(dataset: Path, folder: Path, *, take: int = 1) -> dict[str, Path]:
 def square_takes(take: int, view: str, number: int = 0) -> Frames:
     """The answer of 40 frames."""
     return SlidingSquare(number).render(take, view)[24:]
+
+
+def score_frames(take1: Frames, take2: Frames, generated: Frames) -> CaseScore:
+    """`score_case` from RGB frames [T, H, W, 3] of any sizes; masks are computed, no file is written."""
+    size = reduced_size(take1.shape[2], take1.shape[1])
+    clips = [reduce_clip(frames, masks_of(frames), size) for frames in (take1, take2, generated)]
+    return score_case(*clips)

@@ -8,14 +8,14 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from export.calibrate import Forward, observe
-from export.scales import Scales
+from export.dtypes import TORCH_DTYPES
+from export.quantization.calibrate import Forward, observe
+from export.quantization.scales import Scales
 from export.spec import Profile, Subject
 from export.subjects import wan_dit
 
 SIZES = {"B": 1, "F": 3, "h": 4, "w": 6, "L": 12}
 PROFILE = Profile(name="tiny", sizes=SIZES)
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def transformer(dtype: str = "fp32", *, num_layers: int = 2, **changes: Any) -> WanTransformer3DModel:

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from export import generator_inputs
 from export import pipeline as job
-from export.commands import _models as _export_models
 
 
 def build_graph(generator: Path, out: Path, *, recipe: str = "fp16") -> Path:
     """An fp32 graph for the generator's own video, one row at a time: the folder of the artifact."""
-    source, made = _export_models.outline(str(generator))
+    source, made = generator_inputs.outline(str(generator))
     request = job.Request(
         source=source,
         subject="wan_dit",
         target="onnx",
         recipe=recipe,
-        profiles=_export_models.profiles_of(made, None, (1,)),
+        profiles=generator_inputs.profiles_of(made, None, (1,)),
         out=out,
         dtype="fp32",
     )

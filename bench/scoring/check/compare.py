@@ -24,9 +24,9 @@ import cv2
 import numpy
 from rich.console import Console
 
+from bench.files import write_json
 from bench.scoring.check.datasets import COMPLETE, EXACTNESS, FULL_SIZE, Made, make
 from bench.scoring.check.tools import VERIFIED, Measured, Official, Ours, Scored, read_cells
-from bench.scoring.score_document import write_json
 from engine.datasets.physics_iq import cases_of
 from engine.errors import RetakeError, ScorerError
 from engine.runs.manifest import code_state, collect

@@ -20,9 +20,9 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.files import write_whole
 from bench.scoring.check.datasets import Made, make
 from bench.scoring.check.tools import Official
-from bench.scoring.file_digests import write_whole
 from engine.datasets.physics_iq import TREES
 from engine.errors import RetakeError
 from engine.runs.manifest import code_state

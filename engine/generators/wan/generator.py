@@ -7,7 +7,6 @@ P prefix frames . K latent frames of the prefix . F latent frames in all . Z cha
 
 from __future__ import annotations
 
-import hashlib
 import html
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings
 from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
 from engine.video.files import read_prefix
+from kernels.files import file_digest
 
 REMEMBERED = 4
 """Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
@@ -369,7 +369,4 @@ def _to_uint8(pixels: Tensor) -> Tensor:
 
 def _digest(path: Path) -> str:
     """sha256 of the file, or "" when there is none: reading the frames then says what is wrong."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path) if path.is_file() else ""

@@ -13,14 +13,20 @@ from typing import Any
 import pytest
 import torch
 
-from bench.perf import benchmark_tools as measuring
-from bench.perf import test_attention, test_denoise_step, test_fused, test_linear, test_vae_decode
+from bench.perf import (
+    benchmark_tools,
+    test_attention,
+    test_denoise_step,
+    test_fused,
+    test_linear,
+    test_vae_decode,
+)
 from engine.generators.wan.vae import decode_pixels
 from kernels import dispatch
 from kernels.fused.formats import FP8, quantize_rows
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = measuring.TINY
+TINY = benchmark_tools.TINY
 
 
 class FakeBenchmark:
@@ -125,7 +131,7 @@ def test_a_wrong_denoiser_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         run(test_denoise_step.test_denoise_step, "ours bf16", TINY)
 
 
-@pytest.mark.parametrize("way", ["chunks of 4, channels last", "fast coders, chunks of 1"])
+@pytest.mark.parametrize("way", ["chunks of 4, channels last", "fused decoder, chunks of 1"])
 def test_vae_suite(way: str) -> None:
     assert run(test_vae_decode.test_vae_decode, way, TINY)["frames_per_s"] > 0
 
@@ -139,30 +145,30 @@ def test_a_wrong_decode_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rates_are_work_by_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring.timing, "time_gpu", lambda *given, **options: [1.0, 2.0, 4.0])
+    monkeypatch.setattr(benchmark_tools.timing, "time_gpu", lambda *given, **options: [1.0, 2.0, 4.0])
     benchmark = FakeBenchmark()
-    measuring.measure(benchmark, lambda: None, group="g", flops=4e9, num_bytes=6_000_000)
+    benchmark_tools.measure(benchmark, lambda: None, group="g", flops=4e9, num_bytes=6_000_000)
     assert benchmark.extra_info["tflops"] == pytest.approx(2.0)
     assert benchmark.extra_info["gb_per_s"] == pytest.approx(3.0)
-    assert "2.000 ms [1.200 to 3.600] n=3" in measuring.line_of(benchmark.extra_info)
+    assert "2.000 ms [1.200 to 3.600] n=3" in benchmark_tools.line_of(benchmark.extra_info)
 
 
 def test_close_refuses_nan_and_both_bounds() -> None:
     x = torch.ones(8)
-    measuring.assert_close(x, x, relative=0.0, cosine=1.0 - 1e-12)
+    benchmark_tools.assert_close(x, x, relative=0.0, cosine=1.0 - 1e-12)
     for wrong in (x * 1.1, x * float("nan"), -x):
         with pytest.raises(AssertionError):
-            measuring.assert_close(wrong, x, relative=0.05, cosine=0.9)
+            benchmark_tools.assert_close(wrong, x, relative=0.05, cosine=0.9)
 
 
 def test_bytes_count_what_is_there() -> None:
-    assert measuring.size_bytes(torch.zeros(3), None, torch.zeros(2, dtype=torch.int8)) == 14
+    assert benchmark_tools.size_bytes(torch.zeros(3), None, torch.zeros(2, dtype=torch.int8)) == 14
 
 
 def test_need_names_what_is_skipped() -> None:
-    measuring.need("a kernel", None)
+    benchmark_tools.need("a kernel", None)
     with pytest.raises(pytest.skip.Exception, match="a kernel: too old"):
-        measuring.need("a kernel", "too old")
+        benchmark_tools.need("a kernel", "too old")
 
 
 def test_full_sizes_are_skipped_without_a_gpu_and_tiny_with_one() -> None:
@@ -176,8 +182,8 @@ def test_full_sizes_are_skipped_without_a_gpu_and_tiny_with_one() -> None:
 
 def _sizes(has_gpu: bool) -> list[Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "HAS_GPU", has_gpu)
-        return list(measuring.sizes("480p", "draft").mark.args[1])
+        patch.setattr(benchmark_tools, "HAS_GPU", has_gpu)
+        return list(benchmark_tools.sizes("480p", "draft").mark.args[1])
 
 
 @pytest.mark.slow
@@ -199,6 +205,6 @@ def test_one_command_runs_all_suites(tmp_path: Path) -> None:
     assert all("device_ms" in entry["extra_info"] for entry in document["benchmarks"])
     assert document["machine_info"]["retake"]["torch"] == torch.__version__
     assert "node" not in document["machine_info"]
-    if not measuring.HAS_GPU:
+    if not benchmark_tools.HAS_GPU:
         assert "needs an NVIDIA GPU; torch sees none" in done.stdout
     assert "device times on" in done.stdout

@@ -40,14 +40,14 @@ def installed(monkeypatch: pytest.MonkeyPatch, *targets: str) -> None:
         ("tensorrt", 89, ("tensorrt-rtx", "tensorrt"), "tensorrt"),
     ],
 )
-def test_the_product_that_knows_the_card(
+def test_the_library_that_knows_the_card(
     asked: str, capability: int, targets: tuple[str, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, *targets)
     assert acceptance.choose_target(asked, capability) == chosen
 
 
-def test_no_product_for_the_card_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_library_for_the_card_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "tensorrt-rtx")
     with pytest.raises(ExportError, match="compute capability 90") as caught:
         acceptance.choose_target("auto", 90)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from sliding import SlidingSquare
 
-from bench.quality.bootstrap import mean_ci95
+from bench.analysis.bootstrap import mean_ci95
 from bench.quality.critic_figures import JudgedTake, critic_figures, motion_truth, read_truths
 from bench.quality.demo_quality import ARMS, make_dataset, measure, print_table, run_loop
 from bench.quality.plan_match import matched_share, plan_attributes

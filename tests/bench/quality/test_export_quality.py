@@ -10,7 +10,7 @@ import pytest
 from tiny_export_store import build_graph
 from tiny_run import Folders, make_folders
 
-from bench.quality import export_quality as suite
+from bench.quality import export_quality
 from bench.results_page import quality_sections
 from bench.results_page.page import SECTIONS
 from bench.results_page.result_files import read_file
@@ -42,9 +42,9 @@ def test_eager_and_its_graphs_are_scored_as_one_document(folders: Folders, tmp_p
     model = ["--generator", str(folders.generator)]
     for shard in ("1/2", "2/2"):
         named = f"plain={plain},int4={int4},foreign={foreign}"
-        assert suite.main(["make", *common, *model, "--artifacts", named, "--shard", shard]) == 0
+        assert export_quality.main(["make", *common, *model, "--artifacts", named, "--shard", shard]) == 0
     out = tmp_path / "export_quality.json"
-    assert suite.main(["score", *common, "--out", str(out)]) == 0
+    assert export_quality.main(["score", *common, "--out", str(out)]) == 0
     document = json.loads(out.read_text())
     assert (document["schema"], document["kind"], document["num_scenarios"]) == (1, "export_quality", 2)
     eager, exact, coarse = document["rows"]
@@ -73,9 +73,9 @@ def test_eager_and_its_graphs_are_scored_as_one_document(folders: Folders, tmp_p
 )
 def test_bad_lists_of_artifacts_are_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        suite.parse_artifacts(text)
-    assert suite.main(["make", "--dataset", ".", "--work", ".", "--artifacts", text]) == 1
+        export_quality.parse_artifacts(text)
+    assert export_quality.main(["make", "--dataset", ".", "--work", ".", "--artifacts", text]) == 1
 
 
 def test_a_list_of_artifacts_keeps_its_order(tmp_path: Path) -> None:
-    assert list(suite.parse_artifacts(f"b={tmp_path},a={tmp_path}")) == ["b", "a"]
+    assert list(export_quality.parse_artifacts(f"b={tmp_path},a={tmp_path}")) == ["b", "a"]

@@ -1,4 +1,4 @@
-"""The calibration suite on a tiny generator: training scenes alone, every timestep, a policy that fits."""
+"""The policy measured on a tiny generator: training scenes alone, every timestep, a policy that fits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 import tiny_denoise as tiny
 from tiny_wan import build_folder, edit
 
-from bench.quality import export_trajectories
-from bench.quality import policy_calibration as suite
+from bench.quality import export_trajectories, policy_calibration
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.generators.wan import generator as wan
 from engine.quant.precision_policy import FILE, Policy
@@ -36,7 +35,7 @@ def test_scenes_are_of_training_seeds(folder: Path, monkeypatch: pytest.MonkeyPa
     )
     generator = wan.load(folder, device="cpu", dtype="fp32")
     before = generator.denoiser
-    errors = suite.measure(generator, 1, 16)
+    errors = policy_calibration.measure(generator, 1, 16)
     assert len(seeds) == 1 and seeds[0] < HELD_OUT_SEED0
     assert generator.denoiser is before
     assert len({error.timestep for error in errors}) == STEPS
@@ -48,7 +47,12 @@ def test_the_suite_writes_a_policy_that_the_presets_follow(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "policy_calibration.json"
-    assert suite.main(["--generator", str(folder), "--scenes", "1", "--rows", "16", "--out", str(out)]) == 0
+    assert (
+        policy_calibration.main(
+            ["--generator", str(folder), "--scenes", "1", "--rows", "16", "--out", str(out)]
+        )
+        == 0
+    )
     policy = Policy.load(folder / FILE)
     written = json.loads(out.read_text())
     assert written["schema"] == 1 and written["kind"] == "policy" and written["source"] == policy.source
@@ -61,5 +65,5 @@ def test_the_suite_writes_a_policy_that_the_presets_follow(
 
 
 def test_a_folder_that_is_no_generator_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert suite.main(["--generator", str(tmp_path / "none")]) == 1
+    assert policy_calibration.main(["--generator", str(tmp_path / "none")]) == 1
     assert "neither 'demo' nor a folder" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from rich.console import Console
 from scored_runs import Made, make_run, scenario_of
 from sliding import SlidingSquare
 
+from bench.analysis.scored_run import ScoredRun, read_run
 from bench.quality.selector_figures import (
     Pool,
     all_combinations,
@@ -25,9 +26,8 @@ from bench.quality.selector_figures import (
     spearman,
 )
 from bench.quality.selector_quality import ALONE, _trained_on, main, measure, score_run
-from bench.quality.selector_tables import markdown, print_tables
+from bench.results_page.selector_tables import markdown, print_tables
 from bench.scoring import physics_iq
-from bench.scoring.scored_run import ScoredRun, read_run
 from bench.table.make import make_table
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset

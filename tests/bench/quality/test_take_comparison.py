@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 from tiny_run import Folders, make_folders
 
-from bench.quality import denoiser_quality
-from bench.quality import take_comparison as suite
+from bench.quality import denoiser_quality, take_comparison
 from bench.quality.take_comparison import Variant
 from engine.errors import ConfigError
 from engine.generators.wan import generator as wan
@@ -58,9 +57,9 @@ def test_two_shards_are_one_measurement(folders: Folders, tmp_path: Path) -> Non
         refusing("absent"),
     ]
     for shard in ("1/2", "2/2"):
-        suite.make(variants, options(folders, tmp_path, shard=shard), CONSOLE)
+        take_comparison.make(variants, options(folders, tmp_path, shard=shard), CONSOLE)
     settings = {one.name: {"name": one.name} for one in variants}
-    document = suite.score(settings, options(folders, tmp_path), CONSOLE)
+    document = take_comparison.score(settings, options(folders, tmp_path), CONSOLE)
     assert document["num_scenarios"] == 2 and document["not_run"].keys() == {"absent"}
     base, same, other = document["rows"]
     assert [row["name"] for row in document["rows"]] == ["one step", "same", "three steps"]
@@ -77,20 +76,22 @@ def test_two_shards_are_one_measurement(folders: Folders, tmp_path: Path) -> Non
 
 def test_the_first_variant_must_load(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="base cannot be had"):
-        suite.make([refusing("base"), variant(folders, "b", 1)], options(folders, tmp_path), CONSOLE)
+        take_comparison.make(
+            [refusing("base"), variant(folders, "b", 1)], options(folders, tmp_path), CONSOLE
+        )
 
 
 def test_what_is_not_there_is_said(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no records"):
-        suite.score({"a": {}}, options(folders, tmp_path), CONSOLE)
+        take_comparison.score({"a": {}}, options(folders, tmp_path), CONSOLE)
     with pytest.raises(ConfigError, match=r"part 3/3 of .* holds no scene"):
-        suite.make([variant(folders, "a", 1)], options(folders, tmp_path, shard="3/3"), CONSOLE)
+        take_comparison.make([variant(folders, "a", 1)], options(folders, tmp_path, shard="3/3"), CONSOLE)
 
 
 def test_difference_of_frames() -> None:
     base = np.full((2, 4, 4, 3), 100, np.uint8)
-    assert suite.difference(base, base) == {"psnr_db": None, "relative_error": 0.0}
-    found = suite.difference(base + np.uint8(10), base)
+    assert take_comparison.difference(base, base) == {"psnr_db": None, "relative_error": 0.0}
+    found = take_comparison.difference(base + np.uint8(10), base)
     assert found["relative_error"] == pytest.approx(0.1)
     assert found["psnr_db"] == pytest.approx(10 * np.log10(255**2 / 100))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scored_clips import score_frames
 from sliding import SlidingSquare
 
 from bench.quality.trivial import BASELINES, extrapolated, frozen, main
-from bench.scoring.view_metrics import score_frames
 from engine.demo.layout import write_dataset
 from engine.types import Frames
 from engine.video.files import probe

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 from measurements import MANIFEST, denoiser, kernel_rows, put
 
 from bench.results_page.result_files import (
+    MOVED,
     ResultError,
     code_of,
     command_of,
@@ -15,6 +17,8 @@ from bench.results_page.result_files import (
     read_file,
     read_folder,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_order_is_by_kind_then_name(tmp_path: Path) -> None:
@@ -77,3 +81,16 @@ def test_missing_facts_are_left_out() -> None:
     assert machine_of({}) == [] and code_of({}) is None and command_of({}) is None
     assert code_of({"manifest": {"code": {"commit": None, "dirty": None}}}) is None
     assert command_of({"manifest": {"argv": ["python", "-m", "y"]}}) == "python -m y"
+
+
+def test_commands_name_modules_of_today() -> None:
+    told = {"command": "python -m bench.suites.scoring_check --rounds 2"}
+    assert command_of(told) == "python -m bench.scoring.check.compare --rounds 2"
+    assert all(importlib.util.find_spec(module) is not None for module in MOVED.values())
+
+
+def test_every_command_of_the_page_names_a_module_that_exists() -> None:
+    commands = [command_of(file.document) for file in read_folder(ROOT / "bench" / "results")]
+    modules = {words[2] for words in (told.split() for told in commands if told) if words[1] == "-m"}
+    assert len(modules) > 5
+    assert [name for name in sorted(modules) if importlib.util.find_spec(name) is None] == []

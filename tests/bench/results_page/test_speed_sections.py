@@ -92,7 +92,7 @@ def test_memory_error_power_and_ceilings() -> None:
     body = section(document | {"ceilings": {"bf16_gemm_tflops": 791.3, "copy_tb_per_s": 3.914}}).body
     table = body[body.index("| variant | peak") :]
     assert cells(table, "ours") == ["ours", "3.00", "0.012", "0.99992", "651"]
-    assert "Measured ceilings of this card: bf16 product 791 TFLOP/s, copy 3.91 TB/s." in body
+    assert "Measured ceilings of this card: bf16 GEMM 791 TFLOP/s, copy 3.91 TB/s." in body
 
 
 def test_kernel_sum() -> None:

@@ -1,4 +1,4 @@
-"""The official tool's other aggregates, by hand on small tables; its own values: test_scoring_golden."""
+"""The official tool's other aggregates, by hand on small tables; its own values: check/test_golden.py."""
 
 from __future__ import annotations
 

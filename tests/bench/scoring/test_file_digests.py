@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.files import write_whole
 from bench.scoring import file_digests
-from bench.scoring.file_digests import FileDigests, write_whole
+from bench.scoring.file_digests import FileDigests
 from engine.errors import VideoError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from scored_clips import VIEWS, make_dataset, square_takes, submit
+from scored_clips import VIEWS, make_dataset, score_frames, square_takes, submit
 from sliding import SlidingSquare
 
 from bench.scoring import physics_iq
@@ -27,7 +27,6 @@ from bench.scoring.view_metrics import (
     compare,
     original_score,
     score_case,
-    score_frames,
     verified_score,
 )
 from engine.errors import ScorerError

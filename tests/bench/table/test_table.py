@@ -14,7 +14,7 @@ from rich.console import Console
 from scored_runs import Made, entry_of, grey, make_run, scenario_of, write_scores
 from typer.testing import CliRunner
 
-from bench.scoring.scored_run import read_run
+from bench.analysis.scored_run import read_run
 from bench.table.make import main, make_table
 from bench.table.render import render, rich_table
 from bench.table.rows import take_of_round

@@ -18,7 +18,6 @@ from engine.video.files import (
     read_frames,
     read_prefix,
     resample_indices,
-    sample_indices,
     write_mp4,
 )
 
@@ -148,10 +147,7 @@ def test_wrong_rate_and_length_name_found_and_allowed(clip_path: Path) -> None:
         check_clip(clip, fps=8.0, num_frames=40)
 
 
-def test_sampled_and_resampled_indices() -> None:
-    assert sample_indices(40, 5) == [0, 10, 20, 29, 39]
-    assert sample_indices(3, 8) == [0, 1, 2]
-    assert sample_indices(9, 1) == [4]
+def test_resampled_indices() -> None:
     assert resample_indices(6, 30.0, 10.0) == [0, 3]
     assert resample_indices(4, 8.0, 16.0) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len(resample_indices(150, 30.0, 8.0)) == 40

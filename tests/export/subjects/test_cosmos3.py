@@ -11,10 +11,12 @@ import torch
 from diffusers import Cosmos3OmniTransformer
 from tiny_export import relative
 from torch import Tensor
+from torch.nn import functional
 
 from engine.generators.cosmos3 import text as cosmos3_text
-from export.calibrate import observe
-from export.quantize import quantize
+from export.model_inputs import MASKED
+from export.quantization.calibrate import observe
+from export.quantization.quantize import quantize
 from export.spec import ExportError, Profile
 from export.subjects import cosmos3
 from export.targets import onnx as target
@@ -79,8 +81,10 @@ def inputs(layout: dict[str, Any], latents: Tensor, token_ids: Tensor, *, length
     cos, sin = cosmos3_text.rotary_tables(model, positions()[:, TEXT:])
     keys, values = cosmos3.prefill(model, token_ids, positions()[:, :TEXT])
     noisy = torch.tensor([[0.0, 1.0, 1.0]])
-    text = cosmos3.pad_text(keys, values, length)
-    return (latents, noisy * 600.0, noisy, cos[None], sin[None], *text)
+    padding = (0, length - TEXT)
+    mask = functional.pad(torch.zeros(1, TEXT), padding, value=MASKED)
+    keys, values = (functional.pad(tensor, (0, 0, *padding)) for tensor in (keys, values))
+    return latents, noisy * 600.0, noisy, cos[None], sin[None], keys, values, mask
 
 
 @pytest.mark.parametrize("layout", [SUPER, EDGE], ids=["super", "edge"])
@@ -139,5 +143,3 @@ def test_refusals() -> None:
     sound = {**SUPER, "sound_gen": True, "sound_dim": 4}
     with pytest.raises(ExportError, match="sound or actions"):
         cosmos3.prepare(transformer(sound), profiles=(PROFILE,))
-    with pytest.raises(ExportError, match="has 7 tokens; the graph was built for 5"):
-        cosmos3.pad_text(torch.zeros(2, 1, 2, 7, 16), torch.zeros(2, 1, 2, 7, 16), 5)

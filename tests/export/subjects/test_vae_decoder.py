@@ -10,7 +10,7 @@ from tiny_export import relative
 from tiny_wan import build_autoencoder
 
 from engine.generators.wan.vae import denormalise
-from export.quantize import quantize
+from export.quantization.quantize import quantize
 from export.spec import ExportError, Profile
 from export.subjects import vae_decoder
 from export.targets import onnx as target

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.quant.linears import QuantizedLinear
-from export.artifact import Artifact, Store
-from export.device_identity import Machine
+from export.artifacts.device_identity import Machine
+from export.artifacts.store import Artifact, Store
 from export.spec import ExportError, ExportSpec, Gate, Profile, Subject, TensorSpec
 from export.targets import aoti, aoti_weights
 

@@ -21,12 +21,12 @@ import torch
 from tiny_export import PROFILE, SIZES, forwards, relative, scales, subject, transformer, with_digest
 from torch import Tensor, nn
 
-from export.quantize import quantize
-from export.scales import Scales
+from export.artifacts.weights import FolderWeights
+from export.quantization.quantize import quantize
+from export.quantization.scales import Scales
 from export.spec import ExportError, Profile, Subject
 from export.subjects import wan_dit
 from export.targets import onnx as target
-from export.weights import FolderWeights
 
 PARITY = {"fp16": 2e-3, "fp8": 1e-2, "fp8-attention": 2e-2, "int8": 1e-2, "int4": 2e-3}
 """ONNX Runtime against the fake-quantized torch module, both fp16."""

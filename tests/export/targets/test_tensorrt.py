@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_graphs import DIM, TOKENS, write_onnx
 
-from export.artifact import Artifact, Store
-from export.device_identity import Machine
+from export.artifacts.device_identity import Machine
+from export.artifacts.store import Artifact, Store
 from export.spec import ExportError, ExportSpec, Gate, Profile, TensorSpec
 from export.targets import tensorrt
 from export.trt.builder import BuildOptions

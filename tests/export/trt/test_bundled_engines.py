@@ -28,10 +28,10 @@ from torch import Tensor
 from bench.quality.export_trajectories import bundled_profile, collect
 from engine.build.model_folders import find_generator
 from engine.generators.wan import generator as wan
-from export.artifact import Artifact, Store
-from export.calibrate import Difference, Forward, observe
-from export.quantize import quantize
-from export.scales import Scales
+from export.artifacts.store import Artifact, Store
+from export.quantization.calibrate import Difference, Forward, observe
+from export.quantization.quantize import quantize
+from export.quantization.scales import Scales
 from export.spec import ExportError, Profile, Subject
 from export.subjects import wan_dit
 from export.targets import onnx as graphs
@@ -67,7 +67,7 @@ GEMMS = {
     ("fp8-attention", 89): {"gemm fp8": NUM_GROUPS},
     ("fp8-attention", 120): {"gemm fp8": NUM_LINEARS},
 }
-"""8-bit products by the kind of kernel; the builder merges FP8 linears for 8.9 alone."""
+"""8-bit GEMMs by the kind of kernel; the builder merges FP8 linears for 8.9 alone."""
 RECIPES = tuple(PARITY)
 
 
@@ -192,8 +192,8 @@ def test_the_engine_passes_every_gate(recipe: str, capability: int, export: Any)
     made: Artifact = export(recipe).engines[capability].result()
     (summary,) = made.details["summary"]
     wanted = GEMMS[recipe, capability]
-    products = summary["matrix_products"]
-    assert {kind: n for kind, n in products.items() if kind.endswith(("fp8", "int8"))} == wanted
+    gemms = summary["matrix_products"]
+    assert {kind: n for kind, n in gemms.items() if kind.endswith(("fp8", "int8"))} == wanted
     assert summary["fused_attention"] == 2 * NUM_LAYERS
     assert ("fp8" in summary["fused_attention_inputs"]) == (recipe == "fp8-attention")
     dims, _ = summary["largest_output"]

@@ -1,6 +1,6 @@
 """The engine's calls against the installed library: nothing is executed, but every name it uses must exist.
 
-Full TensorRT is checked the same way where it is installed. Running an engine is tests/test_tensorrt.py's.
+Full TensorRT is checked the same way where it is installed. Running an engine is left to test_tensorrt.py.
 """
 
 from __future__ import annotations

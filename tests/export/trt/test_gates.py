@@ -103,7 +103,7 @@ def row(name: str, inputs: list[str], output: str, *, weight: bool = False, kind
 
 
 def test_merging_is_judged_by_what_the_products_read() -> None:
-    """Cross attention: the query reads the video, key and value read the text and are to be one product."""
+    """Cross attention: the query reads the video, key and value read the text and are to be one GEMM."""
     query = row("q", ["video"], "a", weight=True)
     key, value = row("k", ["text"], "b", weight=True), row("v", ["text"], "c", weight=True)
     attention = row("_gemm_mha_v2_myl0_1", ["a", "b", "c"], "d", kind="kgen")

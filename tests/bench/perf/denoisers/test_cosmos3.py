@@ -23,7 +23,7 @@ def test_the_full_size_is_that_of_the_published_recipe() -> None:
 
 
 def test_flops_are_those_of_the_generation_tower() -> None:
-    """Twice the weights per token, and two products over text and video; counted on a real module."""
+    """Twice the weights per token, and two GEMMs over text and video; counted on a real module."""
     assert isinstance(NANO, cosmos3_subject.Cosmos3Subject)
     with torch.device("meta"):
         layer = Cosmos3OmniTransformer(**NANO.config | {"num_hidden_layers": 1}).layers[0]

@@ -1,6 +1,6 @@
 """The side-by-side check sees differences, and a stand-in for the official tool is run as the real one is.
 
-With the real one: `pytest -m slow --official DIR [--official-python PYTHON] tests/test_scoring_check.py`.
+With the real one: `pytest -m slow --official DIR [--official-python PYTHON]` and the path of this file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.scoring.check import compare as scoring_check
+from bench.scoring.check import compare as compare_script
 from bench.scoring.check.compare import Check, Subject, compare, other_files, require_equal, timing_record
 from bench.scoring.check.datasets import EXACTNESS, Made, make
 from bench.scoring.check.tools import Measured, Official, Ours, Scored, read_cells, run_measured
@@ -151,7 +151,7 @@ def test_other_files_have_the_same_pictures(tmp_path: Path) -> None:
 def test_command_refuses_a_folder_that_is_no_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert scoring_check.main(["--official", str(tmp_path)]) == 1
+    assert compare_script.main(["--official", str(tmp_path)]) == 1
     assert "holds neither physiq/ nor code/" in capsys.readouterr().out
 
 

@@ -1,6 +1,6 @@
 """Every setting of the denoiser through a whole take: it changes something or is refused, and it is safe.
 
-The other half of tests/test_wan.py: that one asks what a take is, this one what the settings do to it.
+The other half of test_generator.py: that one asks what a take is, this one what the settings do to it.
 """
 
 from __future__ import annotations

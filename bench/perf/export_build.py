@@ -4,7 +4,7 @@ Weights are random and scales made up, so nothing here speaks of quality: cost a
 alone. Each export runs in a fresh process, so that its peak memory is its own; the builder is one anyway.
 What no machine here could hold is extrapolated from smaller models of the same width, as a row that says so.
 
-    python -m bench.quality.export_build --work DIR --out bench/results/export_build.json [--only NAME ...]
+    python -m bench.perf.export_build --work DIR --out bench/results/export_build.json [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.scoring.file_digests import write_whole
+from bench.files import write_whole
 from engine.errors import RetakeError
 from engine.runs.manifest import collect
-from export import pipeline as job
-from export.artifact import Artifact
-from export.scales import Scales, write_scales
+from export import pipeline
+from export.artifacts.store import Artifact
+from export.artifacts.weights import FolderWeights
+from export.quantization.scales import Scales, write_scales
 from export.spec import Profile, recipe_of
 from export.trt.build_child import peak_rss_bytes
-from export.weights import FolderWeights
 
 RTX: Final = "tensorrt-rtx"
 SHAPE: Final = "480x832x81"
@@ -45,13 +45,12 @@ PROFILE: Final = Profile(name=SHAPE, sizes={"B": 1, "F": 21, "h": 60, "w": 104, 
 SHARD_BYTES: Final = 2**30
 INPUT_AMAX, ATTENTION_AMAX = 8.0, 16.0
 """Made-up magnitudes; a graph has the same operators for any."""
-UNUSED_FACTS: Final = ("argv", "config", "models")
 NOTES: Final = (
     "Weights are random and scales made up: cost and fusion depend on shapes alone, and nothing is said of "
     "quality. No engine was executed: TensorRT for RTX runs on cards of 8.x and 12.x alone.",
     "Times are wall times of a machine that others used meanwhile; CPU seconds stand beside them. An export "
     "streams the weights into a graph that was made without them (--low-memory) unless a row says otherwise.",
-    "Quantized linears are layers of the model; FP8 products are kernels of the engine, where linears that "
+    "Quantized linears are layers of the model; FP8 GEMMs are kernels of the engine, where linears that "
     "read one tensor are merged (not in FP8 for 12.0).",
 )
 
@@ -147,9 +146,9 @@ def write_model(folder: Path, model: Model, *, seed: int = 0) -> int:
     return total
 
 
-def write_made_up_scales(request: job.Request) -> Path:
+def write_made_up_scales(request: pipeline.Request) -> Path:
     """Magnitudes for every group and attention of the subject, under the digest of its weights."""
-    subject = job.subject_of(request, dtype=recipe_of(request.recipe).dtype, with_weights=False)
+    subject = pipeline.subject_of(request, dtype=recipe_of(request.recipe).dtype, with_weights=False)
     scales = Scales(
         subject=subject.spec.subject,
         weights_digest=subject.spec.weights_digest,
@@ -171,16 +170,16 @@ def measure(case: Case, work: Path) -> list[dict[str, Any]]:
         write_model(folder, case.model)
     shutil.rmtree(out, ignore_errors=True)  # what is found there would cost nothing
     out.mkdir(parents=True)
-    request = job.Request(
+    request = pipeline.Request(
         source=folder,
         subject="wan_dit",
-        target=job.ONNX,
+        target=pipeline.ONNX,
         recipe=case.recipe,
         profiles=(PROFILE,),
         out=out,
         low_memory=case.low_memory,
     )
-    scales = write_made_up_scales(request) if job.needs_scales(request) else None
+    scales = write_made_up_scales(request) if pipeline.needs_scales(request) else None
     graph = in_child(request, scales)
     _say(f"{case.name}: graph after {graph['wall_s']:.0f} s, {graph['peak_rss_bytes'] / 1e9:.2f} GB")
     rows = []
@@ -191,7 +190,7 @@ def measure(case: Case, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def in_child(request: job.Request, scales: Path | None) -> dict[str, Any]:
+def in_child(request: pipeline.Request, scales: Path | None) -> dict[str, Any]:
     """The graph's details, with time and peak memory of a process that made nothing else."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
@@ -204,10 +203,10 @@ def in_child(request: job.Request, scales: Path | None) -> dict[str, Any]:
             ) from error
 
 
-def export_alone(request: job.Request, scales: Path | None) -> dict[str, Any]:
+def export_alone(request: pipeline.Request, scales: Path | None) -> dict[str, Any]:
     """Runs in the child: the ONNX step alone."""
     started = time.perf_counter()
-    artifact = job.run(request, scales, _progress)[-1]
+    artifact = pipeline.run(request, scales, _progress)[-1]
     return {
         **artifact.details,
         "wall_s": time.perf_counter() - started,
@@ -216,10 +215,10 @@ def export_alone(request: job.Request, scales: Path | None) -> dict[str, Any]:
     }
 
 
-def _build(request: job.Request, scales: Path | None) -> dict[str, Any]:
+def _build(request: pipeline.Request, scales: Path | None) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    artifact: Artifact = job.run(request, scales, _progress)[-1]
+    artifact: Artifact = pipeline.run(request, scales, _progress)[-1]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         **artifact.details,
@@ -230,9 +229,13 @@ def _build(request: job.Request, scales: Path | None) -> dict[str, Any]:
 
 
 def _row(
-    case: Case, capability: int, request: job.Request, graph: Mapping[str, Any], engine: Mapping[str, Any]
+    case: Case,
+    capability: int,
+    request: pipeline.Request,
+    graph: Mapping[str, Any],
+    engine: Mapping[str, Any],
 ) -> dict[str, Any]:
-    subject = job.subject_of(request, dtype=recipe_of(case.recipe).dtype, with_weights=False)
+    subject = pipeline.subject_of(request, dtype=recipe_of(case.recipe).dtype, with_weights=False)
     summary = engine["summary"][0]
     quantized = recipe_of(case.recipe).linear != "none"
     return {
@@ -338,7 +341,7 @@ def document(rows: Iterable[Mapping[str, Any]], argv: Sequence[str]) -> dict[str
     return {
         "schema": 1,
         "kind": "export_build",
-        "command": "python -m bench.quality.export_build --work DIR --out export_build.json",
+        "command": "python -m bench.perf.export_build --work DIR --out export_build.json",
         "manifest": {
             key: value for key, value in manifest.items() if key not in ("argv", "config", "models")
         },
@@ -366,7 +369,7 @@ def _slug(name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.quality.export_build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.perf.export_build", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="about 30 GB; kept")
     parser.add_argument("--out", type=Path, required=True, help="rows of other cases in it are kept")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], metavar="NAME")

@@ -11,7 +11,7 @@ from tiny_exportable import build_exportable
 from tiny_run import make_folders
 
 from engine.errors import ConfigError, ModelError
-from export.commands import _models as _export_models
+from export import generator_inputs
 from export.pipeline import Request, spec_of
 
 
@@ -22,7 +22,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(generator: Path) -> Any:
-    folder, found = _export_models.outline(str(generator))
+    folder, found = generator_inputs.outline(str(generator))
     assert folder == generator
     return found
 
@@ -38,7 +38,7 @@ def made(generator: Path) -> Any:
     ],
 )
 def test_a_profile_for_each_number_of_rows(made: Any, shape: str | None, sizes: dict[str, int]) -> None:
-    profiles = _export_models.profiles_of(made, shape, (1, 2))
+    profiles = generator_inputs.profiles_of(made, shape, (1, 2))
     assert [dict(profile.sizes) for profile in profiles] == [{"B": b, **sizes, "L": 24} for b in (1, 2)]
     assert len({profile.name for profile in profiles}) == 2
 
@@ -56,12 +56,12 @@ def test_a_profile_for_each_number_of_rows(made: Any, shape: str | None, sizes: 
 )
 def test_a_shape_without_latents_is_refused(made: Any, shape: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        _export_models.profiles_of(made, shape, (1,))
+        generator_inputs.profiles_of(made, shape, (1,))
 
 
 def test_an_unknown_model_is_said() -> None:
     with pytest.raises(ModelError, match="neither 'demo' nor a folder"):
-        _export_models.outline("nowhere")
+        generator_inputs.outline("nowhere")
 
 
 def test_every_step_of_every_take_is_recorded(
@@ -73,12 +73,12 @@ def test_every_step_of_every_take_is_recorded(
         subject="wan_dit",
         target="onnx",
         recipe="fp8",
-        profiles=_export_models.profiles_of(made, None, (1,)),
+        profiles=generator_inputs.profiles_of(made, None, (1,)),
         out=tmp_path,
     )
     spec = spec_of(request)
     takes = [
-        list(_export_models.record(request, spec, dtype="fp32", dataset=dataset, num_scenes=2, seed=seed))
+        list(generator_inputs.record(request, spec, dtype="fp32", dataset=dataset, num_scenes=2, seed=seed))
         for seed in (0, 0, 1)
     ]
     # two scenes, three steps, both branches of guidance
@@ -87,5 +87,5 @@ def test_every_step_of_every_take_is_recorded(
     assert shapes == [tensor.shape(spec.profiles[0].sizes) for tensor in spec.inputs]
     assert all(torch.equal(a, b) for a, b in zip(takes[0][0], takes[1][0], strict=True))
     assert not torch.equal(takes[0][0][0], takes[2][0][0])  # another seed, other latents
-    scales = _export_models.calibrate(request, made, dataset=dataset, num_scenes=1)
+    scales = generator_inputs.calibrate(request, made, dataset=dataset, num_scenes=1)
     assert scales.weights_digest == spec.weights_digest and scales.num_forwards == 6

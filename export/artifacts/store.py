@@ -17,23 +17,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from export.device_identity import Machine
+from export.artifacts.device_identity import Machine
 from export.spec import ExportError, ExportSpec
+from kernels.files import file_digest
 
 EXPORTER_VERSION: Final = 2
 """Raised with every change of the exporter that changes what is built of the same inputs."""
 
 MANIFEST: Final = "artifact.json"
-BLOCK_BYTES: Final = 2**22
-_REASONS = {
-    "weights": "another checkpoint",
-    "scales": "scales of another calibration",
-    "library": "another library version",
-    "capabilities": "another compute capability",
-    "machine": "another machine",
-    "loras": "another set of LoRAs",
-    "exporter": "another version of this exporter",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,21 +279,8 @@ def _other_weights(built: str, given: str) -> str:
     return f"it is of weights {built[:23]}, the given checkpoint has {given[:23]}"
 
 
-def describe_difference(artifact: Artifact, key: Key) -> list[str]:
-    """Why `artifact` does not serve `key`, one phrase for each ingredient that differs; empty: it does."""
-    return [
-        f"{name}: {_REASONS.get(name, 'another value')}" for name in _differences(artifact.key, key.record())
-    ]
-
-
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_digest(text: str) -> str:

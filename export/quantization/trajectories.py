@@ -1,26 +1,20 @@
-"""Real denoise trajectories as the inputs of an exported transformer: recorded, written, read again.
+"""Real denoise trajectories as the inputs of an exported transformer: recorded.
 
 Knows no model family: it puts itself between a generator and the denoiser the generator holds. Invariant:
-what is recorded is what an exported transformer would have been fed in that very step.
+what is recorded is what an exported transformer would have got as its inputs in that very step.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.types import Prompt, Scenario
-from export.calibrate import Forward
-from export.model_inputs import BRANCHES, choose_profile, feed
-from export.spec import ExportError, ExportSpec
-
-_HEADER = "retake"
+from export.model_inputs import BRANCHES, choose_profile, named_inputs
+from export.quantization.calibrate import Forward
+from export.spec import ExportSpec
 
 
 class HasDenoiser(Protocol):
@@ -51,7 +45,7 @@ class RecordingDenoiser:
         profile = choose_profile(self._spec, latents, rows)
         size = profile.sizes["B"]
         for start in range(0, len(rows), size):
-            inputs = feed(self._spec, profile, latents, timestep, rows[start : start + size])
+            inputs = named_inputs(self._spec, profile, latents, timestep, rows[start : start + size])
             self.forwards.append(tuple(inputs[t.name].detach().cpu().clone() for t in self._spec.inputs))
         return self._inner(latents, timestep, text, branch=branch)
 
@@ -71,32 +65,3 @@ def record(
             yield from recorder.forwards
     finally:
         generator.denoiser = inner
-
-
-def write_forwards(path: Path, forwards: Iterable[Forward], spec: ExportSpec) -> int:
-    """Write all to one safetensors file; returns how many."""
-    names = [tensor.name for tensor in spec.inputs]
-    tensors = {
-        f"{index:05d}/{name}": tensor.contiguous()
-        for index, forward in enumerate(forwards)
-        for name, tensor in zip(names, forward, strict=True)
-    }
-    count = len(tensors) // len(names)
-    header = {"inputs": names, "count": count, "weights_digest": spec.weights_digest}
-    save_file(tensors, str(path), metadata={_HEADER: json.dumps(header)})
-    return count
-
-
-def read_forwards(path: Path, spec: ExportSpec) -> Iterator[Forward]:
-    """One forward at a time; ExportError when the file is damaged or of another checkpoint."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
-            if header["weights_digest"] != spec.weights_digest:
-                problem = f"{path} holds trajectories of another checkpoint"
-                raise ExportError(problem, fix="record them again with this one")
-            for index in range(header["count"]):
-                yield tuple(file.get_tensor(f"{index:05d}/{name}") for name in header["inputs"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        problem = f"{path} is not a file of trajectories: {error!r}"
-        raise ExportError(problem, fix="record them again") from error

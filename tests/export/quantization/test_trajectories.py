@@ -1,18 +1,15 @@
-"""What is recorded is what an exported form would have been fed; files come back, foreign ones do not."""
+"""What is recorded is what an exported form would have got as its inputs."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from tiny_export import forwards, subject, with_digest
+from tiny_export import subject
 from torch import Tensor
 
-from export.model_inputs import feed
-from export.spec import ExportError
-from export.trajectories import RecordingDenoiser, read_forwards, record, write_forwards
+from export.model_inputs import named_inputs
+from export.quantization.trajectories import RecordingDenoiser, record
 
 LATENTS, TEXT = torch.randn(1, 4, 3, 4, 6), torch.randn(1, 9, 16)
 
@@ -58,7 +55,7 @@ def test_recording_passes_on_and_keeps() -> None:
     recorder(LATENTS, times, two, branch="both")
     assert len(recorder.forwards) == 3  # the pair is two rows of a profile for one
     for forward, text in zip(recorder.forwards, (TEXT, TEXT, -TEXT), strict=True):
-        wanted = feed(spec, spec.profiles[0], LATENTS, times, text)
+        wanted = named_inputs(spec, spec.profiles[0], LATENTS, times, text)
         assert all(torch.equal(a, wanted[t.name]) for a, t in zip(forward, spec.inputs, strict=True))
 
 
@@ -68,17 +65,3 @@ def test_record_runs_jobs_and_restores_the_denoiser() -> None:
     requests: list[Any] = [("a", 2), ("b", 3)]
     assert len(list(record(generator, requests, subject(num_layers=1).spec))) == 5
     assert generator.denoiser is inner
-
-
-def test_files(tmp_path: Path) -> None:
-    spec, path = subject(num_layers=1).spec, tmp_path / "t.safetensors"
-    assert write_forwards(path, forwards(), spec) == 3
-    read = list(read_forwards(path, spec))
-    assert all(
-        torch.equal(a, b) for x, y in zip(forwards(), read, strict=True) for a, b in zip(x, y, strict=True)
-    )
-    with pytest.raises(ExportError, match="another checkpoint"):
-        list(read_forwards(path, with_digest(subject(num_layers=1), "sha256:x").spec))
-    path.write_bytes(b"no")
-    with pytest.raises(ExportError, match="not a file of trajectories"):
-        list(read_forwards(path, spec))

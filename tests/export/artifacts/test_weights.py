@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from export.artifacts.weights import FolderWeights, folder_digest, module_digest
 from export.spec import ExportError
-from export.weights import FolderWeights, folder_digest, module_digest
 
 
 def folder(path: Path, value: float = 1.0) -> Path:

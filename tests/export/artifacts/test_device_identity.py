@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export import device_identity as machine
-from export.device_identity import Machine, machine_of_record, present_machine
+from export.artifacts import device_identity
+from export.artifacts.device_identity import Machine, present_machine
 
 
 def fake_tool(folder: Path, answer: str, status: int = 0) -> str:
@@ -19,10 +19,10 @@ def fake_tool(folder: Path, answer: str, status: int = 0) -> str:
 
 def test_a_gpu_is_described_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = fake_tool(tmp_path, "NVIDIA GeForce RTX 4090, 580.95.05, 8.9")
-    monkeypatch.setattr(machine.shutil, "which", lambda name: tool)
+    monkeypatch.setattr(device_identity.shutil, "which", lambda name: tool)
     found = present_machine()
     assert (found.gpu, found.driver, found.compute_capability) == ("NVIDIA GeForce RTX 4090", "580.95.05", 89)
-    assert machine_of_record(found.record()) == found
+    assert Machine(**found.record()) == found
 
 
 @pytest.mark.parametrize(("answer", "status"), [("No devices were found", 6), ("NVIDIA, what", 0)])
@@ -30,13 +30,13 @@ def test_no_fact_is_guessed(
     answer: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = fake_tool(tmp_path, answer, status)
-    monkeypatch.setattr(machine.shutil, "which", lambda name: tool)
+    monkeypatch.setattr(device_identity.shutil, "which", lambda name: tool)
     assert present_machine() == Machine(
         gpu=None, compute_capability=None, driver=None, cpu=present_machine().cpu
     )
 
 
 def test_without_the_tool_there_is_only_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(device_identity.shutil, "which", lambda name: None)
     found = present_machine()
     assert found.gpu is None and found.driver is None and found.cpu

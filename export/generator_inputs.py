@@ -1,6 +1,6 @@
-"""What an export needs of the engine: the shape a model is made for, and forwards of its real trajectories.
+"""What an export needs of a generator: the shape a model is made for, and forwards of its real trajectories.
 
-Registers no command. The trajectories are those of the generator itself, so at its own video size; scales
+The trajectories are those of the generator itself, so at its own video size; scales
 serve every size.
 """
 
@@ -12,22 +12,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.build import model_folders as models
+from engine.build import model_folders
 from engine.errors import ConfigError, DatasetError
 from engine.types import Prompt, Scenario
 
 if TYPE_CHECKING:
-    from export.calibrate import Forward
     from export.pipeline import Request
-    from export.scales import Scales
+    from export.quantization.calibrate import Forward
+    from export.quantization.scales import Scales
     from export.spec import ExportSpec, Profile
-
-DATASETS = "engine.datasets"
 
 
 def outline(generator: str) -> tuple[Path, Any]:
     """Folder and generator without weights; ModelError when there is no such model."""
-    found = models.find_generator(generator)
+    found = model_folders.find_generator(generator)
     family: Any = found.loader()
     return found.path, family.load(found.path, device="cpu", dtype="fp32", with_weights=False)
 
@@ -54,11 +52,11 @@ def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Prof
 
 def bundled_scales(request: Request) -> Path | None:
     """The magnitudes that came with the bundled generator, if this is it and no LoRA is merged into it."""
-    from export import pipeline as job
-    from export.scales import read_scales
+    from export import pipeline
+    from export.quantization.scales import read_scales
 
-    path = models.MODELS / "scales" / f"{request.subject}.safetensors"
-    if not path.is_file() or read_scales(path).weights_digest != job.digest_of(request):
+    path = model_folders.MODELS / "scales" / f"{request.subject}.safetensors"
+    if not path.is_file() or read_scales(path).weights_digest != pipeline.digest_of(request):
         return None
     return path
 
@@ -67,15 +65,15 @@ def calibrate(request: Request, made: Any, *, dataset: Path | None, num_scenes: 
     """The magnitudes of activations in trajectories of the generator, LoRAs merged."""
     import torch
 
-    from export import pipeline as job
-    from export.calibrate import observe
+    from export import pipeline
+    from export.quantization.calibrate import observe
 
     own = dataclasses.replace(request, profiles=profiles_of(made, None, (1,)), low_memory=False)
     dtype = "fp32" if request.device == "cpu" else "bf16"
     forwards = list(
-        record(own, job.spec_of(own), dtype=dtype, dataset=dataset, num_scenes=num_scenes, seed=0)
+        record(own, pipeline.spec_of(own), dtype=dtype, dataset=dataset, num_scenes=num_scenes, seed=0)
     )
-    subject = job.subject_of(own, dtype=dtype)
+    subject = pipeline.subject_of(own, dtype=dtype)
     subject.module.to(request.device)
     with torch.inference_mode():
         moved = (tuple(t.to(request.device) for t in forward) for forward in forwards)
@@ -86,10 +84,10 @@ def record(
     request: Request, spec: ExportSpec, *, dtype: str, dataset: Path | None, num_scenes: int, seed: int
 ) -> Iterator[Forward]:
     """Inputs of every step of `num_scenes` takes of the loaded generator."""
-    from export import trajectories
     from export.lora import merge_into
+    from export.quantization import trajectories
 
-    found = models.find_generator(str(request.source))
+    found = model_folders.find_generator(str(request.source))
     family: Any = found.loader()
     generator = family.load(found.path, device=request.device, dtype=dtype)
     merge_into(generator.parts.transformer, request.loras)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.quality.bootstrap import Floats, mean_ci95, ratio_ci95, statistic_ci95
+from bench.analysis.bootstrap import Floats, mean_ci95, ratio_ci95, statistic_ci95
 
 SCENES = [str(index) for index in range(200)]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,10 +23,6 @@ class Machine:
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def machine_of_record(record: Mapping[str, Any]) -> Machine:
-    return Machine(**record)
 
 
 def present_machine(gpu_index: int = 0) -> Machine:

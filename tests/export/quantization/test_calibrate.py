@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_export import forwards, scales, subject
 
-from export.calibrate import OUTPUT, Difference, errors, observe, plot, worst
-from export.quantize import quantize
+from export.quantization.calibrate import OUTPUT, Difference, errors, observe, plot, worst
+from export.quantization.quantize import quantize
 from export.spec import ExportError
 
 FFN = "transformer.blocks.1.ffn.net.2"

@@ -11,24 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.quality.bootstrap import RESAMPLES
-
 Document = Mapping[str, Any]
 ALL_TAKES = "all_takes"
-ROUNDS = {"brief_text": (0, 0), "brief_text_compared": (0, 1), "plan_prompt": (1, 1)}
-"""Sets of best-of-N by name: the round of the loop that each chooses from, and the last one it sees."""
-NOTES = (
-    "Scores are Physics-IQ Verified case scores in percent.",
-    f"Intervals: 95 %, percentile bootstrap over scenes, {RESAMPLES} resamples; differences are paired.",
-    "random: mean over the candidates. oracle: chooses by the benchmark score itself, a bound and no result.",
-    "Of a later round a selector sees the takes of the rounds before too, as in the loop, and chooses among "
-    "the round's own. brief_text_compared chooses among the first round's once it has seen the second's.",
-    "share: (selector - random) / (oracle - random), of the means.",
-    "A + B is their rank sum. A tuned one was found on scenes that are not among those measured.",
-    "rank_correlation: Spearman, within scenarios of three or more takes. seconds_per_scenario: median, all "
-    "takes of a scenario, decoding left out.",
-    "scored_takes below 1: the selector left takes without a score, and these are ranked last.",
-)
 
 
 def print_tables(document: Document, console: Console) -> None:

@@ -10,12 +10,12 @@ import torch
 from tiny_export import PROFILE, forwards, relative, scales, subject, transformer, with_digest
 from torch import nn
 
-from export.quantize import quantize, stream_state
-from export.quantized import ActivationQuantizer, Fp8AttentionCore, QuantizedLinear
-from export.scales import Scales
+from export.artifacts.weights import FolderWeights
+from export.quantization.quantize import quantize, stream_state
+from export.quantization.quantized import ActivationQuantizer, Fp8AttentionCore, QuantizedLinear
+from export.quantization.scales import Scales
 from export.spec import RECIPES, ExportError
 from export.subjects import wan_dit
-from export.weights import FolderWeights
 
 LOSS = {"fp8": 0.06, "fp8-attention": 0.08, "int8": 0.03, "int4": 0.15, "nvfp4": 0.25}
 """Largest relative error of the velocity of two random layers."""

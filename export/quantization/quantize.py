@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from export.quantized import FP4_BLOCK, Fp8AttentionCore, GroupModules, quantize_group
-from export.scales import Scales, require_scales
+from export.quantization.quantized import FP4_BLOCK, Fp8AttentionCore, GroupModules, quantize_group
+from export.quantization.scales import Scales, require_scales
 from export.spec import ExportError, LinearGroup, Recipe, Subject, recipe_of
 
 
@@ -114,7 +114,6 @@ def _group_modules(
         None if scales is None else scales.input_amax[group.name],
         dtype=dtype,
         shared=group.shared is not None,
-        smoothing=None if scales is None else scales.smoothing.get(group.name),
     )
 
 

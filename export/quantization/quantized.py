@@ -257,13 +257,12 @@ def quantize_group(
     *,
     dtype: torch.dtype,
     shared: bool,
-    smoothing: Tensor | None = None,
 ) -> GroupModules:
     """Linears of `kind` (see Recipe.linear) for weights [O, I] that read one tensor.
 
     input_amax float32 [I] is the largest magnitude seen per input feature (int4 needs none). `shared`: the
-    caller runs the quantizer once in front of the group; else the only linear owns it. smoothing [I] (int8):
-    what to multiply the input with, in place of `smoothing_of`. Works on meta tensors.
+    caller runs the quantizer once in front of the group; else the only linear owns it.
+    Works on meta tensors.
     """
     assert shared or len(weights) == 1, f"{len(weights)} linears cannot each own the quantizer"
     bias = tuple(None if b is None else b.to(dtype) for b in biases)
@@ -289,10 +288,8 @@ def quantize_group(
         return GroupModules(quantizer=quantizer if shared else None, linears=tuple(fours))
     if kind == "int8":
         weight_amax = torch.stack([weight.abs().amax(dim=1) for weight in columns]).amax(dim=0)
-        factor = smoothing_of(amax, weight_amax) if smoothing is None else smoothing.to(amax.device)
-        factor = factor.to(
-            dtype
-        ).float()  # what the graph multiplies with, so that the weights undo just that
+        # what the graph multiplies with, so that the weights undo just that
+        factor = smoothing_of(amax, weight_amax).to(dtype).float()
         columns = [weight / factor[:, None] for weight in columns]
         scale = _scale((amax * factor).amax(), INT8_MAX, dtype)
         quantizer = ActivationQuantizer(scale, torch.int8, factor.to(dtype))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from export.spec import ExportError
+from kernels.files import file_digest
 
 _COMPLETE = "copy or download the whole folder again"
 
@@ -28,8 +29,7 @@ def folder_digest(folder: Path) -> str:
         raise ExportError(f"{folder} holds no config.json with safetensors files", fix=_COMPLETE)
     digest = hashlib.sha256()
     for path in (config, *files):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.name} {file_digest(path)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.scales import Scales
+from export.quantization.scales import Scales
 from export.spec import ExportError, Subject
 
 Forward = tuple[Tensor, ...]

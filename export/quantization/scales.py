@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from export.spec import ExportError, Subject, recipe_of
 from kernels.files import whole_file
 
 SCHEMA = 1
-_INPUT, _ATTENTION, _SMOOTHING = "input_amax/", "attention_amax/", "smoothing/"
+_INPUT, _ATTENTION = "input_amax/", "attention_amax/"
 _AGAIN = "calibrate this checkpoint again"
 
 
@@ -37,19 +37,13 @@ class Scales:
     """By group name, float32 [I]."""
     attention_amax: Mapping[str, Tensor]
     """By attention core, float32 [3]: of q, k and v."""
-    smoothing: Mapping[str, Tensor] = field(default_factory=dict)
-    """By group name, float32 [I]: what to multiply the input with; where absent it follows of the weights."""
 
 
 def write_scales(path: Path, scales: Scales) -> None:
     """Write atomically: a reader sees the whole file or none."""
     tensors = {
         prefix + name: tensor.float().contiguous()
-        for prefix, group in (
-            (_INPUT, scales.input_amax),
-            (_ATTENTION, scales.attention_amax),
-            (_SMOOTHING, scales.smoothing),
-        )
+        for prefix, group in ((_INPUT, scales.input_amax), (_ATTENTION, scales.attention_amax))
         for name, tensor in group.items()
     }
     header = {
@@ -79,7 +73,6 @@ def read_scales(path: Path) -> Scales:
             num_forwards=header["num_forwards"],
             input_amax=_under(_INPUT, tensors),
             attention_amax=_under(_ATTENTION, tensors),
-            smoothing=_under(_SMOOTHING, tensors),
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ExportError(f"{path} is not a scales file: {error!r}", fix=_AGAIN) from error

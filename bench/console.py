@@ -1,0 +1,13 @@
+"""Where the benchmarks print their tables: a terminal as wide as it is, anything else as wide as a page."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+PAGE_WIDTH = 160  # columns of text that is no terminal's
+
+
+def page_console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)

@@ -1,0 +1,1 @@
+"""Low precision in an exported graph: recorded magnitudes, scales, and the Q/DQ modules made with them."""

@@ -1,5 +1,6 @@
 # make demo   the whole loop on six bundled scenarios; prints the path of one HTML report
 # make test   lint, types and tests
+# make test-cpus  tests that compare numbers, under several kernels of this CPU; test-cpus-short takes a minute
 # make bench    speed of kernels and denoiser on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md and its plots from the measurements in bench/results
 # make docs     docs/settings.md from the settings
@@ -15,7 +16,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed
 TESTING := $(VENV)/.installed-test
 
-.PHONY: demo test test-slow bench results docs gpu-acceptance clean
+.PHONY: demo test test-slow test-cpus test-cpus-short bench results docs gpu-acceptance clean
 
 demo: $(RUNTIME)
 	$(BIN)/retake demo
@@ -28,6 +29,12 @@ test: $(TESTING)
 
 test-slow: $(TESTING)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-cpus: $(TESTING)
+	$(BIN)/python tests/support/cpu_settings.py -n auto --maxprocesses 4 --dist loadfile
+
+test-cpus-short: $(TESTING)
+	$(BIN)/python tests/support/cpu_settings.py --short -n auto --maxprocesses 2 --dist loadfile
 
 bench: $(TESTING)
 	@mkdir -p .benchmarks

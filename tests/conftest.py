@@ -1,11 +1,29 @@
-"""Tests marked `gpu` are skipped, with the reason, on a machine without an NVIDIA GPU."""
+"""Tests marked `gpu` are skipped without an NVIDIA GPU; those that compare numbers are marked `numeric`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
+NUMERIC = (
+    "bench/quality",
+    "bench/scoring",
+    "engine/build",
+    "engine/critics",
+    "engine/demo/training",
+    "engine/denoise",
+    "engine/generators",
+    "engine/machine",
+    "engine/quant",
+    "engine/selectors",
+    "export",
+    "kernels",
+)
+"""Folders whose tests compare what kernels of the CPU computed: they are marked `numeric`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +45,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(NUMERIC):
+            item.add_marker(pytest.mark.numeric)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

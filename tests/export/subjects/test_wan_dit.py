@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from bounds import gemm_bound
 from diffusers import WanTransformer3DModel
-from tiny_export import PROFILE, SIZES, forwards, subject, transformer
+from tiny_export import PROFILE, SIZES, forwards, relative, subject, transformer
 
 from engine.generators.wan.recipes import WAN
 from export.spec import ExportError, Profile
@@ -17,20 +18,27 @@ from export.subjects.wan_dit import rotate
 TOKENS_PER_FRAME = 6
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("fp32", 0.0), ("bf16", 0.0)])
-def test_equals_the_library_with_per_token_timesteps(dtype: str, bound: float) -> None:
-    library, prepared = transformer(dtype), subject(dtype)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_equals_the_library_with_per_token_timesteps(dtype: str) -> None:
+    """The embedder of timesteps has a row per frame here, one per token there; all else has equal shapes."""
     latents, timestep, text, _ = forwards(1)[0]
+
+    def library(dtype: str) -> torch.Tensor:
+        model = transformer(dtype)
+        per_token = timestep.repeat_interleave(TOKENS_PER_FRAME, dim=1)
+        out = model(latents.to(model.dtype), per_token, text.to(model.dtype), return_dict=False)[0]
+        return out.float()
+
     with torch.no_grad():
-        exact = library(
-            latents.to(library.dtype),
-            timestep.repeat_interleave(TOKENS_PER_FRAME, dim=1),
-            text.to(library.dtype),
-            return_dict=False,
-        )[0]
-        velocity = prepared.module(latents, timestep, text, torch.zeros(1, 12))
+        expected = library(dtype)
+        velocity = subject(dtype).module(latents, timestep, text, torch.zeros(1, 12))
+        exact = library("fp32")
     assert velocity.dtype == torch.float32
-    assert (velocity - exact.float()).abs().max() <= bound
+    if dtype == "fp32":  # sums of 16, 32 and 32 terms, then norms: an error goes on as large as it came
+        bound = gemm_bound(torch.float32, 16 + 32 + 32, float(exact.abs().max()))
+        assert (velocity - expected).abs().max() <= bound
+    else:  # an fp32 difference may tip a rounding to bf16, as the roundings themselves may
+        assert relative(velocity, expected) <= relative(expected, exact)
 
 
 def test_equals_the_library_with_one_timestep_and_two_rows() -> None:
@@ -56,8 +64,10 @@ def test_masked_padding_changes_nothing() -> None:
         )[0]
         padded, garbage = (module(latents, timestep, words, mask) for words in (text, other))
         unmasked = module(latents, timestep, text, torch.zeros_like(mask))
-    assert torch.equal(padded, garbage)
-    torch.testing.assert_close(padded, short, rtol=1e-5, atol=1e-6)
+    assert torch.equal(padded, garbage)  # the same kernels on the same shapes, weights of zero
+    # Embedder (16 and 32 terms), values (32), attention (16 and 12) and output (32) see other shapes.
+    bound = gemm_bound(torch.float32, 16 + 32 + 32 + 16 + 12 + 32, float(short.abs().max()))
+    torch.testing.assert_close(padded, short, rtol=0, atol=bound)
     assert not torch.allclose(unmasked, short, atol=1e-4)  # without the mask it would
 
 

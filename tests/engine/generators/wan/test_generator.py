@@ -234,6 +234,8 @@ def enlarged(folder: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_footprint_covers_the_cpu_peak(folder: Path, scenario: Scenario, tmp_path: Path, dtype: str) -> None:
+    if dtype == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("without bf16 instructions torch unfolds the input of a convolution, which no GPU does")
     generator = wan.load(enlarged(folder, tmp_path), device="cpu", dtype=dtype)
     job = generator.start(scenario, PROMPT)
     with torch.profiler.profile(

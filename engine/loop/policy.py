@@ -29,7 +29,7 @@ CRITIC_UNREADABLE = "critic unreadable"
 NO_PLAN = "no readable plan"
 
 CRITIC_SCORE = "critic_score"
-"""The one chooser that needs no look at the take: the critique is there already."""
+"""The one selector that needs no look at the take: the critique is there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Ranks over several choosers: the one way in which scores of different scales are combined.
+"""Ranks over several selectors: the one way in which scores of different scales are combined.
 
 Knows no takes and no selectors. Invariants: the result does not depend on the order of the items, and a
 missing score is never treated as a number.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 
 def score_rows(columns: Mapping[str, Sequence[float]], num_items: int) -> list[dict[str, float]]:
-    """By chooser, one entry an item, from a column a chooser; minus infinity, "no score", is left out."""
+    """By selector, one entry an item, from a column a selector; minus infinity, "no score", is left out."""
     assert all(len(column) == num_items for column in columns.values()), f"{columns} for {num_items} items"
     return [
         {name: column[row] for name, column in columns.items() if math.isfinite(column[row])}
@@ -20,9 +20,9 @@ def score_rows(columns: Mapping[str, Sequence[float]], num_items: int) -> list[d
 
 
 def mean_ranks(scores: Sequence[Mapping[str, float]]) -> list[float | None]:
-    """Mean over the choosers of each item's rank: 0 is best, equal scores share a rank, lower is better.
+    """Mean over the selectors of each item's rank: 0 is best, equal scores share a rank, lower is better.
 
-    `scores` holds one entry an item, score by chooser, higher is better. None: a chooser that scored some
+    `scores` holds one entry an item, score by selector, higher is better. None: a selector that scored some
     other item left this one out, so its ranks cannot be compared.
     """
     names = sorted({name for entry in scores for name in entry})
@@ -30,6 +30,6 @@ def mean_ranks(scores: Sequence[Mapping[str, float]]) -> list[float | None]:
     for entry in scores:
         own = [
             sum(other.get(name, score) > score for other in scores) for name, score in entry.items()
-        ]  # an item that the chooser left out is ahead of nobody
+        ]  # an item that the selector left out is ahead of nobody
         ranks.append(sum(own) / len(names) if names and len(own) == len(names) else None)
     return ranks

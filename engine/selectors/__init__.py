@@ -1,1 +1,1 @@
-"""Registry by file name: one target-free chooser of the best take a file."""
+"""Registry by file name: one target-free selector of the best take a file."""

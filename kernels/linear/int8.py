@@ -86,7 +86,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _plain(args: Operands) -> Tensor:
-    """In fp64, which holds every sum exactly; `_int_mm` of a CPU without VNNI does not (docs/behaviour.md)."""
+    """In fp64, which holds every sum exactly; `_int_mm` on a CPU without VNNI does not: docs/behaviour.md."""
     sums = args.x8.reshape(-1, args.x8.shape[-1]).double() @ args.w8.double().t()
     out = sums.float() * args.x_scale.reshape(-1, 1) * args.w_scale
     out = (out if args.bias is None else out + args.bias.float()).to(args.out_dtype)

@@ -1,4 +1,4 @@
-"""Ranks over several choosers: ties, missing scores, order."""
+"""Ranks over several selectors: ties, missing scores, order."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.protocols import Critic, Generator, Job
 from engine.types import Prompt, Scenario, Video
-from engine.video.files import read_prefix
+from engine.video.prefix import read_prefix
 
 WARM_UP_STEPS = 2
 

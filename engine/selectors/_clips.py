@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.types import PREFIX_SECONDS, Clip, Frames, Video, VideoSpec
-from engine.video.files import read_prefix
+from engine.video.prefix import read_prefix
 
 GREY_LEVELS = 255.0
 T = TypeVar("T")

@@ -30,7 +30,8 @@ from engine.selectors._vjepa_model import (
     window_starts,
 )
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video, VideoSpec
-from engine.video.files import read_prefix, resample_indices
+from engine.video.files import resample_indices
+from engine.video.prefix import read_prefix
 
 BUNDLED: Final = Path(__file__).parents[1] / "demo" / "models" / "vjepa"
 DEFAULT_FPS: Final = 8.0

@@ -1,4 +1,4 @@
-"""Video files to frames and back: probing, reading, prefix resampling and atomic H.264 writing, all by PyAV.
+"""Video files to frames and back: probing, reading, presentation times and atomic H.264 writing, all by PyAV.
 
 Knows neither datasets nor models, and imports no torch. Invariant: a clip is either read whole or refused;
 no function returns fewer frames than the file announces.
@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from engine.errors import VideoError
-from engine.types import Clip, Frames, VideoSpec
+from engine.types import Clip, Frames
 from kernels.files import whole_file
 
 OPEN_EVENT: Final = "retake.video.open"
@@ -98,6 +98,28 @@ def read_timeline(path: Path) -> Timeline:
     return Timeline(
         times_s=times_s, seconds=max(end_s - first_s, times_s[-1] + 1 / clip.fps), upright=upright
     )
+
+
+def presentation_times(clip: Clip) -> list[Fraction]:
+    """When each frame that decodes is on screen, from the first one on, in seconds, ascending.
+
+    From the packets; from the decoded frames where packets are no frames or have no times.
+    Raises VideoError where there is no frame.
+    """
+    with _opened(clip.path) as (container, stream):
+        shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
+        times = sorted(p.pts * p.time_base for p in shown if p.pts is not None)
+    if not len(times) == len(shown) == clip.num_frames:
+        with _opened(clip.path) as (container, stream):
+            frames = [(f.pts, f.time_base) for f in container.decode(stream)]
+        if any(pts is None or base is None for pts, base in frames):
+            raise VideoError(
+                f"{clip.path} has frames without a time", fix="write it again with a constant frame rate"
+            )
+        times = sorted(pts * base for pts, base in frames)
+    if not times:
+        raise VideoError(f"{clip.path} holds no video frame; at least 1 is needed", fix=_REPLACE)
+    return [time - times[0] for time in times]
 
 
 def probe(path: Path) -> Clip:
@@ -184,26 +206,6 @@ def stream_frames(
             f"its header announces {clip.num_frames}",
             fix=_REPLACE,
         )
-
-
-def read_prefix(clip: Clip, spec: VideoSpec) -> Frames:
-    """The last `spec.prefix_frames` frames of `clip` at `spec.fps` and `spec` size, uint8 RGB [T, H, W, 3].
-
-    Counts back from the last frame, which is kept exactly: the continuation starts there. Other frame rates
-    are resampled to the nearest frame. Raises VideoError when the clip is too short.
-    """
-    back = (np.arange(spec.prefix_frames)[::-1] * clip.fps / spec.fps + 0.5).astype(int)
-    wanted = clip.num_frames - 1 - back
-    if wanted[0] < -1:  # one frame of slack: clips cut at 2.97 s count as 3 s
-        needed = spec.prefix_frames / spec.fps
-        raise VideoError(
-            f"{clip.path} is {clip.seconds:.2f} s long; the generator reads a prefix of {needed:.2f} s",
-            fix=f"give a clip of at least {needed:.2f} s",
-        )
-    wanted = np.maximum(wanted, 0)
-    unique, inverse = np.unique(wanted, return_inverse=True)
-    frames = read_frames(clip, width=spec.width, height=spec.height, indices=unique.tolist())
-    return frames[inverse]
 
 
 def check_clip(clip: Clip, *, fps: float, num_frames: int, slack: int = 1) -> None:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from engine.critics.qwen_vl.decode import Decoding, Ready
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
-from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
+from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
 from engine.critics.qwen_vl.preprocess import (
     VIDEO_PAD,
     PatchGeometry,
@@ -52,6 +53,7 @@ from engine.types import (
     VideoSpec,
 )
 from engine.video.files import read_frames
+from engine.video.prefix import prefix_frames
 from kernels.descriptors import DTYPES, torch_dtype
 
 T = TypeVar("T")
@@ -88,8 +90,8 @@ class QwenVLCritic:
             instruction = self.settings.plan_instruction
             return plan_segments(self.tokenizer, instruction, prefix, scenario.text, retry=retry)
 
-        def read(text: str, num_tokens: int, seconds: float) -> PlanReply:
-            plan, raw = parse_plan(text), storable(text)
+        def read(text: str, num_tokens: int, seconds: float, cut: bool) -> PlanReply:
+            plan, raw = parse_plan(text, cut=cut), storable(text)
             return PlanReply(plan=plan, raw=raw, num_tokens=num_tokens, seconds=seconds)
 
         return ReplyJob(
@@ -114,8 +116,8 @@ class QwenVLCritic:
                 retry=retry,
             )
 
-        def read(text: str, num_tokens: int, seconds: float) -> Critique:
-            return parse_critique(text, num_tokens=num_tokens, seconds=seconds)
+        def read(text: str, num_tokens: int, seconds: float, cut: bool) -> Critique:
+            return parse_critique(text, num_tokens=num_tokens, seconds=seconds, cut=cut)
 
         return ReplyJob(
             self,
@@ -155,9 +157,12 @@ class QwenVLCritic:
         return int(cache + max(prefill, encode) + 16 * text.vocab_size)
 
     def _prefix(self, clip: Clip) -> VideoSegment:
-        indices = self._sample(clip.num_frames, clip.fps, self.settings.num_prefix_frames)
-        frames = read_frames(clip, indices=indices)
-        return VideoSegment(frames=frames, times_s=tuple(i / clip.fps for i in indices))
+        prefix = prefix_frames(clip)
+        picked = self._sample(len(prefix.indices), clip.fps, self.settings.num_prefix_frames)
+        wanted = [prefix.indices[i] for i in picked]
+        unique, inverse = np.unique(wanted, return_inverse=True)
+        frames = read_frames(clip, indices=unique.tolist())[inverse]
+        return VideoSegment(frames=frames, times_s=tuple(prefix.times_s[i] for i in picked))
 
     def _take(self, video: Video) -> VideoSegment:
         indices = self._sample(len(video.frames), video.fps, self.settings.num_take_frames)
@@ -180,7 +185,7 @@ class ReplyJob(Generic[T]):
         self,
         critic: QwenVLCritic,
         segments: Callable[[bool], list[Segment]],
-        read: Callable[[str, int, float], T],
+        read: Callable[[str, int, float, bool], T],
         is_readable: Callable[[T], bool],
         *,
         schema: dict[str, Any],
@@ -197,6 +202,7 @@ class ReplyJob(Generic[T]):
         self._started_s: float | None = None
         self._decoding: Decoding | None = None
         self._reply: T | None = None
+        self._opening = ""  # what of the reply the prompt has written already
 
     @property
     def steps_left(self) -> int:
@@ -215,7 +221,7 @@ class ReplyJob(Generic[T]):
             return self._ask()
         if not self._decoding.finished:
             return self._decoding.extend()
-        return self._settle(self._decoding.tokens())
+        return self._settle(self._decoding)
 
     def result(self) -> T:
         assert self._reply is not None, f"{self.steps_left} steps left"
@@ -225,10 +231,12 @@ class ReplyJob(Generic[T]):
         critic, retry = self._critic, self._num_tries > 0
         self._started_s = self._started_s or time.perf_counter()
         self._num_tries += 1
+        segments = self._segments(retry)
+        self._opening = opening(segments, retry=retry)
         inputs = build_inputs(
             critic.tokenizer,
             critic.model.config,
-            self._segments(retry),
+            segments,
             geometry=critic.geometry,
             device=str(critic.model.device),
             dtype=critic.model.dtype,
@@ -244,12 +252,13 @@ class ReplyJob(Generic[T]):
         )
         return self._decoding.prefill()
 
-    def _settle(self, tokens: list[int]) -> Fence:
+    def _settle(self, decoding: Decoding) -> Fence:
+        tokens = decoding.tokens()
         text = self._critic.tokenizer.decode(tokens, skip_special_tokens=True)
         self._num_tokens += len(tokens)
         assert self._started_s is not None, "settled before it was asked"
         seconds = time.perf_counter() - self._started_s
-        reply = self._read("{" + text if self._num_tries > 1 else text, self._num_tokens, seconds)
+        reply = self._read(self._opening + text, self._num_tokens, seconds, decoding.cut)
         if not self._is_readable(reply) and self._num_tries < NUM_TRIES:
             return self._ask()
         self._reply, self._decoding = reply, None

@@ -99,6 +99,11 @@ class Decoding:
             return False
         return bool(self._seen[-1]) or self._num_written == self._max_new_tokens
 
+    @property
+    def cut(self) -> bool:
+        """Whether the token limit ended the answer, not its end token; ask when `finished`."""
+        return len(self.tokens()) == self._max_new_tokens
+
     def tokens(self) -> list[int]:
         """The answer so far without its end token; call when `finished`."""
         ids: list[int] = self._seen[: self._num_written].tolist()

@@ -69,6 +69,7 @@ Reply with one JSON object and nothing else:
 
 RETRY_SENTENCE = "JSON only. Keep it short."
 
+_BRACE, _THINK = "{", "<think>"
 _SWITCH = "\nThe switch. Generated continuation:\n"
 _CLIP_MARK = "\x00"  # stands for a clip while the chat template runs; cannot be typed in a prompt
 
@@ -95,6 +96,13 @@ def critique_segments(
     return _enveloped(tokenizer, [f"{instruction}\n", prefix, _SWITCH, take, tail], retry=retry)
 
 
+def opening(segments: Sequence[Segment], *, retry: bool) -> str:
+    """What of the reply the prompt has written already: the brace of a retry, or the mark of thoughts."""
+    last = segments[-1]
+    thinks = isinstance(last, str) and last.rstrip().endswith(_THINK)
+    return _BRACE if retry else _THINK if thinks else ""
+
+
 def _one_line(text: str) -> str:
     return plain_text(" ".join(text.replace(_CLIP_MARK, " ").split()))
 
@@ -111,7 +119,9 @@ def _enveloped(tokenizer: Any, content: Sequence[Segment], *, retry: bool) -> li
     else:
         chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
     if retry:
-        chat += "{"
+        if chat.rstrip().endswith(_THINK):  # a template that opens the thoughts: here they stay empty
+            chat = f"{chat.rstrip()}\n\n</think>\n\n"
+        chat += _BRACE
     pieces = chat.split(_CLIP_MARK)
     assert len(pieces) == len(clips) + 1, f"chat template kept {len(pieces) - 1} of {len(clips)} clips"
     segments: list[Segment] = [pieces[0]]

@@ -20,14 +20,26 @@ MAX_ENTRIES = 12
 MAX_NAME = 60  # characters
 MAX_PHRASE = 160
 
-# Forgiven: thoughts, fences and prose around the object; raw line breaks in strings; numbers as text
-# ("85/100", "1.5 s"); one string for a list; unknown keys; a fault or verdict spelled nearly right.
-# Clamped: score to 0..100, times to 0..5 s, texts and lists to their bounds, which the JSON schema repeats.
-# Unreadable: no JSON object; no verdict, score or fault; a fault or verdict close to nothing allowed; a
-# number that is not finite; an entry without its fields; a plan that says nothing.
+MAX_REPLY = 65_536
+"""Characters of a reply that are looked at: far more than any token limit here lets a model write."""
+MAX_BRACES = 256
+"""Braces at which an object may begin; text with more of them is no reply, and each costs time."""
 
-_NUMBER = re.compile(r"\s*([-+]?\d+(?:\.\d+)?)")
+# Forgiven: finished thoughts, fences and prose around the object; raw line breaks in strings; numbers as text
+# with a scale or a unit ("85/100", "9.5 out of 10", "0:03.5", "1.5 s"); one string for a list; unknown keys;
+# a fault or verdict spelled nearly right.
+# Clamped: score to 0..100, times to 0..5 s, texts and lists to their bounds, which the JSON schema repeats.
+# Unreadable: no JSON object; one inside unfinished thoughts, or followed by text that was cut off; no
+# verdict, score or fault; a fault or verdict close to nothing allowed; a number that is not finite, ambiguous
+# ("1,000") or of unknown scale or unit; an entry without its fields; a plan that says nothing.
+
 _DECODER = json.JSONDecoder(strict=False)
+_DECIMAL = r"[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?"
+_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
+_SCORE = re.compile(rf"({_DECIMAL})\s*(?:(?:/|out of|of)\s*({_DECIMAL})|%|percent)?\s*(?:points?|pts)?\.?")
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)\s*(?:s|sec|secs|seconds?)?")
+_SECONDS = re.compile(rf"(?:t\s*=\s*)?({_DECIMAL})\s*(s|secs?|seconds?|ms|milliseconds?)?\.?")
+_SENTENCE_END = (".", "!", "?", ":", ";", ")", "]", "}", '"', "'", "`", "*", "_")
 
 
 def _clean(value: Any, limit: int) -> Any:
@@ -42,13 +54,44 @@ def _clean(value: Any, limit: int) -> Any:
 
 def _number(value: Any, low: float, high: float) -> float:
     """A finite number clamped into low..high; raises ValueError for everything else."""
-    if isinstance(value, str) and (match := _NUMBER.match(value)):
-        value = float(match[1])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{value!r} is not a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not finite")
     return float(min(max(value, low), high))  # clamps before float(): an integer may exceed every float
+
+
+def _decimal(text: str) -> float:
+    """A point or a comma before the decimals; ValueError where a comma may stand for thousands."""
+    if _THOUSANDS.search(text):
+        raise ValueError(f"{text!r} may have thousands or decimals behind its comma")
+    return float(text.replace(",", "."))
+
+
+def _score(value: Any) -> float:
+    """0 to 100 of a number, or of text with its scale: "8/10" is 80."""
+    if isinstance(value, str):
+        match = _SCORE.fullmatch(value.strip().lower())
+        if match is None:
+            raise ValueError(f"{value!r} is not a score")
+        number, scale = _decimal(match[1]), 100.0 if match[2] is None else _decimal(match[2])
+        if scale <= 0 or (match[2] is not None and not 0 <= number <= scale):
+            raise ValueError(f"{value!r} is not on its own scale")
+        value = 100.0 * number / scale
+    return _number(value, 0.0, 100.0)
+
+
+def _seconds(value: Any) -> float:
+    """0 to the length of an answer, of a number or of text: "1.5 s", "0:03.5", "00:00:03"."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if clock := _CLOCK.fullmatch(text):
+            value = 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + _decimal(clock[3])
+        elif match := _SECONDS.fullmatch(text):
+            value = _decimal(match[1]) / (1000 if (match[2] or "s").startswith("m") else 1)
+        else:
+            raise ValueError(f"{value!r} is not a time in seconds")
+    return _number(value, 0.0, ANSWER_SECONDS)
 
 
 def _entries(value: Any) -> Any:
@@ -86,10 +129,8 @@ Trait = Annotated[str, Field(max_length=MAX_NAME), BeforeValidator(lambda v: _cl
 Phrase = Annotated[
     str, Field(min_length=1, max_length=MAX_PHRASE), BeforeValidator(lambda v: _clean(v, MAX_PHRASE))
 ]
-Seconds = Annotated[
-    float, Field(ge=0, le=ANSWER_SECONDS), BeforeValidator(lambda v: _number(v, 0.0, ANSWER_SECONDS))
-]
-Score = Annotated[float, Field(ge=0, le=100), BeforeValidator(lambda v: _number(v, 0.0, 100.0))]
+Seconds = Annotated[float, Field(ge=0, le=ANSWER_SECONDS), BeforeValidator(_seconds)]
+Score = Annotated[float, Field(ge=0, le=100), BeforeValidator(_score)]
 FaultWord = Annotated[Fault, BeforeValidator(_fault)]
 VerdictWord = Annotated[Literal["accept", "revise"], BeforeValidator(_verdict)]
 _AtMost = (Field(max_length=MAX_ENTRIES), BeforeValidator(_entries))
@@ -185,9 +226,12 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
-def parse_plan(text: str) -> PhysicsPlan | None:
-    """The plan in a reply, bare or under the key "plan"; None when there is none that can be read."""
-    data = last_object(text)
+def parse_plan(text: str, *, cut: bool = False) -> PhysicsPlan | None:
+    """The plan in a reply, bare or under the key "plan"; None when there is none that can be read.
+
+    `cut`: the token limit ended the reply.
+    """
+    data = last_object(text, cut=cut)
     if data is None:
         return None
     nested = data.get("plan")
@@ -197,9 +241,12 @@ def parse_plan(text: str) -> PhysicsPlan | None:
         return None
 
 
-def parse_critique(text: str, *, num_tokens: int, seconds: float) -> Critique:
-    """The critique in a reply; `unreadable(...)` when there is none that can be read."""
-    data = last_object(text)
+def parse_critique(text: str, *, num_tokens: int, seconds: float, cut: bool = False) -> Critique:
+    """The critique in a reply; `unreadable(...)` when there is none that can be read.
+
+    `cut`: the token limit ended the reply.
+    """
+    data = last_object(text, cut=cut)
     if data is None:
         return unreadable(text, num_tokens=num_tokens, seconds=seconds)
     try:
@@ -241,18 +288,32 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def last_object(text: str) -> dict[str, Any] | None:
+def last_object(text: str, *, cut: bool = False) -> dict[str, Any] | None:
     """The last outermost JSON object in `text`, after its thoughts; None when no object is complete.
 
+    Also None where the reply ends inside thoughts, or behind the object inside another one or a sentence:
+    what is complete there is a draft that the model was about to correct. With `cut` only a fence may follow.
     Fences and prose need no rule of their own: decoding starts at each brace outside the object before it.
+    The time is bounded by MAX_REPLY and MAX_BRACES.
     """
-    text = text.rsplit("</think>", 1)[-1]
+    answer = text.rpartition("</think>")[-1]
+    if "<think>" in answer or len(answer) > MAX_REPLY:
+        return None
     found: dict[str, Any] | None = None
-    position = text.find("{")
+    position, end, num_braces = answer.find("{"), 0, 0
     while position >= 0:
+        num_braces += 1
         try:
-            found, end = _DECODER.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            end = position + 1
-        position = text.find("{", end)
+            found, end = _DECODER.raw_decode(answer, position)
+            position = answer.find("{", end)
+        except ValueError:
+            position = answer.find("{", position + 1)
+        except RecursionError:
+            return None
+        if num_braces > MAX_BRACES:
+            return None
+    rest = answer[end:].strip().removeprefix("```").strip()
+    unfinished = rest.count("{") > rest.count("}") or not rest.endswith(_SENTENCE_END)
+    if rest and (cut or unfinished):
+        return None
     return found

@@ -46,7 +46,7 @@ from engine.machine.streams import fence
 from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings
 from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
-from engine.video.files import read_prefix
+from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
 REMEMBERED = 4

@@ -16,10 +16,10 @@ from engine.video.files import (
     probe,
     probe_or_expect,
     read_frames,
-    read_prefix,
     resample_indices,
     write_mp4,
 )
+from engine.video.prefix import read_prefix
 
 
 def moving_square(num_frames: int = 24, size: int = 64) -> Frames:

@@ -165,6 +165,50 @@ def test_unreadable_replies_get_one_retry_and_no_score(critic: QwenVLCritic, sce
     assert {finish(critic.start(scenario, prompt, take())).raw for prompt in prompts} != {critique.raw}
 
 
+def test_of_a_long_clip_the_critic_sees_what_the_generator_continues(
+    critic: QwenVLCritic, scenario: Scenario, tmp_path: Path
+) -> None:
+    """Ten seconds whose grey level tells the second; the critic is told of the 3 s before the switch."""
+    frames = np.stack([np.full((64, 64, 3), 20 + 20 * (i // 8), np.uint8) for i in range(80)])
+    video_files.write_mp4(tmp_path / "ten.mp4", frames, 8.0)
+    seen = critic._prefix(video_files.probe(tmp_path / "ten.mp4"))
+    assert np.round((seen.frames.mean((1, 2, 3)) - 20) / 20).min() == 7 and max(seen.times_s) < 3.0
+    assert critic._prefix(scenario.prefix).times_s == (0.0, 1 / 8)
+
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>user\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n<think>\n"
+)
+
+
+def test_thoughts_that_the_template_opened_and_the_limit_cut_are_no_reply(
+    critic: QwenVLCritic, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(critic.tokenizer, "chat_template", THINKING)
+    draft = json.dumps({"objects": [{"name": "ball"}], "still": ["table"]})
+    monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: draft)
+    job = critic.plan(scenario)
+    job.launch().wait()
+    assert job._opening == "<think>"
+    while job._num_tries == 1:
+        job.launch().wait()
+    assert job._opening == "{", "the retry closes the thoughts and opens the object"
+    segments = job._segments(True)
+    assert segments[-1].endswith("<think>\n\n</think>\n\n{")
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(24, True), (40, False)])
+def test_a_decoding_knows_whether_the_limit_ended_it(critic: QwenVLCritic, limit: int, cut: bool) -> None:
+    end = decode(critic)[-1]
+    ends = critic.eos_ids if cut else (end,)
+    decoding = Decoding(critic.model, inputs_of(critic), max_new_tokens=limit, eos_ids=ends, chunk_tokens=7)
+    decoding.prefill().wait()
+    while not decoding.finished:
+        decoding.extend().wait()
+    assert decoding.cut is cut
+
+
 def test_a_job_does_no_work_before_launch_and_counts_its_steps(
     critic: QwenVLCritic, scenario: Scenario
 ) -> None:

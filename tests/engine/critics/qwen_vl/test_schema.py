@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlm_replies import PLAN, REPLY
 
+from engine.critics.qwen_vl import schema
 from engine.critics.qwen_vl.schema import (
+    MAX_BRACES,
     MAX_ENTRIES,
     MAX_NAME,
+    MAX_REPLY,
     critique_json_schema,
     last_object,
     parse_critique,
@@ -119,8 +122,89 @@ def test_plan_bare_nested_or_none() -> None:
 
 
 def test_last_complete_object_wins() -> None:
-    assert last_object('{"a": 1} {"b": {"c": 2}} {"d"') == {"b": {"c": 2}}
+    assert last_object('{"a": 1} {"b": {"c": 2}} That is all.') == {"b": {"c": 2}}
     assert last_object("{ not json {") is None
+
+
+ACCEPT = json.dumps({**REPLY, "verdict": "accept", "score": 95, "fault": "none", "plan": None})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>A first draft would be {ACCEPT} but the ball passes through the table at 2 s, so I have to",
+        f"<think>A first draft would be {ACCEPT}. But the ball passes through the table.",
+        f"<think>no</think>\n<think>again: {ACCEPT}",
+        f"A first draft would be {ACCEPT} but the ball passes through the table at 2 s, so I have to",
+        f'{ACCEPT} No: {{"seen": ["the ball passes through the table"',
+    ],
+)
+def test_a_draft_of_an_unfinished_reply_is_no_verdict(text: str) -> None:
+    assert critique(text).verdict is Verdict.UNREADABLE
+    assert parse_plan(text.replace(ACCEPT, json.dumps(PLAN))) is None
+
+
+@pytest.mark.parametrize("end", ["", "\n```", " \n"])
+def test_a_reply_at_the_token_limit_must_end_with_its_object(end: str) -> None:
+    read = parse_critique(f"Thoughts.</think>{ACCEPT}{end}", num_tokens=7, seconds=0.5, cut=True)
+    assert read.verdict is Verdict.ACCEPT
+    cut = parse_critique(f"{ACCEPT}{end} But the ball is gone.", num_tokens=7, seconds=0.5, cut=True)
+    assert cut.verdict is Verdict.UNREADABLE
+    assert critique(f"{ACCEPT}{end} But the ball is gone.").verdict is Verdict.ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("score", "value"),
+    [
+        *(("8/10", 80), ("4/5", 80), ("9.5 out of 10", 95), ("35/100", 35), ("1e2", 100), ("85 %", 85)),
+        *(("72,5", 72.5), ("80 points", 80), ("7 of 10", 70), ("100", 100), (" 85. ", 85), ("-3", 0)),
+    ],
+)
+def test_a_score_as_text_keeps_its_scale(score: str, value: float) -> None:
+    assert critique({**REPLY, "score": score}).score == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("time", "value"),
+    [
+        *(("00:03", 3.0), ("0:03.5", 3.5), ("00:00:03", 3.0), ("3,5", 3.5), ("1.5 s", 1.5), ("1.5s", 1.5)),
+        *(("250 ms", 0.25), ("t=2", 2.0), ("2 seconds", 2.0), ("0:01,5", 1.5), ("1:00", ANSWER_SECONDS)),
+    ],
+)
+def test_a_time_as_text_keeps_its_unit(time: str, value: float) -> None:
+    found = critique({**REPLY, "findings": [{"t": time, "object": "ball", "issue": "vanishes"}]})
+    assert [finding.t for finding in found.findings] == [pytest.approx(value)]
+
+
+@pytest.mark.parametrize(
+    "score", ["1,000", "12/10", "8/0", "8/10/10", "8 stars", "about 80", "", "3:2", "nan"]
+)
+def test_an_ambiguous_score_is_unreadable(score: str) -> None:
+    assert critique({**REPLY, "score": score}).verdict is Verdict.UNREADABLE
+
+
+@pytest.mark.parametrize("time", ["1,000", "2 min", "frame 12", "1/2", "0:0:0:1", "soon", ""])
+def test_an_ambiguous_time_is_unreadable(time: str) -> None:
+    findings = [{"t": time, "object": "ball", "issue": "vanishes"}]
+    assert critique({**REPLY, "findings": findings}).verdict is Verdict.UNREADABLE
+
+
+@pytest.mark.parametrize("piece", ["{", '{"a":', '{"a":"', "{}", '{"a":[', '{"a":1} '])
+def test_reading_takes_time_linear_in_the_length(piece: str) -> None:
+    """A megabyte of braces once took minutes. Decodings are counted: a busy machine's clock tells little."""
+    assert last_object(piece * (1_000_000 // len(piece))) is None
+    started: list[int] = []
+    decoder = schema._DECODER
+
+    class Counted:
+        def raw_decode(self, text: str, position: int) -> Any:
+            started.append(position)
+            return decoder.raw_decode(text, position)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "_DECODER", Counted())
+        last_object(piece * (MAX_REPLY // len(piece)))
+    assert 1 <= len(started) <= MAX_BRACES + 1
 
 
 def test_json_schemas_bound_everything_and_keep_the_order_of_reasoning() -> None:

@@ -21,7 +21,7 @@ from engine.generators.wan import generator as wan
 from engine.generators.wan.folder import WanDefaults
 from engine.generators.wan.generator import WanGenerator, WanJob, pad_first
 from engine.types import Prompt, Scenario, Video
-from engine.video.files import read_prefix
+from engine.video.prefix import read_prefix
 
 torch.set_num_threads(1)
 

@@ -27,6 +27,10 @@ from kernels.files import whole_file
 OPEN_EVENT: Final = "retake.video.open"
 """The audit event of every video file that is read; its argument is the path."""
 
+ENCODER_THREADS: Final = 4
+"""x264's pictures depend on its thread count, also at constant quality. By default that is the machine's, and
+equal frames would give other files, scores and digests on a machine with another number of cores."""
+
 _REPLACE = "replace the file with a complete one (copy or download it again)"
 _BT601 = (
     6  # AVCOL_SPC_SMPTE170M: written into the header, because players guess BT.709 for untagged large clips
@@ -248,6 +252,7 @@ def encode_mp4(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 1
         # x264's macroblock tree reads memory that it never wrote where the width is no multiple of 128: equal
         # frames gave unequal files, and whatever looks at a stored take would depend on chance.
         stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
+        stream.codec_context.thread_count = ENCODER_THREADS
         stream.codec_context.colorspace = _BT601
         for rgb in chain((first,), stream_of):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")

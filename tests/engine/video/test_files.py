@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from engine.video.files import (
     write_mp4,
 )
 from engine.video.prefix import read_prefix
+
+ROOT = Path(__file__).parents[3]
 
 
 def moving_square(num_frames: int = 24, size: int = 64) -> Frames:
@@ -77,6 +82,29 @@ def test_equal_frames_give_equal_files_whatever_lies_in_memory(tmp_path: Path) -
         files.add((tmp_path / f"{number}.mp4").read_bytes())
         assert len(kept) == 100  # alive while the file was written, with freed memory of odd content between
     assert len(files) == 1
+
+
+ENCODE = """
+import os, sys
+import numpy as np
+os.sched_setaffinity(0, {cores})
+from engine.video.files import write_mp4
+from pathlib import Path
+random = np.random.default_rng(0)
+texture = random.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+write_mp4(Path(sys.argv[1]), np.stack([np.roll(texture, (i, 2 * i), (0, 1)) for i in range(8)]), 8.0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be restricted here")
+def test_equal_frames_give_equal_files_on_any_number_of_cores(tmp_path: Path) -> None:
+    every = sorted(os.sched_getaffinity(0))
+    if len(every) < 2:
+        pytest.skip("this machine has one core")
+    for name, cores in (("one", {every[0]}), ("all", set(every))):
+        code = ENCODE.format(cores=cores)
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=ROOT)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "all").read_bytes()
 
 
 def test_resizing_and_picking_frames(clip_path: Path) -> None:

@@ -5,13 +5,13 @@ Opens no video. A file that could be several answers, or none, is an error; noth
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.submission.rules import VIDEO_SUFFIXES
+from engine.datasets._text import read_rows
 from engine.datasets.physics_iq import VIEWS, Description, cases_of
 from engine.errors import DatasetError
 
@@ -111,15 +111,9 @@ def _scenario_stem(row: Description) -> str:
 def _records(table: Path) -> list[tuple[int, dict[str, str]]]:
     if not table.is_file():
         raise DatasetError(f"{table} is not a file", fix=f"give a CSV of the columns {','.join(MAP_COLUMNS)}")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        if any(column not in found for column in MAP_COLUMNS):
-            raise DatasetError(
-                f"{table} has the columns {', '.join(found) or 'none'}; {', '.join(MAP_COLUMNS)} are needed",
-                fix=f"make its first line {','.join(MAP_COLUMNS)}",
-            )
-        return [(reader.line_num, record) for record in reader]
+    return read_rows(
+        table, MAP_COLUMNS, fix="save it as UTF-8", fix_columns=f"make its first line {','.join(MAP_COLUMNS)}"
+    )
 
 
 def _refused(what: str, problems: Sequence[str], *, fix: str) -> DatasetError:

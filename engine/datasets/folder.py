@@ -6,15 +6,17 @@ or from `clip.txt`. Of a clip longer than 3 s the LAST 3 s are the prefix: the c
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.datasets._text import read_rows, read_text
 from engine.errors import DatasetError, VideoError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import probe, probe_or_expect
 
+_SAVE = "save it as UTF-8 text"
+_SAVE_CSV = 'save it as UTF-8; Excel calls that "CSV UTF-8"'
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
@@ -86,16 +88,8 @@ def _read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
     """`prompts.csv` as file name to text; empty when there is no such file."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        absent = [column for column in ("file", "text") if column not in found]
-        if absent:
-            raise DatasetError(
-                f"{path} has no column {', '.join(absent)}; it has: {', '.join(found) or 'none'}",
-                fix="give it the columns file,text",
-            )
-        prompts = {record["file"]: (record["text"] or "").strip() for record in reader}
+    rows = read_rows(path, ("file", "text"), fix=_SAVE_CSV, fix_columns="give it the columns file,text")
+    prompts = {record["file"]: record["text"].strip() for _, record in rows}
     unknown = [name for name in prompts if name not in names]
     if unknown:
         raise DatasetError(
@@ -107,4 +101,4 @@ def _read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _sidecar(clip: Path) -> str:
     path = clip.with_suffix(".txt")
-    return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
+    return " ".join(read_text(path, fix=_SAVE).split()) if path.is_file() else ""

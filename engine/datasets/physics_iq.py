@@ -6,12 +6,11 @@ below the benchmark; the reference clips and masks are the scorer's. Takes of th
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.datasets._text import read_rows
 from engine.errors import DatasetError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import check_clip, probe, probe_or_expect
@@ -139,22 +138,14 @@ def descriptions_path(root: Path) -> Path:
 def read_descriptions(root: Path) -> tuple[Description, ...]:
     """All rows of descriptions.csv, both takes, in file order. Raises DatasetError."""
     path = descriptions_path(root)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text: {error}", fix=f"take it from {_REPOSITORY}") from error
-    with io.StringIO(text, newline="") as file:
-        reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        absent = [column for column in COLUMNS if column not in found]
-        if absent:
-            older = "prediction" in found  # of the first release, December 2024, with other clip names
-            raise DatasetError(
-                f"{path} has no column {', '.join(absent)}; it has: {', '.join(found) or 'none'}"
-                + (" (the schema of the first release)" if older else ""),
-                fix=f"take the file with the columns {', '.join(COLUMNS)} from {_REPOSITORY}",
-            )
-        rows = tuple(_description(path, reader.line_num, record) for record in reader)
+    records = read_rows(
+        path,
+        COLUMNS,
+        fix=f"take it from {_REPOSITORY}",
+        fix_columns=f"take the file with the columns {', '.join(COLUMNS)} from {_REPOSITORY}",
+        telling={"prediction": "the schema of the first release"},  # of December 2024, with other clip names
+    )
+    rows = tuple(_description(path, line, record) for line, record in records)
     if not cases_of(rows):
         raise DatasetError(f"{path} has {len(rows)} rows, none of take-1", fix=_DOWNLOAD)
     return rows

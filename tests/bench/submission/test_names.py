@@ -96,7 +96,7 @@ def test_every_wrong_line_of_a_table_is_listed(tmp_path: Path, rows: tuple[Descr
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("name,case\nx,y\n", "has the columns name, case; file, generated_video_name are needed"),
+        ("name,case\nx,y\n", "has no column file, generated_video_name; it has: name, case"),
         ("file,generated_video_name\n", "lists no file"),
         (None, "is not a file"),
     ],

@@ -1,4 +1,4 @@
-"""Captions and tables as people save them: other encodings, open quotes and giant cells are refused by name."""
+"""Captions and tables as people save them: other encodings, open quotes, giant cells are refused by name."""
 
 from __future__ import annotations
 

@@ -7,8 +7,6 @@ or marked unreadable; only a prefix that cannot be read raises (VideoError).
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,14 +15,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
-from torch import nn
 
 from engine.critics.qwen_vl.decode import Decoding, Ready
+from engine.critics.qwen_vl.folder import read_folder
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
 from engine.critics.qwen_vl.preprocess import (
-    VIDEO_PAD,
     PatchGeometry,
     Segment,
     VideoSegment,
@@ -39,7 +35,6 @@ from engine.critics.qwen_vl.schema import (
     storable,
 )
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
-from engine.errors import ModelError, unknown_name
 from engine.protocols import Fence
 from engine.types import (
     Clip,
@@ -54,21 +49,12 @@ from engine.types import (
 )
 from engine.video.files import read_frames
 from engine.video.prefix import prefix_frames
-from kernels.descriptors import DTYPES, torch_dtype
 
 T = TypeVar("T")
 
-QUANTIZATIONS = ("none", "nf4", "int8")
 CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
 NUM_TRIES = 2
-
-# The vision tower is prefill-bound and small: it keeps its precision. Naming a list drops the library's own,
-# which is why lm_head is on it.
-UNQUANTIZED = ["model.visual", "lm_head"]
-
-# nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
-BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,105 +259,19 @@ def load(
     Without weights the model has shapes only (device meta): enough for the footprint.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
-    family, lacks a part, or bitsandbytes is missing.
+    family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
-
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    options = _quantization_options(quantization, torch_dtype(dtype), device)
     settings = read_settings(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if not with_weights:
-            model, missing = _outline(config, torch_dtype(dtype), quantization), []
-        else:
-            model, info = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                dtype=torch_dtype(dtype),
-                local_files_only=True,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                **options,
-            )
-            missing = sorted(info["missing_keys"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
-    if missing:
-        raise ModelError(
-            f"{folder} lacks {len(missing)} weights of the model, the first {missing[0]}", fix=_COMPLETE
-        )
-    if tokenizer.convert_tokens_to_ids(VIDEO_PAD) != config.video_token_id:
-        raise ModelError(
-            f"{folder}: {VIDEO_PAD} of the tokenizer is not video_token_id {config.video_token_id}",
-            fix="take tokenizer and config.json from the same model",
-        )
-    model = model.eval() if options or not with_weights else model.to(device).eval()
-    eos_ids = _eos_ids(model, tokenizer)
+    parts = read_folder(
+        folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
+    )
+    config = parts.model.config
+    geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     return QwenVLCritic(
-        model=model,
-        tokenizer=tokenizer,
+        model=parts.model,
+        tokenizer=parts.tokenizer,
         settings=settings,
         geometry=geometry,
-        eos_ids=eos_ids,
-        grammars=build_grammars(tokenizer, config.get_text_config().vocab_size, eos_ids),
+        eos_ids=parts.eos_ids,
+        grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
     )
-
-
-_COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
-
-
-def _outline(config: Any, dtype: torch.dtype, quantization: str) -> Any:
-    """The model with shapes and without values; a quantized weight stands as so many bytes."""
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    for name, module in model.named_modules():
-        if quantization != "none" and isinstance(module, nn.Linear) and not name.startswith((*UNQUANTIZED,)):
-            size = round(module.weight.numel() * BYTES_PER_WEIGHT[quantization])
-            stand_in = torch.empty(size, dtype=torch.uint8, device="meta")
-            module.weight = nn.Parameter(stand_in, requires_grad=False)
-    return model
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends an answer, according to the generation config and the tokenizer."""
-    listed = model.generation_config.eos_token_id
-    ids = list(listed) if isinstance(listed, (list, tuple)) else [listed]
-    known = tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
-    if not known:
-        raise ModelError("neither generation config nor tokenizer names an end token", fix=_COMPLETE)
-    return known
-
-
-def _quantization_options(quantization: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Arguments of from_pretrained; empty for "none". int8 with threshold 0: the default synchronizes."""
-    if quantization not in QUANTIZATIONS:
-        raise unknown_name("quantization", quantization, QUANTIZATIONS)
-    if quantization == "none":
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"quantization {quantization!r} needs bitsandbytes, which is not installed",
-            fix='install it with: pip install "retake-engine[gpu]", or use --quantization none',
-        )
-    from transformers import BitsAndBytesConfig
-
-    if quantization == "nf4":
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=UNQUANTIZED,
-        )
-    else:
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # one line per call
-        config = BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=UNQUANTIZED
-        )
-    return {"quantization_config": config, "device_map": {"": device}}

@@ -16,6 +16,7 @@ from engine.build.needs import plan_run
 from engine.build.prepare import open_dataset, prepare
 from engine.build.run import build_run, resume_run
 from engine.critics.qwen_vl import critic as qwen_vl
+from engine.critics.qwen_vl import folder as critic_folder
 from engine.datasets.folder import ClipFolder
 from engine.datasets.physics_iq import PhysicsIQ
 from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
@@ -317,7 +318,9 @@ def test_memory_of_a_preset_is_that_of_exact(folders: Folders, tmp_path: Path) -
 
 
 def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qwen_vl, "_quantization_options", lambda *arguments: {})  # bitsandbytes is not needed
+    monkeypatch.setattr(
+        critic_folder, "_quantization_options", lambda *arguments: {}
+    )  # bitsandbytes is not needed
     spec = wan.load(folders.generator, device="cpu", dtype="fp32", with_weights=False).spec
     planned = {
         name: qwen_vl.load(

@@ -170,8 +170,8 @@ def test_of_a_long_clip_the_critic_sees_what_the_generator_continues(
 ) -> None:
     """Ten seconds whose grey level tells the second; the critic is told of the 3 s before the switch."""
     frames = np.stack([np.full((64, 64, 3), 20 + 20 * (i // 8), np.uint8) for i in range(80)])
-    video_files.write_mp4(tmp_path / "ten.mp4", frames, 8.0)
-    seen = critic._prefix(video_files.probe(tmp_path / "ten.mp4"))
+    write_mp4(tmp_path / "ten.mp4", frames, 8.0)
+    seen = critic._prefix(probe(tmp_path / "ten.mp4"))
     assert np.round((seen.frames.mean((1, 2, 3)) - 20) / 20).min() == 7 and max(seen.times_s) < 3.0
     assert critic._prefix(scenario.prefix).times_s == (0.0, 1 / 8)
 
@@ -324,6 +324,10 @@ def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="lacks 1 weights"):
         qwen_vl.load(broken, device="cpu", dtype="fp32")
+    more = {**load_file(folder / "model.safetensors"), "model.layers.0.mlp.weight_scale": torch.ones(3)}
+    save_file(more, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"holds 1 weights that .* does not use: model\.layers\.0\.mlp\.w"):
+        qwen_vl.load(broken, device="cpu", dtype="fp32")
     (broken / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be loaded"):
         qwen_vl.load(broken, device="cpu", dtype="fp32")
@@ -332,6 +336,43 @@ def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     (other / "config.json").write_text(json.dumps({**config, "video_token_id": 3}))
     with pytest.raises(ModelError, match="is not video_token_id 3"):
         qwen_vl.load(other, device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_a_model_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    adapted = shutil.copytree(folder, tmp_path / "adapted")
+    (adapted / name).write_text("{}")
+    with pytest.raises(ModelError, match=name) as error:
+        qwen_vl.load(adapted, device="cpu", dtype="fp32", with_weights=False)
+    assert "merge" in error.value.fix
+
+
+PREQUANTIZED = {
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    "compressed-tensors": {"quant_method": "compressed-tensors", "config_groups": {}},
+    "unheard-of": {"quant_method": "unheard-of"},
+}
+
+
+@pytest.mark.parametrize("method", PREQUANTIZED)
+def test_a_quantized_folder_whose_package_is_missing_says_which(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    import shutil
+
+    quantized = shutil.copytree(folder, tmp_path / method)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = PREQUANTIZED[method]
+    (quantized / "config.json").write_text(json.dumps(config))
+    for weights in (False, True):
+        with pytest.raises(ModelError, match=method) as error:
+            qwen_vl.load(quantized, device="cpu", dtype="fp32", with_weights=weights)
+    assert "install" in error.value.fix or "format" in error.value.fix
+    with pytest.raises(ModelError, match=f"is quantized already .{method}"):
+        qwen_vl.load(quantized, device="cpu", dtype="fp32", quantization="nf4", with_weights=False)
 
 
 @pytest.mark.parametrize(

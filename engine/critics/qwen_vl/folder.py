@@ -1,0 +1,191 @@
+"""A transformers folder of the Qwen-VL layout -> model, tokenizer, end tokens; every tensor is accounted for.
+
+Knows no prompt and no reply. Invariant: what is in the folder is used or refused by name: surplus weights,
+adapters beside a model, quantization formats whose package is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.critics.qwen_vl.preprocess import VIDEO_PAD
+from engine.errors import ModelError, unknown_name
+from kernels.descriptors import DTYPES, torch_dtype
+
+QUANTIZATIONS = ("none", "nf4", "int8")
+
+# The vision tower is prefill-bound and small: it keeps its precision. Naming a list drops the library's own,
+# which is why lm_head is on it.
+UNQUANTIZED = ["model.visual", "lm_head"]
+
+# nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
+BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+
+_COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticParts:
+    """What a folder holds. Without weights the model has shapes only (device meta)."""
+
+    model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+
+
+def read_folder(
+    folder: Path, *, device: str, dtype: str, quantization: str, with_weights: bool
+) -> CriticParts:
+    """Raises ConfigError for unknown names and ModelError for what does not fit; see `load`."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoTokenizer
+
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    options = _quantization_options(quantization, torch_dtype(dtype), device)
+    _refuse_adapters(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        _require_quantizer(folder, config, quantization)
+        if with_weights:
+            model = _with_weights(folder, torch_dtype(dtype), options)
+        else:
+            model = _outline(config, torch_dtype(dtype), quantization)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
+    except SafetensorError as error:
+        raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
+    if tokenizer.convert_tokens_to_ids(VIDEO_PAD) != config.video_token_id:
+        raise ModelError(
+            f"{folder}: {VIDEO_PAD} of the tokenizer is not video_token_id {config.video_token_id}",
+            fix="take tokenizer and config.json from the same model",
+        )
+    stays = bool(options) or not with_weights or getattr(model, "quantization_method", None) is not None
+    model = model.eval() if stays else model.to(device).eval()
+    return CriticParts(model=model, tokenizer=tokenizer, eos_ids=_eos_ids(model, tokenizer))
+
+
+def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+        **options,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of the model, the first {missing[0]}", fix=_COMPLETE
+        )
+    if surplus := sorted(info["unexpected_keys"]):
+        raise ModelError(
+            f"{folder} holds {len(surplus)} weights that {type(model).__name__} does not use: "
+            f"{', '.join(surplus[:5])}{', ...' if surplus[5:] else ''}",
+            fix="they may be scales of a quantization that config.json does not state, or an adapter: take"
+            " the model in a format that states it, merge the adapter, or remove these tensors",
+        )
+    if mismatched := sorted(str(key) for key in info["mismatched_keys"]):
+        raise ModelError(
+            f"{folder}: {len(mismatched)} weights have another shape than config.json says, the first "
+            f"{mismatched[0]}",
+            fix="take weights and config.json from the same model",
+        )
+    return model
+
+
+def _refuse_adapters(folder: Path) -> None:
+    """transformers would read the base model and leave an adapter beside it alone."""
+    if found := [name for name in _ADAPTERS if (folder / name).is_file()]:
+        raise ModelError(
+            f"{folder} holds an adapter ({', '.join(found)}), which a critic does not load",
+            fix="merge it into the model (peft: merge_and_unload, save_pretrained) and give that folder",
+        )
+
+
+def _require_quantizer(folder: Path, config: Any, quantization: str) -> None:
+    """ModelError where the folder is quantized and transformers' quantizer for it cannot run here."""
+    stated = getattr(config, "quantization_config", None)
+    if stated is None:
+        return
+    from transformers.quantizers import AutoHfQuantizer
+
+    facts = stated if isinstance(stated, dict) else stated.to_dict()
+    method = str(facts.get("quant_method", "unknown"))
+    if quantization != "none":
+        raise ModelError(
+            f"{folder} is quantized already ({method}); --quantization {quantization} cannot be laid over it",
+            fix="leave --quantization out",
+        )
+    try:
+        AutoHfQuantizer.from_config(stated, pre_quantized=True).validate_environment(device_map=None)
+    except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder} is quantized ({method}), which cannot be loaded here: {error}",
+            fix="install the package that the message names, or take the model in another format",
+        ) from error
+
+
+def _outline(config: Any, dtype: torch.dtype, quantization: str) -> Any:
+    """The model with shapes and without values; a quantized weight stands as so many bytes."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    for name, module in model.named_modules():
+        if quantization != "none" and isinstance(module, nn.Linear) and not name.startswith((*UNQUANTIZED,)):
+            size = round(module.weight.numel() * BYTES_PER_WEIGHT[quantization])
+            stand_in = torch.empty(size, dtype=torch.uint8, device="meta")
+            module.weight = nn.Parameter(stand_in, requires_grad=False)
+    return model
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends an answer, according to the generation config and the tokenizer."""
+    listed = model.generation_config.eos_token_id
+    ids = list(listed) if isinstance(listed, (list, tuple)) else [listed]
+    known = tuple(dict.fromkeys(i for i in [*ids, tokenizer.eos_token_id] if i is not None))
+    if not known:
+        raise ModelError("neither generation config nor tokenizer names an end token", fix=_COMPLETE)
+    return known
+
+
+def _quantization_options(quantization: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Arguments of from_pretrained; empty for "none". int8 with threshold 0: the default synchronizes."""
+    if quantization not in QUANTIZATIONS:
+        raise unknown_name("quantization", quantization, QUANTIZATIONS)
+    if quantization == "none":
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {quantization!r} needs bitsandbytes, which is not installed",
+            fix='install it with: pip install "retake-engine[gpu]", or use --quantization none',
+        )
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=UNQUANTIZED,
+        )
+    else:
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # one line per call
+        config = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=UNQUANTIZED
+        )
+    return {"quantization_config": config, "device_map": {"": device}}

@@ -39,6 +39,10 @@ class ModelError(RetakeError):
     """A model folder lacks a component or does not fit the family that should load it."""
 
 
+class NotFinite(RetakeError):
+    """A take holds values that are no numbers; it is never stored, and its scenario fails."""
+
+
 class DoesNotFit(RetakeError):
     """The planned models do not fit the memory budget; the message holds the table."""
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from engine.denoise.assemble import Assembled, assemble
 from engine.denoise.early_stop import EarlyStop
 from engine.denoise.family import Shape
+from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
@@ -237,6 +238,7 @@ class WanJob:
         self._padded_prefix = padded(generator.spec.prefix_frames)
         self._chunk_latents = generator.chunk_latents(generator.spec)
         self._decoded: list[Tensor] = []
+        self._watch = FiniteWatch()
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
         self._steps_left = 1 + generator.schedule.num_steps + passes
@@ -256,8 +258,18 @@ class WanJob:
         return fence(self._generator.parts.device)
 
     def result(self) -> Video:
-        """The continuation without its prefix; copies to the host, so wait for the last fence first."""
+        """The continuation without its prefix; copies to the host, so wait for the last fence first.
+
+        Raises NotFinite where a step made values that are no numbers.
+        """
         assert self._steps_left == 0, f"{self._steps_left} steps left"
+        parts = self._generator.parts
+        modules = {
+            "transformer": parts.transformer,
+            "text_encoder": parts.text_encoder,
+            "vae": parts.vae,
+        }
+        self._watch.require(modules, parts.vae.dtype)
         frames = torch.cat(self._decoded)[self._padded_prefix :].cpu().numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
@@ -275,6 +287,7 @@ class WanJob:
         stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
         for step in range(generator.schedule.num_steps):
             velocity = guidance.velocity(sampler.latents, sampler.timestep, step)
+            self._watch.note(f"denoise step {step + 1} of {generator.schedule.num_steps}", velocity)
             self.num_denoised += 1
             if stop is not None and stop.settled(preview := sampler.preview(velocity)):
                 self._steps_left -= generator.schedule.num_steps - 1 - step
@@ -287,6 +300,7 @@ class WanJob:
         latents = denormalise(parts.vae, result.to(parts.vae.dtype))
         del sampler, guidance  # their history is as large as num_steps latents
         for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
+            self._watch.note("decoding the latents", pixels)
             self._decoded.append(_to_uint8(pixels))
             yield
 
@@ -321,6 +335,7 @@ class WanJob:
         host = torch.from_numpy(self._request.prefix)  # uint8 [P, H, W, 3]
         pixels = _to_device(host, parts.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
         latents = encode_mode(parts.vae, pixels.to(parts.vae.dtype), self._chunk_latents).float()
+        self._watch.note("encoding the prefix", latents)
         generator.prefixes.put(self._request.prefix_key, latents)
         return latents
 

@@ -16,7 +16,7 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
 
-from engine.errors import ConfigError, ModelError, VideoError
+from engine.errors import ConfigError, ModelError, NotFinite, VideoError
 from engine.generators.wan import generator as wan
 from engine.generators.wan.folder import WanDefaults
 from engine.generators.wan.generator import WanGenerator, WanJob, pad_first
@@ -358,3 +358,31 @@ def test_gpu_and_cpu_agree(folder: Path, scenario: Scenario) -> None:
         for device in ("cpu", "cuda")
     ]
     assert np.abs(videos[0] - videos[1]).mean() < 1
+
+
+# --- what must never become a picture -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ("transformer", r"denoise step 1 of 3: .*transformer\.\S+ holds 1 of \d+ values that are no numbers"),
+        ("vae.encoder", r"encoding the prefix: .*vae\.encoder\.\S+ holds 1 of"),
+        ("vae.decoder", r"decoding the latents: .*vae\.decoder\.\S+ holds 1 of"),
+        ("text_encoder", r"denoise step 1 of 3: .*text_encoder\.\S+ holds 1 of"),
+    ],
+)
+def test_a_damaged_weight_gives_an_error_and_no_picture(
+    folder: Path, scenario: Scenario, part: str, where: str
+) -> None:
+    damaged = wan.load(folder, device="cpu", dtype="fp32")
+    module = getattr(damaged.parts, part.partition(".")[0])
+    inner = module.get_submodule(part.partition(".")[2])
+    weight = next(w for name, w in inner.named_parameters() if w.ndim >= 2 and "shared" not in name)
+    if part == "text_encoder":
+        weight = next(w for name, w in inner.named_parameters() if name.endswith("layer_norm.weight"))
+    with torch.no_grad():
+        weight[(0,) * weight.ndim] = float("nan")
+    with pytest.raises(NotFinite, match=where) as error:
+        run(damaged.start(scenario, PROMPT))
+    assert "again" in error.value.fix

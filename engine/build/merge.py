@@ -7,7 +7,6 @@ other settings or other weights are refused, for their takes are not takes of on
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any
 from engine.build.prepare import open_dataset
 from engine.build.run import MANIFEST
 from engine.errors import ConfigError, StoreError
-from engine.runs.manifest import write_manifest
+from engine.runs.manifest import read_manifest, write_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace import read_trace, write_trace
 from engine.settings.config import RunConfig, read_config, settings, write_config
@@ -118,7 +117,7 @@ def _source(folder: Path, opened: ExitStack) -> Source:
     path = folder / MANIFEST
     if not path.is_file():
         raise StoreError(f"{path} does not exist", fix="merge runs made by `retake run`, which writes it")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_manifest(path)
     return Source(
         folder=folder,
         config=read_config(folder),

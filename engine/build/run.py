@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from engine.build import exported
 from engine.build.prepare import Prepared, load, prepare, refinement_policy
+from engine.errors import StoreError
 from engine.loop import boundary
 from engine.loop.lanes import HOST_LANES, LANE_JOBS, make_lanes
 from engine.loop.policy import scenario_seed
@@ -24,15 +25,19 @@ from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
 from engine.machine.streams import HostPool, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
-from engine.runs.manifest import collect, write_manifest
+from engine.runs.changes import changes
+from engine.runs.manifest import collect, read_manifest, write_manifest
 from engine.runs.store import DATABASE, RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder, Span, read_trace, write_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import write_mp4
+from kernels.files import file_digest
 
 MANIFEST = "manifest.json"
+MAX_LISTED = 8
+"""Changes that a message names."""
 
 
 class Run:
@@ -122,21 +127,27 @@ class Run:
 def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
-        RunStore.create(config.out, ())  # refuses, with the way out
+        RunStore.claim(config.out, ())  # refuses, with the way out
     prepared = prepare(config)
     loaded = load(prepared)
     config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_config(config, config.out / "config.toml")  # before the store: whoever finds a store can resume it
-    notes = loaded[0].notes
-    write_manifest(config.out / MANIFEST, _manifest(replace(prepared, config=config), notes))
-    return Run(RunStore.create(config.out, prepared.scenarios), prepared, loaded)
+    facts = _manifest(replace(prepared, config=config), loaded[0].notes)
+    with ExitStack() as refused:
+        claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
+        refused.callback(claim.close)
+        write_config(config, config.out / "config.toml")  # before the store: whoever finds one can resume it
+        write_manifest(config.out / MANIFEST, facts)
+        store = RunStore.create(config.out, prepared.scenarios, claim=claim)
+        refused.pop_all()
+    return Run(store, prepared, loaded)
 
 
-def resume_run(folder: Path, *, denoiser: str | None = None) -> Run:
+def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: bool = False) -> Run:
     """The unfinished and the failed scenarios of a run folder, with its own settings.
 
     `denoiser` says where the exported form is now that the run was started with; StoreError for another one.
+    StoreError too where models, questions, settings or versions are not those of the manifest; with
+    `accept_changes` they are noted there instead, with the number of attempts that were made before.
     """
     with ExitStack() as refused:
         store = RunStore.open(folder)
@@ -148,9 +159,31 @@ def resume_run(folder: Path, *, denoiser: str | None = None) -> Run:
         loaded = None
         if prepared is not None:
             exported.require_same(prepared.exported, folder / MANIFEST)
+            _compare(store, prepared, accept=accept_changes)
             loaded = load(prepared) if prepared.usable else None
         refused.pop_all()
         return Run(store, prepared, loaded)
+
+
+def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
+    """Refuse, or note in the manifest, what the run no longer rests on."""
+    path = store.folder / MANIFEST
+    then, now = read_manifest(path), _manifest(prepared, {})
+    asked = {scenario.id: scenario.text for scenario in store.scenarios()}
+    found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
+    found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
+    if not found:
+        return
+    if not accept:
+        more = [f"and {len(found) - MAX_LISTED} more"] if found[MAX_LISTED:] else []
+        raise StoreError(
+            "\n  ".join([f"{store.folder} was started with something else:", *found[:MAX_LISTED], *more]),
+            fix="put it back; or resume with --accept-changes, which notes it in the manifest; or start a new"
+            " run",
+        )
+    made = {scenario.id: len(store.attempts(scenario.id)) for scenario in prepared.scenarios}
+    note = {"started": now["started"], "changes": found, "attempts_before": made, "models": now["models"]}
+    write_manifest(path, {**then, "resumed": [*then.get("resumed", []), note]})
 
 
 def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
@@ -182,4 +215,11 @@ def _manifest(prepared: Prepared, denoiser: Mapping[str, str]) -> dict[str, Any]
         argv=sys.argv,
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    return {**facts, "resolved": resolved, "denoiser": dict(denoiser), "memory": prepared.memory.table()}
+    prefixes = {scenario.id: file_digest(scenario.prefix.path) for scenario in prepared.usable}
+    return {
+        **facts,
+        "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended
+        "resolved": resolved,
+        "denoiser": dict(denoiser),
+        "memory": prepared.memory.table(),
+    }

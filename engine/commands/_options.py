@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import secrets
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -74,7 +75,8 @@ def numbers(text: str) -> list[int]:
 
 
 def new_folder(name: str) -> Path:
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """A name of its own also for runs that start in the same second."""
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def _parameter_name(entry: Entry) -> str:

@@ -22,6 +22,14 @@ Moved = Annotated[
 ]
 
 
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Go on with changed weights, settings, texts or versions, and note them in the manifest.",
+    ),
+]
+
 UNCOUNTED = (
     "the memory is that of preset exact, but for a fused autoencoder on a GPU: what 8-bit weights save, and "
     "what compiled blocks and CUDA graphs take, is not counted"
@@ -39,11 +47,17 @@ def run(given: Mapping[str, object], config: ConfigFile = None) -> None:
 
 
 @app.command(epilog="Example: [cyan]retake resume runs/first[/]")
-def resume(folder: RunFolder, denoiser: Moved = None) -> None:
-    """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried."""
+def resume(folder: RunFolder, denoiser: Moved = None, accept_changes: AcceptChanges = False) -> None:
+    """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried.
+
+    Weights, settings, texts, prefixes and versions must be those that the run was started with.
+    """
     from engine.build.run import resume_run
 
-    finish(folder, execute(lambda: resume_run(folder, denoiser=denoiser)))
+    finish(
+        folder,
+        execute(lambda: resume_run(folder, denoiser=denoiser, accept_changes=accept_changes)),
+    )
 
 
 @app.command(epilog="Example: [cyan]retake plan physics-IQ-benchmark --generator wan2.2-ti2v --steps 32[/]")

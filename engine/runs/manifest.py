@@ -16,10 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.errors import StoreError
 from kernels.files import file_digest, whole_file
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+"""2: model folders are digested whole, and the prefixes too."""
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
+MODEL_SUFFIXES = WEIGHT_SUFFIXES | {".json", ".txt", ".model", ".jinja"}
+"""What a model is loaded from: also its settings, tokenizer, processor and chat template."""
 PACKAGES = (
     "retake-engine",
     "torch",
@@ -44,7 +48,7 @@ PACKAGES = (
 def collect(
     config: Mapping[str, Any], models: Mapping[str, Path], *, seeds: Mapping[str, int], argv: Sequence[str]
 ) -> dict[str, Any]:
-    """The manifest of a run that starts now; `models` are folders by role, every weight file is digested."""
+    """The manifest of a run that starts now; `models` are folders by role, digested whole."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -58,7 +62,7 @@ def collect(
         },
         "packages": package_versions(),
         "models": {
-            role: {"folder": str(folder), "sha256": weight_digests(folder)} for role, folder in models.items()
+            role: {"folder": str(folder), "sha256": model_digests(folder)} for role, folder in models.items()
         },
         "seeds": dict(seeds),
         "config": dict(config),
@@ -70,6 +74,19 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(manifest, indent=2, default=str, allow_nan=False) + "\n"
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Empty where there is none. StoreError where it is no JSON object."""
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON: {error}", fix="restore the file, or delete it") from error
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{path} holds no JSON object", fix="restore the file, or delete it")
+    return manifest
 
 
 def code_state(root: Path) -> dict[str, Any]:
@@ -119,11 +136,11 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def weight_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every weight file below `folder` by relative path, read in blocks."""
+def model_digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder` that a model is loaded from, by relative path, read in blocks."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix in WEIGHT_SUFFIXES and path.is_file():
+        if path.suffix in MODEL_SUFFIXES and path.is_file():
             digests[path.relative_to(folder).as_posix()] = file_digest(path)
     return digests
 

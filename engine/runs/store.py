@@ -74,19 +74,38 @@ class RunStore:
         self._attempt_columns = _ATTEMPT
 
     @classmethod
-    def create(cls, folder: Path, scenarios: Sequence[Scenario]) -> RunStore:
-        """A new run folder for these scenarios; StoreError if there is one already or if two share a name."""
-        path = folder / DATABASE
-        if path.exists():
-            raise StoreError(
-                f"{folder} already holds a run",
-                fix=f"continue it with `retake resume {folder}`, or choose another folder with --out",
-            )
+    def claim(cls, folder: Path, scenarios: Sequence[Scenario]) -> IO[bytes]:
+        """The lock of a run folder that is about to be made; held until closed.
+
+        StoreError if there is a run, another process writes one, two scenarios share a name, or the folder
+        cannot be written or locked. Nothing of another run is touched.
+        """
         _check_names(scenarios)
+        if not (folder / DATABASE).exists():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(
+                    f"{folder} cannot be made: {error.strerror}", fix="choose another folder with --out"
+                ) from error
+            lock = _take_lock(folder)
+            if not (folder / DATABASE).exists():
+                return lock
+            lock.close()  # another process was faster
+        raise StoreError(
+            f"{folder} already holds a run",
+            fix=f"continue it with `retake resume {folder}`, or choose another folder with --out",
+        )
+
+    @classmethod
+    def create(
+        cls, folder: Path, scenarios: Sequence[Scenario], *, claim: IO[bytes] | None = None
+    ) -> RunStore:
+        """A new run folder for these scenarios, under its `claim`; StoreError as `claim` raises it."""
+        path, lock = folder / DATABASE, claim or cls.claim(folder, scenarios)
         for scenario in scenarios:
             (folder / "videos" / scenario.id).mkdir(parents=True, exist_ok=True)
         (folder / "chosen").mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(folder)
         # Built under another name: a process killed here leaves no half-made run.sqlite behind.
         with whole_file(path) as partial:
             database = sqlite3.connect(partial)
@@ -333,13 +352,20 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 def _take_lock(folder: Path) -> IO[bytes]:
     """Held until closed; the kernel frees it when the process dies, however it dies."""
-    lock = (folder / "run.lock").open("ab")
+    lock = None
     try:
+        lock = (folder / "run.lock").open("ab")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
+    except OSError as error:
+        if lock is not None:
+            lock.close()
+        if isinstance(error, BlockingIOError):
+            raise StoreError(
+                f"{folder} is being written by another process", fix="wait for it to end, or stop it"
+            ) from error
         raise StoreError(
-            f"{folder} is being written by another process", fix="wait for it to end, or stop it"
+            f"{folder} cannot be locked: {error.strerror}",
+            fix="give a folder that you may write, on a disk with file locks (some network disks have none)",
         ) from error
     return lock
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import Folders, Silent, make_folders, script_the_critic
@@ -26,7 +30,7 @@ from engine.runs.trace import read_trace
 from engine.settings.config import read_config
 from engine.settings.presets import PRESETS
 from engine.types import Outcome, Verdict
-from engine.video.files import probe
+from engine.video.files import probe, write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +251,70 @@ def test_an_existing_run_is_not_overwritten(
     with pytest.raises(StoreError, match="already holds a run"):
         build_run(folders.config(tmp_path / "run"))
     assert (tmp_path / "run" / "config.toml").read_bytes() == before
+
+
+def test_a_refused_run_touches_nothing_of_another_process(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes start in one folder: the second has passed all checks when the first takes the lock."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.toml").write_text("of the first")
+    with (out / "run.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="being written by another process"):
+            build_run(folders.config(out, settings={"limit": 1}))
+    assert (out / "config.toml").read_text() == "of the first"
+    assert sorted(path.name for path in out.iterdir()) == ["config.toml", "run.lock"]
+
+
+def change_weights(folder: Path) -> str:
+    path = next(folder.rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    return path.relative_to(folder).as_posix()
+
+
+@pytest.mark.parametrize("what", ["weights", "sidecar", "text", "prefix", "setting"])
+def test_a_run_that_rests_on_something_else_is_refused_or_noted(
+    own_dataset: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    script_the_critic(monkeypatch)
+    generator = shutil.copytree(own_dataset.generator, tmp_path / "generator")
+    own = replace(own_dataset, generator=generator)
+    cut, out = Silent(interrupt=1), tmp_path / "run"
+    with build_run(own.config(out)) as run, pytest.raises(KeyboardInterrupt):
+        run.execute(cut)
+    with RunStore.open(out, read_only=True) as store:
+        (pending, *_) = store.pending()
+        made = len(store.attempts(pending.id))
+    says = what
+    if what == "weights":
+        says = f"file {change_weights(generator)} of the generator: changed"
+    elif what == "sidecar":
+        path = generator / "retake.json"
+        path.write_text(path.read_text() + "\n")
+        says = "file retake.json of the generator: changed"
+    elif what == "text":
+        table = next(own.dataset.rglob("descriptions.csv"))
+        table.write_text(table.read_text().replace(pending.text, pending.text + " again"))
+        says = f"text of scenario {pending.id}"
+    elif what == "prefix":
+        frames = np.zeros((24, 32, 32, 3), np.uint8)
+        write_mp4(pending.prefix.path, frames, 8.0)
+        says = f"prefix of scenario {pending.id}"
+    else:
+        config = out / "config.toml"
+        config.write_text(config.read_text().replace("seed = 0", "seed = 1"))
+        says = "setting loop.seed: 0, now 1"
+    with pytest.raises(StoreError, match=re.escape(says)) as error:
+        resume_run(out)
+    assert "--accept-changes" in error.value.fix
+    if what == "weights":
+        return  # damaged on purpose: it cannot be loaded
+    with resume_run(out, accept_changes=True) as run:
+        run.execute(Silent())
+    (note,) = json.loads((out / "manifest.json").read_text())["resumed"]
+    assert says in note["changes"] and note["attempts_before"][pending.id] == made
 
 
 def test_resuming_needs_the_dataset(

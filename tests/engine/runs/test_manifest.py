@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.runs import manifest
-from engine.runs.manifest import code_state, collect, gpus, package_versions, weight_digests, write_manifest
+from engine.runs.manifest import code_state, collect, gpus, model_digests, package_versions, write_manifest
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -46,12 +46,13 @@ def test_gpus_from_the_drivers_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpus()[0]["name"] == "NVIDIA H200"
 
 
-def test_digests_of_weights_only(tmp_path: Path) -> None:
+def test_digests_of_all_that_a_model_is_loaded_from(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
-    content = bytes(range(256)) * 5000
-    (tmp_path / "vae" / "model.safetensors").write_bytes(content)
-    (tmp_path / "config.json").write_text("{}")
-    assert weight_digests(tmp_path) == {"vae/model.safetensors": hashlib.sha256(content).hexdigest()}
+    content = {"vae/model.safetensors": b"weights", "config.json": b"{}", "tokenizer.model": b"words"}
+    for name, data in {**content, "README.md": b"text", "model.py": b"code"}.items():
+        (tmp_path / name).write_bytes(data)
+    expected = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    assert model_digests(tmp_path) == expected
 
 
 def test_manifest_is_complete_json(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ fp32 islands.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import json
 from collections.abc import Callable
@@ -47,6 +48,12 @@ REFUSED_SETTINGS = (
 )
 """Scheduler settings that silently override the flow shift, or are not linear in the velocities."""
 
+SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+"""The flow shift s' = shift s / (1 + (shift - 1) s) by the name that each class reads; the library
+ignores the other one's name."""
+GRID_WORDS = ("shift", "sigma", "timestep")
+BEFORE_SHIFT, AFTER_SHIFT = "before shift", "after shift"
+
 TEXT_ENCODERS = {"umt5": UMT5EncoderModel, "t5": T5EncoderModel}
 CONFIG_FILES = {
     "transformer": "config.json",
@@ -73,6 +80,7 @@ class WanDefaults:
     num_frames: int = 120
     num_inference_steps: int = 50
     timesteps: tuple[float, ...] = ()  # of a model distilled for just these; 1000 is noise
+    timesteps_are: str = ""  # "before shift" or "after shift" of the scheduler's; needed where it has one
     guidance_scale: float = 5.0
     negative_prompt: str = (
         "overexposed, blurred details, subtitles, painting, still picture, worst quality, low quality, "
@@ -129,7 +137,7 @@ def read_folder(
         lambda: AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
     )
     use_channels_last(vae)
-    defaults = _read_defaults(folder)
+    defaults = _on_the_grid(folder, _read_defaults(folder), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)
     meta = torch.device("meta")
     place = target if with_weights else meta
@@ -168,6 +176,15 @@ def _read_scheduler(folder: Path) -> Any:
     name = str(config.get("_class_name"))
     if name not in SCHEDULERS:
         raise _unfit(folder, "scheduler", name, " or ".join(SCHEDULERS))
+    read = inspect.signature(SCHEDULERS[name].__init__).parameters
+    unread = [key for key in config if key not in read and any(word in key for word in GRID_WORDS)]
+    if unread:
+        raise _unfit(
+            folder,
+            "scheduler",
+            f"{', '.join(unread)}, which {name} does not read",
+            f"{SHIFTS[name]} for the flow shift",
+        )
     scheduler = SCHEDULERS[name].from_config(config)
     refused = [setting for setting in REFUSED_SETTINGS if scheduler.config.get(setting)]
     if name == "UniPCMultistepScheduler" and not (
@@ -245,6 +262,26 @@ def _read_defaults(folder: Path) -> WanDefaults:
         if not fits or (isinstance(value, bool) and wanted is not bool):
             raise ModelError(f"{path}: {key} = {value!r} is not a {wanted.__name__}", fix=f"correct {key}")
     return WanDefaults(**values)
+
+
+def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefaults:
+    """The timesteps as the model sees them. ModelError where it is not said whether the shift is in them."""
+    if not defaults.timesteps:
+        return defaults
+    shift = float(scheduler.config[SHIFTS[type(scheduler).__name__]] or 1.0)
+    allowed = (BEFORE_SHIFT, AFTER_SHIFT)
+    if defaults.timesteps_are not in allowed and (shift != 1.0 or defaults.timesteps_are):
+        raise _unfit(
+            folder,
+            SIDECAR,
+            f"timesteps beside a flow shift of {shift:g}, timesteps_are {defaults.timesteps_are!r}",
+            f"timesteps_are {' or '.join(map(repr, allowed))} (LightX2V, Self-Forcing: before shift)",
+        )
+    if defaults.timesteps_are != BEFORE_SHIFT:
+        return defaults
+    shares = [timestep / NUM_TRAIN_TIMESTEPS for timestep in defaults.timesteps]
+    shifted = tuple(NUM_TRAIN_TIMESTEPS * shift * s / (1 + (shift - 1) * s) for s in shares)
+    return dataclasses.replace(defaults, timesteps=shifted, timesteps_are=AFTER_SHIFT)
 
 
 def _timesteps(path: Path, value: Any) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import WanImageToVideoPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
@@ -203,7 +203,7 @@ def test_wan22_layout_with_unit_patch_runs(tmp_path: Path, scenario: Scenario) -
 def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     folder: Path, generator: WanGenerator, tmp_path: Path
 ) -> None:
-    assert dataclasses.asdict(generator.defaults) == SIDECAR | {"timesteps": ()}
+    assert dataclasses.asdict(generator.defaults) == SIDECAR | {"timesteps": (), "timesteps_are": ""}
     assert (generator.spec.fps, generator.spec.prefix_frames, generator.spec.num_frames) == (8.0, 6, 8)
     published = copy(folder, tmp_path)
     (published / "retake.json").unlink()
@@ -271,7 +271,8 @@ def test_a_distilled_model_takes_the_steps_it_was_made_for(
     folder: Path, scenario: Scenario, tmp_path: Path
 ) -> None:
     distilled = copy(folder, tmp_path)
-    edit(distilled, "retake.json", timesteps=[1000, 750, 500, 250], guidance_scale=1.0)
+    grid = {"timesteps": [1000, 750, 500, 250], "timesteps_are": "after shift"}
+    edit(distilled, "retake.json", **grid, guidance_scale=1.0)
     generator = wan.load(distilled, device="cpu", dtype="fp32")
     assert generator.schedule.timesteps == (1000.0, 750.0, 500.0, 250.0)
     job = generator.start(scenario, PROMPT)
@@ -279,6 +280,42 @@ def test_a_distilled_model_takes_the_steps_it_was_made_for(
     wan.load(distilled, device="cpu", dtype="fp32", num_inference_steps=4, with_weights=False)
     with pytest.raises(ConfigError, match="8 steps are asked of a model that was distilled for 4"):
         wan.load(distilled, device="cpu", dtype="fp32", num_inference_steps=8, with_weights=False)
+
+
+@pytest.mark.parametrize("euler", [False, True], ids=["unipc", "euler"])
+def test_a_list_before_the_shift_is_shifted_once(tmp_path: Path, euler: bool) -> None:
+    """As the library's own scheduler shifts the sigmas it is given before its shift."""
+    distilled = build_folder(tmp_path / "wan", euler=euler)
+    name = "shift" if euler else "flow_shift"
+    edit(distilled, "scheduler/scheduler_config.json", **{name: 5.0})
+    edit(distilled, "retake.json", timesteps=[1000, 750, 500, 250], timesteps_are="before shift")
+    found = wan.load(distilled, device="cpu", dtype="fp32", with_weights=False).schedule.timesteps
+    assert found == pytest.approx((1000.0, 937.5, 1000 * 5 / 6, 625.0))
+    library = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    library.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
+    assert found == pytest.approx(tuple(library.timesteps.tolist()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("said", "shift"), [("", 5.0), ("shifted", 5.0), ("shifted", 1.0)])
+def test_a_list_beside_a_shift_must_say_which_it_is(
+    folder: Path, tmp_path: Path, said: str, shift: float
+) -> None:
+    distilled = copy(folder, tmp_path)
+    edit(distilled, "scheduler/scheduler_config.json", flow_shift=shift)
+    edit(distilled, "retake.json", timesteps=[1000, 750, 500, 250], timesteps_are=said)
+    with pytest.raises(ModelError, match=f"flow shift of {shift:g}.*'before shift' or 'after shift'"):
+        wan.load(distilled, device="cpu", dtype="fp32", with_weights=False)
+
+
+@pytest.mark.parametrize(
+    ("euler", "key"), [(True, "flow_shift"), (False, "shift"), (True, "use_flow_sigmas")]
+)
+def test_a_setting_of_the_other_scheduler_is_refused(tmp_path: Path, euler: bool, key: str) -> None:
+    other = build_folder(tmp_path / "wan", euler=euler)
+    edit(other, "scheduler/scheduler_config.json", **{key: 5.0})
+    meant = "shift" if euler else "flow_shift"
+    with pytest.raises(ModelError, match=f"{key}, which .* does not read.*{meant} for the flow shift"):
+        wan.load(other, device="cpu", dtype="fp32", with_weights=False)
 
 
 @pytest.mark.parametrize("timesteps", [[], [1000, 1000], [750, 500], [1000, 500, 0], ["1000"], 4, [1000, -5]])

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from bench.perf.variants import Variant, build
 from engine.errors import RetakeError
 from engine.runs.manifest import collect, write_manifest
 from engine.settings.environment import cache_folder
+from engine.settings.presets import DenoiseSettings
 from kernels import dispatch, timing
 
 AIMS_MS = {SUBJECTS["1.3b"]: 330.0, SUBJECTS["14b"]: 1800.0, SUBJECTS["draft"]: 42.0}
@@ -71,7 +73,9 @@ def measure(subject: Subject, wanted: Sequence[Variant], rounds: int, limits: Ma
                 row |= _sustained(forwards[row["name"]])
         last = [variant for variant in wanted if variant.name in times and variant.cumulative][-1]
         on_gpu = device.type == "cuda"
-        kernels = times_ms(subject.kernels(last.settings)) if last.settings and on_gpu else {}
+        chosen = next(row.get("choices", {}) for row in rows if row["name"] == last.name)
+        timed = resolved(last.settings, chosen) if last.settings and on_gpu else None
+        kernels = {} if timed is None else times_ms(subject.kernels(timed))
     total = sum(kernels.values())
     for row in rows:
         if total and row["name"] == last.name:
@@ -87,6 +91,21 @@ def measure(subject: Subject, wanted: Sequence[Variant], rounds: int, limits: Ma
         "kernel_sum_ms": kernels,
         "variants": rows,
     }
+
+
+def resolved(settings: DenoiseSettings, choices: Mapping[str, str]) -> DenoiseSettings:
+    """The settings with what "auto" became, by the notes of the denoiser: its kernels are those to time."""
+
+    def kernel(note: str) -> tuple[str, ...]:
+        name = re.split(r"[ ,:]", choices.get(note, ""), maxsplit=1)[0]
+        return (name,) if name in dispatch.names() else ()
+
+    return replace(
+        settings,
+        linear=choices.get("linear", settings.linear).partition(":")[0],
+        attention=kernel("attention") or settings.attention,
+        quantized_attention=kernel("quantized_attention"),
+    )
 
 
 def _prepare(

@@ -15,6 +15,7 @@ from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PLAN_INSTR
 from engine.errors import ModelError, nearest
 
 SIDECAR = "retake.json"
+LARGEST = {"num_prefix_frames": 256, "num_take_frames": 256, "frame_px": 4096, "max_new_tokens": 65_536}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,11 @@ def _check(path: Path, key: str, value: Any, known: list[str]) -> None:
         if not isinstance(value, str) or not value.strip():
             raise ModelError(f"{path}: {key} is {value!r}, not a text", fix=f"give {key} a sentence")
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelError(f"{path}: {key} is {value!r}, not a whole number from 1", fix=f"give {key} a number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST[key]:
+        raise ModelError(
+            f"{path}: {key} is {value!r}, not a whole number from 1 to {LARGEST[key]}",
+            fix=f"give {key} a number in that range",
+        )
     if key.endswith("_frames") and value % 2:
         raise ModelError(
             f"{path}: {key} is {value}, which is odd", fix=f"set {key} to an even number of frames"

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,17 @@ MAX_TEXT_TOKENS = 512
 """What the published Wan models were trained with; a tokenizer may set a smaller limit."""
 
 SIDECAR = "retake.json"
+RANGES: Mapping[str, tuple[float, float]] = {
+    "fps": (1, 240),
+    "width": (16, 16384),
+    "height": (16, 16384),
+    "prefix_frames": (1, 10_000),
+    "num_frames": (TEMPORAL_STRIDE, 10_000),
+    "num_inference_steps": (1, 1000),
+    "guidance_scale": (1.0, 50.0),
+}
+"""What a sidecar may say, both ends included: as in the settings of a run where these have such a setting."""
+ADAPTERS = ("pytorch_lora_weights.safetensors", "adapter_config.json", "adapter_model.safetensors")
 _COMPLETE = "copy or download the whole folder again"
 
 
@@ -121,6 +132,7 @@ def read_folder(
         raise unknown_name("dtype", dtype, DTYPES)
     target, weight_dtype = torch.device(device), torch_dtype(dtype)
     _check_index(folder)
+    _refuse_adapters(folder)
     scheduler = _read_scheduler(folder)
     read_part = _read_weights if with_weights else _outline
     with_transformer &= with_weights
@@ -169,6 +181,19 @@ def _check_index(folder: Path) -> None:
             raise ModelError(
                 f"{folder} lacks the component {component}: no {component}/{config_name}", fix=_COMPLETE
             )
+
+
+def _refuse_adapters(folder: Path) -> None:
+    """diffusers would read the components and leave an adapter beside them alone."""
+    places = (folder, folder / "transformer", folder / "text_encoder")
+    found = [place / name for place in places for name in ADAPTERS if (place / name).is_file()]
+    if found:
+        raise _unfit(
+            folder,
+            "the folder",
+            f"an adapter, {found[0].relative_to(folder)}, which is not loaded",
+            "adapters merged into the transformer (diffusers: load_lora_weights, fuse_lora, save_pretrained)",
+        )
 
 
 def _read_scheduler(folder: Path) -> Any:
@@ -261,6 +286,12 @@ def _read_defaults(folder: Path) -> WanDefaults:
         fits = isinstance(value, (int, float) if wanted is float else wanted)
         if not fits or (isinstance(value, bool) and wanted is not bool):
             raise ModelError(f"{path}: {key} = {value!r} is not a {wanted.__name__}", fix=f"correct {key}")
+        low, high = RANGES.get(key, (value, value))
+        if not low <= value <= high:  # so written, not-a-number is outside too
+            raise ModelError(
+                f"{path}: {key} = {value!r} is outside of {low:g} to {high:g}",
+                fix=f"give {key} in that range",
+            )
     return WanDefaults(**values)
 
 

@@ -77,7 +77,21 @@ REFUSALS: list[tuple[str, Callable[[Path], None], str]] = [
     ("sidecar type", lambda f: edit(f, "retake.json", width="32"), "width = '32' is not a int"),
     ("width", lambda f: edit(f, "retake.json", width=40), "width 40; .* a multiple of 16"),
     ("num_frames", lambda f: edit(f, "retake.json", num_frames=9), "num_frames 9; .* a multiple of 4"),
-    ("prefix", lambda f: edit(f, "retake.json", prefix_frames=0), "prefix_frames 0"),
+    ("prefix", lambda f: edit(f, "retake.json", prefix_frames=0), "prefix_frames = 0 is outside of 1"),
+    ("steps", lambda f: edit(f, "retake.json", num_inference_steps=10**9), "is outside of 1 to 1000"),
+    ("guidance", lambda f: edit(f, "retake.json", guidance_scale=-1), "guidance_scale = -1 is outside"),
+    ("no number", lambda f: edit(f, "retake.json", guidance_scale=float("nan")), "nan is outside"),
+    ("fps", lambda f: edit(f, "retake.json", fps=float("inf")), "fps = inf is outside"),
+    (
+        "adapter",
+        lambda f: (f / "pytorch_lora_weights.safetensors").write_bytes(b""),
+        "adapter, pytorch_lora_weights.safetensors, which is not loaded",
+    ),
+    (
+        "inner adapter",
+        lambda f: (f / "transformer" / "adapter_config.json").write_text("{}"),
+        "adapter, transformer/adapter_config.json, which is not loaded",
+    ),
 ]
 
 

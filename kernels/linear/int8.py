@@ -7,6 +7,7 @@ between. M rows (tokens) . K input features . N output features.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -77,6 +78,14 @@ def supports_library(problem: LinearProblem) -> str | None:
     if problem.target.kind == "cuda" and problem.rows < MIN_LIBRARY_ROWS:
         return f"{problem.rows} rows are below the {MIN_LIBRARY_ROWS} that _int_mm takes on a GPU"
     return supports(problem)
+
+
+@cache
+def library_is_exact() -> bool:
+    """Whether `torch._int_mm` gives exact sums on this CPU, by trying it; see docs/behaviour.md."""
+    random = torch.Generator().manual_seed(0)
+    x, w = (torch.randint(-127, 128, (32, 256), generator=random, dtype=torch.int8) for _ in range(2))
+    return torch.equal(torch._int_mm(x, w.t()).double(), x.double() @ w.double().t())
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:

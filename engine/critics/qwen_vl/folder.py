@@ -19,6 +19,7 @@ from torch import nn
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
 from engine.errors import ModelError, unknown_name
 from kernels.descriptors import DTYPES, torch_dtype
+from kernels.linear import int8
 
 QUANTIZATIONS = ("none", "nf4", "int8")
 
@@ -168,6 +169,11 @@ def _quantization_options(quantization: str, dtype: torch.dtype, device: str) ->
         raise unknown_name("quantization", quantization, QUANTIZATIONS)
     if quantization == "none":
         return {}
+    if quantization == "int8" and device == "cpu" and not int8.library_is_exact():
+        raise ModelError(
+            "int8 on this CPU gives wrong sums: it has no VNNI instructions, which torch does not check",
+            fix="use --quantization nf4 or none, or a GPU",
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"quantization {quantization!r} needs bitsandbytes, which is not installed",

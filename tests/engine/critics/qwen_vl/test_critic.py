@@ -25,6 +25,7 @@ from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.errors import ConfigError, ModelError, VideoError
 from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
 from engine.video.files import probe, write_mp4
+from kernels.linear import int8
 
 torch.set_num_threads(1)
 
@@ -288,6 +289,10 @@ def test_a_quantized_critic(
     """The layers of the language model and no others; close to bf16, as small as planned, and it answers."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     load = partial(qwen_vl.load, folder, device=device, dtype="bf16")
+    if quantization == "int8" and device == "cpu" and not int8.library_is_exact():
+        with pytest.raises(ModelError, match="no VNNI"):
+            load(quantization=quantization)
+        return
     critic, exact = load(quantization=quantization), load()
     quantized = [name for name, module in critic.model.named_modules() if type(module).__name__ == kind]
     assert len(quantized) == 2 * 7 and all("language_model" in name for name in quantized)
@@ -299,6 +304,16 @@ def test_a_quantized_critic(
     assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
     assert finish(critic.plan(scenario)).num_tokens > 0
     assert finish(critic.start(scenario, PROMPT, take())).num_tokens > 0
+
+
+def test_int8_is_refused_on_a_cpu_whose_library_adds_wrongly(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "library_is_exact", lambda: False)
+    for with_weights in (False, True):
+        with pytest.raises(ModelError, match="wrong sums: it has no VNNI") as error:
+            qwen_vl.load(folder, device="cpu", dtype="bf16", quantization="int8", with_weights=with_weights)
+    assert "nf4" in error.value.fix
 
 
 def test_unknown_names_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

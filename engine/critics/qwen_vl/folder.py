@@ -98,6 +98,18 @@ def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) 
             fix="they may be scales of a quantization that config.json does not state, or an adapter: take"
             " the model in a format that states it, merge the adapter, or remove these tensors",
         )
+    plain = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt") and module.weight.is_floating_point()
+    ]
+    if plain:
+        raise ModelError(
+            f"config.json of {folder} says that it is quantized by bitsandbytes, but {len(plain)} of its"
+            f" layers are not, the first {plain[0]}",
+            fix="take weights and config.json from the same model, or remove quantization_config and use "
+            "--quantization",
+        )
     if mismatched := sorted(str(key) for key in info["mismatched_keys"]):
         raise ModelError(
             f"{folder}: {len(mismatched)} weights have another shape than config.json says, the first "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -306,6 +307,16 @@ def test_a_quantized_critic(
     assert finish(critic.start(scenario, PROMPT, take())).num_tokens > 0
 
 
+def test_plain_weights_under_a_config_of_bitsandbytes_are_refused(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    claimed = shutil.copytree(folder, tmp_path / "claimed")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (claimed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"quantized by bitsandbytes, but \d+ of its layers are not"):
+        qwen_vl.load(claimed, device="cpu", dtype="bf16")
+
+
 def test_int8_is_refused_on_a_cpu_whose_library_adds_wrongly(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,8 +338,6 @@ def test_unknown_names_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     with pytest.raises(ModelError, match="cannot be loaded"):
@@ -355,8 +364,6 @@ def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_beside_a_model_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
-    import shutil
-
     adapted = shutil.copytree(folder, tmp_path / "adapted")
     (adapted / name).write_text("{}")
     with pytest.raises(ModelError, match=name) as error:
@@ -376,8 +383,6 @@ PREQUANTIZED = {
 def test_a_quantized_folder_whose_package_is_missing_says_which(
     folder: Path, tmp_path: Path, method: str
 ) -> None:
-    import shutil
-
     quantized = shutil.copytree(folder, tmp_path / method)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = PREQUANTIZED[method]

@@ -137,14 +137,18 @@ class Lane:
             task.fences[0].wait()
 
     def _launch(self, task: Task[Any]) -> bool:
-        if task.error is not None or len(task.fences) >= STEPS_IN_FLIGHT or task.steps_left == 0:
+        if task.error is not None:
             return False
-        assert task.job is not None, "an active task has a job"
-        with errors_to(task.fail), self._on_lane(self.name), self._device_span(task):
-            task.fences.append(task.job.launch())
+        total = 0
+        with errors_to(task.fail):
+            if len(task.fences) >= STEPS_IN_FLIGHT or task.steps_left == 0:
+                return False
+            assert task.job is not None, "an active task has a job"
+            with self._on_lane(self.name), self._device_span(task):
+                task.fences.append(task.job.launch())
             task.num_launched += 1
-        if task.error is None:
             total = task.num_launched + task.steps_left
+        if task.error is None:
             self._progress.update(self.name, task.scenario_id, task.num_launched, total)
         return True
 

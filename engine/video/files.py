@@ -88,9 +88,9 @@ def read_timeline(path: Path) -> Timeline:
     end_s = 0.0
     upright = True
     with _opened(path) as (container, stream):
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard or packet.pts is None:
-                continue  # is_discard: before the start of a clip that was cut without re-encoding
+        for packet in _shown(container, stream):
+            if packet.pts is None:
+                continue
             starts.append(float(packet.pts * packet.time_base))
             end_s = max(end_s, starts[-1] + float((packet.duration or 0) * packet.time_base))
     if not starts:
@@ -111,7 +111,7 @@ def presentation_times(clip: Clip) -> list[Fraction]:
     Raises VideoError where there is no frame.
     """
     with _opened(clip.path) as (container, stream):
-        shown = [p for p in container.demux(stream) if p.size and not p.is_discard]
+        shown = list(_shown(container, stream))
         times = sorted(p.pts * p.time_base for p in shown if p.pts is not None)
     if not len(times) == len(shown) == clip.num_frames:
         with _opened(clip.path) as (container, stream):
@@ -282,6 +282,11 @@ def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[in
     assert num_frames >= 1 and fps_from > 0 and fps_to > 0, f"{num_frames} frames, {fps_from} to {fps_to} fps"
     count = max(1, round(num_frames * fps_to / fps_from))
     return [min(num_frames - 1, int(index * fps_from / fps_to + 1e-6)) for index in range(count)]
+
+
+def _shown(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of what a player shows: discarded ones lie before the start of a clip that was only cut."""
+    return (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
 
 
 @contextmanager

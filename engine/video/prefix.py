@@ -36,8 +36,37 @@ def frames_before_end(clip: Clip, *, fps: float, count: int) -> PrefixFrames:
     Raises VideoError when the clip starts more than a frame of its own after the first of these times (clips
     cut at 2.97 s count as 3 s) or cannot be read.
     """
-    assert fps > 0 and count >= 1, f"{count} frames at {fps} per second"
+    return _before_end(clip, presentation_times(clip), fps=fps, count=count)
+
+
+def prefix_frames(clip: Clip) -> PrefixFrames:
+    """The prefix at the clip's own rate: a frame every 1 / `clip.fps` of its last 3 s, or of all there is."""
     times = presentation_times(clip)
+    rate = Fraction(clip.fps).limit_denominator(1_000_000)
+    available = int(times[-1] * rate + Fraction(1, 2)) + 1
+    count = min(round(PREFIX_SECONDS * clip.fps), available)
+    return _before_end(clip, times, fps=clip.fps, count=count)
+
+
+def read_prefix(clip: Clip, spec: VideoSpec) -> Frames:
+    """The last `spec.prefix_frames` frames of `clip` at `spec.fps` and `spec` size, uint8 RGB [T, H, W, 3].
+
+    Raises VideoError when the clip is too short or cannot be read.
+    """
+    wanted = frames_before_end(clip, fps=spec.fps, count=spec.prefix_frames).indices
+    return read_chosen(clip, wanted, width=spec.width, height=spec.height)
+
+
+def read_chosen(
+    clip: Clip, indices: Sequence[int], *, width: int | None = None, height: int | None = None
+) -> Frames:
+    """The frames of these ascending indices, of which some may stand more than once: uint8 [T, H, W, 3]."""
+    unique, inverse = np.unique(indices, return_inverse=True)
+    return read_frames(clip, width=width, height=height, indices=unique.tolist())[inverse]
+
+
+def _before_end(clip: Clip, times: Sequence[Fraction], *, fps: float, count: int) -> PrefixFrames:
+    assert fps > 0 and count >= 1, f"{count} frames at {fps} per second"
     step = 1 / Fraction(fps).limit_denominator(1_000_000)
     span = (count - 1) * step
     if span > times[-1] + Fraction(3, 2) / Fraction(clip.fps):
@@ -50,25 +79,6 @@ def frames_before_end(clip: Clip, *, fps: float, count: int) -> PrefixFrames:
     indices = tuple(_nearest(times, first + k * step) for k in range(count))
     origin = max(first, times[0])
     return PrefixFrames(indices=indices, times_s=tuple(float(times[i] - origin) for i in indices))
-
-
-def prefix_frames(clip: Clip) -> PrefixFrames:
-    """The prefix at the clip's own rate: a frame every 1 / `clip.fps` of its last 3 s, or of all there is."""
-    times = presentation_times(clip)
-    rate = Fraction(clip.fps).limit_denominator(1_000_000)
-    available = int(times[-1] * rate + Fraction(1, 2)) + 1
-    return frames_before_end(clip, fps=clip.fps, count=min(round(PREFIX_SECONDS * clip.fps), available))
-
-
-def read_prefix(clip: Clip, spec: VideoSpec) -> Frames:
-    """The last `spec.prefix_frames` frames of `clip` at `spec.fps` and `spec` size, uint8 RGB [T, H, W, 3].
-
-    Raises VideoError when the clip is too short or cannot be read.
-    """
-    wanted = frames_before_end(clip, fps=spec.fps, count=spec.prefix_frames).indices
-    unique, inverse = np.unique(wanted, return_inverse=True)
-    frames = read_frames(clip, width=spec.width, height=spec.height, indices=unique.tolist())
-    return frames[inverse]
 
 
 def _nearest(times: Sequence[Fraction], wanted: Fraction) -> int:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from engine.critics.qwen_vl.decode import Decoding, Ready
 from engine.critics.qwen_vl.folder import read_folder
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
@@ -47,8 +45,7 @@ from engine.types import (
     Video,
     VideoSpec,
 )
-from engine.video.files import read_frames
-from engine.video.prefix import prefix_frames
+from engine.video.prefix import prefix_frames, read_chosen
 
 T = TypeVar("T")
 
@@ -146,8 +143,7 @@ class QwenVLCritic:
         prefix = prefix_frames(clip)
         picked = self._sample(len(prefix.indices), clip.fps, self.settings.num_prefix_frames)
         wanted = [prefix.indices[i] for i in picked]
-        unique, inverse = np.unique(wanted, return_inverse=True)
-        frames = read_frames(clip, indices=unique.tolist())[inverse]
+        frames = read_chosen(clip, wanted)
         return VideoSegment(frames=frames, times_s=tuple(prefix.times_s[i] for i in picked))
 
     def _take(self, video: Video) -> VideoSegment:

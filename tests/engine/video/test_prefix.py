@@ -114,4 +114,4 @@ def test_nobody_else_decides_what_the_prefix_is() -> None:
         for path in sorted(root.rglob("*.py"))
         if "demo" not in path.parts and "read_frames(" in path.read_text() and "prefix" in path.read_text()
     ]
-    assert readers == ["critics/qwen_vl/critic.py", "video/prefix.py"]
+    assert readers == ["video/prefix.py"]

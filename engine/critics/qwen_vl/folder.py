@@ -31,6 +31,7 @@ UNQUANTIZED = ["model.visual", "lm_head"]
 BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 _COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -62,9 +63,7 @@ def read_folder(
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:
             model = _outline(config, torch_dtype(dtype), quantization)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
-    except SafetensorError as error:
+    except (*_LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
     if tokenizer.convert_tokens_to_ids(VIDEO_PAD) != config.video_token_id:
         raise ModelError(

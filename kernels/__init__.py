@@ -29,17 +29,17 @@ def _other_files() -> list[Path]:
     return [Path(str(file.locate())) for file in modules]
 
 
-_OTHER_FOLDERS = sorted({str(file.parent) for file in _other_files() if file.parent.name == "kernels"})
+_OTHER_FILES = _other_files()
+_OTHER_FOLDERS = sorted({str(file.parent) for file in _OTHER_FILES if file.parent.name == "kernels"})
 __path__ += [folder for folder in _OTHER_FOLDERS if Path(folder).resolve() != Path(__file__).parent.resolve()]
 
 
 def __getattr__(name: str) -> Any:
     """What the other package offers under this name; AttributeError where there is no such thing."""
-    files = _other_files()
-    if files and name == "__version__":
+    if _OTHER_FILES and name == "__version__":
         return importlib.metadata.version(_OTHER)
     if not name.startswith("_"):
-        for file in files:
+        for file in _OTHER_FILES:
             module = file.parent.name if file.name == "__init__.py" else file.name.partition(".")[0]
             if module == "kernels" or not re.search(rb"\b%s\b" % name.encode(), file.read_bytes()):
                 continue

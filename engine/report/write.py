@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from engine.errors import ScorerError, StoreError
 from engine.report.page import TIMELINE_PX, Record, ReportData, Scores, render
 from engine.report.scores import read_groups
+from engine.runs.manifest import read_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace import Span, read_trace, timeline_svg, totals
 from kernels.files import whole_file
@@ -56,7 +56,7 @@ def gather(run: Path) -> ReportData:
         scores=read_scores(run / "scores.json"),
         timeline=timeline_svg(spans, TIMELINE_PX) if spans else None,
         totals=totals(spans) if spans else None,
-        manifest=_read_manifest(run / "manifest.json"),
+        manifest=read_manifest(run / "manifest.json"),
     )
 
 
@@ -97,17 +97,3 @@ def _read_spans(path: Path) -> tuple[Span, ...]:
             f"{path} is not a trace of this version: {type(error).__name__}: {error}",
             fix="delete the file; the report then leaves the timeline out",
         ) from error
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(
-            f"{path} is not JSON: {error}", fix="delete the file; the report then leaves the manifest out"
-        ) from error
-    if not isinstance(manifest, dict):
-        raise StoreError(f"{path} holds {type(manifest).__name__}, not an object", fix="delete the file")
-    return manifest

@@ -24,6 +24,7 @@ MANIFEST_VERSION = 2
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
 MODEL_SUFFIXES = WEIGHT_SUFFIXES | {".json", ".txt", ".model", ".jinja"}
 """What a model is loaded from: also its settings, tokenizer, processor and chat template."""
+_RESTORE = "restore the file, or delete it: a report then leaves it out, resuming asks first"
 PACKAGES = (
     "retake-engine",
     "torch",
@@ -83,9 +84,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}", fix="restore the file, or delete it") from error
+        raise StoreError(f"{path} is not JSON: {error}", fix=_RESTORE) from error
     if not isinstance(manifest, dict):
-        raise StoreError(f"{path} holds no JSON object", fix="restore the file, or delete it")
+        raise StoreError(f"{path} holds {type(manifest).__name__}, not an object", fix=_RESTORE)
     return manifest
 
 

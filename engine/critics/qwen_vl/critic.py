@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from engine.critics.qwen_vl.decode import Decoding, Ready
 from engine.critics.qwen_vl.folder import read_folder
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
@@ -33,7 +35,10 @@ from engine.critics.qwen_vl.schema import (
     storable,
 )
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
+from engine.critics.qwen_vl.slots import Slots
+from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.protocols import Fence
+from engine.quant.four_bit import pack_linears
 from engine.types import (
     Clip,
     Critique,
@@ -64,6 +69,7 @@ class QwenVLCritic:
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    slots: Slots | None  # None: the model has shapes only
 
     def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
         """Step 1 of the loop: what the prefix and the brief text imply."""
@@ -223,11 +229,12 @@ class ReplyJob(Generic[T]):
             device=str(critic.model.device),
             dtype=critic.model.dtype,
         )
+        assert critic.slots is not None, "a model without weights answers nothing"
         self._decoding = Decoding(
             critic.model,
+            critic.slots,
             inputs,
             max_new_tokens=critic.settings.max_new_tokens,
-            eos_ids=critic.eos_ids,
             chunk_tokens=CHUNK_TOKENS,
             seed=self._seed if retry else None,
             grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
@@ -261,13 +268,24 @@ def load(
     parts = read_folder(
         folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
     )
-    config = parts.model.config
+    model, config = parts.model, parts.model.config
+    slots: Slots | None = None
+    if with_weights:
+        if torch.device(model.device).type == "cuda":
+            pack_linears(groups(model))
+        slots = Slots(
+            TextStep(model),
+            device=torch.device(model.device),
+            eos_ids=parts.eos_ids,
+            max_new_tokens=settings.max_new_tokens,
+        )
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     return QwenVLCritic(
-        model=parts.model,
+        model=model,
         tokenizer=parts.tokenizer,
         settings=settings,
         geometry=geometry,
         eos_ids=parts.eos_ids,
         grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        slots=slots,
     )

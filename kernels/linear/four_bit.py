@@ -221,7 +221,7 @@ def _row_tiles(tiles_a_block: int) -> int:
 
 def _is_wide(device: torch.device) -> bool:
     """Whether the table may take 128 KiB: on 8.0, 9.0 and 10.0, not on 8.6, 8.9 and 12.0."""
-    limit: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    limit: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
     return limit >= _WIDE_SHARED
 
 

@@ -52,7 +52,11 @@ class DeviceError(RetakeError):
 
 
 class StoreError(RetakeError):
-    """A run folder is missing, of a newer schema, or was made with other settings."""
+    """A run folder is missing, damaged, of a newer schema, or was made with something else."""
+
+
+class RunLost(StoreError):
+    """The run folder takes no more writes, as on a full disk: the run ends, and what is stored stays."""
 
 
 class BoundaryError(RetakeError):

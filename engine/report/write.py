@@ -6,16 +6,16 @@ Reads the run folder only: no model, no reference clip, no network. What the pag
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from engine.errors import ScorerError, StoreError
+from engine.errors import ScorerError
 from engine.report.page import TIMELINE_PX, Record, ReportData, Scores, render
 from engine.report.scores import read_groups
 from engine.runs.manifest import read_manifest
 from engine.runs.store import RunStore
-from engine.runs.trace import Span, read_trace, timeline_svg, totals
-from kernels.files import whole_file
+from engine.runs.trace import timeline_svg, totals
+from engine.runs.trace_file import read_trace
+from kernels.files import read_json, whole_file
 
 
 def write_report(run: Path) -> Path:
@@ -49,7 +49,7 @@ def gather(run: Path) -> ReportData:
                     plan=history.plan,
                 )
             )
-    spans = _read_spans(run / "trace.json")
+    spans = read_trace(run)
     return ReportData(
         run=run.resolve(),
         records=tuple(records),
@@ -65,7 +65,7 @@ def read_scores(path: Path) -> Scores | None:
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         verified = data.get("physics_iq_verified")
         return Scores(
             physics_iq=None if data["physics_iq"] is None else float(data["physics_iq"]),
@@ -84,16 +84,4 @@ def read_scores(path: Path) -> Scores | None:
         raise ScorerError(
             f"{path} is not a scores file of this version: {type(error).__name__}: {error}",
             fix="score the run again with `retake score`, or delete the file",
-        ) from error
-
-
-def _read_spans(path: Path) -> tuple[Span, ...]:
-    if not path.is_file():
-        return ()
-    try:
-        return read_trace(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path} is not a trace of this version: {type(error).__name__}: {error}",
-            fix="delete the file; the report then leaves the timeline out",
         ) from error

@@ -7,10 +7,15 @@ record is never called equal or different.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.runs.manifest import WEIGHT_SUFFIXES
+from engine.types import Scenario
+from kernels.files import file_digest
+
+MAX_LISTED = 8
+"""Changes that a message names."""
 
 PLACES = frozenset(
     {
@@ -36,6 +41,22 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if before != after:
         found.append(f"commit of retake: {before[:12]}, now {after[:12]}")
     return found
+
+
+def prefix_changes(then: Mapping[str, Any], scenarios: Iterable[Scenario]) -> list[str]:
+    """Prefixes of the manifest `then` whose clip on the disk is another one now, or gone."""
+    told: Mapping[str, str] = then.get("prefixes", {})
+    return [
+        f"prefix of scenario {one.id}"
+        for one in scenarios
+        if one.id in told and not (one.prefix.path.is_file() and file_digest(one.prefix.path) == told[one.id])
+    ]
+
+
+def listed(found: Sequence[str]) -> str:
+    """As lines of a message, which names the first of many."""
+    more = [f"and {len(found) - MAX_LISTED} more"] if found[MAX_LISTED:] else []
+    return "".join(f"\n  {line}" for line in [*found[:MAX_LISTED], *more])
 
 
 def _files(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from engine.loop.prompting import compile_prompt
 from engine.runs.store import RunStore
-from engine.runs.trace import Span, write_trace
+from engine.runs.trace import Span
+from engine.runs.trace_file import write_trace
 from engine.types import (
     Attempt,
     Critique,

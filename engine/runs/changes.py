@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.runs.manifest import WEIGHT_SUFFIXES
@@ -45,12 +46,15 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def prefix_changes(then: Mapping[str, Any], scenarios: Iterable[Scenario]) -> list[str]:
     """Prefixes of the manifest `then` whose clip on the disk is another one now, or gone."""
-    told: Mapping[str, str] = then.get("prefixes", {})
-    return [
-        f"prefix of scenario {one.id}"
-        for one in scenarios
-        if one.id in told and not (one.prefix.path.is_file() and file_digest(one.prefix.path) == told[one.id])
-    ]
+    return [line for one in scenarios for line in prefix_change(then, one.id, one.prefix.path)]
+
+
+def prefix_change(then: Mapping[str, Any], scenario_id: str, clip: Path) -> list[str]:
+    """As `prefix_changes`, of one scenario whose prefix would be `clip`."""
+    digest = then.get("prefixes", {}).get(scenario_id)
+    if digest is None or (clip.is_file() and file_digest(clip) == digest):
+        return []
+    return [f"prefix of scenario {scenario_id}"]
 
 
 def listed(found: Sequence[str]) -> str:

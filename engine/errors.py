@@ -67,6 +67,10 @@ class ScorerError(RetakeError):
     """A run or folder cannot be scored: clips are missing or do not match the dataset."""
 
 
+class SystemRefused(RetakeError):
+    """The system refused a file: no rights, no room, no such path."""
+
+
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """The allowed name closest to `value`, phrased for an error message; empty when nothing is close."""
     matches = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)

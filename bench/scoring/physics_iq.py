@@ -31,6 +31,7 @@ from bench.scoring.run_record import accepted_changes, recorded_takes, run_chang
 from bench.scoring.score_document import Scores, print_table, report
 from bench.scoring.submission import Submission, is_run, read_submission
 from bench.scoring.view_metrics import Case, reduced_size
+from engine.commands._console import make_console
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import RetakeError, ScorerError, VideoError
 from engine.runs.changes import listed
@@ -115,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    console, errors = Console(), Console(stderr=True)
+    console, errors = make_console(), make_console(stderr=True)
     cache = None if options.no_cache else options.cache or cache_folder()
     try:
         _check_targets(options.json, options.csv)

@@ -7,8 +7,8 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,19 +25,17 @@ from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
 from engine.machine.streams import HostPool, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
-from engine.runs.changes import changes
-from engine.runs.manifest import collect, read_manifest, write_manifest
-from engine.runs.store import DATABASE, RunStore
-from engine.runs.trace import CudaRecorder, HostRecorder, Span, read_trace, write_trace
+from engine.runs.changes import changes, listed
+from engine.runs.folder import DATABASE, writing
+from engine.runs.manifest import MANIFEST, collect, read_manifest, write_manifest
+from engine.runs.store import RunStore
+from engine.runs.trace import CudaRecorder, HostRecorder
+from engine.runs.trace_file import kept_trace, read_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import write_mp4
 from kernels.files import file_digest
-
-MANIFEST = "manifest.json"
-MAX_LISTED = 8
-"""Changes that a message names."""
 
 
 class Run:
@@ -67,11 +65,14 @@ class Run:
         """Outcomes of all scenarios by id, also of earlier processes. DeviceError when the GPU is lost."""
         if self._prepared is not None:
             sink = Watched(self._store, display)
-            for scenario_id, reason in self._prepared.refused.items():
-                sink.outcome(Outcome(scenario_id=scenario_id, attempts=(), failure=reason))
+            unwritable = self._store.unwritable(self._prepared.usable)
+            prepared = replace(self._prepared, refused={**self._prepared.refused, **unwritable})
+            for scenario_id, reason in prepared.refused.items():
+                attempts = self._store.attempts(scenario_id)
+                sink.outcome(Outcome(scenario_id=scenario_id, attempts=attempts, failure=reason))
                 display.finished([scenario_id])
-            if self._loaded is not None:
-                self._generate(self._prepared, *self._loaded, sink, display)
+            if self._loaded is not None and prepared.usable:
+                self._generate(prepared, *self._loaded, sink, display)
         return self._store.outcomes()
 
     def _generate(
@@ -79,8 +80,8 @@ class Run:
     ) -> None:
         import torch
 
-        config, scenarios, trace = prepared.config, prepared.usable, self.folder / "trace.json"
-        earlier = read_trace(trace) if trace.is_file() else ()
+        config, scenarios = prepared.config, prepared.usable
+        earlier = read_trace(self.folder)
         origin_s = max((span.end_s for span in earlier), default=0.0)
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
@@ -90,7 +91,7 @@ class Run:
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
             HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
-            _traced(trace, earlier, recorder),
+            kept_trace(self.folder, earlier, recorder) as note,
         ):
             on_lane = LaneStreams(torch.device(prepared.device))
             scheduler = Scheduler(
@@ -103,6 +104,7 @@ class Run:
             try:
                 for _ in scheduler.run():  # each outcome is stored and shown by the sink
                     self._store.opened(watch.paths())
+                    note()
             finally:
                 self._store.opened(watch.paths())
 
@@ -142,8 +144,13 @@ def build_run(config: RunConfig) -> Run:
     return Run(store, prepared, loaded)
 
 
-def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: bool = False) -> Run:
+def resume_run(
+    folder: Path, *, denoiser: str | None = None, accept_changes: bool = False, remake_takes: bool = False
+) -> Run:
     """The unfinished and the failed scenarios of a run folder, with its own settings.
+
+    StoreError where a stored take is missing or another one; with `remake_takes` it is forgotten, with those
+    that followed from it, and made again. What is missing in `chosen/` is copied there again.
 
     `denoiser` says where the exported form is now that the run was started with; StoreError for another one.
     StoreError too where models, questions, settings or versions are not those of the manifest; with
@@ -153,6 +160,8 @@ def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: boo
         store = RunStore.open(folder)
         refused.callback(store.close)  # so that it can be tried again with what the error says
         config = exported.moved(read_config(folder), denoiser)
+        read_trace(folder)  # refused now, not when the models are loaded
+        _mend(store, remake=remake_takes)
         store.forget_failures()
         pending = [scenario.id for scenario in store.pending()]
         prepared = prepare(config, only=pending) if pending else None
@@ -165,6 +174,19 @@ def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: boo
         return Run(store, prepared, loaded)
 
 
+def _mend(store: RunStore, *, remake: bool) -> None:
+    """No take is chosen, nor built upon, that is not the one that was judged."""
+    bad = store.damaged_takes()
+    if bad and not remake:
+        raise StoreError(
+            f"{store.folder} has {len(bad)} scenarios of which a video is missing or not as it was stored, "
+            f"the first {store.video_path(*next(iter(bad.items())))}",
+            fix="put them back; or resume with --remake-takes, which makes them and what followed again",
+        )
+    store.forget_takes(bad)
+    store.restore_chosen()
+
+
 def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     """Refuse, or note in the manifest, what the run no longer rests on."""
     path = store.folder / MANIFEST
@@ -175,9 +197,8 @@ def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     if not found:
         return
     if not accept:
-        more = [f"and {len(found) - MAX_LISTED} more"] if found[MAX_LISTED:] else []
         raise StoreError(
-            "\n  ".join([f"{store.folder} was started with something else:", *found[:MAX_LISTED], *more]),
+            f"{store.folder} was started with something else:{listed(found)}",
             fix="put it back; or resume with --accept-changes, which notes it in the manifest; or start a new"
             " run",
         )
@@ -189,21 +210,11 @@ def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
 def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
-        write_mp4(store.folder / path, video.frames, video.fps)
+        with writing(store.folder):
+            write_mp4(store.folder / path, video.frames, video.fps)
         return path
 
     return encode
-
-
-@contextmanager
-def _traced(path: Path, earlier: Sequence[Span], recorder: CudaRecorder | HostRecorder) -> Iterator[None]:
-    """Write the trace at the end and when interrupted; the events of a lost GPU cannot be read."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        write_trace(path, [*earlier, *recorder.spans()])
-        raise
-    write_trace(path, [*earlier, *recorder.spans()])
 
 
 def _manifest(prepared: Prepared, denoiser: Mapping[str, str]) -> dict[str, Any]:

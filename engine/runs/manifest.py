@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
-from kernels.files import file_digest, whole_file
+from kernels.files import file_digest, read_json, whole_file
 
+MANIFEST = "manifest.json"
 MANIFEST_VERSION = 2
 """2: model folders are digested whole, and the prefixes too."""
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
@@ -78,16 +79,55 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Empty where there is none. StoreError where it is no JSON object."""
+    """Empty where there is none; keys that we do not know are kept. StoreError where it is no manifest."""
     if not path.is_file():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except ValueError as error:
         raise StoreError(f"{path} is not JSON: {error}", fix=_RESTORE) from error
+    if fault := _fault(manifest):
+        raise StoreError(f"{path} is no manifest: {fault}", fix=_RESTORE)
+    if manifest.get("manifest_version", 1) > MANIFEST_VERSION:
+        raise StoreError(
+            f"{path} has version {manifest['manifest_version']}; this retake reads up to {MANIFEST_VERSION}",
+            fix="use the retake that made this run, or a newer one",
+        )
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _fault(manifest: Any) -> str | None:
+    """What is not as `collect` writes it; what is absent is of an older version."""
     if not isinstance(manifest, dict):
-        raise StoreError(f"{path} holds {type(manifest).__name__}, not an object", fix=_RESTORE)
-    return manifest
+        return f"it holds {type(manifest).__name__}, not an object"
+    version = manifest.get("manifest_version", 1)
+    if type(version) is not int or version < 1:
+        return f"manifest_version is {version!r}"
+    for key in (
+        "code",
+        "machine",
+        "packages",
+        "models",
+        "seeds",
+        "config",
+        "prefixes",
+        "resolved",
+        "denoiser",
+    ):
+        if not isinstance(manifest.get(key, {}), dict):
+            return f"{key} is no object"
+    for key in ("packages", "prefixes"):
+        if not all(isinstance(value, str) for value in manifest.get(key, {}).values()):
+            return f"{key} holds what is no text"
+    for role, model in manifest.get("models", {}).items():
+        if not isinstance(model, dict) or not isinstance(model.get("sha256"), dict):
+            return f"the {role} has no digests"
+    for key in ("resumed", "merged"):
+        entries = manifest.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            return f"{key} is no list of objects"
+    return None
 
 
 def code_state(root: Path) -> dict[str, Any]:

@@ -20,14 +20,13 @@ from engine.errors import ConfigError, VideoError
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, Clip, Frames
 from engine.video.files import (
     Header,
-    Timeline,
     encode_mp4,
     probe,
     read_header,
-    read_timeline,
     remux_mp4,
     stream_frames,
 )
+from engine.video.times import Timeline, read_timeline
 from kernels.files import whole_file
 
 PREFIX_MODES = ("auto", "keep", "cut")
@@ -106,12 +105,12 @@ def choose_frames(timeline: Timeline, *, skip_s: float, fps: int) -> list[int]:
 def make_clip(source: Path, target: Path, settings: Settings) -> tuple[str, list[str]]:
     """Write `target`; what was done and why. Raises VideoError."""
     timeline, header = read_timeline(source), read_header(source)
-    clip = replace(probe(source), num_frames=len(timeline.times_s))
+    clip = probe(source)
     skip_s, decision = choose_cut(timeline.seconds, clip.fps, settings)
     same_picture = settings.size in (None, (header.width, header.height)) and timeline.upright
     # A container may count its sound in its length and not say how many frames it holds.
     header = replace(header, num_frames=header.num_frames or clip.num_frames)
-    pictures = replace(header, num_frames=clip.num_frames, container_s=timeline.seconds)
+    pictures = replace(header, num_frames=clip.num_frames, container_s=timeline.seconds, fps=clip.fps)
     if same_picture and skip_s == 0 and not timing_problems(pictures, settings.fps):
         for _ in stream_frames(clip, indices=()):
             raise AssertionError("no frame was asked for")  # a damaged clip raises before it is copied

@@ -13,7 +13,8 @@ from submission_tree import counted, numbers, write_clip
 from bench.submission.convert import Settings, choose_cut, choose_frames, make_clip, make_settings
 from bench.submission.rules import encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
-from engine.video.files import Timeline, read_frames, read_header, remux_mp4
+from engine.video.files import read_frames, read_header, remux_mp4
+from engine.video.times import Timeline
 
 
 def timeline(num_frames: int, fps: float) -> Timeline:

@@ -17,7 +17,7 @@ from engine.datasets.physics_iq import Description, cases_of
 from engine.errors import ScorerError, VideoError
 from engine.runs.store import RunStore
 from engine.types import ANSWER_SECONDS, Clip
-from engine.video.files import check_clip, probe
+from engine.video.files import check_clip, probe, refuse_mirrored
 
 MAX_LISTED = 20
 
@@ -127,7 +127,9 @@ def _files(row: Description, chosen: Path, videos: Path | None) -> tuple[tuple[i
 
 def _header(path: Path) -> Clip | VideoError:
     try:
-        return probe(path)
+        clip = probe(path)
+        refuse_mirrored(path)
+        return clip
     except VideoError as error:
         return error
 

@@ -21,13 +21,9 @@ from engine.types import Frames
 
 # By default swscale takes a fast path that drops every second chroma sample and rounds down: grey 128 becomes
 # 126 where the size changes. With these flags it is right, and equal on every CPU.
-_EXACT: Final = (
-    Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.ACCURATE_RND
-    | Interpolation.BITEXACT
-)
-_SHRINK, _GROW = Interpolation.AREA | _EXACT, Interpolation.BICUBIC | _EXACT
+_FULL_CHROMA, _ACCURATE_ROUNDING, _BIT_EXACT = 0x2000 | 0x4000, 0x40000, 0x80000  # SWS_*; PyAV 17 names none
+_EXACT: Final = _FULL_CHROMA | _ACCURATE_ROUNDING | _BIT_EXACT
+_SHRINK, _GROW = int(Interpolation.AREA) | _EXACT, int(Interpolation.BICUBIC) | _EXACT
 
 BT601_MATRIX: Final = 6  # AVCOL_SPC_SMPTE170M
 LIMITED_RANGE: Final = 1  # AVCOL_RANGE_MPEG
@@ -77,7 +73,7 @@ def upright_rgb(path: Path, frame: Any, width: int, height: int, *, like_opencv:
         format="rgb24",
         width=target[0],
         height=target[1],
-        interpolation=Interpolation.BICUBIC if like_opencv else _SHRINK if shrinks else _GROW,
+        interpolation=int(Interpolation.BICUBIC) if like_opencv else _SHRINK if shrinks else _GROW,
     )
     if transposed:
         rgb = rgb.swapaxes(0, 1)

@@ -34,7 +34,7 @@ def prepare(
         str,
         typer.Option(
             metavar="auto|keep|cut",
-            help="Whether the first 3 s are the conditioning part. auto: cut them of clips of 8 s.",
+            help="Whether the first 3 s are the conditioning part. auto: cut what shows the dataset's clip.",
         ),
     ] = "auto",
     skip_seconds: Annotated[float | None, typer.Option(help="Cut this much at the start instead.")] = None,
@@ -57,7 +57,7 @@ def prepare(
     from bench.submission.names import find_videos, match_names, read_map
     from bench.submission.prepare import prepare as prepare_clips
     from bench.submission.prepare import succeeded
-    from engine.datasets.physics_iq import cases_of, read_descriptions
+    from engine.datasets.physics_iq import cases_of, conditioning_clips, read_descriptions
     from engine.settings.environment import usable_cores
 
     settings = make_settings(fps=fps, prefix=prefix, skip_s=skip_seconds, size=size)
@@ -67,12 +67,14 @@ def prepare(
         matches = match_names(found, rows)
     else:
         matches, others = read_map(table, videos, rows), []
-    names = [row.output_name for row in cases_of(rows)]
+    cases = cases_of(rows)
+    names = [row.output_name for row in cases]
+    given = conditioning_clips(dataset, cases, fps)
     for warning in [*_others(others), *_rate_warnings(dataset, fps)]:
         print_line(warning, "yellow")
     with _bar(len(names)) as step:
         results = prepare_clips(
-            matches, names, out, settings, force=force, workers=min(4, usable_cores()), progress=step
+            matches, names, out, settings, given, force=force, workers=min(4, usable_cores()), progress=step
         )
     _summarize(results, out)
     good = sum(result.size is not None for result in results)

@@ -6,7 +6,6 @@ imports it. Invariant: nothing is written.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ import numpy as np
 
 from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS
-from engine.video.files import Header, probe, read_header, stream_frames
+from engine.video.files import Header, probe, read_header, refuse_mirrored, stream_frames
 
 _FPS_TOLERANCE = 0.01
 _MAX_GREY_SHARE = 0.05  # of a mask's pixels that are neither dark nor bright; coding alone gives far less
@@ -69,8 +68,6 @@ KINDS: Final = (
 def clip_faults(path: Path, kind: Kind, rate: int, *, deep: bool, clip: Path | None = None) -> list[str]:
     """What is wrong with `path`; `clip` is the testing clip of which it is the mask."""
     try:
-        if _is_cut_off(path):
-            return ["truncated: the file ends before its last part does"]
         header = read_header(path)
         faults = _header_faults(header, kind, rate)
         if clip is not None and clip.is_file():
@@ -98,30 +95,19 @@ def picture_faults(path: Path, clip: Path | None) -> list[str]:
 
 def _header_faults(header: Header, kind: Kind, rate: int) -> list[str]:
     faults = []
-    if abs(header.fps - rate) > _FPS_TOLERANCE:
-        faults.append(f"{header.fps:g} fps in the folder of {rate}")
-    num_frames = header.num_frames or round(header.container_s * header.fps)
+    fps = _rate(header)
+    if abs(fps - rate) > _FPS_TOLERANCE:
+        faults.append(f"{fps:g} fps in the folder of {rate}")
+    num_frames = header.num_frames or round(header.container_s * fps)
     wanted = round(kind.seconds * rate)
     if not wanted - kind.may_lack_frames <= num_frames <= wanted + 1:
         faults.append(f"{num_frames} frames, not {wanted} ({kind.seconds:g} s)")
     return faults
 
 
-def _is_cut_off(path: Path) -> bool:
-    """Whether an mp4 is shorter than its parts say, told by their lengths alone."""
-    size, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            length, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
-            if position == 0 and kind != b"ftyp":
-                return False  # no mp4: its reader will say so
-            if length == 1:
-                (length,) = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))
-            if length == 0:  # to the end of the file
-                return False
-            position += max(length, 8)
-    return position > size
+def _rate(header: Header) -> float:
+    """The average that a header states is off where the last frame lasts longer or shorter than others."""
+    return header.fps if header.fps == header.base_fps else probe(header.path).fps
 
 
 def _mask_faults(mask: Header, clip: Header) -> list[str]:
@@ -135,8 +121,9 @@ def _mask_faults(mask: Header, clip: Header) -> list[str]:
 
 
 def _content_faults(path: Path, *, is_mask: bool) -> list[str]:
-    """Decode all of it. Raises VideoError for a damaged file."""
+    """Decode all of it. Raises VideoError for a damaged file, and for one that the scorer reads wrongly."""
     clip = probe(path)
+    refuse_mirrored(path)
     greys = [
         float(np.mean((frame > 63) & (frame < 192)))
         for frame in stream_frames(clip, indices=range(clip.num_frames) if is_mask else ())

@@ -57,7 +57,10 @@ def decode(path: Path, threads: int = 1) -> Iterator[Frames]:
     try:
         found, frame = capture.read()
         if not found:
-            raise VideoError(f"{path} is missing or not a readable video", fix="put a complete mp4 there")
+            raise VideoError(
+                f"{path} is missing or not a readable video (OpenCV reads no AV1)",
+                fix="put a complete mp4 there; `retake prepare` writes H.264",
+            )
         while found:
             yield frame
             found, frame = capture.read(frame)

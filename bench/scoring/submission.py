@@ -18,7 +18,7 @@ from engine.errors import ScorerError, VideoError
 from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
 from engine.types import ANSWER_SECONDS, Clip
-from engine.video.files import check_clip, probe
+from engine.video.files import check_clip, probe, refuse_mirrored
 
 MAX_LISTED = 20
 
@@ -154,7 +154,9 @@ def _files(row: Description, chosen: Path) -> tuple[tuple[int, Path], ...]:
 
 def _header(path: Path) -> Clip | VideoError:
     try:
-        return probe(path)
+        clip = probe(path)
+        refuse_mirrored(path)
+        return clip
     except VideoError as error:
         return error
 

@@ -20,20 +20,17 @@ from engine.errors import ConfigError, VideoError
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, Clip, Frames
 from engine.video.files import (
     Header,
-    Timeline,
     encode_mp4,
     probe,
     read_header,
-    read_timeline,
     remux_mp4,
     stream_frames,
 )
+from engine.video.times import Timeline, read_timeline
 from kernels.files import whole_file
 
 PREFIX_MODES = ("auto", "keep", "cut")
-FULL_SECONDS = PREFIX_SECONDS + ANSWER_SECONDS
 MAX_FPS = 120
-_SLACK_S = 0.1  # models that generate in blocks give 8.04 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +41,15 @@ class Settings:
     prefix: str = "auto"
     skip_s: float | None = None  # wins over `prefix`
     size: Size | None = None  # None: as it is, less an odd row or column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Seconds to leave out at the start, and why, in words."""
+
+    skip_s: float
+    reason: str
+    is_seen: bool = False  # in the pixels
 
 
 def make_settings(*, fps: int, prefix: str, skip_s: float | None, size: str | None) -> Settings:
@@ -63,25 +69,15 @@ def make_settings(*, fps: int, prefix: str, skip_s: float | None, size: str | No
     return Settings(fps=fps, prefix=prefix, skip_s=skip_s, size=parsed)
 
 
-def choose_cut(seconds: float, source_fps: float, settings: Settings) -> tuple[float, str]:
-    """Seconds to leave out at the start, and why, in words. Raises VideoError when `auto` cannot tell."""
+def told_cut(settings: Settings) -> Cut | None:
+    """What the options say; None if it is to be found (`bench.submission.cuts`)."""
     if settings.skip_s is not None:
-        return settings.skip_s, f"first {settings.skip_s:g} s cut, as told"
+        return Cut(skip_s=settings.skip_s, reason=f"first {settings.skip_s:g} s cut, as told")
     if settings.prefix == "cut":
-        return PREFIX_SECONDS, f"first {PREFIX_SECONDS:g} s cut, as told"
+        return Cut(skip_s=PREFIX_SECONDS, reason=f"first {PREFIX_SECONDS:g} s cut, as told")
     if settings.prefix == "keep":
-        return 0.0, "taken from the first frame on, as told"
-    if abs(seconds - FULL_SECONDS) <= max(_SLACK_S, 1.01 / source_fps):
-        return PREFIX_SECONDS, (
-            f"{seconds:.2f} s long, so the first {PREFIX_SECONDS:g} s are the conditioning part and were cut "
-            "(a model that made all of it after the switch needs --prefix keep)"
-        )
-    if seconds > FULL_SECONDS:
-        raise VideoError(
-            f"{seconds:.2f} s long: longer than prefix and answer ({FULL_SECONDS:g} s): the cut is unclear",
-            fix="say where the answer starts with --prefix keep, --prefix cut or --skip-seconds",
-        )
-    return 0.0, "no conditioning part, taken from the first frame on"
+        return Cut(skip_s=0.0, reason="taken from the first frame on, as told")
+    return None
 
 
 def choose_frames(timeline: Timeline, *, skip_s: float, fps: int) -> list[int]:
@@ -103,24 +99,23 @@ def choose_frames(timeline: Timeline, *, skip_s: float, fps: int) -> list[int]:
     return [int(index) for index in np.where(earlier, before_index, after_index)]
 
 
-def make_clip(source: Path, target: Path, settings: Settings) -> tuple[str, list[str]]:
+def make_clip(source: Path, target: Path, settings: Settings, cut: Cut) -> tuple[str, list[str]]:
     """Write `target`; what was done and why. Raises VideoError."""
     timeline, header = read_timeline(source), read_header(source)
-    clip = replace(probe(source), num_frames=len(timeline.times_s))
-    skip_s, decision = choose_cut(timeline.seconds, clip.fps, settings)
+    clip = probe(source)
     same_picture = settings.size in (None, (header.width, header.height)) and timeline.upright
     # A container may count its sound in its length and not say how many frames it holds.
     header = replace(header, num_frames=header.num_frames or clip.num_frames)
-    pictures = replace(header, num_frames=clip.num_frames, container_s=timeline.seconds)
-    if same_picture and skip_s == 0 and not timing_problems(pictures, settings.fps):
+    pictures = replace(header, num_frames=clip.num_frames, container_s=timeline.seconds, fps=clip.fps)
+    if same_picture and cut.skip_s == 0 and not timing_problems(pictures, settings.fps):
         for _ in stream_frames(clip, indices=()):
             raise AssertionError("no frame was asked for")  # a damaged clip raises before it is copied
         lossless = _keep_encoding(header, target, settings.fps)
         if lossless is not None:
             return lossless
-    indices = choose_frames(timeline, skip_s=skip_s, fps=settings.fps)
+    indices = choose_frames(timeline, skip_s=cut.skip_s, fps=settings.fps)
     size, notes = _output_size(clip, settings)
-    notes = [decision, *_timing_notes(timeline, clip, indices, skip_s, settings.fps), *notes]
+    notes = [cut.reason, *_timing_notes(timeline, clip, indices, cut.skip_s, settings.fps), *notes]
     _encode(clip, target, indices, size, resize=settings.size is not None, fps=settings.fps)
     return "re-encoded", notes
 

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.submission.convert import Settings, make_clip
+from bench.submission.convert import Cut, Settings, make_clip, told_cut
+from bench.submission.cuts import agree, find_cut
 from bench.submission.rules import Size, encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
 from engine.video.files import read_header
@@ -39,6 +40,7 @@ def prepare(
     names: Sequence[str],
     out: Path,
     settings: Settings,
+    conditioning: Mapping[str, Path] | None = None,
     *,
     force: bool = False,
     workers: int = 1,
@@ -46,6 +48,7 @@ def prepare(
 ) -> list[Result]:
     """One result per name of the dataset, in order. A bad clip is a failed result; the others go on.
 
+    `conditioning` are the dataset's clips, by the same names, with which `--prefix auto` compares.
     What was done to each clip is added to `OUT.prepare.jsonl` beside `out`, which is how a later call knows
     whether an output that is there is what it would make. Raises ConfigError when `out` holds the inputs.
     """
@@ -54,8 +57,14 @@ def prepare(
     results: dict[str, Result] = {}
     pool = ThreadPoolExecutor(workers)
     try:
+        looked = {
+            name: pool.submit(_cut_of, matches[name], settings, (conditioning or {}).get(name))
+            for name in names
+            if name in matches
+        }
+        cuts = agree({name: future.result() for name, future in looked.items()})
         futures = {
-            name: pool.submit(_prepare_one, matches[name], out / name, settings, record, force)
+            name: pool.submit(_prepare_one, matches[name], out / name, settings, cuts[name], record, force)
             for name in names
             if name in matches
         }
@@ -77,13 +86,24 @@ def succeeded(results: Sequence[Result]) -> bool:
     return all(result.action not in _BAD for result in results)
 
 
-def _prepare_one(source: Path, target: Path, settings: Settings, record: _Record, force: bool) -> Result:
+def _cut_of(source: Path, settings: Settings, conditioning: Path | None) -> Cut | VideoError:
+    try:
+        return told_cut(settings) or find_cut(source, conditioning)
+    except VideoError as error:
+        return error
+
+
+def _prepare_one(
+    source: Path, target: Path, settings: Settings, cut: Cut | VideoError, record: _Record, force: bool
+) -> Result:
     """Make the output and note it, or look at the one that is there."""
     try:
-        key, before = fingerprint(source, settings), record.read(target.name)
+        if isinstance(cut, VideoError):
+            raise cut
+        key, before = fingerprint(source, settings, cut), record.read(target.name)
         if target.exists() and not force:
             return _look_at(source, target, settings, same=before == key, known=before is not None)
-        action, notes = make_clip(source, target, settings)
+        action, notes = make_clip(source, target, settings, cut)
         header = read_header(target)
         problems = timing_problems(header, settings.fps) + encoding_problems(header)
         assert not problems, f"{target}: {problems}"
@@ -116,9 +136,10 @@ def _look_at(source: Path, target: Path, settings: Settings, *, same: bool, know
     return Result(name=target.name, source=source, action="kept", notes=(note,), size=size)
 
 
-def fingerprint(source: Path, settings: Settings) -> str:
+def fingerprint(source: Path, settings: Settings, cut: Cut) -> str:
     """Of everything that decides an output."""
-    return hashlib.sha256(f"{file_digest(source)} {json.dumps(asdict(settings))}".encode()).hexdigest()
+    options = json.dumps({**asdict(settings), "skip_s": cut.skip_s, "prefix": None})
+    return hashlib.sha256(f"{file_digest(source)} {options}".encode()).hexdigest()
 
 
 class _Record:

@@ -1,6 +1,6 @@
 """What run folders and folders of clips tell for a submission card: clips, models, times, scores.
 
-Reads headers and records, decodes nothing. Invariants: a value is known only where every run says the same
+Reads headers and records, decodes one frame. Invariants: a value is known only where every run says the same
 (times are averaged), and each comes with its source; a score counts only when it is of all cases on the
 verified ground truth.
 """
@@ -22,7 +22,7 @@ from engine.errors import ConfigError, StoreError, VideoError
 from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
 from engine.settings.config import read_config
-from engine.video.files import read_header
+from engine.video.files import probe
 from kernels.files import file_digest
 
 VERIFIED_TREE: Final = TREES[1]
@@ -167,13 +167,13 @@ def _clip_facts(run: Run) -> dict[str, Known]:
     """Frame rate and size of the first readable clip; whether all agree is the validation's question."""
     for path in sorted(run.clips.glob("*.mp4")):
         try:
-            header = read_header(path)
+            clip = probe(path)
         except VideoError:
             continue  # the validation names it
-        fps = int(header.fps) if header.fps == int(header.fps) else header.fps
+        fps = int(clip.fps) if clip.fps == int(clip.fps) else clip.fps
         return {
             "public_info.fps": Known(value=fps, source="of the clips"),
-            "public_info.resolution": Known(value=f"{header.width}x{header.height}", source="of the clips"),
+            "public_info.resolution": Known(value=f"{clip.width}x{clip.height}", source="of the clips"),
         }
     return {}
 

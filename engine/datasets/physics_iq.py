@@ -122,6 +122,19 @@ def frame_rates(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def conditioning_clips(root: Path, cases: Iterable[Description], fps: int) -> dict[str, Path]:
+    """Of cases that have one: by output name, at `fps` or, without a folder of that, at the highest rate."""
+    folder = benchmark_tree(root) / "split-videos" / "conditioning"
+    rates = frame_rates(folder)
+    if not rates:
+        return {}
+    rate = fps if fps in rates else rates[-1]
+    paths = {
+        row.output_name: folder / f"{rate}FPS" / row.file_name("conditioning-videos", rate) for row in cases
+    }
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
 def descriptions_path(root: Path) -> Path:
     """The descriptions.csv in `root`, in the tree or next to it. Raises DatasetError."""
     tree = benchmark_tree(root)

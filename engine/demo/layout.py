@@ -144,7 +144,8 @@ def _write_row(job: _Job) -> None:
         if not paths[kind].exists():
             write_mp4(paths[kind], part, job.fps)
     if not paths["video-masks"].exists():  # of the clip as stored, like the benchmark's own
-        write_masks(paths["video-masks"], masks_of(read_frames(paths["testing-videos"])), job.fps)
+        seen = read_frames(paths["testing-videos"], like_opencv=True)  # as the evaluator sees other clips
+        write_masks(paths["video-masks"], masks_of(seen), job.fps)
     if not paths["switch-frames"].exists():
         bgr = cv2.cvtColor(frames[switch - 1], cv2.COLOR_RGB2BGR)
         encoded: Any = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import BoundaryError
-from engine.video.files import OPEN_EVENT
+from engine.video.containers import OPEN_EVENT
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif"})
 _CODE_SUFFIXES = frozenset({".py", ".pyc", ".so"})  # imported late, if the dataset is the working folder

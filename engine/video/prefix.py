@@ -16,7 +16,8 @@ import numpy as np
 
 from engine.errors import VideoError
 from engine.types import PREFIX_SECONDS, Clip, Frames, VideoSpec
-from engine.video.files import presentation_times, read_frames
+from engine.video.files import read_frames
+from engine.video.times import presentation_times
 
 TIE_S = Fraction(1, 500)
 """Of two frames as near to this much, the earlier one: Matroska rounds times to milliseconds."""
@@ -36,12 +37,12 @@ def frames_before_end(clip: Clip, *, fps: float, count: int) -> PrefixFrames:
     Raises VideoError when the clip starts more than a frame of its own after the first of these times (clips
     cut at 2.97 s count as 3 s) or cannot be read.
     """
-    return _before_end(clip, presentation_times(clip), fps=fps, count=count)
+    return _before_end(clip, presentation_times(clip.path), fps=fps, count=count)
 
 
 def prefix_frames(clip: Clip) -> PrefixFrames:
     """The prefix at the clip's own rate: a frame every 1 / `clip.fps` of its last 3 s, or of all there is."""
-    times = presentation_times(clip)
+    times = presentation_times(clip.path)
     rate = Fraction(clip.fps).limit_denominator(1_000_000)
     available = int(times[-1] * rate + Fraction(1, 2)) + 1
     count = min(round(PREFIX_SECONDS * clip.fps), available)

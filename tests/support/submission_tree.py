@@ -41,8 +41,9 @@ def write_clip(path: Path, num_frames: int, fps: float = FPS, size: tuple[int, i
 
 
 def write_tree(folder: Path, *, num_scenes: int, tree: str = TREES[1]) -> list[str]:
-    """A benchmark tree without clips in `folder`; the names that its submissions must have."""
-    (folder / tree / "split-videos").mkdir(parents=True)
+    """A benchmark tree of conditioning clips alone in `folder`; the names that its submissions must have."""
+    prefixes = folder / tree / "split-videos" / "conditioning" / f"{FPS}FPS"
+    prefixes.mkdir(parents=True)
     count = num_scenes * len(VIEWS)
     cases = [(scene, view) for scene in range(num_scenes) for view in VIEWS]
     names = []
@@ -62,7 +63,18 @@ def write_tree(folder: Path, *, num_scenes: int, tree: str = TREES[1]) -> list[s
                     )
                 )
                 names.append(name)
+                if take == 1:
+                    kind = (
+                        f"{number:04d}_conditioning-videos_{FPS}FPS_{view}_take-1_trimmed-scene-{scene}.mp4"
+                    )
+                    write_clip(prefixes / kind, 3 * FPS)
     return names[:count]
+
+
+def conditioning(folder: Path, names: list[str], tree: str = TREES[1]) -> dict[str, Path]:
+    """The conditioning clips of `write_tree` by those names."""
+    paths = sorted((folder / tree / "split-videos" / "conditioning" / f"{FPS}FPS").iterdir())
+    return dict(zip(names, paths, strict=True))
 
 
 def write_run(folder: Path, names: list[str], clip: Path) -> Path:

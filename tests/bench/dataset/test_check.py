@@ -99,7 +99,7 @@ def test_scenes_are_whole(scenes: Path, deep: bool) -> None:
         (
             "split-videos/testing",
             lambda p: p.write_bytes(p.read_bytes()[:-99]),
-            "truncated: the file ends before",
+            "is truncated: it ends before its last part",
         ),
         ("split-videos/testing", lambda p: p.write_bytes(b""), "is not a readable video"),
         ("split-videos/testing", lambda p: p.write_text("no video"), "is not a readable video"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_every_bad_file_is_named_with_its_reason(dataset: Path, tmp_path: Path) 
     found = read(tmp_path / "clips", dataset)
     why = reasons(found)
     assert "no file 0001_perspective-left_trimmed" in why["0001_perspective-left"]
-    assert "readable" in why["0002_perspective-right"]
+    assert "truncated" in why["0002_perspective-right"]
     assert "39 frames (4.875 s at 8 fps); 40" in why["0003_perspective-left"]
     assert why["holiday"] == "holiday.mp4 is not a generated_video_name of the dataset"
     assert why["README"] == "README.txt is not an mp4 file and was not read" and "old" in why
@@ -151,3 +152,15 @@ def test_attempts_of_a_run_are_found_in_their_order(dataset: Path, tmp_path: Pat
     reasons = {entry.attempt: entry.reason for entry in found.unscored}
     assert reasons.keys() == {3, 4} and "20 frames" in reasons[3] and "does not exist" in reasons[4]
     assert found.refusal is None  # a bad attempt does not make the submission incomplete
+
+
+def test_a_mirrored_clip_is_refused_as_opencv_does_not_see_that(dataset: Path, tmp_path: Path) -> None:
+    paths = submit(dataset, tmp_path / "clips")
+    clip = paths["0002_perspective-right"]
+    data = bytearray(clip.read_bytes())
+    struct.pack_into(">i", data, data.index(b"tkhd") + 44, -(1 << 16))  # first entry of the display matrix
+    clip.write_bytes(data)
+    assert (
+        "mirrored by its display matrix"
+        in reasons(read(tmp_path / "clips", dataset))["0002_perspective-right"]
+    )

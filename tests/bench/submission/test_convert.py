@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from submission_tree import counted, numbers, write_clip
 
-from bench.submission.convert import Settings, choose_cut, choose_frames, make_clip, make_settings
+from bench.submission.convert import Cut, Settings, choose_frames, make_clip, make_settings, told_cut
 from bench.submission.rules import encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
-from engine.video.files import Timeline, read_frames, read_header, remux_mp4
+from engine.video.files import read_frames, read_header, remux_mp4
+from engine.video.times import Timeline
 
 
 def timeline(num_frames: int, fps: float) -> Timeline:
@@ -23,7 +24,7 @@ def timeline(num_frames: int, fps: float) -> Timeline:
 
 def made(source: Path, settings: Settings) -> tuple[str, list[str], list[int]]:
     target = source.parent / "out" / "clip.mp4"
-    action, notes = make_clip(source, target, settings)
+    action, notes = make_clip(source, target, settings, told_cut(settings) or Cut(skip_s=0.0, reason="whole"))
     header = read_header(target)
     assert timing_problems(header, settings.fps) + encoding_problems(header) == []
     return action, notes, numbers(read_frames(target))
@@ -51,28 +52,17 @@ def mux(path: Path, pts: list[int], rate: int, *, codec: str = "libx264", audio:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "settings", "skip_s", "says"),
+    ("settings", "skip_s", "says"),
     [
-        (8.0, Settings(fps=24), 3.0, "conditioning part"),
-        (8.04, Settings(fps=24), 3.0, "--prefix keep"),
-        (8.125, Settings(fps=8), 3.0, "conditioning part"),
-        (5.0, Settings(fps=24), 0.0, "no conditioning part"),
-        (6.1, Settings(fps=24), 0.0, "no conditioning part"),
-        (8.0, Settings(fps=24, prefix="keep"), 0.0, "as told"),
-        (6.1, Settings(fps=24, prefix="cut"), 3.0, "as told"),
-        (8.0, Settings(fps=24, skip_s=0.5), 0.5, "0.5 s cut, as told"),
+        (Settings(fps=24, prefix="keep"), 0.0, "as told"),
+        (Settings(fps=24, prefix="cut"), 3.0, "as told"),
+        (Settings(fps=24, skip_s=0.5), 0.5, "0.5 s cut, as told"),
     ],
 )
-def test_the_cut_is_decided_by_length_or_by_the_user(
-    seconds: float, settings: Settings, skip_s: float, says: str
-) -> None:
-    found, decision = choose_cut(seconds, settings.fps, settings)
-    assert found == skip_s and says in decision
-
-
-def test_auto_refuses_a_clip_longer_than_prefix_and_answer() -> None:
-    with pytest.raises(VideoError, match=r"10.00 s long: longer than prefix and answer"):
-        choose_cut(10.0, 24, Settings(fps=24))
+def test_the_cut_may_be_told(settings: Settings, skip_s: float, says: str) -> None:
+    cut = told_cut(settings)
+    assert cut is not None and cut.skip_s == skip_s and says in cut.reason
+    assert told_cut(Settings(fps=24)) is None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +104,7 @@ def test_frames_that_come_unevenly_are_taken_by_their_time() -> None:
 
 
 def test_eight_seconds_lose_their_first_three(tmp_path: Path) -> None:
-    action, notes, frames = made(write_clip(tmp_path / "a.mp4", 64), Settings(fps=8))
+    action, notes, frames = made(write_clip(tmp_path / "a.mp4", 64), Settings(fps=8, prefix="cut"))
     assert action == "re-encoded" and "first 3 s" in notes[0]
     assert frames == list(range(24, 64))
 
@@ -197,7 +187,7 @@ def test_a_truncated_clip_is_refused_and_leaves_nothing(tmp_path: Path, keep: fl
     source = write_clip(tmp_path / "a.mp4", 40)
     source.write_bytes(source.read_bytes()[: int(source.stat().st_size * keep)])
     with pytest.raises(VideoError, match="truncated"):
-        make_clip(source, tmp_path / "out" / "clip.mp4", Settings(fps=8))
+        make_clip(source, tmp_path / "out" / "clip.mp4", Settings(fps=8), Cut(skip_s=0.0, reason="whole"))
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 

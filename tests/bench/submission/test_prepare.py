@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from submission_tree import numbers, write_clip, write_tree
+from submission_tree import conditioning, numbers, write_clip, write_tree
 from typer.testing import CliRunner, Result
 
 from bench.submission.convert import Settings
@@ -37,7 +37,8 @@ def sources(tmp_path: Path, names: list[str]) -> dict[str, Path]:
 def run(
     names: list[str], sources: dict[str, Path], out: Path, settings: Settings = SETTINGS
 ) -> list[Prepared]:
-    return prepare(sources, names, out, settings, workers=2)
+    given = conditioning(next(iter(sources.values())).parents[1] / "data", names)
+    return prepare(sources, names, out, settings, given, workers=2)
 
 
 def actions(results: list[Prepared]) -> list[str]:
@@ -82,7 +83,8 @@ def test_an_output_of_another_input_or_setting_is_not_taken_for_ours(
     result = run(names, sources, out, settings)[0]
     assert result.action == "failed" and "made from another input or with other options" in result.notes[0]
     assert numbers(read_frames(out / name))[0] == 24
-    again = prepare(sources, names, out, settings, force=True)[0]
+    given = conditioning(tmp_path / "data", names)
+    again = prepare(sources, names, out, settings, given, force=True)[0]
     assert again.action == "re-encoded"
     assert numbers(read_frames(out / name))[0] == (24 if change == "input" else 8)
 
@@ -141,7 +143,7 @@ def test_the_command_sums_up(names: list[str], sources: dict[str, Path], tmp_pat
     text = call(*options(tmp_path), "--fps", 8, status=1).output
     for part in (
         "left out, as no videos: notes.txt",
-        "first 3 s are the conditioning part",
+        "first 3 s show the conditioning clip",
         "valid as it is, same bytes",
         "failed: 0003.mp4: too short: 3.750 s (30 frames); 5 s are needed; fix: generate longer clips",
         "2 of 3 clips are in",

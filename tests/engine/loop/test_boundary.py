@@ -192,7 +192,7 @@ def test_one_module_of_the_engine_opens_videos_natively() -> None:
         for path in sorted((ROOT / "engine").rglob("*.py"))
         if (calls := native_openings(path.read_text(encoding="utf-8")))
     }
-    assert found == {"engine/video/files.py": ["av.open"]}
+    assert found == {"engine/video/containers.py": ["av.open"]}
     assert native_openings("import cv2\ncv2.VideoCapture('a')") == ["cv2.VideoCapture"]
 
 

@@ -12,8 +12,9 @@ import pytest
 from engine.errors import VideoError
 from engine.types import Clip, VideoSpec
 from engine.video import prefix
-from engine.video.files import presentation_times, probe, write_mp4
+from engine.video.files import probe, write_mp4
 from engine.video.prefix import frames_before_end, prefix_frames, read_prefix
+from engine.video.times import presentation_times
 
 
 def write_clip(path: Path, ticks: list[int], *, per_second: int = 30, codec: str = "libx264") -> Clip:
@@ -84,18 +85,10 @@ def test_of_a_clip_that_is_the_prefix_every_frame_is_one(tmp_path: Path, fps: in
 
 def test_times_of_a_variable_rate_are_those_of_the_frames(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "vfr.mp4", VARIABLE)
-    times, found = presentation_times(clip), prefix_frames(clip)
+    times, found = presentation_times(clip.path), prefix_frames(clip)
     first = times[found.indices[0]] - Fraction(found.times_s[0])
     assert [float(times[i] - first) for i in found.indices] == pytest.approx(found.times_s, abs=1e-6)
     assert found.indices[-1] == len(VARIABLE) - 1 and 2.8 < found.times_s[-1] <= 3.0
-
-
-def test_frames_that_are_no_packets_are_counted_by_decoding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", VARIABLE)
-    more = Clip(path=clip.path, fps=clip.fps, num_frames=clip.num_frames + 3, width=64, height=64)
-    assert presentation_times(more) == presentation_times(clip)
 
 
 def test_a_frame_may_be_missing_at_the_start_but_not_two(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -64,6 +64,7 @@ class QwenVLCritic:
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    notes: Mapping[str, str]
 
     def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
         """Step 1 of the loop: what the prefix and the brief text imply."""
@@ -270,4 +271,5 @@ def load(
         geometry=geometry,
         eos_ids=parts.eos_ids,
         grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        notes={"chat_template": parts.chat_template},
     )

@@ -133,7 +133,7 @@ def build_run(config: RunConfig) -> Run:
     prepared = prepare(config)
     loaded = load(prepared)
     config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-    facts = _manifest(replace(prepared, config=config), loaded[0].notes)
+    facts = _manifest(replace(prepared, config=config), loaded[0].notes, loaded[1].notes)
     with ExitStack() as refused:
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
@@ -190,7 +190,7 @@ def _mend(store: RunStore, *, remake: bool) -> None:
 def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     """Refuse, or note in the manifest, what the run no longer rests on."""
     path = store.folder / MANIFEST
-    then, now = read_manifest(path), _manifest(prepared, {})
+    then, now = read_manifest(path), _manifest(prepared, {}, {})
     asked = {scenario.id: scenario.text for scenario in store.scenarios()}
     found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
     found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
@@ -217,7 +217,7 @@ def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     return encode
 
 
-def _manifest(prepared: Prepared, denoiser: Mapping[str, str]) -> dict[str, Any]:
+def _manifest(prepared: Prepared, denoiser: Mapping[str, str], critic: Mapping[str, str]) -> dict[str, Any]:
     config = prepared.config
     facts = collect(
         asdict(config),
@@ -232,5 +232,6 @@ def _manifest(prepared: Prepared, denoiser: Mapping[str, str]) -> dict[str, Any]
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended
         "resolved": resolved,
         "denoiser": dict(denoiser),
+        "critic": dict(critic),
         "memory": prepared.memory.table(),
     }

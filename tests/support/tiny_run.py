@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ class Ready:
 
 class ScriptedCritic:
     """A plan of its own, then a new direction and a better score at each take: every loop is used."""
+
+    notes: Mapping[str, str] = {"chat_template": "scripted"}
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return Footprint(weights_bytes=1, activation_bytes=1)

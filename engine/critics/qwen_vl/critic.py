@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -70,6 +70,7 @@ class QwenVLCritic:
     eos_ids: tuple[int, ...]
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
     slots: Slots | None  # None: the model has shapes only
+    notes: Mapping[str, str]
 
     def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
         """Step 1 of the loop: what the prefix and the brief text imply."""
@@ -288,4 +289,5 @@ def load(
         eos_ids=parts.eos_ids,
         grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
         slots=slots,
+        notes={"chat_template": parts.chat_template},
     )

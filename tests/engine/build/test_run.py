@@ -81,6 +81,7 @@ def test_real_small_models_run_end_to_end(folders: Folders, tmp_path: Path) -> N
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["resolved"]["dtype"] == "fp32"
     assert manifest["models"]["generator"]["sha256"]
+    assert manifest["critic"] == {"chat_template": "chat_template.jinja"}
     assert {span.lane for span in read_trace(out)} == {"generate", "critique", "encode"}
     assert read_config(out) == folders.config(out)
     with RunStore.open(out, read_only=True) as store:

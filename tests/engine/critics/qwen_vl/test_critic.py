@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_vlm import save_tiny_vlm
+from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
 from vlm_replies import PLAN
 
 from engine.critics.qwen_vl import critic as qwen_vl
@@ -116,6 +116,17 @@ def generated(critic: QwenVLCritic, eos: int) -> list[int]:
     inputs = inputs_of(critic)
     ids = critic.model.generate(**inputs, max_new_tokens=24, do_sample=False, eos_token_id=eos)
     return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_the_template_of_the_processor_is_used_and_noted(folder: Path, tmp_path: Path) -> None:
+    """chat_template.json, which transformers' tokenizer does not read."""
+    copied = Path(shutil.copytree(folder, tmp_path / "m"))
+    template = CHAT_TEMPLATE.replace("{{ m['role'] }}", "asks")
+    (copied / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    critic = qwen_vl.load(copied, device="cpu", dtype="fp32", with_weights=False)
+    assert critic.notes == {"chat_template": "chat_template.json; another one in chat_template.jinja"}
+    video = VideoSegment(frames=noise(2, 32, 32, 3), times_s=(0.0, 0.1))
+    assert str(plan_segments(critic.tokenizer, "Plan.", video, "a ball")[0]).startswith("<|im_start|>asks")
 
 
 def test_greedy_tokens_are_those_of_generate(critic: QwenVLCritic) -> None:

@@ -52,7 +52,7 @@ ROOMS_ABOVE = {
     "export": {
         "spec": "",
         "dtypes": "",
-        "profiles": "spec",
+        "profiles": "spec dtypes",
         "model_inputs": "spec",
         "lora": "spec",
         "quantization": "spec model_inputs",

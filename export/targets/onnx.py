@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from export.model_inputs import ExportedDenoiser
+from export.profiles import profile_of
 from export.quantization.quantize import quantize, stream_state
 from export.quantization.quantized import FP4_SUFFIX, INT4_SUFFIX
 from export.quantization.scales import Scales
@@ -150,9 +151,10 @@ class OnnxModule:
         self._session = run
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        names = [tensor.name for tensor in self.spec.inputs]
-        assert sorted(inputs) == sorted(names), f"inputs {sorted(inputs)}, wanted {sorted(names)}"
-        values = {name: inputs[name].detach().cpu().contiguous().numpy() for name in names}
+        """Outputs by name, on the CPU. ExportError when shapes or dtypes are those of no profile: what the
+        profiles differ in is open in the graph, which takes any other size as well."""
+        profile_of(self.spec, inputs)
+        values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
         outputs = self._session.run([tensor.name for tensor in self.spec.outputs], values)
         return {
             tensor.name: torch.from_numpy(value)

@@ -160,6 +160,19 @@ def test_profiles_that_differ_leave_dimensions_open(tmp_path: Path) -> None:
             assert relative(module(named(inputs))["velocity"], exact(*inputs)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latents": torch.zeros(1, 4, 3, 4, 8)}, "wan_dit was not built for"),
+        ({"text": torch.zeros(1, 12, 16, dtype=torch.float16)}, "text is torch.float16, built for torch.fl"),
+    ],
+)
+def test_foreign_inputs_are_refused(change: dict[str, Tensor], message: str, built: Any) -> None:
+    module = target.load_module(built("fp16"))
+    with pytest.raises(ExportError, match=message):
+        module(named(forwards(1)[0]) | change)
+
+
 def low_memory(recipe: str, folder: Path, *, with_weights: bool) -> Path:
     """The checkpoint beside `folder` exported with weights first, or streamed into a graph without them."""
     source = folder.parent / "t"

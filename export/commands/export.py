@@ -180,11 +180,13 @@ def verify(
 def list_artifacts(
     out: Out = None,
 ) -> None:
-    """Show what is stored."""
+    """Show what is stored, and where it was verified."""
     from export.artifacts.store import Store
 
-    out = out or exports_folder()
-    _print_artifacts(Store(out).list(), f"In {out}")
+    store = Store(out or exports_folder())
+    _print_artifacts(store.list(), f"In {store.root}")
+    for error in store.damaged():
+        print_line(str(error), "red")
 
 
 def _compare(

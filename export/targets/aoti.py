@@ -238,7 +238,7 @@ def require_runnable(artifact: Artifact, device: str, *, weights: str | None = N
     folder, target = artifact.folder, artifact.key["target"]
     if target != TARGET:
         raise ExportError(f"{folder} is a {target} artifact, not a package", fix=f"use --denoiser {target}")
-    built_for, wanted = artifact.details["device"], torch.device(device)
+    built_for, wanted = artifact.details.get("device"), torch.device(device)
     if wanted.type != built_for:
         raise ExportError(
             f"{folder.name} was compiled for {built_for}, not for {wanted.type}",

@@ -26,6 +26,7 @@ import numpy as np
 from rich.progress import Progress
 
 from engine.errors import RetakeError
+from engine.runs.manifest import code_state
 from faults.workload import BEST_OF_TWO, Workload
 
 WARM_UP = 1 / 6
@@ -37,6 +38,7 @@ MEASURES = {
     "temporary_files": "temporary files",
     "objects": "live objects",
 }
+MAX_COMMANDS = 8
 INTERRUPT_S = 1.5
 """An interrupt comes up to so long after the start of a run."""
 
@@ -48,12 +50,13 @@ def soak(load: Workload, record: Path, *, minutes: float, progress: Progress) ->
     record.unlink(missing_ok=True)
     draw = random.Random("soak")
     bar = progress.add_task("soak", total=60 * minutes)
-    began = time.monotonic()
-    number = 0
+    began, number = time.monotonic(), 0
+    commit = code_state(Path(__file__).resolve().parents[3])["commit"]
     try:
-        while (elapsed_s := time.monotonic() - began) < 60 * minutes:
-            interrupted = one_round(load, number, draw)
-            sample = {"round": number, "elapsed_s": elapsed_s, "interrupted": interrupted} | measure(place)
+        while time.monotonic() - began < 60 * minutes:
+            sample: dict[str, Any] = {"round": number, "commit": commit}
+            sample["interrupted"] = one_round(load, number, draw)
+            sample |= {"elapsed_s": time.monotonic() - began} | measure(place)
             with record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(sample) + "\n")
             number += 1
@@ -82,6 +85,7 @@ def one_round(load: Workload, number: int, draw: random.Random) -> int:
         arguments = load.begin(out)
         while command(arguments, interrupt_s=draw.uniform(0, INTERRUPT_S) if num_interrupts < 2 else None):
             num_interrupts += 1
+            assert num_interrupts < MAX_COMMANDS, f"{out} is not done after {num_interrupts} commands"
             arguments = load.go_on(out)
         for verb in ("resume", "report"):
             assert command([verb, str(out)]) == 0, f"{verb} of a finished run failed"
@@ -152,6 +156,7 @@ def summary_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     steady = samples[int(len(samples) * WARM_UP) :]
     hours = np.array([sample["elapsed_s"] for sample in steady]) / 3600
     return {
+        "commit": samples[0]["commit"],
         "minutes": samples[-1]["elapsed_s"] / 60,
         "rounds": len(samples),
         "interrupts": sum(sample["interrupted"] for sample in samples),

@@ -184,6 +184,7 @@ def measure(
         per_token = statistics.median(decoding for decoding, _ in times[name]) / tokens
         found[name] = {
             "replies": replies,
+            "n": rounds,
             "ms_per_step": 1e3 * per_token,
             "tokens_per_s": replies / per_token,
             "prompt_s": statistics.median(prompt for _, prompt in times[name]) / replies,

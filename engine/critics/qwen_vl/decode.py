@@ -15,31 +15,8 @@ import torch
 
 from engine.critics.qwen_vl.grammar import Grammar
 from engine.critics.qwen_vl.slots import Prefilled, Slots
+from engine.machine.streams import HostFence, fence
 from engine.protocols import Fence
-
-
-class Ready:
-    """The fence of work that was done when `launch` returned."""
-
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        return None
-
-
-class EventFence:
-    """The fence of work enqueued on the current stream so far."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(device))
-
-    def done(self) -> bool:
-        return bool(self._event.query())
-
-    def wait(self) -> None:
-        self._event.synchronize()
 
 
 class Decoding:
@@ -74,7 +51,7 @@ class Decoding:
         self._chunk_tokens = chunk_tokens if grammar is None else 1
         self._seed = seed
         self._grammar = grammar
-        self._fence: Fence = Ready()
+        self._fence: Fence = HostFence()
         self._slot = -1
         self._seen = torch.zeros(2, dtype=torch.int64)  # before prefill: nothing written
         self._num_asked = 0
@@ -140,8 +117,7 @@ class Decoding:
     def _publish(self, num_asked: int) -> Fence:
         self._num_asked = num_asked
         self._seen = self._slots.publish(self._slot)
-        device = self._slots.device
-        self._fence = EventFence(device) if device.type == "cuda" else Ready()
+        self._fence = fence(self._slots.device)
         return self._fence
 
 

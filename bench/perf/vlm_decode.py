@@ -231,7 +231,7 @@ def _step_logits(model: Any, slots: Slots, ids: Tensor, token: int) -> Tensor:
         keys[:, :, :-1].copy_(layer.keys)
         values[:, :, :-1].copy_(layer.values)
     place = torch.tensor([ids.shape[1]], device=ids.device)
-    return slots.step(torch.tensor([token], device=ids.device), place, place, cache)[0]
+    return slots.step(torch.tensor([token], device=ids.device), place * 0, place, place, cache)[0]
 
 
 def gemms(limit_gb_s: float) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ T = TypeVar("T")
 CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
 NUM_TRIES = 2
+NUM_RECENT = 4
 
 
 def _reader() -> ThreadPoolExecutor:
@@ -81,6 +83,8 @@ class QwenVLCritic:
     slots: Slots | None  # None: the model has shapes only
     notes: Mapping[str, str]
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
+    recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
+    """The tokens of the last replies, which the next ones partly repeat."""
 
     def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
         """Step 1 of the loop: what the prefix and the brief text imply."""
@@ -260,12 +264,14 @@ class ReplyJob(Generic[T]):
             chunk_tokens=CHUNK_TOKENS,
             seed=self._seed if retry else None,
             grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
+            lookup=[token for reply in critic.recent for token in reply],
         )
         return self._decoding.prefill()
 
     def _settle(self, decoding: Decoding) -> Fence:
         tokens = decoding.tokens()
         text = self._critic.tokenizer.decode(tokens, skip_special_tokens=True)
+        self._critic.recent.append(tokens)
         self._num_tokens += len(tokens)
         assert self._started_s is not None and self._frames is not None, "settled before it was asked"
         seconds = time.perf_counter() - self._started_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ class Decoding:
     its fence is done. On CUDA the vision tower of the library itself waits for the stream during prefill (it
     reads the clip grid); decoding steps never wait. The slot is given back when the object goes.
 
-    A seed selects sampling instead of greedy choice. A grammar needs each token on the host before the next:
-    chunks shrink to one token, and `extend` writes none before the fence of the last one is done.
+    `lookup`: tokens of earlier replies, the likeliest last; they make it faster where it repeats them, and
+    change nothing else. A seed selects sampling instead of greedy choice. A grammar needs each token on the
+    host before the next: chunks shrink to one token, and `extend` writes none before the fence of the last
+    one is done.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Decoding:
         chunk_tokens: int,
         seed: int | None = None,
         grammar: Grammar | None = None,
+        lookup: Sequence[int] = (),
     ) -> None:
         assert 1 <= max_new_tokens <= slots.max_new_tokens, (
             f"{max_new_tokens} new tokens, the slots hold {slots.max_new_tokens}"
@@ -51,6 +55,7 @@ class Decoding:
         self._chunk_tokens = chunk_tokens if grammar is None else 1
         self._seed = seed
         self._grammar = grammar
+        self._lookup = lookup
         self._fence: Fence = HostFence()
         self._slot = -1
         self._seen = torch.zeros(2, dtype=torch.int64)  # before prefill: nothing written
@@ -92,12 +97,13 @@ class Decoding:
             budget=self._max_new_tokens,
             seed=self._seed,
             allowed=None if self._grammar is None else self._grammar.allowed(),
+            lookup=self._lookup,
         )
         self._first_step = self._slots.steps
         return self._publish(1)
 
     def extend(self) -> Fence:
-        """Writes up to `chunk_tokens` more tokens."""
+        """Writes up to `chunk_tokens` more tokens; with drafts that hold, more than these."""
         num_asked = min(self._num_asked + self._chunk_tokens, self._max_new_tokens)
         if self._grammar is not None:
             if not self._fence.done():

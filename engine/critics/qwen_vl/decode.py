@@ -114,13 +114,14 @@ class Decoding:
     def prefill(self) -> Fence:
         """Reads the prompt and writes the first token."""
         inputs = self._inputs
-        positions, deltas = self._model.model.get_rope_index(
+        positions, _ = self._model.model.get_rope_index(
             inputs["input_ids"],
             mm_token_type_ids=inputs["mm_token_type_ids"],
             video_grid_thw=inputs.get("video_grid_thw"),
             second_per_grid_ts=inputs.get("second_per_grid_ts"),
-        )  # CPU tensors in and out: [3, 1, L], [1, 1]
-        self._next_position = inputs["input_ids"].shape[1] + int(deltas)
+        )  # CPU tensors in and out: [3, 1, L]
+        # As generate goes on. The delta is to the largest position, which with Qwen2.5-VL may be a clip's.
+        self._next_position = int(positions[0, 0, -1]) + 1
         media = ("pixel_values_videos", "video_grid_thw")
         output = self._model(
             input_ids=inputs["input_ids"].to(self._device, non_blocking=True),

@@ -132,12 +132,12 @@ def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
     from transformers import DynamicCache
 
     device = torch.device(model.device)
-    positions, deltas = model.model.get_rope_index(
+    positions, _ = model.model.get_rope_index(
         inputs["input_ids"],
         mm_token_type_ids=inputs["mm_token_type_ids"],
         video_grid_thw=inputs.get("video_grid_thw"),
         second_per_grid_ts=inputs.get("second_per_grid_ts"),
-    )  # CPU tensors in and out: [3, 1, L], [1, 1]
+    )  # CPU tensors in and out: [3, 1, L]
     media = ("pixel_values_videos", "video_grid_thw")
     cache = DynamicCache(config=model.config.get_text_config())
     output = model(
@@ -152,5 +152,6 @@ def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
         keys=[layer.keys for layer in cache.layers],
         values=[layer.values for layer in cache.layers],
         logits=output.logits[:, -1],
-        next_rotary=inputs["input_ids"].shape[1] + int(deltas),
+        # As generate goes on. The delta is to the largest position, which with Qwen2.5-VL may be a clip's.
+        next_rotary=int(positions[0, 0, -1]) + 1,
     )

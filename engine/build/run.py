@@ -33,6 +33,7 @@ from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import write_mp4
+from engine.video.oddities import oddity_of
 from kernels.files import file_digest
 
 MANIFEST = "manifest.json"
@@ -189,7 +190,7 @@ def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
 def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
-        write_mp4(store.folder / path, video.frames, video.fps)
+        write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
         return path
 
     return encode

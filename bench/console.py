@@ -6,8 +6,10 @@ import sys
 
 from rich.console import Console
 
+from engine.commands._console import make_console
+
 PAGE_WIDTH = 160  # columns of text that is no terminal's
 
 
 def page_console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+    return make_console(width=None if sys.stdout.isatty() else PAGE_WIDTH)

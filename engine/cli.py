@@ -6,21 +6,25 @@ a model import torch.
 
 from __future__ import annotations
 
-import logging
-
-from engine import plugins
-from engine.commands._app import app
+from engine.commands._interrupts import stop_at_once, stopping_at_once
 
 HOUSES = ("engine.commands", "export.commands", "bench.commands")
 """Found by name: the engine imports neither of the houses above it."""
 
-for _house in HOUSES:
-    for _name in plugins.names(_house):
-        plugins.load(_house, _name)
+with stopping_at_once():
+    import logging
+
+    from engine import plugins
+    from engine.commands._app import app
+
+    for _house in HOUSES:
+        for _name in plugins.names(_house):
+            plugins.load(_house, _name)
 
 
 def main() -> None:
     """The entry point `retake`."""
+    stop_at_once()
     # on some CPUs it looks for a package of the hub named kernels, finds ours, warns, and does without
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     app()

@@ -52,7 +52,11 @@ class DeviceError(RetakeError):
 
 
 class StoreError(RetakeError):
-    """A run folder is missing, of a newer schema, or was made with other settings."""
+    """A run folder is missing, damaged, of a newer schema, or was made with something else."""
+
+
+class RunLost(StoreError):
+    """The run folder takes no more writes, as on a full disk: the run ends, and what is stored stays."""
 
 
 class BoundaryError(RetakeError):
@@ -61,6 +65,10 @@ class BoundaryError(RetakeError):
 
 class ScorerError(RetakeError):
     """A run or folder cannot be scored: clips are missing or do not match the dataset."""
+
+
+class SystemRefused(RetakeError):
+    """The system refused a file: no rights, no room, no such path."""
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:

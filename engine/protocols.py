@@ -70,6 +70,11 @@ class Generator(Protocol):
 
 
 class Critic(Protocol):
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """What of the folder was used where it leaves a choice, for the manifest."""
+        ...
+
     def footprint(self, spec: VideoSpec) -> Footprint: ...
 
     def plan(self, scenario: Scenario) -> Job[PlanReply]: ...

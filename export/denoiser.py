@@ -84,7 +84,8 @@ def describe(artifact: Artifact) -> dict[str, str]:
 
 
 def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
-    made = [artifact for artifact in Store(store).list() if artifact.key["target"] == target]
+    found = Store(store)
+    made = [artifact for artifact in found.list() if artifact.key["target"] == target]
     made.sort(key=lambda artifact: (artifact.folder / MANIFEST).stat().st_mtime_ns, reverse=True)
     reasons = []
     for artifact in made:
@@ -92,6 +93,7 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
         if misfit is None:
             return artifact
         reasons.append(f"{artifact.folder.name}: {misfit.problem}")
+    reasons += [error.problem for error in found.damaged()]
     if len(reasons) > MAX_LISTED:
         reasons[MAX_LISTED:] = [f"and {len(reasons) - MAX_LISTED} more"]
     told = "; ".join(reasons) or "there is none of this target"

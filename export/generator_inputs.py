@@ -1,7 +1,7 @@
-"""What an export needs of a generator: the shape a model is made for, and forwards of its real trajectories.
+"""What an export needs of a generator: the shape a model is made for, and forwards of its real takes.
 
-The trajectories are those of the generator itself, so at its own video size; scales
-serve every size.
+The takes are those of the generator itself, so at its own video size; scales serve every size. Invariant:
+what a part is given is what it was given in a take, never noise in its place.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.build import model_folders
 from engine.errors import ConfigError, DatasetError
 from engine.types import Prompt, Scenario
+from export.spec import ExportError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from export.pipeline import Request
     from export.quantization.calibrate import Forward
     from export.quantization.scales import Scales
@@ -83,9 +87,11 @@ def calibrate(request: Request, made: Any, *, dataset: Path | None, num_scenes: 
 def record(
     request: Request, spec: ExportSpec, *, dtype: str, dataset: Path | None, num_scenes: int, seed: int
 ) -> Iterator[Forward]:
-    """Inputs of every step of `num_scenes` takes of the loaded generator."""
+    """What the subject is given in `num_scenes` takes of the loaded generator: a transformer at every step,
+    a decoder the latents that each take ends with, a text encoder the prompts."""
     from export.lora import merge_into
     from export.quantization import trajectories
+    from export.subjects import text_encoder, vae_decoder
 
     found = model_folders.find_generator(str(request.source))
     family: Any = found.loader()
@@ -94,7 +100,67 @@ def record(
     with tempfile.TemporaryDirectory() as folder:
         scenarios = _scenarios(dataset, Path(folder), generator.spec.fps)[:num_scenes]
         requests = [(scenario, _prompt(scenario, generator.negative_prompt, seed)) for scenario in scenarios]
-        yield from trajectories.record(generator, requests, spec)
+        if request.subject == vae_decoder.SUBJECT:
+            yield from _latents_of_takes(generator, requests, spec)
+        elif request.subject == text_encoder.SUBJECT:
+            yield from _token_ids(generator, requests, spec)
+        else:
+            yield from trajectories.record(generator, requests, spec)
+
+
+def _latents_of_takes(
+    generator: Any, requests: Sequence[tuple[Scenario, Prompt]], spec: ExportSpec
+) -> Iterator[Forward]:
+    """Normalised, as the decoder's subject takes them; nothing is decoded."""
+    from engine.generators.wan.vae import normalise
+
+    vae = generator.parts.vae
+    for scenario, prompt in requests:
+        job = generator.start(scenario, prompt)
+        with _seeing(vae.post_quant_conv) as seen:
+            while not seen:
+                job.launch().wait()
+        latents = normalise(vae, seen[0]).float().cpu()  # [1, Z, F, h, w]
+        shapes = [spec.inputs[0].shape(profile.sizes) for profile in spec.profiles]
+        fitting = [shape for shape in shapes if shape[1:] == latents.shape[1:]]
+        if not fitting:
+            problem = f"a take has latents {list(latents.shape)}, {spec.subject} was built for {shapes}"
+            raise ExportError(problem, fix="verify with the generator whose video it was exported for")
+        yield (latents.expand(fitting[0]).contiguous(),)
+
+
+def _token_ids(
+    generator: Any, requests: Sequence[tuple[Scenario, Prompt]], spec: ExportSpec
+) -> Iterator[Forward]:
+    """Ids and which of them are tokens, both padded to the length of the first profile."""
+    import torch
+
+    rows, length = spec.inputs[0].shape(spec.profiles[0].sizes)
+    for scenario, prompt in requests:
+        with _seeing(generator.parts.text_encoder) as seen:
+            generator.start(scenario, prompt).launch().wait()
+        for ids in seen:
+            padding = (0, length - ids.shape[1])
+            padded, is_token = (
+                torch.nn.functional.pad(values.cpu(), padding).expand(rows, -1).contiguous()
+                for values in (ids, torch.ones_like(ids))
+            )
+            yield padded, is_token
+
+
+@contextmanager
+def _seeing(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The first argument of every call of a module."""
+    seen: list[Tensor] = []
+
+    def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.append(next(iter((*args, *kwargs.values()))).detach().clone())
+
+    handle = module.register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def _scenarios(dataset: Path | None, scratch: Path, fps: float) -> Sequence[Scenario]:

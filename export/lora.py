@@ -79,14 +79,21 @@ def updates_of(
         match = _PART.match(key)
         if match is None:
             strange.append(key)
-        else:
-            parts.setdefault(match["target"], {})[_ROLE[match["part"]]] = tensor
+            continue
+        found, role = parts.setdefault(match["target"], {}), _ROLE[match["part"]]
+        if role in found:
+            raise ExportError(
+                f"{name} has two tensors {role} for {match['target']}, one is {key}",
+                fix="give a file with one adapter",
+            )
+        found[role] = tensor
     if strange or not parts:
         raise ExportError(
             f"{name} is no plain LoRA: {', '.join(strange[:3]) or 'it is empty'}"
             f"{f' and {len(strange) - 3} more' if len(strange) > 3 else ''}",
             fix="give a file of lora_A and lora_B (or lora_down and lora_up) pairs alone; LoHa, DoRA and "
-            "changes of biases or norms are not merged",
+            "changes of weights, biases or norms (.diff, .diff_b) are not merged; diffusers drops most of "
+            "them silently when it converts a file",
         )
     prefix = next((p for p in PREFIXES if all(target.startswith(p) for target in parts)), "")
     return {
@@ -126,7 +133,8 @@ def _check(lora: Lora, linears: Mapping[str, nn.Linear], model: str) -> None:
         raise ExportError(
             f"{lora.name} changes {len(unknown)} linears that {model} does not have, among them "
             f"{unknown[0]}{nearest(unknown[0], linears)}",
-            fix="give a LoRA of this model in diffusers' names; diffusers converts those of other tools",
+            fix="give a LoRA of this model in diffusers' names; diffusers converts those of other tools, but "
+            "compare the numbers of tensors before and after: it drops what it does not know (.diff)",
         )
     for name, update in lora.updates.items():
         wanted = tuple(linears[name].weight.shape)

@@ -248,6 +248,19 @@ def load_built(made: Artifact, device: str) -> Built:
     return tensorrt.load_module(made.folder, device)
 
 
+def place_of(made: Artifact, device: str) -> dict[str, str]:
+    """Where `load_built` runs an artifact: runtime with its version, device, and options if there are any."""
+    target, machine = made.key["target"], present_machine()
+    if target == ONNX:
+        return onnx.place_of(made.folder)
+    runtime = f"torch {torch.__version__}" if target == aoti.TARGET else f"{target} {find(target).version}"
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "runtime": runtime,
+        "device": f"{machine.gpu}, driver {machine.driver}" if on_gpu else machine.cpu,
+    }
+
+
 def _run_onnx(request: Request, scales: Path | None, on_progress: OnProgress) -> Artifact:
     def make(folder: Path) -> Mapping[str, Any]:
         streamed = request.low_memory and request.subject == wan_dit.SUBJECT
@@ -345,7 +358,11 @@ def _onnx_key(request: Request, spec: ExportSpec, scales: str | None) -> Key:
         target=ONNX,
         library=f"torch {torch.__version__}, onnxscript {_version('onnxscript')}",
         loras=lora_key(request.loras),
-        options={"opset": onnx.OPSET, **({} if request.dtype is None else {"dtype": request.dtype})},
+        options={
+            "opset": onnx.OPSET,
+            "record": onnx.SCHEMA,
+            **({} if request.dtype is None else {"dtype": request.dtype}),
+        },
     )
 
 

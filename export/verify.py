@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ class OutputDifference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputRange:
+    """What one input was like over all forwards: kernels right near zero may be wrong far off."""
+
+    name: str
+    mean: float
+    deviation: float
+    max_absolute: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """The comparison and its verdict."""
 
@@ -43,6 +53,7 @@ class Verification:
     weights_digest: str
     num_forwards: int
     tolerance: Tolerance
+    inputs: tuple[InputRange, ...]
     outputs: tuple[OutputDifference, ...]
 
     @property
@@ -70,17 +81,8 @@ class Verification:
             "weights_digest": self.weights_digest,
             "num_forwards": self.num_forwards,
             "tolerance": {"relative": self.tolerance.relative, "cosine": self.tolerance.cosine},
-            "outputs": [
-                {
-                    "name": o.name,
-                    "max_absolute": o.max_absolute,
-                    "mean_absolute": o.mean_absolute,
-                    "relative": o.relative,
-                    "cosine": o.cosine,
-                    "finite": o.finite,
-                }
-                for o in self.outputs
-            ],
+            "inputs": [asdict(one) for one in self.inputs],
+            "outputs": [asdict(one) for one in self.outputs],
             "failures": list(self.failures),
         }
 
@@ -105,11 +107,13 @@ def verify(
 ) -> Verification:
     """Compare on every forward; the tolerance is the spec's for the recipe unless another is given."""
     allowed = spec.tolerance_of(recipe) if tolerance is None else tolerance
-    names = [tensor.name for tensor in spec.inputs]
+    seen = {tensor.name: _Range() for tensor in spec.inputs}
     sums = {tensor.name: _Sums() for tensor in spec.outputs}
     num_forwards = 0
     for forward in forwards:
-        inputs = dict(zip(names, forward, strict=True))
+        inputs = dict(zip(seen, forward, strict=True))
+        for name, extent in seen.items():
+            extent.add(inputs[name])
         exact, found = eager(inputs), built(inputs)
         for name, running in sums.items():
             running.add(exact[name], found[name])
@@ -120,6 +124,7 @@ def verify(
         weights_digest=spec.weights_digest,
         num_forwards=num_forwards,
         tolerance=allowed,
+        inputs=tuple(extent.result(name) for name, extent in seen.items()),
         outputs=tuple(running.result(name) for name, running in sums.items()),
     )
 
@@ -134,6 +139,23 @@ def eager_side(subject: Subject) -> Side:
         return dict(zip([tensor.name for tensor in subject.spec.outputs], values, strict=True))
 
     return run
+
+
+class _Range:
+    def __init__(self) -> None:
+        self._count, self._total, self._squares, self._max = 0, 0.0, 0.0, 0.0
+
+    def add(self, value: Tensor) -> None:
+        value = value.double()
+        self._count += value.numel()
+        self._total += float(value.sum())
+        self._squares += float(value.square().sum())
+        self._max = max(self._max, float(value.abs().max()))
+
+    def result(self, name: str) -> InputRange:
+        mean = self._total / max(self._count, 1)
+        variance = max(self._squares / max(self._count, 1) - mean**2, 0.0)  # in double, to be read by people
+        return InputRange(name=name, mean=mean, deviation=variance**0.5, max_absolute=self._max)
 
 
 class _Sums:

@@ -1,10 +1,15 @@
-"""Files that several processes may write at once, and digests of files. Knows no content."""
+"""Files that several processes may write at once, their digests and names, and JSON. Knows no content."""
 
 import hashlib
+import json
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 
 @contextmanager
@@ -21,6 +26,48 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_part(path: Path) -> bool:
+    """Whether this is what `whole_file` leaves of a writer that was killed, if nobody writes there now."""
+    return _PART.fullmatch(path.name) is not None and path.is_file()
+
+
+def name_fault(name: str) -> str | None:
+    """Why no file of ours gets this foreign name; None where one may: a single name, in UTF-8."""
+    if name in ("", ".", "..") or "\0" in name:
+        return "is no name of a file"
+    if "/" in name:
+        return "leads to another folder"
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes of a file name that are no UTF-8 become surrogates
+        return "is not UTF-8"
+    return None
+
+
+def inside(folder: Path, place: str | PurePath) -> Path:
+    """`folder` / `place`. ValueError where that is outside: absolute, by "..", or over a symbolic link."""
+    parts = PurePath(place).parts
+    if not parts or any(name_fault(part) for part in parts):
+        raise ValueError(f"{str(place)!r} is no place in a folder")
+    path = folder / place
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{str(place)!r} leads outside of {folder}, over a symbolic link")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. ValueError where it is none, whatever it holds; OSError as reading raises."""
+    return parse_json(path.read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """ValueError too for brackets nested deeper than Python's stack, which is a RecursionError of `json`."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def file_digest(path: Path) -> str:

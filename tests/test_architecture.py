@@ -52,7 +52,7 @@ ROOMS_ABOVE = {
     "export": {
         "spec": "",
         "dtypes": "",
-        "profiles": "spec",
+        "profiles": "spec dtypes",
         "model_inputs": "spec",
         "lora": "spec",
         "quantization": "spec model_inputs",
@@ -63,8 +63,9 @@ ROOMS_ABOVE = {
         "targets": "spec dtypes profiles model_inputs quantization artifacts trt",
         "pipeline": "spec dtypes lora quantization artifacts subjects targets trt",
         "denoiser": "spec dtypes model_inputs artifacts subjects targets pipeline",
-        "generator_inputs": "spec lora quantization pipeline",
-        "commands": "spec quantization artifacts verify trt pipeline generator_inputs",
+        "generator_inputs": "spec lora quantization subjects pipeline",
+        "parity": "spec quantization artifacts targets verify pipeline generator_inputs",
+        "commands": "spec artifacts trt pipeline generator_inputs parity",
     },
     "bench": {
         "files": "",

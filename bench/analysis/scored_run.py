@@ -6,7 +6,6 @@ scores.json that is absent, lacks takes or is of another version is refused with
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from typing import Any
 
 from bench.scoring.case_record import CaseRecord, read_record
 from engine.errors import ScorerError
+from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
+from engine.runs.takes import is_of
 from engine.settings.config import RunConfig, read_config
 from engine.types import Outcome, Scenario
+from kernels.files import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +52,22 @@ def read_run(folder: Path) -> ScoredRun:
     """A finished run whose takes are all scored. StoreError or ScorerError with the way out otherwise."""
     config, outcomes, scenarios = read_finished(folder)
     document = _read_scores(folder)
+    with RunStore.open(folder, read_only=True) as store:
+        if not is_of(document, store):
+            raise _rescore(folder, "is of other takes than the run has now")
     records = {}
-    for entry in document["attempts"]:
-        try:
+    try:
+        for entry in document["attempts"]:
             records[entry["scenario_id"], entry["attempt"]] = read_record(entry)
-        except (KeyError, TypeError) as error:
-            raise _rescore(folder, "was written by another version of retake score") from error
-    unscored = {(entry["scenario_id"], entry.get("attempt")) for entry in document["unscored"]}
+        unscored = {(entry["scenario_id"], entry.get("attempt")) for entry in document["unscored"]}
+        fps = float(document["fps"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _rescore(folder, "was written by another version of retake score") from error
     stored = {(key, take.index) for key, outcome in outcomes.items() for take in outcome.attempts}
     missing = stored - records.keys() - unscored
     if missing:
         raise _rescore(folder, f"lacks {len(missing)} of {len(stored)} takes")
-    return scored_run(folder, config, outcomes, scenarios, records, float(document["fps"]))
+    return scored_run(folder, config, outcomes, scenarios, records, fps)
 
 
 def read_finished(folder: Path) -> tuple[RunConfig, dict[str, Outcome], tuple[Scenario, ...]]:
@@ -84,8 +90,7 @@ def scored_run(
     records: Mapping[tuple[str, int], CaseRecord],
     fps: float,
 ) -> ScoredRun:
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    manifest = read_manifest(folder / MANIFEST)
     kept = {key: outcome for key, outcome in outcomes.items() if outcome.chosen is not None}
     return ScoredRun(
         folder=folder,
@@ -105,8 +110,11 @@ def _folder_steps(manifest: Mapping[str, Any]) -> object:
     path = None if folder is None else Path(folder) / "retake.json"
     if path is None or not path.is_file():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    return len(told["timesteps"]) if told.get("timesteps") else told.get("num_inference_steps")
+    try:
+        told = read_json(path)
+        return len(told["timesteps"]) if told.get("timesteps") else told.get("num_inference_steps")
+    except (ValueError, TypeError, AttributeError):
+        return None  # whoever runs the folder is told; of this run it says nothing
 
 
 def _read_scores(folder: Path) -> dict[str, Any]:
@@ -114,8 +122,8 @@ def _read_scores(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _rescore(folder, "does not exist")
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        document: dict[str, Any] = read_json(path)
+    except ValueError as error:
         raise _rescore(folder, f"is not JSON ({error})") from error
     if not isinstance(document, dict) or not {"attempts", "unscored", "fps"} <= document.keys():
         raise _rescore(folder, "is not what retake score writes")

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
+import typer
+
 from engine.commands._app import errors
+from engine.commands._interrupts import STATUS, ignored
+
+GRACE_S = 3.0
+"""In which an interrupted evaluator ends by itself."""
 
 
 def run_module(name: str, *arguments: object) -> int:
     """Exit status of the module `name` of the benchmarks, such as "scoring.physics_iq"."""
-    command = [sys.executable, "-m", f"bench.{name}", *map(str, arguments)]
-    status = subprocess.run(command, check=False).returncode
+    command = [sys.executable, "-m", "bench.commands._evaluator", name, *map(str, arguments)]
+    with subprocess.Popen(command) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            _end(process)
+            raise typer.Exit(STATUS) from None
     if status != 0:
-        errors.print(f"bench.{name} ended with status {status}", style="red", highlight=False)
+        errors.print(f"bench.{name} ended with status {status}", style="red")
     return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A terminal interrupts both, and the evaluator says so; whoever signals this process alone does not."""
+    with ignored():
+        try:
+            process.wait(timeout=GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    if process.returncode != STATUS:  # it ended before it could say so
+        errors.print("stopped")

@@ -74,6 +74,12 @@ def score(
         bool,
         typer.Option("--allow-incomplete", help='Score what is there; the JSON says "complete": false.'),
     ] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Score clips, texts or prefixes that are not the run's, and note it."
+        ),
+    ] = False,
     jobs: Jobs = None,
     cache: Cache = None,
     device: ErrorsOn = Device.CPU,
@@ -98,6 +104,7 @@ def score(
     switches = {
         "--all-attempts": all_attempts,
         "--allow-incomplete": allow_incomplete,
+        "--accept-changes": accept_changes,
         "--no-cache": no_cache,
     }
     arguments += [key for key, given in switches.items() if given]

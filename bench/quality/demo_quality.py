@@ -39,6 +39,7 @@ from bench.scoring.score_document import Scores
 from bench.scoring.view_metrics import Case, case_score, original_score
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
+from engine.commands._console import make_console
 from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import choose_kinds, make_scene
@@ -290,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device")
     parser.add_argument("--workers", type=int, default=1, help="processes that render scenes")
     options = parser.parse_args(arguments)
-    console = Console()
+    console = make_console()
     try:
         run = options.run
         if run is None:

@@ -37,6 +37,8 @@ COMMAND = "python -m bench.quality.policy_calibration"
 NOTES = (
     "A layer's error is norm(difference) / norm(exact) over all scenes when it is given the inputs of the "
     "unmodified module, so that a bad layer shows where it is; errors of layers add up in the velocity.",
+    "FP8 layers are summed as Hopper's tensor cores sum, on 64 output features: fp8 with fast accumulation, "
+    "which may not make the error a tenth larger, fp8_full_accum without (engine/quant/accumulation.py).",
     "8-bit attention is computed in plain torch as the FP8 and INT8 kernels round it, in another order of "
     "summation; formats are measured on blocks that the policy may make 8-bit.",
     "8-bit with skip is not offered: the kernel that skips tiles (triton_skip_softmax) works in 16 bits, and "

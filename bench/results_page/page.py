@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.results_page import export_sections, policy_section, quality_sections, speed_sections
+from bench.results_page import (
+    decode_section,
+    export_sections,
+    policy_section,
+    quality_sections,
+    speed_sections,
+)
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
     ResultError,
@@ -30,6 +36,7 @@ INTRODUCTION = (
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "denoiser": speed_sections.denoiser,
+    "vlm_decode": decode_section.decode,
     "denoiser_quality": quality_sections.denoiser_quality,
     "export_quality": quality_sections.export_quality,
     "policy": policy_section.policy,

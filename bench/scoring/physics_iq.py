@@ -27,11 +27,14 @@ from bench.scoring.clip_stream import num_considered
 from bench.scoring.official_csv import csv_text
 from bench.scoring.reference_cache import ReferenceCache, expected_bytes
 from bench.scoring.references import Reference, dataset_tree, references, revision
+from bench.scoring.run_record import accepted_changes, recorded_takes, run_changes
 from bench.scoring.score_document import Scores, print_table, report
 from bench.scoring.submission import Submission, is_run, read_submission
 from bench.scoring.view_metrics import Case, reduced_size
+from engine.commands._console import make_console
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import RetakeError, ScorerError, VideoError
+from engine.runs.changes import listed
 from engine.settings.environment import cache_folder, usable_cores
 from engine.video.files import probe
 
@@ -103,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--csv", type=Path, help="the official evaluator's columns; replaced if it exists")
     made.add_argument("--all-attempts", action="store_true", help="also score every take of the run")
     made.add_argument("--allow-incomplete", action="store_true", help="score what is there")
+    made.add_argument("--accept-changes", action="store_true", help="score what changed since, and note it")
     made.add_argument("--jobs", type=int, help="processes, each below 1 GB; default: every core")
     made.add_argument("--cache", type=Path, help="folder of the cache; default: below XDG_CACHE_HOME")
     made.add_argument("--no-cache", action="store_true", help="keep nothing; an interrupted call starts anew")
@@ -112,12 +116,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    console, errors = Console(), Console(stderr=True)
+    console, errors = make_console(), make_console(stderr=True)
     cache = None if options.no_cache else options.cache or cache_folder()
     try:
         _check_targets(options.json, options.csv)
         rows = read_descriptions(options.dataset)
         submission = read_submission(options.folder, rows, all_attempts=options.all_attempts)
+        changes, takes = _changes(options, submission), recorded_takes(options.folder)
         if not options.allow_incomplete:
             _refuse(submission.refusal)
         real = references(options.dataset, rows, submission.fps)
@@ -143,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "nothing was kept" if cache is None else "repeat the command to go on from there"
         errors.print(f"stopped; {kept}", highlight=False)
         return 130
-    _write(options, scores, console)
+    _write(options, replace(scores, changes=changes, takes=takes), console)
     return 0 if scores.cases else 1
 
 
@@ -154,6 +159,17 @@ def _checked(device: str) -> str:
     from engine.machine.device import resolve_device
 
     return resolve_device(device)
+
+
+def _changes(options: argparse.Namespace, submission: Submission) -> tuple[str, ...]:
+    """What was accepted when the run was made, and what is to be accepted now, or is refused."""
+    found = run_changes(options.folder, options.dataset, submission.rows, submission.clips)
+    if found and not options.accept_changes:
+        raise ScorerError(
+            f"{options.folder} was not made with what is scored:{listed(found)}",
+            fix="put it back; or score with --accept-changes, which notes it in the scores",
+        )
+    return (*accepted_changes(options.folder), *found)
 
 
 def _refuse(problem: str | None) -> None:

@@ -39,6 +39,8 @@ class Scores:
     tree: str
     revision: str  # of the real clips and masks that were compared with
     notes: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()  # of what the run rests on, which the user accepted
+    takes: dict[str, Any] | None = None  # of the run when it was scored, as `engine.runs.takes` says
 
     @property
     def complete(self) -> bool:
@@ -75,6 +77,8 @@ def report(scores: Scores) -> dict[str, Any]:
         "attempts": [{**_case_record(case), "attempt": attempt} for attempt, case in scores.attempts],
         "unscored": [asdict(entry) for entry in scores.unscored],
         "notes": list(scores.notes),
+        "changes": list(scores.changes),
+        **({} if scores.takes is None else {"takes": scores.takes}),
     }
 
 
@@ -97,6 +101,8 @@ def print_table(document: dict[str, Any], console: Console) -> None:
         console.print(f"unscored {entry['scenario_id']}{attempt}: {entry['reason']}", markup=False)
     for note in document["notes"]:
         console.print(f"note: {note}", markup=False)
+    for change in document["changes"]:
+        console.print(f"accepted: {change}", markup=False)
 
 
 def _summary(cases: Sequence[Case]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ reason, and every other file in the folder is named.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from bench.scoring.case_scoring import CHOSEN, Unscored
 from bench.scoring.clip_stream import num_considered
 from engine.datasets.physics_iq import Description, cases_of
 from engine.errors import ScorerError, VideoError
+from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
 from engine.types import ANSWER_SECONDS, Clip
 from engine.video.files import check_clip, probe, refuse_mirrored
@@ -63,16 +64,17 @@ def read_submission(folder: Path, rows: Sequence[Description], *, all_attempts: 
         raise ScorerError(f"{folder} is not a folder", fix="give a run folder, or a folder of mp4 files")
     chosen = folder / "chosen" if is_run(folder) else folder
     cases = cases_of(rows)
-    absent = _run_scenarios(folder)
-    expected = [row for row in cases if absent is None or row.scenario_id in absent]
-    files = {
-        row.scenario_id: _files(row, chosen, folder / "videos" if all_attempts else None) for row in expected
-    }
+    recorded = _recorded(folder)
+    expected = [row for row in cases if recorded is None or row.scenario_id in recorded]
+    files = {row.scenario_id: _files(row, chosen) for row in expected}
+    if all_attempts:
+        takes = _takes_on_disk(folder, expected) if recorded is None else recorded
+        files = {key: (*entries, *takes[key].takes) for key, entries in files.items()}
     headers = {path: _header(path) for entries in files.values() for _, path in entries}
     fps = _common_fps(headers.values(), folder)
     usable: dict[str, tuple[tuple[int, Path], ...]] = {}
     unscored = [
-        Unscored(scenario_id=row.scenario_id, reason=_why_absent(row, chosen, absent))
+        Unscored(scenario_id=row.scenario_id, reason=_why_absent(row, chosen, recorded))
         for row in expected
         if CHOSEN not in dict(files[row.scenario_id])
     ]
@@ -100,29 +102,54 @@ def read_submission(folder: Path, rows: Sequence[Description], *, all_attempts: 
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / "run.sqlite").is_file() or (folder / "chosen").is_dir()
+    return (folder / DATABASE).is_file() or (folder / "chosen").is_dir()
 
 
-def _run_scenarios(folder: Path) -> dict[str, str] | None:
-    """The scenarios of a run, with what to say of one whose clip is absent; None for a plain folder."""
-    if not (folder / "run.sqlite").is_file():
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scenario:
+    """What is known of one case: its takes by number, and what to say where its clip is absent."""
+
+    takes: tuple[tuple[int, Path], ...]
+    why_absent: str = ""
+
+
+def _recorded(folder: Path) -> dict[str, _Scenario] | None:
+    """The scenarios of a run as it recorded them; None for a folder without a store.
+
+    A video that a killed run left without recording it is no take.
+    """
+    if not (folder / DATABASE).is_file():
         return None
     with RunStore.open(folder, read_only=True) as store:
         outcomes = store.outcomes()
         return {
-            scenario.id: "the run has not finished it"
-            if scenario.id not in outcomes
-            else outcomes[scenario.id].failure or "the run finished it, but its file is gone"
+            scenario.id: _Scenario(
+                takes=tuple((take.index, folder / take.video_path) for take in store.attempts(scenario.id)),
+                why_absent="the run has not finished it"
+                if scenario.id not in outcomes
+                else outcomes[scenario.id].failure or "the run finished it, but its file is gone",
+            )
             for scenario in store.scenarios()
         }
 
 
-def _files(row: Description, chosen: Path, videos: Path | None) -> tuple[tuple[int, Path], ...]:
-    """The files to score on one case: the submission's clip, then attempts by number."""
+def _takes_on_disk(folder: Path, rows: Iterable[Description]) -> dict[str, _Scenario]:
+    """By their names, where there is no store."""
+    found = {}
+    for row in rows:
+        names = {
+            path: path.stem.removeprefix("attempt-")
+            for path in (folder / "videos" / row.scenario_id).glob("attempt-*.mp4")
+        }
+        takes = sorted((int(number), path) for path, number in names.items() if number.isdecimal())
+        found[row.scenario_id] = _Scenario(takes=tuple(takes))
+    return found
+
+
+def _files(row: Description, chosen: Path) -> tuple[tuple[int, Path], ...]:
+    """The submission's clip, where it is there."""
     submitted = chosen / row.output_name
-    attempts = [] if videos is None else sorted((videos / row.scenario_id).glob("attempt-*.mp4"))
-    numbered = sorted((int(path.stem.removeprefix("attempt-")), path) for path in attempts)
-    return (*([(CHOSEN, submitted)] if submitted.is_file() else []), *numbered)
+    return ((CHOSEN, submitted),) if submitted.is_file() else ()
 
 
 def _header(path: Path) -> Clip | VideoError:
@@ -161,9 +188,9 @@ def _judged(header: Clip | VideoError, fps: float) -> tuple[str | None, str | No
     return None, None
 
 
-def _why_absent(row: Description, chosen: Path, known: dict[str, str] | None) -> str:
+def _why_absent(row: Description, chosen: Path, known: Mapping[str, _Scenario] | None) -> str:
     missing = f"no file {row.output_name} in {chosen}"
-    return missing if known is None else f"{missing}; {known[row.scenario_id]}"
+    return missing if known is None else f"{missing}; {known[row.scenario_id].why_absent}"
 
 
 def _strange(chosen: Path, known: set[str]) -> tuple[Unscored, ...]:

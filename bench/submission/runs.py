@@ -19,7 +19,8 @@ from typing import Any, Final
 from bench.submission.card import Known
 from engine.datasets.physics_iq import NUM_CASES, TREES, benchmark_tree, descriptions_path
 from engine.errors import ConfigError, StoreError, VideoError
-from engine.runs.store import DATABASE, RunStore
+from engine.runs.folder import DATABASE
+from engine.runs.store import RunStore
 from engine.settings.config import read_config
 from engine.video.files import probe
 from kernels.files import file_digest

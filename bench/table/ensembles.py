@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.progress import track
 
 from bench.analysis.take_choice import TakeReader, choose, score_takes
 from bench.scoring.case_record import CaseRecord, original_contributions
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Picks, Row, Take, loop_choice
+from engine.commands._console import make_console
 from engine.errors import ConfigError
 from engine.loop.selection import load_selectors
 from engine.protocols import Selector
@@ -152,7 +152,7 @@ def selector_rows(
     chosen: list[list[dict[str, dict[str, Take]]]] = [
         [{chooser: {} for chooser in choosers} for _ in submissions] for submissions in sets
     ]
-    for key in track(board.scenario_ids, "choosing", console=Console(stderr=True), transient=True):
+    for key in track(board.scenario_ids, "choosing", console=make_console(stderr=True), transient=True):
         choices = _Choices(board, selectors, choosers, TakeReader(), {})
         for submissions, found in zip(sets, chosen, strict=True):
             for candidates, of_chooser in zip(submissions, found, strict=True):

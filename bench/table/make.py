@@ -34,6 +34,7 @@ from bench.table.ensembles import (
 )
 from bench.table.render import FORMATS, render, rich_table
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Row, make_board, single_rows
+from engine.commands._console import make_console, printable
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
 from engine.types import SelectorSettings
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             device=resolve_device(options.device) if options.select else "cpu",
         )
     except RetakeError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        make_console(stderr=True).print(f"error: {error}", soft_wrap=True)
         return 2
     _show(document, options.format, options.out, console)
     return 0
@@ -260,7 +261,7 @@ def _show(document: Mapping[str, Any], form: str, out: Path | None, console: Con
         return
     text = json.dumps(document, indent=1) + "\n" if form == "json" else render(document, form)
     if out is None:
-        print(text, end="")
+        print(printable(text), end="")
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

@@ -7,7 +7,6 @@ asked for is used only where the user allowed it, and then with a warning; a res
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import plugins
 from engine.errors import ConfigError, RetakeError, StoreError
+from engine.runs.manifest import read_manifest
 from engine.settings.config import DenoiseConfig, RunConfig
 from engine.settings.environment import exports_folder
 from engine.settings.presets import WITH_ANY_FORWARD, parts_of_forward
@@ -106,10 +106,7 @@ def moved(config: RunConfig, denoiser: str | None) -> RunConfig:
 
 def require_same(found: Exported | None, manifest: Path) -> None:
     """StoreError unless a resumed run gets the denoiser that it was started with, as its manifest notes."""
-    try:
-        then = json.loads(manifest.read_text(encoding="utf-8"))["denoiser"].get(DIGEST)
-    except (OSError, ValueError, KeyError, AttributeError):
-        then = None  # a run that an older version started, or whose manifest is gone, had none
+    then = read_manifest(manifest).get("denoiser", {}).get(DIGEST)  # older versions had none
     now = None if found is None else found.notes.get(DIGEST)
     if then != now:
         raise StoreError(

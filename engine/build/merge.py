@@ -1,45 +1,34 @@
 """Joins the run folders of shards into one run folder: what several processes or GPUs made of one dataset.
 
 Knows no model. Invariant: the sources are only read, and the new folder appears whole or not at all. Runs of
-other settings or other weights are refused, for their takes are not takes of one run.
+other settings are refused, and of other weights or versions unless the user accepts that.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.build.prepare import open_dataset
-from engine.build.run import MANIFEST
+from engine.build.shards import Source, check_settings, differences, distinct, read_source
 from engine.errors import ConfigError, StoreError
-from engine.runs.manifest import read_manifest, write_manifest
+from engine.runs.changes import listed
+from engine.runs.folder import take_lock
+from engine.runs.manifest import MANIFEST, write_manifest
 from engine.runs.store import RunStore
-from engine.runs.trace import read_trace, write_trace
-from engine.settings.config import RunConfig, read_config, settings, write_config
+from engine.runs.trace_file import TRACE, read_trace, write_trace
+from engine.settings.config import RunConfig, write_config
 from engine.types import Attempt, History, Outcome, Scenario
-from kernels.files import file_digest
+from kernels.files import file_digest, whole_file
 
 OWN_SETTINGS = frozenset({"out", "shard"})
 """In which the runs of one merge may differ."""
-TRACE = "trace.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A run folder with what was read of it; `store` is open for reading."""
-
-    folder: Path
-    config: RunConfig
-    manifest: Mapping[str, Any]
-    store: RunStore
-    outcomes: Mapping[str, Outcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,105 +63,36 @@ def merge(
     out: Path,
     *,
     dataset: Path | None = None,
+    accept_changes: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Merged:
     """Write the run folder `out`; `dataset` is where the dataset of the runs lies now, if it was moved.
 
     Of a scenario that several runs hold the finished one is kept, of unfinished ones the one with most takes.
-    Scenarios of the dataset that no run holds become pending. ConfigError for settings, weights or takes
-    that differ; StoreError where `out` holds something or a take is missing.
+    Scenarios of the dataset that no run holds become pending. ConfigError for settings, questions or takes
+    that differ; StoreError where `out` holds something, a take is missing or another one, or models, prefixes
+    or versions differ: with `accept_changes` these are noted in the manifest instead.
     """
     out = out.expanduser().absolute()
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise StoreError(f"{out} holds something already", fix="choose another folder with --out")
     with ExitStack() as opened:
-        sources = [_source(folder, opened) for folder in _distinct(runs)]
-        _check_settings(sources, ignored=OWN_SETTINGS | ({"dataset"} if dataset else set()))
-        _check_weights(sources)
+        sources = [read_source(folder, opened) for folder in distinct(runs)]
+        check_settings(sources, ignored=OWN_SETTINGS | ({"dataset"} if dataset else set()))
         config = replace(sources[0].config, out=out, shard=None)
         if dataset is not None:
             config = replace(config, dataset=dataset.expanduser().absolute())
         kept = {scenario_id: _keep(found) for scenario_id, found in _by_scenario(sources).items()}
-        scenarios = _scenarios(config, kept, fps=_fps(sources[0], kept), required=dataset is not None)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.", suffix=".partial") as partial:
-            folder = Path(partial) / "run"
-            merged = _write(folder, config, scenarios, kept, sources, progress)
-            folder.replace(out)
+        there = _scenarios(config, kept, fps=_fps(sources[0], kept), required=dataset is not None)
+        found = differences(sources, there or ())
+        if found and not accept_changes:
+            raise _differ(sources[0].folder, found)
+        scenarios = tuple(one.scenario for one in kept.values()) if there is None else there
+        facts = _manifest(config, kept, sources, found)
+        with _partial(out) as partial:
+            merged = _write(partial / "run", config, scenarios, kept, sources, facts, progress)
+            (partial / "run").replace(out)
     return merged
-
-
-def _distinct(runs: Sequence[Path]) -> list[Path]:
-    counts = Counter(folder.expanduser().resolve() for folder in runs)
-    for folder, count in counts.items():
-        if count > 1:
-            raise ConfigError(f"{folder} is named {count} times", fix="name every run once")
-    if not counts:
-        raise ConfigError("no run is named", fix="name the run folders to join")
-    return list(counts)
-
-
-def _source(folder: Path, opened: ExitStack) -> Source:
-    store = opened.enter_context(RunStore.open(folder, read_only=True))
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise StoreError(f"{path} does not exist", fix="merge runs made by `retake run`, which writes it")
-    manifest = read_manifest(path)
-    return Source(
-        folder=folder,
-        config=read_config(folder),
-        manifest=manifest,
-        store=store,
-        outcomes=store.outcomes(),
-    )
-
-
-def _check_settings(sources: Sequence[Source], *, ignored: frozenset[str]) -> None:
-    first = sources[0]
-    for other in sources[1:]:
-        for key in settings():
-            values = [_setting(source.config, key) for source in (first, other)]
-            if key in ignored or values[0] == values[1]:
-                continue
-            fix = "merge runs of equal settings only"
-            if key == "dataset":
-                fix = "say where that dataset is now with --dataset, if both are the same one"
-            raise ConfigError(
-                f"{key} is {_shown(values[0])} in {first.folder} and {_shown(values[1])} in {other.folder}",
-                fix=fix,
-            )
-
-
-def _check_weights(sources: Sequence[Source]) -> None:
-    first = sources[0]
-    for other in sources[1:]:
-        mine, theirs = (_digests(source.manifest) for source in (first, other))
-        for file in sorted(mine.keys() | theirs.keys()):
-            if mine.get(file) != theirs.get(file):
-                raise ConfigError(
-                    f"the weights {file} are {_shown(mine.get(file))} in {first.folder} and "
-                    f"{_shown(theirs.get(file))} in {other.folder}",
-                    fix="merge runs of the same model files only",
-                )
-
-
-def _digests(manifest: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        f"{role}/{file}": digest
-        for role, model in manifest["models"].items()
-        for file, digest in model["sha256"].items()
-    }
-
-
-def _setting(config: RunConfig, key: str) -> object:
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
-def _shown(value: object) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _by_scenario(sources: Sequence[Source]) -> dict[str, list[Found]]:
@@ -213,23 +133,13 @@ def _takes(found: Found) -> tuple[object, ...]:
         found.outcome.chosen,
         found.outcome.stopped,
         tuple(_without_time(attempt) for attempt in found.history.attempts),
-        tuple(_digest(found.source.folder / attempt.video_path) for attempt in found.history.attempts),
+        tuple(file_digest(found.source.folder / attempt.video_path) for attempt in found.history.attempts),
     )
 
 
 def _without_time(attempt: Attempt) -> Attempt:
     critique = None if attempt.critique is None else replace(attempt.critique, seconds=0.0)
     return replace(attempt, critique=critique, timings={})
-
-
-def _digest(video: Path) -> str:
-    return file_digest(_existing(video))
-
-
-def _existing(video: Path) -> Path:
-    if not video.is_file():
-        raise StoreError(f"{video} is recorded but missing", fix="put it back, or leave this run out")
-    return video
 
 
 def _require_same_question(one: Scenario, other: Scenario, where: str) -> None:
@@ -247,12 +157,37 @@ def _fps(source: Source, kept: Mapping[str, Found]) -> float:
     return float(spec.get("fps") or next(iter(kept.values())).scenario.prefix.fps)
 
 
+@contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to make it in; what a killed merge left there is removed first."""
+    folder = out.with_name(f".{out.name}.merge.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    with take_lock(folder):
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _differ(first: Path, found: Mapping[Path, Sequence[str]]) -> StoreError:
+    folder, lines = next(iter(found.items()))
+    made = (
+        "is not what its manifest says" if folder == first else f"was made with something else than {first}"
+    )
+    more = "" if len(found) == 1 else f"\n  and so for {len(found) - 1} more of the runs"
+    return StoreError(
+        f"{folder} {made}:{listed(lines)}{more}",
+        fix="leave it out; or merge with --accept-changes, which notes it in the manifest",
+    )
+
+
 def _scenarios(
     config: RunConfig, kept: Mapping[str, Found], *, fps: float, required: bool
-) -> tuple[Scenario, ...]:
-    """In the dataset's order, with its clips; those of the runs where the dataset is not to be read."""
+) -> tuple[Scenario, ...] | None:
+    """In the dataset's order, with its clips; None where the dataset is not there and need not be."""
     if not required and not config.dataset.is_dir():
-        return tuple(found.scenario for found in kept.values())
+        return None
     there = open_dataset(config.dataset).scenarios(fps)
     if absent := sorted(kept.keys() - {scenario.id for scenario in there}):
         raise ConfigError(
@@ -277,11 +212,12 @@ def _write(
     scenarios: Sequence[Scenario],
     kept: Mapping[str, Found],
     sources: Sequence[Source],
+    facts: Mapping[str, Any],
     progress: Callable[[int, int], None],
 ) -> Merged:
     folder.mkdir()
     write_config(config, folder / "config.toml")
-    write_manifest(folder / MANIFEST, _manifest(config, kept, sources))
+    write_manifest(folder / MANIFEST, facts)
     traced = _write_trace(folder / TRACE, kept, sources)
     with RunStore.create(folder, scenarios) as store:
         for number, scenario in enumerate(scenarios):
@@ -307,7 +243,8 @@ def _copy(store: RunStore, found: Found) -> None:
     moved = []
     for attempt in found.history.attempts:
         path = store.video_path(scenario_id, attempt.index)
-        shutil.copyfile(_existing(found.source.folder / attempt.video_path), store.folder / path)
+        with whole_file(store.folder / path) as part:
+            shutil.copyfile(found.source.folder / attempt.video_path, part)
         moved.append(replace(attempt, video_path=path))
         store.attempt(scenario_id, moved[-1])
     if found.outcome is not None:
@@ -321,11 +258,13 @@ def _write_trace(path: Path, kept: Mapping[str, Found], sources: Sequence[Source
     of the takes would be read as one of all, hence none.
     """
     givers = [source for source in sources if any(found.source is source for found in _with_takes(kept))]
-    if not all((source.folder / TRACE).is_file() for source in givers):
+    traces = [(source, read_trace(source.folder)) for source in givers]
+    if not all(trace for _, trace in traces):
         return False
     spans, end_s = [], 0.0
-    for source in givers:
-        own = [s for s in read_trace(source.folder / TRACE) if kept[s.scenario_id].source is source]
+    for source, trace in traces:
+        names = {scenario_id for scenario_id, found in kept.items() if found.source is source}
+        own = [span for span in trace if span.scenario_id in names]
         shift_s = end_s - min((span.start_s for span in own), default=0.0)
         spans += [replace(s, start_s=s.start_s + shift_s, end_s=s.end_s + shift_s) for s in own]
         end_s = max((span.end_s for span in spans), default=end_s)
@@ -337,8 +276,13 @@ def _with_takes(kept: Mapping[str, Found]) -> Iterator[Found]:
     return (found for found in kept.values() if found.history.attempts)
 
 
-def _manifest(config: RunConfig, kept: Mapping[str, Found], sources: Sequence[Source]) -> dict[str, Any]:
-    """That of the first run, with the settings of the whole and what each run gave."""
+def _manifest(
+    config: RunConfig,
+    kept: Mapping[str, Found],
+    sources: Sequence[Source],
+    differ: Mapping[Path, Sequence[str]],
+) -> dict[str, Any]:
+    """That of the first run, with the settings and prefixes of the whole and what each run gave."""
     first = sources[0].manifest
     given = Counter(id(found.source) for found in _with_takes(kept))
     merged = [
@@ -347,6 +291,8 @@ def _manifest(config: RunConfig, kept: Mapping[str, Found], sources: Sequence[So
             "shard": source.config.shard,
             "started": source.manifest.get("started"),
             "num_scenarios": given[id(source)],
+            "changes": list(differ.get(source.folder, ())),  # as the user accepted them
+            "resumed": source.manifest.get("resumed", []),
             # What the first run's part of this file does not say: figures of this run rest on it too.
             "differs": {
                 part: changed
@@ -356,10 +302,12 @@ def _manifest(config: RunConfig, kept: Mapping[str, Found], sources: Sequence[So
         }
         for source in sources
     ]
-    seeds: dict[str, Any] = {}
-    for source in sources:
-        seeds |= source.manifest.get("seeds", {})
-    return {**first, "config": dataclasses.asdict(config), "seeds": seeds, "merged": merged}
+    whole = {
+        part: {key: value for source in reversed(sources) for key, value in source.manifest[part].items()}
+        for part in ("seeds", "prefixes")
+        if all(part in source.manifest for source in sources)
+    }
+    return {**first, **whole, "config": dataclasses.asdict(config), "merged": merged}
 
 
 def _changed(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

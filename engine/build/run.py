@@ -7,8 +7,8 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,20 +25,19 @@ from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
 from engine.machine.streams import HostPool, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
-from engine.runs.changes import changes
-from engine.runs.manifest import collect, read_manifest, write_manifest
-from engine.runs.store import DATABASE, RunStore
-from engine.runs.trace import CudaRecorder, HostRecorder, Span, read_trace, write_trace
+from engine.runs.changes import changes, listed
+from engine.runs.digests import Ahead, FileDigests
+from engine.runs.folder import DATABASE, writing
+from engine.runs.manifest import MANIFEST, Digest, collect, model_files, read_manifest, write_manifest
+from engine.runs.store import RunStore
+from engine.runs.trace import CudaRecorder, HostRecorder
+from engine.runs.trace_file import kept_trace, read_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
+from engine.settings.environment import cache_folder
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import write_mp4
 from engine.video.oddities import oddity_of
-from kernels.files import file_digest
-
-MANIFEST = "manifest.json"
-MAX_LISTED = 8
-"""Changes that a message names."""
 
 
 class Run:
@@ -68,11 +67,14 @@ class Run:
         """Outcomes of all scenarios by id, also of earlier processes. DeviceError when the GPU is lost."""
         if self._prepared is not None:
             sink = Watched(self._store, display)
-            for scenario_id, reason in self._prepared.refused.items():
-                sink.outcome(Outcome(scenario_id=scenario_id, attempts=(), failure=reason))
+            unwritable = self._store.unwritable(self._prepared.usable)
+            prepared = replace(self._prepared, refused={**self._prepared.refused, **unwritable})
+            for scenario_id, reason in prepared.refused.items():
+                attempts = self._store.attempts(scenario_id)
+                sink.outcome(Outcome(scenario_id=scenario_id, attempts=attempts, failure=reason))
                 display.finished([scenario_id])
-            if self._loaded is not None:
-                self._generate(self._prepared, *self._loaded, sink, display)
+            if self._loaded is not None and prepared.usable:
+                self._generate(prepared, *self._loaded, sink, display)
         return self._store.outcomes()
 
     def _generate(
@@ -80,8 +82,8 @@ class Run:
     ) -> None:
         import torch
 
-        config, scenarios, trace = prepared.config, prepared.usable, self.folder / "trace.json"
-        earlier = read_trace(trace) if trace.is_file() else ()
+        config, scenarios = prepared.config, prepared.usable
+        earlier = read_trace(self.folder)
         origin_s = max((span.end_s for span in earlier), default=0.0)
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
@@ -91,7 +93,7 @@ class Run:
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
             HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
-            _traced(trace, earlier, recorder),
+            kept_trace(self.folder, earlier, recorder) as note,
         ):
             on_lane = LaneStreams(torch.device(prepared.device))
             scheduler = Scheduler(
@@ -104,6 +106,7 @@ class Run:
             try:
                 for _ in scheduler.run():  # each outcome is stored and shown by the sink
                     self._store.opened(watch.paths())
+                    note()
             finally:
                 self._store.opened(watch.paths())
 
@@ -130,9 +133,10 @@ def build_run(config: RunConfig) -> Run:
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
     prepared = prepare(config)
-    loaded = load(prepared)
-    config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-    facts = _manifest(replace(prepared, config=config), loaded[0].notes)
+    with _digests_ahead(prepared) as digests:  # of weights: read once for them, once to load them
+        loaded = load(prepared)
+        config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
+        facts = _manifest(replace(prepared, config=config), digests.digest, loaded[0].notes, loaded[1].notes)
     with ExitStack() as refused:
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
@@ -143,8 +147,13 @@ def build_run(config: RunConfig) -> Run:
     return Run(store, prepared, loaded)
 
 
-def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: bool = False) -> Run:
+def resume_run(
+    folder: Path, *, denoiser: str | None = None, accept_changes: bool = False, remake_takes: bool = False
+) -> Run:
     """The unfinished and the failed scenarios of a run folder, with its own settings.
+
+    StoreError where a stored take is missing or another one; with `remake_takes` it is forgotten, with those
+    that followed from it, and made again. What is missing in `chosen/` is copied there again.
 
     `denoiser` says where the exported form is now that the run was started with; StoreError for another one.
     StoreError too where models, questions, settings or versions are not those of the manifest; with
@@ -154,6 +163,8 @@ def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: boo
         store = RunStore.open(folder)
         refused.callback(store.close)  # so that it can be tried again with what the error says
         config = exported.moved(read_config(folder), denoiser)
+        read_trace(folder)  # refused now, not when the models are loaded
+        _mend(store, remake=remake_takes)
         store.forget_failures()
         pending = [scenario.id for scenario in store.pending()]
         prepared = prepare(config, only=pending) if pending else None
@@ -166,19 +177,32 @@ def resume_run(folder: Path, *, denoiser: str | None = None, accept_changes: boo
         return Run(store, prepared, loaded)
 
 
+def _mend(store: RunStore, *, remake: bool) -> None:
+    """No take is chosen, nor built upon, that is not the one that was judged."""
+    bad = store.damaged_takes()
+    if bad and not remake:
+        raise StoreError(
+            f"{store.folder} has {len(bad)} scenarios of which a video is missing or not as it was stored, "
+            f"the first {store.video_path(*next(iter(bad.items())))}",
+            fix="put them back; or resume with --remake-takes, which makes them and what followed again",
+        )
+    store.forget_takes(bad)
+    store.restore_chosen()
+
+
 def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     """Refuse, or note in the manifest, what the run no longer rests on."""
     path = store.folder / MANIFEST
-    then, now = read_manifest(path), _manifest(prepared, {})
+    with _digests_ahead(prepared) as digests:
+        then, now = read_manifest(path), _manifest(prepared, digests.digest, {}, {})
     asked = {scenario.id: scenario.text for scenario in store.scenarios()}
     found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
     found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
     if not found:
         return
     if not accept:
-        more = [f"and {len(found) - MAX_LISTED} more"] if found[MAX_LISTED:] else []
         raise StoreError(
-            "\n  ".join([f"{store.folder} was started with something else:", *found[:MAX_LISTED], *more]),
+            f"{store.folder} was started with something else:{listed(found)}",
             fix="put it back; or resume with --accept-changes, which notes it in the manifest; or start a new"
             " run",
         )
@@ -190,37 +214,39 @@ def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
 def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
-        write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
+        with writing(store.folder):
+            write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
         return path
 
     return encode
 
 
-@contextmanager
-def _traced(path: Path, earlier: Sequence[Span], recorder: CudaRecorder | HostRecorder) -> Iterator[None]:
-    """Write the trace at the end and when interrupted; the events of a lost GPU cannot be read."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        write_trace(path, [*earlier, *recorder.spans()])
-        raise
-    write_trace(path, [*earlier, *recorder.spans()])
+def _digests_ahead(prepared: Prepared) -> Ahead:
+    """Of what the run rests on, while the models are loaded."""
+    folders = (prepared.generator.path, prepared.critic.path)
+    paths = [path for folder in folders for path in model_files(folder)]
+    paths += [scenario.prefix.path for scenario in prepared.usable]
+    return Ahead(paths, FileDigests(cache_folder() / "digests"))
 
 
-def _manifest(prepared: Prepared, denoiser: Mapping[str, str]) -> dict[str, Any]:
+def _manifest(
+    prepared: Prepared, digest: Digest, denoiser: Mapping[str, str], critic: Mapping[str, str]
+) -> dict[str, Any]:
     config = prepared.config
     facts = collect(
         asdict(config),
         {"generator": prepared.generator.path, "critic": prepared.critic.path},
         seeds={scenario.id: scenario_seed(config.loop.seed, scenario.id) for scenario in prepared.scenarios},
         argv=sys.argv,
+        digest=digest,
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    prefixes = {scenario.id: file_digest(scenario.prefix.path) for scenario in prepared.usable}
+    prefixes = {scenario.id: digest(scenario.prefix.path) for scenario in prepared.usable}
     return {
         **facts,
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended
         "resolved": resolved,
         "denoiser": dict(denoiser),
+        "critic": dict(critic),
         "memory": prepared.memory.table(),
     }

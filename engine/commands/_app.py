@@ -1,21 +1,23 @@
 """The typer app, its console, and how a run is executed and summed up.
 
 Knows no command. A user's error is printed as a panel with its fix, never as a traceback. Exit status: 0 all
-done, 1 a scenario or a check failed, 2 the user's error.
+done, 1 a scenario or a check failed, 2 the user's error, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 from typer.core import TyperGroup
 
-from engine.errors import RetakeError
+from engine.commands._console import make_console
+from engine.commands._interrupts import STATUS, interruptible
+from engine.errors import RetakeError, SystemRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from engine.build.run import Run
     from engine.types import Outcome
 
-console = Console()
-errors = Console(stderr=True)
+console = make_console()
+errors = make_console(stderr=True)
 
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
@@ -34,19 +36,42 @@ ORDER = (
 
 
 class _Group(TyperGroup):
-    """Prints a user's error as a red panel instead of a traceback."""
+    """Prints a user's error as a red panel instead of a traceback, and an interrupt as a line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except RetakeError as error:
-            body = Text.assemble(error.problem, "\n\n", ("Fix: ", "bold"), error.fix)
-            errors.print(Panel(body, title=type(error).__name__, title_align="left", border_style="red"))
+            with interruptible():
+                return super().invoke(ctx)
+        except (RetakeError, OSError) as error:
+            told = error if isinstance(error, RetakeError) else refused_by_system(error)
+            if told is None:
+                raise
+            body = Text.assemble(told.problem, "\n\n", ("Fix: ", "bold"), told.fix)
+            errors.print(Panel(body, title=type(told).__name__, title_align="left", border_style="red"))
             raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            errors.print("\nstopped")
+            raise typer.Exit(STATUS) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def refused_by_system(error: OSError) -> RetakeError | None:
+    """What the system refused, as an error with a fix; None where it is not about a file of the user's.
+
+    Whoever knows more of a file tells more; this is for every other one.
+    """
+    if error.errno is None or error.errno == errno.EPIPE:  # a library's own; a reader that has gone away
+        return None
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    fix = "check the path and its disk, and repeat the command"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        fix = "make room on that disk, and repeat the command"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        fix = "give a place that you may read and write, or change its rights"
+    return SystemRefused(f"{' and '.join(named) or 'a file'}: {error.strerror}", fix=fix)
 
 
 app = typer.Typer(
@@ -75,8 +100,8 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
         with built, make_display(console, built.num_pending) as display:
             return built.execute(display)
     except KeyboardInterrupt:
-        console.print(f"\nstopped; go on with: retake resume {built.folder}", highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        errors.print(f"\nstopped; go on with: retake resume {built.folder}", soft_wrap=True)
+        raise typer.Exit(STATUS) from None
 
 
 def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:

@@ -46,7 +46,7 @@ class LiveDisplay:
         self._scores = BestScores()
         self._done: set[str] = set()
         columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
-        note = TextColumn("{task.fields[note]}")
+        note = TextColumn("{task.fields[note]}", markup=False)
         self._lanes = Progress(*columns, note)
         self._overall = Progress(*columns, note, TimeElapsedColumn())
         self._lane_ids: dict[str, TaskID] = {

@@ -18,6 +18,13 @@ def merge(
     dataset: Annotated[
         Path | None, typer.Option(help="Where the dataset of the runs is now, if it was moved.")
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="Join runs of other weights, prefixes or versions too, and note that in the manifest.",
+        ),
+    ] = False,
 ) -> None:
     """Join the runs of --shard K/N into one run folder; the runs are read, never changed.
 
@@ -33,6 +40,7 @@ def merge(
             runs,
             out,
             dataset=dataset,
+            accept_changes=accept_changes,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print_line(

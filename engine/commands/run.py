@@ -30,6 +30,14 @@ AcceptChanges = Annotated[
     ),
 ]
 
+RemakeTakes = Annotated[
+    bool,
+    typer.Option(
+        "--remake-takes",
+        help="Make takes again whose video is missing or changed, and those that followed from them.",
+    ),
+]
+
 UNCOUNTED = (
     "the memory is that of preset exact, but for a fused autoencoder on a GPU: what 8-bit weights save, and "
     "what compiled blocks and CUDA graphs take, is not counted"
@@ -47,7 +55,12 @@ def run(given: Mapping[str, object], config: ConfigFile = None) -> None:
 
 
 @app.command(epilog="Example: [cyan]retake resume runs/first[/]")
-def resume(folder: RunFolder, denoiser: Moved = None, accept_changes: AcceptChanges = False) -> None:
+def resume(
+    folder: RunFolder,
+    denoiser: Moved = None,
+    accept_changes: AcceptChanges = False,
+    remake_takes: RemakeTakes = False,
+) -> None:
     """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried.
 
     Weights, settings, texts, prefixes and versions must be those that the run was started with.
@@ -56,7 +69,11 @@ def resume(folder: RunFolder, denoiser: Moved = None, accept_changes: AcceptChan
 
     finish(
         folder,
-        execute(lambda: resume_run(folder, denoiser=denoiser, accept_changes=accept_changes)),
+        execute(
+            lambda: resume_run(
+                folder, denoiser=denoiser, accept_changes=accept_changes, remake_takes=remake_takes
+            )
+        ),
     )
 
 

@@ -21,7 +21,7 @@ from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ConfigError
 from engine.protocols import Denoiser
 from engine.quant import precision_policy, surgery, weight_cache
-from engine.quant.precision_policy import Policy, Range
+from engine.quant.precision_policy import BF16, Policy, Range
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 from engine.settings.presets import QUANTIZED_END, DenoiseSettings, parts_of_forward
 from kernels import dispatch
@@ -135,11 +135,11 @@ def _linear(
         return format_name
     try:
         follow = policy if wanted == AUTO else None
-        kept = () if follow is None else follow.kept_linears(transformer, recipe, format_name)
-        if kept and len(kept) == len(resolve(recipe, transformer).quantized):
+        others = {} if follow is None else follow.other_linears(transformer, recipe, format_name)
+        if others and list(others.values()).count(BF16) == len(resolve(recipe, transformer).quantized):
             return f"bf16: the policy admits no layer to {format_name}"
-        done = f"{format_name}: {_quantize(transformer, recipe, format_name, folder, kept)}"
-        return done + (f", {len(kept)} kept by the policy" if kept else "")
+        done = f"{format_name}: {_quantize(transformer, recipe, format_name, folder, others)}"
+        return done + _as_others(others)
     except SurgeryError as error:  # the module is unchanged: too few blocks, or sizes no kernel takes
         if wanted != AUTO:
             raise
@@ -156,11 +156,14 @@ def _linear_format(wanted: str, device: torch.device, dtype: torch.dtype) -> str
 
 
 def _quantize(
-    transformer: nn.Module, recipe: QuantRecipe, format_name: str, folder: Path | None, kept: tuple[str, ...]
+    transformer: nn.Module,
+    recipe: QuantRecipe,
+    format_name: str,
+    folder: Path | None,
+    policy: dict[str, str],
 ) -> str:
     num_inner = len(getattr(transformer, recipe.blocks)) - recipe.num_first_kept - recipe.num_last_kept
-    expect = len(recipe.quantized) * num_inner - len(kept)
-    policy = dict.fromkeys(kept, "bf16")
+    expect = len(recipe.quantized) * num_inner - list(policy.values()).count(BF16)
     if folder is None:
         report = surgery.quantize_linears(transformer, recipe, format_name, expect=expect, policy=policy)
     else:
@@ -168,6 +171,17 @@ def _quantize(
             transformer, recipe, format_name, expect=expect, folder=folder, policy=policy
         )
     return f"{len(report.formats)} layers, {report.bytes_before >> 20} to {report.bytes_after >> 20} MiB"
+
+
+def _as_others(others: dict[str, str]) -> str:
+    """What the policy has made of single layers, for the note; those of another 8-bit format by name."""
+    kept = list(others.values()).count(BF16)
+    named: dict[str, list[str]] = {}
+    for name, format_name in others.items():
+        if format_name != BF16:
+            named.setdefault(format_name, []).append(name)
+    listed = "".join(f"; {format_name} by the policy: {', '.join(n)}" for format_name, n in named.items())
+    return (f", {kept} kept by the policy" if kept else "") + listed
 
 
 def _policy(wanted: str, folder: Path | None, notes: dict[str, str]) -> Policy | None:

@@ -133,7 +133,7 @@ def merge_linears(layers: list[Layer]) -> Layer:
 
 def layer_format(layer: Layer) -> str | None:
     """The 8-bit format that the step before it must write; None: the dtype as it is."""
-    return layer.format if isinstance(layer, QuantizedLinear) else None
+    return layer.input_format if isinstance(layer, QuantizedLinear) else None
 
 
 def on_shared_input(layer: Layer, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -149,7 +149,7 @@ def on_own_input(
 ) -> Tensor:
     """The layer on an input that is not quantized yet."""
     if isinstance(layer, QuantizedLinear):
-        x8, x_scale = row_quant(x, quantize=layer.format)
+        x8, x_scale = row_quant(x, quantize=layer.input_format)
         return layer.forward_quantized(x8, x_scale, out_dtype=dtype)
     return as_tensor(layer(x))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from engine.errors import DeviceError
+from engine.errors import DeviceError, RunLost
 from engine.loop.lanes import Lane, Task, errors_to
 from engine.loop.scenario import ScenarioLoop, Waits
 from engine.protocols import Progress
@@ -64,7 +64,7 @@ class Scheduler:
         self._moved = True  # whether the last tick did anything
 
     def run(self) -> Iterator[Outcome]:
-        """Every outcome, in the order of finishing. Raises DeviceError when the GPU is lost."""
+        """Every outcome, in the order of finishing. DeviceError when the GPU is lost, RunLost by the sink."""
         while self._waiting or self._in_flight:
             yield from self.tick()
             if not self._moved:
@@ -148,8 +148,10 @@ class Scheduler:
             self._fail(scenario, task.error)
 
     def _fail(self, scenario: InFlight, error: Exception) -> None:
-        """An error costs its scenario only; one that broke the device ends the run."""
+        """An error costs its scenario only; one that broke the device or the run folder ends the run."""
         name = scenario.loop.scenario.id
+        if isinstance(error, RunLost):
+            raise error
         if _is_sticky(error):
             raise DeviceError(
                 f"the GPU failed during {name}: {error}",

@@ -17,12 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.quant import accumulation
 from engine.quant.attention_error import Projected, outputs, reason_against
-from engine.quant.linears import KERNELS, QuantizedLinear
+from engine.quant.linears import FP8_FULL_ACCUM, KERNELS, QuantizedLinear
 from engine.quant.precision_policy import ATTENTION, KINDS, LINEAR, Policy, PolicyEntry
 from engine.quant.surgery import linear_of
+from kernels.fused import row_quant
+from kernels.fused.formats import FP8
 
 FORMATS = tuple(KERNELS)
+NUM_COLUMNS = 64
+"""Output features of an FP8 layer, evenly spaced, whose sums are modelled product by product."""
 NUM_TRAIN_TIMESTEPS = 1000.0
 
 Read = Callable[[Any, tuple[Any, ...], dict[str, Any]], Projected]
@@ -51,11 +56,18 @@ class Budget:
     linear_cosine: float = 0.998
     attention_relative_error: float = 0.08
     attention_cosine: float = 0.996
+    fast_accumulation: float = 1.1
+    """How many times as large fast accumulation may make the error of an FP8 layer. The error as a whole does
+    not show it where an outlier makes most of the output: what is lost is all the rest."""
 
     def admits(self, error: LayerError) -> bool:
         if error.kind == LINEAR:
             return error.relative_error <= self.linear_relative_error and error.cosine >= self.linear_cosine
         return error.relative_error <= self.attention_relative_error and error.cosine >= self.attention_cosine
+
+    def admits_fast(self, error: LayerError, full: float | None) -> bool:
+        """`full`: the relative error of the same layer with full accumulation; None where it has no other."""
+        return full is None or error.relative_error <= self.fast_accumulation * full
 
 
 class _Sums:
@@ -108,9 +120,9 @@ class Meter:
         self._linears = {name: linear_of(module, name) for name in linears}
         self._attentions = {name: module.get_submodule(name) for name in attentions}
         self._twins = {
-            (name, format): QuantizedLinear.from_linear(layer, format)
+            (name, rounding): QuantizedLinear.from_linear(layer, rounding)
             for name, layer in self._linears.items()
-            for format in formats
+            for rounding in dict.fromkeys(KERNELS[format].FORMAT for format in formats)
         }
         self._read, self._formats, self._num_rows = read, tuple(formats), num_rows
         self._sums: dict[tuple[str, str, str, float], _Sums] = {}
@@ -157,8 +169,16 @@ class Meter:
             rows = rows[:: max(1, len(rows) // self._num_rows)]  # [M, K]
             bias = None if layer.bias is None else layer.bias.float()
             exact = F.linear(rows.float(), layer.weight.float(), bias)
+            columns = torch.arange(
+                0, exact.shape[1], max(1, exact.shape[1] // NUM_COLUMNS), device=rows.device
+            )
             for format in self._formats:
-                self._add(LINEAR, name, format, self._twins[name, format](rows), exact)
+                twin = self._twins[name, KERNELS[format].FORMAT]
+                if twin.input_format == FP8.name:
+                    actual = _fp8_columns(twin, rows, columns, fast=format != FP8_FULL_ACCUM)
+                    self._add(LINEAR, name, format, actual, exact[:, columns])
+                else:
+                    self._add(LINEAR, name, format, twin(rows), exact)
 
         return hook
 
@@ -168,7 +188,7 @@ class Meter:
             assert self._read is not None
             given = self._read(attention, args, kwargs)
             exact = outputs(given, None, self._num_rows)
-            for format in self._formats:
+            for format in dict.fromkeys(KERNELS[format].FORMAT for format in self._formats):
                 if reason_against(exact.shape[-1], format) is None:
                     self._add(ATTENTION, name, format, outputs(given, format, self._num_rows), exact)
 
@@ -179,17 +199,31 @@ class Meter:
         self._sums.setdefault(key, _Sums()).add(actual, exact)
 
 
+def _fp8_columns(layer: QuantizedLinear, rows: Tensor, columns: Tensor, *, fast: bool) -> Tensor:
+    """fp32 [M, n]: some outputs of an FP8 layer for rows [M, K], summed as its GEMM sums on every GPU."""
+    x8, x_scale = row_quant.run(rows, quantize=layer.input_format)
+    found = accumulation.sums(x8.float(), layer.weight.float()[columns], fast=fast)
+    found *= x_scale * layer.scale[columns]
+    return found if layer.bias is None else found + layer.bias[columns].float()
+
+
 def choose(errors: Iterable[LayerError], budget: Budget, *, source: str, producer: str) -> Policy:
     """Every format that the budget admits, per layer.
 
     A linear layer has one format for all timesteps, as its weights are stored once: its worst one counts.
-    Attention is admitted by ranges of timesteps: between two measured ones the nearer decides.
+    "fp8" is with fast accumulation, which must cost little beside "fp8_full_accum". Attention is admitted by
+    ranges of timesteps: between two measured ones the nearer decides.
     """
     table: dict[tuple[str, str, str], dict[float, bool]] = {}
+    errors = list(errors)
+    full = {(e.layer, e.timestep): e.relative_error for e in errors if e.format == FP8_FULL_ACCUM}
     for error in errors:
         assert error.kind in KINDS, f"kind {error.kind!r} is not one of {', '.join(KINDS)}"
         steps = table.setdefault((error.kind, error.layer, error.format), {})
-        steps[error.timestep] = budget.admits(error)
+        fast = error.kind == LINEAR and error.format == FP8.name
+        steps[error.timestep] = budget.admits(error) and (
+            not fast or budget.admits_fast(error, full.get((error.layer, error.timestep)))
+        )
     entries = []
     for (kind, layer, format), steps in table.items():
         if kind == LINEAR:

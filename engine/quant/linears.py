@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from kernels.fused import row_quant
 from kernels.fused.formats import format_of
-from kernels.linear import fp8_rowwise, int8
+from kernels.linear import fp8_full_accum, fp8_rowwise, int8
 
-KERNELS: dict[str, ModuleType] = {"fp8": fp8_rowwise, "int8": int8}
-"""Each has supports, quantize_weight, run, MAX_RELATIVE_ERROR and MIN_COSINE."""
+FP8_FULL_ACCUM = "fp8_full_accum"
+KERNELS: dict[str, ModuleType] = {"fp8": fp8_rowwise, FP8_FULL_ACCUM: fp8_full_accum, "int8": int8}
+"""By format of a layer: how it is rounded and summed. Each has FORMAT, that of its operands, supports,
+quantize_weight, run, MAX_RELATIVE_ERROR and MIN_COSINE."""
 
 
 class QuantizedLinear(nn.Module):
@@ -33,13 +35,15 @@ class QuantizedLinear(nn.Module):
         self, weight: Tensor, scale: Tensor, bias: Tensor | None, *, format: str, out_dtype: torch.dtype
     ) -> None:
         super().__init__()
-        assert weight.dtype == format_of(format).dtype, f"a weight of {weight.dtype} is not {format}"
+        self.format, self.input_format = format, str(KERNELS[format].FORMAT)
+        assert weight.dtype == format_of(self.input_format).dtype, (
+            f"a weight of {weight.dtype} is not {format}"
+        )
         assert scale.shape == weight.shape[:1] and scale.dtype == torch.float32, (
             f"scale {tuple(scale.shape)} {scale.dtype} of a weight {tuple(weight.shape)}"
         )
         assert bias is None or bias.shape == scale.shape, f"bias {bias.shape} of {tuple(weight.shape)}"
         self.out_features, self.in_features = weight.shape
-        self.format = format
         self.out_dtype = out_dtype
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
@@ -69,7 +73,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., K] -> [..., N] in the dtype of x."""
-        x8, x_scale = row_quant.run(x, quantize=self.format)
+        x8, x_scale = row_quant.run(x, quantize=self.input_format)
         return self.forward_quantized(x8, x_scale, out_dtype=x.dtype)
 
     def forward_quantized(

@@ -18,11 +18,15 @@ from torch import nn
 from engine.errors import ModelError
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: FP8 layers are measured with the sums of their GEMM, and full accumulation is a format of its own."""
 FILE = "precision_policy.json"
 AUTO, OFF = "auto", "off"
 LINEAR, ATTENTION = "linear", "attention"
 KINDS = (LINEAR, ATTENTION)
+BF16 = "bf16"
+NEXT_BEST = {"fp8": ("fp8_full_accum",)}
+"""What a linear layer gets that may not have the format of the rest, before it stays bf16."""
 SAMPLE_BYTES = 65536
 """Of each tensor in the digest: training moves every tensor, and a start stays fast with weights of 60 GB."""
 
@@ -36,7 +40,7 @@ class PolicyEntry:
 
     layer: str
     kind: str  # "linear" or "attention"
-    format: str  # "fp8" or "int8"
+    format: str  # "fp8" or "int8"; of a linear layer "fp8_full_accum" too
     low: float
     high: float
 
@@ -49,8 +53,9 @@ class Policy:
     producer: str
     entries: tuple[PolicyEntry, ...]
 
-    def kept_linears(self, module: nn.Module, recipe: QuantRecipe, format: str) -> tuple[str, ...]:
-        """The layers that the recipe would quantize and that must stay bf16 when the rest is `format`.
+    def other_linears(self, module: nn.Module, recipe: QuantRecipe, format: str) -> dict[str, str]:
+        """What the layers get that the recipe would quantize and that may not be `format`, as the rest is:
+        the next best format, or "bf16".
 
         Layers that share a GEMM share its format: one that may not be 8-bit keeps the others with it.
         SurgeryError for a policy that names other layers.
@@ -58,8 +63,13 @@ class Policy:
         names = resolve(recipe, module).quantized
         entries = [entry for entry in self.entries if entry.kind == LINEAR]
         _refuse_unknown({entry.layer for entry in entries}.difference(names))
-        refused = set(names).difference(entry.layer for entry in entries if entry.format == format)
-        return tuple(name for name in names if refused.intersection(_together(recipe, name)))
+        admitted = {name: {entry.format for entry in entries if entry.layer == name} for name in names}
+        others = {}
+        for name in names:
+            common = set.intersection(*(admitted[other] for other in _together(recipe, name)))
+            wanted = (format, *NEXT_BEST.get(format, ()))
+            others[name] = next((one for one in wanted if one in common), BF16)
+        return {name: found for name, found in others.items() if found != format}
 
     def attention_ranges(self, layers: Iterable[str], format: str) -> tuple[tuple[Range, ...], ...]:
         """For each of `layers` the timesteps at which its attention may be `format`."""

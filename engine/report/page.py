@@ -27,6 +27,7 @@ from engine.report.scores import Groups, score_plots
 from engine.runs.trace import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
+from kernels.files import file_digest
 
 MAX_EMBEDDED = 40
 """Scenarios whose videos are put into the page; with more it would be too large to open comfortably."""
@@ -75,6 +76,8 @@ class ReportData:
     timeline: str | None = None  # SVG
     totals: Totals | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    has_stale_scores: bool = False  # of takes that the run no longer has, or that it had not yet
+    prefix_digests: Mapping[str, str] = field(default_factory=dict)  # sha256 as the run noted it, by scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +246,7 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
         scenario=scenario,
         anchor="scene-" + re.sub(r"[^A-Za-z0-9_-]", "-", scenario.id),
         plan=record.plan,
-        prefix=_media(scenario.prefix.path, data.run, embed),
+        prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
         chosen=None if outcome is None else outcome.chosen,
         failure=None if outcome is None else outcome.failure,
@@ -254,6 +257,13 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
         selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
         seconds=sum(sum(take.attempt.timings.values()) for take in takes),
     )
+
+
+def _prefix(data: ReportData, scenario: Scenario, embed: bool) -> Media:
+    """Put into the page only if it is what the run saw: a foreign run could name any file of this machine."""
+    path, digest = scenario.prefix.path, data.prefix_digests.get(scenario.id)
+    is_seen = digest is not None and path.is_file() and file_digest(path) == digest
+    return _media(path, data.run, embed and is_seen)
 
 
 def _media(path: Path, run: Path, embed: bool) -> Media:

@@ -6,16 +6,20 @@ Reads the run folder only: no model, no reference clip, no network. What the pag
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from engine.errors import ScorerError, StoreError
+from engine.errors import ScorerError
 from engine.report.page import TIMELINE_PX, Record, ReportData, Scores, render
 from engine.report.scores import read_groups
-from engine.runs.manifest import read_manifest
+from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
-from engine.runs.trace import Span, read_trace, timeline_svg, totals
-from kernels.files import whole_file
+from engine.runs.takes import is_of
+from engine.runs.trace import timeline_svg, totals
+from engine.runs.trace_file import read_trace
+from kernels.files import read_json, whole_file
+
+SCORES = "scores.json"
 
 
 def write_report(run: Path) -> Path:
@@ -49,23 +53,41 @@ def gather(run: Path) -> ReportData:
                     plan=history.plan,
                 )
             )
-    spans = _read_spans(run / "trace.json")
+        scores, document = None, _read_document(run / SCORES)
+        is_stale = document is not None and not is_of(document, store)
+    if document is not None and not is_stale:
+        scores = scores_from(document, run / SCORES)
+    spans, manifest = read_trace(run), read_manifest(run / MANIFEST)
     return ReportData(
         run=run.resolve(),
         records=tuple(records),
-        scores=read_scores(run / "scores.json"),
+        scores=scores,
+        has_stale_scores=is_stale,
+        prefix_digests=manifest.get("prefixes", {}),
         timeline=timeline_svg(spans, TIMELINE_PX) if spans else None,
         totals=totals(spans) if spans else None,
-        manifest=read_manifest(run / "manifest.json"),
+        manifest=manifest,
     )
 
 
 def read_scores(path: Path) -> Scores | None:
     """The scorer's file, None when the run was not scored; ScorerError when it is not in the known form."""
+    document = _read_document(path)
+    return None if document is None else scores_from(document, path)
+
+
+def _read_document(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
+    except ValueError as error:
+        raise _unknown_scores(path, error) from error
+
+
+def scores_from(data: Any, path: Path) -> Scores:
+    """What the report shows of a parsed scores file; ScorerError, with its `path`, for another form."""
+    try:
         verified = data.get("physics_iq_verified")
         return Scores(
             physics_iq=None if data["physics_iq"] is None else float(data["physics_iq"]),
@@ -81,19 +103,11 @@ def read_scores(path: Path) -> Scores | None:
             groups=read_groups(data),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScorerError(
-            f"{path} is not a scores file of this version: {type(error).__name__}: {error}",
-            fix="score the run again with `retake score`, or delete the file",
-        ) from error
+        raise _unknown_scores(path, error) from error
 
 
-def _read_spans(path: Path) -> tuple[Span, ...]:
-    if not path.is_file():
-        return ()
-    try:
-        return read_trace(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path} is not a trace of this version: {type(error).__name__}: {error}",
-            fix="delete the file; the report then leaves the timeline out",
-        ) from error
+def _unknown_scores(path: Path, error: Exception) -> ScorerError:
+    return ScorerError(
+        f"{path} is not a scores file of this version: {type(error).__name__}: {error}",
+        fix="score the run again with `retake score`, or delete the file",
+    )

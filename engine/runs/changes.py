@@ -7,10 +7,16 @@ record is never called equal or different.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.runs.manifest import WEIGHT_SUFFIXES
+from engine.types import Scenario
+from kernels.files import file_digest
+
+MAX_LISTED = 8
+"""Changes that a message names."""
 
 PLACES = frozenset(
     {
@@ -36,6 +42,25 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if before != after:
         found.append(f"commit of retake: {before[:12]}, now {after[:12]}")
     return found
+
+
+def prefix_changes(then: Mapping[str, Any], scenarios: Iterable[Scenario]) -> list[str]:
+    """Prefixes of the manifest `then` whose clip on the disk is another one now, or gone."""
+    return [line for one in scenarios for line in prefix_change(then, one.id, one.prefix.path)]
+
+
+def prefix_change(then: Mapping[str, Any], scenario_id: str, clip: Path) -> list[str]:
+    """As `prefix_changes`, of one scenario whose prefix would be `clip`."""
+    digest = then.get("prefixes", {}).get(scenario_id)
+    if digest is None or (clip.is_file() and file_digest(clip) == digest):
+        return []
+    return [f"prefix of scenario {scenario_id}"]
+
+
+def listed(found: Sequence[str]) -> str:
+    """As lines of a message, which names the first of many."""
+    more = [f"and {len(found) - MAX_LISTED} more"] if found[MAX_LISTED:] else []
+    return "".join(f"\n  {line}" for line in [*found[:MAX_LISTED], *more])
 
 
 def _files(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -12,13 +12,16 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
-from kernels.files import file_digest, whole_file
+from kernels.files import file_digest, read_json, whole_file
 
+MANIFEST = "manifest.json"
+Digest = Callable[[Path], str]
+"""A file -> its sha256 in hex."""
 MANIFEST_VERSION = 2
 """2: model folders are digested whole, and the prefixes too."""
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
@@ -47,9 +50,14 @@ PACKAGES = (
 
 
 def collect(
-    config: Mapping[str, Any], models: Mapping[str, Path], *, seeds: Mapping[str, int], argv: Sequence[str]
+    config: Mapping[str, Any],
+    models: Mapping[str, Path],
+    *,
+    seeds: Mapping[str, int],
+    argv: Sequence[str],
+    digest: Digest = file_digest,
 ) -> dict[str, Any]:
-    """The manifest of a run that starts now; `models` are folders by role, digested whole."""
+    """The manifest of a run that starts now; `models` are folders by role, digested whole by `digest`."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -63,7 +71,8 @@ def collect(
         },
         "packages": package_versions(),
         "models": {
-            role: {"folder": str(folder), "sha256": model_digests(folder)} for role, folder in models.items()
+            role: {"folder": str(folder), "sha256": model_digests(folder, digest)}
+            for role, folder in models.items()
         },
         "seeds": dict(seeds),
         "config": dict(config),
@@ -78,16 +87,55 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Empty where there is none. StoreError where it is no JSON object."""
+    """Empty where there is none; keys that we do not know are kept. StoreError where it is no manifest."""
     if not path.is_file():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except ValueError as error:
         raise StoreError(f"{path} is not JSON: {error}", fix=_RESTORE) from error
+    if fault := _fault(manifest):
+        raise StoreError(f"{path} is no manifest: {fault}", fix=_RESTORE)
+    if manifest.get("manifest_version", 1) > MANIFEST_VERSION:
+        raise StoreError(
+            f"{path} has version {manifest['manifest_version']}; this retake reads up to {MANIFEST_VERSION}",
+            fix="use the retake that made this run, or a newer one",
+        )
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _fault(manifest: Any) -> str | None:
+    """What is not as `collect` writes it; what is absent is of an older version."""
     if not isinstance(manifest, dict):
-        raise StoreError(f"{path} holds {type(manifest).__name__}, not an object", fix=_RESTORE)
-    return manifest
+        return f"it holds {type(manifest).__name__}, not an object"
+    version = manifest.get("manifest_version", 1)
+    if type(version) is not int or version < 1:
+        return f"manifest_version is {version!r}"
+    for key in (
+        "code",
+        "machine",
+        "packages",
+        "models",
+        "seeds",
+        "config",
+        "prefixes",
+        "resolved",
+        "denoiser",
+    ):
+        if not isinstance(manifest.get(key, {}), dict):
+            return f"{key} is no object"
+    for key in ("packages", "prefixes"):
+        if not all(isinstance(value, str) for value in manifest.get(key, {}).values()):
+            return f"{key} holds what is no text"
+    for role, model in manifest.get("models", {}).items():
+        if not isinstance(model, dict) or not isinstance(model.get("sha256"), dict):
+            return f"the {role} has no digests"
+    for key in ("resumed", "merged"):
+        entries = manifest.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            return f"{key} is no list of objects"
+    return None
 
 
 def code_state(root: Path) -> dict[str, Any]:
@@ -137,13 +185,14 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def model_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder` that a model is loaded from, by relative path, read in blocks."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in MODEL_SUFFIXES and path.is_file():
-            digests[path.relative_to(folder).as_posix()] = file_digest(path)
-    return digests
+def model_files(folder: Path) -> list[Path]:
+    """Every file below `folder` that a model is loaded from, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES and path.is_file())
+
+
+def model_digests(folder: Path, digest: Digest = file_digest) -> dict[str, str]:
+    """sha256 of each of `model_files`, by relative path."""
+    return {path.relative_to(folder).as_posix(): digest(path) for path in model_files(folder)}
 
 
 def _output(program: str, *arguments: str) -> str | None:

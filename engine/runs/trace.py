@@ -1,4 +1,4 @@
-"""When each lane worked: spans of single job steps, a Perfetto trace, a timeline picture, totals.
+"""When each lane worked: spans of single job steps, a timeline picture, totals.
 
 Knows no model and no scheduler. Recording never waits for the device: on a GPU a span is a pair of events on
 the lane's own stream, resolved once they have passed. Invariant: all times are seconds on one clock.
@@ -7,17 +7,13 @@ the lane's own stream, resolved once they have passed. Invariant: all times are 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from kernels.files import whole_file
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +52,7 @@ class HostRecorder:
         """The first span starts at `origin_s`: a resumed run goes on where its earlier trace ends."""
         self._zero_s = time.perf_counter() - origin_s
         self._spans: list[Span] = []
+        self._num_told = 0
 
     @contextmanager
     def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
@@ -77,6 +74,12 @@ class HostRecorder:
     def spans(self) -> tuple[Span, ...]:
         return tuple(sorted(self._spans, key=lambda span: span.start_s))
 
+    def settled(self) -> list[Span]:
+        """Those that ended since the last call; never waits."""
+        found = self._spans[self._num_told :]
+        self._num_told += len(found)
+        return found
+
 
 class CudaRecorder:
     """Device lanes by event pairs on the current stream, host lanes by the host's clock."""
@@ -92,6 +95,7 @@ class CudaRecorder:
         self._origin.record()
         self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event, tuple[str, str, int, str]]] = deque()
         self._resolved: list[Span] = []
+        self._num_told = 0
 
     @contextmanager
     def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
@@ -116,6 +120,14 @@ class CudaRecorder:
             self._resolve_oldest()
         return tuple(sorted([*self._resolved, *self._host.spans()], key=lambda span: span.start_s))
 
+    def settled(self) -> list[Span]:
+        """Those that ended since the last call, as far as the device says so; never waits for it."""
+        while self._pending and self._pending[0][1].query():
+            self._resolve_oldest()
+        found = self._resolved[self._num_told :]
+        self._num_told += len(found)
+        return [*found, *self._host.settled()]
+
     def _resolve_oldest(self) -> None:
         start, end, (lane, scenario_id, attempt, name) = self._pending.popleft()
         self._resolved.append(
@@ -130,52 +142,11 @@ class CudaRecorder:
         )
 
 
-def write_trace(path: Path, spans: Iterable[Span]) -> None:
-    """Chrome trace JSON, one thread per lane, times in microseconds; opens in Perfetto. Atomic."""
-    spans = list(spans)
-    lanes = _lanes(spans)
-    events: list[dict[str, Any]] = [
-        {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": lane}}
-        for tid, lane in enumerate(lanes)
-    ]
-    events += [
-        {
-            "ph": "X",
-            "name": span.name,
-            "cat": span.lane,
-            "ts": span.start_s * 1e6,
-            "dur": (span.end_s - span.start_s) * 1e6,
-            "pid": 1,
-            "tid": lanes.index(span.lane),
-            "args": asdict(span),
-        }
-        for span in spans
-    ]
-    with whole_file(path) as part:
-        part.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
-
-
-def read_trace(path: Path) -> tuple[Span, ...]:
-    """The spans of a file made by `write_trace`, exactly."""
-    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    return tuple(
-        Span(
-            lane=args["lane"],
-            scenario_id=args["scenario_id"],
-            attempt=args["attempt"],
-            name=args["name"],
-            start_s=args["start_s"],
-            end_s=args["end_s"],
-        )
-        for args in (event["args"] for event in events if event["ph"] == "X")
-    )
-
-
 def totals(spans: Sequence[Span]) -> Totals:
     """Wall time from the first start to the last end, busy time per lane, and the overlap share."""
     if not spans:
         return Totals(wall_s=0.0, busy_s={}, overlap_share=0.0)
-    by_lane = {lane: _union([s for s in spans if s.lane == lane]) for lane in _lanes(spans)}
+    by_lane = {lane: _union([s for s in spans if s.lane == lane]) for lane in lanes_of(spans)}
     busy_s = {lane: sum(end - start for start, end in intervals) for lane, intervals in by_lane.items()}
     # Sweep over all edges: +1 where a lane becomes busy, -1 where it ends.
     edges = sorted(
@@ -197,12 +168,11 @@ def totals(spans: Sequence[Span]) -> Totals:
 def timeline_svg(spans: Sequence[Span], width_px: int) -> str:
     """The lanes as rows of coloured bars, one colour per scenario, in a self-contained SVG of `width_px`."""
     label_px, row_px, bar_px, axis_px = 70, 30, 22, 24
-    lanes = _lanes(spans)
+    lanes = lanes_of(spans)
     start_s = min((s.start_s for s in spans), default=0.0)
     seconds = max(max((s.end_s for s in spans), default=0.0) - start_s, 1e-9)
     scale = (width_px - label_px - 10) / seconds  # px per second
     height_px = row_px * len(lanes) + axis_px
-    names = dict.fromkeys(s.scenario_id for s in spans)
     names = dict.fromkeys(s.scenario_id for s in spans)
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
     parts = [
@@ -233,7 +203,7 @@ def timeline_svg(spans: Sequence[Span], width_px: int) -> str:
 _OPACITY = {"plan": 0.5, "read": 0.5}
 
 
-def _lanes(spans: Iterable[Span]) -> list[str]:
+def lanes_of(spans: Iterable[Span]) -> list[str]:
     present = {span.lane for span in spans}
     return [*(lane for lane in LANES if lane in present), *sorted(present.difference(LANES))]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from engine.settings.fields import setting
 
 FORWARDS = ("library", "fast")
-LINEARS = ("bf16", "fp8", "int8", "auto")
+LINEARS = ("bf16", "fp8", "fp8_full_accum", "int8", "auto")
 ELEMENT_WISE = ("ours", "compiler")
 SWITCH = ("off", "on", "auto")
 POLICIES = ("off", "auto")

@@ -1,7 +1,8 @@
 """The store of what was built: a folder for each key, and the key is the digest of all that changes the bits.
 
 Knows no target. Invariants: a folder is there whole or not at all; nothing is opened whose manifest differs
-from what is asked for, or that belongs to another machine, library or checkpoint.
+from what is asked for, or that belongs to another machine, library or checkpoint; no file of an artifact lies
+outside its folder. Hidden entries are builds under way and their locks.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from export.artifacts.device_identity import Machine
+from export.artifacts.documents import read_document
 from export.spec import ExportError, ExportSpec
 from kernels.files import file_digest
 
@@ -25,6 +29,10 @@ EXPORTER_VERSION: Final = 2
 """Raised with every change of the exporter that changes what is built of the same inputs."""
 
 MANIFEST: Final = "artifact.json"
+AGAIN: Final = "delete the folder and export again"
+ABANDONED_S: Final = 24 * 60 * 60
+PARTIAL: Final = ".partial-"
+LOCK: Final = ".lock-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +64,13 @@ class Key:
 
     @property
     def digest(self) -> str:
-        text = json.dumps(self.record(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return text_digest(text)
+        return _digest(self.record())
 
     @property
     def folder_name(self) -> str:
         """Readable in front, unique behind."""
         where = "-".join(map(str, self.capabilities)) or "here"
-        return f"{self.subject}-{self.recipe}-{self.target}-{where}-{self.digest[:16]}"
+        return f"{self.subject}-{self.recipe}-{self.target}-{where}-{_tag(self.digest)}"
 
 
 def make_key(
@@ -122,11 +129,16 @@ class Store:
     def find(self, key: Key) -> Artifact | None:
         """The artifact of exactly this key, or None. ExportError when its folder is damaged."""
         folder = self.root / key.folder_name
-        if not folder.is_dir():
+        if not folder.exists() and not folder.is_symlink():
             return None
+        if not (folder / MANIFEST).is_file():
+            problem = f"{folder} is not whole: it is no folder with {MANIFEST}"
+            raise ExportError(problem, fix="delete it and export again")
         artifact = read_artifact(folder)
         differences = _differences(artifact.key, key.record())
-        assert not differences, f"{folder}: same name, other key: {differences}"
+        if differences:
+            problem = f"{folder} holds another artifact than its name says: {', '.join(differences)} differ"
+            raise ExportError(problem, fix="rename it, or delete it and export again")
         return artifact
 
     def store(self, key: Key, build: Callable[[Path], Mapping[str, Any]], *, need_bytes: int) -> Artifact:
@@ -138,37 +150,52 @@ class Store:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with self._lock(key):
+            with _locked(self.root / f"{LOCK}{_tag(key.digest)}"):
                 return self.find(key) or self._build(key, build, need_bytes)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 problem = f"the disk is full: {error}; nothing was kept in {self.root}"
                 raise ExportError(problem, fix="free disk space, or give another --out") from error
-            if error.errno in (errno.EACCES, errno.EROFS):
+            if error.errno in _NOT_WRITABLE:
                 problem = f"{self.root} cannot be written: {error}"
-                raise ExportError(problem, fix="make it writable, or give another --out") from error
+                raise ExportError(problem, fix="make it a writable folder, or give another --out") from error
             raise
 
     def list(self) -> list[Artifact]:
-        """Every artifact, by name of its folder. ExportError when one is damaged."""
-        if not self.root.is_dir():
-            return []
-        return [read_artifact(path.parent) for path in sorted(self.root.glob(f"*/{MANIFEST}"))]
+        """Every artifact that can be read, by name of its folder."""
+        return [found for found in self._survey() if isinstance(found, Artifact)]
+
+    def damaged(self) -> list[ExportError]:
+        """What is wrong with each folder that has a manifest and cannot be read."""
+        return [found for found in self._survey() if isinstance(found, ExportError)]
+
+    def _survey(self) -> Iterator[Artifact | ExportError]:
+        try:
+            folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        except PermissionError as error:
+            raise ExportError(f"{self.root} cannot be read: {error}", fix="make it readable") from error
+        for folder in folders:
+            if not folder.name.startswith(".") and (folder / MANIFEST).is_file():
+                try:
+                    yield read_artifact(folder)
+                except ExportError as error:
+                    yield error
 
     def _build(self, key: Key, build: Callable[[Path], Mapping[str, Any]], need_bytes: int) -> Artifact:
+        self._sweep(key)
         require_space(self.root, need_bytes)
-        partial = self.root / f".partial-{key.digest[:16]}"
-        # Holding the lock, what lies here is of a process that was killed.
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = self.root / f"{PARTIAL}{_tag(key.digest)}"
         partial.mkdir()
         try:
             details = dict(build(partial))
-            names = sorted(str(p.relative_to(partial)) for p in partial.rglob("*") if p.is_file())
-            assert names, "nothing was built"
+            paths = sorted(path for path in partial.rglob("*") if path.is_file())
+            assert paths, "nothing was built"
+            names = {path.relative_to(partial).as_posix(): path for path in paths}
             manifest = {
                 "digest": key.digest,
                 "key": key.record(),
-                "files": {name: file_digest(partial / name) for name in names},
+                "files": {name: file_digest(path) for name, path in names.items()},
+                "bytes": {name: path.stat().st_size for name, path in names.items()},
                 "details": details,
             }
             text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
@@ -179,11 +206,45 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
         return read_artifact(folder)
 
-    @contextlib.contextmanager
-    def _lock(self, key: Key) -> Iterator[None]:
-        with (self.root / f".lock-{key.digest[:16]}").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _sweep(self, key: Key) -> None:
+        """Remove what killed builds left. Whoever builds holds the lock of its key, as the caller does; a
+        single file (`whole_file`) has no lock and is written in minutes at most."""
+        for path in self.root.glob(".*.partial"):
+            if path.is_file() and path.stat().st_mtime < time.time() - ABANDONED_S:
+                path.unlink()
+        for path in [*self.root.glob(f"{PARTIAL}*"), *self.root.glob(f".{PARTIAL}*")]:
+            tag = path.name.lstrip(".").removeprefix(PARTIAL.lstrip(".")).partition(".")[0]
+            with contextlib.ExitStack() as held:
+                if tag != _tag(key.digest):
+                    try:
+                        held.enter_context(_locked(self.root / f"{LOCK}{tag}", wait=False))
+                    except BlockingIOError:
+                        continue
+                if path.is_symlink() or path.is_file():
+                    path.unlink()
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+_NOT_WRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a key; BlockingIOError when another has it and we do not wait.
+
+    Never through a link, which would make a lock of somebody's file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _tag(digest: str) -> str:
+    return digest[:16]
 
 
 def require_space(folder: Path, need_bytes: int) -> None:
@@ -198,30 +259,56 @@ def require_space(folder: Path, need_bytes: int) -> None:
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """The artifact in `folder`; ExportError when it is none, or a file is missing. Reads no large file."""
+    """The artifact in `folder`; ExportError when it is none, or a file is missing or cut off. Reads no large
+    file."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ExportError(
             f"{folder} is no artifact: it has no {MANIFEST}",
             fix="give a folder that `retake export list` shows",
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        artifact = Artifact(
-            folder=folder,
-            key=manifest["key"],
-            digest=manifest["digest"],
-            files=manifest["files"],
-            details=manifest["details"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"{path} is damaged: {error!r}", fix="delete the folder and export again"
-        ) from error
-    missing = [name for name in artifact.files if not (folder / name).is_file()]
+    kinds = {"key": dict, "digest": str, "files": dict, "details": dict}
+    manifest = read_document(path, kinds, fix=AGAIN)
+    absent = {part.name for part in fields(Key)} - set(manifest["key"])
+    if absent or _digest(manifest["key"]) != manifest["digest"]:
+        told = f"its key lacks {', '.join(sorted(absent))}" if absent else "its digest is not that of its key"
+        raise ExportError(f"{path} is damaged: {told}", fix=AGAIN)
+    for name, digest in manifest["files"].items():
+        if not isinstance(digest, str) or not _is_below(name):
+            raise ExportError(f"{path} is damaged: it lists a file {name!r} with {digest!r}", fix=AGAIN)
+    _require_files(folder, manifest["files"], manifest.get("bytes", {}))
+    return Artifact(
+        folder=folder,
+        key=manifest["key"],
+        digest=manifest["digest"],
+        files=manifest["files"],
+        details=manifest["details"],
+    )
+
+
+def _require_files(folder: Path, names: Mapping[str, str], sizes: Any) -> None:
+    """ExportError for what is missing, is a link out of the folder, or has not the size it was stored with.
+
+    An older version noted no sizes.
+    """
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ExportError(f"{folder} lacks {', '.join(missing)}", fix="delete the folder and export again")
-    return artifact
+        raise ExportError(f"{folder} lacks {', '.join(missing)}", fix=AGAIN)
+    root = folder.resolve()
+    for name in names:
+        place, size = (folder / name).resolve(), (folder / name).stat().st_size
+        if not place.is_relative_to(root):
+            problem = f"{folder / name} is a link out of the artifact, to {place}"
+            raise ExportError(problem, fix="put the file itself there, or export again")
+        if isinstance(sizes, dict) and sizes.get(name, size) != size:
+            problem = f"{folder / name} has {size} bytes, stored were {sizes[name]}"
+            raise ExportError(problem, fix="copy the whole folder again, or delete it and export again")
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name of a manifest stays in its folder."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def require_intact(artifact: Artifact) -> None:
@@ -231,7 +318,7 @@ def require_intact(artifact: Artifact) -> None:
         if found != digest:
             raise ExportError(
                 f"{artifact.folder / name} is damaged: sha256 {found[:16]}, stored with {digest[:16]}",
-                fix="delete the folder and export again",
+                fix=AGAIN,
             )
 
 
@@ -281,6 +368,10 @@ def _other_weights(built: str, given: str) -> str:
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return text_digest(json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 def text_digest(text: str) -> str:

@@ -7,7 +7,6 @@ alone, so that it is the same for every dtype and device the weights are loaded 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from export.artifacts.documents import read_document
 from export.spec import ExportError
 from kernels.files import file_digest
 
@@ -53,10 +53,7 @@ class FolderWeights(Mapping[str, Tensor]):
         self._files: dict[str, Path] = {}
         index = sorted(folder.glob("*.safetensors.index.json"))
         if index:
-            try:
-                names = json.loads(index[0].read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError) as error:
-                raise ExportError(f"{index[0]} is not an index: {error!r}", fix=_COMPLETE) from error
+            names = read_document(index[0], {"weight_map": dict}, fix=_COMPLETE)["weight_map"]
             self._files = {name: folder / file for name, file in names.items()}
         else:
             for path in sorted(folder.glob("*.safetensors")):

@@ -5,6 +5,7 @@ Parse, call, print. What is made, and in which order, is decided by `export.pipe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,12 @@ from engine.commands._app import app, console, print_line
 from engine.commands._options import names
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder
+from export.spec import ExportError
 
 if TYPE_CHECKING:
     from export.artifacts.store import Artifact
+    from export.parity import Parity
     from export.pipeline import Request
-    from export.verify import Verification
 
 
 class _Verbs(TyperGroup):
@@ -154,9 +156,13 @@ def verify(
 ) -> None:
     """Check an artifact: every byte, then its outputs against the eager module on takes of real scenes.
 
-    Status 1 when an output is out of tolerance.
+    What came out, and where, is noted beside it. A graph is also run with the other session options of ONNX
+    Runtime, and those that break it are named. Status 1 when an output is out of tolerance.
     """
+    from engine.machine.device import resolve_device
     from engine.settings.environment import offline
+    from export import parity
+    from export.artifacts import verified
     from export.artifacts.store import read_artifact, require_intact
 
     offline()
@@ -167,12 +173,24 @@ def verify(
         _print_artifacts([artifact], "Not executed")
         return
     with _progress() as step:
-        result = _compare(artifact, generator, lora or (), dataset, scenes, device, step)
-    _print_verification(result)
+        found = parity.compare(
+            artifact,
+            generator,
+            lora or (),
+            dataset=dataset,
+            num_scenes=scenes,
+            device=resolve_device(device),
+            on_progress=step,
+        )
+    _print_parity(found)
+    try:
+        verified.note(artifact, found.record())
+    except ExportError as error:  # somebody else's store; the comparison stands
+        print_line(f"not noted: {error}", "yellow")
     if json_file is not None:
-        result.write(json_file)
+        json_file.write_text(json.dumps(found.record(), indent=1), encoding="utf-8")
         print_line(f"written: {json_file}")
-    if result.failures:
+    if found.verification.failures:
         raise typer.Exit(1)
 
 
@@ -180,57 +198,13 @@ def verify(
 def list_artifacts(
     out: Out = None,
 ) -> None:
-    """Show what is stored."""
+    """Show what is stored, and where it was verified."""
     from export.artifacts.store import Store
 
-    out = out or exports_folder()
-    _print_artifacts(Store(out).list(), f"In {out}")
-
-
-def _compare(
-    artifact: Artifact,
-    generator: str,
-    lora: Sequence[str],
-    dataset: Path | None,
-    scenes: int,
-    device: str,
-    step: Callable[[str, int | None], None],
-) -> Verification:
-    """The built form against the eager module in fp32, on takes of another seed than calibration's."""
-    from engine.machine.device import resolve_device
-    from export import generator_inputs, pipeline
-    from export.artifacts.store import require_checkpoint
-    from export.spec import spec_from_record
-    from export.verify import eager_side
-    from export.verify import verify as compare
-
-    spec = spec_from_record(artifact.key["spec"])
-    source, _ = generator_inputs.outline(generator)
-    request = pipeline.Request(
-        source=source,
-        subject=spec.subject,
-        target=artifact.key["target"],
-        recipe=artifact.key["recipe"],
-        profiles=spec.profiles,
-        out=artifact.folder.parent,
-        loras=pipeline.read_loras(lora),
-        device=resolve_device(device),
-    )
-    require_checkpoint(artifact, pipeline.digest_of(request))
-    step("loading the built form", None)
-    built = pipeline.load_built(artifact, request.device)
-    step("loading the eager module", None)
-    subject = pipeline.subject_of(request, dtype="fp32")
-    subject.module.to(request.device)
-    if spec.subject == "wan_dit":
-        step(f"comparing on {scenes} scene{'s' * (scenes > 1)}", None)
-        forwards = generator_inputs.record(
-            request, spec, dtype="fp32", dataset=dataset, num_scenes=scenes, seed=1
-        )
-    else:
-        forwards = iter([subject.inputs])
-    moved = (tuple(tensor.to(request.device) for tensor in forward) for forward in forwards)
-    return compare(spec, request.recipe, eager_side(subject), built, moved)
+    store = Store(out or exports_folder())
+    _print_artifacts(store.list(), f"In {store.root}")
+    for error in store.damaged():
+        print_line(str(error), "red")
 
 
 def _known_scales(request: Request, given: Path | None) -> Path | None:
@@ -293,6 +267,8 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
             facts.append(_kernels(details["summary"][0]))
         print_line(artifact.folder.name, "bold")
         print_line(f"  {', '.join(facts)}")
+        for line in _verified_where(artifact):
+            print_line(f"  {line}")
     if not artifacts:
         print_line("  nothing yet; `retake export demo --target onnx --quant fp8` makes one")
 
@@ -308,7 +284,26 @@ def _total(seconds: Any) -> float:
     return sum(map(_total, seconds.values())) if isinstance(seconds, dict) else float(seconds)
 
 
-def _print_verification(result: Verification) -> None:
+def _verified_where(artifact: Artifact) -> list[str]:
+    """A line for each place where it was compared with its module."""
+    from export.artifacts.verified import verifications
+
+    try:
+        found = verifications(artifact)
+    except ExportError as error:
+        return [str(error)]
+    if not found:
+        return [f"not verified yet: retake export verify {artifact.folder}"]
+    return [
+        f"{'FAILED' if entry['failures'] else 'verified'} on {', '.join(entry['place'].values())}: "
+        f"{entry['num_forwards']} forwards, {entry['inputs_are']}, "
+        + ", ".join(f"{output['name']} off by {output['relative']:.2g}" for output in entry["outputs"])
+        for entry in found
+    ]
+
+
+def _print_parity(found: Parity) -> None:
+    result = found.verification
     table = Table(
         "output",
         "max |difference|",
@@ -325,6 +320,16 @@ def _print_verification(result: Verification) -> None:
     print_line(f"allowed: relative {allowed.relative:.4g}, cosine {allowed.cosine:.4g}")
     for failure in result.failures:
         print_line(failure, "red")
+    print_line(f"on {', '.join(found.place.values())}; inputs: {found.inputs_are}")
+    for one in result.inputs:
+        spread = f"mean {one.mean:.3g}, deviation {one.deviation:.3g}, largest {one.max_absolute:.3g}"
+        print_line(f"  {one.name}: {spread}")
+    for other in found.others:
+        if other.problem:
+            print_line(f"with {other.options} it breaks: {other.problem}", "yellow")
+    fitting = [other.options for other in found.others if not other.problem]
+    if fitting:
+        print_line(f"within tolerance on one forward as well: {'; '.join(fitting)}")
 
 
 def _capabilities(text: str) -> tuple[int, ...]:

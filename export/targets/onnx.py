@@ -7,7 +7,6 @@ whole (model, weights, record) or not at all, and a graph that the ONNX checker 
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import logging
 import shutil
@@ -22,18 +21,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.artifacts.documents import read_document
 from export.model_inputs import ExportedDenoiser
+from export.profiles import profile_of
 from export.quantization.quantize import quantize, stream_state
 from export.quantization.quantized import FP4_SUFFIX, INT4_SUFFIX
 from export.quantization.scales import Scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
+from export.targets.onnx_graph import check, require
+from export.targets.onnx_session import SessionOptions, open_session, options_from_record, options_of, place
 
 OPSET = 23
 """The first with Attention and RMSNormalization as operators, which builders fuse or refuse."""
 
 MODEL, WEIGHTS, RECORD = "model.onnx", "model.onnx.data", "onnx.json"
-SCHEMA = 1
-_INSTALL = "pip install 'retake-engine[export]'"
+SCHEMA = 2
+"""Of the record; it is in the key, so that a graph with an older record is built again."""
 
 Progress = Callable[[str, float], None]
 """Called with the name of a finished stage and its seconds."""
@@ -83,6 +86,7 @@ def build(
         "recipe": recipe,
         "dtype": dtype,
         "opset": OPSET,
+        "session": options_of(recipe_of(recipe)).record(),
         "weights_in": "checkpoint stream" if on_meta else "module",
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__},
         "num_nodes": sum(1 for _ in program.model.graph),
@@ -103,10 +107,24 @@ def load(folder: Path, device: str = "cpu") -> ExportedDenoiser:
     return ExportedDenoiser(spec=module.spec, run=run)
 
 
-def load_module(folder: Path, device: str = "cpu") -> OnnxModule:
-    """Any built subject, run by ONNX Runtime with the inputs and outputs of its spec."""
+def load_module(folder: Path, device: str = "cpu", *, session: SessionOptions | None = None) -> OnnxModule:
+    """Any built subject, run by ONNX Runtime with the inputs and outputs of its spec.
+
+    session: other options than those that the record states.
+    """
     record = require_runnable(folder, device)
-    return OnnxModule(spec_from_record(record["spec"]), session(folder / MODEL))
+    options = options_from_record(record["session"]) if session is None else session
+    return OnnxModule(spec_from_record(record["spec"]), open_session(folder / MODEL, options))
+
+
+def stated_options(folder: Path) -> SessionOptions:
+    """The session options that a built folder is to be run with."""
+    return options_from_record(read_record(folder)["session"])
+
+
+def place_of(folder: Path) -> dict[str, str]:
+    """Where `load_module` runs a built folder."""
+    return place(stated_options(folder))
 
 
 def require_runnable(folder: Path, device: str) -> dict[str, Any]:
@@ -126,19 +144,13 @@ def require_runnable(folder: Path, device: str) -> dict[str, Any]:
 def read_record(folder: Path) -> dict[str, Any]:
     """onnx.json of a built folder; ExportError when it is missing, damaged or of another schema."""
     path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        schema = record["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path} is not readable: {error!r}", fix="export again") from error
-    if schema != SCHEMA:
-        raise ExportError(f"{path} has schema {schema}; this version reads {SCHEMA}", fix="export again")
+    kinds = {"spec": dict, "recipe": str, "dtype": str, "session": dict, "bytes": dict}
+    record = read_document(path, kinds, fix="export again", schema=SCHEMA)
     missing = [name for name in record["bytes"] if not (folder / name).is_file()]
     sizes = {name: (folder / name).stat().st_size for name in record["bytes"] if name not in missing}
     if missing or sizes != record["bytes"]:
         problem = f"{folder} is incomplete: sizes {sizes}, recorded {record['bytes']}"
         raise ExportError(problem, fix="export again")
-    assert isinstance(record, dict)
     return record
 
 
@@ -150,46 +162,15 @@ class OnnxModule:
         self._session = run
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        names = [tensor.name for tensor in self.spec.inputs]
-        assert sorted(inputs) == sorted(names), f"inputs {sorted(inputs)}, wanted {sorted(names)}"
-        values = {name: inputs[name].detach().cpu().contiguous().numpy() for name in names}
+        """Outputs by name, on the CPU. ExportError when shapes or dtypes are those of no profile: what the
+        profiles differ in is open in the graph, which takes any other size as well."""
+        profile_of(self.spec, inputs)
+        values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
         outputs = self._session.run([tensor.name for tensor in self.spec.outputs], values)
         return {
             tensor.name: torch.from_numpy(value)
             for tensor, value in zip(self.spec.outputs, outputs, strict=True)
         }
-
-
-def session(model: Path) -> Any:
-    """A CPU session without graph optimizations: two of them compute garbage on FP8 graphs (1.32).
-
-    With torch's number of threads: else it takes every core, beside other processes and lanes.
-    """
-    runtime = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    return runtime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
-def check(model: Path) -> None:
-    """The ONNX checker on the file, with shape inference; TensorRT's own operators are let through."""
-    onnx = require("onnx")
-    graph = onnx.load(str(model), load_external_data=False)
-    foreign = {node.domain for node in graph.graph.node} - {"", "ai.onnx"}
-    try:
-        onnx.checker.check_model(str(model), full_check=not foreign)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the ONNX checker refuses the graph: {error}", fix="report this export") from error
-
-
-def require(package: str) -> Any:
-    """The module of an optional package; ExportError says how to install it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ExportError(f"the package {package} is not installed", fix=_INSTALL) from error
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kernels.attention._checks import without_padding
+from kernels.fused.formats import FP8, to_format
 
-E4M3_MAX = 448.0
+E4M3_MAX = FP8.max
 FP16_PEAK = 256.0  # a tile of 128 keys with weights up to 1 then sums to half of what fp16 holds
 SMALLEST_PEAK = 1e-12
 
@@ -34,7 +35,7 @@ def e4m3_channels(v: Tensor, kv_lengths: Tensor | None) -> tuple[Tensor, Tensor]
     values = v if kv_lengths is None else without_padding(v, kv_lengths)
     scales = peak(values, 2)[:, :, 0] / E4M3_MAX
     padded = -(-num_tokens // 16) * 16  # rows of whole 16-byte loads
-    out = torch.empty((batch, heads, head_dim, padded), dtype=torch.float8_e4m3fn, device=v.device)
+    out = torch.empty((batch, heads, head_dim, padded), dtype=FP8.dtype, device=v.device)
     out = out.transpose(2, 3)[:, :, :num_tokens]
     out.copy_(to_e4m3(values, scales[:, :, None]))
     return out, scales
@@ -71,4 +72,4 @@ def peak(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
 
 
 def to_e4m3(x: Tensor, scale: Tensor) -> Tensor:
-    return (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return to_format(x.float() / scale, FP8)

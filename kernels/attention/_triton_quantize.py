@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.fused._jit import largest, scale_of
 from kernels.fused._operators import triton_op, wrap
 
 
@@ -37,13 +38,13 @@ def _int8_rows(
         mean = tl.load(mean_at + sequence * HEAD_DIM + depth)
         x = tl.where(valid, x - mean[None, :], 0.0)
     x = x * factor
-    peak = tl.max(tl.abs(x), 1)
+    peak = largest(x, 1)
     if PER_ROW:
-        scale = tl.maximum(peak, 1e-12) / 127.0
+        scale = scale_of(peak, 127.0, 1e-12)
         tl.store(scales + sequence * num_tokens + rows, scale, mask=rows < num_tokens)
         x = x / scale[:, None]
     else:
-        scale = tl.maximum(tl.max(peak, 0), 1e-12) / 127.0
+        scale = scale_of(largest(peak, 0), 127.0, 1e-12)
         tl.store(scales + sequence * tl.num_programs(0) + tile, scale)
         x = x / scale
     x = tl.where(x >= 0, x + 0.5, x - 0.5)  # the conversion cuts off

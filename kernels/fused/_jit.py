@@ -77,14 +77,41 @@ def to_element(x, ptr):  # type: ignore[no-untyped-def]
 
 
 @jit
+def largest(x, axis: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The largest |x| of fp32 along an axis; NaN where one is, which the device's own maximum leaves out.
+
+    Of the bits without the sign, those of NaN are the largest integers.
+    """
+    bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    return tl.max(bits, axis=axis).to(tl.float32, bitcast=True)
+
+
+@jit
+def larger(x, y):  # type: ignore[no-untyped-def]
+    """The larger of two fp32 values; NaN where one of them is."""
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@jit
+def scale_of(amax, FORMAT_MAX: tl.constexpr, SMALLEST: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The scale of values up to `amax`. INT8 has no NaN: that of a row is kept in its scale."""
+    return larger(amax, SMALLEST) / FORMAT_MAX
+
+
+@jit
 def to_e4m3(x):  # type: ignore[no-untyped-def]
-    """fp32 -> E4M3, nearest even, saturating at 448."""
-    x = tl.minimum(tl.maximum(x, -448.0), 448.0)
+    """fp32 -> E4M3, nearest even, saturating at 448; NaN stays NaN. The only such cast in a kernel.
+
+    What lies beyond 448 is clamped first: the conversions of compiled code, of eager torch and of the
+    interpreter differ there (docs/behaviour.md).
+    """
+    x = tl.minimum(larger(x, -448.0), 448.0, propagate_nan=tl.PropagateNan.ALL)
     if INTERPRETED:
         bits = x.to(tl.int32, bitcast=True)
         normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
         subnormal = (x + 24576.0) - 24576.0
         x = tl.where(tl.abs(x) < 0.015625, subnormal, normal)
+        x = tl.where(x == x, x, 480.0)  # the bits of E4M3's NaN, which the interpreter takes for 480
     return x.to(tl.float8e4nv)
 
 

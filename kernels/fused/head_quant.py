@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import block_size, ceil_div, jit, tl, to_e4m3, why_not
+from kernels.fused._jit import block_size, ceil_div, jit, larger, largest, scale_of, tl, to_e4m3, why_not
 from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import FP8, SMALLEST_AMAX, to_format
 
@@ -51,14 +51,14 @@ def _chunk_amax(  # type: ignore[no-untyped-def]
     batch = tl.program_id(2).to(tl.int64)
     dim = tl.arange(0, BLOCK_D)
     base = v_ptr + batch * stride_b + head * stride_a + dim[None, :]
-    largest = tl.zeros([TOKENS, BLOCK_D], dtype=tl.float32)
+    amax = tl.zeros([TOKENS, BLOCK_D], dtype=tl.float32)
     for start in range(0, chunk_tokens, TOKENS):
         token = (chunk * chunk_tokens + start + tl.arange(0, TOKENS)).to(tl.int64)
         mask = (token < num_tokens)[:, None] & (dim < head_dim)[None, :]
         v = tl.load(base + token[:, None] * stride_s, mask=mask, other=0.0)
-        largest = tl.maximum(largest, tl.abs(v.to(tl.float32)))
+        amax = larger(amax, tl.abs(v.to(tl.float32)))
     target = partial_ptr + (batch * heads + head) * num_chunks + chunk
-    tl.store(target, tl.max(tl.max(largest, axis=1), axis=0))
+    tl.store(target, largest(largest(amax, 1), 0))
 
 
 @jit
@@ -75,7 +75,7 @@ def _quantize(  # type: ignore[no-untyped-def]
     chunk = tl.arange(0, CHUNKS)
     place = batch * heads + head
     partial = tl.load(partial_ptr + place * num_chunks + chunk, mask=chunk < num_chunks, other=0.0)
-    scale = tl.maximum(tl.max(partial, axis=0), SMALLEST) / FORMAT_MAX
+    scale = scale_of(largest(partial, 0), FORMAT_MAX, SMALLEST)
     if block == 0:
         tl.store(scale_ptr + place, scale)
     token = (block * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)

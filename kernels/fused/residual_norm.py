@@ -15,7 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import ceil_div, jit, store_row, tl, to_element, two_tiles, why_not
+from kernels.fused._jit import (
+    ceil_div,
+    jit,
+    larger,
+    largest,
+    scale_of,
+    store_row,
+    tl,
+    to_element,
+    two_tiles,
+    why_not,
+)
 from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
@@ -208,10 +219,10 @@ def _kernel(  # type: ignore[no-untyped-def]
                     n_b = n_b * factor_b + shift_b
             inverse = 1.0
             if FORMAT > 0:
-                amax = tl.max(tl.abs(n_a), axis=0)
+                amax = largest(n_a, 0)
                 if SECOND > 0:
-                    amax = tl.maximum(amax, tl.max(tl.abs(n_b), axis=0))
-                n_scale = tl.maximum(amax, SMALLEST) / FORMAT_MAX
+                    amax = larger(amax, largest(n_b, 0))
+                n_scale = scale_of(amax, FORMAT_MAX, SMALLEST)
                 tl.store(n_scale_ptr + row, n_scale)
                 inverse = 1.0 / n_scale
             store_row(n_a, inverse, n_ptr + row * CHANNELS, a, CHANNELS, FORMAT)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import jit, tl, to_eight_bit, two_tiles, why_not
+from kernels.fused._jit import jit, larger, largest, scale_of, tl, to_eight_bit, two_tiles, why_not
 from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
@@ -74,12 +74,12 @@ def _kernel(  # type: ignore[no-untyped-def]
     target = out_ptr + row * features
     first = tl.arange(0, FIRST)
     x = _read(source, first, features, GELU)
-    amax = tl.max(tl.abs(x), axis=0)
+    amax = largest(x, 0)
     if SECOND > 0:
         second = FIRST + tl.arange(0, SECOND)
         z = _read(source, second, features, GELU)
-        amax = tl.maximum(amax, tl.max(tl.abs(z), axis=0))
-    scale = tl.maximum(amax, SMALLEST) / FORMAT_MAX
+        amax = larger(amax, largest(z, 0))
+    scale = scale_of(amax, FORMAT_MAX, SMALLEST)
     inverse = 1.0 / scale
     tl.store(scale_ptr + row, scale)
     tl.store(target + first, to_eight_bit(x * inverse, FORMAT), mask=first < features)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import jit, store_row, tl, two_tiles, why_not
+from kernels.fused._jit import jit, larger, largest, scale_of, store_row, tl, two_tiles, why_not
 from kernels.fused._operators import entry_points, operator, wrap
 from kernels.fused.formats import SMALLEST_AMAX, format_of, quantize_rows
 
@@ -74,10 +74,10 @@ def _kernel(  # type: ignore[no-untyped-def]
         x_b = _read(source, b, FEATURES)
     inverse = 1.0
     if FORMAT > 0:
-        amax = tl.max(tl.abs(x_a), axis=0)
+        amax = largest(x_a, 0)
         if SECOND > 0:
-            amax = tl.maximum(amax, tl.max(tl.abs(x_b), axis=0))
-        scale = tl.maximum(amax, SMALLEST) / FORMAT_MAX
+            amax = larger(amax, largest(x_b, 0))
+        scale = scale_of(amax, FORMAT_MAX, SMALLEST)
         tl.store(scale_ptr + row, scale)
         inverse = 1.0 / scale
     store_row(x_a, inverse, target, a, FEATURES, FORMAT)

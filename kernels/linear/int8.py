@@ -24,6 +24,8 @@ MIN_COSINE = 0.9995
 """Against fp32 of the unquantized operands, for rows of normal-like values, in the Frobenius norm: each
 operand brings about 0.010 (see `formats`), their matrix product 0.014."""
 
+FORMAT = INT8.name
+"""What its operands are rounded to."""
 ALIGNMENT = 8
 MIN_LIBRARY_ROWS = 17
 """What `_int_mm` asks for on a GPU."""

@@ -101,6 +101,15 @@ def test_none_that_fits_is_said_with_each_reason(checkpoint: Path, spec: ExportS
     assert caught.value.problem.count("wan_dit-fp16-onnx-here-") == denoiser.MAX_LISTED
 
 
+def test_a_damaged_artifact_hides_no_other(checkpoint: Path, spec: ExportSpec, tmp_path: Path) -> None:
+    damaged = stored(tmp_path, spec, recipe="int8").folder
+    (damaged / MANIFEST).write_text("{", encoding="utf-8")
+    with pytest.raises(ExportError, match=f"no onnx artifact.*{damaged.name}.*is damaged"):
+        denoiser.find("onnx", tmp_path, needs(checkpoint))
+    made = stored(tmp_path, spec)
+    assert denoiser.find("onnx", tmp_path, needs(checkpoint)) == made
+
+
 @pytest.mark.parametrize(
     ("sizes", "single_rows", "fits"),
     [

@@ -134,6 +134,10 @@ def test_a_name_the_model_lacks_is_refused_before_any_change(model: Model) -> No
     [
         ({}, "is no plain LoRA: it is empty"),
         ({**tensors(), "block.to_q.diff_b": torch.zeros(6)}, "is no plain LoRA: block.to_q.diff_b"),
+        ({**tensors(), "block.to_q.diff": torch.zeros(6, 8)}, "is no plain LoRA: block.to_q.diff"),
+        ({**tensors(), "norm.diff": torch.zeros(8)}, "is no plain LoRA: norm.diff"),
+        (tensors() | tensors(names=("lora_down", "lora_up")), "has two tensors down for block.to_q"),
+        (tensors() | tensors(end=".default.weight"), "has two tensors down for block.to_q"),
         ({**tensors(), "block.to_q.dora_scale": torch.zeros(6)}, "is no plain LoRA: block.to_q.dora_scale"),
         ({"block.to_q.lora_A.weight": pair()["lora_A"]}, "has no lora_B for block.to_q"),
         ({"block.to_q.lora_B.weight": pair()["lora_B"]}, "has no lora_A for block.to_q"),

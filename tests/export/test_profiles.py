@@ -26,6 +26,32 @@ def test_the_profile_with_these_shapes(batch: int, index: int) -> None:
     assert profile_of(SPEC, {"x": torch.zeros(batch, 4), "t": torch.zeros(batch)}) == index
 
 
+GPU = torch.device("cuda", 1)
+X, T = torch.zeros(1, 4), torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "device", "message"),
+    [
+        ({"x": X.half()}, None, "x is torch.float16, built for torch.float32"),
+        ({"t": T.double()}, None, "t is torch.float64, built for torch.float32"),
+        ({"t": T.long()}, None, "t is torch.int64, built for torch.float32"),
+        ({"x": X.to("meta")}, torch.device("cpu"), "x is on meta, built for cpu"),
+        ({}, GPU, "x is on cpu, built for cuda:1; t is on cpu, built for cuda:1"),
+    ],
+)
+def test_another_dtype_or_device_is_refused(
+    change: dict[str, torch.Tensor], device: torch.device | None, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        profile_of(SPEC, {"x": X, "t": T} | change, device)
+
+
+def test_a_target_that_moves_its_inputs_takes_them_from_anywhere() -> None:
+    assert profile_of(SPEC, {"x": X.to("meta"), "t": T}) == 0
+    assert profile_of(SPEC, {"x": X.to("meta"), "t": T.to("meta")}, torch.device("meta")) == 0
+
+
 @pytest.mark.parametrize(
     "inputs",
     [

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_export import forwards, subject
 from torch import Tensor
 
@@ -43,6 +44,18 @@ def test_numbers_are_those_of_the_difference() -> None:
     assert output.max_absolute == pytest.approx(gap, rel=1e-4)
     assert output.mean_absolute == pytest.approx(gap, rel=1e-4)
     assert output.relative == pytest.approx(gap * value.numel() ** 0.5 / float(value.norm()), rel=1e-4)
+
+
+def test_what_was_seen_is_said() -> None:
+    side = eager_side(subject())
+    given = [(forward[0] + 100, *forward[1:]) for forward in forwards()]
+    made = verify(subject().spec, "fp8", side, side, given)
+    latents = torch.cat([forward[0] for forward in given])
+    (seen,) = [one for one in made.inputs if one.name == "latents"]
+    assert seen.mean == pytest.approx(float(latents.mean()), rel=1e-6)
+    assert seen.deviation == pytest.approx(float(latents.std()), rel=1e-2)
+    assert seen.max_absolute == pytest.approx(float(latents.max()))
+    assert [one["name"] for one in made.record()["inputs"]] == ["latents", "timestep", "text", "text_mask"]
 
 
 @pytest.mark.parametrize(("amount", "message"), [(0.5, "relative error"), (float("nan"), "not finite")])

@@ -10,7 +10,8 @@ import numpy as np
 
 from engine.loop.prompting import compile_prompt
 from engine.runs.store import RunStore
-from engine.runs.trace import Span, write_trace
+from engine.runs.trace import Span
+from engine.runs.trace_file import write_trace
 from engine.types import (
     Attempt,
     Critique,
@@ -29,6 +30,7 @@ from engine.types import (
     Verdict,
 )
 from engine.video.files import probe, write_mp4
+from kernels.files import file_digest
 
 HOSTILE = '</p><script>document.title = "owned"</script><img src=x onerror="document.title=1">'
 SCENES = (
@@ -202,9 +204,9 @@ def _write_extras(run: Path, scenarios: tuple[Scenario, ...]) -> None:
         "unscored": [{"scenario_id": scenarios[4].id, "reason": "no chosen clip: the scenario failed"}],
     }
     (run / "scores.json").write_text(json.dumps(scores))
-    (run / "manifest.json").write_text(
-        json.dumps({"generator": {"family": "wan", "digest": "3f9c"}, "seed": 7, "note": HOSTILE})
-    )
+    prefixes = {scenario.id: file_digest(scenario.prefix.path) for scenario in scenarios}
+    facts = {"generator": {"family": "wan", "digest": "3f9c"}, "seed": 7, "note": HOSTILE}
+    (run / "manifest.json").write_text(json.dumps({**facts, "prefixes": prefixes}))
     spans, clock = [], 0.0
     for scenario, takes in zip(scenarios, CRITIC, strict=True):
         for index in range(len(takes)):

@@ -10,7 +10,8 @@ from sliding import SlidingSquare
 from bench.scoring.view_metrics import CaseScore, reduce_clip, reduced_size, score_case
 from engine.datasets.physics_iq import read_descriptions
 from engine.demo.layout import write_dataset
-from engine.types import Frames
+from engine.runs.store import RunStore
+from engine.types import Attempt, Frames, Outcome, Prompt, Scenario
 from engine.video.motion_masks import masks_of
 
 VIEWS = ("perspective-left", "perspective-right")
@@ -35,6 +36,20 @@ def submit(dataset: Path, folder: Path, *, take: int = 1) -> dict[str, Path]:
         paths[row.scenario_id] = folder / row.output_name
         shutil.copyfile(source, paths[row.scenario_id])
     return paths
+
+
+def record_takes(store: RunStore, scenario: Scenario, *clips: Path) -> None:
+    """The scenario finished with `clips` as its takes, of which it chose the first."""
+    prompt = Prompt(text="p", negative="", seed=0, revision=0)
+    attempts = []
+    for index, clip in enumerate(clips):
+        path = store.video_path(scenario.id, index)
+        shutil.copyfile(clip, store.folder / path)
+        attempts.append(
+            Attempt(index=index, round=index, sample=0, prompt=prompt, video_path=path, critique=None)
+        )
+        store.attempt(scenario.id, attempts[-1])
+    store.outcome(Outcome(scenario_id=scenario.id, attempts=tuple(attempts), chosen=0))
 
 
 def square_takes(take: int, view: str, number: int = 0) -> Frames:

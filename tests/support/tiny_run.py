@@ -6,37 +6,25 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from scripted_critic import ScriptedCritic
 from sliding import SlidingSquare
 from tiny_vlm import save_tiny_vlm
 from tiny_wan import SIDECAR, build_folder
 
 from engine.build import prepare as preparing
 from engine.demo.layout import write_dataset
-from engine.machine.streams import HostFence
-from engine.protocols import Critic, Fence
+from engine.protocols import Critic
 from engine.settings.config import RunConfig, load_config
 from engine.types import (
     Attempt,
-    Critique,
-    Fault,
-    Footprint,
     Outcome,
-    PhysicsPlan,
-    PlanMotion,
     PlanReply,
-    Prompt,
-    Scenario,
-    Verdict,
-    Video,
-    VideoSpec,
 )
 
 CRITIC_SIDECAR = {"num_prefix_frames": 2, "num_take_frames": 2, "frame_px": 32, "max_new_tokens": 4}
-DIRECTIONS = ("left", "right", "up", "down", "away")
 
 
 @dataclass(frozen=True)
@@ -69,47 +57,6 @@ def make_folders(root: Path) -> Folders:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 128}))
     critic = save_tiny_vlm(root / "critic", sidecar=json.dumps(CRITIC_SIDECAR))
     return Folders(dataset=root / "dataset", generator=generator, critic=critic)
-
-
-@dataclass
-class Ready:
-    """A job of one step."""
-
-    value: Any
-    steps_left: int = 1
-
-    def launch(self) -> Fence:
-        self.steps_left -= 1
-        return HostFence()
-
-    def result(self) -> Any:
-        return self.value
-
-
-class ScriptedCritic:
-    """A plan of its own, then a new direction and a better score at each take: every loop is used."""
-
-    def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=1, activation_bytes=1)
-
-    def plan(self, scenario: Scenario) -> Any:
-        return Ready(PlanReply(plan=_plan("sideways"), raw="{}", num_tokens=2, seconds=0.1))
-
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Any:
-        return Ready(
-            Critique(
-                verdict=Verdict.REVISE,
-                score=10.0 * prompt.revision,
-                seen=("a square",),
-                expected=(),
-                findings=(),
-                fault=Fault.MISSING_CLUES,
-                revised=_plan(DIRECTIONS[prompt.revision]),
-                raw="{}",
-                num_tokens=2,
-                seconds=0.1,
-            )
-        )
 
 
 def script_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +94,3 @@ class Silent:
 
     def outcome(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-
-
-def _plan(direction: str) -> PhysicsPlan:
-    motion = PlanMotion(object="square", direction=direction, speed="slow")
-    return PhysicsPlan(objects=(), motion=(motion,), events=(), rest=(), still=())

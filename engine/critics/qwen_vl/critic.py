@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from engine.critics.qwen_vl.decode import Decoding, Ready
+import torch
+
+from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.folder import read_folder
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
@@ -33,7 +37,11 @@ from engine.critics.qwen_vl.schema import (
     storable,
 )
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
+from engine.critics.qwen_vl.slots import Slots
+from engine.critics.qwen_vl.text_step import TextStep, groups
+from engine.machine.streams import FutureFence, HostFence
 from engine.protocols import Fence
+from engine.quant.four_bit import pack_linears
 from engine.types import (
     Clip,
     Critique,
@@ -54,9 +62,15 @@ PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
 NUM_TRIES = 2
 
 
+def _reader() -> ThreadPoolExecutor:
+    """Decoding a 4K clip takes a second, which the thread that launches kernels does not have."""
+    return ThreadPoolExecutor(1, "retake-critic-clips")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenVLCritic:
-    """A loaded critic. `plan` and `start` do no work: the first `launch` reads and preprocesses frames."""
+    """A loaded critic. `plan` and `start` do no work: the first `launch` has the prefix read on a thread of
+    the host, the second one preprocesses its frames."""
 
     model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
     tokenizer: Any
@@ -64,12 +78,14 @@ class QwenVLCritic:
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    slots: Slots | None  # None: the model has shapes only
+    notes: Mapping[str, str]
+    reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
 
     def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
         """Step 1 of the loop: what the prefix and the brief text imply."""
 
-        def segments(retry: bool) -> list[Segment]:
-            prefix = self._prefix(scenario.prefix)
+        def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             instruction = self.settings.plan_instruction
             return plan_segments(self.tokenizer, instruction, prefix, scenario.text, retry=retry)
 
@@ -79,6 +95,7 @@ class QwenVLCritic:
 
         return ReplyJob(
             self,
+            partial(self._prefix, scenario.prefix),
             segments,
             read,
             lambda reply: reply.plan is not None,
@@ -89,11 +106,11 @@ class QwenVLCritic:
     def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> ReplyJob[Critique]:
         """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan."""
 
-        def segments(retry: bool) -> list[Segment]:
+        def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             return critique_segments(
                 self.tokenizer,
                 self.settings.critique_instruction,
-                self._prefix(scenario.prefix),
+                prefix,
                 self._take(video),
                 prompt.text,
                 retry=retry,
@@ -104,6 +121,7 @@ class QwenVLCritic:
 
         return ReplyJob(
             self,
+            partial(self._prefix, scenario.prefix),
             segments,
             read,
             lambda reply: reply.verdict is not Verdict.UNREADABLE,
@@ -155,7 +173,8 @@ class QwenVLCritic:
 
 
 class ReplyJob(Generic[T]):
-    """One question to the critic: prefill, chunks of tokens, reading; asked once more when unreadable.
+    """One question to the critic: the prefix read on the host, prefill, chunks of tokens, the reply parsed;
+    asked once more when unreadable.
 
     The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
     installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
@@ -166,7 +185,8 @@ class ReplyJob(Generic[T]):
     def __init__(
         self,
         critic: QwenVLCritic,
-        segments: Callable[[bool], list[Segment]],
+        prefix: Callable[[], VideoSegment],
+        segments: Callable[[VideoSegment, bool], list[Segment]],
         read: Callable[[str, int, float, bool], T],
         is_readable: Callable[[T], bool],
         *,
@@ -174,6 +194,7 @@ class ReplyJob(Generic[T]):
         seed: int,
     ) -> None:
         self._critic = critic
+        self._prefix = prefix
         self._segments = segments
         self._read = read
         self._is_readable = is_readable
@@ -182,6 +203,7 @@ class ReplyJob(Generic[T]):
         self._num_tries = 0
         self._num_tokens = 0
         self._started_s: float | None = None
+        self._frames: Future[VideoSegment] | None = None
         self._decoding: Decoding | None = None
         self._reply: T | None = None
         self._opening = ""  # what of the reply the prompt has written already
@@ -191,16 +213,23 @@ class ReplyJob(Generic[T]):
         if self._reply is not None:
             return 0
         if self._decoding is None:
-            return 2 + math.ceil((self._critic.settings.max_new_tokens - 1) / CHUNK_TOKENS)
+            chunks = math.ceil((self._critic.settings.max_new_tokens - 1) / CHUNK_TOKENS)
+            return 2 + chunks + (self._frames is None)
         if self._decoding.finished:
             return 1
         return 1 + self._decoding.steps_left
 
     def launch(self) -> Fence:
         if self._reply is not None:
-            return Ready()
+            return HostFence()
+        if self._frames is None:
+            self._started_s = time.perf_counter()
+            self._frames = self._critic.reader.submit(self._prefix)
+            return FutureFence(self._frames)
+        if not self._frames.done():
+            return FutureFence(self._frames)
         if self._decoding is None:
-            return self._ask()
+            return self._ask(self._frames.result())
         if not self._decoding.finished:
             return self._decoding.extend()
         return self._settle(self._decoding)
@@ -209,11 +238,10 @@ class ReplyJob(Generic[T]):
         assert self._reply is not None, f"{self.steps_left} steps left"
         return self._reply
 
-    def _ask(self) -> Fence:
+    def _ask(self, prefix: VideoSegment) -> Fence:
         critic, retry = self._critic, self._num_tries > 0
-        self._started_s = self._started_s or time.perf_counter()
         self._num_tries += 1
-        segments = self._segments(retry)
+        segments = self._segments(prefix, retry)
         self._opening = opening(segments, retry=retry)
         inputs = build_inputs(
             critic.tokenizer,
@@ -223,11 +251,12 @@ class ReplyJob(Generic[T]):
             device=str(critic.model.device),
             dtype=critic.model.dtype,
         )
+        assert critic.slots is not None, "a model without weights answers nothing"
         self._decoding = Decoding(
             critic.model,
+            critic.slots,
             inputs,
             max_new_tokens=critic.settings.max_new_tokens,
-            eos_ids=critic.eos_ids,
             chunk_tokens=CHUNK_TOKENS,
             seed=self._seed if retry else None,
             grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
@@ -238,13 +267,13 @@ class ReplyJob(Generic[T]):
         tokens = decoding.tokens()
         text = self._critic.tokenizer.decode(tokens, skip_special_tokens=True)
         self._num_tokens += len(tokens)
-        assert self._started_s is not None, "settled before it was asked"
+        assert self._started_s is not None and self._frames is not None, "settled before it was asked"
         seconds = time.perf_counter() - self._started_s
         reply = self._read(self._opening + text, self._num_tokens, seconds, decoding.cut)
         if not self._is_readable(reply) and self._num_tries < NUM_TRIES:
-            return self._ask()
-        self._reply, self._decoding = reply, None
-        return Ready()
+            return self._ask(self._frames.result())
+        self._reply, self._decoding, self._frames = reply, None, None
+        return HostFence()
 
 
 def load(
@@ -261,13 +290,25 @@ def load(
     parts = read_folder(
         folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
     )
-    config = parts.model.config
+    model, config = parts.model, parts.model.config
+    slots: Slots | None = None
+    if with_weights:
+        if torch.device(model.device).type == "cuda":
+            pack_linears(groups(model))
+        slots = Slots(
+            TextStep(model),
+            device=torch.device(model.device),
+            eos_ids=parts.eos_ids,
+            max_new_tokens=settings.max_new_tokens,
+        )
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     return QwenVLCritic(
-        model=parts.model,
+        model=model,
         tokenizer=parts.tokenizer,
         settings=settings,
         geometry=geometry,
         eos_ids=parts.eos_ids,
         grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        slots=slots,
+        notes={"chat_template": parts.chat_template},
     )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.critics.qwen_vl.chat_template import chat_template
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
 from engine.errors import ModelError, unknown_name
 from kernels.descriptors import DTYPES, torch_dtype
@@ -40,8 +41,9 @@ class CriticParts:
     """What a folder holds. Without weights the model has shapes only (device meta)."""
 
     model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
-    tokenizer: Any
+    tokenizer: Any  # with the chat template that counts
     eos_ids: tuple[int, ...]
+    chat_template: str  # where that was found
 
 
 def read_folder(
@@ -70,9 +72,16 @@ def read_folder(
             f"{folder}: {VIDEO_PAD} of the tokenizer is not video_token_id {config.video_token_id}",
             fix="take tokenizer and config.json from the same model",
         )
+    template = chat_template(folder, tokenizer)
+    tokenizer.chat_template = template.text
     stays = bool(options) or not with_weights or getattr(model, "quantization_method", None) is not None
     model = model.eval() if stays else model.to(device).eval()
-    return CriticParts(model=model, tokenizer=tokenizer, eos_ids=_eos_ids(model, tokenizer))
+    return CriticParts(
+        model=model,
+        tokenizer=tokenizer,
+        eos_ids=_eos_ids(model, tokenizer),
+        chat_template=template.source,
+    )
 
 
 def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:

@@ -153,6 +153,6 @@ class FastBlock(nn.Module):
     def _feed_forward(self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         u = on_shared_input(self.up, n, n_scale, dtype)
         if isinstance(self.down, QuantizedLinear):
-            u8, u_scale = self.ops.row_quant(u, quantize=self.down.format, activation="gelu_tanh")
+            u8, u_scale = self.ops.row_quant(u, quantize=self.down.input_format, activation="gelu_tanh")
             return self.down.forward_quantized(u8, u_scale, out_dtype=dtype)
         return as_tensor(self.down(F.gelu(u, approximate="tanh")))

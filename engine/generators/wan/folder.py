@@ -192,7 +192,8 @@ def _refuse_adapters(folder: Path) -> None:
             folder,
             "the folder",
             f"an adapter, {found[0].relative_to(folder)}, which is not loaded",
-            "adapters merged into the transformer (diffusers: load_lora_weights, fuse_lora, save_pretrained)",
+            "adapters merged into the transformer (diffusers: load_lora_weights, fuse_lora, save_pretrained; "
+            "its conversion drops .diff tensors silently)",
         )
 
 

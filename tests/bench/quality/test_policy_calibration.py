@@ -40,7 +40,7 @@ def test_scenes_are_of_training_seeds(folder: Path, monkeypatch: pytest.MonkeyPa
     assert generator.denoiser is before
     assert len({error.timestep for error in errors}) == STEPS
     assert {error.timestep for error in errors} == set(generator.schedule.timesteps)
-    assert len(errors) == (16 + 4) * 2 * STEPS and all(np.isfinite(e.relative_error) for e in errors)
+    assert len(errors) == (16 * 3 + 4 * 2) * STEPS and all(np.isfinite(e.relative_error) for e in errors)
 
 
 def test_the_suite_writes_a_policy_that_the_presets_follow(
@@ -57,7 +57,7 @@ def test_the_suite_writes_a_policy_that_the_presets_follow(
     written = json.loads(out.read_text())
     assert written["schema"] == 1 and written["kind"] == "policy" and written["source"] == policy.source
     assert {row["name"] for row in written["rows"]} == {
-        f"{kind} {format}" for kind in ("linear", "attention") for format in ("fp8", "int8")
+        *("linear fp8", "linear fp8_full_accum", "linear int8", "attention fp8", "attention int8")
     }
     assert f"{len(policy.entries)} entries" in capsys.readouterr().out
     generator = wan.load(folder, device="cpu", dtype="fp32", denoise=PRESETS["fast"])

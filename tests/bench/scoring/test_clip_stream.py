@@ -14,12 +14,12 @@ from plain_reader import frames_bgr, load_generated, load_real
 from bench.scoring.case_scoring import measure_clip
 from bench.scoring.check.datasets import Made, make
 from bench.scoring.clip_stream import decode, packed_iou, stream_clip
-from bench.scoring.file_digests import FileDigests
 from bench.scoring.reference_cache import ReferenceCache
 from bench.scoring.references import reference_key, references
 from bench.scoring.view_metrics import case_metrics, compare, iou
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import VideoError
+from engine.runs.digests import FileDigests
 from engine.video.files import write_mp4
 
 

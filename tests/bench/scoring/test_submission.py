@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scored_clips import make_dataset, square_takes, submit
+from scored_clips import make_dataset, record_takes, square_takes, submit
 
 from bench.scoring.case_scoring import CHOSEN
 from bench.scoring.submission import MAX_LISTED, Submission, read_submission
 from engine.datasets.physics_iq import Description, open_dataset, read_descriptions
 from engine.errors import ScorerError
 from engine.runs.store import RunStore
-from engine.types import Attempt, Outcome, Prompt, Scenario
+from engine.types import Outcome
 from engine.video.files import write_mp4
 
 
@@ -120,12 +120,12 @@ def test_a_run_is_complete_with_its_own_scenarios(dataset: Path, tmp_path: Path)
     scenarios = open_dataset(dataset).scenarios(8.0)[:3]
     with RunStore.create(run, scenarios) as store:
         for scenario in scenarios[:2]:
-            record(store, scenario, paths[scenario.id])
+            record_takes(store, scenario, paths[scenario.id])
         unfinished = read(run, dataset)
         store.outcome(Outcome(scenario_id=scenarios[2].id, attempts=(), failure="out of memory"))
         failed = read(run, dataset)
         store.forget_failures()
-        record(store, scenarios[2], paths[scenarios[2].id])
+        record_takes(store, scenarios[2], paths[scenarios[2].id])
     complete = read(run, dataset)
     assert complete.refusal is None and len(complete.rows) == 3 and not complete.strange
     assert "the run has not finished it" in str(unfinished.refusal)
@@ -138,26 +138,20 @@ def test_a_run_is_complete_with_its_own_scenarios(dataset: Path, tmp_path: Path)
 def test_attempts_of_a_run_are_found_in_their_order(dataset: Path, tmp_path: Path) -> None:
     run, paths = tmp_path / "run", submit(dataset, tmp_path / "clips")
     scenarios = open_dataset(dataset).scenarios(8.0)[:1]
+    short = tmp_path / "short.mp4"
+    write_mp4(short, square_takes(1, "left")[:20], 8.0)
+    good = paths[scenarios[0].id]
     with RunStore.create(run, scenarios) as store:
-        record(store, scenarios[0], paths[scenarios[0].id])
+        record_takes(store, scenarios[0], *[short if number == 3 else good for number in range(11)])
     takes = run / "videos" / scenarios[0].id
-    for number in (10, 2):
-        shutil.copyfile(takes / "attempt-0.mp4", takes / f"attempt-{number}.mp4")
-    write_mp4(takes / "attempt-3.mp4", square_takes(1, "left")[:20], 8.0)
+    shutil.copyfile(good, takes / "attempt-11.mp4")  # a killed run wrote it and did not record it
+    shutil.copyfile(good, takes / "attempt-0 (copy).mp4")
+    (takes / "attempt-4.mp4").unlink()
     found = read_submission(run, read_descriptions(dataset), all_attempts=True)
-    assert [label for label, _ in found.clips[scenarios[0].id]] == [CHOSEN, 0, 2, 10]
-    assert [(entry.attempt, "20 frames" in entry.reason) for entry in found.unscored] == [(3, True)]
+    assert [label for label, _ in found.clips[scenarios[0].id]] == [CHOSEN, 0, 1, 2, *range(5, 11)]
+    reasons = {entry.attempt: entry.reason for entry in found.unscored}
+    assert reasons.keys() == {3, 4} and "20 frames" in reasons[3] and "does not exist" in reasons[4]
     assert found.refusal is None  # a bad attempt does not make the submission incomplete
-
-
-def record(store: RunStore, scenario: Scenario, clip: Path) -> None:
-    """The scenario finished with `clip` as its only take."""
-    path = store.video_path(scenario.id, 0)
-    shutil.copyfile(clip, store.folder / path)
-    prompt = Prompt(text="p", negative="", seed=0, revision=0)
-    attempt = Attempt(index=0, round=0, sample=0, prompt=prompt, video_path=path, critique=None)
-    store.attempt(scenario.id, attempt)
-    store.outcome(Outcome(scenario_id=scenario.id, attempts=(attempt,), chosen=0))
 
 
 def test_a_mirrored_clip_is_refused_as_opencv_does_not_see_that(dataset: Path, tmp_path: Path) -> None:

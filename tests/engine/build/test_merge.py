@@ -18,8 +18,10 @@ from engine.build.merge import merge
 from engine.build.prepare import open_dataset
 from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, StoreError
-from engine.runs.store import DATABASE, RunStore
-from engine.runs.trace import Span, read_trace, totals, write_trace
+from engine.runs.folder import DATABASE
+from engine.runs.store import RunStore
+from engine.runs.trace import Span, totals
+from engine.runs.trace_file import read_trace, write_trace
 from engine.settings.config import load_config, read_config, write_config
 from engine.types import Attempt, Clip, Outcome, PlanReply, Prompt, Scenario
 
@@ -123,7 +125,11 @@ def test_two_shards_become_one_run(tmp_path: Path) -> None:
 def test_settings_and_manifest_are_those_of_the_whole(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {1: [1]})
     two = make_run(tmp_path / "two", {2: [1]}, settings={"shard": "2/2"}, seconds=2.0)
-    merge([one, two], tmp_path / "all")
+    with pytest.raises(
+        StoreError, match=r"two was made with something else than .*one:\n  package torch: 1\.0, now 2\.0"
+    ):
+        merge([one, two], tmp_path / "all")
+    merge([one, two], tmp_path / "all", accept_changes=True)
     config = read_config(tmp_path / "all")
     assert config == replace(read_config(one), shard=None, out=tmp_path / "all")
     assert "shard" not in (tmp_path / "all" / "config.toml").read_text()
@@ -134,7 +140,8 @@ def test_settings_and_manifest_are_those_of_the_whole(tmp_path: Path) -> None:
         ("one", "1/2", 1),
         ("two", "2/2", 1),
     ]
-    assert manifest["merged"][0]["differs"] == {}
+    assert manifest["merged"][0]["differs"] == {} and manifest["merged"][0]["changes"] == []
+    assert manifest["merged"][1]["changes"] == ["package torch: 1.0, now 2.0"]
     assert manifest["merged"][1]["differs"] == {"packages": {"torch": "2.0"}}
 
 
@@ -159,13 +166,18 @@ def test_the_finished_one_wins_and_unfinished_takes_are_kept(tmp_path: Path) -> 
 
 def test_finished_twice_is_no_matter_while_the_takes_are_equal(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {1: [1, 2]})
-    merge([one, make_run(tmp_path / "two", {1: [1, 2]}, seconds=9.0)], tmp_path / "all")
+    two = make_run(tmp_path / "two", {1: [1, 2]}, seconds=9.0)
+    merge([one, two], tmp_path / "all", accept_changes=True)
     with RunStore.open(tmp_path / "all") as store:
         assert store.attempts("0001_view")[0].timings == {"generate": 1.0}
-    for folder in (make_run(tmp_path / "three", {1: [1, 3]}), make_run(tmp_path / "four", {1: [1, 2]})):
-        (folder / "videos" / "0001_view" / "attempt-0.mp4").write_text("other pixels")
-        with pytest.raises(ConfigError, match=r"0001_view is finished with different takes in .*one and in"):
-            merge([one, folder], tmp_path / "other")
+    three = make_run(tmp_path / "three", {1: [1, 3]})
+    with pytest.raises(ConfigError, match=r"0001_view is finished with different takes in .*one and in"):
+        merge([one, three], tmp_path / "other")
+    (two / "videos" / "0001_view" / "attempt-0.mp4").write_text("other pixels")
+    with pytest.raises(
+        StoreError, match=r"attempt-0\.mp4 is recorded, and is missing or not as it was stored"
+    ):
+        merge([one, two], tmp_path / "other", accept_changes=True)
     assert not (tmp_path / "other").exists()
 
 
@@ -186,8 +198,9 @@ def test_other_settings_are_refused(tmp_path: Path, settings: dict[str, object],
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     one, two = make_run(tmp_path / "one", {1: [1]}), make_run(tmp_path / "two", {2: [1]}, digest="bb")
-    with pytest.raises(ConfigError, match=r"generator/dit\.safetensors are aa in .* and bb in"):
+    with pytest.raises(StoreError, match=r"file dit\.safetensors of the generator: changed") as caught:
         merge([one, two], tmp_path / "all")
+    assert "--accept-changes" in caught.value.fix
 
 
 def test_what_is_no_set_of_runs_is_refused(tmp_path: Path) -> None:
@@ -208,7 +221,7 @@ def test_what_is_no_set_of_runs_is_refused(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_merge_that_fails(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {1: [1], 2: [1, 2]})
     (one / "videos" / "0002_view" / "attempt-1.mp4").unlink()
-    with pytest.raises(StoreError, match=r"attempt-1\.mp4 is recorded but missing"):
+    with pytest.raises(StoreError, match=r"attempt-1\.mp4 is recorded, and is missing"):
         merge([one], tmp_path / "all")
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
@@ -234,7 +247,7 @@ def test_traces_are_laid_end_to_end_and_a_part_of_them_is_none(tmp_path: Path) -
     assert not (tmp_path / "all" / "trace.json").exists()
     write_trace(two / "trace.json", [other])
     assert merge([one, two], tmp_path / "both").has_trace
-    spans = read_trace(tmp_path / "both" / "trace.json")  # without the work on what was not kept
+    spans = read_trace(tmp_path / "both")  # without the work on what was not kept
     assert [(s.scenario_id, s.start_s, s.end_s) for s in spans] == [
         ("0001_view", 0.0, 3.0),
         ("0002_view", 3.0, 6.0),
@@ -299,9 +312,46 @@ def test_the_order_is_the_datasets_and_limit_still_holds(part: Path, tmp_path: P
         first, last = store.scenarios()
     assert (first.id < second.id, last) == (True, second)
     (part / "config.toml").write_text("limit = 1\n" + text)
-    assert merge([part], tmp_path / "one").num_scenarios == 2  # what a run holds stays, whatever the limit
+    with pytest.raises(StoreError, match="part is not what its manifest says:\n  setting limit: None, now 1"):
+        merge([part], tmp_path / "one")
+    one = merge([part], tmp_path / "one", accept_changes=True)
+    assert one.num_scenarios == 2  # what a run holds stays, whatever the limit
     (part / "config.toml").write_text("limit = 2\n" + text)
-    assert merge([part], tmp_path / "two").num_scenarios == 2
+    assert merge([part], tmp_path / "two", accept_changes=True).num_scenarios == 2
+
+
+def test_a_prefix_that_is_another_clip_now_is_named(part: Path, folders: Folders, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(folders.dataset, moved)
+    with RunStore.open(part, read_only=True) as store:
+        (scenario,) = store.scenarios()
+    with next(moved.rglob(scenario.prefix.path.name)).open("ab") as file:
+        file.write(b"other")
+    with pytest.raises(StoreError, match=f"prefix of scenario {scenario.id}"):
+        merge([part], tmp_path / "all", dataset=moved)
+    merge([part], tmp_path / "all", dataset=moved, accept_changes=True)
+    manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    assert manifest["merged"][0]["changes"] == [f"prefix of scenario {scenario.id}"]
+
+
+def test_prefixes_of_all_runs_are_kept(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "one", {1: [1]}), make_run(tmp_path / "two", {2: [1]})]
+    for number, run in enumerate(runs, start=1):
+        facts = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps(facts | {"prefixes": {scenario(number).id: "aa"}}))
+    merge(runs, tmp_path / "all")
+    manifest = json.loads((tmp_path / "all" / "manifest.json").read_text())
+    assert manifest["prefixes"] == {"0001_view": "aa", "0002_view": "aa"}
+
+
+def test_what_a_killed_merge_left_is_removed(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "one", {1: [1]})
+    left = tmp_path / ".all.merge.partial" / "run" / "videos"
+    left.mkdir(parents=True)
+    (left / "half.mp4").write_text("half")
+    merge([one], tmp_path / "all")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "one"]
+    assert not (tmp_path / "all" / "videos" / "half.mp4").exists()
 
 
 def test_scenarios_beyond_the_limit_do_not_become_pending(

@@ -26,7 +26,7 @@ from engine.datasets.physics_iq import PhysicsIQ
 from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
 from engine.generators.wan import generator as wan
 from engine.runs.store import RunStore
-from engine.runs.trace import read_trace
+from engine.runs.trace_file import read_trace
 from engine.settings.config import read_config
 from engine.settings.presets import PRESETS
 from engine.types import Outcome, Verdict
@@ -81,7 +81,8 @@ def test_real_small_models_run_end_to_end(folders: Folders, tmp_path: Path) -> N
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["resolved"]["dtype"] == "fp32"
     assert manifest["models"]["generator"]["sha256"]
-    assert {span.lane for span in read_trace(out / "trace.json")} == {"generate", "critique", "encode"}
+    assert manifest["critic"] == {"chat_template": "chat_template.jinja"}
+    assert {span.lane for span in read_trace(out)} == {"generate", "critique", "encode"}
     assert read_config(out) == folders.config(out)
     with RunStore.open(out, read_only=True) as store:
         table = next(folders.dataset.rglob("descriptions.csv"))
@@ -101,12 +102,12 @@ def test_overlap_interruption_and_resumption_change_nothing(
     cut, rest = Silent(interrupt=2), Silent()
     with build_run(folders.config(tmp_path / "cut")) as run, pytest.raises(KeyboardInterrupt):
         run.execute(cut)
-    num_spans = len(read_trace(tmp_path / "cut" / "trace.json"))
+    num_spans = len(read_trace(tmp_path / "cut"))
     with resume_run(tmp_path / "cut") as run:
         assert facts(run.execute(rest)) == facts(whole)
     assert not set(cut.attempts) & set(rest.attempts)
     assert len(cut.attempts) + len(rest.attempts) == 6
-    assert len(read_trace(tmp_path / "cut" / "trace.json")) > num_spans
+    assert len(read_trace(tmp_path / "cut")) > num_spans
 
 
 BEST_OF_THREE: dict[str, object] = {
@@ -130,7 +131,7 @@ def test_best_of_three_is_the_same_serial_and_interrupted(
         assert ["critic_score" in a.selector_scores for a in outcome.attempts] == [
             a.critique is not None for a in outcome.attempts
         ]
-    spans = read_trace(tmp_path / "whole" / "trace.json")
+    spans = read_trace(tmp_path / "whole")
     assert {span.lane for span in spans} == {"generate", "critique", "encode", "select"}
     serial = BEST_OF_THREE | {"schedule.overlap": False}
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:

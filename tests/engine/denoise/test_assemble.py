@@ -20,7 +20,7 @@ from engine.generators.wan.family import WanFamily
 from engine.generators.wan.forward import FastDenoiser
 from engine.generators.wan.recipes import WAN
 from engine.quant.calibration import FORMATS
-from engine.quant.linears import QuantizedLinear
+from engine.quant.linears import KERNELS, QuantizedLinear
 from engine.quant.precision_policy import FILE, Policy, PolicyEntry, checkpoint_digest
 from engine.quant.recipes import SurgeryError, resolve
 from engine.settings.presets import PRESETS, QUANTIZED_END, DenoiseSettings
@@ -289,6 +289,21 @@ def test_the_policy_decides_what_is_left_open(with_policy: Path, tmp_path: Path)
     assert fast(named)._quantized_ranges == fast(assembled)._quantized_ranges
 
 
+def test_single_layers_sum_in_full_where_the_policy_says_so(with_policy: Path, tmp_path: Path) -> None:
+    """The note in the manifest names them; their operands are rounded as those of the others."""
+    policy = Policy.load(with_policy / FILE)
+    slow = PolicyEntry(layer="blocks.2.ffn.net.2", kind="linear", format="fp8_full_accum", low=0, high=1000)
+    replace(policy, entries=(*policy.entries, slow)).save(with_policy / FILE)
+    for _ in range(2):  # quantized and kept, then loaded
+        assembled = followed(OPEN, with_policy, weights=tmp_path / "weights")
+        note = assembled.notes["linear"]
+        assert note.startswith("fp8: 13 layers"), note
+        assert note.endswith("3 kept by the policy; fp8_full_accum by the policy: blocks.2.ffn.net.2")
+        down = fast(assembled).wan.blocks[2].down
+        assert (down.format, down.input_format) == ("fp8_full_accum", "fp8")
+        assert tiny.relative(velocity(assembled), velocity(made(DenoiseSettings()))) < 0.1
+
+
 def test_what_was_given_wins_over_the_policy(with_policy: Path) -> None:
     for end in ("quantized_first", "quantized_last"):
         given = followed(replace(OPEN, **{end: 0.3}), with_policy)
@@ -347,7 +362,9 @@ def test_without_a_policy_everything_is_as_if_there_were_none(with_policy: Path)
 
 def test_8_bit_kernels_stand_for_a_measured_format() -> None:
     eight_bit = {name for name in dispatch.names() if dispatch.load(name).ACCURACY == "8bit"}
-    assert set(module.MEASURED_AS) == eight_bit and set(module.MEASURED_AS.values()) == set(FORMATS)
+    assert set(module.MEASURED_AS) == eight_bit and set(module.MEASURED_AS.values()) == {
+        KERNELS[f].FORMAT for f in FORMATS
+    }
 
 
 # --- graphs and other refusals ------------------------------------------------------------------------------

@@ -43,11 +43,11 @@ def test_every_layer_format_and_timestep_is_measured_and_the_hooks_are_gone() ->
     before = velocity(model)
     errors = measured(model, 900.0, 100.0)
     found = {(e.kind, e.layer, e.format, e.timestep) for e in errors}
-    assert len(found) == len(errors) == (16 + 4) * 2 * 2
+    assert len(found) == len(errors) == (16 * 3 + 4 * 2) * 2
     assert [e.timestep for e in errors[:2]] == [900.0, 100.0]
     assert not any(layer._forward_pre_hooks for layer in model.modules())
     assert torch.equal(velocity(model), before), "the module is unmodified"
-    fp8 = [e for e in errors if (e.kind, e.format) == ("linear", "fp8")]
+    fp8 = [e for e in errors if e.kind == "linear" and e.format in ("fp8", "fp8_full_accum")]
     assert all(0.01 < e.relative_error < 0.05 and e.cosine > 0.998 for e in fp8)
 
 
@@ -78,10 +78,44 @@ def test_a_planted_outlier_is_measured_and_stays_bf16() -> None:
     wild = {(e.layer, e.format): e for e in errors if e.kind == "linear"}
     assert wild[OUTLIER, "int8"].relative_error > 0.5 > 10 * calm[OUTLIER, "int8"].relative_error
     policy = choose(errors, Budget(), source="x", producer="a test")
-    kept = policy.kept_linears(model, WAN, "int8")
-    assert kept == (OUTLIER,)
-    report = quantize_linears(model, WAN, "int8", expect=15, policy=dict.fromkeys(kept, "bf16"))
+    others = policy.other_linears(model, WAN, "int8")
+    assert others == {OUTLIER: "bf16"}
+    report = quantize_linears(model, WAN, "int8", expect=15, policy=others)
     assert OUTLIER in report.kept and len(report.formats) == 15
+
+
+def ones_beside_an_outlier(layer: torch.nn.Linear) -> torch.Tensor:
+    """Inputs [3, K] whose first channel is 448 times the others, and so are its weights."""
+    torch.nn.init.ones_(layer.weight)
+    layer.weight[:, 0] = 448
+    x = torch.ones(3, layer.in_features)
+    x[:, 0] = 448
+    return x
+
+
+def test_what_fast_accumulation_loses_is_measured_and_the_layer_sums_in_full() -> None:
+    """All values are exact in E4M3, so the sums alone are wrong: 4095 ones are lost beside 448 * 448."""
+    layer = torch.nn.Linear(4096, 16, bias=False).requires_grad_(False)
+    x = ones_beside_an_outlier(layer)
+    meter = Meter(torch.nn.ModuleDict({"a": layer}), ["a"])
+    with meter:
+        layer(x)
+    errors = meter.errors()
+    found = {e.format: e.relative_error for e in errors}
+    assert found["fp8"] == pytest.approx(4095 / (448**2 + 4095), rel=1e-4)
+    assert found["fp8_full_accum"] == pytest.approx(127 / (448**2 + 4095), rel=1e-4)
+    assert all(Budget().admits(e) for e in errors if e.format != "int8"), "one budget for both"
+    admitted = {format for _, format, _, _ in made(errors)}
+    assert "fp8" not in admitted and "fp8_full_accum" in admitted
+    assert {format for _, format, _, _ in made([e for e in errors if e.format == "fp8"])} == {"fp8"}
+
+
+def test_a_calm_layer_keeps_fast_accumulation() -> None:
+    layer = torch.nn.Linear(1024, 16).requires_grad_(False)
+    meter = Meter(torch.nn.ModuleDict({"a": layer}), ["a"], formats=["fp8", "fp8_full_accum"])
+    with meter:
+        layer(tiny.random(8, 1024, seed=1))
+    assert [format for _, format, _, _ in made(meter.errors())] == ["fp8", "fp8_full_accum"]
 
 
 def test_the_worst_timestep_decides_for_a_linear_layer() -> None:

@@ -37,7 +37,7 @@ def test_error_is_within_the_bounds_of_its_kernel(format: str, bias: bool, dtype
 def test_merged_is_the_three_side_by_side(format: str) -> None:
     layers = [linear(seed=seed) for seed in range(3)]
     parts = [QuantizedLinear.from_linear(layer, format) for layer in layers]
-    x8, x_scale = row_quant.run(normal(2, 33, 96), quantize=format)
+    x8, x_scale = row_quant.run(normal(2, 33, 96), quantize=parts[0].input_format)
     merged = QuantizedLinear.merge(parts).forward_quantized(x8, x_scale)
     separate = torch.cat([part.forward_quantized(x8, x_scale) for part in parts], dim=-1)
     # A GEMM of 192 columns beside three of 64; |x|.|w| is at most the product of the Euclidean norms.
@@ -66,7 +66,7 @@ def test_a_cast_of_the_module_leaves_the_8_bit_weight_alone(format: str) -> None
     assert torch.equal(layer.scale, before.scale) and layer.scale.dtype == torch.float32
     x = normal(4, 96, dtype=torch.bfloat16)
     assert model(x).dtype == torch.bfloat16
-    x8, x_scale = row_quant.run(x, quantize=format)
+    x8, x_scale = row_quant.run(x, quantize=layer.input_format)
     assert layer.forward_quantized(x8, x_scale).dtype == torch.bfloat16
 
 

@@ -51,7 +51,7 @@ def test_round_trip_and_refusal(tmp_path: Path) -> None:
     assert Policy.load(path) == made
     text = path.read_text()
     wrong = (
-        text.replace('"schema": 1', '"schema": 2'),
+        text.replace('"schema": 2', '"schema": 1'),  # without the sums of FP8
         text[:40],
         text.replace('"format"', '"fromat"', 1),
         text.replace('"linear"', '"conv"'),
@@ -110,7 +110,7 @@ def test_the_bundled_policy_is_of_the_bundled_weights() -> None:
     attentions = [f"blocks.{index}.attn1" for index in range(config["num_layers"])]
     assert {e.layer for e in found.entries} <= known | set(attentions)
     for format in ("fp8", "int8"):
-        assert len(found.kept_linears(module, recipe, format)) < len(known)
+        assert list(found.other_linears(module, recipe, format).values()).count("bf16") < len(known)
         assert any(found.attention_ranges(attentions, format))
 
 
@@ -122,16 +122,30 @@ def test_what_is_not_listed_stays_bf16_and_one_gemm_has_one_format() -> None:
     recipe = wan_recipe(module)
     names = resolve(recipe, module).quantized
     every = [entry(name) for name in names]
-    assert policy(*every).kept_linears(module, recipe, "fp8") == ()
-    assert policy(*every).kept_linears(module, recipe, "int8") == names, "another format was not admitted"
+    assert policy(*every).other_linears(module, recipe, "fp8") == {}
+    none = policy(*every).other_linears(module, recipe, "int8")
+    assert none == dict.fromkeys(names, "bf16"), "another format was not admitted"
 
     def without(name: str) -> set[str]:
         rest = [e for e in every if e.layer != name]
-        return set(policy(*rest).kept_linears(module, recipe, "fp8"))
+        return set(policy(*rest).other_linears(module, recipe, "fp8"))
 
     assert without("blocks.1.ffn.net.2") == {"blocks.1.ffn.net.2"}
     assert without("blocks.1.attn2.to_q") == {"blocks.1.attn2.to_q"}, "of its own product"
     assert without("blocks.2.attn1.to_k") == {f"blocks.2.attn1.to_{x}" for x in "qkv"}
+
+
+def test_full_accumulation_comes_before_bf16_and_is_of_a_whole_gemm() -> None:
+    module = model()
+    recipe = wan_recipe(module)
+    slow = {"blocks.1.ffn.net.2", "blocks.2.attn1.to_k"}  # too much is lost in their sums
+    every = [entry(name, "fp8_full_accum") for name in resolve(recipe, module).quantized]
+    every += [entry(e.layer) for e in every if e.layer not in slow]
+    expected = {"blocks.1.ffn.net.2", *(f"blocks.2.attn1.to_{x}" for x in "qkv")}
+    assert policy(*every).other_linears(module, recipe, "fp8") == dict.fromkeys(expected, "fp8_full_accum")
+    rest = [e for e in every if e.layer != "blocks.2.attn1.to_v" or e.format == "fp8"]
+    others = policy(*rest).other_linears(module, recipe, "fp8")
+    assert others["blocks.2.attn1.to_q"] == "bf16", "the three have no other format in common"
 
 
 def test_merged_layers_of_every_recipe_are_quantized_layers() -> None:
@@ -153,6 +167,6 @@ def test_ranges_by_layer_and_format() -> None:
 def test_layers_of_another_model_are_an_error() -> None:
     module = model()
     with pytest.raises(SurgeryError, match=r"does not have: proj_out"):
-        policy(entry("proj_out")).kept_linears(module, wan_recipe(module), "fp8")
+        policy(entry("proj_out")).other_linears(module, wan_recipe(module), "fp8")
     with pytest.raises(SurgeryError, match=r"blocks\.9\.attn1"):
         policy(entry("blocks.9.attn1")).attention_ranges(["blocks.0.attn1"], "fp8")

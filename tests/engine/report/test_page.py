@@ -101,6 +101,17 @@ def test_videos_are_the_files_of_the_run(page: Page, run: Path) -> None:
         assert {"muted", "loop", "autoplay", "playsinline", "aria-label"} <= attrs.keys()
 
 
+def test_a_prefix_that_the_run_did_not_see_is_not_put_into_the_page(run: Path, data: ReportData) -> None:
+    first, second = data.records[:2]
+    private = run.parent / "private.mp4"
+    private.write_bytes(b"private")
+    clip = replace(first.scenario.prefix, path=private)
+    foreign = replace(first, scenario=replace(first.scenario, prefix=clip))
+    scenes = build_scenes(replace(data, records=(foreign, second)), max_embedded=40)
+    assert [scene.prefix.embedded for scene in scenes] == [False, True]
+    assert base64.b64encode(b"private").decode() not in str(scenes[0].prefix.src)
+
+
 def test_text_of_the_critic_never_becomes_markup(page: Page, html: str) -> None:
     assert HOSTILE in "".join(page.words) and HOSTILE not in html
     assert len(page.all("script")) == 1 and page.all("img") == []

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from report_run import SCENES, TRUE, make_run
 
-from engine.errors import ScorerError, StoreError
+from engine.errors import RetakeError, ScorerError, StoreError
 from engine.report.page import build_scenes, measured
 from engine.report.write import gather, read_scores, write_report
+from engine.runs.store import RunStore
+from engine.runs.takes import takes_of
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,20 @@ def test_without_scores_the_critic_is_the_measure_and_the_page_says_so(tmp_path:
     assert "not scored against reference clips" in page and 'id="lanes"' not in page
 
 
+def test_scores_of_other_takes_are_left_out_and_the_page_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    path = run / "scores.json"
+    document = json.loads(path.read_text())
+    with RunStore.open(run) as store:
+        now = takes_of(store)
+        path.write_text(json.dumps(document | {"takes": now}))
+        assert gather(run).scores is not None
+        store.forget_takes({SCENES[0][0]: 1})
+    data = gather(run)
+    assert data.scores is None and data.has_stale_scores
+    assert "other takes than this run has now" in write_report(run).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"physics_iq": 1}', '{"physics_iq": "high", "cases": []}'])
 def test_damaged_scores_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "scores.json"
@@ -58,12 +74,19 @@ def test_damaged_scores_are_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("manifest.json", "{"), ("manifest.json", "[]"), ("trace.json", "{}")]
+    ("name", "text"),
+    [
+        ("manifest.json", "{"),
+        ("manifest.json", "[]"),
+        ("manifest.json", '{"a":' * 99_999),
+        ("trace.json", "{}"),
+        ("scores.json", "[" * 99_999),
+    ],
 )
 def test_damaged_side_files_are_refused(run: Path, tmp_path: Path, name: str, text: str) -> None:
     shutil.copy(run / "run.sqlite", tmp_path)
     (tmp_path / name).write_text(text)
-    with pytest.raises(StoreError, match=re.escape(name)):
+    with pytest.raises(RetakeError, match=re.escape(name)):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

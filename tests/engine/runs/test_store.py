@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fake_run import SCENARIOS, FakeModels, Run, make_plan, without_timings
 
-from engine.errors import StoreError
+from engine.errors import RunLost, StoreError
 from engine.runs.from_json import critique_from_dict, plan_reply_from_dict, prompt_from_dict
 from engine.runs.store import RunStore
 from engine.types import (
@@ -111,7 +111,7 @@ def test_readers_see_a_run_while_it_is_written(store: RunStore) -> None:
     attempt = add_attempt(store)
     with RunStore.open(store.folder, read_only=True) as reader:
         assert reader.attempts(FIRST) == (attempt,)
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        with pytest.raises(RunLost, match="readonly"):
             reader.plan(FIRST, REPLY)
 
 
@@ -133,23 +133,43 @@ def test_an_attempt_is_recorded_once_and_only_with_its_video(store: RunStore) ->
     assert store.attempts(FIRST) == (attempt,)
 
 
-def test_video_without_a_row_is_ignored_and_row_without_a_video_refused(store: RunStore) -> None:
+def test_video_without_a_row_is_ignored_and_row_without_its_video_told(store: RunStore) -> None:
     attempt = add_attempt(store)
     (store.folder / store.video_path(FIRST, 1)).write_bytes(b"unfinished business")
     store.close()
     with RunStore.open(store.folder) as again:
         assert again.attempts(FIRST) == (attempt,)
-    (store.folder / attempt.video_path).unlink()
-    with pytest.raises(StoreError, match=r"attempt-0\.mp4") as caught:
-        RunStore.open(store.folder)
-    assert "put the file" in caught.value.fix
+        assert again.damaged_takes() == {}
+        with (again.folder / attempt.video_path).open("ab") as file:
+            file.truncate(3)
+        assert again.damaged_takes() == {FIRST: 0}
+        (again.folder / attempt.video_path).unlink()
+        assert again.damaged_takes() == {FIRST: 0}
+
+
+def test_takes_are_forgotten_with_those_that_followed(store: RunStore) -> None:
+    attempts = tuple(add_attempt(store, index) for index in range(3))
+    store.outcome(Outcome(scenario_id=FIRST, attempts=attempts, chosen=2, stopped="accepted"))
+    store.forget_takes({FIRST: 1})
+    assert store.attempts(FIRST) == attempts[:1] and store.pending() == tuple(SCENARIOS)
+
+
+def test_a_chosen_clip_comes_back(store: RunStore) -> None:
+    attempt = add_attempt(store)
+    store.outcome(Outcome(scenario_id=FIRST, attempts=(attempt,), chosen=0, stopped="accepted"))
+    clip = store.chosen_path(FIRST)
+    assert store.restore_chosen() == ()
+    clip.unlink()
+    assert store.restore_chosen() == (clip.name,) and clip.read_bytes() == b"video 0"
+    clip.write_bytes(b"vid")
+    assert store.restore_chosen() == (clip.name,) and clip.read_bytes() == b"video 0"
 
 
 def test_newer_schema_is_refused(store: RunStore) -> None:
     store.close()
     with sqlite3.connect(store.folder / "run.sqlite") as database:
-        database.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
-    with pytest.raises(StoreError, match="schema version 3"):
+        database.execute("UPDATE meta SET value = '4' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match="schema version 4"):
         RunStore.open(store.folder)
 
 
@@ -159,15 +179,16 @@ def test_runs_of_version_1_are_read_and_continued(store: RunStore) -> None:
     with sqlite3.connect(store.folder / "run.sqlite") as database:
         database.executescript(
             "ALTER TABLE attempts DROP COLUMN round; ALTER TABLE attempts DROP COLUMN sample;"
+            "ALTER TABLE attempts DROP COLUMN video_sha256;"
             "UPDATE meta SET value = '1' WHERE key = 'schema_version'"
         )
     expected = tuple(replace(attempt, round=attempt.index) for attempt in attempts)
     with RunStore.open(store.folder, read_only=True) as old:
-        assert old.attempts(FIRST) == expected
+        assert old.attempts(FIRST) == expected and old.video_digests() == {}
     with RunStore.open(store.folder) as old:
         added = replace(add_attempt(old, 2), round=2, sample=1)
         old.judged(FIRST, added)
-        assert old.attempts(FIRST)[:2] == expected
+        assert old.attempts(FIRST)[:2] == expected and len(old.video_digests()) == 1
     with RunStore.open(store.folder, read_only=True) as new:
         assert len(new.attempts(FIRST)) == 3
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from engine.runs.trace import CudaRecorder, HostRecorder, Span, read_trace, timeline_svg, totals, write_trace
+from engine.runs.trace import CudaRecorder, HostRecorder, Span, timeline_svg, totals
 
 
 def span(
@@ -46,18 +44,6 @@ def test_host_recorder_times_the_body_from_several_threads() -> None:
     assert [s.lane for s in spans] == ["encode"] * 4 + ["generate"]
     assert all(0.015 < s.end_s - s.start_s < 1.0 and s.attempt == 2 for s in spans[:4])
     assert 10.0 <= spans[0].start_s < 11.0
-
-
-def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
-    path = tmp_path / "trace.json"
-    write_trace(path, SPANS)
-    assert read_trace(path) == SPANS
-    events = json.loads(path.read_text())["traceEvents"]
-    names = [event["args"]["name"] for event in events if event["ph"] == "M"]
-    assert names == ["generate", "critique", "encode"]
-    first = next(event for event in events if event["ph"] == "X")
-    assert (first["ts"], first["dur"], first["tid"]) == (0.0, 4e6, 0)
-    assert [p.name for p in tmp_path.iterdir()] == ["trace.json"]
 
 
 def test_totals() -> None:

@@ -103,7 +103,7 @@ def test_unknown_keys_name_the_nearest() -> None:
         ("schedule.ahead", 0, "from 1 to 64"),
         ("denoise.preset", "quick", "exact, fast, fastest"),
         ("denoise.forward", "slow", "library, fast"),
-        ("denoise.linear", "nf4", "bf16, fp8, int8, auto"),
+        ("denoise.linear", "nf4", "bf16, fp8, fp8_full_accum, int8, auto"),
         ("denoise.element_wise", "theirs", "ours, compiler"),
         ("denoise.compile", "always", "off, on, auto"),
         ("denoise.compile", True, "as text"),

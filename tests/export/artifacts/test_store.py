@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
 import threading
 import time
@@ -163,20 +164,110 @@ def test_two_that_want_the_same_build_once(tmp_path: Path) -> None:
     assert len(builds) == 1 and store.find(KEY) is not None
 
 
+def rewrite(folder: Path, **changes: Any) -> None:
+    path = folder / "artifact.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes), encoding="utf-8")
+
+
+def link_out(folder: Path) -> None:
+    outside = folder.parent / "outside.plan"
+    (folder / "engine.plan").rename(outside)
+    (folder / "engine.plan").symlink_to(outside)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "engine.plan").unlink(), "lacks engine.plan"),
+        (lambda folder: (folder / "engine.plan").write_bytes(b"pla"), "has 3 bytes, stored were 4"),
+        (link_out, "engine.plan is a link out of the artifact"),
         (lambda folder: (folder / "artifact.json").write_text("{}"), "is damaged: KeyError"),
         (lambda folder: (folder / "artifact.json").write_text("{"), "is damaged: JSONDecodeError"),
+        (lambda folder: (folder / "artifact.json").write_text("[]"), "it is a list, not an object"),
+        (lambda folder: (folder / "artifact.json").write_text("[" * 10**5), "it is nested too deep"),
+        (
+            lambda folder: (folder / "artifact.json").write_bytes(b"\xff\xfe"),
+            "is damaged: UnicodeDecodeError",
+        ),
         (lambda folder: (folder / "artifact.json").unlink(), "is no artifact"),
+        (lambda folder: rewrite(folder, files=["engine.plan"]), "files is list, not dict"),
+        (lambda folder: rewrite(folder, files={"../x": "0"}), "it lists a file '../x'"),
+        (lambda folder: rewrite(folder, files={"/etc/passwd": "0"}), "it lists a file '/etc/passwd'"),
+        (lambda folder: rewrite(folder, files={"engine.plan": 1}), "it lists a file 'engine.plan' with 1"),
+        (lambda folder: rewrite(folder, digest="0" * 64), "its digest is not that of its key"),
+        (lambda folder: rewrite(folder, key={"target": "onnx"}), "its key lacks capabilities, exporter"),
     ],
 )
-def test_a_damaged_folder_is_said(damage: Any, message: str, tmp_path: Path) -> None:
-    made = Store(tmp_path).store(KEY, write_plan, need_bytes=1)
+def test_a_damaged_folder_is_said_and_hides_no_other(damage: Any, message: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole = store.store(dataclasses.replace(KEY, recipe="int8"), write_plan, need_bytes=1)
+    made = store.store(KEY, write_plan, need_bytes=1)
     damage(made.folder)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ExportError, match=message) as caught:
         read_artifact(made.folder)
+    assert caught.value.fix
+    assert store.list() == [whole]
+    said = [error.problem for error in store.damaged()]
+    assert said == ([caught.value.problem] if (made.folder / "artifact.json").is_file() else [])
+    with pytest.raises(ExportError, match=r"is damaged|is not whole|lacks|has 3 bytes|a link out"):
+        store.store(KEY, never, need_bytes=1)
+
+
+def test_a_manifest_of_an_older_version_has_no_sizes(tmp_path: Path) -> None:
+    made = Store(tmp_path).store(KEY, write_plan, need_bytes=1)
+    path = made.folder / "artifact.json"
+    document = json.loads(path.read_text())
+    del document["bytes"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_artifact(made.folder) == made
+
+
+def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / KEY.folder_name).write_text("mine")
+    with pytest.raises(ExportError, match="is not whole: it is no folder"):
+        Store(tmp_path).store(KEY, never, need_bytes=1)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match="file cannot be written") as caught:
+        Store(tmp_path / "file").store(KEY, never, need_bytes=1)
+    assert "give another --out" in caught.value.fix
+
+
+def test_the_folder_of_another_key_is_not_taken(tmp_path: Path) -> None:
+    made = Store(tmp_path).store(dataclasses.replace(KEY, recipe="int8"), write_plan, need_bytes=1)
+    made.folder.rename(tmp_path / KEY.folder_name)
+    with pytest.raises(ExportError, match="another artifact than its name says: recipe differ"):
+        Store(tmp_path).store(KEY, never, need_bytes=1)
+
+
+def test_a_lock_is_never_taken_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f".lock-{KEY.digest[:16]}").symlink_to(victim)
+    with pytest.raises(ExportError, match="cannot be written"):
+        Store(tmp_path).store(KEY, never, need_bytes=1)
+    assert victim.read_text() == "mine"
+
+
+def test_what_killed_builds_left_goes_with_the_next_build(tmp_path: Path) -> None:
+    """Of any key; what another process is building, and what is no build, stays."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    root = tmp_path / "store"
+    for name in (".partial-dead", "..partial-dead.x1", ".partial-busy", "..partial-busy.x1", ".partial-a/b"):
+        (root / name).mkdir(parents=True)
+    (root / ".partial-dead" / "artifact.json").write_text("{}")
+    (root / ".partial-link").symlink_to(outside)
+    (root / f".partial-{KEY.digest[:16]}").symlink_to(outside)
+    for name, age_s in ((".scales.0a.partial", 10**6), (".new.0b.partial", 0)):
+        (root / name).write_text("half")
+        os.utime(root / name, (time.time() - age_s,) * 2)
+    with artifact_store._locked(root / ".lock-busy"):
+        made = Store(root).store(KEY, write_plan, need_bytes=1)
+    left = {path.name for path in root.iterdir() if not path.name.startswith(".lock-")}
+    assert left == {made.folder.name, ".partial-busy", "..partial-busy.x1", ".new.0b.partial"}
+    assert (outside / "file").read_text() == "mine"
+    assert Store(root).list() == [made] and Store(root).damaged() == []
 
 
 def test_changed_bytes_are_found(tmp_path: Path) -> None:

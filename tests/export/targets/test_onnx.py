@@ -27,6 +27,7 @@ from export.quantization.scales import Scales
 from export.spec import ExportError, Profile, Subject
 from export.subjects import wan_dit
 from export.targets import onnx as target
+from export.targets.onnx_session import MATMUL_4BIT_ACCURACY, SessionOptions
 
 PARITY = {"fp16": 2e-3, "fp8": 1e-2, "fp8-attention": 2e-2, "int8": 1e-2, "int4": 2e-3}
 """ONNX Runtime against the fake-quantized torch module, both fp16."""
@@ -128,6 +129,30 @@ def test_record_and_files(built: Any) -> None:
     assert {path.name for path in folder.iterdir()} == {target.MODEL, target.WEIGHTS, target.RECORD}
 
 
+def test_a_graph_states_the_options_it_is_run_with(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[SessionOptions] = []
+    monkeypatch.setattr(target, "open_session", lambda model, options: seen.append(options))
+    folder = Path(shutil.copytree(built("int4"), tmp_path / "c"))
+    record = json.loads((folder / target.RECORD).read_text())
+    assert record["session"]["config"] == {MATMUL_4BIT_ACCURACY: "0"}
+    stated = SessionOptions(level="enable_basic", config={"a": "b"})
+    (folder / target.RECORD).write_text(json.dumps(record | {"session": stated.record()}))
+    given = SessionOptions(level="enable_all")
+    target.load_module(folder)
+    target.load_module(folder, session=given)
+    assert seen == [stated, given] and target.stated_options(folder) == stated
+    assert target.place_of(folder)["options"] == "enable_basic, a=b"
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "fp8-attention"])
+def test_no_operator_that_a_runtime_computes_wrong(recipe: str, built: Any) -> None:
+    for node in graph(built(recipe)).graph.node:
+        assert node.op_type != "GroupNormalization"
+        assert not any(attribute.name == "is_causal" and attribute.i for attribute in node.attribute)
+
+
 def test_denoiser_over_the_graph(built: Any) -> None:
     denoise = target.load(built("fp16"))
     latents, timestep, text, _ = forwards(1)[0]
@@ -158,6 +183,19 @@ def test_profiles_that_differ_leave_dimensions_open(tmp_path: Path) -> None:
         )
         with torch.no_grad():
             assert relative(module(named(inputs))["velocity"], exact(*inputs)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latents": torch.zeros(1, 4, 3, 4, 8)}, "wan_dit was not built for"),
+        ({"text": torch.zeros(1, 12, 16, dtype=torch.float16)}, "text is torch.float16, built for torch.fl"),
+    ],
+)
+def test_foreign_inputs_are_refused(change: dict[str, Tensor], message: str, built: Any) -> None:
+    module = target.load_module(built("fp16"))
+    with pytest.raises(ExportError, match=message):
+        module(named(forwards(1)[0]) | change)
 
 
 def low_memory(recipe: str, folder: Path, *, with_weights: bool) -> Path:
@@ -255,7 +293,7 @@ def test_unsupported_operator(tmp_path: Path) -> None:
 
 
 def test_damaged_folders_are_refused(built: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="not readable"):
+    with pytest.raises(ExportError, match="cannot be read"):
         target.load(tmp_path)
     copy = Path(shutil.copytree(built("fp8"), tmp_path / "c"))
     with pytest.raises(ExportError, match="on the CPU, not on cuda"):
@@ -267,19 +305,6 @@ def test_damaged_folders_are_refused(built: Any, tmp_path: Path) -> None:
     (copy / target.RECORD).write_text(json.dumps({"schema": 99}))
     with pytest.raises(ExportError, match="schema 99"):
         target.load(copy)
-
-
-def test_checker_sees_a_bad_graph(tmp_path: Path) -> None:
-    node = onnx.helper.make_node("MatMul", ["x", "x"], ["y"])
-    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 3]) for n in "xy")
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y])), tmp_path / "m.onnx")
-    with pytest.raises(ExportError, match="checker refuses"):
-        target.check(tmp_path / "m.onnx")
-
-
-def test_missing_package() -> None:
-    with pytest.raises(ExportError, match="retake-engine\\[export\\]"):
-        target.require("no_such_package_at_all")
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ if _jit.triton is not None:
 )
 def test_rounding_is_that_of_torch() -> None:
     special = [0.0, -0.0, 0.5, 1.5, 2.5, -2.5, 1.9999, 31.8, 126.1, 2**-6, 2**-7, 2**-9, 2**-10, 1.5 * 2**-9]
-    special += [447.9, 448.0, 449.0, 1000.0, -1000.0, 17.0, 19.0, 1.0625, 1.1875, 127.4, 126.5, 3.3e38]
+    special += [447.9, 448.0, 449.0, 500.0, -500.0, 17.0, 19.0, 1.0625, 1.1875, 127.4, 126.5, 3.3e38]
+    special += [float("inf"), float("-inf")]
     x = torch.cat(
-        [torch.tensor(special, device=DEVICE), normal(974, size=20.0), normal(24, size=0.004, seed=1)]
+        [torch.tensor(special, device=DEVICE), normal(970, size=20.0), normal(24, size=0.004, seed=1)]
     )
     fp8 = torch.empty(1024, dtype=torch.float8_e4m3fn, device=DEVICE)[: len(x)]
     int8, bf16 = torch.empty_like(x, dtype=torch.int8), torch.empty_like(x, dtype=torch.bfloat16)
@@ -53,6 +54,17 @@ def test_rounding_is_that_of_torch() -> None:
     assert torch.equal(fp8.float(), x.clamp(-448, 448).to(torch.float8_e4m3fn).float())
     assert torch.equal(int8, x.clamp(-127, 127).round().to(torch.int8))
     assert torch.equal(bf16, x.to(torch.bfloat16))
+
+
+@needs_triton
+@pytest.mark.skipif(
+    DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (8, 9), reason="no conversion to FP8"
+)
+def test_not_a_number_stays_one_in_e4m3() -> None:
+    x = torch.tensor([1.0, float("nan"), -float("nan"), 2.0], device=DEVICE)
+    fp8 = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+    _round[(1,)](x, fp8, *(torch.empty_like(x, dtype=t) for t in (torch.int8, torch.bfloat16)), 4, BLOCK=16)
+    assert fp8.isnan().tolist() == [False, True, True, False]
 
 
 @needs_triton

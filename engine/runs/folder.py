@@ -1,0 +1,160 @@
+"""The files of a run folder: which names may lie in it, its lock, and what the system refuses to write.
+
+Knows no table and no codec. Invariant: what a foreign run or dataset names is opened inside the folder only.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import IO
+
+from engine.errors import RetakeError, RunLost, StoreError
+from engine.types import Scenario
+from kernels.files import inside, is_part, name_fault, whole_file
+
+DATABASE = "run.sqlite"
+VIDEOS, CHOSEN = "videos", "chosen"
+LOCK = "run.lock"
+WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json")
+"""Of the folder itself; reports and scores may be written beside a run that goes on."""
+
+_OF_THE_NAME = frozenset(
+    {
+        *(errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOENT, errno.EEXIST),
+        *(errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP),
+    }
+)
+"""What one name can be refused for, though others are taken."""
+_OF_THE_DISK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV),
+        *(errno.ENXIO, errno.EACCES, errno.EPERM),
+    }
+)
+"""In the middle of a run: the next write would be refused as well."""
+
+
+def check_names(scenarios: Sequence[Scenario]) -> None:
+    """StoreError unless every id and output name can be that of a file, and of one scenario only."""
+    for names, what in (
+        ([s.id for s in scenarios], "scenario id"),
+        ([s.output_name for s in scenarios], "output name"),
+    ):
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise StoreError(f"{what} {name!r} occurs twice", fix="give every scenario its own name")
+            if fault := name_fault(name):
+                raise StoreError(
+                    f"{what} {name!r} cannot be a file name: it {fault}",
+                    fix="give a plain name, without path separators",
+                )
+
+
+def place_in(folder: Path, place: str | PurePath) -> Path:
+    """`folder` / `place`, where what a store names may be opened; StoreError for a place outside."""
+    try:
+        return inside(folder, place)
+    except ValueError as error:
+        raise StoreError(
+            f"{folder} names a file that is not its own: {error}",
+            fix="use a run folder that you trust, with its files in it and no links to others",
+        ) from error
+
+
+def unwritable(folder: Path, scenarios: Sequence[Scenario]) -> dict[str, str]:
+    """Why nothing can be kept of a scenario, by id: a name that the disk refuses. RunLost for a full disk.
+
+    Makes the folders of the others.
+    """
+    found = {}
+    for scenario in scenarios:
+        try:
+            with writing(folder, but=_OF_THE_NAME):
+                place_in(folder, Path(VIDEOS) / scenario.id).mkdir(parents=True, exist_ok=True)
+                with suppress(_Tried), whole_file(folder / CHOSEN / scenario.output_name) as part:
+                    part.touch()
+                    raise _Tried
+        except OSError as error:
+            name = Path(str(error.filename)).name
+            found[scenario.id] = f"its name cannot be written in {folder}: {error.strerror} ({name})"
+    return found
+
+
+class _Tried(Exception):
+    """The name was taken, and nothing is to be left under it."""
+
+
+@contextmanager
+def writing(folder: Path, *, but: frozenset[int] = frozenset()) -> Iterator[None]:
+    """RunLost where the system refuses this write and would refuse the next; all other errors pass.
+
+    but: error numbers that are to pass too.
+    """
+    try:
+        yield
+    except (OSError, RetakeError) as error:
+        cause = error.__cause__ if isinstance(error, RetakeError) else error
+        if isinstance(error, RunLost) or not isinstance(cause, OSError):
+            raise
+        if cause.errno not in _OF_THE_DISK - but:
+            raise
+        raise run_lost(folder, cause.strerror or str(cause)) from error
+
+
+def run_lost(folder: Path, why: str) -> RunLost:
+    return RunLost(
+        f"{folder} takes no more writes: {why}; all that was finished before is kept",
+        fix=f"make room there or restore the rights, then go on with `retake resume {folder}`",
+    )
+
+
+def take_lock(folder: Path) -> IO[bytes]:
+    """Held until closed; the kernel frees it when the process dies, however it dies."""
+    lock = None
+    try:
+        lock = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if lock is not None:
+            lock.close()
+        if isinstance(error, BlockingIOError):
+            raise StoreError(
+                f"{folder} is being written by another process", fix="wait for it to end, or stop it"
+            ) from error
+        raise StoreError(
+            f"{folder} cannot be locked: {error.strerror}",
+            fix="give a folder that you may write, on a disk with file locks (some network disks have none)",
+        ) from error
+    return lock
+
+
+def remove_parts(folder: Path) -> None:
+    """What killed writers left of files that only the holder of the lock writes."""
+    found = [p for p in folder.iterdir() if p.name.startswith(tuple(f".{n}." for n in WRITTEN_UNDER_LOCK))]
+    for place in (folder / CHOSEN, *_folders(folder / VIDEOS)):
+        found += place.iterdir() if place.is_dir() else ()
+    with writing(folder):
+        for path in filter(is_part, found):
+            path.unlink(missing_ok=True)
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return [path for path in parent.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def flush(path: Path) -> None:
+    """Force a file and its directory entry to disk, so that no row can outlive its video."""
+    for target in (path, path.parent):
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,179 @@
+"""Replies written side by side: they do not feel each other, and nothing of them is lost when slots grow."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from tiny_vlm import tiny_model, tiny_tokenizer
+from torch import Tensor
+
+from engine.critics.qwen_vl import slots as slots_module
+from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.slots import Slots
+from engine.critics.qwen_vl.text_step import TextStep
+from engine.errors import ModelError
+
+CUDA = pytest.param(("cuda", torch.bfloat16), marks=pytest.mark.gpu)
+PLACES = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
+LIMIT = 24
+
+
+def slots_on(place: tuple[str, torch.dtype]) -> tuple[Any, Slots]:
+    device, dtype = place
+    model: Any = tiny_model(tiny_tokenizer()).to(device, dtype)
+    ids = (model.config.get_text_config().eos_token_id,)
+    return model, Slots(TextStep(model), device=torch.device(device), eos_ids=ids, max_new_tokens=LIMIT)
+
+
+class OnlyEven:
+    """A grammar that allows even tokens, and counts what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def allowed(self) -> Tensor:
+        return torch.arange(len(tiny_tokenizer())) % 2 == 0
+
+    def consume(self, token: int) -> None:
+        self.told.append(token)
+
+
+def reply(model: Any, slots: Slots, text: str, **options: Any) -> Decoding:
+    ids = torch.tensor([[ord(letter) % 200 for letter in text]])
+    inputs = {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}
+    return Decoding(model, slots, inputs, max_new_tokens=LIMIT, chunk_tokens=5, **options)
+
+
+def finish(*decodings: Decoding) -> list[list[int]]:
+    """All in turn, a chunk each, joined one after the other; what each wrote."""
+    going: list[Decoding] = []
+    for decoding in decodings:
+        going.append(decoding)
+        decoding.prefill().wait()
+        for other in going:
+            if not other.finished:
+                other.extend().wait()
+    for _ in range(10 * LIMIT):
+        if all(decoding.finished for decoding in going):
+            return [decoding.tokens() for decoding in going]
+        for decoding in going:
+            if not decoding.finished:
+                decoding.extend().wait()
+    raise AssertionError("a decoding never ends")
+
+
+PROMPTS = ("the ball falls", "a cube " * 9, "water", "two balls meet in the middle")
+
+
+@PLACES
+def test_a_reply_does_not_depend_on_its_neighbours(place: tuple[str, torch.dtype]) -> None:
+    model, slots = slots_on(place)
+    alone = [finish(reply(model, slots, prompt))[0] for prompt in PROMPTS]
+    assert len({tuple(tokens) for tokens in alone}) > 1
+    assert finish(*(reply(model, slots, prompt) for prompt in PROMPTS)) == alone
+    steered = reply(model, slots, PROMPTS[1], seed=3)
+    constrained = reply(model, slots, PROMPTS[2], seed=3, grammar=OnlyEven())
+    together = finish(reply(model, slots, PROMPTS[0]), steered, constrained, reply(model, slots, PROMPTS[3]))
+    assert together[0] == alone[0] and together[3] == alone[3]
+    assert together[1] == finish(reply(model, slots, PROMPTS[1], seed=3))[0] != alone[1]
+
+
+@pytest.mark.gpu
+def test_greedy_tokens_on_a_card_are_those_of_generate() -> None:
+    model, slots = slots_on(("cuda", torch.float32))
+    for prompt in PROMPTS:
+        ids = torch.tensor([[ord(letter) % 200 for letter in prompt]], device="cuda")
+        mask = torch.ones_like(ids)
+        whole = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=LIMIT, do_sample=False)
+        written = whole[0, ids.shape[1] :].tolist()
+        end = model.config.get_text_config().eos_token_id
+        expected = written[: written.index(end)] if end in written else written
+        assert finish(reply(model, slots, prompt)) == [expected]
+
+
+@PLACES
+def test_a_grammar_is_asked_before_each_token_and_told_each(place: tuple[str, torch.dtype]) -> None:
+    model, slots = slots_on(place)
+    grammar = OnlyEven()
+    tokens = finish(reply(model, slots, "water", grammar=grammar))[0]
+    assert len(tokens) == LIMIT and all(token % 2 == 0 for token in tokens)
+    assert grammar.told == tokens[:-1]
+
+
+@PLACES
+def test_slots_grow_while_replies_are_being_written(place: tuple[str, torch.dtype]) -> None:
+    model, slots = slots_on(place)
+    short, long = "water", "a long story " * 60
+    assert len(long) > slots_module.LENGTH_STEP
+    alone = [finish(reply(model, slots_on(place)[1], prompt))[0] for prompt in (short, long)]
+    first = reply(model, slots, short)
+    first.prefill().wait()
+    first.extend().wait()
+    second = reply(model, slots, long)
+    second.prefill().wait()
+    while not (first.finished and second.finished):
+        first.extend().wait()
+        second.extend().wait()
+    assert [first.tokens(), second.tokens()] == alone
+
+
+def test_a_slot_is_given_back_when_its_reply_goes() -> None:
+    model, slots = slots_on(("cpu", torch.float32))
+    for prompt in PROMPTS:
+        finish(reply(model, slots, prompt))
+        gc.collect()
+    dropped = reply(model, slots, PROMPTS[0])
+    dropped.prefill()
+    del dropped
+    gc.collect()
+    assert len(slots._seen) == 1 and slots._free == [0]
+    assert int(slots._state.budget[0]) == 0
+
+
+def test_too_many_tokens_are_refused() -> None:
+    model, slots = slots_on(("cpu", torch.float32))
+    inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}
+    with pytest.raises(AssertionError, match="the slots hold 24"):
+        Decoding(model, slots, inputs, max_new_tokens=LIMIT + 1, chunk_tokens=4)
+
+
+def test_noise_is_gumbel_and_depends_on_seed_place_and_token() -> None:
+    seed, count = torch.tensor([0, 0, 7]), torch.tensor([0, 1, 0])
+    noise = slots_module._gumbel(seed, count, 20000).double()
+    mean, deviation = 0.5772, 1.2825  # of the standard Gumbel distribution: Euler's constant, pi / sqrt(6)
+    assert torch.allclose(noise.mean(1), torch.tensor(mean).double(), atol=0.05)
+    assert torch.allclose(noise.std(1), torch.tensor(deviation).double(), atol=0.05)
+    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.03
+    assert torch.equal(noise, slots_module._gumbel(seed, count, 20000).double())
+
+
+@pytest.mark.gpu
+def test_noise_is_the_same_on_a_card() -> None:
+    seed, count = torch.tensor([0, 5]), torch.tensor([3, 1])
+    noise = slots_module._gumbel(seed.cuda(), count.cuda(), 500).cpu()
+    torch.testing.assert_close(noise, slots_module._gumbel(seed, count, 500), rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_step_does_not_compute_is_refused() -> None:
+    model: Any = tiny_model(tiny_tokenizer())
+    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ModelError, match="1 layers of sliding_attention"):
+        TextStep(model)
+    model.config.text_config.layer_types = None
+    model.config.text_config.hidden_act = "gelu"
+    with pytest.raises(ModelError, match="gelu"):
+        TextStep(model)
+
+
+def test_merged_layers_are_stored_once_and_stay_the_model() -> None:
+    model: Any = tiny_model(tiny_tokenizer())
+    ids = torch.tensor([[5, 9, 2]])
+    before = model(input_ids=ids).logits
+    TextStep(model)
+    attention = model.model.language_model.layers[0].self_attn
+    q, k = attention.q_proj.weight, attention.k_proj.weight
+    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr()
+    assert torch.equal(model(input_ids=ids).logits, before)

@@ -1,0 +1,127 @@
+"""The SQLite file of a run when it is damaged, foreign or not to be written: always an error of ours."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+from fake_run import SCENARIOS, FakeModels, Run
+
+from engine.errors import RetakeError, RunLost, StoreError
+from engine.runs.database import Database
+from engine.runs.store import RunStore
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a finished run."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    with RunStore.create(folder, SCENARIOS) as store:
+        Run(store, FakeModels()).go(overlap=False)
+    return (folder / "run.sqlite").read_bytes()
+
+
+def read_all(folder: Path) -> None:
+    with RunStore.open(folder, read_only=True) as store:
+        store.outcomes(), store.pending(), store.opened_files(), store.video_digests()
+        for scenario in store.scenarios():
+            store.history(scenario.id)
+
+
+def test_flipped_and_cut_files_are_read_or_refused(tmp_path: Path, stored: bytes) -> None:
+    draw, path, num_refused = random.Random(3), tmp_path / "run.sqlite", 0
+    for _ in range(150):
+        damaged = bytearray(stored)
+        start = draw.randrange(len(damaged))
+        if draw.random() < 0.2:
+            del damaged[start:]
+        else:
+            size = draw.choice((1, 8, 512, 4096))
+            damaged[start : start + size] = draw.randbytes(size)
+        path.write_bytes(damaged)
+        try:
+            read_all(tmp_path)
+        except StoreError as error:
+            assert error.fix, error.problem
+            num_refused += 1
+        except RetakeError as error:
+            raise AssertionError("another kind of error") from error
+    assert num_refused > 50
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "abc", "", None, "1.5"])
+def test_odd_versions_are_refused(tmp_path: Path, stored: bytes, version: str | None) -> None:
+    path = tmp_path / "run.sqlite"
+    path.write_bytes(stored)
+    with sqlite3.connect(path) as database:
+        if version is None:
+            database.execute("DELETE FROM meta")
+        else:
+            database.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
+    for read_only in (True, False):
+        with pytest.raises(StoreError, match=f"schema version is {version!r}"):
+            RunStore.open(tmp_path, read_only=read_only)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE attempts SET video_path = '/etc/hostname'",
+        "UPDATE attempts SET video_path = '../run/videos/a.mp4'",
+        "UPDATE scenarios SET output_name = '../' || output_name WHERE position = 0",
+        "UPDATE scenarios SET id = '..' WHERE position = 0",
+    ],
+)
+def test_a_foreign_store_names_nothing_outside_its_folder(tmp_path: Path, stored: bytes, change: str) -> None:
+    (tmp_path / "run.sqlite").write_bytes(stored)
+    with sqlite3.connect(tmp_path / "run.sqlite") as database:
+        database.execute(change)
+    for read_only in (True, False):
+        with pytest.raises(StoreError, match=r"not its own|cannot be a file name"):
+            RunStore.open(tmp_path, read_only=read_only)
+
+
+def test_a_take_that_is_a_link_outside_is_not_opened(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path / "run", SCENARIOS) as store:
+        Run(store, FakeModels()).go(overlap=False)
+        take = store.folder / store.video_path(SCENARIOS[0].id, 0)
+    take.unlink()
+    (tmp_path / "private.mp4").write_bytes(b"private")
+    take.symlink_to(tmp_path / "private.mp4")
+    for read_only in (True, False):
+        with pytest.raises(StoreError, match="over a symbolic link"):
+            RunStore.open(tmp_path / "run", read_only=read_only)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE attempts SET critique = '{'",
+        "UPDATE attempts SET timings = replace(hex(zeroblob(60000)), '00', '[')",
+        "UPDATE plans SET reply = '[]'",
+        "UPDATE scenarios SET prefix_fps = 'fast'",
+        "UPDATE attempts SET number = number + 100",
+        "UPDATE outcomes SET chosen = 99",
+        "ALTER TABLE attempts RENAME TO takes",
+    ],
+)
+def test_rows_that_we_never_write_are_refused(tmp_path: Path, stored: bytes, change: str) -> None:
+    (tmp_path / "run.sqlite").write_bytes(stored)
+    with sqlite3.connect(tmp_path / "run.sqlite") as database:
+        database.execute(change)
+    with pytest.raises(StoreError, match="is damaged"):
+        read_all(tmp_path)
+
+
+def test_a_write_that_is_refused_is_lost_and_a_row_twice_is_our_fault(tmp_path: Path, stored: bytes) -> None:
+    (tmp_path / "run.sqlite").write_bytes(stored)
+    database = Database(tmp_path / "run.sqlite", read_only=False)
+    (size,) = database.rows("PRAGMA page_count")[0]
+    database.rows(f"PRAGMA max_page_count = {size}")  # as a full disk
+    with pytest.raises(RunLost, match="disk is full"), database.transaction() as writer:
+        writer.execute("INSERT INTO opened_files VALUES (?)", ("x" * 100_000,))
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as writer:
+        writer.execute("INSERT INTO meta VALUES ('schema_version', '3')")
+    database.close()

@@ -1,0 +1,99 @@
+"""The trace on disk: its form, what processes before this one left, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import StoreError
+from engine.runs.trace import HostRecorder, Span
+from engine.runs.trace_file import kept_trace, read_trace, write_trace
+
+
+def span(lane: str, start_s: float, end_s: float) -> Span:
+    return Span(lane=lane, scenario_id="0001_left", attempt=0, name="generate", start_s=start_s, end_s=end_s)
+
+
+SPANS = (
+    span("generate", 0.0, 4.0),
+    span("critique", 3.0, 6.0),
+    span("encode", 3.5, 5.0),
+    span("encode", 4.0, 7.0),
+)
+
+
+def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    write_trace(path, SPANS)
+    assert read_trace(tmp_path) == SPANS
+    events = json.loads(path.read_text())["traceEvents"]
+    names = [event["args"]["name"] for event in events if event["ph"] == "M"]
+    assert names == ["generate", "critique", "encode"]
+    first = next(event for event in events if event["ph"] == "X")
+    assert (first["ts"], first["dur"], first["tid"]) == (0.0, 4e6, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["trace.json"]
+
+
+def work(recorder: HostRecorder, name: str) -> None:
+    with recorder.span("encode", name, 0, "encode"):
+        pass
+
+
+class Killed(Exception):
+    """Nothing of ours catches it, as nothing catches a kill."""
+
+
+def test_what_a_killed_process_noted_is_in_the_next_ones_trace(tmp_path: Path) -> None:
+    write_trace(tmp_path / "trace.json", SPANS)
+    killed = HostRecorder(origin_s=7.0)
+    with pytest.raises(Killed), kept_trace(tmp_path, read_trace(tmp_path), killed) as note:
+        work(killed, "noted")
+        note()
+        work(killed, "noted as well")
+        note()
+        work(killed, "lost")
+        raise Killed
+    with (tmp_path / "trace.jsonl").open("a") as file:
+        file.write('{"lane": "enco')  # killed while it wrote
+    earlier = read_trace(tmp_path)
+    assert [s.scenario_id for s in earlier[len(SPANS) :]] == ["noted", "noted as well"]
+    resumed = HostRecorder(origin_s=9.0)
+    with kept_trace(tmp_path, earlier, resumed) as note:
+        work(resumed, "resumed")
+        note()
+    names = [s.scenario_id for s in read_trace(tmp_path)[len(SPANS) :]]
+    assert names == ["noted", "noted as well", "resumed"]
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
+
+
+def test_an_interrupted_process_writes_its_trace(tmp_path: Path) -> None:
+    recorder = HostRecorder()
+    with pytest.raises(KeyboardInterrupt), kept_trace(tmp_path, (), recorder) as note:
+        note()
+        work(recorder, "0001_left")
+        raise KeyboardInterrupt
+    assert len(read_trace(tmp_path)) == 1 and not (tmp_path / "trace.jsonl").exists()
+
+
+GOOD = {"lane": "encode", "scenario_id": "a", "attempt": 0, "name": "encode", "start_s": 0.0, "end_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"start_s": "soon"}, {"end_s": float("nan")}, {"end_s": -1.0}, {"attempt": "0"}, {"lane": None}],
+)
+def test_spans_that_cannot_be_drawn_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / "trace.jsonl").write_text(json.dumps(GOOD) + "\n")
+    assert len(read_trace(tmp_path)) == 1
+    (tmp_path / "trace.jsonl").write_text(json.dumps(GOOD | change) + "\n")
+    with pytest.raises(StoreError, match=r"trace\.jsonl is not a trace"):
+        read_trace(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"traceEvents": [{"ph": "X"}]}', "[" * 100_000])
+def test_alien_files_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "trace.json").write_text(text)
+    with pytest.raises(StoreError, match=r"trace\.json is not a trace"):
+        read_trace(tmp_path)

@@ -37,6 +37,7 @@ from engine.settings.config import RunConfig, read_config, write_config
 from engine.settings.environment import cache_folder
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import write_mp4
+from engine.video.oddities import oddity_of
 
 
 class Run:
@@ -214,7 +215,7 @@ def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
         with writing(store.folder):
-            write_mp4(store.folder / path, video.frames, video.fps)
+            write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
         return path
 
     return encode

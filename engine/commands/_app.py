@@ -106,9 +106,11 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
 
 def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Report and summary; status 1 when a scenario failed."""
-    from engine.commands._progress import describe_outcome
+    from engine.commands._progress import describe_outcome, odd_takes
     from engine.report.write import write_report
 
+    for line in odd_takes(folder, outcomes.values()):
+        print_line(line, "yellow")
     failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
     for outcome in failed:
         console.print(describe_outcome(outcome), style="red", markup=False, highlight=False, soft_wrap=True)

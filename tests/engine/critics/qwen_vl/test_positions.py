@@ -15,6 +15,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
+from engine.critics.qwen_vl.slots import Slots
+from engine.critics.qwen_vl.text_step import TextStep
 
 SPARSE_S = (0.0, 0.1, 30.0, 30.1)
 NUM_TOKENS = 5
@@ -71,17 +73,16 @@ def test_text_behind_a_sparse_clip_lies_inside_the_clip(tokenizer: Any, model: A
 def test_every_forward_has_the_positions_of_generate(tokenizer: Any, model: Any) -> None:
     seen: list[torch.Tensor] = []
 
-    def note(_: Any, __: Any, given: dict[str, Any]) -> None:
-        seen.append(given["position_ids"][-3:].clone())  # generate may put plain text positions in front
+    def note(_: Any, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+        seen.append(given[1].clone())
 
-    hook = model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    hook = model.model.language_model.rotary_emb.register_forward_pre_hook(note)
     try:
         model.generate(**prompt(tokenizer, model), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=0)
         expected = [*seen]
         seen.clear()
-        decoding = Decoding(
-            model, prompt(tokenizer, model), max_new_tokens=NUM_TOKENS, eos_ids=(0,), chunk_tokens=2
-        )
+        slots = Slots(TextStep(model), device=model.device, eos_ids=(0,), max_new_tokens=NUM_TOKENS, drafts=0)
+        decoding = Decoding(model, slots, prompt(tokenizer, model), max_new_tokens=NUM_TOKENS, chunk_tokens=2)
         decoding.prefill().wait()
         while not decoding.finished:
             decoding.extend().wait()

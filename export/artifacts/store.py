@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from export.artifacts.device_identity import Machine
 from export.spec import ExportError, ExportSpec
-from kernels.files import file_digest
+from kernels.files import file_digest, read_json
 
 EXPORTER_VERSION: Final = 2
 """Raised with every change of the exporter that changes what is built of the same inputs."""
@@ -206,7 +206,7 @@ def read_artifact(folder: Path) -> Artifact:
             fix="give a folder that `retake export list` shows",
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         artifact = Artifact(
             folder=folder,
             key=manifest["key"],

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from evaluators import catch_evaluators
 from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner, Result
 
@@ -233,14 +234,7 @@ def test_demo_runs_scores_and_reports(
 
 
 def test_demo_measure_starts_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-    real = subprocess.Popen
-
-    def start(command: list[str]) -> subprocess.Popen[bytes]:
-        started.append(command)
-        return real([sys.executable, "-c", "raise SystemExit(3)"])
-
-    monkeypatch.setattr(subprocess, "Popen", start)
+    started = catch_evaluators(monkeypatch, status=3)
     call("demo", "--measure", "--count", 5, "--json", "m.json", "--loops", 1, "--out", "work", status=3)
     assert started[0][1:5] == ["-m", "bench.commands._evaluator", "quality.demo_quality", "--out"]
     monkeypatch.undo()

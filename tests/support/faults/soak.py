@@ -163,13 +163,13 @@ def summary_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "fitted_from_minute": steady[0]["elapsed_s"] / 60,
         "measures": [
             {
-                "name": name,
+                "name": label,
                 "start": steady[0][name],
                 "middle": steady[len(steady) // 2][name],
                 "end": steady[-1][name],
                 **_slope(hours, np.array([sample[name] for sample in steady], float)),
             }
-            for name in MEASURES
+            for name, label in MEASURES.items()
         ],
     }
 

@@ -33,6 +33,7 @@ def test_killed_in_front_of_file_events_nothing_is_lost_or_repeated() -> None:
 
 @needs_filter
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_real_models_killed_in_front_of_file_events(tmp_path: Path) -> None:
     table = tmp_path / "faults.json"
     work = ("--work", str(tmp_path / "work"), "--stride", "30", "--only", "SIGKILL")

@@ -5,7 +5,7 @@
 # make results  RESULTS.md and its plots from the measurements in bench/results
 # make docs     docs/settings.md from the settings
 # make faults  kills, signals, full disks, damage, hostile input and an hour of soak -> bench/results/faults.json
-# make audit   bandit over the sources, pip-audit over what is installed (it asks PyPI's advisory database)
+# make audit   bandit over the sources, pip-audit over what is installed (it asks api.osv.dev)
 # make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
 # All create .venv and install on first use; they install again only when pyproject.toml changes.
 
@@ -44,7 +44,8 @@ faults: $(TESTING)
 audit: $(RUNTIME)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[audit]"
 	$(BIN)/bandit -q -c pyproject.toml -r engine kernels export bench
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -s osv -r $(VENV)/audit.txt
 
 bench: $(TESTING)
 	@mkdir -p .benchmarks

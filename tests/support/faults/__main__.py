@@ -66,6 +66,7 @@ def _measure(options: argparse.Namespace, record: Path, samples: Path) -> None:
     tqdm.tqdm.monitor_interval = 0  # its monitor is a thread, which a fork would not have
     with _progress() as progress, tempfile.TemporaryDirectory(prefix="retake-faults-", dir=MEMORY) as folder:
         root = Path(folder)
+        os.environ["XDG_CACHE_HOME"] = str(root / "cache")
         warm_up(quick(root / "warm"))
         if options.what in ("all", "trials"):
             found = list(campaign.parts(root, stride=options.stride))

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial(-journal)?", re.DOTALL)
+"""With what SQLite keeps beside a database in the making."""
 
 
 @contextmanager

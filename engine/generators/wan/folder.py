@@ -146,7 +146,9 @@ def read_folder(
     tokenizer = _refusing(
         folder,
         "tokenizer",
-        lambda: AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        lambda: AutoTokenizer.from_pretrained(  # nosec B615 # a local folder
+            folder / "tokenizer", local_files_only=True
+        ),
     )
     use_channels_last(vae)
     defaults = _on_the_grid(folder, _read_defaults(folder), scheduler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -141,3 +142,53 @@ def test_a_write_that_is_refused_is_lost_and_a_row_twice_is_our_fault(tmp_path: 
     with pytest.raises(sqlite3.IntegrityError), opened.transaction() as writer:
         writer.execute("INSERT INTO meta VALUES ('schema_version', '3')")
     opened.close()
+
+
+def killed_run(folder: Path) -> Path:
+    """As a kill leaves it: nobody closed the store, and its log lies beside it."""
+    with RunStore.create(folder / "running", SCENARIOS) as store:
+        Run(store, FakeModels()).go(overlap=False, limit=2)
+        killed = Path(shutil.copytree(folder / "running", folder / "killed"))
+    (killed / "run.sqlite-shm").unlink()
+    assert (killed / "run.sqlite-wal").stat().st_size > 0
+    return killed
+
+
+def contents(folder: Path) -> dict[str, object]:
+    with RunStore.open(folder, read_only=True) as store:
+        return {scene.id: store.history(scene.id) for scene in SCENARIOS}
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_damaged_store_is_refused_and_loses_nothing_when_it_is_put_back(
+    tmp_path: Path, part: float, read_only: bool
+) -> None:
+    """SQLite writes the log into what is left of the store and deletes it, of an empty one always."""
+    killed = killed_run(tmp_path)
+    before, whole = contents(tmp_path / "running"), (killed / "run.sqlite").read_bytes()
+    log = (killed / "run.sqlite-wal").read_bytes()
+    (killed / "run.sqlite").write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(StoreError, match=r"is damaged"):
+        RunStore.open(killed, read_only=read_only)
+    assert (killed / "run.sqlite-wal").read_bytes() == log
+    (killed / "run.sqlite").write_bytes(whole)
+    assert contents(killed) == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "emptied", "cut", "flipped"])
+def test_a_damaged_log_costs_nothing(tmp_path: Path, damage: str) -> None:
+    """What SQLite cannot read of a log it leaves out without a word."""
+    killed = killed_run(tmp_path)
+    log = killed / "run.sqlite-wal"
+    content = bytearray(log.read_bytes())
+    if damage == "gone":
+        log.unlink()
+    elif damage == "flipped":
+        content[40] ^= 1
+        log.write_bytes(content)
+    else:
+        log.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    assert contents(killed) == contents(tmp_path / "running")
+    with RunStore.open(killed) as store:
+        assert len(store.outcomes()) == 2

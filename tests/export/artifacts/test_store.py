@@ -187,7 +187,7 @@ def link_out(folder: Path) -> None:
         (lambda folder: (folder / "artifact.json").write_text("[" * 10**5), "it is nested too deep"),
         (
             lambda folder: (folder / "artifact.json").write_bytes(b"\xff\xfe"),
-            "is damaged: UnicodeDecodeError",
+            "is damaged: JSONDecodeError",
         ),
         (lambda folder: (folder / "artifact.json").unlink(), "is no artifact"),
         (lambda folder: rewrite(folder, files=["engine.plan"]), "files is list, not dict"),

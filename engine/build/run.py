@@ -34,7 +34,7 @@ from engine.runs.trace_file import kept_trace, read_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.types import Outcome, Scenario, Video
-from engine.video.files import write_mp4
+from engine.video.files import is_readable, write_mp4
 from kernels.files import file_digest
 
 
@@ -176,7 +176,7 @@ def resume_run(
 
 def _mend(store: RunStore, *, remake: bool) -> None:
     """No take is chosen, nor built upon, that is not the one that was judged."""
-    bad = store.damaged_takes()
+    bad = store.damaged_takes(is_readable)
     if bad and not remake:
         raise StoreError(
             f"{store.folder} has {len(bad)} scenarios of which a video is missing or not as it was stored, "

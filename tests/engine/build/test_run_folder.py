@@ -47,11 +47,11 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, call: int, error: Exception) -> l
     calls: list[int] = []
     real = build.write_mp4
 
-    def write(path: Path, frames: Frames, fps: float) -> None:
+    def write(path: Path, frames: Frames, fps: float, *, note: str | None) -> None:
         calls.append(len(calls))
         if len(calls) >= call:
             raise error
-        real(path, frames, fps)
+        real(path, frames, fps, note=note)
 
     monkeypatch.setattr(build, "write_mp4", write)
     return calls

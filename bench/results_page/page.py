@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.results_page import export_sections, policy_section, quality_sections, speed_sections
+from bench.results_page import (
+    export_sections,
+    policy_section,
+    quality_sections,
+    speed_sections,
+    whole_run_section,
+)
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
     ResultError,
@@ -29,6 +35,7 @@ INTRODUCTION = (
 )
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
+    "end_to_end": whole_run_section.whole_run,
     "denoiser": speed_sections.denoiser,
     "denoiser_quality": quality_sections.denoiser_quality,
     "export_quality": quality_sections.export_quality,

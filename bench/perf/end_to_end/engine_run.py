@@ -128,6 +128,9 @@ def _warm_up(options: Options, generator: Generator, critic: Critic) -> str:
     try:
         with _new_run(prepared, (generator, critic)) as run:
             run.execute(Watch(1, options.deadline_s, one_after_the_other=False))
+    except BudgetSpent:
+        problem = f"the budget of {options.budget_s:g} s was spent before the measurement began"
+        raise ConfigError(problem, fix="give a larger --budget") from None
     finally:
         wan.schedule = whole
     with RunStore.open(config.out, read_only=True) as store:

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(work=_make)
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make them in")
     make.add_argument("--size", choices=SIZES, default=FULL.name, help="full: needs a GPU and 30 GB of disk")
-    make.add_argument("--clips", type=_count, default=8, metavar="N", help="scenarios; 8 unless given")
+    make.add_argument("--clips", type=_count, default=6, metavar="N", help="scenarios; 6 unless given")
     listed = "\n".join(f"  {variant.name:22s}{variant.says}" for variant in VARIANTS.values())
     run = steps.add_parser(
         "run", help="measure one variant", formatter_class=plain, epilog=f"variants:\n{listed}"

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ CONTRAST = 0.25
 EMBEDDING_SIZE = 200.0
 """Root mean square of a reply token's embedding: what random layers add to it stays small."""
 SHARD = "5GB"
+CLIPS_AT_ONCE = 3
 WARM_UP_CLIP = 1000
 """Its index: no measured clip shows the same."""
 
@@ -52,11 +54,14 @@ def make(folder: Path, size: Size, num_clips: int, device: torch.device) -> None
     if facts.is_file() and (held := read_facts(folder)["size"]) != size.name:
         raise ConfigError(f"{folder} holds models of size {held}, not {size.name}", fix="name another --out")
     write_json(facts, {"size": size.name, "reply_tokens": size.reply_tokens})
-    _once(folder / GENERATOR, lambda place: make_generator(place, size, device))
-    _once(folder / CRITIC, lambda place: make_critic(place, size, device))
-    for index in range(num_clips):
-        make_clip(folder / CLIPS / f"clip{index:02d}.mp4", index, size)
-    make_clip(folder / WARM_UP / "clip.mp4", WARM_UP_CLIP, size)
+    clips = {folder / CLIPS / f"clip{index:02d}.mp4": index for index in range(num_clips)}
+    clips[folder / WARM_UP / "clip.mp4"] = WARM_UP_CLIP
+    with ThreadPoolExecutor(CLIPS_AT_ONCE) as pool:  # on host cores, while the device makes the models
+        made = [pool.submit(make_clip, path, index, size) for path, index in clips.items()]
+        _once(folder / GENERATOR, lambda place: make_generator(place, size, device))
+        _once(folder / CRITIC, lambda place: make_critic(place, size, device))
+        for clip in made:
+            clip.result()
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 # make bench    speed of kernels and denoiser on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md and its plots from the measurements in bench/results
 # make docs     docs/settings.md from the settings
+# make faults  kills, signals, full disks, damage, hostile input and an hour of soak -> bench/results/faults.json
+# make audit   bandit over the sources, pip-audit over what is installed (it asks api.osv.dev)
 # make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
 # All create .venv and install on first use; they install again only when pyproject.toml changes.
 
@@ -16,7 +18,7 @@ PIP_FLAGS := --disable-pip-version-check --quiet
 RUNTIME := $(VENV)/.installed
 TESTING := $(VENV)/.installed-test
 
-.PHONY: demo test test-slow test-cpus test-cpus-short bench results docs gpu-acceptance clean
+.PHONY: demo test test-slow test-cpus test-cpus-short faults audit bench results docs gpu-acceptance clean
 
 demo: $(RUNTIME)
 	$(BIN)/retake demo
@@ -35,6 +37,15 @@ test-cpus: $(TESTING)
 
 test-cpus-short: $(TESTING)
 	$(BIN)/python tests/support/cpu_settings.py --short -n auto --maxprocesses 2 --dist loadfile
+
+faults: $(TESTING)
+	PYTHONPATH=.:tests/support $(BIN)/python -m faults
+
+audit: $(RUNTIME)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[audit]"
+	$(BIN)/bandit -q -c pyproject.toml -r engine kernels export bench
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -s osv -r $(VENV)/audit.txt
 
 bench: $(TESTING)
 	@mkdir -p .benchmarks

@@ -184,6 +184,7 @@ def measure(
         per_token = statistics.median(decoding for decoding, _ in times[name]) / tokens
         found[name] = {
             "replies": replies,
+            "n": rounds,
             "ms_per_step": 1e3 * per_token,
             "tokens_per_s": replies / per_token,
             "prompt_s": statistics.median(prompt for _, prompt in times[name]) / replies,
@@ -230,7 +231,7 @@ def _step_logits(model: Any, slots: Slots, ids: Tensor, token: int) -> Tensor:
         keys[:, :, :-1].copy_(layer.keys)
         values[:, :, :-1].copy_(layer.values)
     place = torch.tensor([ids.shape[1]], device=ids.device)
-    return slots.step(torch.tensor([token], device=ids.device), place, place, cache)[0]
+    return slots.step(torch.tensor([token], device=ids.device), place * 0, place, place, cache)[0]
 
 
 def gemms(limit_gb_s: float) -> list[dict[str, Any]]:

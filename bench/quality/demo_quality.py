@@ -96,7 +96,7 @@ def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) ->
         raise ScorerError(f"{run} already holds a run", fix="give --resume, or another folder with --work")
     verb = ["resume", str(run)] if started else ["run", str(dataset), "--out", str(run), *extra]
     command = [sys.executable, "-m", "engine.cli", *verb]
-    status = subprocess.run(command, check=False).returncode
+    status = subprocess.run(command, check=False).returncode  # nosec B603 # our own interpreter
     if status not in (0, 1) or not (run / "run.sqlite").is_file():
         raise ScorerError(
             f"`retake {' '.join(verb)}` ended with status {status} and left no usable run in {run}",

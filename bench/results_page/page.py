@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results_page import (
+    decode_section,
     export_sections,
+    faults_section,
     policy_section,
     quality_sections,
     speed_sections,
@@ -37,6 +39,7 @@ PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "end_to_end": whole_run_section.whole_run,
     "denoiser": speed_sections.denoiser,
+    "vlm_decode": decode_section.decode,
     "denoiser_quality": quality_sections.denoiser_quality,
     "export_quality": quality_sections.export_quality,
     "policy": policy_section.policy,
@@ -46,6 +49,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "export_build": export_sections.export_build,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
+    "faults": faults_section.faults,
 }
 """By kind; any other kind with a list of `rows` becomes tables of rows."""
 

@@ -22,6 +22,7 @@ KINDS_BY_NAME = ("demo_quality", "scoring", "selectors")
 ORDER = (
     "end_to_end",
     "denoiser",
+    "vlm_decode",
     "attention",
     "linear",
     "vae",
@@ -32,6 +33,7 @@ ORDER = (
     "denoiser_quality",
     "policy",
     *KINDS_BY_NAME,
+    "faults",
 )
 MOVED = {
     **{

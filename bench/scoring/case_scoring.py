@@ -24,13 +24,14 @@ import cv2
 
 from bench.files import write_whole
 from bench.scoring.clip_stream import stream_clip
-from bench.scoring.file_digests import FileDigests, missing_file, sha256
+from bench.scoring.file_digests import missing_file, sha256
 from bench.scoring.frame_errors import FrameErrors, SquaredErrors
 from bench.scoring.reference_cache import RealTakes, ReferenceCache, compare_motion, read_pair
 from bench.scoring.references import Reference, ReferenceKey, reference_key
 from bench.scoring.view_metrics import Case, CaseMetrics
 from engine.datasets.physics_iq import Description
 from engine.errors import ScorerError, VideoError
+from engine.runs.digests import FileDigests
 from engine.settings.environment import usable_cores
 from engine.types import Frames
 

@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 
 from bench.scoring.clip_stream import num_considered
-from bench.scoring.file_digests import FileDigests
+from bench.scoring.file_digests import sha256
 from bench.scoring.view_metrics import reduced_size
 from engine.datasets.physics_iq import Description, benchmark_tree, cases_of, rival_trees
 from engine.errors import ScorerError, VideoError
+from engine.runs.digests import FileDigests
 from engine.video.files import probe
 
 ALGORITHM = 2  # raise it when masks, reduction, metrics or the form of stored entries change
@@ -111,8 +112,8 @@ def reference_key(reference: Reference, fps: float, digests: FileDigests) -> Ref
             f"{reference.takes[0]} has {header.width}x{header.height} pixels; a quarter of that is compared",
             fix="download the benchmark's clips again",
         )
-    takes = [digests.digest(path) for path in reference.takes]
-    masks = [digests.digest(path) if path.is_file() else COMPUTED for path in reference.masks]
+    takes = [sha256(path, digests) for path in reference.takes]
+    masks = [sha256(path, digests) if path.is_file() else COMPUTED for path in reference.masks]
     return ReferenceKey(
         size=size,
         num_frames=num_considered(fps),

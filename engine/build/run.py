@@ -26,16 +26,18 @@ from engine.loop.selection import TakeScorer
 from engine.machine.streams import HostPool, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
+from engine.runs.digests import Ahead, FileDigests
 from engine.runs.folder import DATABASE, writing
-from engine.runs.manifest import MANIFEST, collect, read_manifest, write_manifest
+from engine.runs.manifest import MANIFEST, Digest, collect, model_files, read_manifest, write_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import kept_trace, read_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
+from engine.settings.environment import cache_folder
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import write_mp4
-from kernels.files import file_digest
+from engine.video.oddities import oddity_of
 
 
 class Run:
@@ -131,9 +133,10 @@ def build_run(config: RunConfig) -> Run:
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
     prepared = prepare(config)
-    loaded = load(prepared)
-    config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-    facts = _manifest(replace(prepared, config=config), loaded[0].notes, loaded[1].notes)
+    with _digests_ahead(prepared) as digests:  # of weights: read once for them, once to load them
+        loaded = load(prepared)
+        config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
+        facts = _manifest(replace(prepared, config=config), digests.digest, loaded[0].notes, loaded[1].notes)
     with ExitStack() as refused:
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
@@ -190,7 +193,8 @@ def _mend(store: RunStore, *, remake: bool) -> None:
 def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     """Refuse, or note in the manifest, what the run no longer rests on."""
     path = store.folder / MANIFEST
-    then, now = read_manifest(path), _manifest(prepared, {}, {})
+    with _digests_ahead(prepared) as digests:
+        then, now = read_manifest(path), _manifest(prepared, digests.digest, {}, {})
     asked = {scenario.id: scenario.text for scenario in store.scenarios()}
     found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
     found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
@@ -211,22 +215,33 @@ def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
         with writing(store.folder):
-            write_mp4(store.folder / path, video.frames, video.fps)
+            write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
         return path
 
     return encode
 
 
-def _manifest(prepared: Prepared, denoiser: Mapping[str, str], critic: Mapping[str, str]) -> dict[str, Any]:
+def _digests_ahead(prepared: Prepared) -> Ahead:
+    """Of what the run rests on, while the models are loaded."""
+    folders = (prepared.generator.path, prepared.critic.path)
+    paths = [path for folder in folders for path in model_files(folder)]
+    paths += [scenario.prefix.path for scenario in prepared.usable]
+    return Ahead(paths, FileDigests(cache_folder() / "digests"))
+
+
+def _manifest(
+    prepared: Prepared, digest: Digest, denoiser: Mapping[str, str], critic: Mapping[str, str]
+) -> dict[str, Any]:
     config = prepared.config
     facts = collect(
         asdict(config),
         {"generator": prepared.generator.path, "critic": prepared.critic.path},
         seeds={scenario.id: scenario_seed(config.loop.seed, scenario.id) for scenario in prepared.scenarios},
         argv=sys.argv,
+        digest=digest,
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    prefixes = {scenario.id: file_digest(scenario.prefix.path) for scenario in prepared.usable}
+    prefixes = {scenario.id: digest(scenario.prefix.path) for scenario in prepared.usable}
     return {
         **facts,
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended

@@ -73,8 +73,8 @@ def _text(x: float, y: float, label: object, css: str, anchor: str = "middle") -
 
 
 def _svg(height: float, title: str, description: str, parts: Sequence[str]) -> Markup:
-    body = "".join(parts)
-    return Markup(
+    body = "".join(parts)  # each part escapes the texts in it
+    return Markup(  # nosec B704
         f'<svg class="chart" viewBox="0 0 {WIDTH_PX} {height:.0f}" role="img" '
         f'aria-label="{escape(title)}: {escape(description)}">{body}</svg>'
     )

@@ -83,7 +83,7 @@ class Database:
                 connection.executescript(f"BEGIN;{_SCHEMA}")
                 connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
                 marks = ",".join("?" * 10)
-                connection.executemany(f"INSERT INTO scenarios VALUES ({marks})", scenarios)
+                connection.executemany(f"INSERT INTO scenarios VALUES ({marks})", scenarios)  # nosec B608
             connection.close()
         return cls(path, read_only=False)
 
@@ -114,24 +114,39 @@ class Database:
         return self._connection
 
     def _open(self, read_only: bool) -> None:
+        """Looked through before it is opened for writing.
+
+        SQLite writes its log into a store that is opened for writing and then deletes it, however damaged the
+        store is; that of an empty one it deletes even to read it. Whoever puts the store back needs the log.
+        """
         with _errors_told(self._path, writes=not read_only):
-            self._connection = _connect(self._path, "mode=ro" if read_only else "mode=rw")
-            if read_only and not _readable(self._connection) and not _has_log(self._path):
+            if self._path.stat().st_size == 0:
+                raise damaged(self._path, "it is empty")
+            self._connection = _connect(self._path, "mode=ro")
+            if not _readable(self._connection) and not _has_log(self._path):
                 # SQLite keeps files beside the store even to read it, which a read-only folder does not take
                 self._connection.close()
                 self._connection = _connect(self._path, "mode=ro&immutable=1")
-            if not read_only:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                # FULL, not NORMAL: a commit costs milliseconds and records minutes of GPU time, so it shall
-                # survive a power cut as well as a killed process.
-                self._connection.execute("PRAGMA synchronous = FULL")
-                self._connection.execute("PRAGMA foreign_keys = ON")
             verdict = self.rows("PRAGMA quick_check(1)")
             if verdict != [("ok",)]:
                 raise damaged(self._path, str(verdict[0][0] if verdict else "no verdict"))
             self._version = self._stated_version()
             if not read_only:
+                self._connection.close()
+                self._connection = _connect(self._path, "mode=rw")
+                self._for_writing(self._connection)
                 self._upgrade()
+
+    @staticmethod
+    def _for_writing(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL, not NORMAL: a commit costs milliseconds and records minutes of GPU time, so it shall survive
+        # a power cut as well as a killed process.
+        connection.execute("PRAGMA synchronous = FULL")
+        # Each commit goes on into the store itself: a damaged or missing log, which SQLite leaves out without
+        # a word, then costs nothing.
+        connection.execute("PRAGMA wal_autocheckpoint = 1")
+        connection.execute("PRAGMA foreign_keys = ON")
 
     def _stated_version(self) -> int:
         found = self.rows("SELECT value FROM meta WHERE key = 'schema_version'")
@@ -149,7 +164,7 @@ class Database:
     def _upgrade(self) -> None:
         steps = "".join(_UPGRADES[version] for version in range(self._version, SCHEMA_VERSION))
         if steps:
-            stated = f"UPDATE meta SET value = '{SCHEMA_VERSION}' WHERE key = 'schema_version';"
+            stated = f"UPDATE meta SET value = '{SCHEMA_VERSION}' WHERE key = 'schema_version';"  # nosec B608
             self._open_connection.executescript(f"BEGIN;{steps}{stated}COMMIT;")
         self._version = SCHEMA_VERSION
 

@@ -12,7 +12,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from engine.errors import StoreError
 from kernels.files import file_digest, read_json, whole_file
 
 MANIFEST = "manifest.json"
+Digest = Callable[[Path], str]
+"""A file -> its sha256 in hex."""
 MANIFEST_VERSION = 2
 """2: model folders are digested whole, and the prefixes too."""
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf"})
@@ -48,9 +50,14 @@ PACKAGES = (
 
 
 def collect(
-    config: Mapping[str, Any], models: Mapping[str, Path], *, seeds: Mapping[str, int], argv: Sequence[str]
+    config: Mapping[str, Any],
+    models: Mapping[str, Path],
+    *,
+    seeds: Mapping[str, int],
+    argv: Sequence[str],
+    digest: Digest = file_digest,
 ) -> dict[str, Any]:
-    """The manifest of a run that starts now; `models` are folders by role, digested whole."""
+    """The manifest of a run that starts now; `models` are folders by role, digested whole by `digest`."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -64,7 +71,8 @@ def collect(
         },
         "packages": package_versions(),
         "models": {
-            role: {"folder": str(folder), "sha256": model_digests(folder)} for role, folder in models.items()
+            role: {"folder": str(folder), "sha256": model_digests(folder, digest)}
+            for role, folder in models.items()
         },
         "seeds": dict(seeds),
         "config": dict(config),
@@ -177,18 +185,20 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def model_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder` that a model is loaded from, by relative path, read in blocks."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in MODEL_SUFFIXES and path.is_file():
-            digests[path.relative_to(folder).as_posix()] = file_digest(path)
-    return digests
+def model_files(folder: Path) -> list[Path]:
+    """Every file below `folder` that a model is loaded from, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES and path.is_file())
+
+
+def model_digests(folder: Path, digest: Digest = file_digest) -> dict[str, str]:
+    """sha256 of each of `model_files`, by relative path."""
+    return {path.relative_to(folder).as_posix(): digest(path) for path in model_files(folder)}
 
 
 def _output(program: str, *arguments: str) -> str | None:
     """What the program printed; None when there is no such program or it failed."""
     if shutil.which(program) is None:
         return None
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    command = [program, *arguments]  # of a caller in this file
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
     return done.stdout.strip() if done.returncode == 0 else None

@@ -84,6 +84,7 @@ class RunStore:
         with writing(folder):
             for name in (VIDEOS, CHOSEN):
                 place_in(folder, name).mkdir(parents=True, exist_ok=True)
+        remove_parts(folder)  # of one that was killed while it began
         unwritable(folder, scenarios)  # makes their folders; whoever runs them asks again for the reasons
         rows = [_scenario_row(position, scenario) for position, scenario in enumerate(scenarios)]
         return cls(folder, Database.create(folder / DATABASE, rows), lock)
@@ -146,7 +147,8 @@ class RunStore:
         )
         with self._database.transaction() as database:
             columns = f"scenario_id, {ATTEMPT_COLUMNS}, video_sha256"
-            database.execute(f"INSERT INTO attempts ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+            marks = ",".join("?" * len(row))
+            database.execute(f"INSERT INTO attempts ({columns}) VALUES ({marks})", row)  # nosec B608
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
         """Add the critique to a take that was recorded without one."""
@@ -224,15 +226,14 @@ class RunStore:
     def video_digests(self) -> dict[tuple[str, int], str]:
         """sha256 of each take as it was stored, by scenario id and number; those of older runs are absent."""
         column = self._database.digest_column
-        rows = self._database.rows(f"SELECT scenario_id, number, {column} FROM attempts")
+        rows = self._database.rows(f"SELECT scenario_id, number, {column} FROM attempts")  # nosec B608
         return {(scenario_id, number): digest for scenario_id, number, digest in rows if digest is not None}
 
     def damaged_takes(self) -> dict[str, int]:
         """The first attempt, by scenario id, whose video is missing or is not the one that was stored."""
         digests, found = self.video_digests(), dict[str, int]()
-        order = "ORDER BY scenario_id, number"
         for name, number, place in self._database.rows(
-            f"SELECT scenario_id, number, video_path FROM attempts {order}"
+            "SELECT scenario_id, number, video_path FROM attempts ORDER BY scenario_id, number"
         ):
             video = place_in(self.folder, place)
             if name not in found and not _is_whole(video, digests.get((name, number))):
@@ -254,10 +255,9 @@ class RunStore:
         return History(plan=plan, attempts=self.attempts(scenario_id))
 
     def attempts(self, scenario_id: str) -> tuple[Attempt, ...]:
-        rows = self._database.rows(
-            f"SELECT {self._database.attempt_columns} FROM attempts WHERE scenario_id = ? ORDER BY number",
-            (scenario_id,),
-        )
+        columns = self._database.attempt_columns
+        query = f"SELECT {columns} FROM attempts WHERE scenario_id = ? ORDER BY number"  # nosec B608
+        rows = self._database.rows(query, (scenario_id,))
         found = tuple(self._read(_read_attempt, row) for row in rows)
         if [attempt.index for attempt in found] != list(range(len(found))):
             raise self._damaged(f"attempts of {scenario_id} are missing")

@@ -158,9 +158,24 @@ def validate(values: Any, name: str) -> None:
         if not _has_type(value, hints[entry.name]):
             kind = spell(hints[entry.name])
             raise ConfigError(f"{key} is {value!r}, which is not {kind}", fix=f"give {key} as {kind}")
+        if not _is_utf8(value):
+            raise ConfigError(
+                f"{key} is {value!r}, which is not UTF-8 and cannot be kept in a file of settings",
+                fix=f"give {key} in UTF-8; rename the file or folder that it names",
+            )
         rule = entry.metadata.get("setting")
         if value is not None and rule is not None:
             _check_rule(key, value, rule)
+
+
+def _is_utf8(value: Any) -> bool:
+    """Bytes of a path that are no UTF-8 become surrogates, which no text file holds."""
+    texts = value if isinstance(value, tuple) else (value,)
+    try:
+        "".join(str(text) for text in texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_rule(key: str, value: Any, rule: Setting) -> None:

@@ -106,7 +106,7 @@ def _run(arguments: Sequence[str], stderr: Path, on_progress: OnProgress | None)
     # -P: the script's own folder is not searched for modules, so that no file in it can shadow a library's
     with (
         stderr.open("wb") as errors,
-        subprocess.Popen(
+        subprocess.Popen(  # nosec B603 # our own interpreter and module
             [sys.executable, "-P", *arguments], stdout=subprocess.PIPE, stderr=errors, text=True
         ) as child,
     ):

@@ -169,7 +169,8 @@ def draw(made: Made, row: Description, take: int) -> Iterator[Frames]:
     scene, view = divmod((row.number - 1) % (made.num_scenes * len(VIEWS)), len(VIEWS))
     random = np.random.default_rng([scene, view])
     table = _table(random, width, height)
-    starts, velocities = random.uniform(0.1, 0.9, (3, 2)), random.uniform(-0.35, 0.35, (3, 2))
+    starts = random.uniform(0.1, 0.9, (3, 2))  # nosec B311 # seeded, for test clips
+    velocities = random.uniform(-0.35, 0.35, (3, 2))  # nosec B311 # the same
     colors = random.integers(0, 2, (3, 3)) * 190 + 30
     moves = not made.still_views or ((view == 1) == generated and view != 0)
     noise = np.random.default_rng([scene, view, take + 1])

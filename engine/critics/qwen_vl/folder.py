@@ -58,8 +58,8 @@ def read_folder(
     options = _quantization_options(quantization, torch_dtype(dtype), device)
     _refuse_adapters(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
         _require_quantizer(folder, config, quantization)
         if with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
@@ -87,7 +87,7 @@ def read_folder(
 def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
     from transformers import AutoModelForImageTextToText
 
-    model, info = AutoModelForImageTextToText.from_pretrained(
+    model, info = AutoModelForImageTextToText.from_pretrained(  # nosec B615 # a local folder
         folder,
         dtype=dtype,
         local_files_only=True,

@@ -91,7 +91,7 @@ def _work(shared: torch.Tensor, slots: Any, done: Any, seeds: Any, extra: Extra 
             frames = scene.render(1, view, size_px)
             shared[slot, index] = torch.from_numpy(frames)
             records.append(make_record(scene, frames))
-            extras.append(None if extra is None else extra(records[-1], frames))
+            extras.append(None if extra is None else extra(records[-1], frames))  # nosec B610 # no query
         done.put((slot, records, extras))
 
 

@@ -52,7 +52,7 @@ def build_tokenizer(texts: list[str]) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # nosec B106 # tokens of a vocabulary
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
     fast.add_special_tokens({"additional_special_tokens": list(SPECIALS)})

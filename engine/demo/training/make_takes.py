@@ -73,8 +73,9 @@ def main() -> None:
     factory = ClipFactory(
         num_workers=arguments.workers, first_seed=arguments.first_seed, block=arguments.block
     )
-    geometry = PatchGeometry.from_config(AutoConfig.from_pretrained(arguments.critic), frame_px=128)
-    maker = RowMaker(AutoTokenizer.from_pretrained(arguments.critic), geometry, 128)
+    config = AutoConfig.from_pretrained(arguments.critic, local_files_only=True)  # nosec B615 # a local folder
+    tokenizer = AutoTokenizer.from_pretrained(arguments.critic, local_files_only=True)  # nosec B615
+    maker = RowMaker(tokenizer, PatchGeometry.from_config(config, frame_px=128), 128)
     modules, generator = load_generator(arguments.generator, device), torch.Generator(device).manual_seed(7)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for number in range(-(-arguments.count // arguments.block)):

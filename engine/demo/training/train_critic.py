@@ -181,8 +181,11 @@ def load_start(folder: Path) -> tuple[Any, Any]:
     """(tokenizer, model) of a saved critic, fp32 on the CPU."""
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return AutoTokenizer.from_pretrained(folder), model
+    model = Qwen3VLForConditionalGeneration.from_pretrained(  # nosec B615 # a local folder
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615 # the same
+    return tokenizer, model
 
 
 def train(arguments: argparse.Namespace, device: str) -> None:

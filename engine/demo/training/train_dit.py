@@ -48,7 +48,7 @@ def build_tokenizer(texts: list[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # nosec B106 # a token of a vocabulary
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -67,7 +67,7 @@ def build_tokenizer(texts: list[str]) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # nosec B106 # tokens of a vocabulary
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
         model_max_length=MAX_TOKENS, padding_side="right",
     )  # fmt: skip
@@ -192,8 +192,12 @@ def load_modules(folder: Path) -> tuple[Any, Any, Any]:
 
     return (
         load_transformer(folder),
-        UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
-        AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        UMT5EncoderModel.from_pretrained(  # nosec B615 # a local folder
+            folder / "text_encoder", dtype=torch.float32, local_files_only=True
+        ),
+        AutoTokenizer.from_pretrained(  # nosec B615 # a local folder
+            folder / "tokenizer", local_files_only=True
+        ),
     )
 
 

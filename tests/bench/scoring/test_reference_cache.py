@@ -12,12 +12,12 @@ from plain_reader import load_real
 from scored_clips import FPS, make_dataset
 
 from bench.scoring import reference_cache
-from bench.scoring.file_digests import FileDigests
 from bench.scoring.reference_cache import RealTakes, ReferenceCache, expected_bytes
 from bench.scoring.references import COMPUTED, Reference, ReferenceKey, reference_key, references
 from bench.scoring.view_metrics import compare, motion_share
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import ScorerError, VideoError
+from engine.runs.digests import FileDigests
 
 CASE = "0001_perspective-left"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from fake_run import SCENARIOS, FakeModels, Run
 
 from engine.errors import RetakeError, RunLost, StoreError
+from engine.runs import database
 from engine.runs.database import Database
 from engine.runs.store import RunStore
 
@@ -55,11 +57,11 @@ def test_flipped_and_cut_files_are_read_or_refused(tmp_path: Path, stored: bytes
 def test_odd_versions_are_refused(tmp_path: Path, stored: bytes, version: str | None) -> None:
     path = tmp_path / "run.sqlite"
     path.write_bytes(stored)
-    with sqlite3.connect(path) as database:
+    with sqlite3.connect(path) as connection:
         if version is None:
-            database.execute("DELETE FROM meta")
+            connection.execute("DELETE FROM meta")
         else:
-            database.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
     for read_only in (True, False):
         with pytest.raises(StoreError, match=f"schema version is {version!r}"):
             RunStore.open(tmp_path, read_only=read_only)
@@ -76,8 +78,8 @@ def test_odd_versions_are_refused(tmp_path: Path, stored: bytes, version: str | 
 )
 def test_a_foreign_store_names_nothing_outside_its_folder(tmp_path: Path, stored: bytes, change: str) -> None:
     (tmp_path / "run.sqlite").write_bytes(stored)
-    with sqlite3.connect(tmp_path / "run.sqlite") as database:
-        database.execute(change)
+    with sqlite3.connect(tmp_path / "run.sqlite") as connection:
+        connection.execute(change)
     for read_only in (True, False):
         with pytest.raises(StoreError, match=r"not its own|cannot be a file name"):
             RunStore.open(tmp_path, read_only=read_only)
@@ -109,19 +111,84 @@ def test_a_take_that_is_a_link_outside_is_not_opened(tmp_path: Path) -> None:
 )
 def test_rows_that_we_never_write_are_refused(tmp_path: Path, stored: bytes, change: str) -> None:
     (tmp_path / "run.sqlite").write_bytes(stored)
-    with sqlite3.connect(tmp_path / "run.sqlite") as database:
-        database.execute(change)
+    with sqlite3.connect(tmp_path / "run.sqlite") as connection:
+        connection.execute(change)
     with pytest.raises(StoreError, match="is damaged"):
         read_all(tmp_path)
 
 
+def test_a_folder_that_takes_no_files_is_read_if_nothing_lies_beside_the_store(
+    tmp_path: Path, stored: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so it is only said that SQLite cannot make its files."""
+    (tmp_path / "run.sqlite").write_bytes(stored)
+    opened, real = [], database._connect
+    monkeypatch.setattr(database, "_readable", lambda connection: False)
+    monkeypatch.setattr(database, "_connect", lambda path, how: opened.append(how) or real(path, how))
+    RunStore.open(tmp_path, read_only=True).close()
+    assert opened == ["mode=ro", "mode=ro&immutable=1"]
+    (tmp_path / "run.sqlite-wal").write_bytes(b"the last writes")
+    RunStore.open(tmp_path, read_only=True).close()
+    assert opened[2:] == ["mode=ro"]
+
+
 def test_a_write_that_is_refused_is_lost_and_a_row_twice_is_our_fault(tmp_path: Path, stored: bytes) -> None:
     (tmp_path / "run.sqlite").write_bytes(stored)
-    database = Database(tmp_path / "run.sqlite", read_only=False)
-    (size,) = database.rows("PRAGMA page_count")[0]
-    database.rows(f"PRAGMA max_page_count = {size}")  # as a full disk
-    with pytest.raises(RunLost, match="disk is full"), database.transaction() as writer:
+    opened = Database(tmp_path / "run.sqlite", read_only=False)
+    (size,) = opened.rows("PRAGMA page_count")[0]
+    opened.rows(f"PRAGMA max_page_count = {size}")  # as a full disk
+    with pytest.raises(RunLost, match="disk is full"), opened.transaction() as writer:
         writer.execute("INSERT INTO opened_files VALUES (?)", ("x" * 100_000,))
-    with pytest.raises(sqlite3.IntegrityError), database.transaction() as writer:
+    with pytest.raises(sqlite3.IntegrityError), opened.transaction() as writer:
         writer.execute("INSERT INTO meta VALUES ('schema_version', '3')")
-    database.close()
+    opened.close()
+
+
+def killed_run(folder: Path) -> Path:
+    """As a kill leaves it: nobody closed the store, and its log lies beside it."""
+    with RunStore.create(folder / "running", SCENARIOS) as store:
+        Run(store, FakeModels()).go(overlap=False, limit=2)
+        killed = Path(shutil.copytree(folder / "running", folder / "killed"))
+    (killed / "run.sqlite-shm").unlink()
+    assert (killed / "run.sqlite-wal").stat().st_size > 0
+    return killed
+
+
+def contents(folder: Path) -> dict[str, object]:
+    with RunStore.open(folder, read_only=True) as store:
+        return {scene.id: store.history(scene.id) for scene in SCENARIOS}
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_damaged_store_is_refused_and_loses_nothing_when_it_is_put_back(
+    tmp_path: Path, part: float, read_only: bool
+) -> None:
+    """SQLite writes the log into what is left of the store and deletes it, of an empty one always."""
+    killed = killed_run(tmp_path)
+    before, whole = contents(tmp_path / "running"), (killed / "run.sqlite").read_bytes()
+    log = (killed / "run.sqlite-wal").read_bytes()
+    (killed / "run.sqlite").write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(StoreError, match=r"is damaged"):
+        RunStore.open(killed, read_only=read_only)
+    assert (killed / "run.sqlite-wal").read_bytes() == log
+    (killed / "run.sqlite").write_bytes(whole)
+    assert contents(killed) == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "emptied", "cut", "flipped"])
+def test_a_damaged_log_costs_nothing(tmp_path: Path, damage: str) -> None:
+    """What SQLite cannot read of a log it leaves out without a word."""
+    killed = killed_run(tmp_path)
+    log = killed / "run.sqlite-wal"
+    content = bytearray(log.read_bytes())
+    if damage == "gone":
+        log.unlink()
+    elif damage == "flipped":
+        content[40] ^= 1
+        log.write_bytes(content)
+    else:
+        log.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    assert contents(killed) == contents(tmp_path / "running")
+    with RunStore.open(killed) as store:
+        assert len(store.outcomes()) == 2

@@ -346,3 +346,12 @@ def test_a_part_of_the_denoiser_is_declared_once() -> None:
         assert part.hint in (one.hint, one.hint | None) and part.kind == one.kind, part.name
         assert part.default is None
         assert dataclasses.replace(part.setting, unset="") == one.setting, part.name
+
+
+@pytest.mark.parametrize("key", ["dataset", "out", "generator.name", "critic.name", "loop.selectors"])
+def test_text_that_is_not_utf8_is_refused_where_it_is_given(key: str) -> None:
+    """Python gives a byte of a file name that is no UTF-8 as a surrogate, which no file of settings holds."""
+    given: dict[str, object] = {"dataset": "d", "out": "o"}
+    value: object = ["a\udcff"] if key == "loop.selectors" else "a\udcff"
+    with pytest.raises(ConfigError, match=rf"{re.escape(key)} is .*udcff.*not UTF-8"):
+        load_config(None, given | {key: value})

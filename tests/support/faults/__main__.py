@@ -32,12 +32,10 @@ from bench.files import write_json
 from engine.settings.environment import offline
 from faults import campaign, syscalls
 from faults.soak import read_samples, soak
-from faults.workload import quick, real, warm_up
+from faults.workload import MEMORY, quick, real, warm_up
 
 WORK = campaign.ROOT / ".faults"
 TABLE = campaign.ROOT / "bench" / "results" / "faults.json"
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Run folders lie in memory where that can be: a kill loses nothing that was written, on a disk either."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +66,7 @@ def _measure(options: argparse.Namespace, record: Path, samples: Path) -> None:
     tqdm.tqdm.monitor_interval = 0  # its monitor is a thread, which a fork would not have
     with _progress() as progress, tempfile.TemporaryDirectory(prefix="retake-faults-", dir=MEMORY) as folder:
         root = Path(folder)
+        os.environ["XDG_CACHE_HOME"] = str(root / "cache")
         warm_up(quick(root / "warm"))
         if options.what in ("all", "trials"):
             found = list(campaign.parts(root, stride=options.stride))

@@ -47,8 +47,8 @@ def parts(root: Path, *, stride: int = 1) -> Iterator[Part]:
         load=plain,
         trials=[
             *interruptions.kills_at_events(plain, stride=stride),
-            *interruptions.kills_again_and_again(plain, 20 // stride),
-            *interruptions.kills_at_moments(2.0, 50 // stride),
+            *interruptions.kills_again_and_again(plain, 10 // stride),
+            *interruptions.kills_at_moments(2.0, 30 // stride),
         ],
     )
     yield Part(
@@ -59,13 +59,13 @@ def parts(root: Path, *, stride: int = 1) -> Iterator[Part]:
         load=drawn,
         trials=[
             *interruptions.kills_at_events(drawn, stride=stride, what=", stand-ins"),
-            *interruptions.kills_again_and_again(drawn, 40 // stride, what=", stand-ins"),
-            *interruptions.signals(drawn, stride=6 * stride),
-            *storage.injected(drawn, stride=4 * stride),
-            *storage.mounted(sizes_kib=range(16, 320, 16 * stride)),
-            *inputs.changed(seeds=max(1, 3 // stride)),
-            *races.races(count=max(1, 15 // stride), seconds=0.4),
-            *damage.damaged(seeds=max(2, 6 // stride)),
+            *interruptions.kills_again_and_again(drawn, 20 // stride, what=", stand-ins"),
+            *interruptions.signals(drawn, stride=10 * stride),
+            *storage.injected(drawn, stride=8 * stride),
+            *storage.mounted(sizes_kib=range(16, 320, 32 * stride)),
+            *inputs.changed(seeds=max(1, 2 // stride)),
+            *races.races(count=max(1, 8 // stride), seconds=0.4),
+            *damage.damaged(seeds=max(2, 4 // stride)),
             *names.named(),
             *hostile.given(examples=2000 // stride),
         ],

@@ -148,6 +148,8 @@ def _file_names(name: str, folder: Path) -> None:
     clip = Clip(path=Path("x.mp4"), fps=8.0, num_frames=24, width=4, height=4)
     scene = Scenario(id=name, text="A ball.", prefix=clip, category="Optics", output_name=f"{name}.mp4")
     with RunStore.create(folder / "run", [scene]) as store:
+        if store.unwritable([scene]):
+            return
         path = store.video_path(name, 0)
         (store.folder / path).write_bytes(b"video")
         prompt = Prompt(text="A ball.", negative="", seed=0, revision=0)

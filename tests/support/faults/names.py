@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from faults.evidence import read_state
-from faults.process import Ended
 from faults.trial import Finding, Trial, message
 from faults.workload import Workload
 
@@ -61,7 +60,7 @@ def _out(load: Workload, name: str) -> Finding:
 
 
 def _to_the_end(load: Workload, out: Path) -> Finding:
-    """Run, report and resume; each scenario has its outcome, or nothing was begun."""
+    """Run, report and resume; each scenario is done, or it failed, or nothing was begun, before a take."""
     finding = Finding()
     ended = load.run(load.begin(out))
     finding.message = message(ended.output)
@@ -69,15 +68,17 @@ def _to_the_end(load: Workload, out: Path) -> Finding:
         if out.is_dir() and any(out.rglob("*.mp4")):
             finding.unclear.append(f"refused only after takes were made: {finding.message}")
         return finding
-    later: list[Ended] = [load.run([verb, str(out)]) for verb in ("report", "resume")]
-    for one in (ended, *later):
-        if one.unclear or one.status != 0:
-            finding.unclear.append(f"status {one.status}: {one.output[-400:]}")
+    report, resumed = (load.run([verb, str(out)]) for verb in ("report", "resume"))
     state = read_state(out)
+    failed = [row["failure"] for row in state.outcomes.values() if row["failure"] is not None]
+    for one, expected in ((ended, int(bool(failed))), (report, 0), (resumed, int(bool(failed)))):
+        if one.unclear or one.status != expected:
+            finding.unclear.append(f"status {one.status}: {one.output[-400:]}")
+    finding.message = finding.message or "".join(failed[:1])[:160]
     finding.damage.corrupt += state.unreadable
-    failed = [key for key, row in state.outcomes.items() if row["failure"] is not None]
-    if failed or not state.outcomes or len(state.outcomes) != len(state.chosen):
+    num_done = len(state.outcomes) - len(failed)
+    if not state.outcomes or num_done != len(state.chosen) or (failed and state.attempts):
         finding.damage.unequal.append(
-            f"{len(state.outcomes)} outcomes, {len(state.chosen)} chosen clips, failed: {failed}"
+            f"{num_done} outcomes, {len(state.chosen)} chosen clips, failed after a take: {failed}"
         )
     return finding

@@ -7,6 +7,7 @@ one thread, since a copy has no other.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import select
@@ -90,6 +91,9 @@ def start(
     With `watched`, the calls of `main` are handed over, and nobody but `Command.watch` lets them pass.
     """
     assert threading.active_count() == 1, f"threads would be missing: {threading.enumerate()}"
+    # What this process is done with must not be put away in the copy: FFmpeg's scaler waits for its threads.
+    gc.collect()
+    gc.freeze()
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:

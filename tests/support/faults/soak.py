@@ -1,12 +1,14 @@
 """An hour of runs, interruptions, resumptions and critiques in one process, and whether anything of it grows.
 
-A sample after each round: memory, descriptors, threads, files left in the folder for temporary ones, and live
-objects. What a round needs is there after the first few; a slope is fitted to what comes after them.
+A sample after each round: memory (what is allocated, and with what the allocator keeps), descriptors,
+threads, files left in the folder for temporary ones, live objects. What a round needs is there after the
+first few; a slope is fitted to what comes after them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -32,6 +34,7 @@ from faults.workload import BEST_OF_TWO, Workload
 WARM_UP = 1 / 6
 """Share of the samples before the fit begins: allocators and caches fill there."""
 MEASURES = {
+    "allocated_kib": "allocated memory, KiB",
     "rss_kib": "resident memory, KiB",
     "descriptors": "open descriptors",
     "threads": "threads",
@@ -129,6 +132,7 @@ def measure(temporary: Path) -> dict[str, int]:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
+        "allocated_kib": _allocated() // 1024,
         "rss_kib": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": len(os.listdir("/proc/self/task")),
@@ -136,6 +140,26 @@ def measure(temporary: Path) -> dict[str, int]:
         "temporary_files": sum(1 for _ in temporary.rglob("*")),
         "objects": len(gc.get_objects()),
     }
+
+
+class _Mallinfo2(ctypes.Structure):
+    """Of glibc, malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _allocated() -> int:
+    """Bytes that native code and Python have asked of malloc and not given back, which pages kept are not."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Mallinfo2
+    told = mallinfo2()
+    return int(told.uordblks + told.hblkhd)
 
 
 def read_samples(record: Path) -> list[dict[str, Any]]:
@@ -163,13 +187,13 @@ def summary_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "fitted_from_minute": steady[0]["elapsed_s"] / 60,
         "measures": [
             {
-                "name": name,
+                "name": label,
                 "start": steady[0][name],
                 "middle": steady[len(steady) // 2][name],
                 "end": steady[-1][name],
                 **_slope(hours, np.array([sample[name] for sample in steady], float)),
             }
-            for name in MEASURES
+            for name, label in MEASURES.items()
         ],
     }
 

@@ -45,6 +45,8 @@ from faults.process import Command, Ended, start
 from faults.syscalls import Call
 
 SPEC = VideoSpec(width=32, height=32, fps=8.0, prefix_frames=24, num_frames=8)
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Run folders lie in memory where that can be: a kill loses nothing that was written, on a disk either."""
 OPTIONS = ("--device", "cpu", "--dtype", "fp32")
 BEST_OF_TWO = ("--loops", "1", "--samples", "2", "--selectors", "consensus,critic_score")
 

@@ -1,0 +1,54 @@
+"""The short form of `make faults`: killed in front of file events, a run loses and repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults import syscalls
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_filter = pytest.mark.skipif(syscalls.unavailable() is not None, reason=str(syscalls.unavailable()))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    places = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "RETAKE_THREADS": "1"}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@needs_filter
+def test_killed_in_front_of_file_events_nothing_is_lost_or_repeated() -> None:
+    done = run("faults.short")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found.pop("kills") >= 20
+    assert found == {"lost": [], "duplicated": [], "corrupt": [], "unequal": [], "unclear": []}
+
+
+@needs_filter
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_real_models_killed_in_front_of_file_events(tmp_path: Path) -> None:
+    table = tmp_path / "faults.json"
+    work = ("--work", str(tmp_path / "work"), "--stride", "30", "--only", "SIGKILL")
+    done = run("faults", "trials", *work)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    again = run("faults", "trials", *work)
+    assert again.returncode == 0 and "trials" in again.stderr, "what is on record is not tried again"
+    assert run("faults", "table", *work, "--out", str(table)).returncode == 0
+    summary = json.loads(table.read_text())["summary"]
+    assert summary.pop("kills") >= 20
+    assert set(summary.values()) == {0}
+
+
+def test_help_says_what_it_does_and_how_it_goes_on() -> None:
+    done = run("faults", "--help")
+    assert done.returncode == 0
+    for word in ("trials", "soak", "table", "--only", "--work", "goes on there"):
+        assert word in done.stdout

@@ -5,7 +5,7 @@ Measures nothing. Invariant: a ratio whose parts are missing or had a failed sce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def _require_alike(parts: Sequence[Part], paths: Sequence[Path]) -> None:
                 )
 
 
-_COMMON = {
+_COMMON: Mapping[str, Callable[[Part], Any]] = {
     "settings": lambda part: part["settings"],
     "GPU": lambda part: [gpu["name"] for gpu in part["manifest"]["machine"]["gpus"]],
     "packages": lambda part: part["manifest"]["packages"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 
-from bench.baselines.script import load_script
+from bench.baselines.script import ScriptScenario, load_script
 from bench.perf.end_to_end import facts
 from bench.perf.end_to_end.measured import LOOPS, WARM_UP_STEPS, Measured, Options, Window, say, timed
 from engine.build.prepare import prepare
@@ -42,7 +42,8 @@ def measure(options: Options) -> Measured:
         script.run(before, options.runs / "warm_up", HostRecorder(), loops=LOOPS)
         script.num_steps = options.num_steps
         timed(seconds, "warm_up", began_s)
-    made, finished_s = {}, {}
+    made: dict[str, ScriptScenario] = {}
+    finished_s: dict[str, float] = {}
     with Window() as window:
         recorder = HostRecorder()
         for scenario in prepared.usable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,6 +34,10 @@ class InstantCritic:
     """Gives `reply` to every question, of no token and in no time."""
 
     reply: str
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        return {}
 
     def plan(self, scenario: Scenario) -> Answered[PlanReply]:
         plan = parse_plan(self.reply)

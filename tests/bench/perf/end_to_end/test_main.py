@@ -87,6 +87,8 @@ def test_without_warm_up_it_is_the_users_run(tmp_path: Path) -> None:
     found = run(tmp_path / "part.json", "exact", "--no-warm-up", scenarios=1)
     assert list(found["seconds_before"]) == ["build_run"]
     assert found["process_to_first_take_s"] > found["seconds_before"]["build_run"]
+    warm = run(tmp_path / "warm.json", "exact", scenarios=1)
+    assert warm["scenarios"] == found["scenarios"], "the warm-up leaves something behind"
 
 
 def test_a_spent_budget_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

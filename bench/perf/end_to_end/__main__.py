@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
         help="measure the first scenarios of the process, as `retake run` is started",
     )
     run.add_argument(
-        "--quantization", choices=QUANTIZATIONS, help="of the critic; nf4 on a GPU, none on a CPU"
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="of the critic; nf4 on a GPU, else none; script-best may choose",
     )
     run.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="its timeline: FILE.svg")
     join = steps.add_parser("join", help="part files to one document with ratios and checks")

@@ -109,6 +109,15 @@ def test_outcomes_of_overlap_and_sequential(tmp_path: Path) -> None:
     assert (found["holds"], found["found"]) == (False, "differ in clip0")
 
 
+def test_best_stock_may_choose_the_format_of_its_critic(tmp_path: Path) -> None:
+    best = part("script-best", 80.0)
+    best["settings"]["quantization"] = "none"
+    document = join(put(tmp_path, best, part("fast", 40.0)))
+    assert document["summary"] == {"fast_over_best_stock": 2.0}
+    assert document["settings"]["quantization"] == "nf4"
+    assert "script-best holds the critic in format none" in document["notes"]
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     def refused(match: str, *parts: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match=match):
@@ -117,9 +126,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     fast = part("fast", 40.0)
     refused("fast is there more than once", fast, fast)
     other = part("script", 140.0) | {"settings": fast["settings"] | {"steps": 4}}
-    refused("differ in settings", fast, other)
+    refused("differs from the other parts in settings", fast, other)
+    plain = fast["settings"] | {"quantization": "none"}
+    refused("differs from the other parts in settings", fast, part("script", 140.0) | {"settings": plain})
     machine = fast["manifest"] | {"machine": {"gpus": [], "cpu": "some"}}
-    refused("differ in GPU", fast, part("script", 140.0) | {"manifest": machine})
+    refused("differs from the other parts in GPU", fast, part("script", 140.0) | {"manifest": machine})
     refused("is no part", fast, {"kind": "end_to_end"})
     refused("schema 2", fast | {"schema": 2})
     (tmp_path / "x.json").write_text("{")

@@ -155,6 +155,15 @@ def stream_frames(
         )
 
 
+def is_readable(path: Path) -> bool:
+    """Whether `probe` takes it: a whole video, as far as can be told without decoding."""
+    try:
+        probe(path)
+    except VideoError:
+        return False
+    return True
+
+
 def check_clip(clip: Clip, *, fps: float, num_frames: int, slack: int = 1) -> None:
     """Raise VideoError unless `clip` has this frame rate and, within `slack` frames, this length."""
     if abs(clip.fps - fps) > 0.01:

@@ -51,7 +51,7 @@ class Prefilled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
+class State:
     """What steps read and write: int64 [S] each, but for the last three.
 
     token: the last one written, which the next step puts into the cache, at `position`; `rotary`: its rotary
@@ -71,7 +71,7 @@ class _State:
     allowed: Tensor
 
     @classmethod
-    def of(cls, slots: int, max_new_tokens: int, vocab_size: int, device: torch.device) -> _State:
+    def of(cls, slots: int, max_new_tokens: int, vocab_size: int, device: torch.device) -> State:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int64, device=device)
 
@@ -89,8 +89,8 @@ class _State:
     def parts(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
 
-    def rows(self, slots: slice) -> _State:
-        return _State(**{name: getattr(self, name)[slots] for name in self.__slots__})
+    def rows(self, slots: slice) -> State:
+        return State(**{name: getattr(self, name)[slots] for name in self.__slots__})
 
 
 class Slots:
@@ -116,7 +116,7 @@ class Slots:
         self._drafts = (DRAFTS if device.type == "cuda" else 0) if drafts is None else drafts
         self._eos = torch.tensor(eos_ids, device=device)
         self._cache = step.empty_cache(0, 0)
-        self._state = _State.of(0, max_new_tokens, step.vocab_size, device)
+        self._state = State.of(0, max_new_tokens, step.vocab_size, device)
         self._seen: list[Tensor] = []
         self._free: list[int] = []
         self._steered: set[int] = set()
@@ -176,7 +176,7 @@ class Slots:
         else:
             self.grant(slot, allowed)
         rows, nothing = state.rows(slice(slot, slot + 1)), state.token[:0].view(1, 0)
-        _choose(rows, prompt.logits[:, None], nothing, self._eos, steered=slot in self._steered)
+        choose(rows, prompt.logits[:, None], nothing, self._eos, steered=slot in self._steered)
 
     @torch.inference_mode()
     def grant(self, slot: int, allowed: Tensor) -> None:
@@ -199,7 +199,7 @@ class Slots:
 
     @torch.inference_mode()
     def publish(self, slot: int) -> Tensor:
-        """[T + 3] in pinned memory, as `_State.record`, right once what is enqueued so far has run."""
+        """[T + 3] in pinned memory, as `State.record`, right once what is enqueued so far has run."""
         self._seen[slot].copy_(self._state.record[slot], non_blocking=True)
         return self._seen[slot]
 
@@ -208,7 +208,7 @@ class Slots:
         state = self._state.rows(which)
         num_slots = len(state.token)
         width = 1 if steered else 1 + min(self._drafts, ROWS // num_slots - 1)
-        drafts = _drafted(state, width - 1)
+        drafts = drafted(state, width - 1)
         ahead = torch.arange(width, device=self.device)
         slots = torch.arange(len(self._state.token), device=self.device)[which]
 
@@ -222,7 +222,7 @@ class Slots:
             rows(state.rotary, ahead),
             self._cache,
         )
-        _choose(state, logits.view(num_slots, width, -1), drafts, self._eos, steered=steered)
+        choose(state, logits.view(num_slots, width, -1), drafts, self._eos, steered=steered)
 
     def _graph(self, steered: bool) -> torch.cuda.CUDAGraph:
         """One step of all slots, captured at first use."""
@@ -253,7 +253,7 @@ class Slots:
         if self._graphs:
             torch.cuda.current_stream(self.device).synchronize()  # a graph that is dropped must be over
             self._graphs.clear()
-        self._state = _State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
+        self._state = State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
         for mine, theirs in zip(self._state.parts(), before.parts(), strict=True):
             mine[: len(theirs)].copy_(theirs)
         self._cache = self.step.empty_cache(slots, length)
@@ -262,7 +262,7 @@ class Slots:
             mine[: theirs.shape[0], :, : theirs.shape[2]].copy_(theirs)
 
 
-def _drafted(state: _State, count: int) -> Tensor:
+def drafted(state: State, count: int) -> Tensor:
     """[S, count]: what followed the last two tokens where they stand latest in the history; else anything."""
     history = state.history[:, :-1]
     end = LOOKUP + state.record[:, -2:-1]  # [S, 1]: behind the last token written
@@ -275,7 +275,7 @@ def _drafted(state: _State, count: int) -> Tensor:
     return history.gather(1, at.clamp_(max=history.shape[1] - 1)).clamp_(min=0)
 
 
-def _choose(state: _State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered: bool) -> None:
+def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered: bool) -> None:
     """The next tokens of each slot that has a budget, from logits [S, W, V] after its last token and after
     each draft [S, W - 1]; in place.
 

@@ -120,8 +120,9 @@ def _work(found: Measured, *, complete: bool) -> dict[str, Any]:
         "overlap_share": total.overlap_share,
         "median_s": {name: statistics.median(values) for name, values in lengths.items()},
     }
-    if complete and (busy_s := total.busy_s.get("critique")):  # else it was busy with others too
-        work["tokens_per_critique_second"] = sum(tokens.values()) / busy_s
+    written, busy_s = sum(tokens.values()), total.busy_s.get("critique")
+    if complete and written and busy_s:  # of a stopped run the lane was busy with others too
+        work["tokens_per_critique_second"] = written / busy_s
     return work
 
 

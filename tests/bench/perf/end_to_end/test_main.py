@@ -44,6 +44,7 @@ def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     names = ("fast", "fast-generation-only")
     fast, alone = (run(tmp_path / f"{name}.json", name, scenarios=1) for name in names)
     assert (fast["tokens_per_scenario"], alone["tokens_per_scenario"]) == ({"clip00": 360}, {"clip00": 0})
+    assert fast["tokens_per_critique_second"] > 0 and "tokens_per_critique_second" not in alone
     assert set(fast["busy_s"]) == {"generate", "critique", "encode"} and fast["complete"]
     assert fast["seconds_per_scenario"] == fast["makespan_s"]
     assert 0 < fast["first_denoise_step_s"] < fast["first_take_s"] < fast["makespan_s"]

@@ -167,6 +167,10 @@ def test_a_users_error_comes_back_from_a_process(dataset: Path, tmp_path: Path) 
 def test_processes_ignore_an_interrupt_from_their_first_instruction() -> None:
     """Otherwise Ctrl-C, which reaches all of them, prints a traceback for each that is still importing."""
     context = multiprocessing.get_context("spawn")
-    with case_scoring._interrupts_ignored(), ProcessPoolExecutor(1, mp_context=context) as pool:
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with case_scoring._interrupts_ignored(), ProcessPoolExecutor(1, mp_context=context) as pool:
+            assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

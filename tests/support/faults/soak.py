@@ -100,7 +100,11 @@ def one_round(load: Workload, number: int, draw: random.Random) -> int:
 
 
 def command(arguments: Sequence[str], *, interrupt_s: float | None = None) -> int:
-    """Exit status of `retake ARGUMENTS` in this process, quietly; an interrupt comes after `interrupt_s`."""
+    """Exit status of `retake ARGUMENTS` in this process, quietly; an interrupt comes after `interrupt_s`.
+
+    AssertionError where one that was not interrupted ends with another status than 0. An interrupt may end in
+    any: within safetensors it becomes an error of the file that was being read.
+    """
     from engine.cli import main
 
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -123,7 +127,7 @@ def command(arguments: Sequence[str], *, interrupt_s: float | None = None) -> in
     finally:
         sys.argv = argv
         signal.signal(signal.SIGALRM, before)
-    assert status in (0, 1, 130), f"status {status}: {said.getvalue()[-800:]}"
+    assert interrupt_s is not None or status == 0, f"status {status}: {said.getvalue()[-800:]}"
     return status
 
 

@@ -103,7 +103,7 @@ def command(arguments: Sequence[str], *, interrupt_s: float | None = None) -> in
     """Exit status of `retake ARGUMENTS` in this process, quietly; an interrupt comes after `interrupt_s`.
 
     AssertionError where one that was not interrupted ends with another status than 0. An interrupt may end in
-    any: within safetensors it becomes an error of the file that was being read.
+    any: while diffusers loads weights it was seen to become an error of the file that was being read.
     """
     from engine.cli import main
 

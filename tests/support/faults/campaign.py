@@ -163,6 +163,10 @@ NOTES = [
     "A file event is a system call by which the process changes a file, in SQLite and FFmpeg too; the run is "
     "killed in front of each in turn, which covers every state that a killed process leaves. A power cut, "
     "which also loses what was never forced to disk, is not covered.",
-    f"Runs of tiny real models unless the fault says stand-ins; system calls: "
-    f"{syscalls.unavailable() or 'handed over by the kernel'}.",
+    f"Kills that do not say stand-ins are of runs of tiny real models; everything else is tried with "
+    f"stand-ins for the two models. System calls: {syscalls.unavailable() or 'handed over by the kernel'}.",
+    "The soak loads models anew hundreds of times, as no user's process does. Allocated memory grows by what "
+    "tokenizers keeps of each one that is dropped (findings/tokenizers_keep_words_of_dropped_instances.sh); "
+    "resident memory is that and what glibc keeps for each thread, up to 8 arenas a core. It runs on the CPU "
+    "and says nothing of GPU memory.",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from faults import syscalls
+from faults.sabotage import SABOTAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_filter = pytest.mark.skipif(syscalls.unavailable() is not None, reason=str(syscalls.unavailable()))
@@ -29,6 +30,16 @@ def test_killed_in_front_of_file_events_nothing_is_lost_or_repeated() -> None:
     found = json.loads(done.stdout)
     assert found.pop("kills") >= 20
     assert found == {"lost": [], "duplicated": [], "corrupt": [], "unequal": [], "unclear": []}
+
+
+@needs_filter
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_a_broken_engine_is_found_out(name: str) -> None:
+    cost, _ = SABOTAGES[name]
+    done = run("faults.short", name)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)[cost], f"{name} shows in no count of what is {cost}"
 
 
 @needs_filter

@@ -74,6 +74,7 @@ def compare(
     ExportError when the artifact is of another checkpoint or shape, or cannot be run here.
     """
     spec = spec_from_record(artifact.key["spec"])
+    device = artifact.details.get("device", device)  # a package runs where it was compiled for
     source, _ = generator_inputs.outline(generator)
     request = pipeline.Request(
         source=source,

@@ -27,6 +27,7 @@ from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
 from export.subjects import text_encoder, vae_decoder, wan_dit
 from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
+from export.targets.onnx_graph import require
 from export.trt.builder import BuildOptions
 from export.trt.library import check_capability, find
 from kernels.files import file_digest
@@ -135,8 +136,8 @@ def check(request: Request) -> None:
             f"target {request.target} takes no compute capability", fix="leave --cc out, or use tensorrt-rtx"
         )
     if request.target != aoti.TARGET:
-        onnx.require("onnx")
-        onnx.require("onnxscript")
+        require("onnx")
+        require("onnxscript")
 
 
 def _check_dtype(request: Request) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-_PART = re.compile(r"\..+\.[0-9a-f]{8}\.partial(-journal)?", re.DOTALL)
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial(-journal)?", re.DOTALL)
 """With what SQLite keeps beside a database in the making."""
 
 
@@ -32,6 +32,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 def is_part(path: Path) -> bool:
     """Whether this is what `whole_file` leaves of a writer that was killed, if nobody writes there now."""
     return _PART.fullmatch(path.name) is not None and path.is_file()
+
+
+def meant(path: Path) -> Path:
+    """Of a part that `whole_file` writes, the file that it becomes; else the path itself."""
+    part = _PART.fullmatch(path.name)
+    return path if part is None else path.with_name(part[1])
 
 
 def name_fault(name: str) -> str | None:

@@ -70,7 +70,8 @@ ROOMS_ABOVE = {
     "bench": {
         "files": "",
         "console": "",
-        "perf": "files",
+        "baselines": "",
+        "perf": "files baselines",
         "dataset": "",
         "submission": "",
         "scoring": "files",

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from bench.files import write_json
 from bench.perf import ceilings
 from engine.critics.qwen_vl.decode import Decoding
-from engine.critics.qwen_vl.slots import Slots
+from engine.critics.qwen_vl.slots import DRAFTS, Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.quant.four_bit import pack_linears
 from engine.runs.manifest import collect
@@ -192,6 +192,17 @@ def measure(
     return found
 
 
+def drafted_step_ms(model: Any, slots: Slots, ids: Tensor, rounds: int, device: torch.device) -> float:
+    """A step of one reply with drafts: it takes as long whether they hold or not."""
+    inputs = {"input_ids": ids.cpu(), "mm_token_type_ids": torch.zeros_like(ids.cpu())}
+    decoding = Decoding(model, slots, inputs, max_new_tokens=LIMIT, chunk_tokens=16)
+    decoding.prefill().wait()
+    decoding.extend().wait()
+    steps = 50
+    times = [seconds(partial(slots.advance, 0, steps), device) for _ in range(rounds + 1)]
+    return 1e3 * statistics.median(times[1:]) / steps
+
+
 def agreement(model: Any, slots: Slots, ids: Tensor, tokens: int) -> dict[str, float]:
     """How far ours are the library's: equal leading tokens of the greedy answer, and logits.
 
@@ -231,7 +242,7 @@ def _step_logits(model: Any, slots: Slots, ids: Tensor, token: int) -> Tensor:
         keys[:, :, :-1].copy_(layer.keys)
         values[:, :, :-1].copy_(layer.values)
     place = torch.tensor([ids.shape[1]], device=ids.device)
-    return slots.step(torch.tensor([token], device=ids.device), place, place, cache)[0]
+    return slots.step(torch.tensor([token], device=ids.device), place * 0, place, place, cache)[0]
 
 
 def gemms(limit_gb_s: float) -> list[dict[str, Any]]:
@@ -305,7 +316,9 @@ def _of_weights(
     if weights == "nf4" and on_gpu:
         pack_linears(groups(model))  # the layers of bitsandbytes were measured before
     ours: Variants = {}
-    slots = [Slots(TextStep(model), device=device, eos_ids=NO_END, max_new_tokens=LIMIT) for _ in counts]
+    step = TextStep(model)
+    make = partial(Slots, step, device=device, eos_ids=NO_END, max_new_tokens=LIMIT)
+    slots = [make(drafts=0) for _ in counts]  # with random weights drafts hold by chance
     for count, own in zip(counts, slots, strict=True):
         ours[f"slots, {weights}, {count}"] = (count, partial(decode, model, own, ids[:count]))
     own_found = measure(ours, size.tokens, rounds, device)
@@ -313,7 +326,9 @@ def _of_weights(
     for row in own_found.values():
         roofline_ms = (num_bytes + row["replies"] * _cache_bytes(size)) / limit / 1e6
         row |= {"roofline_ms": roofline_ms, "of_roofline": roofline_ms / row["ms_per_step"]}
-    own_found[f"slots, {weights}, {counts[0]}"] |= agreement(model, slots[0], ids, 32)
+    first = own_found[f"slots, {weights}, {counts[0]}"]
+    first |= agreement(model, slots[0], ids, 32)
+    first["ms_per_drafted_step"] = drafted_step_ms(model, make(drafts=DRAFTS), ids[:1], rounds, device)
     return found | own_found
 
 

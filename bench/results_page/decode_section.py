@@ -27,7 +27,7 @@ def decode(file: ResultFile) -> md.Section:
         ),
         body=md.paragraphs(
             f"Qwen3-VL of {document['command'].rpartition(' ')[2]} shape, prompt of "
-            f'{document["prompt_tokens"]} tokens. "Against" is `generate` with the same weights and as many '
+            f"{document['prompt_tokens']} tokens. Against: `generate` with the same weights and as many "
             "replies at a time. The roofline is reading weights and cache once.",
             _variants(variants),
             _agreement(variants),

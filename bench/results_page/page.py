@@ -16,6 +16,7 @@ from bench.results_page import (
     policy_section,
     quality_sections,
     speed_sections,
+    whole_run_section,
 )
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
@@ -36,6 +37,7 @@ INTRODUCTION = (
 )
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
+    "end_to_end": whole_run_section.whole_run,
     "denoiser": speed_sections.denoiser,
     "vlm_decode": decode_section.decode,
     "denoiser_quality": quality_sections.denoiser_quality,

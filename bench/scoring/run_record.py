@@ -34,7 +34,7 @@ def run_changes(run: Path, dataset: Path, rows: Sequence[Description], clips: Cl
     manifest = read_manifest(run / MANIFEST)
     with RunStore.open(run, read_only=True) as store:
         asked = {scenario.id: scenario for scenario in store.scenarios()}
-        found = []
+        found: list[str] = []
         for row in rows:
             if row.scenario_id in asked:
                 found += _question(asked[row.scenario_id], row, manifest, benchmark_tree(dataset))

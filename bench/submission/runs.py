@@ -8,7 +8,6 @@ verified ground truth.
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from bench.submission.card import Known
 from engine.datasets.physics_iq import NUM_CASES, TREES, benchmark_tree, descriptions_path
 from engine.errors import ConfigError, StoreError, VideoError
 from engine.runs.folder import DATABASE
+from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.settings.config import read_config
 from engine.video.files import probe
-from kernels.files import file_digest
+from kernels.files import file_digest, read_json
 
 VERIFIED_TREE: Final = TREES[1]
 PROMPT_DIGESTS: Final = {
@@ -147,7 +147,7 @@ def _scores(path: Path) -> tuple[dict[str, Any] | None, str]:
     if not path.is_file():
         return None, "does not exist: make it with `retake score`"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         tree, num_cases = document["dataset"]["tree"], document["num_cases"]
         numbers = [
             document["physics_iq_verified"],
@@ -240,10 +240,7 @@ def _work(folder: Path) -> tuple[int, float | None, float | None]:
 
 def _gpu(folder: Path) -> str | None:
     """The GPU of the manifest, if the run was on one."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return None
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_manifest(folder / MANIFEST)
     if manifest.get("resolved", {}).get("device") != "cuda":
         return None
     names = {str(gpu["name"]) for gpu in manifest.get("machine", {}).get("gpus", [])}

@@ -6,7 +6,6 @@ milliseconds. A family is a room in engine/generators or engine/critics, which s
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from engine import plugins
 from engine.errors import ModelError
 from engine.settings.config import BUNDLED
+from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"
 CRITICS = "engine.critics"
@@ -87,7 +87,7 @@ def _elements(path: Path) -> int:
     """A safetensors file starts with the header's length (8 bytes, little endian) and the header in JSON."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
         return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
         raise ModelError(
@@ -126,7 +126,7 @@ def _read_json(path: Path, what: str, layout: str) -> dict[str, Any]:
             f"{path.parent} has no {path.name}, so it is not {what}", fix=f"give a folder with: {layout}"
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}", fix="copy or download the file again") from error
     if not isinstance(data, dict):

@@ -36,7 +36,8 @@ from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.settings.environment import cache_folder
 from engine.types import Outcome, Scenario, Video
-from engine.video.files import write_mp4
+from engine.video.files import is_readable, write_mp4
+from engine.video.oddities import oddity_of
 
 
 class Run:
@@ -178,7 +179,7 @@ def resume_run(
 
 def _mend(store: RunStore, *, remake: bool) -> None:
     """No take is chosen, nor built upon, that is not the one that was judged."""
-    bad = store.damaged_takes()
+    bad = store.damaged_takes(is_readable)
     if bad and not remake:
         raise StoreError(
             f"{store.folder} has {len(bad)} scenarios of which a video is missing or not as it was stored, "
@@ -214,7 +215,7 @@ def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
         with writing(store.folder):
-            write_mp4(store.folder / path, video.frames, video.fps)
+            write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
         return path
 
     return encode

@@ -19,6 +19,7 @@ from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.settings.config import RunConfig, read_config, settings
 from engine.types import Outcome, Scenario
+from engine.video.files import is_readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def read_source(folder: Path, opened: ExitStack) -> Source:
     if not path.is_file():
         raise StoreError(f"{path} does not exist", fix="merge runs made by `retake run`, which writes it")
     manifest = read_manifest(path)
-    for scenario_id, number in store.damaged_takes().items():
+    for scenario_id, number in store.damaged_takes(is_readable).items():
         video = folder / store.video_path(scenario_id, number)
         raise StoreError(
             f"{video} is recorded, and is missing or not as it was stored",

@@ -7,6 +7,7 @@ done, 1 a scenario or a check failed, 2 the user's error, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 from engine.commands._console import make_console
 from engine.commands._interrupts import STATUS, interruptible
 from engine.errors import RetakeError, SystemRefused
+from kernels.files import meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,7 +67,8 @@ def refused_by_system(error: OSError) -> RetakeError | None:
     """
     if error.errno is None or error.errno == errno.EPIPE:  # a library's own; a reader that has gone away
         return None
-    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    files = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if name is not None]
+    named = dict.fromkeys(str(meant(path)) for path in files)
     fix = "check the path and its disk, and repeat the command"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         fix = "make room on that disk, and repeat the command"
@@ -106,9 +109,11 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
 
 def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Report and summary; status 1 when a scenario failed."""
-    from engine.commands._progress import describe_outcome
+    from engine.commands._progress import describe_outcome, odd_takes
     from engine.report.write import write_report
 
+    for line in odd_takes(folder, outcomes.values()):
+        print_line(line, "yellow")
     failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
     for outcome in failed:
         console.print(describe_outcome(outcome), style="red", markup=False, highlight=False, soft_wrap=True)

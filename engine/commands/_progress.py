@@ -7,6 +7,7 @@ nothing of models or of the store; both displays take the same calls and never i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.protocols import Display
 from engine.types import Attempt, Outcome, PlanReply
+from engine.video.files import read_note
 
 LANES = ("generate", "critique", "encode", "select")
 
@@ -138,6 +140,18 @@ def describe_take(attempt: Attempt) -> str:
     verdict = "made" if critique is None else str(critique.verdict)
     score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
     return f"take {attempt.index}{place}: {verdict}{score}"
+
+
+def odd_takes(folder: Path, outcomes: Iterable[Outcome]) -> list[str]:
+    """A line for each way in which takes are odd: they are scored like any, and may come from a fault."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for attempt in outcome.attempts:
+            note = read_note(folder / attempt.video_path)
+            if note is not None:
+                chosen = " (chosen)" if outcome.chosen == attempt.index else ""
+                found.setdefault(note, []).append(f"{outcome.scenario_id} take {attempt.index}{chosen}")
+    return [f"{note}: {len(takes)} takes: {', '.join(takes)}" for note, takes in found.items()]
 
 
 def describe_outcome(outcome: Outcome) -> str:

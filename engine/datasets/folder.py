@@ -14,6 +14,7 @@ from engine.datasets._text import read_rows, read_text
 from engine.errors import DatasetError, VideoError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import probe, probe_or_expect
+from kernels.files import name_fault
 
 _SAVE = "save it as UTF-8 text"
 _SAVE_CSV = 'save it as UTF-8; Excel calls that "CSV UTF-8"'
@@ -66,6 +67,11 @@ def open_dataset(root: Path) -> ClipFolder:
         raise DatasetError(
             f"{root} holds no clip; allowed: {', '.join(SUFFIXES)}",
             fix="put clips of at least 3 s into the folder",
+        )
+    if strange := [name for name in names if name_fault(name)]:
+        raise DatasetError(
+            f"the name of {strange[0]!r} in {root} {name_fault(strange[0])}",
+            fix="rename the clip, for example in plain letters",
         )
     stems = [Path(name).stem for name in names]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})

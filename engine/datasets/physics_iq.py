@@ -14,6 +14,7 @@ from engine.datasets._text import read_rows
 from engine.errors import DatasetError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import check_clip, probe, probe_or_expect
+from kernels.files import name_fault
 
 TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
 COLUMNS = ("scenario", "description", "category", "generated_video_name")
@@ -178,6 +179,12 @@ def _description(path: Path, line: int, record: dict[str, str]) -> Description:
             f"{path}, line {line}: scenario {name!r} is not of the form ID_VIEW_take-1|take-2_SCENE.mp4",
             fix="restore the row from the benchmark's descriptions.csv",
         )
+    for file in (name, record["generated_video_name"]):
+        if file and (fault := name_fault(file)):
+            raise DatasetError(
+                f"{path}, line {line}: {file!r} cannot be the name of a clip: it {fault}",
+                fix="restore the row from the benchmark's descriptions.csv",
+            )
     if not record["description"] or not record["generated_video_name"]:
         raise DatasetError(
             f"{path}, line {line}: description or generated_video_name is empty",

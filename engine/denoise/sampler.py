@@ -16,7 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import ModelError
+
 NUM_TRAIN_TIMESTEPS = 1000
+LARGEST_ROUNDING = 1.1
+"""Of a timestep to a whole number, as UniPC does it, and of fp32 in the noise that is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,8 @@ def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
 
     The noise is unit vector 0 and the velocity of step j unit vector j + 1, so the sample that the scheduler
     returns *is* the row of weights. Works for any scheduler that is linear in its inputs (UniPC, Euler).
+
+    Raises ModelError where the timesteps that the model is told are not those of the noise that is left.
     """
     stepper = type(scheduler).from_config(scheduler.config)  # a scheduler carries state; leave the given one
     stepper.set_timesteps(num_steps)
@@ -83,9 +89,23 @@ def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
     for step, timestep in enumerate(stepper.timesteps):
         sample = stepper.step(basis[step + 1], timestep, sample, return_dict=False)[0]
         weights.append(tuple(sample.flatten()[: step + 2].tolist()))
-    return Schedule(
+    schedule = Schedule(
         timesteps=tuple(float(timestep) for timestep in stepper.timesteps), weights=tuple(weights)
     )
+    _require_one_grid(schedule, type(scheduler).__name__)
+    return schedule
+
+
+def _require_one_grid(schedule: Schedule, scheduler: str) -> None:
+    """Some ways of the library to shift a grid shift the noise alone (docs/behaviour.md)."""
+    for step, timestep in enumerate(schedule.timesteps):
+        left = NUM_TRAIN_TIMESTEPS * schedule.noise_share(step)
+        if not abs(timestep - left) <= LARGEST_ROUNDING:
+            raise ModelError(
+                f"{scheduler} tells timestep {timestep:g} at step {step + 1} of {schedule.num_steps}, where"
+                f" the noise that is left is that of {left:g}",
+                fix="use plain flow sigmas with a shift in scheduler_config.json",
+            )
 
 
 def fixed_schedule(timesteps: Sequence[float]) -> Schedule:

@@ -17,6 +17,7 @@ from torch import nn
 
 from engine.errors import ModelError
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
+from kernels.files import parse_json, read_json
 
 SCHEMA = 2
 """2: FP8 layers are measured with the sums of their GEMM, and full accumulation is a format of its own."""
@@ -91,7 +92,7 @@ class Policy:
     def load(cls, path: Path) -> Policy:
         """Reads what `save` wrote; raises ModelError for anything else."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
             if document["schema"] != SCHEMA:
                 raise ValueError(f"schema {document['schema']}, this version reads {SCHEMA}")
             entries = tuple(PolicyEntry(**entry) for entry in document["entries"])
@@ -141,7 +142,7 @@ def checkpoint_digest(folder: Path) -> str:
             header = file.read(int.from_bytes(file.read(8), "little"))
             data = file.tell()
             total.update(header)
-            tensors = {name: t for name, t in json.loads(header).items() if name != "__metadata__"}
+            tensors = {name: t for name, t in parse_json(header).items() if name != "__metadata__"}
             for _, tensor in sorted(tensors.items()):
                 first, last = tensor["data_offsets"]
                 file.seek(data + first)

@@ -26,6 +26,7 @@ from engine.report.charts import Estimate, Series, bar_chart, counts_chart, esti
 from engine.report.scores import Groups, score_plots
 from engine.runs.trace import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
+from engine.video.files import read_note
 from kernels.files import file_digest
 
 MAX_EMBEDDED = 40
@@ -98,6 +99,7 @@ class Take:
     chosen: bool
     critic_score: float | None
     true_score: float | None
+    note: str | None  # all black or frozen
     diff: Diff
     against: int | None
     new_seed: bool
@@ -232,6 +234,7 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
                 true_score=None
                 if data.scores is None
                 else data.scores.attempts.get((scenario.id, attempt.index)),
+                note=read_note(data.run / attempt.video_path),
                 diff=() if before is None else word_diff(before.prompt.text, attempt.prompt.text),
                 against=None if before is None else before.index,
                 new_seed=before is not None and before.prompt.seed != attempt.prompt.seed,

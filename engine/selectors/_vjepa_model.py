@@ -41,7 +41,16 @@ def normalised(features: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def surprise(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Mean over future tokens of 1 - cos(predicted, encoded), float32 [B], of pixels [B, W, 3, S, S]."""
+    """Mean over future tokens of 1 - cos(predicted, encoded), float32 [B], of pixels [B, W, 3, S, S].
+
+    Context and W are multiples of the model's `tubelet_size`, S is its `crop_size`: the library drops a frame
+    that is left over, and numbers the places of a picture of another size by the grid of that one.
+    """
+    side, tubelet = model.config.crop_size, model.config.tubelet_size
+    assert pixels.shape[-2:] == (side, side), f"{tuple(pixels.shape)} for crops of {side}"
+    assert pixels.shape[1] % tubelet == CONTEXT_FRAMES % tubelet == 0, (
+        f"{pixels.shape[1]} frames by {tubelet}"
+    )
     context = model.encoder(pixel_values_videos=pixels[:, :CONTEXT_FRAMES]).last_hidden_state
     encoded = model.encoder(pixel_values_videos=pixels).last_hidden_state
     num_context, num_tokens = context.shape[1], encoded.shape[1]

@@ -8,7 +8,6 @@ Legend: S side of the model's frames . W frames a window.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from engine.selectors._vjepa_model import (
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video, VideoSpec
 from engine.video.files import resample_indices
 from engine.video.prefix import read_prefix
+from kernels.files import read_json
 
 BUNDLED: Final = Path(__file__).parents[1] / "demo" / "models" / "vjepa"
 DEFAULT_FPS: Final = 8.0
@@ -141,8 +141,8 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
         fix = FIX_BUNDLED if folder == BUNDLED else FIX
         raise ModelError(f"{folder} is not a V-JEPA 2 folder: there is no {name} in it", fix=fix)
     try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        values = read_json(path)
+    except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}", fix=FIX) from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds a {type(values).__name__}, not an object", fix=FIX)

@@ -25,6 +25,8 @@ def read_table(path: Path) -> Table:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ConfigError(f"{path} is not a file", fix="give the path of a TOML file with settings") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deep", fix="correct the file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", fix="correct the file at the place named") from None
 

@@ -37,6 +37,9 @@ ENCODER_THREADS: Final = 4
 equal frames would give other files, scores and digests on a machine with another number of cores."""
 
 
+_NOTE = "retake: "
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What a file says of itself. 0 stands for a number that it does not state."""
@@ -152,6 +155,15 @@ def stream_frames(
         )
 
 
+def is_readable(path: Path) -> bool:
+    """Whether `probe` takes it: a whole video, as far as can be told without decoding."""
+    try:
+        probe(path)
+    except VideoError:
+        return False
+    return True
+
+
 def check_clip(clip: Clip, *, fps: float, num_frames: int, slack: int = 1) -> None:
     """Raise VideoError unless `clip` has this frame rate and, within `slack` frames, this length."""
     if abs(clip.fps - fps) > 0.01:
@@ -167,19 +179,21 @@ def check_clip(clip: Clip, *, fps: float, num_frames: int, slack: int = 1) -> No
         )
 
 
-def write_mp4(path: Path, frames: Frames, fps: float, *, crf: int = 14) -> None:
+def write_mp4(path: Path, frames: Frames, fps: float, *, crf: int = 14, note: str | None = None) -> None:
     """Write uint8 RGB [T, H, W, 3] as H.264 yuv420p with exactly `fps`; H and W even, T at least 1.
 
-    Atomic: a process killed half way leaves no partial file under `path`. The default quality keeps codec
-    noise far below the 14 grey levels at which the benchmark sees motion.
+    `note` is kept in the file, for `read_note`. Atomic: a process killed half way leaves no partial file. The
+    default quality keeps codec noise far below the 14 grey levels at which the benchmark sees motion.
     """
     assert frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8, (
         f"{frames.shape} {frames.dtype}"
     )
-    encode_mp4(path, frames, fps, crf=crf)
+    encode_mp4(path, frames, fps, crf=crf, note=note)
 
 
-def encode_mp4(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 14) -> None:
+def encode_mp4(
+    path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 14, note: str | None = None
+) -> None:
     """As `write_mp4`, from single frames uint8 RGB [H, W, 3], at least one; it holds one at a time."""
     stream_of = iter(frames)
     first = next(stream_of, None)
@@ -187,6 +201,8 @@ def encode_mp4(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 1
     height, width, _ = first.shape
     assert height % 2 == 0 and width % 2 == 0, f"H.264 4:2:0 needs even sizes: {first.shape}"
     with whole_mp4(path) as container:
+        if note is not None:
+            container.metadata["comment"] = _NOTE + note
         stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # x264's macroblock tree reads memory that it never wrote where the width is no multiple of 128: equal
@@ -200,6 +216,16 @@ def encode_mp4(path: Path, frames: Iterable[Frames], fps: float, *, crf: int = 1
         for rgb in chain((first,), stream_of):
             container.mux(stream.encode(yuv_of(rgb)))
         container.mux(stream.encode(None))
+
+
+def read_note(path: Path) -> str | None:
+    """What `write_mp4` noted in the file; None if there is nothing, or no file that can be read."""
+    try:
+        with opened(path) as (container, _):
+            comment = container.metadata.get("comment", "")
+    except VideoError:
+        return None
+    return comment[len(_NOTE) :] if comment.startswith(_NOTE) else None
 
 
 def remux_mp4(source: Path, path: Path, fps: float) -> None:

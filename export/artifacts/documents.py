@@ -5,12 +5,12 @@ Knows no content. Invariant: what is returned is an object with the keys, of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from export.spec import ExportError
+from kernels.files import read_json
 
 MAX_BYTES: Final = 2**26
 """More than any of these documents, and far less than the memory of a host."""
@@ -29,7 +29,7 @@ def read_document(
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(f"it has {size} bytes, more than {MAX_BYTES}")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         if not isinstance(document, dict):
             raise ValueError(f"it is a {type(document).__name__}, not an object")
         if schema is not None and document["schema"] != schema:
@@ -38,8 +38,6 @@ def read_document(
         for name, kind in kinds.items():
             if not isinstance(document[name], kind):
                 raise ValueError(f"{name} is {type(document[name]).__name__}, not {kind.__name__}")
-    except RecursionError as error:
-        raise ExportError(f"{path} is damaged: it is nested too deep", fix=fix) from error
     except OSError as error:
         raise ExportError(f"{path} cannot be read: {error}", fix=fix) from error
     except (ValueError, KeyError) as error:

@@ -165,9 +165,9 @@ class Store:
         """Every artifact that can be read, by name of its folder."""
         return [found for found in self._survey() if isinstance(found, Artifact)]
 
-    def damaged(self) -> list[ExportError]:
+    def damaged(self) -> tuple[ExportError, ...]:
         """What is wrong with each folder that has a manifest and cannot be read."""
-        return [found for found in self._survey() if isinstance(found, ExportError)]
+        return tuple(found for found in self._survey() if isinstance(found, ExportError))
 
     def _survey(self) -> Iterator[Artifact | ExportError]:
         try:

@@ -267,7 +267,7 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
             facts.append(_kernels(details["summary"][0]))
         print_line(artifact.folder.name, "bold")
         print_line(f"  {', '.join(facts)}")
-        for line in _verified_where(artifact):
+        for line in (*details.get("fusions", ()), *_verified_where(artifact)):
             print_line(f"  {line}")
     if not artifacts:
         print_line("  nothing yet; `retake export demo --target onnx --quant fp8` makes one")

@@ -22,6 +22,7 @@ from export.spec import ExportError, ExportSpec, Gate, Profile, recipe_of, spec_
 from export.trt import gates
 from export.trt.builder import BuildOptions, Built, OnProgress, run_builder
 from export.trt.engine import Engine
+from export.trt.fusion_report import record, report
 from export.trt.layer_table import LayerTable, parse, summary
 from export.trt.library import MODULES, Library, check_capability, find
 
@@ -32,6 +33,7 @@ MAX_PROFILES: Final = 3
 PLAN: Final = "engine.plan"
 LAYERS: Final = "layers.json"
 GATES: Final = "gates.json"
+FUSIONS: Final = "fusions.json"
 
 WEIGHT_SLACK: Final = 1.25
 FIXED_BYTES: Final = 2**23
@@ -120,16 +122,9 @@ def build(
             timing_cache=timing_cache if library.needs_gpu else None,
             on_progress=on_progress,
         )
-        with built.log.open(encoding="utf-8", errors="replace") as lines:
-            table = parse(lines)
-        checks = gates.check(table, gate, max_weights_bytes=int(graph_bytes * WEIGHT_SLACK) + FIXED_BYTES)
-        gates.require(checks, table)
-        _write(folder / LAYERS, table.record())
-        _write(folder / GATES, [asdict(one) for one in checks])
-        built.log.unlink()  # tens of megabytes, and all that is used of it is in the layer table
-        return {**_costs(built), **_memory(table), "graph_bytes": graph_bytes, "gates": len(checks)}
+        return {**_costs(built), "graph_bytes": graph_bytes, **_inspect(built, gate, library, graph_bytes)}
 
-    return store.store(key, make, need_bytes=int(graph_bytes * WEIGHT_SLACK) + FIXED_BYTES)
+    return store.store(key, make, need_bytes=_most_weights(graph_bytes))
 
 
 def build_all(
@@ -283,6 +278,26 @@ def _capability(library: Library, asked: int | None, machine: Machine) -> int:
             fix=f"leave --cc out or give {present}; build on the other card for the other card",
         )
     return present
+
+
+def _inspect(built: Built, gate: Gate, library: Library, graph_bytes: int) -> dict[str, Any]:
+    """Gate the engine and say what it is made of, in files beside its plan; ExportError when a gate fails."""
+    folder = built.plan.parent
+    with built.log.open(encoding="utf-8", errors="replace") as lines:
+        table = parse(lines)
+    checks = gates.check(table, gate, max_weights_bytes=_most_weights(graph_bytes))
+    gates.require(checks, table)
+    fusions = report(table)
+    _write(folder / LAYERS, table.record())
+    _write(folder / GATES, [asdict(one) for one in checks])
+    _write(folder / FUSIONS, record(fusions, library.version))
+    built.log.unlink()  # tens of megabytes, and all that is used of it is in the layer table
+    first = [str(one) for one in fusions if one.profile == 0]
+    return {**_memory(table), "gates": len(checks), "fusions": first}
+
+
+def _most_weights(graph_bytes: int) -> int:
+    return int(graph_bytes * WEIGHT_SLACK) + FIXED_BYTES
 
 
 def _costs(built: Built) -> dict[str, Any]:

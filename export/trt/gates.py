@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from export.spec import ExportError, Gate
+from export.trt.fusion_report import report
 from export.trt.layer_table import LayerTable, Row, summary
 
 
@@ -52,9 +53,10 @@ def require(checks: Sequence[Check], table: LayerTable) -> None:
         shown = "\n".join(
             f"  profile {index}: {summary(table, index)}" for index in range(table.num_profiles)
         )
+        fused = "\n".join(dict.fromkeys(f"  {one}" for one in report(table)))
         raise ExportError(
             f"the engine was built, but {len(failed)} of {len(checks)} gates failed, so it was not kept:\n"
-            f"{listed}\nlayer table:\n{shown}",
+            f"{listed}\nlayer table:\n{shown}\nwhat was fused:\n{fused or '  neither attention nor 8 bits'}",
             fix="the graph or the library version fuses other kernels than were established: build with the "
             "library version that the project tests, or export another recipe",
         )

@@ -1,9 +1,10 @@
-"""Attention of one new query of each slot over the filled positions of its KV cache (split-KV, "flash
-decoding": https://pytorch.org/blog/flash-decoding/), with grouped queries.
+"""Attention of new queries over the filled positions of their slot's KV cache (split-KV, "flash decoding":
+https://pytorch.org/blog/flash-decoding/), with grouped queries.
 
-The cache is read once and never copied: a program takes CHUNK positions of one key head for all its query
-heads, a second kernel joins the chunks by their log-sum-exp, in order. Chunks have a fixed size, so a slot's
-result depends on its own length alone. S slots . H query heads . G key heads . L positions . D head size.
+The cache is read once a row and never copied: a program takes CHUNK positions of one key head for all its
+query heads, a second kernel joins the chunks by their log-sum-exp, in order. Chunks have a fixed size, so the
+result of a row depends on its own length alone. R rows . S slots . H query heads . G key heads . L positions
+. D head size.
 """
 
 import math
@@ -30,60 +31,62 @@ def supports(target: Target, *, head_dim: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """-> [S, H, D] of the type of q, softmax(q k^T / sqrt(D)) v in fp32 sums.
+    """-> [R, H, D] of the type of q, softmax(q k^T / sqrt(D)) v in fp32 sums.
 
-    q [S, H, D]; keys, values [S, G, L, D]; lengths int64 [S], 1 to L: how many positions are filled. All
-    contiguous.
+    q [R, H, D]; keys, values [S, G, L, D]; lengths int64 [R], 1 to L: how many positions a row sees; slots
+    int64 [R]: whose cache it sees. All contiguous.
     """
 
     q: Tensor
     keys: Tensor
     values: Tensor
     lengths: Tensor
+    slots: Tensor
 
 
 def _check(args: Arguments) -> None:
-    slots, heads, head_dim = args.q.shape
-    key_slots, key_heads, _, key_dim = args.keys.shape
+    rows, heads, head_dim = args.q.shape
     assert args.keys.shape == args.values.shape, f"{tuple(args.keys.shape)}, {tuple(args.values.shape)}"
-    assert (slots, head_dim) == (key_slots, key_dim) and heads % key_heads == 0, (
+    assert head_dim == args.keys.shape[3] and heads % args.keys.shape[1] == 0, (
         f"q {tuple(args.q.shape)} for keys {tuple(args.keys.shape)}"
     )
-    assert args.lengths.shape == (slots,), f"{tuple(args.lengths.shape)} lengths for {slots} slots"
+    for name, tensor in (("lengths", args.lengths), ("slots", args.slots)):
+        assert tensor.shape == (rows,), f"{tuple(tensor.shape)} {name} for {rows} rows"
 
 
 def _plain(args: Arguments) -> Tensor:
-    """A slot at a time over its filled positions; reads `lengths`, so not for a GPU that must not wait."""
+    """A row at a time over its filled positions; reads `lengths`, so not for a GPU that must not wait."""
     out = torch.empty_like(args.q)
-    for slot, length in enumerate(args.lengths.tolist()):
-        q = args.q[slot][None, :, None]
+    for row, (slot, length) in enumerate(zip(args.slots.tolist(), args.lengths.tolist(), strict=True)):
+        q = args.q[row][None, :, None]
         keys, values = args.keys[slot : slot + 1, :, :length], args.values[slot : slot + 1, :, :length]
-        out[slot] = F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)[0, :, 0]
+        out[row] = F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)[0, :, 0]
     return out
 
 
 @jit
 def _chunk_kernel(  # type: ignore[no-untyped-def]
-    q_ptr, keys_ptr, values_ptr, lengths_ptr, out_ptr, state_ptr, length, num_chunks,
-    QUERY_HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr,
+    q_ptr, keys_ptr, values_ptr, lengths_ptr, slots_ptr, out_ptr, state_ptr, length, num_chunks,
+    QUERY_HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HEADS: tl.constexpr,
     SIZE: tl.constexpr, SCALE: tl.constexpr,
 ):  # fmt: skip
-    """One program: SIZE positions of one key head of one slot. ROWS is its query heads, filled up to 16.
+    """One program: SIZE positions of one key head for one row. HEADS is its query heads, filled up to 16.
 
-    out [S, H, chunks, D] fp32, unnormalized; state [S, H, chunks, 2] fp32: largest score (base 2) and sum.
+    out [R, H, chunks, D] fp32, unnormalized; state [R, H, chunks, 2] fp32: largest score (base 2) and sum.
     """
     chunk = tl.program_id(0)
     key_head = tl.program_id(1)
-    slot = tl.program_id(2).to(tl.int64)
-    filled = tl.load(lengths_ptr + slot)
+    row = tl.program_id(2).to(tl.int64)
+    slot = tl.load(slots_ptr + row)
+    filled = tl.load(lengths_ptr + row)
     if chunk * SIZE < filled:
         group: tl.constexpr = QUERY_HEADS // KEY_HEADS
-        row = tl.arange(0, ROWS)
+        member = tl.arange(0, HEADS)
         column = tl.arange(0, HEAD_DIM)
         place = chunk * SIZE + tl.arange(0, SIZE)
-        head = slot * QUERY_HEADS + key_head * group + row
-        is_row = row < group
-        q = tl.load(q_ptr + head[:, None] * HEAD_DIM + column[None, :], mask=is_row[:, None], other=0.0)
+        head = row * QUERY_HEADS + key_head * group + member
+        is_head = member < group
+        q = tl.load(q_ptr + head[:, None] * HEAD_DIM + column[None, :], mask=is_head[:, None], other=0.0)
         start = (slot * KEY_HEADS + key_head) * length * HEAD_DIM
         inside = place < filled
         offsets = start + place[:, None] * HEAD_DIM + column[None, :]
@@ -96,9 +99,9 @@ def _chunk_kernel(  # type: ignore[no-untyped-def]
         total = tl.sum(p, axis=1)
         out = tl.dot(to_element(p, q_ptr), v, input_precision="ieee")
         part = head * num_chunks + chunk
-        tl.store(out_ptr + part[:, None] * HEAD_DIM + column[None, :], out, mask=is_row[:, None])
-        tl.store(state_ptr + part * 2, largest, mask=is_row)
-        tl.store(state_ptr + part * 2 + 1, total, mask=is_row)
+        tl.store(out_ptr + part[:, None] * HEAD_DIM + column[None, :], out, mask=is_head[:, None])
+        tl.store(state_ptr + part * 2, largest, mask=is_head)
+        tl.store(state_ptr + part * 2 + 1, total, mask=is_head)
 
 
 @jit
@@ -106,12 +109,12 @@ def _join_kernel(  # type: ignore[no-untyped-def]
     parts_ptr, state_ptr, lengths_ptr, out_ptr, num_chunks,
     QUERY_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """One program: one head of one slot, chunk after chunk."""
+    """One program: one head of one row, chunk after chunk."""
     head = tl.program_id(0)
-    slot = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, HEAD_DIM)
-    first = (slot * QUERY_HEADS + head) * num_chunks
-    used = tl.cdiv(tl.load(lengths_ptr + slot), SIZE)
+    first = (row * QUERY_HEADS + head) * num_chunks
+    used = tl.cdiv(tl.load(lengths_ptr + row), SIZE)
     largest = tl.load(state_ptr + first * 2)
     total = tl.load(state_ptr + first * 2 + 1)
     out = tl.load(parts_ptr + first * HEAD_DIM + column)
@@ -123,26 +126,26 @@ def _join_kernel(  # type: ignore[no-untyped-def]
         total = total * old + tl.load(state_ptr + part * 2 + 1) * new
         out = out * old + tl.load(parts_ptr + part * HEAD_DIM + column) * new
         largest = both
-    target = out_ptr + (slot * QUERY_HEADS + head) * HEAD_DIM + column
+    target = out_ptr + (row * QUERY_HEADS + head) * HEAD_DIM + column
     tl.store(target, to_element(out / total, out_ptr))
 
 
 def _launch(args: Arguments) -> Tensor:
-    slots, heads, head_dim = args.q.shape
+    rows, heads, head_dim = args.q.shape
     key_heads, length = args.keys.shape[1:3]
     for tensor in (args.q, args.keys, args.values):
         assert tensor.is_contiguous() and tensor.dtype == args.q.dtype, f"{tensor.dtype} {tensor.stride()}"
     num_chunks = ceil_div(length, CHUNK)
-    shape = (slots, heads, num_chunks)
+    shape = (rows, heads, num_chunks)
     parts = torch.empty(*shape, head_dim, dtype=torch.float32, device=args.q.device)
     state = torch.empty(*shape, 2, dtype=torch.float32, device=args.q.device)
     out = torch.empty_like(args.q)
-    _chunk_kernel[(num_chunks, key_heads, slots)](
-        args.q, args.keys, args.values, args.lengths, parts, state, length, num_chunks,
-        QUERY_HEADS=heads, KEY_HEADS=key_heads, HEAD_DIM=head_dim, ROWS=block_size(heads // key_heads),
+    _chunk_kernel[(num_chunks, key_heads, rows)](
+        args.q, args.keys, args.values, args.lengths, args.slots, parts, state, length, num_chunks,
+        QUERY_HEADS=heads, KEY_HEADS=key_heads, HEAD_DIM=head_dim, HEADS=block_size(heads // key_heads),
         SIZE=CHUNK, SCALE=1 / math.sqrt(head_dim), num_warps=4,
     )  # fmt: skip
-    _join_kernel[(heads, slots)](
+    _join_kernel[(heads, rows)](
         parts, state, args.lengths, out, num_chunks, QUERY_HEADS=heads, HEAD_DIM=head_dim, SIZE=CHUNK,
         num_warps=1,
     )  # fmt: skip

@@ -102,8 +102,8 @@ def scale_of(amax, FORMAT_MAX: tl.constexpr, SMALLEST: tl.constexpr):  # type: i
 def to_e4m3(x):  # type: ignore[no-untyped-def]
     """fp32 -> E4M3, nearest even, saturating at 448; NaN stays NaN. The only such cast in a kernel.
 
-    What lies beyond 448 is clamped first: the conversions of compiled code, of eager torch and of the
-    interpreter differ there (docs/behaviour.md).
+    What lies beyond 448 is clamped first: there the conversions of a GPU, of torch and of the interpreter
+    differ (docs/behaviour.md).
     """
     x = tl.minimum(larger(x, -448.0), 448.0, propagate_nan=tl.PropagateNan.ALL)
     if INTERPRETED:

@@ -53,7 +53,7 @@ def format_of(name: str) -> Format:
 def to_format(x: Tensor, fmt: Format) -> Tensor:
     """Rounds fp32 values to the format, half to even, saturating. Any shape. The only such cast in torch.
 
-    Beyond 448 torch's own cast to E4M3 depends on its version and on compiling (docs/behaviour.md).
+    Beyond 448 torch's own cast to E4M3 depends on its version (docs/behaviour.md).
     """
     x = x.clamp(-fmt.max, fmt.max)
     return x.round().to(fmt.dtype) if fmt.dtype == torch.int8 else x.to(fmt.dtype)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from evaluators import catch_evaluators
 from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner, Result
 
@@ -233,22 +234,17 @@ def test_demo_runs_scores_and_reports(
 
 
 def test_demo_measure_starts_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-
-    def start(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
-        started.append(command)
-        return subprocess.CompletedProcess(command, 3)
-
-    monkeypatch.setattr(subprocess, "run", start)
+    started = catch_evaluators(monkeypatch, status=3)
     call("demo", "--measure", "--count", 5, "--json", "m.json", "--loops", 1, "--out", "work", status=3)
-    assert started[0][1:4] == ["-m", "bench.quality.demo_quality", "--out"]
+    assert started[0][1:5] == ["-m", "bench.commands._evaluator", "quality.demo_quality", "--out"]
+    monkeypatch.undo()
     from bench.quality import demo_quality  # the options exist there
 
     monkeypatch.setattr(
         demo_quality, "make_dataset", lambda *a, **k: pytest.fail("parsed: " + str(k["count"]))
     )
     with pytest.raises(pytest.fail.Exception, match="parsed: 5"):
-        demo_quality.main(started[0][3:])
+        demo_quality.main(started[0][4:])
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import torch
 from tiny_exportable import build_exportable, build_lora
 
 from export import pipeline
-from export.artifacts.store import Store
+from export.artifacts.device_identity import Machine
+from export.artifacts.store import Artifact, Store
 from export.pipeline import Request
 from export.quantization.scales import Scales
 from export.spec import ExportError, Profile
-from export.trt.library import is_installed
+from export.trt.library import Library, is_installed
 
 SIZES = {"B": 1, "F": 2, "h": 4, "w": 4, "L": 24}
 needs_onnx = pytest.mark.skipif(
@@ -180,6 +181,27 @@ def test_one_video_is_a_profile_of_every_subject(
     again = request_of(source, tmp_path, subject=subject, profiles=spec.profiles)
     assert pipeline.spec_of(again) == spec
     assert spec.weights_digest == pipeline.digest_of(again)
+
+
+CARD = Machine(gpu="RTX 5090", compute_capability=120, driver="590.1", cpu="x86_64 avx2")
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "place"),
+    [
+        ("aoti", "cpu", {"runtime": f"torch {torch.__version__}", "device": "x86_64 avx2"}),
+        ("aoti", "cuda", {"runtime": f"torch {torch.__version__}", "device": "RTX 5090, driver 590.1"}),
+        ("tensorrt-rtx", "cuda", {"runtime": "tensorrt-rtx 1.7", "device": "RTX 5090, driver 590.1"}),
+    ],
+)
+def test_the_place_of_an_artifact_is_runtime_and_device(
+    target: str, device: str, place: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library(target=target, module_name="m", version="1.7", needs_gpu=False, capabilities=(120,))
+    monkeypatch.setattr(pipeline, "present_machine", lambda: CARD)
+    monkeypatch.setattr(pipeline, "find", lambda target: library)
+    made = Artifact(folder=tmp_path, key={"target": target}, digest="d", files={}, details={})
+    assert pipeline.place_of(made, device) == place
 
 
 @needs_onnx

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.files import file_digest, whole_file
+from kernels.files import file_digest, inside, name_fault, read_json, whole_file
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -53,3 +53,20 @@ def test_digest_of_a_file(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
     with pytest.raises(FileNotFoundError):
         file_digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\0", "caf\udce9.mp4"])
+def test_names_that_no_file_of_ours_gets(name: str) -> None:
+    assert name_fault(name) is not None
+
+
+def test_plain_names(tmp_path: Path) -> None:
+    for name in ("a.mp4", "[a] *?.mp4", "café 球", "..."):
+        assert name_fault(name) is None and inside(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, '{"a":' * 99_999, "", "{", "\ufeff[", "9" * 5000])
+def test_what_is_no_json_is_a_value_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "a.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -73,4 +74,24 @@ def samples_replaced(source: Path, path: Path, new: Mapping[int, bytes]) -> Path
     data[start:place] = joined.ljust(place - start, b"\0")
     struct.pack_into(f">{count}I", data, sizes_at + 4, *map(len, samples))
     path.write_bytes(data)
+    return path
+
+
+def write_timed(
+    path: Path, ticks: list[int], clock: Fraction, durations: list[int], size: tuple[int, int] = (32, 16)
+) -> Path:
+    """Black frames at these times, whose packets last as long as stated."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=24)
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
+        stream.options, stream.codec_context.time_base, stream.time_base = {"bf": "0"}, clock, clock
+        packets = []
+        for tick in ticks:
+            frame = av.VideoFrame.from_ndarray(np.zeros((size[1], size[0], 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = tick, clock
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet, duration in zip(packets, durations, strict=True):
+            packet.duration = duration
+            container.mux(packet)
     return path

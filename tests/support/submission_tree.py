@@ -41,9 +41,8 @@ def write_clip(path: Path, num_frames: int, fps: float = FPS, size: tuple[int, i
 
 
 def write_tree(folder: Path, *, num_scenes: int, tree: str = TREES[1]) -> list[str]:
-    """A benchmark tree of conditioning clips alone in `folder`; the names that its submissions must have."""
-    prefixes = folder / tree / "split-videos" / "conditioning" / f"{FPS}FPS"
-    prefixes.mkdir(parents=True)
+    """A benchmark tree without clips in `folder`; the names that its submissions must have."""
+    (folder / tree / "split-videos").mkdir(parents=True)
     count = num_scenes * len(VIEWS)
     cases = [(scene, view) for scene in range(num_scenes) for view in VIEWS]
     names = []
@@ -63,18 +62,18 @@ def write_tree(folder: Path, *, num_scenes: int, tree: str = TREES[1]) -> list[s
                     )
                 )
                 names.append(name)
-                if take == 1:
-                    kind = (
-                        f"{number:04d}_conditioning-videos_{FPS}FPS_{view}_take-1_trimmed-scene-{scene}.mp4"
-                    )
-                    write_clip(prefixes / kind, 3 * FPS)
     return names[:count]
 
 
-def conditioning(folder: Path, names: list[str], tree: str = TREES[1]) -> dict[str, Path]:
-    """The conditioning clips of `write_tree` by those names."""
-    paths = sorted((folder / tree / "split-videos" / "conditioning" / f"{FPS}FPS").iterdir())
-    return dict(zip(names, paths, strict=True))
+def write_conditioning(folder: Path, names: list[str], tree: str = TREES[1]) -> dict[str, Path]:
+    """Conditioning clips of frames 0 to 23 in the tree of `write_tree`; by those names."""
+    place = folder / tree / "split-videos" / "conditioning" / f"{FPS}FPS"
+    paths = {}
+    for name in names:
+        number, view, scene = name.removesuffix(".mp4").split("_")
+        paths[name] = place / f"{number}_conditioning-videos_{FPS}FPS_{view}_take-1_{scene}.mp4"
+        write_clip(paths[name], 3 * FPS)
+    return paths
 
 
 def write_run(folder: Path, names: list[str], clip: Path) -> Path:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from engine.critics.qwen_vl.decode import Decoding, Ready
+from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.folder import read_folder
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
@@ -37,6 +40,7 @@ from engine.critics.qwen_vl.schema import (
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
+from engine.machine.streams import FutureFence, HostFence
 from engine.protocols import Fence
 from engine.quant.four_bit import pack_linears
 from engine.types import (
@@ -57,11 +61,18 @@ T = TypeVar("T")
 CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
 NUM_TRIES = 2
+NUM_RECENT = 4
+
+
+def _reader() -> ThreadPoolExecutor:
+    """Decoding a 4K clip takes a second, which the thread that launches kernels does not have."""
+    return ThreadPoolExecutor(1, "retake-critic-clips")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenVLCritic:
-    """A loaded critic. `plan` and `start` do no work: the first `launch` reads and preprocesses frames."""
+    """A loaded critic. `plan` and `start` do no work: the first `launch` has the prefix read on a thread of
+    the host, the second one preprocesses its frames."""
 
     model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
     tokenizer: Any
@@ -71,12 +82,14 @@ class QwenVLCritic:
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
     slots: Slots | None  # None: the model has shapes only
     notes: Mapping[str, str]
+    reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
+    recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
+    """The tokens of the last replies, which the next ones partly repeat."""
 
     def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
         """Step 1 of the loop: what the prefix and the brief text imply."""
 
-        def segments(retry: bool) -> list[Segment]:
-            prefix = self._prefix(scenario.prefix)
+        def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             instruction = self.settings.plan_instruction
             return plan_segments(self.tokenizer, instruction, prefix, scenario.text, retry=retry)
 
@@ -86,6 +99,7 @@ class QwenVLCritic:
 
         return ReplyJob(
             self,
+            partial(self._prefix, scenario.prefix),
             segments,
             read,
             lambda reply: reply.plan is not None,
@@ -96,11 +110,11 @@ class QwenVLCritic:
     def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> ReplyJob[Critique]:
         """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan."""
 
-        def segments(retry: bool) -> list[Segment]:
+        def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             return critique_segments(
                 self.tokenizer,
                 self.settings.critique_instruction,
-                self._prefix(scenario.prefix),
+                prefix,
                 self._take(video),
                 prompt.text,
                 retry=retry,
@@ -111,6 +125,7 @@ class QwenVLCritic:
 
         return ReplyJob(
             self,
+            partial(self._prefix, scenario.prefix),
             segments,
             read,
             lambda reply: reply.verdict is not Verdict.UNREADABLE,
@@ -162,7 +177,8 @@ class QwenVLCritic:
 
 
 class ReplyJob(Generic[T]):
-    """One question to the critic: prefill, chunks of tokens, reading; asked once more when unreadable.
+    """One question to the critic: the prefix read on the host, prefill, chunks of tokens, the reply parsed;
+    asked once more when unreadable.
 
     The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
     installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
@@ -173,7 +189,8 @@ class ReplyJob(Generic[T]):
     def __init__(
         self,
         critic: QwenVLCritic,
-        segments: Callable[[bool], list[Segment]],
+        prefix: Callable[[], VideoSegment],
+        segments: Callable[[VideoSegment, bool], list[Segment]],
         read: Callable[[str, int, float, bool], T],
         is_readable: Callable[[T], bool],
         *,
@@ -181,6 +198,7 @@ class ReplyJob(Generic[T]):
         seed: int,
     ) -> None:
         self._critic = critic
+        self._prefix = prefix
         self._segments = segments
         self._read = read
         self._is_readable = is_readable
@@ -189,6 +207,7 @@ class ReplyJob(Generic[T]):
         self._num_tries = 0
         self._num_tokens = 0
         self._started_s: float | None = None
+        self._frames: Future[VideoSegment] | None = None
         self._decoding: Decoding | None = None
         self._reply: T | None = None
         self._opening = ""  # what of the reply the prompt has written already
@@ -198,16 +217,23 @@ class ReplyJob(Generic[T]):
         if self._reply is not None:
             return 0
         if self._decoding is None:
-            return 2 + math.ceil((self._critic.settings.max_new_tokens - 1) / CHUNK_TOKENS)
+            chunks = math.ceil((self._critic.settings.max_new_tokens - 1) / CHUNK_TOKENS)
+            return 2 + chunks + (self._frames is None)
         if self._decoding.finished:
             return 1
         return 1 + self._decoding.steps_left
 
     def launch(self) -> Fence:
         if self._reply is not None:
-            return Ready()
+            return HostFence()
+        if self._frames is None:
+            self._started_s = time.perf_counter()
+            self._frames = self._critic.reader.submit(self._prefix)
+            return FutureFence(self._frames)
+        if not self._frames.done():
+            return FutureFence(self._frames)
         if self._decoding is None:
-            return self._ask()
+            return self._ask(self._frames.result())
         if not self._decoding.finished:
             return self._decoding.extend()
         return self._settle(self._decoding)
@@ -216,11 +242,10 @@ class ReplyJob(Generic[T]):
         assert self._reply is not None, f"{self.steps_left} steps left"
         return self._reply
 
-    def _ask(self) -> Fence:
+    def _ask(self, prefix: VideoSegment) -> Fence:
         critic, retry = self._critic, self._num_tries > 0
-        self._started_s = self._started_s or time.perf_counter()
         self._num_tries += 1
-        segments = self._segments(retry)
+        segments = self._segments(prefix, retry)
         self._opening = opening(segments, retry=retry)
         inputs = build_inputs(
             critic.tokenizer,
@@ -239,20 +264,22 @@ class ReplyJob(Generic[T]):
             chunk_tokens=CHUNK_TOKENS,
             seed=self._seed if retry else None,
             grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
+            lookup=[token for reply in critic.recent for token in reply],
         )
         return self._decoding.prefill()
 
     def _settle(self, decoding: Decoding) -> Fence:
         tokens = decoding.tokens()
         text = self._critic.tokenizer.decode(tokens, skip_special_tokens=True)
+        self._critic.recent.append(tokens)
         self._num_tokens += len(tokens)
-        assert self._started_s is not None, "settled before it was asked"
+        assert self._started_s is not None and self._frames is not None, "settled before it was asked"
         seconds = time.perf_counter() - self._started_s
         reply = self._read(self._opening + text, self._num_tokens, seconds, decoding.cut)
         if not self._is_readable(reply) and self._num_tries < NUM_TRIES:
-            return self._ask()
-        self._reply, self._decoding = reply, None
-        return Ready()
+            return self._ask(self._frames.result())
+        self._reply, self._decoding, self._frames = reply, None, None
+        return HostFence()
 
 
 def load(

@@ -9,37 +9,15 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from engine.critics.qwen_vl.grammar import Grammar
 from engine.critics.qwen_vl.slots import Prefilled, Slots
+from engine.machine.streams import HostFence, fence
 from engine.protocols import Fence
-
-
-class Ready:
-    """The fence of work that was done when `launch` returned."""
-
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        return None
-
-
-class EventFence:
-    """The fence of work enqueued on the current stream so far."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._event = torch.cuda.Event()
-        self._event.record(torch.cuda.current_stream(device))
-
-    def done(self) -> bool:
-        return bool(self._event.query())
-
-    def wait(self) -> None:
-        self._event.synchronize()
 
 
 class Decoding:
@@ -49,8 +27,10 @@ class Decoding:
     its fence is done. On CUDA the vision tower of the library itself waits for the stream during prefill (it
     reads the clip grid); decoding steps never wait. The slot is given back when the object goes.
 
-    A seed selects sampling instead of greedy choice. A grammar needs each token on the host before the next:
-    chunks shrink to one token, and `extend` writes none before the fence of the last one is done.
+    `lookup`: tokens of earlier replies, the likeliest last; they make it faster where it repeats them, and
+    change nothing else. A seed selects sampling instead of greedy choice. A grammar needs each token on the
+    host before the next: chunks shrink to one token, and `extend` writes none before the fence of the last
+    one is done.
     """
 
     def __init__(
@@ -63,6 +43,7 @@ class Decoding:
         chunk_tokens: int,
         seed: int | None = None,
         grammar: Grammar | None = None,
+        lookup: Sequence[int] = (),
     ) -> None:
         assert 1 <= max_new_tokens <= slots.max_new_tokens, (
             f"{max_new_tokens} new tokens, the slots hold {slots.max_new_tokens}"
@@ -74,7 +55,8 @@ class Decoding:
         self._chunk_tokens = chunk_tokens if grammar is None else 1
         self._seed = seed
         self._grammar = grammar
-        self._fence: Fence = Ready()
+        self._lookup = lookup
+        self._fence: Fence = HostFence()
         self._slot = -1
         self._seen = torch.zeros(2, dtype=torch.int64)  # before prefill: nothing written
         self._num_asked = 0
@@ -115,12 +97,13 @@ class Decoding:
             budget=self._max_new_tokens,
             seed=self._seed,
             allowed=None if self._grammar is None else self._grammar.allowed(),
+            lookup=self._lookup,
         )
         self._first_step = self._slots.steps
         return self._publish(1)
 
     def extend(self) -> Fence:
-        """Writes up to `chunk_tokens` more tokens."""
+        """Writes up to `chunk_tokens` more tokens; with drafts that hold, more than these."""
         num_asked = min(self._num_asked + self._chunk_tokens, self._max_new_tokens)
         if self._grammar is not None:
             if not self._fence.done():
@@ -140,8 +123,7 @@ class Decoding:
     def _publish(self, num_asked: int) -> Fence:
         self._num_asked = num_asked
         self._seen = self._slots.publish(self._slot)
-        device = self._slots.device
-        self._fence = EventFence(device) if device.type == "cuda" else Ready()
+        self._fence = fence(self._slots.device)
         return self._fence
 
 
@@ -150,12 +132,12 @@ def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
     from transformers import DynamicCache
 
     device = torch.device(model.device)
-    positions, deltas = model.model.get_rope_index(
+    positions, _ = model.model.get_rope_index(
         inputs["input_ids"],
         mm_token_type_ids=inputs["mm_token_type_ids"],
         video_grid_thw=inputs.get("video_grid_thw"),
         second_per_grid_ts=inputs.get("second_per_grid_ts"),
-    )  # CPU tensors in and out: [3, 1, L], [1, 1]
+    )  # CPU tensors in and out: [3, 1, L]
     media = ("pixel_values_videos", "video_grid_thw")
     cache = DynamicCache(config=model.config.get_text_config())
     output = model(
@@ -170,5 +152,6 @@ def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
         keys=[layer.keys for layer in cache.layers],
         values=[layer.values for layer in cache.layers],
         logits=output.logits[:, -1],
-        next_rotary=inputs["input_ids"].shape[1] + int(deltas),
+        # As generate goes on. The delta is to the largest position, which with Qwen2.5-VL may be a clip's.
+        next_rotary=int(positions[0, 0, -1]) + 1,
     )

@@ -6,13 +6,13 @@ ignored.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PLAN_INSTRUCTION
 from engine.errors import ModelError, nearest
+from kernels.files import read_json
 
 SIDECAR = "retake.json"
 LARGEST = {"num_prefix_frames": 256, "num_take_frames": 256, "frame_px": 4096, "max_new_tokens": 65_536}
@@ -34,7 +34,7 @@ def read_settings(folder: Path) -> CriticSettings:
     if not path.is_file():
         return CriticSettings()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}", fix=f"repair or delete {SIDECAR}") from error
     if not isinstance(data, dict):

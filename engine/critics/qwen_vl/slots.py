@@ -2,9 +2,14 @@
 
 Tokens, budgets and the choice of a token stay on the device: a step is one graph replay, and nothing waits.
 A slot joins after its prefill and leaves when its owner forgets it; there are as many as are used at once.
-Invariant: what a slot writes depends on its own prompt, seed and masks alone.
 
-S slots . V vocabulary . T most tokens of a reply . L positions of the cache.
+On a GPU a step also tries a few drafted tokens: what followed the last two in earlier replies (prompt lookup
+decoding, as transformers' `prompt_lookup_num_tokens`). Reading the weights for several rows costs what one
+costs, and a draft counts only where it is the very token that would have been chosen. Invariant: what a slot
+writes depends on its own prompt, seed and masks alone, not on other slots and not on drafts.
+
+S slots . V vocabulary . T most tokens of a reply . L positions of the cache . W rows of a slot in a step .
+H tokens of its history.
 """
 
 from __future__ import annotations
@@ -13,15 +18,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from engine.critics.qwen_vl.text_step import Cache, TextStep
+from engine.critics.qwen_vl.text_step import ROWS, TextStep
 
 RETRY_TEMPERATURE = 0.7
 LENGTH_STEP = 512
 """The cache has a multiple of so many positions, so that a longer prompt seldom means another capture."""
 WARM_UP_STEPS = 2
 """Before a capture: kernels are compiled and loaded, which must not happen inside."""
+DRAFTS = 7
+"""Most drafted tokens of a step; with several slots fewer, so that all rows fit the GEMMs of few rows."""
+MAX_SLOTS = ROWS
+LOOKUP = 2048
+"""Tokens of earlier replies in which drafts are looked up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +51,14 @@ class Prefilled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """What steps read and write: int64 [S] each, but for the last two.
+class State:
+    """What steps read and write: int64 [S] each, but for the last three.
 
     token: the last one written, which the next step puts into the cache, at `position`; `rotary`: its rotary
-    position; budget: how many more tokens may be written now; seed: below 0 means greedy; record [S, T + 2]:
-    the tokens written, their number, whether the last one ends the reply; allowed bool [S, V].
+    position; budget: how many more tokens may be written now; seed: below 0 means greedy; record [S, T + 3]:
+    the tokens written, a place that nobody reads, their number, whether the last one ends the reply;
+    history [S, H + 1]: LOOKUP tokens of earlier replies, then those written, and a place that nobody reads;
+    allowed bool [S, V].
     """
 
     token: Tensor
@@ -54,10 +67,11 @@ class _State:
     budget: Tensor
     seed: Tensor
     record: Tensor
+    history: Tensor
     allowed: Tensor
 
     @classmethod
-    def of(cls, slots: int, max_new_tokens: int, vocab_size: int, device: torch.device) -> _State:
+    def of(cls, slots: int, max_new_tokens: int, vocab_size: int, device: torch.device) -> State:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int64, device=device)
 
@@ -67,43 +81,54 @@ class _State:
             rotary=zeros(slots),
             budget=zeros(slots),
             seed=zeros(slots) - 1,
-            record=zeros(slots, max_new_tokens + 2),
+            record=zeros(slots, max_new_tokens + 3),
+            history=zeros(slots, LOOKUP + max_new_tokens + 1) - 1,
             allowed=torch.ones(slots, vocab_size, dtype=torch.bool, device=device),
         )
 
     def parts(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
 
-    def rows(self, slots: slice) -> _State:
-        return _State(**{name: getattr(self, name)[slots] for name in self.__slots__})
+    def rows(self, slots: slice) -> State:
+        return State(**{name: getattr(self, name)[slots] for name in self.__slots__})
 
 
 class Slots:
     """All replies that one model writes at a time, on the stream that is current. One host thread uses it."""
 
     def __init__(
-        self, step: TextStep, *, device: torch.device, eos_ids: tuple[int, ...], max_new_tokens: int
+        self,
+        step: TextStep,
+        *,
+        device: torch.device,
+        eos_ids: tuple[int, ...],
+        max_new_tokens: int,
+        drafts: int | None = None,
     ) -> None:
+        """`drafts`: most drafted tokens of a step; None is DRAFTS on a GPU and none on a CPU, where each row
+        costs its share."""
         self.device = device
         self.max_new_tokens = max_new_tokens
         self.eos_ids = eos_ids
         self.steps = 0
-        """Steps taken so far, in which every slot that had a budget wrote a token."""
+        """Steps taken so far, in which every slot that had a budget wrote at least one token."""
         self.step = step
+        self._drafts = (DRAFTS if device.type == "cuda" else 0) if drafts is None else drafts
         self._eos = torch.tensor(eos_ids, device=device)
         self._cache = step.empty_cache(0, 0)
-        self._state = _State.of(0, max_new_tokens, step.vocab_size, device)
+        self._state = State.of(0, max_new_tokens, step.vocab_size, device)
         self._seen: list[Tensor] = []
         self._free: list[int] = []
         self._steered: set[int] = set()
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
 
     def take(self) -> int:
-        """A slot that nobody else has."""
+        """A slot that nobody else has; at most MAX_SLOTS."""
+        assert self._free or len(self._seen) < MAX_SLOTS, f"all of {MAX_SLOTS} slots are taken"
         if not self._free:
             self._free.append(len(self._seen))
             pinned = self.device.type == "cuda"
-            self._seen.append(torch.zeros(self.max_new_tokens + 2, dtype=torch.int64, pin_memory=pinned))
+            self._seen.append(torch.zeros(self.max_new_tokens + 3, dtype=torch.int64, pin_memory=pinned))
             self._resize(self._cache.length)
         return self._free.pop(0)
 
@@ -117,29 +142,41 @@ class Slots:
 
     @torch.inference_mode()
     def admit(
-        self, slot: int, prompt: Prefilled, *, budget: int, seed: int | None, allowed: Tensor | None
+        self,
+        slot: int,
+        prompt: Prefilled,
+        *,
+        budget: int,
+        seed: int | None,
+        allowed: Tensor | None,
+        lookup: Sequence[int] = (),
     ) -> None:
         """Begins a reply: the prompt goes into the cache, and the first token is chosen from its logits.
 
         budget: how many tokens may be written, the first included. seed: None is greedy. allowed bool [V]:
-        what the first token may be; with it each further token needs a `grant`.
+        what the first token may be; with it each further token needs a `grant`. lookup: tokens of earlier
+        replies, the likeliest last.
         """
-        self._resize(max(self._cache.length, prompt.length + self.max_new_tokens))
+        self._resize(max(self._cache.length, prompt.length + self.max_new_tokens + DRAFTS))
         cache, state = self._cache, self._state
         for mine, given in zip((*cache.keys, *cache.values), (*prompt.keys, *prompt.values), strict=True):
             mine[slot, :, : prompt.length].copy_(given[0])
         state.record[slot].zero_()
-        state.position[slot] = prompt.length
-        state.rotary[slot] = prompt.next_rotary
+        state.position[slot] = prompt.length - 1
+        state.rotary[slot] = prompt.next_rotary - 1
         state.seed[slot] = -1 if seed is None else seed
         state.allowed[slot] = True
+        known = torch.tensor(list(lookup)[-LOOKUP:], dtype=torch.int64)
+        state.history[slot] = -1
+        state.history[slot, LOOKUP - len(known) : LOOKUP].copy_(known, non_blocking=True)
         if seed is not None or allowed is not None:
             self._steered.add(slot)
         if allowed is None:
             state.budget[slot] = budget
         else:
             self.grant(slot, allowed)
-        _choose(state.rows(slice(slot, slot + 1)), prompt.logits, self._eos, steered=slot in self._steered)
+        rows, nothing = state.rows(slice(slot, slot + 1)), state.token[:0].view(1, 0)
+        choose(rows, prompt.logits[:, None], nothing, self._eos, steered=slot in self._steered)
 
     @torch.inference_mode()
     def grant(self, slot: int, allowed: Tensor) -> None:
@@ -162,21 +199,30 @@ class Slots:
 
     @torch.inference_mode()
     def publish(self, slot: int) -> Tensor:
-        """[T + 2] in pinned memory, as `_State.record`, right once what is enqueued so far has run."""
+        """[T + 3] in pinned memory, as `State.record`, right once what is enqueued so far has run."""
         self._seen[slot].copy_(self._state.record[slot], non_blocking=True)
         return self._seen[slot]
 
-    def _advance(self, rows: slice, *, steered: bool) -> None:
-        state = self._state.rows(rows)
-        cache = Cache(
-            keys=tuple(keys[rows] for keys in self._cache.keys),
-            values=tuple(values[rows] for values in self._cache.values),
+    def _advance(self, which: slice, *, steered: bool) -> None:
+        """A step of some slots: the last token of each, and drafts of those that may follow."""
+        state = self._state.rows(which)
+        num_slots = len(state.token)
+        width = 1 if steered else 1 + min(self._drafts, ROWS // num_slots - 1)
+        drafts = drafted(state, width - 1)
+        ahead = torch.arange(width, device=self.device)
+        slots = torch.arange(len(self._state.token), device=self.device)[which]
+
+        def rows(first: Tensor, step: Tensor) -> Tensor:
+            return (first[:, None] + step).flatten()
+
+        logits = self.step(
+            torch.cat((state.token[:, None], drafts), dim=1).flatten(),
+            rows(slots, ahead * 0),
+            rows(state.position, ahead),
+            rows(state.rotary, ahead),
+            self._cache,
         )
-        live = state.budget > 0
-        logits = self.step(state.token, state.position, state.rotary, cache)
-        state.position.add_(live)
-        state.rotary.add_(live)
-        _choose(state, logits, self._eos, steered=steered)
+        choose(state, logits.view(num_slots, width, -1), drafts, self._eos, steered=steered)
 
     def _graph(self, steered: bool) -> torch.cuda.CUDAGraph:
         """One step of all slots, captured at first use."""
@@ -207,7 +253,7 @@ class Slots:
         if self._graphs:
             torch.cuda.current_stream(self.device).synchronize()  # a graph that is dropped must be over
             self._graphs.clear()
-        self._state = _State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
+        self._state = State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
         for mine, theirs in zip(self._state.parts(), before.parts(), strict=True):
             mine[: len(theirs)].copy_(theirs)
         self._cache = self.step.empty_cache(slots, length)
@@ -216,22 +262,49 @@ class Slots:
             mine[: theirs.shape[0], :, : theirs.shape[2]].copy_(theirs)
 
 
-def _choose(state: _State, logits: Tensor, eos: Tensor, *, steered: bool) -> None:
-    """The next token of each slot that has a budget, from logits [S, V]; in place."""
+def drafted(state: State, count: int) -> Tensor:
+    """[S, count]: what followed the last two tokens where they stand latest in the history; else anything."""
+    history = state.history[:, :-1]
+    end = LOOKUP + state.record[:, -2:-1]  # [S, 1]: behind the last token written
+    last = history.gather(1, end - 1)
+    before = history.gather(1, end - 2)
+    place = torch.arange(history.shape[1] - 2, device=history.device)
+    same = (history[:, :-2] == before) & (history[:, 1:-1] == last) & (place < end - 2)
+    start = torch.where(same, place, -1).amax(dim=1, keepdim=True) + 2
+    at = start + torch.arange(count, device=history.device)
+    return history.gather(1, at.clamp_(max=history.shape[1] - 1)).clamp_(min=0)
+
+
+def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered: bool) -> None:
+    """The next tokens of each slot that has a budget, from logits [S, W, V] after its last token and after
+    each draft [S, W - 1]; in place.
+
+    As many drafts count as are what was chosen before them; the choice after the last of these counts too.
+    """
     if steered:
-        scores = logits.float()
+        scores = logits[:, 0].float()
         noisy = scores / RETRY_TEMPERATURE + _gumbel(state.seed, state.record[:, -2], scores.shape[1])
         scores = torch.where((state.seed >= 0)[:, None], noisy, scores)
-        logits = scores.masked_fill(~state.allowed, float("-inf"))
-    live = state.budget > 0
-    chosen = logits.argmax(-1)
+        logits = scores.masked_fill(~state.allowed, float("-inf"))[:, None]
+    chosen = logits.argmax(-1)  # [S, W]
+    ends = torch.isin(chosen, eos)
+    right = F.pad((drafts == chosen[:, :-1]) & ~ends[:, :-1], (1, 0), value=True)
+    right = right.long().cumprod(dim=1).bool()  # whether all before was right and did not end the reply
+    ahead = torch.arange(chosen.shape[1], device=chosen.device)
+    written = right & (ahead < state.budget[:, None])
+    num = written.sum(dim=1)  # 0 without a budget
     count, ended = state.record[:, -2], state.record[:, -1]
-    at = count[:, None].clone()
-    state.record.scatter_(1, at, torch.where(live[:, None], chosen[:, None], state.record.gather(1, at)))
-    state.token.copy_(torch.where(live, chosen, state.token))
-    count += live
-    ended |= live & torch.isin(chosen, eos)
-    state.budget.copy_((state.budget - live.long()) * (1 - ended))
+    place = count[:, None] + ahead
+    nobody = state.record.shape[1] - 3
+    state.record.scatter_(1, torch.where(written, place, nobody), chosen)
+    state.history.scatter_(1, torch.where(written, LOOKUP + place, LOOKUP + nobody), chosen)
+    last = chosen.gather(1, (num - 1).clamp_(min=0)[:, None])[:, 0]
+    state.token.copy_(torch.where(num > 0, last, state.token))
+    state.position.add_(num)
+    state.rotary.add_(num)
+    count.add_(num)
+    ended.bitwise_or_((written & ends).any(dim=1))
+    state.budget.copy_((state.budget - num) * (1 - ended))
 
 
 def _gumbel(seed: Tensor, count: Tensor, vocab_size: int) -> Tensor:

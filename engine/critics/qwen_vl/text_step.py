@@ -1,10 +1,11 @@
-"""One decoding step of the language model: a new token of each slot -> the logits after it.
+"""One decoding step of the language model: new tokens of the slots -> the logits after each of them.
 
 transformers' modules hold the weights; the operators are those of `kernels.decode` and `kernels.linear`.
 Layers that read the same input are one GEMM. Invariant: with the same weights, what `model.generate`
-computes, up to the order of sums; and the logits of a slot do not depend on the other slots.
+computes, up to the order of sums; and the logits of a row do not depend on the other rows, but for the keys
+and values of earlier tokens of its slot.
 
-S slots . C channels . V vocabulary . L positions of the cache . D head size.
+R rows (tokens) . S slots . C channels . V vocabulary . L positions of the cache . D head size.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from kernels.fused import rms_norm, swiglu
 from kernels.linear import four_bit
 
 Projection = Callable[[Tensor, Tensor | None], Tensor]
-"""x [S, K], residual [S, N] or None -> [S, N]."""
+"""x [R, K], residual [R, N] or None -> [R, N]."""
 
-ROWS = 8
+ROWS = 16
 """A library's GEMM is chosen by the number of rows: with always as many, a row does not feel the others."""
 
 
@@ -75,10 +76,13 @@ class TextStep:
 
         return Cache(keys=parts(), values=parts())
 
-    def __call__(self, tokens: Tensor, positions: Tensor, rotary: Tensor, cache: Cache) -> Tensor:
-        """-> logits [S, V]. All int64 [S]: token, its place in the cache, its rotary position.
+    def __call__(
+        self, tokens: Tensor, slots: Tensor, positions: Tensor, rotary: Tensor, cache: Cache
+    ) -> Tensor:
+        """-> logits [R, V]. All int64 [R]: token, its slot, its place in the cache, its rotary position.
 
-        Writes keys and values of the tokens into the cache. Never reads the device.
+        Writes keys and values of the tokens into the cache, then each sees all places up to its own. Never
+        reads the device.
         """
         h = self._text.embed_tokens(tokens)
         cos, sin = self._text.rotary_emb(h[:, None], rotary.view(1, -1, 1).expand(3, -1, -1))
@@ -89,10 +93,10 @@ class TextStep:
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             qkv = layer.qkv(_normed(layer.before_attention, h), None)
             q = rope_cache.run(
-                qkv, cos, sin, keys, values, positions,
+                qkv, cos, sin, keys, values, positions, slots,
                 q_norm=layer.q_norm, k_norm=layer.k_norm, eps=self.config.rms_norm_eps,
             )  # fmt: skip
-            attended = attention.run(q, keys, values, lengths)
+            attended = attention.run(q, keys, values, lengths, slots)
             h = layer.out(attended.flatten(1), h)
             gate_up = layer.gate_up(_normed(layer.before_mlp, h), None)
             h = layer.down(swiglu.run(gate_up)[0], h)

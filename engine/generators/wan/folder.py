@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from engine.errors import ModelError, nearest, unknown_name
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
+from kernels.files import read_json
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 SCHEDULERS = {
@@ -368,7 +368,7 @@ def _check_fit(folder: Path, transformer: Any, vae: Any, text_encoder: Any) -> N
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist", fix="give a diffusers folder of the Wan family") from None
     except ValueError as error:

@@ -6,11 +6,13 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from odd_clips import write_timed
 from sliding import SlidingSquare
 from submission_tree import write_clip, write_tree
 from typer.testing import CliRunner, Result
@@ -21,6 +23,7 @@ from engine import cli
 from engine.datasets.physics_iq import COLUMNS, TREES
 from engine.demo.layout import write_dataset
 from engine.errors import DatasetError
+from engine.video.files import read_header
 
 TREE = Path(TREES[0])
 
@@ -296,3 +299,10 @@ def test_the_command_says_which_tree_and_what_is_wrong(root: Path, monkeypatch: 
     text = call(root, "--deep", status=1).output
     assert "missing: 1 (0001)" in text and "4 cases: 1 fault" in text and "to obtain what is missing" in text
     assert "is not a folder" in call(root / "none", status=2).stderr
+
+
+def test_a_short_last_frame_is_no_other_rate(root: Path) -> None:
+    path = one(root, "split-videos/testing")
+    write_timed(path, list(range(0, 400, 10)), Fraction(1, 80), [10] * 39 + [1], size=(64, 64))
+    assert read_header(path).fps > 8.1
+    assert "split-videos/testing 8FPS" not in bad_lines(root)

@@ -114,3 +114,11 @@ def test_packed_masks_have_the_same_iou() -> None:
     empty = np.zeros((7, 9), bool)
     for a, b in [(random.random((7, 9)) < 0.3, random.random((7, 9)) < 0.6), (empty, empty), (empty, ~empty)]:
         assert packed_iou(np.packbits(a), np.packbits(b)) == iou(a, b)
+
+
+def test_nobody_else_reads_by_opencv_and_nobody_by_index() -> None:
+    """It finds an index by the mean rate, which is another frame where the rate varies."""
+    houses = [Path(__file__).parents[3] / name for name in ("bench", "engine", "export", "kernels")]
+    texts = {path: path.read_text(encoding="utf-8") for house in houses for path in house.rglob("*.py")}
+    assert [path.name for path, text in texts.items() if "VideoCapture(" in text] == ["clip_stream.py"]
+    assert not [path for path, text in texts.items() if "CAP_PROP_POS" in text]

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from odd_clips import cut_by_edit_list
 from submission_tree import counted, numbers, write_clip
 
 from bench.submission.convert import Cut, Settings, choose_frames, make_clip, make_settings, told_cut
@@ -207,3 +208,13 @@ def test_settings_out_of_range_are_named(changes: dict[str, object], names: str)
     given: dict[str, object] = {"fps": 24, "prefix": "auto", "skip_s": None, "size": None}
     with pytest.raises(ConfigError, match=names):
         make_settings(**(given | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("num_frames", "first_s"), [(56, 2.0), (48, 1.0), (48, 0.0)])
+def test_what_an_edit_list_leaves_out_is_no_part_of_the_answer(
+    tmp_path: Path, num_frames: int, first_s: float
+) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", num_frames)
+    source = cut_by_edit_list(whole, tmp_path / "a.mp4", first_s=first_s, seconds=5.0)
+    _, _, frames = made(source, Settings(fps=8))
+    assert frames == list(range(round(8 * first_s), round(8 * first_s) + 40))

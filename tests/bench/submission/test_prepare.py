@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from submission_tree import conditioning, numbers, write_clip, write_tree
+from submission_tree import numbers, write_clip, write_conditioning, write_tree
 from typer.testing import CliRunner, Result
 
 from bench.submission.convert import Settings
@@ -22,7 +22,9 @@ SETTINGS = Settings(fps=8)
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("COLUMNS", "200")
-    return write_tree(tmp_path / "data", num_scenes=1)
+    names = write_tree(tmp_path / "data", num_scenes=1)
+    write_conditioning(tmp_path / "data", names)
+    return names
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def sources(tmp_path: Path, names: list[str]) -> dict[str, Path]:
 def run(
     names: list[str], sources: dict[str, Path], out: Path, settings: Settings = SETTINGS
 ) -> list[Prepared]:
-    given = conditioning(next(iter(sources.values())).parents[1] / "data", names)
+    given = write_conditioning(next(iter(sources.values())).parents[1] / "data", names)
     return prepare(sources, names, out, settings, given, workers=2)
 
 
@@ -83,7 +85,7 @@ def test_an_output_of_another_input_or_setting_is_not_taken_for_ours(
     result = run(names, sources, out, settings)[0]
     assert result.action == "failed" and "made from another input or with other options" in result.notes[0]
     assert numbers(read_frames(out / name))[0] == 24
-    given = conditioning(tmp_path / "data", names)
+    given = write_conditioning(tmp_path / "data", names)
     again = prepare(sources, names, out, settings, given, force=True)[0]
     assert again.action == "re-encoded"
     assert numbers(read_frames(out / name))[0] == (24 if change == "input" else 8)

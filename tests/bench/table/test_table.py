@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from evaluators import catch_evaluators
 from rich.console import Console
 from scored_runs import Made, entry_of, grey, make_run, scenario_of, write_scores
 from typer.testing import CliRunner
@@ -350,23 +350,17 @@ def test_the_command_writes_every_format(
 def test_the_command_line_hands_its_options_over(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started: list[list[str]] = []
-
-    def start(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
-        started.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", start)
+    started = catch_evaluators(monkeypatch, status=0)
     options = ["--ensembles", "1,2", "--select", "critic_score", "--compare", "2 vs 1", "--device", "cpu"]
     result = CliRunner().invoke(
         cli.app, ["table", str(run), *options, "--score", "verified", "--format", "json"]
     )
     assert result.exit_code == 0, result.output
     (command,) = started
-    assert command[1:3] == ["-m", "bench.table.make"]
+    assert command[1:4] == ["-m", "bench.commands._evaluator", "table.make"]
     for path in run.glob("videos/*/*.mp4"):
         write_mp4(path, grey(50), 8.0)
-    assert main(command[3:]) == 0
+    assert main(command[4:]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["scores"] == ["physics_iq_verified"]
     assert [entry["run"] for entry in document["rows"]][3:] == [

@@ -26,6 +26,7 @@ from engine.generators.wan import generator as wan
 from engine.generators.wan.memory import bytes_of
 from engine.settings.config import read_config
 from engine.types import Frames, Prompt
+from export.artifacts.store import text_digest
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")),
@@ -177,12 +178,12 @@ def test_a_graph_that_cannot_be_opened_is_found_before_the_run(
     broken = Path(shutil.copytree(graph, tmp_path / "broken"))
     (broken / "model.onnx.data").write_bytes(b"short")
     settings: dict[str, object] = {"denoise.engine": str(broken)}
-    with pytest.raises(RetakeError, match="is incomplete"):
+    with pytest.raises(RetakeError, match="has 5 bytes, stored were"):
         build_run(folders.config(tmp_path / "run", settings=settings))
     with build_run(
         folders.config(tmp_path / "run", settings=settings | {"denoise.allow_fallback": True})
     ) as run:
-        assert "is incomplete" in str(run.warning)
+        assert "has 5 bytes, stored were" in str(run.warning)
 
 
 def test_another_video_and_another_device_are_refused(folders: Folders, graph: Path, tmp_path: Path) -> None:
@@ -209,8 +210,11 @@ def test_a_resumed_run_keeps_its_artifact_wherever_it_is(
         resume_run(tmp_path / "run")
     changed = json.loads((tmp_path / "there" / "artifact.json").read_text())
     other = Path(shutil.copytree(tmp_path / "there", tmp_path / "other"))
-    (other / "artifact.json").write_text(json.dumps(changed | {"digest": "f" * 64}))
-    with pytest.raises(StoreError, match=f"artifact {changed['digest'][:16]}, which artifact ffff"):
+    key = changed["key"] | {"library": "another"}
+    digest = text_digest(json.dumps(key, sort_keys=True, separators=(",", ":")))
+    (other / "artifact.json").write_text(json.dumps(changed | {"key": key, "digest": digest}))
+    told = f"artifact {changed['digest'][:16]}, which artifact {digest[:16]}"
+    with pytest.raises(StoreError, match=told):
         resume_run(tmp_path / "run", denoiser=str(other))
     with resume_run(tmp_path / "run", denoiser=str(tmp_path / "there")) as run:
         assert all(outcome.failure is None for outcome in run.execute(Silent()).values())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,11 +47,11 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, call: int, error: Exception) -> l
     calls: list[int] = []
     real = build.write_mp4
 
-    def write(path: Path, frames: Frames, fps: float) -> None:
+    def write(path: Path, frames: Frames, fps: float, *, note: str | None) -> None:
         calls.append(len(calls))
         if len(calls) >= call:
             raise error
-        real(path, frames, fps)
+        real(path, frames, fps, note=note)
 
     monkeypatch.setattr(build, "write_mp4", write)
     return calls
@@ -112,6 +114,24 @@ def test_a_take_that_is_not_the_stored_one_is_refused_or_made_again(
     assert display.attempts == [(first, 1)]
     with RunStore.open(out, read_only=True) as store:
         assert store.damaged_takes() == {}
+
+
+def test_a_cut_take_of_a_run_without_digests_is_told_and_its_chosen_copy_kept(
+    finished: tuple[Path, dict[str, Outcome]],
+) -> None:
+    out, before = finished
+    with sqlite3.connect(out / "run.sqlite") as database:
+        database.execute("UPDATE attempts SET video_sha256 = NULL")  # as older versions left it
+    first = next(iter(before.values()))
+    assert first.chosen is not None
+    take = out / first.attempts[first.chosen].video_path
+    clips = {path: path.read_bytes() for path in (out / "chosen").iterdir()}
+    take.write_bytes(take.read_bytes()[:500])
+    with pytest.raises(StoreError, match=re.escape(take.name)):
+        resume_run(out)
+    with RunStore.open(out) as store:
+        assert store.restore_chosen() == ()
+    assert {path: path.read_bytes() for path in (out / "chosen").iterdir()} == clips
 
 
 def test_a_chosen_clip_that_was_removed_comes_back(finished: tuple[Path, dict[str, Outcome]]) -> None:

@@ -69,7 +69,7 @@ def test_within_a_command_what_was_begun_is_put_away(app: typer.Typer) -> None:
     [
         (OSError(28, "No space left on device", "runs/a"), "make room"),
         (PermissionError(13, "Permission denied", "runs/a"), "read and write"),
-        (OSError(30, "Read-only file system", "runs/a"), "read and write"),
+        (OSError(30, "Read-only file system", "runs/.a.0123abcd.partial"), "read and write"),
         (OSError(36, "File name too long", "runs/a"), "check the path"),
     ],
 )

@@ -123,6 +123,10 @@ def test_descriptions_are_checked(root: Path) -> None:
     path.write_text(text.replace("0001_perspective-left_take-1", "0001-perspective-left-take-1"))
     with pytest.raises(DatasetError, match="line 2: scenario '0001-persp"):
         physics_iq.open_dataset(root)
+    for name in ("../../elsewhere.mp4", "/etc/passwd", "..", "take-1/../a.mp4"):
+        path.write_text(text.replace("0001_perspective-left_trimmed-ball.mp4", name))
+        with pytest.raises(DatasetError, match=r"line 2: .* cannot be the name"):
+            physics_iq.open_dataset(root)
     path.write_text(text.replace("take-1", "take-2"))
     with pytest.raises(DatasetError, match="none of take-1"):
         physics_iq.open_dataset(root)
@@ -182,4 +186,11 @@ def test_own_clips_without_text_columns_or_files(tmp_path: Path) -> None:
         folder.open_dataset(root)
     shutil.copy(root / "a.mp4", root / "a.mov")
     with pytest.raises(DatasetError, match="several clips named a"):
+        folder.open_dataset(root)
+
+
+def test_a_clip_whose_name_is_no_text_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    root = own_clips(tmp_path, "a.mp4")
+    (root / "a.mp4").rename(root / "caf\udce9.mp4")  # the byte of é in an older encoding
+    with pytest.raises(DatasetError, match=r"is not UTF-8\n.*rename the clip"):
         folder.open_dataset(root)

@@ -61,6 +61,17 @@ def test_the_exact_preset_is_the_oracle() -> None:
     assert isinstance(exact.denoiser, EagerDenoiser) and exact.notes == {"forward": "library"}
 
 
+@pytest.mark.parametrize("settings", [PRESETS["exact"], FAST, replace(FAST, cfg_gate=0.5, step_cache=0.5)])
+def test_no_module_has_a_hook(settings: DenoiseSettings) -> None:
+    """Caches of features hook into modules and outlive the job; ours are in the guidance of one job."""
+    transformer = tiny.transformer(num_layers=4)
+    assembled = assemble(WanFamily(transformer), settings, SHAPE)
+    velocity(assembled)
+    for module_ in transformer.modules():
+        assert not module_._forward_hooks and not module_._forward_pre_hooks
+        assert not hasattr(module_, "_diffusers_hook")
+
+
 @pytest.mark.parametrize(
     ("part", "value"),
     [

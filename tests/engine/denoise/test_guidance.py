@@ -211,6 +211,14 @@ def test_cached_steps_are_apart_and_inside(num_steps: int, share: float) -> None
     assert len(steps) == min(round(share * num_steps), room)
 
 
+def test_a_share_of_zero_predicts_every_step_and_keeps_nothing() -> None:
+    """Thresholds of 0 still skip in some libraries' caches; here off is no cache at all."""
+    denoiser = Recording(curved)
+    guidance = Guidance(denoiser, texts(), SCALE, cached=cached_steps(len(TIMESTEPS), 0.0))
+    follow(guidance)
+    assert len(denoiser.branches) == len(TIMESTEPS) and not guidance._last
+
+
 def test_cached_steps_are_even() -> None:
     assert cached_steps(50, 0.0) == frozenset()
     gaps = {b - a for a, b in itertools.pairwise(sorted(cached_steps(50, 0.25)))}

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+import engine
 from engine.denoise.sampler import PrefixSampler, PrefixTimestep, fixed_schedule, read_schedule
+from engine.errors import ModelError
 
 torch.set_num_threads(1)
 
 UNIPC = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0)
 EULER = FlowMatchEulerDiscreteScheduler(shift=5.0)
 CPU = torch.device("cpu")
+ENGINE = Path(engine.__file__).parent
 
 both_schedulers = pytest.mark.parametrize("scheduler", [UNIPC, EULER], ids=["unipc", "euler"])
 
@@ -67,6 +71,29 @@ def test_fixed_timesteps_are_eulers_steps_at_them() -> None:
         sampler.advance(velocity)
     assert schedule.num_steps == 4 and sampler.step == 4
     torch.testing.assert_close(sampler.latents[:, :, 1:], expected[:, :, 1:], atol=2e-5, rtol=0)
+
+
+class ShiftsTheNoiseAlone(FlowMatchEulerDiscreteScheduler):
+    """What the library makes of timesteps= beside a shift."""
+
+    def set_timesteps(self, num_steps: int) -> None:
+        super().set_timesteps(timesteps=torch.linspace(1000, 1, num_steps).tolist())
+
+
+def test_timesteps_and_noise_that_part_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"tells timestep 750\.25 at step 2 of 5, .* that of 937"):
+        read_schedule(ShiftsTheNoiseAlone(shift=5.0), 5)
+    read_schedule(ShiftsTheNoiseAlone(shift=1.0), 5)
+
+
+def test_grids_are_made_in_one_place() -> None:
+    """Training samples with the library's own loop."""
+    places = {
+        path.relative_to(ENGINE).as_posix()
+        for path in ENGINE.rglob("*.py")
+        if ".set_timesteps(" in path.read_text() or ".set_shift(" in path.read_text()
+    }
+    assert places == {"denoise/sampler.py", "demo/training/batch_sampler.py"}
 
 
 def test_reading_a_schedule_leaves_the_scheduler_alone() -> None:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_run import CHOSEN, HOSTILE, SCENES, TRUE, make_run, make_scenarios
 
@@ -24,6 +25,7 @@ from engine.report.page import (
 )
 from engine.report.write import gather, write_report
 from engine.types import Outcome
+from engine.video.files import write_mp4
 
 
 class Page(HTMLParser):
@@ -214,6 +216,17 @@ def test_a_large_file_is_linked(data: ReportData, tmp_path: Path) -> None:
     scenario = replace(first.scenario, prefix=replace(first.scenario.prefix, path=big))
     (scene,) = build_scenes(replace(data, records=(replace(first, scenario=scenario),)), max_embedded=40)
     assert not scene.prefix.embedded and scene.takes[0].media.embedded
+
+
+def test_an_odd_take_is_marked(data: ReportData, tmp_path: Path) -> None:
+    record = data.records[0]
+    for attempt in record.attempts:
+        note = "all black" if attempt.index == 0 else None
+        black = np.zeros((2, 16, 16, 3), np.uint8)
+        (tmp_path / attempt.video_path).parent.mkdir(parents=True, exist_ok=True)
+        write_mp4(tmp_path / attempt.video_path, black, 8.0, note=note)
+    html = render(ReportData(run=tmp_path, records=(record,)))
+    assert html.count("<strong>all black</strong>") == 1
 
 
 def test_missing_files_get_a_note(data: ReportData, tmp_path: Path) -> None:

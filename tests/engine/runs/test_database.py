@@ -11,6 +11,7 @@ import pytest
 from fake_run import SCENARIOS, FakeModels, Run
 
 from engine.errors import RetakeError, RunLost, StoreError
+from engine.runs import database
 from engine.runs.database import Database
 from engine.runs.store import RunStore
 
@@ -56,11 +57,11 @@ def test_flipped_and_cut_files_are_read_or_refused(tmp_path: Path, stored: bytes
 def test_odd_versions_are_refused(tmp_path: Path, stored: bytes, version: str | None) -> None:
     path = tmp_path / "run.sqlite"
     path.write_bytes(stored)
-    with sqlite3.connect(path) as database:
+    with sqlite3.connect(path) as connection:
         if version is None:
-            database.execute("DELETE FROM meta")
+            connection.execute("DELETE FROM meta")
         else:
-            database.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
     for read_only in (True, False):
         with pytest.raises(StoreError, match=f"schema version is {version!r}"):
             RunStore.open(tmp_path, read_only=read_only)
@@ -77,8 +78,8 @@ def test_odd_versions_are_refused(tmp_path: Path, stored: bytes, version: str | 
 )
 def test_a_foreign_store_names_nothing_outside_its_folder(tmp_path: Path, stored: bytes, change: str) -> None:
     (tmp_path / "run.sqlite").write_bytes(stored)
-    with sqlite3.connect(tmp_path / "run.sqlite") as database:
-        database.execute(change)
+    with sqlite3.connect(tmp_path / "run.sqlite") as connection:
+        connection.execute(change)
     for read_only in (True, False):
         with pytest.raises(StoreError, match=r"not its own|cannot be a file name"):
             RunStore.open(tmp_path, read_only=read_only)
@@ -110,22 +111,37 @@ def test_a_take_that_is_a_link_outside_is_not_opened(tmp_path: Path) -> None:
 )
 def test_rows_that_we_never_write_are_refused(tmp_path: Path, stored: bytes, change: str) -> None:
     (tmp_path / "run.sqlite").write_bytes(stored)
-    with sqlite3.connect(tmp_path / "run.sqlite") as database:
-        database.execute(change)
+    with sqlite3.connect(tmp_path / "run.sqlite") as connection:
+        connection.execute(change)
     with pytest.raises(StoreError, match="is damaged"):
         read_all(tmp_path)
 
 
+def test_a_folder_that_takes_no_files_is_read_if_nothing_lies_beside_the_store(
+    tmp_path: Path, stored: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so it is only said that SQLite cannot make its files."""
+    (tmp_path / "run.sqlite").write_bytes(stored)
+    opened, real = [], database._connect
+    monkeypatch.setattr(database, "_readable", lambda connection: False)
+    monkeypatch.setattr(database, "_connect", lambda path, how: opened.append(how) or real(path, how))
+    RunStore.open(tmp_path, read_only=True).close()
+    assert opened == ["mode=ro", "mode=ro&immutable=1"]
+    (tmp_path / "run.sqlite-wal").write_bytes(b"the last writes")
+    RunStore.open(tmp_path, read_only=True).close()
+    assert opened[2:] == ["mode=ro"]
+
+
 def test_a_write_that_is_refused_is_lost_and_a_row_twice_is_our_fault(tmp_path: Path, stored: bytes) -> None:
     (tmp_path / "run.sqlite").write_bytes(stored)
-    database = Database(tmp_path / "run.sqlite", read_only=False)
-    (size,) = database.rows("PRAGMA page_count")[0]
-    database.rows(f"PRAGMA max_page_count = {size}")  # as a full disk
-    with pytest.raises(RunLost, match="disk is full"), database.transaction() as writer:
+    opened = Database(tmp_path / "run.sqlite", read_only=False)
+    (size,) = opened.rows("PRAGMA page_count")[0]
+    opened.rows(f"PRAGMA max_page_count = {size}")  # as a full disk
+    with pytest.raises(RunLost, match="disk is full"), opened.transaction() as writer:
         writer.execute("INSERT INTO opened_files VALUES (?)", ("x" * 100_000,))
-    with pytest.raises(sqlite3.IntegrityError), database.transaction() as writer:
+    with pytest.raises(sqlite3.IntegrityError), opened.transaction() as writer:
         writer.execute("INSERT INTO meta VALUES ('schema_version', '3')")
-    database.close()
+    opened.close()
 
 
 def killed_run(folder: Path) -> Path:

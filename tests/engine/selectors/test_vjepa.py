@@ -19,7 +19,7 @@ from tiny_vjepa import SIDE_PX, tiny_model, write_tiny_vjepa
 
 from engine.errors import ModelError, VideoError
 from engine.selectors import _vjepa_model, vjepa
-from engine.selectors._vjepa_model import CONTEXT_FRAMES, WINDOW_FRAMES, window_starts
+from engine.selectors._vjepa_model import CONTEXT_FRAMES, WINDOW_FRAMES, surprise, window_starts
 from engine.types import Scenario, SelectorSettings, Video
 from engine.video.files import probe, write_mp4
 
@@ -177,6 +177,20 @@ def test_tiny_model_scores_each_take_by_itself(
     alone = [selector.score(scenario, [one], [])[0] for one in takes]
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert len({round(score, 6) for score in together}) >= 3
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width"), [(17, SIDE_PX, SIDE_PX), (16, SIDE_PX, 48), (16, 48, 48)]
+)
+def test_a_window_that_the_model_would_read_wrongly_is_not_scored(
+    frames: int, height: int, width: int
+) -> None:
+    model = tiny_model()
+    pixels = torch.zeros(1, frames, 3, height, width)
+    with torch.no_grad():  # the library says nothing
+        assert torch.isfinite(model.encoder(pixel_values_videos=pixels).last_hidden_state).all()
+    with pytest.raises(AssertionError, match=r"frames by 2|for crops of 32"):
+        surprise(model, pixels)
 
 
 def test_future_is_predicted_without_having_been_seen(folder: Path) -> None:

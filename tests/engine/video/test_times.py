@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
-import numpy as np
 import pytest
-from odd_clips import NUM_FRAMES, cut_by_edit_list, hidden, samples_replaced, write_clip
+from odd_clips import NUM_FRAMES, cut_by_edit_list, hidden, samples_replaced, write_clip, write_timed
 
 from engine.video.files import probe, read_frames
 from engine.video.times import ShownFrames, presentation_times, read_timeline
@@ -82,28 +80,10 @@ def test_a_whole_clip_is_read_whole(
     assert len(read_timeline(path).times_s) == count
 
 
-def write_ticks(path: Path, ticks: list[int], clock: Fraction, durations: list[int]) -> Path:
-    """Frames at these times; their packets last as long as stated."""
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(24000, 1001))
-        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
-        stream.options, stream.codec_context.time_base, stream.time_base = NO_B, clock, clock
-        packets = []
-        for tick in ticks:
-            frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8), format="rgb24")
-            frame.pts, frame.time_base = tick, clock
-            packets += stream.encode(frame)
-        packets += stream.encode(None)
-        for packet, duration in zip(packets, durations, strict=True):
-            packet.duration = duration
-            container.mux(packet)
-    return path
-
-
 @pytest.mark.parametrize("last", [1, 500, 1001, 4000])
 def test_the_rate_does_not_depend_on_how_long_the_last_frame_lasts(tmp_path: Path, last: int) -> None:
     ticks = [1001 * index for index in range(72)]
-    path = write_ticks(tmp_path / "a.mp4", ticks, Fraction(1, 24000), [1001] * 71 + [last])
+    path = write_timed(tmp_path / "a.mp4", ticks, Fraction(1, 24000), [1001] * 71 + [last])
     assert probe(path).fps == 24000 / 1001
     with av.open(str(path)) as container:
         average = container.streams.video[0].average_rate

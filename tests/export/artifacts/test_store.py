@@ -187,7 +187,7 @@ def link_out(folder: Path) -> None:
         (lambda folder: (folder / "artifact.json").write_text("[" * 10**5), "it is nested too deep"),
         (
             lambda folder: (folder / "artifact.json").write_bytes(b"\xff\xfe"),
-            "is damaged: UnicodeDecodeError",
+            "is damaged: JSONDecodeError",
         ),
         (lambda folder: (folder / "artifact.json").unlink(), "is no artifact"),
         (lambda folder: rewrite(folder, files=["engine.plan"]), "files is list, not dict"),
@@ -267,7 +267,7 @@ def test_what_killed_builds_left_goes_with_the_next_build(tmp_path: Path) -> Non
     left = {path.name for path in root.iterdir() if not path.name.startswith(".lock-")}
     assert left == {made.folder.name, ".partial-busy", "..partial-busy.x1", ".new.0b.partial"}
     assert (outside / "file").read_text() == "mine"
-    assert Store(root).list() == [made] and Store(root).damaged() == []
+    assert Store(root).list() == [made] and Store(root).damaged() == ()
 
 
 def test_changed_bytes_are_found(tmp_path: Path) -> None:

@@ -78,12 +78,20 @@ def test_a_gated_engine_is_kept(
     recipe: str, capability: int, graphs: Mapping[str, Path], tmp_path: Path
 ) -> None:
     made = build(graphs, tmp_path, recipe, capability=capability, gate=gate(recipe, capability))
-    assert set(made.files) == {"engine.plan", "layers.json", "gates.json"}
+    assert set(made.files) == {"engine.plan", "layers.json", "gates.json", "fusions.json"}
     assert made.files["engine.plan"] == made.details["plan_sha256"]
     assert [one["fused_attention"] for one in made.details["summary"]] == [1, 1]
     assert made.key["capabilities"] == [capability] and made.key["machine"] is None
     checks = json.loads(made.file("gates.json").read_text(encoding="utf-8"))
     assert len(checks) == made.details["gates"] and all(check["passed"] for check in checks)
+    fusions = json.loads(made.file("fusions.json").read_text(encoding="utf-8"))
+    assert made.details["fusions"] == [
+        line for line, one in zip(fusions["lines"], fusions["fusions"], strict=True) if one["profile"] == 0
+    ]
+    assert fusions["library"] == find(RTX).version and fusions["lines"][0].startswith("1 x attention in fp16")
+    products = sum(one["count"] for one in fusions["fusions"] if one["part"] == f"product in {recipe}")
+    wanted = gate(recipe, capability)
+    assert products == 2 * ((wanted.num_fp8_gemm or 0) + (wanted.num_int8_gemm or 0))  # of two profiles
     layers = json.loads(made.file("layers.json").read_text(encoding="utf-8"))
     assert len(layers["rows"]) == sum(one["rows"] for one in made.details["summary"])
 
@@ -126,6 +134,7 @@ def test_a_lost_fusion_fails_the_build_and_nothing_is_kept(
         build(graphs, tmp_path, "fp16", onnx=graphs["unfused"])
     assert "fused attention kernels (profile 0): expected 1, found 0" in caught.value.problem
     assert "no S x S buffer (profile 1): expected none, found" in caught.value.problem
+    assert "what was fused:\n  neither attention nor 8 bits" in caught.value.problem
     assert Store(tmp_path).list() == [] and not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 

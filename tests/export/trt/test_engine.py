@@ -157,3 +157,16 @@ def test_streaming_wants_an_engine_that_can() -> None:
     assert streaming.weight_streaming_budget_v2 == 30
     stream_weights(streaming, Path("engine.plan"), 1000)
     assert streaming.weight_streaming_budget_v2 == 100
+
+
+def test_foreign_inputs_never_reach_the_engine() -> None:
+    """It is given addresses: what lies there it cannot ask."""
+    made = Engine.__new__(Engine)
+    made.spec, made._device = SPEC, torch.device("cuda", 0)
+    for inputs, message in (
+        ({"x": torch.zeros(1)}, "x is on cpu, built for cuda:0"),
+        ({"x": torch.zeros(1).half()}, "x is torch.float16, built for torch.float32"),
+        ({"x": torch.zeros(2)}, "thing was not built for"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            made(inputs)

@@ -17,17 +17,17 @@ def case(slots: int, heads: int, key_heads: int, head_dim: int, length: int = 30
     keys = normal(slots, key_heads, length, head_dim, seed=1)
     values = normal(slots, key_heads, length, head_dim, seed=2)
     lengths = torch.tensor([length, 1, 129][:slots], device=DEVICE)
-    return q, keys, values, lengths
+    return q, keys, values, lengths, torch.arange(slots, device=DEVICE)
 
 
-def expected(q, keys, values, lengths):
+def expected(q, keys, values, lengths, slots):
     group = q.shape[1] // keys.shape[1]
     out = torch.empty_like(q, dtype=torch.float64)
-    for slot, length in enumerate(lengths.tolist()):
+    for row, (slot, length) in enumerate(zip(slots.tolist(), lengths.tolist(), strict=True)):
         k = keys[slot, :, :length].double().repeat_interleave(group, 0)
         v = values[slot, :, :length].double().repeat_interleave(group, 0)
-        scores = torch.einsum("hd,hld->hl", q[slot].double(), k) * q.shape[-1] ** -0.5
-        out[slot] = torch.einsum("hl,hld->hd", scores.softmax(-1), v)
+        scores = torch.einsum("hd,hld->hl", q[row].double(), k) * q.shape[-1] ** -0.5
+        out[row] = torch.einsum("hl,hld->hd", scores.softmax(-1), v)
     return out
 
 
@@ -44,34 +44,40 @@ def test_softmax_over_the_filled_positions(
 
 @needs_triton
 def test_what_lies_behind_the_filled_positions_is_not_read() -> None:
-    q, keys, values, lengths = case(3, 4, 2, 16)
-    before = attention.launch(q, keys, values, lengths)
+    q, keys, values, lengths, slots = case(3, 4, 2, 16)
+    before = attention.launch(q, keys, values, lengths, slots)
     for slot, length in enumerate(lengths.tolist()):
         keys[slot, :, length:] = float("nan")
         values[slot, :, length:] = float("nan")
-    assert torch.equal(attention.launch(q, keys, values, lengths), before)
+    assert torch.equal(attention.launch(q, keys, values, lengths, slots), before)
 
 
 @needs_triton
 @pytest.mark.parametrize("path", ["plain", "launch"])
-def test_a_slot_does_not_depend_on_its_neighbours(path: str) -> None:
-    q, keys, values, lengths = case(3, 4, 2, 16)
+def test_a_row_depends_on_its_slot_and_length_alone(path: str) -> None:
+    q, keys, values, _, _ = case(3, 4, 2, 16)
     run = getattr(attention, path)
-    together = run(q, keys, values, lengths)
-    for slot in range(3):
-        alone = run(*(part[slot : slot + 1].contiguous() for part in (q, keys, values, lengths)))
-        assert torch.equal(alone[0], together[slot])
+    rows = [(2, 129), (0, 300), (2, 130), (1, 1), (0, 7)]
+    slots, lengths = (torch.tensor(column, device=DEVICE) for column in zip(*rows, strict=True))
+    queries = q[torch.tensor([0, 1, 2, 0, 1], device=DEVICE)]
+    together = run(queries, keys, values, lengths, slots)
+    torch.testing.assert_close(
+        together.double(), expected(queries, keys, values, lengths, slots), rtol=1e-4, atol=1e-5
+    )
+    for row in range(len(rows)):
+        one = slice(row, row + 1)
+        assert torch.equal(run(queries[one], keys, values, lengths[one], slots[one])[0], together[row])
 
 
 def test_refusals() -> None:
     assert attention.supports(target(), head_dim=64) is None
     assert "power of two" in str(attention.supports(target(), head_dim=80))
     assert "8.0" in str(attention.supports(Target(kind="cuda", capability=(7, 5)), head_dim=64))
-    q, keys, values, lengths = case(2, 4, 2, 16)
+    q, keys, values, lengths, slots = case(2, 4, 2, 16)
     with pytest.raises(AssertionError, match="for keys"):
-        attention.run(q[:, :3], keys, values, lengths)
-    with pytest.raises(AssertionError, match="2 slots"):
-        attention.run(q, keys, values, lengths[:1])
+        attention.run(q[:, :3], keys, values, lengths, slots)
+    with pytest.raises(AssertionError, match=r"\(1,\) lengths for 2 rows"):
+        attention.run(q, keys, values, lengths[:1], slots)
 
 
 @pytest.mark.gpu
@@ -82,5 +88,6 @@ def test_bf16_of_real_size(slots: int) -> None:
         for i, shape in enumerate(((32, 128), (8, 4096, 128), (8, 4096, 128)))
     )
     lengths = torch.arange(2300, 2300 + slots, device=DEVICE)
-    error = attention.run(q, keys, values, lengths).double() - expected(q, keys, values, lengths)
-    assert error.norm() / expected(q, keys, values, lengths).norm() < 0.005
+    right = expected(q, keys, values, lengths, torch.arange(slots, device=DEVICE))
+    error = attention.run(q, keys, values, lengths, torch.arange(slots, device=DEVICE)).double() - right
+    assert error.norm() / right.norm() < 0.005

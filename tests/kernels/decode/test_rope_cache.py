@@ -9,21 +9,22 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm, a
 
 from kernels.decode import rope_cache
 
-SLOTS, HEADS, KEY_HEADS, HEAD_DIM, LENGTH = 3, 4, 2, 16, 9
-POSITIONS = [0, 8, 3]
+ROWS, SLOTS, HEADS, KEY_HEADS, HEAD_DIM, LENGTH = 3, 2, 4, 2, 16, 9
+PLACES = [(1, 0), (0, 8), (1, 3)]
+"""Slot and position of each row."""
 
 
 def case(dtype: torch.dtype, has_norm: bool):
-    qkv = normal(SLOTS, (HEADS + 2 * KEY_HEADS) * HEAD_DIM, dtype=dtype)
-    angle = normal(SLOTS, HEAD_DIM // 2, seed=1).repeat(1, 2)
+    qkv = normal(ROWS, (HEADS + 2 * KEY_HEADS) * HEAD_DIM, dtype=dtype)
+    angle = normal(ROWS, HEAD_DIM // 2, seed=1).repeat(1, 2)
     cache = [torch.zeros(SLOTS, KEY_HEADS, LENGTH, HEAD_DIM, dtype=dtype, device=DEVICE) for _ in range(2)]
     norms = [normal(HEAD_DIM, seed=seed, dtype=dtype) + 1 for seed in (2, 3)] if has_norm else [None, None]
-    at = torch.tensor(POSITIONS, device=DEVICE)
-    return (qkv, angle.cos().to(dtype), angle.sin().to(dtype), *cache, at), norms
+    slots, positions = (torch.tensor(column, device=DEVICE) for column in zip(*PLACES, strict=True))
+    return (qkv, angle.cos().to(dtype), angle.sin().to(dtype), *cache, positions, slots), norms
 
 
 def library(qkv, cos, sin, norms):
-    heads = qkv.view(SLOTS, 1, -1, HEAD_DIM)
+    heads = qkv.view(ROWS, 1, -1, HEAD_DIM)
     q, k, v = heads.split((HEADS, KEY_HEADS, KEY_HEADS), dim=2)
 
     def normed(x, weight):
@@ -49,10 +50,11 @@ def test_query_key_and_value_are_those_of_the_library(path: str, dtype: torch.dt
     keys, values = given[3], given[4]
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 2**-9}
     torch.testing.assert_close(q, expected_q, **tolerance)
-    for slot, position in enumerate(POSITIONS):
-        torch.testing.assert_close(keys[slot, :, position], expected_k[slot], **tolerance)
-        assert torch.equal(values[slot, :, position], expected_v[slot])
-        rest = [p for p in range(LENGTH) if p != position]
+    for row, (slot, position) in enumerate(PLACES):
+        torch.testing.assert_close(keys[slot, :, position], expected_k[row], **tolerance)
+        assert torch.equal(values[slot, :, position], expected_v[row])
+    for slot in range(SLOTS):
+        rest = [p for p in range(LENGTH) if (slot, p) not in PLACES]
         assert not keys[slot, :, rest].any() and not values[slot, :, rest].any()
 
 
@@ -62,5 +64,5 @@ def test_refusals() -> None:
     given, norms = case(torch.float32, True)
     with pytest.raises(AssertionError, match="without one of keys"):
         rope_cache.run(*given, q_norm=norms[0])
-    with pytest.raises(AssertionError, match="2 rows, 3 slots"):
+    with pytest.raises(AssertionError, match=r"\(3,\) positions for 2 rows"):
         rope_cache.run(given[0][:2], *given[1:])

@@ -199,11 +199,12 @@ def test_thoughts_that_the_template_opened_and_the_limit_cut_are_no_reply(
     monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: draft)
     job = critic.plan(scenario)
     job.launch().wait()
+    job.launch().wait()
     assert job._opening == "<think>"
     while job._num_tries == 1:
         job.launch().wait()
     assert job._opening == "{", "the retry closes the thoughts and opens the object"
-    segments = job._segments(True)
+    segments = job._segments(critic._prefix(scenario.prefix), True)
     assert segments[-1].endswith("<think>\n\n</think>\n\n{")
 
 
@@ -223,14 +224,14 @@ def test_a_job_does_no_work_before_launch_and_counts_its_steps(
     critic: QwenVLCritic, scenario: Scenario
 ) -> None:
     job = critic.plan(scenario)
-    assert job.steps_left == 2 + 3  # prefill, 39 tokens in chunks of 16, reading
+    assert job.steps_left == 3 + 3  # the prefix, prefill, 39 tokens in chunks of 16, reading the reply
     with pytest.raises(AssertionError, match="steps left"):
         job.result()
     seen = []
     while job.steps_left:
         seen.append(job.steps_left)
-        assert job.launch().done()
-    assert seen == [5, 4, 3, 2, 1, 4, 3, 2, 1]  # read, found unreadable, asked again in the same step
+        job.launch().wait()
+    assert seen == [6, 5, 4, 3, 2, 1, 4, 3, 2, 1]  # read, found unreadable, asked again in the same step
     reply = job.result()
     job.launch().wait()
     assert job.result() is reply
@@ -250,6 +251,7 @@ def test_a_constrained_retry_of_a_random_model_is_readable(folder: Path, scenari
 def test_a_missing_prefix_fails_its_own_job_only(critic: QwenVLCritic, scenario: Scenario) -> None:
     gone = replace(scenario, prefix=replace(scenario.prefix, path=Path("gone.mp4")))
     job = critic.plan(gone)
+    job.launch().wait()
     with pytest.raises(VideoError, match=r"gone\.mp4"):
         job.launch()
 

@@ -21,11 +21,12 @@ PLACES = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
 LIMIT = 24
 
 
-def slots_on(place: tuple[str, torch.dtype]) -> tuple[Any, Slots]:
+def slots_on(place: tuple[str, torch.dtype], *, drafts: int | None = None) -> tuple[Any, Slots]:
     device, dtype = place
     model: Any = tiny_model(tiny_tokenizer()).to(device, dtype)
     ids = (model.config.get_text_config().eos_token_id,)
-    return model, Slots(TextStep(model), device=torch.device(device), eos_ids=ids, max_new_tokens=LIMIT)
+    step, where = TextStep(model), torch.device(device)
+    return model, Slots(step, device=where, eos_ids=ids, max_new_tokens=LIMIT, drafts=drafts)
 
 
 class OnlyEven:
@@ -95,6 +96,37 @@ def test_greedy_tokens_on_a_card_are_those_of_generate() -> None:
 
 
 @PLACES
+def test_drafts_make_it_shorter_and_change_nothing(place: tuple[str, torch.dtype]) -> None:
+    """Right drafts, wrong ones, and right ones that go on after the end or the limit."""
+    model, without = slots_on(place, drafts=0)
+    expected = [finish(reply(model, without, prompt))[0] for prompt in PROMPTS]
+    _, slots = slots_on(place, drafts=7)
+    for prompt, tokens in zip(PROMPTS, expected, strict=True):
+        for lookup in ([], tokens, [*tokens, *tokens[:5], 7, *tokens[3:9]], [tokens[0], tokens[1], 3, 3] * 9):
+            assert finish(reply(model, slots, prompt, lookup=lookup)) == [tokens]
+    quick = reply(model, slots, PROMPTS[0], lookup=expected[0])
+    quick.prefill().wait()
+    num_chunks = 0
+    while not quick.finished:
+        quick.extend().wait()
+        num_chunks += 1
+    assert num_chunks <= 3, "chunks of five steps; without drafts five of them write 24 tokens"
+    together = (reply(model, slots, prompt, lookup=expected[0]) for prompt in PROMPTS)
+    assert finish(*together) == expected
+
+
+def test_a_reply_ends_at_its_end_token_though_drafts_go_on() -> None:
+    place = ("cpu", torch.float32)
+    model, without = slots_on(place, drafts=0)
+    whole = finish(reply(model, without, PROMPTS[0]))[0]
+    end = whole[len(whole) // 2]
+    first = whole.index(end)
+    slots = Slots(without.step, device=without.device, eos_ids=(end,), max_new_tokens=LIMIT, drafts=7)
+    decoding = reply(model, slots, PROMPTS[0], lookup=whole)
+    assert finish(decoding) == [whole[:first]] and not decoding.cut
+
+
+@PLACES
 def test_a_grammar_is_asked_before_each_token_and_told_each(place: tuple[str, torch.dtype]) -> None:
     model, slots = slots_on(place)
     grammar = OnlyEven()
@@ -131,6 +163,14 @@ def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     gc.collect()
     assert len(slots._seen) == 1 and slots._free == [0]
     assert int(slots._state.budget[0]) == 0
+
+
+def test_more_slots_than_rows_of_a_gemm_are_refused() -> None:
+    _, slots = slots_on(("cpu", torch.float32))
+    for _ in range(slots_module.MAX_SLOTS):
+        slots.take()
+    with pytest.raises(AssertionError, match="all of 16 slots are taken"):
+        slots.take()
 
 
 def test_too_many_tokens_are_refused() -> None:

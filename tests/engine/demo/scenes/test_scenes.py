@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.demo import scenes
 from engine.demo.scenes import all_kinds, choose_kinds, make_scene
 from engine.demo.scenes.base import nudged
 from engine.errors import ConfigError
@@ -54,3 +56,10 @@ def test_nudged_moves_only_what_is_named() -> None:
     assert nudged(throw, np.random.default_rng(0), {"speed": 0.0, "angle": 0.0}) == throw
     with pytest.raises(AssertionError, match="heigth"):
         nudged(throw, np.random.default_rng(0), {"heigth": 0.1})
+
+
+def test_no_scene_copies_its_space() -> None:
+    """A copy of a pymunk space has another future: what is wanted twice is simulated twice, from its seed."""
+    sources = [path.read_text() for path in Path(scenes.__file__).parent.glob("*.py")]
+    assert sum("pymunk.Space()" in source for source in sources) == 1
+    assert not any("space.copy(" in source or "copy(space" in source for source in sources)

@@ -36,6 +36,16 @@ def random_pixels(num_frames: int) -> Tensor:
     return torch.rand(2, 3, num_frames, 32, 48, generator=generator) * 2 - 1
 
 
+def test_tiling_is_refused() -> None:
+    """The library displaces tiles whose stride is no multiple of 8, without an error; ours are in time."""
+    tiled = build_autoencoder(residual=False)
+    tiled.enable_tiling(tile_sample_min_height=32, tile_sample_stride_height=20)
+    with pytest.raises(AssertionError, match="tiling"):
+        encode_mode(tiled, random_pixels(5))
+    with pytest.raises(AssertionError, match="tiling"):
+        decode_pixels(tiled, torch.zeros(1, LATENT_CHANNELS, 2, 4, 6))
+
+
 @pytest.mark.parametrize("chunk_latents", [0, 1, 2, 3])
 def test_large_chunks_equal_the_library(autoencoder: AutoencoderKLWan, chunk_latents: int) -> None:
     pixels = random_pixels(17)

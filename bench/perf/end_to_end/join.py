@@ -1,0 +1,216 @@
+"""Parts to one document: what they must have in common, whether they did the same work, and the ratios.
+
+Measures nothing. Invariant: a ratio whose parts are missing or had a failed scenario is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.perf.end_to_end.variants import (
+    EXACT,
+    EXACT_SEQUENTIAL,
+    FAST,
+    FAST_SEQUENTIAL,
+    FASTEST,
+    GENERATION_ONLY,
+    SCRIPT,
+    SCRIPT_BEST,
+    VARIANTS,
+)
+from engine.errors import ConfigError
+from kernels.files import read_json
+
+KIND, PART_KIND = "end_to_end", "end_to_end_part"
+SCHEMA = 1
+FORMAT = "quantization"
+Part = Mapping[str, Any]
+
+RATIOS = {
+    "exact_over_script": (SCRIPT, EXACT),
+    "fast_over_script": (SCRIPT, FAST),
+    "fast_over_best_stock": (SCRIPT_BEST, FAST),
+    "fastest_over_script": (SCRIPT, FASTEST),
+    "exact_overlap_over_sequential": (EXACT_SEQUENTIAL, EXACT),
+    "fast_overlap_over_sequential": (FAST_SEQUENTIAL, FAST),
+}
+"""Name -> (the slower one, the one in question): how often as many scenarios an hour the latter makes."""
+PAIRS = ((EXACT, EXACT_SEQUENTIAL), (FAST, FAST_SEQUENTIAL))
+NOTES = (
+    "random weights: speed and memory only; the critic's reply is one fixed text, so that every variant "
+    "decodes the same tokens",
+    "seconds per scenario are the whole makespan over the number of scenarios: filling the pipeline counts",
+    "frames are read and written, prompts built and replies read by Retake's functions in the script too",
+    "a text encoder of the right width and few layers stands in for UMT5-XXL, in all variants",
+    "one process a variant, one after the other, each run once: read ratios, not digits",
+)
+
+
+def join(paths: Sequence[Path]) -> dict[str, Any]:
+    """The document. Raises ConfigError for files that are no parts, come twice or do not fit together."""
+    parts = [_read(path) for path in paths]
+    keys = [_key(part) for part in parts]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        names = ", ".join(name + " without warm-up" * (not warm) for name, warm in twice)
+        raise ConfigError(f"{names} is there more than once", fix="give one file of each variant")
+    settings = next((p["settings"] for p in parts if not _chooses_format(p)), parts[0]["settings"])
+    _require_alike(parts, paths, settings)
+    order = list(VARIANTS)
+    parts.sort(key=lambda part: (not part["warm_up"], order.index(part["variant"])))
+    warm = {part["variant"]: part for part in parts if part["warm_up"]}
+    checks = list(_checks(warm))
+    return {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "command": "python -m bench.perf.end_to_end make | run | join",
+        "manifest": parts[0]["manifest"],
+        "settings": settings,
+        "summary": summary(warm, cold=next((p for p in parts if _is_first_take(p)), None)),
+        "checks": checks,
+        "all_checks_hold": all(check["holds"] for check in checks),
+        "notes": [*NOTES, *_said_by_parts(parts, settings)],
+        "parts": parts,
+    }
+
+
+def summary(warm: Mapping[str, Part], cold: Part | None) -> dict[str, float]:
+    """Ratios above 1 are faster. `warm` are the parts with a warm-up, `cold` is of fast without one."""
+    found = {}
+    for name, (slower, faster) in RATIOS.items():
+        if (old := _rate(warm.get(slower.name))) and (new := _rate(warm.get(faster.name))):
+            found[name] = old / new
+    whole, takes = warm.get(FAST.name), warm.get(GENERATION_ONLY.name)
+    if whole and takes and _comparable(whole, takes):
+        found["fast_makespan_over_generation"] = whole["makespan_s"] / takes["makespan_s"]
+    if cold is not None:
+        found["first_take_s_warm"] = cold["process_to_first_take_s"]
+    return found
+
+
+def _rate(part: Part | None) -> float | None:
+    """Seconds a scenario; None for a part that is missing, has nothing finished or a failed scenario."""
+    if part is None or any(facts.get("failure") for facts in part["scenarios"].values()):
+        return None
+    seconds: float | None = part.get("seconds_per_scenario")
+    return seconds
+
+
+def _comparable(one: Part, other: Part) -> bool:
+    """Whether makespans are of as many scenarios, all of them done."""
+    done = all(part["complete"] and _rate(part) for part in (one, other))
+    return bool(done and one["num_done"] == other["num_done"])
+
+
+def _is_first_take(part: Part) -> bool:
+    """fast without a warm-up where the kernels were chosen and built by an earlier process."""
+    cached = not part["warm_up"] and part["kernel_cache_filled"]
+    return bool(part["variant"] == FAST.name and cached and "process_to_first_take_s" in part)
+
+
+def _checks(warm: Mapping[str, Part]) -> Iterator[dict[str, Any]]:
+    """Only of what is there; each says what it found."""
+    judged = {name: part for name, part in warm.items() if VARIANTS[name].critic and part["num_done"]}
+    if judged:
+        tokens = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
+        equal = len({tuple(counts) for counts in tokens.values()}) == 1
+        same = len(next(iter(tokens.values()))) == 1
+        yield _check("every variant decodes as many tokens a scenario", equal and same, tokens)
+    failures = {
+        f"{name} {scenario}": facts["failure"]
+        for name, part in warm.items()
+        for scenario, facts in part["scenarios"].items()
+        if facts.get("failure")
+    }
+    if warm:
+        yield _check("no scenario failed", not failures, failures or "none")
+    for one, other in PAIRS:
+        yield from _same(warm, one.name, other.name, ("takes", "chosen", "stopped", "failure"), "outcomes")
+    yield from _same(warm, FAST.name, GENERATION_ONLY.name, ("pixels",), "takes")
+
+
+def _same(
+    warm: Mapping[str, Part], one: str, other: str, keys: Sequence[str], what: str
+) -> Iterator[dict[str, Any]]:
+    """Of the scenarios that both have finished."""
+    if one not in warm or other not in warm:
+        return
+    left, right = warm[one]["scenarios"], warm[other]["scenarios"]
+    common = [name for name in left if name in right]
+    if not common:
+        return
+    differing = [
+        name for name in common if any(_of(left[name], key) != _of(right[name], key) for key in keys)
+    ]
+    said = f"differ in {', '.join(differing)}" if differing else f"equal in {len(common)} scenarios"
+    yield _check(f"{what} of {one} and {other} are equal", not differing, said)
+
+
+def _of(facts: Mapping[str, Any], key: str) -> Any:
+    if key == "pixels":
+        return [(take["prompt_sha256"], take["seed"], take["video_sha256"]) for take in facts["takes"]]
+    return facts.get(key)
+
+
+def _check(name: str, holds: bool, found: Any) -> dict[str, Any]:
+    return {"name": name, "holds": holds, "found": found}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        part = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", fix="give files written by run --out") from error
+    if not isinstance(part, dict) or part.get("kind") != PART_KIND or part.get("variant") not in VARIANTS:
+        raise ConfigError(f"{path} is no part of this measurement", fix="give files written by run --out")
+    if part.get("schema") != SCHEMA:
+        raise ConfigError(f"{path} has schema {part.get('schema')!r}, not {SCHEMA}", fix="measure it again")
+    return part
+
+
+def _key(part: Part) -> tuple[str, bool]:
+    return part["variant"], part["warm_up"]
+
+
+def _require_alike(parts: Sequence[Part], paths: Sequence[Path], settings: Mapping[str, Any]) -> None:
+    """Settings, machine and versions: a ratio over a difference in these would be of something else."""
+    for path, part in zip(paths, parts, strict=True):
+        free = {FORMAT: settings[FORMAT]} if _chooses_format(part) else {}
+        found = {"settings": (settings, part["settings"] | free)}
+        found |= {what: (of(parts[0]), of(part)) for what, of in _COMMON.items()}
+        for what, (expected, stated) in found.items():
+            if expected != stated:
+                raise ConfigError(
+                    f"{path} differs from the other parts in {what}: {stated}, not {expected}",
+                    fix="measure all parts with the same settings on the same kind of machine",
+                )
+
+
+def _chooses_format(part: Part) -> bool:
+    """The best stock script may hold the critic in the format that is fastest there: transformers compiles
+    its decoding in 16 bits, and not with bitsandbytes' layers."""
+    return bool(part["variant"] == SCRIPT_BEST.name)
+
+
+_COMMON: Mapping[str, Callable[[Part], Any]] = {
+    "GPU": lambda part: [gpu["name"] for gpu in part["manifest"]["machine"]["gpus"]],
+    "packages": lambda part: part["manifest"]["packages"],
+}
+
+
+def _said_by_parts(parts: Sequence[Part], settings: Mapping[str, Any]) -> Iterator[str]:
+    for part in parts:
+        if part["settings"][FORMAT] != settings[FORMAT]:
+            yield f"{part['variant']} holds the critic in format {part['settings'][FORMAT]}"
+        if not part["complete"]:
+            yield (
+                f"{part['variant']} was stopped by its budget after {part['num_done']} of "
+                f"{part['num_asked']} scenarios; what it had begun of others counts against it"
+            )
+    commits = {str(part["manifest"]["code"]["commit"])[:10] for part in parts}
+    if len(commits) > 1:
+        yield f"the parts are of several commits: {', '.join(sorted(commits))}"
+    hosts = {str(part["manifest"]["machine"]["cpu"]) for part in parts}
+    if len(hosts) > 1:
+        yield f"the parts were measured on several hosts: {', '.join(sorted(hosts))}"

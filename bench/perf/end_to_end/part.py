@@ -1,0 +1,135 @@
+"""One part: a variant measured in this process, as a document with the manifest of its machine."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.perf.end_to_end import engine_run, script_run
+from bench.perf.end_to_end.measured import LOOPS, Measured, Options
+from bench.perf.end_to_end.models import CLIPS, read_facts
+from engine.errors import ConfigError
+from engine.runs.manifest import collect
+from engine.runs.trace import Span, totals
+from engine.settings.environment import cache_folder
+from kernels import timing
+
+KIND = "end_to_end_part"
+SCHEMA = 1
+
+
+def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
+    """The document, and what it was made of. ConfigError where there are fewer clips than asked for."""
+    made = read_facts(options.models)
+    num_clips = len(list((options.models / CLIPS).glob("*.mp4")))
+    if not 1 <= options.num_scenarios <= num_clips:
+        raise ConfigError(
+            f"{options.num_scenarios} scenarios are asked of {num_clips} clips in {options.models / CLIPS}",
+            fix=f"ask for 1 to {num_clips}, or make more: make --out {options.models} --clips N",
+        )
+    kernels = cache_folder() / "kernels"
+    cached = kernels.is_dir() and any(kernels.iterdir())
+    found = (script_run if options.variant.is_script else engine_run).measure(options)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "command": command,
+        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "variant": options.variant.name,
+        "says": options.variant.says,
+        "settings": {
+            "size": made["size"],
+            "reply_tokens": made["reply_tokens"],
+            "steps": options.num_steps,
+            "loops": LOOPS,
+            "quantization": options.quantization,
+        },
+        "warm_up": options.warm_up,
+        "kernel_cache_filled": cached,
+        "notes_of_models": dict(found.notes),
+        "num_asked": options.num_scenarios,
+        "num_done": len(found.finished_s),
+        "complete": len(found.finished_s) == options.num_scenarios,
+        "seconds_before": found.seconds,
+        "process_to_window_s": found.began_s - options.started_s,
+        **_speed(found),
+        **_first(found, options),
+        **_work(found, complete=len(found.finished_s) == options.num_scenarios),
+        **found.window.memory,
+        "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "gpu_samples": found.window.sampler.summary(),
+        "scenarios": dict(found.facts),
+    }
+    if found.window.sampler.missing:
+        document["gpu_samples_missing"] = found.window.sampler.missing
+    return document, found
+
+
+def _speed(found: Measured) -> dict[str, Any]:
+    """Seconds a scenario over the whole makespan; and between the first end and the last of several.
+
+    The second leaves out how a pipeline fills, but also what the scenarios in flight have done before.
+    """
+    ends = list(found.finished_s.values())
+    if not ends:
+        return {"finished_s": {}}
+    speed = {
+        "makespan_s": ends[-1],
+        "seconds_per_scenario": ends[-1] / len(ends),
+        "scenarios_per_hour": 3600 * len(ends) / ends[-1],
+        "finished_s": dict(found.finished_s),
+    }
+    if len(ends) > 1:
+        speed["steady_seconds_per_scenario"] = (ends[-1] - ends[0]) / (len(ends) - 1)
+    return speed
+
+
+def _first(found: Measured, options: Options) -> dict[str, float]:
+    """When the first take was a file and, in a run of Retake, the first denoise step was done.
+
+    Since the window began and since the process did; the latter is a user's where nothing warmed up before.
+    """
+    moments = {}
+    if ends := [span.end_s for span in found.spans if span.lane == "encode"]:
+        moments["first_take"] = min(ends)
+    takes = _jobs(found.spans, "generate")
+    if not options.variant.is_script and takes:
+        earliest = min(takes, key=lambda spans: spans[0].start_s)
+        if len(earliest) > 1:  # the step before reads the prefix
+            moments["first_denoise_step"] = earliest[1].end_s
+    shift = found.began_s - options.started_s
+    return {f"{name}_s": s for name, s in moments.items()} | {
+        f"process_to_{name}_s": shift + s for name, s in moments.items()
+    }
+
+
+def _work(found: Measured, *, complete: bool) -> dict[str, Any]:
+    """Tokens, busy seconds of the lanes, and the median length of each kind of job."""
+    total = totals(found.spans)
+    tokens = {name: facts["tokens"] for name, facts in found.facts.items()}
+    lengths: Mapping[str, list[float]] = defaultdict(list)
+    for lane in total.busy_s:
+        for spans in _jobs(found.spans, lane):
+            lengths[spans[0].name].append(spans[-1].end_s - spans[0].start_s)
+    work: dict[str, Any] = {
+        "tokens_per_scenario": tokens,
+        "busy_s": total.busy_s,
+        "overlap_share": total.overlap_share,
+        "median_s": {name: statistics.median(values) for name, values in lengths.items()},
+    }
+    written, busy_s = sum(tokens.values()), total.busy_s.get("critique")
+    if complete and written and busy_s:  # of a stopped run the lane was busy with others too
+        work["tokens_per_critique_second"] = written / busy_s
+    return work
+
+
+def _jobs(spans: Sequence[Span], lane: str) -> list[list[Span]]:
+    """The steps of each job of a lane, in order."""
+    jobs: dict[tuple[str, int, str], list[Span]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: span.start_s):
+        if span.lane == lane:
+            jobs[span.scenario_id, span.attempt, span.name].append(span)
+    return list(jobs.values())

@@ -1,0 +1,33 @@
+"""Replayed replies: what repeats earlier ones takes fewer steps, what does not takes one a token."""
+
+from __future__ import annotations
+
+import random
+
+from bench.perf.draft_replay import replay, steps_of
+
+VOCAB = 500
+
+
+def letters(seed: int, count: int = 60) -> list[int]:
+    return random.Random(seed).sample(range(VOCAB), count)
+
+
+def test_a_reply_like_none_before_takes_a_step_a_token() -> None:
+    assert steps_of(letters(1), [*range(40)], drafts=7, vocab_size=VOCAB) >= 38
+    assert steps_of([], letters(2), drafts=0, vocab_size=VOCAB) == 60
+
+
+def test_a_repeated_reply_takes_an_eighth_of_the_steps() -> None:
+    """One step to see two tokens, then eight at a time, the end token among them."""
+    reply = letters(3)
+    assert steps_of(reply, reply, drafts=7, vocab_size=VOCAB) == 1 + -(-(60 - 2 + 1) // 8)
+
+
+def test_drafts_come_from_the_replies_before() -> None:
+    first, second = letters(4), letters(5)
+    found = replay([[first, second], [[*first[:30], *second[30:]]]], drafts=7, vocab_size=VOCAB)
+    assert found["replies"] == 3 and found["tokens"] == 180
+    alone = replay([[first], [second]], drafts=7, vocab_size=VOCAB)
+    assert found["steps"] - alone["steps"] < 20
+    assert found["tokens_per_step"] == found["tokens"] / found["steps"]

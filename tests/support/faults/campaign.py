@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,8 +150,13 @@ def row_of(fault: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "left_over": sum(len(entry["damage"]["left_over"]) for entry in tried),
         "skipped": len(mine) - len(tried),
         "message": said.most_common(1)[0][0] if said else "",
-        "examples": [*chain(*costs.values(), unclear)][:MAX_EXAMPLES],
+        "examples": [_without_places(text) for text in chain(*costs.values(), unclear)][:MAX_EXAMPLES],
     }
+
+
+def _without_places(text: str) -> str:
+    """Names of files without the folders of this machine."""
+    return re.sub(r"(/[^\s/\"']+)+/", "", text)
 
 
 NOTES = [

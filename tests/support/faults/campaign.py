@@ -149,7 +149,7 @@ def row_of(fault: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "unclear": len(unclear),
         "left_over": sum(len(entry["damage"]["left_over"]) for entry in tried),
         "skipped": len(mine) - len(tried),
-        "message": said.most_common(1)[0][0] if said else "",
+        "message": _without_places(said.most_common(1)[0][0]) if said else "",
         "examples": [_without_places(text) for text in chain(*costs.values(), unclear)][:MAX_EXAMPLES],
     }
 

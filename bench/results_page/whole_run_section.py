@@ -19,6 +19,7 @@ RATIOS = {
     "fastest_over_script": "fastest against the user's script",
     "exact_overlap_over_sequential": "overlap against one job at a time, exact",
     "fast_overlap_over_sequential": "overlap against one job at a time, fast",
+    "fast_over_script_cold": "fast against the user's script, first scenarios of a process",
 }
 HEADER = (
     "variant",

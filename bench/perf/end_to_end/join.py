@@ -37,6 +37,8 @@ RATIOS = {
     "fast_overlap_over_sequential": (FAST_SEQUENTIAL, FAST),
 }
 """Name -> (the slower one, the one in question): how often as many scenarios an hour the latter makes."""
+COLD_RATIOS = {"fast_over_script_cold": (SCRIPT, FAST)}
+"""The same of processes without a warm-up that did as many scenarios: what the first ones cost."""
 PAIRS = ((EXACT, EXACT_SEQUENTIAL), (FAST, FAST_SEQUENTIAL))
 NOTES = (
     "random weights: speed and memory only; the critic's reply is one fixed text, so that every variant "
@@ -60,6 +62,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
     order = list(VARIANTS)
     parts.sort(key=lambda part: (not part["warm_up"], order.index(part["variant"])))
     warm = {part["variant"]: part for part in parts if part["warm_up"]}
+    cold = {part["variant"]: part for part in parts if not part["warm_up"]}
     checks = list(_checks(warm))
     return {
         "schema": SCHEMA,
@@ -67,7 +70,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
         "command": "python -m bench.perf.end_to_end make | run | join",
         "manifest": parts[0]["manifest"],
         "settings": settings,
-        "summary": summary(warm, cold=next((p for p in parts if _is_first_take(p)), None)),
+        "summary": summary(warm, cold),
         "checks": checks,
         "all_checks_hold": all(check["holds"] for check in checks),
         "notes": [*NOTES, *_said_by_parts(parts, settings)],
@@ -75,8 +78,8 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def summary(warm: Mapping[str, Part], cold: Part | None) -> dict[str, float]:
-    """Ratios above 1 are faster. `warm` are the parts with a warm-up, `cold` is of fast without one."""
+def summary(warm: Mapping[str, Part], cold: Mapping[str, Part]) -> dict[str, float]:
+    """Ratios above 1 are faster. `warm` are the parts with a warm-up, `cold` those without one."""
     found = {}
     for name, (slower, faster) in RATIOS.items():
         if (old := _rate(warm.get(slower.name))) and (new := _rate(warm.get(faster.name))):
@@ -84,8 +87,13 @@ def summary(warm: Mapping[str, Part], cold: Part | None) -> dict[str, float]:
     whole, takes = warm.get(FAST.name), warm.get(GENERATION_ONLY.name)
     if whole and takes and _comparable(whole, takes):
         found["fast_makespan_over_generation"] = whole["makespan_s"] / takes["makespan_s"]
-    if cold is not None:
-        found["first_take_s_warm"] = cold["process_to_first_take_s"]
+    for name, (slower, faster) in COLD_RATIOS.items():
+        one, other = cold.get(slower.name), cold.get(faster.name)
+        if one and other and _comparable(one, other):
+            found[name] = one["makespan_s"] / other["makespan_s"]
+    first = cold.get(FAST.name)
+    if first is not None and _is_first_take(first):
+        found["first_take_s_warm"] = first["process_to_first_take_s"]
     return found
 
 

@@ -80,6 +80,15 @@ def test_a_first_take_counts_only_with_filled_caches(tmp_path: Path) -> None:
     assert "first_take_s_warm" not in join(put(tmp_path, cold))["summary"]
 
 
+def test_first_scenarios_are_compared_with_first_scenarios(tmp_path: Path) -> None:
+    cold = {"done": 1, "asked": 1, "warm_up": False, "process_to_first_take_s": 60.0}
+    script, fast = part("script", 168.0, **cold), part("fast", 42.0, **cold)
+    summary = join(put(tmp_path, script, fast, part("fast", 34.0)))["summary"]
+    assert summary == {"fast_over_script_cold": 4.0, "first_take_s_warm": 60.0}
+    more = part("fast", 42.0, **{**cold, "done": 2, "asked": 2})
+    assert "fast_over_script_cold" not in join(put(tmp_path, script, more))["summary"]
+
+
 def test_generation_alone_is_compared_over_as_many_scenarios(tmp_path: Path) -> None:
     fewer = part("fast-generation-only", 32.0, done=1)
     document = join(put(tmp_path, part("fast", 40.0), fewer))

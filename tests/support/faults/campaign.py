@@ -174,6 +174,6 @@ NOTES = [
     "The soak loads models anew hundreds of times, as no user's process does. Taken apart, allocated memory "
     "grew by 0.2 MiB with each critic that was loaded and used, by 1 KiB with each answer of one critic, and "
     "by 7 KiB with each run under a scripted one; tokenizers keeps what a dropped instance remembered "
-    "(findings/tokenizers_keep_words_of_dropped_instances.sh). Resident memory grows by more, in the arenas "
+    "(findings/tokenizers_drop_keeps_words.sh). Resident memory grows by more, in the arenas "
     "that glibc keeps for threads; how far was not waited for. Of GPU memory it says nothing.",
 ]

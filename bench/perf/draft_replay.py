@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--critic", type=Path, required=True, help="the model folder that wrote the replies")
     parser.add_argument("--into", type=Path, help="a file of bench.perf.vlm_decode to add the rate to")
     options = parser.parse_args(arguments)
-    tokenizer = AutoTokenizer.from_pretrained(options.critic, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(options.critic, local_files_only=True)  # nosec B615 # a folder
     texts = [replies for run in options.runs for replies in replies_of(run)]
     tokens = [
         [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies] for replies in texts

@@ -61,7 +61,8 @@ def _soak(soak: Mapping[str, Any]) -> str:
     ]
     return md.paragraphs(
         f"Soak: {soak['minutes']:.0f} minutes, {md.count(soak['rounds'])} rounds of run, interrupt, resume "
-        f"and report in one process, {md.count(soak['interrupts'])} interrupts. Start and slope are those "
+        f"and report in one process, {md.count(soak['interrupts'])} interrupts, {len(soak['failed'])} rounds "
+        f"that failed. Start and slope are those "
         f"from minute {soak['fitted_from_minute']:.0f} on, when everything has been used once.",
         md.table(["measure", "start", "middle", "end", "slope an hour"], cells),
     )

@@ -94,12 +94,8 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
     """Run to the end with live progress. An interrupt leaves the run folder resumable."""
     from engine.commands._progress import make_display
 
-    status = console.status("checking settings, dataset and memory, then loading models")
-    try:  # not `with`: an interrupt while it starts would leave its thread behind
-        status.start()
+    with console.status("checking settings, dataset and memory, then loading models"):
         built = build()
-    finally:
-        status.stop()
     if built.warning is not None:
         body = Text.assemble(built.warning, "\n\nThe generator's own denoiser runs instead.")
         errors.print(Panel(body, title="Fallback", title_align="left", border_style="yellow"))

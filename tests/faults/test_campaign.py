@@ -72,7 +72,7 @@ def test_every_count_reaches_the_table(tmp_path: Path) -> None:
         ("kill", "1", lambda: Finding(kills=2, message="StoreError x", damage=Damage(left_over=["p"]))),
         ("kill", "2", lambda: Finding(kills=2, message="StoreError x", unclear=["Traceback"])),
         ("kill", "3", lambda: Finding(skipped="no tmpfs")),
-        ("texts", "generated", lambda: Finding(tried=50)),
+        ("texts", "generated", lambda: Finding(tried=50, unclear=["in /a/b-c/d.py, line 1"])),
     )
     carry_out(found, tmp_path / "trials.jsonl")
     made = campaign.document(campaign.read_record(tmp_path / "trials.jsonl"), [])
@@ -80,6 +80,7 @@ def test_every_count_reaches_the_table(tmp_path: Path) -> None:
     kill, texts = made["rows"]
     assert (kill["fault"], kill["tried"], kill["skipped"], kill["unclear"]) == ("kill", 3, 1, 1)
     assert (kill["left_over"], kill["message"], kill["examples"][0]) == (1, "StoreError x", "0: take 0")
+    assert texts["examples"] == ["generated: in d.py, line 1"]
     assert texts["tried"] == 50 and made["soak"] is None
     assert made["manifest"]["machine"]["python"] and json.dumps(made)
 

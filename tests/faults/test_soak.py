@@ -13,7 +13,7 @@ from faults.soak import MEASURES, measure, summary_of
 def samples(growth: dict[str, float], count: int = 60) -> list[dict[str, Any]]:
     """One a minute; `growth` is by the hour."""
     return [
-        {"elapsed_s": 60.0 * minute, "interrupted": 2, "commit": "c"}
+        {"elapsed_s": 60.0 * minute, "interrupted": 2, "commit": "c", "failed": ""}
         | {name: 1000 + growth.get(name, 0.0) * minute / 60 + (minute % 2) for name in MEASURES}
         for minute in range(count)
     ]

@@ -104,7 +104,7 @@ def text_tokenizer(extra: Sequence[str] = ()) -> Any:
     made = Tokenizer(kinds.Unigram())
     made.normalizer = normalizers.NFKC()
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
+    trainer = trainers.UnigramTrainer(  # nosec B106 # tokens of a vocabulary
         vocab_size=MOST_WORDS,
         special_tokens=["<pad>", "</s>", "<unk>"],
         unk_token="<unk>",
@@ -112,7 +112,7 @@ def text_tokenizer(extra: Sequence[str] = ()) -> Any:
     )
     made.train_from_iterator([PLAN_INSTRUCTION, json.dumps(PLAN), *SENTENCES, *extra], trainer)
     made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # nosec B106 # tokens of a vocabulary
         tokenizer_object=made,
         pad_token="<pad>",
         eos_token="</s>",

@@ -68,6 +68,7 @@ def test_a_soak_is_shown_with_its_slope() -> None:
         "minutes": 60.2,
         "rounds": 700,
         "interrupts": 1400,
+        "failed": ["StoreError"],
         "fitted_from_minute": 10.1,
         "measures": measures,
     }
@@ -75,5 +76,6 @@ def test_a_soak_is_shown_with_its_slope() -> None:
     assert (
         "60 minutes, 700 rounds" in body and "1\u2009400 interrupts" in body and "from minute 10 on" in body
     )
+    assert "interrupts, 1 rounds that failed" in body
     assert "| resident memory | 600 000 | 600 100 | 600 200 | +12.3 ± 20.0 |" in body
     assert "| threads | 5 | 5 | 5 | – |" in body

@@ -91,9 +91,6 @@ def start(
     With `watched`, the calls of `main` are handed over, and nobody but `Command.watch` lets them pass.
     """
     assert threading.active_count() == 1, f"threads would be missing: {threading.enumerate()}"
-    # What this process is done with must not be put away in the copy: FFmpeg's scaler waits for its threads.
-    gc.collect()
-    gc.freeze()
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -111,6 +108,7 @@ def _become(
     arguments: Sequence[str], output: Path, calls: Sequence[Callable[[], None]], parent: socket.socket | None
 ) -> None:
     status = 1
+    gc.freeze()  # what the parent is done with is not put away here: FFmpeg's scaler waits for its threads
     try:
         _take_descriptors(output)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

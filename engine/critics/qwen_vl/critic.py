@@ -301,6 +301,7 @@ def load(
     if with_weights:
         if torch.device(model.device).type == "cuda":
             pack_linears(groups(model))
+            torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
         slots = Slots(
             TextStep(model),
             device=torch.device(model.device),

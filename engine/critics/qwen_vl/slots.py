@@ -229,19 +229,24 @@ class Slots:
         if steered not in self._graphs:
             budget = self._state.budget.clone()
             self._state.budget.zero_()  # nobody writes while kernels are compiled and the graph is captured
-            side = torch.cuda.Stream(self.device)
-            side.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP_STEPS):
-                    self._advance(slice(None), steered=steered)
-            torch.cuda.current_stream(self.device).wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            # "thread_local": another lane may allocate meanwhile
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._advance(slice(None), steered=steered)
-            self._state.budget.copy_(budget)
-            self._graphs[steered] = graph
+            try:
+                self._graphs[steered] = self._captured(steered)
+            finally:
+                self._state.budget.copy_(budget)
         return self._graphs[steered]
+
+    def _captured(self, steered: bool) -> torch.cuda.CUDAGraph:
+        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_STEPS):
+                self._advance(slice(None), steered=steered)
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": another lane may allocate meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._advance(slice(None), steered=steered)
+        return graph
 
     @torch.inference_mode()
     def _resize(self, length: int) -> None:

@@ -28,9 +28,10 @@ QUANTIZATIONS = ("none", "nf4", "int8")
 # which is why lm_head is on it.
 UNQUANTIZED = ["model.visual", "lm_head"]
 
-# nf4: half a byte and two bytes of scale for each 64 weights, as packed for a GPU; as bitsandbytes keeps it
-# on a CPU, double-quantized, it is 3 % less.
-BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 2 / 64, "int8": 1.0}
+# nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
+BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# As they are packed for a GPU (`kernels.linear.four_bit`): two bytes of scale for each 64 weights.
+PACKED_BYTES_PER_WEIGHT = BYTES_PER_WEIGHT | {"nf4": 1 / 2 + 2 / 64}
 
 _COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
@@ -65,7 +66,7 @@ def read_folder(
         if with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:
-            model = _outline(config, torch_dtype(dtype), quantization)
+            model = _outline(config, torch_dtype(dtype), quantization, device)
     except (*_LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
     if tokenizer.convert_tokens_to_ids(VIDEO_PAD) != config.video_token_id:
@@ -160,15 +161,16 @@ def _require_quantizer(folder: Path, config: Any, quantization: str) -> None:
         ) from error
 
 
-def _outline(config: Any, dtype: torch.dtype, quantization: str) -> Any:
+def _outline(config: Any, dtype: torch.dtype, quantization: str, device: str) -> Any:
     """The model with shapes and without values; a quantized weight stands as so many bytes."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    per_weight = BYTES_PER_WEIGHT if torch.device(device).type == "cpu" else PACKED_BYTES_PER_WEIGHT
     for name, module in model.named_modules():
         if quantization != "none" and isinstance(module, nn.Linear) and not name.startswith((*UNQUANTIZED,)):
-            size = round(module.weight.numel() * BYTES_PER_WEIGHT[quantization])
+            size = round(module.weight.numel() * per_weight[quantization])
             stand_in = torch.empty(size, dtype=torch.uint8, device="meta")
             module.weight = nn.Parameter(stand_in, requires_grad=False)
     return model

@@ -34,7 +34,7 @@ from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import kept_trace, read_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
-from engine.settings.environment import cache_folder
+from engine.settings.environment import cache_folder, usable_cores
 from engine.types import Outcome, Scenario, Video
 from engine.video.files import is_readable, write_mp4
 from engine.video.oddities import oddity_of
@@ -226,7 +226,7 @@ def _digests_ahead(prepared: Prepared) -> Ahead:
     folders = (prepared.generator.path, prepared.critic.path)
     paths = [path for folder in folders for path in model_files(folder)]
     paths += [scenario.prefix.path for scenario in prepared.usable]
-    return Ahead(paths, FileDigests(cache_folder() / "digests"))
+    return Ahead(paths, FileDigests(cache_folder() / "digests"), usable_cores())
 
 
 def _manifest(

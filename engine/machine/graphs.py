@@ -7,12 +7,33 @@ shapes; the trailing ones that hardly change are copied only when another tensor
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Result = TypeVar("Result")
+
 WARM_UP_CALLS = 2
 """Before a capture: compilation, autotuning and workspaces must be over, since none may happen inside."""
+
+
+def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """A graph of `function` on the current device, and its result, which every replay writes again.
+
+    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP_CALLS):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # "thread_local": another lane may allocate on its own thread's stream meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = function()
+    return graph, result
 
 
 class GraphedForward:
@@ -48,14 +69,4 @@ class GraphedForward:
     def _capture(self, tensors: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(tensor.clone() for tensor in tensors)
         self._seen = [None] * len(tensors)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_CALLS):
-                self._function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": the critic's lane may allocate on its own thread's stream meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._output = self._function(*self._inputs)
-        self._graph = graph
+        self._graph, self._output = captured(lambda: self._function(*self._inputs))

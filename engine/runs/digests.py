@@ -60,11 +60,12 @@ class Ahead:
 
     paths: Sequence[Path]
     digests: FileDigests
+    readers: int = MOST_READERS
     _found: dict[Path, Future[str]] = field(default_factory=dict)
     _readers: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Ahead:
-        self._readers = ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1), "digests")
+        self._readers = ThreadPoolExecutor(min(MOST_READERS, self.readers), "digests")
         largest_first = sorted(self.paths, key=lambda path: -path.stat().st_size)
         self._found = {path: self._readers.submit(self.digests.digest, path) for path in largest_first}
         return self

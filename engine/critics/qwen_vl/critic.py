@@ -142,7 +142,7 @@ class QwenVLCritic:
         )
 
     def _activation_bytes(self, spec: VideoSpec) -> int:
-        """Keys and values, twice because the cache grows by copying, plus one layer of prefill in fp32."""
+        """Keys and values, twice because prefill's are copied into the slot, plus a layer of it in fp32."""
         text, vision = self.model.config.get_text_config(), self.model.config.vision_config
         samples = min(self.settings.num_prefix_frames, spec.prefix_frames)
         samples += min(self.settings.num_take_frames, spec.num_frames)

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.critics.qwen_vl.text_step import ROWS, TextStep
+from engine.machine.graphs import captured
 
 RETRY_TEMPERATURE = 0.7
 LENGTH_STEP = 512
 """The cache has a multiple of so many positions, so that a longer prompt seldom means another capture."""
-WARM_UP_STEPS = 2
-"""Before a capture: kernels are compiled and loaded, which must not happen inside."""
 DRAFTS = 7
 """Most drafted tokens of a step; with several slots fewer, so that all rows fit the GEMMs of few rows."""
 MAX_SLOTS = ROWS
@@ -230,23 +230,11 @@ class Slots:
             budget = self._state.budget.clone()
             self._state.budget.zero_()  # nobody writes while kernels are compiled and the graph is captured
             try:
-                self._graphs[steered] = self._captured(steered)
+                with torch.cuda.device(self.device):
+                    self._graphs[steered], _ = captured(partial(self._advance, slice(None), steered=steered))
             finally:
                 self._state.budget.copy_(budget)
         return self._graphs[steered]
-
-    def _captured(self, steered: bool) -> torch.cuda.CUDAGraph:
-        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_STEPS):
-                self._advance(slice(None), steered=steered)
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": another lane may allocate meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._advance(slice(None), steered=steered)
-        return graph
 
     @torch.inference_mode()
     def _resize(self, length: int) -> None:
@@ -270,6 +258,8 @@ class Slots:
 def drafted(state: State, count: int) -> Tensor:
     """[S, count]: what followed the last two tokens where they stand latest in the history; else anything."""
     history = state.history[:, :-1]
+    if count == 0:
+        return history[:, :0]
     end = LOOKUP + state.record[:, -2:-1]  # [S, 1]: behind the last token written
     last = history.gather(1, end - 1)
     before = history.gather(1, end - 2)

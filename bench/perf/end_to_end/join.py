@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.perf.end_to_end.steps import steps
 from bench.perf.end_to_end.variants import (
     EXACT,
     EXACT_SEQUENTIAL,
@@ -78,6 +79,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
         "manifest": parts[0]["manifest"],
         "settings": settings,
         "summary": summary(warm, cold),
+        "steps": steps(warm, lambda name: warm_seconds(warm.get(name))),
         "checks": checks,
         "all_checks_hold": all(check["holds"] for check in checks),
         "notes": [*NOTES, *_said_by_parts(parts, settings)],

@@ -51,19 +51,23 @@ def stream_without(device: torch.device, num_sms: int) -> tuple[torch.cuda.Strea
     import torch
 
     torch.cuda.current_stream(device).synchronize()  # the primary context is there
-    driver, whole = _driver(), ctypes.create_string_buffer(_RESOURCE_BYTES)
-    taken, left = (ctypes.create_string_buffer(_RESOURCE_BYTES) for _ in range(2))
+    pointer, count = _make(_driver(), device.index or 0, num_sms)
+    return torch.cuda.ExternalStream(pointer, device), count
+
+
+def _make(driver: Any, ordinal: int, num_sms: int) -> tuple[int, int]:
+    """(the stream's handle, the number of its multiprocessors)."""
+    whole, taken, left = (ctypes.create_string_buffer(_RESOURCE_BYTES) for _ in range(3))
     number, groups = ctypes.c_int(), ctypes.c_uint(1)
     description, context, stream = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
-    _call(driver.cuDeviceGet, ctypes.byref(number), device.index or 0)
-    _call(driver.cuDeviceGetDevResource, number, whole, _SM_RESOURCE)
-    _call(driver.cuDevSmResourceSplitByCount, taken, ctypes.byref(groups), whole, left, 0, num_sms)
-    _call(driver.cuDevResourceGenerateDesc, ctypes.byref(description), left, 1)
-    _call(driver.cuGreenCtxCreate, ctypes.byref(context), description, number, _DEFAULT_STREAM)
-    _call(driver.cuGreenCtxStreamCreate, ctypes.byref(stream), context, _NON_BLOCKING, 0)
+    _call(driver, "cuDeviceGet", ctypes.byref(number), ordinal)
+    _call(driver, "cuDeviceGetDevResource", number, whole, _SM_RESOURCE)
+    _call(driver, "cuDevSmResourceSplitByCount", taken, ctypes.byref(groups), whole, left, 0, num_sms)
+    _call(driver, "cuDevResourceGenerateDesc", ctypes.byref(description), left, 1)
+    _call(driver, "cuGreenCtxCreate", ctypes.byref(context), description, number, _DEFAULT_STREAM)
+    _call(driver, "cuGreenCtxStreamCreate", ctypes.byref(stream), context, _NON_BLOCKING, 0)
     assert stream.value is not None, "the driver made no stream"
-    count = ctypes.c_uint.from_buffer(left, _COUNT_OFFSET).value
-    return torch.cuda.ExternalStream(stream.value, device), count
+    return stream.value, ctypes.c_uint.from_buffer(left, _COUNT_OFFSET).value
 
 
 @cache
@@ -71,9 +75,7 @@ def _driver() -> Any:
     return ctypes.CDLL("libcuda.so.1")
 
 
-def _call(function: Any, *arguments: object) -> None:
-    status = function(*arguments)
+def _call(driver: Any, name: str, *arguments: object) -> None:
+    status = getattr(driver, name)(*arguments)
     if status != 0:
-        raise ConfigError(
-            f"{function.__name__} says {status}", fix="leave green contexts out, or update the driver"
-        )
+        raise ConfigError(f"{name} says {status}", fix="leave green contexts out, or update the driver")

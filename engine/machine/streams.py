@@ -93,6 +93,23 @@ class LaneStreams:
         return torch.cuda.stream(self.streams[lane])
 
 
+class HostThread:
+    """One thread that calls functions in the order given; `Calls` of the protocols."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"retake-{name}")
+
+    def __call__(self, function: Callable[[], None]) -> concurrent.futures.Future[None]:
+        return self._pool.submit(function)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Drop what has not begun and wait for what has."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
 class HostPool:
     """Threads for blocking host work (mp4 encoding, selectors), offered as jobs of one step."""
 

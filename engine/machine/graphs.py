@@ -24,9 +24,10 @@ CAPTURING = threading.Lock()
 def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
     """A graph of `function` on the current device, and its result, which every replay writes again.
 
-    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own.
+    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own of the same priority:
+    torch instantiates graphs so that each kernel keeps the priority of the stream it was captured on.
     """
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP_CALLS):

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LANE_PRIORITY = {"generate": 0, "critique": -1, "select": 0}
-"""Lower is served first: the critic's short kernels must not queue behind whole denoise steps."""
+LANE_PRIORITY = {"generate": -1, "critique": 0, "select": 0}
+"""Lower is served first. The critic's kernels take what the generator leaves: replies that wait meanwhile are
+then written together, several for the price of one."""
 
 
 class HostFence:

@@ -1,0 +1,67 @@
+"""The fixed work goes through the product's scheduler; a job's fault is the run's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.perf.end_to_end.stand_in import Answered
+from bench.perf.overlap.work import Amount, Subject
+from engine.loop.lanes import LANE_JOBS
+from engine.machine.sharing import SHARINGS, shared
+from engine.machine.streams import LaneStreams
+from engine.types import Video
+
+
+class Models:
+    """Generator and critic: frames of the seed, replies of one text; how many replies were open at once."""
+
+    negative_prompt = ""
+
+    def __init__(self, fault: str = "") -> None:
+        self.room: list[int] = []
+        self.fault = fault
+
+    def start(self, scenario: Any, prompt: Any, video: Any = None) -> Answered[Any]:
+        if video is None:
+            return Answered(Video(frames=np.full((1, 2, 2, 3), prompt.seed, np.uint8), fps=1.0))
+        if self.fault:
+            raise ValueError(self.fault)
+        self.room.append(LANE_JOBS["critique"])
+        return Answered(SimpleNamespace(raw="{}", num_tokens=7))
+
+
+def subject(models: Models) -> Subject:
+    return Subject(
+        generator=models,
+        critics={1: models, 3: models},
+        scenario=SimpleNamespace(id="clip", text="a ball"),  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        lanes=LaneStreams(torch.device("cpu")),
+        shown="a take",
+    )
+
+
+@pytest.mark.parametrize("chosen", SHARINGS[:2], ids=lambda one: one.name)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_all_work_is_done(chosen: Any, overlap: bool) -> None:
+    models = Models()
+    one = subject(models)
+    with shared(chosen, one.lanes) as on_lane:
+        ran = one.run(Amount(takes=2, replies=3, at_once=3), on_lane, overlap=overlap)
+        again = one.run(Amount(takes=2, replies=1), on_lane)
+    assert len(set(ran.takes)) == 2 and len(set(ran.replies)) == 1 and ran.tokens == 21
+    assert again.takes == ran.takes and models.room == [3, 3, 3, 1]
+    assert LANE_JOBS["critique"] == 1, "the product's lanes are as they were"
+    assert ran.step_ms(4) is None, "its jobs have no denoise step"
+    assert ran.tokens_per_s is not None and ran.tokens_per_s > 0
+
+
+def test_a_fault_is_told() -> None:
+    one = subject(Models(fault="no"))
+    with shared(SHARINGS[0], one.lanes) as on_lane, pytest.raises(RuntimeError, match="ValueError: no"):
+        one.run(Amount(takes=1, replies=1), on_lane)

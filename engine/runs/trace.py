@@ -7,6 +7,7 @@ the lane's own stream, resolved once they have passed. Invariant: all times are 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,6 +105,7 @@ class CudaRecorder:
         self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event, _Work]] = deque()
         self._resolved: list[Span] = []
         self._num_told = 0
+        self._lock = threading.Lock()  # device lanes record on threads of their own
 
     @contextmanager
     def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
@@ -119,23 +121,26 @@ class CudaRecorder:
         finally:
             end.record()
             launch = launch_s, self._host.now_s()
-            self._pending.append((start, end, (lane, scenario_id, attempt, name, launch)))
-            while len(self._pending) > _PENDING_EVENT_PAIRS and self._pending[0][1].query():
-                self._resolve_oldest()
+            with self._lock:
+                self._pending.append((start, end, (lane, scenario_id, attempt, name, launch)))
+                while len(self._pending) > _PENDING_EVENT_PAIRS and self._pending[0][1].query():
+                    self._resolve_oldest()
 
     def spans(self) -> tuple[Span, ...]:
         """Call after the run: waits for the events that have not passed yet."""
-        while self._pending:
-            self._pending[0][1].synchronize()
-            self._resolve_oldest()
+        with self._lock:
+            while self._pending:
+                self._pending[0][1].synchronize()
+                self._resolve_oldest()
         return tuple(sorted([*self._resolved, *self._host.spans()], key=lambda span: span.start_s))
 
     def settled(self) -> list[Span]:
         """Those that ended since the last call, as far as the device says so; never waits for it."""
-        while self._pending and self._pending[0][1].query():
-            self._resolve_oldest()
-        found = self._resolved[self._num_told :]
-        self._num_told += len(found)
+        with self._lock:
+            while self._pending and self._pending[0][1].query():
+                self._resolve_oldest()
+            found = self._resolved[self._num_told :]
+            self._num_told += len(found)
         return [*found, *self._host.settled()]
 
     def _resolve_oldest(self) -> None:

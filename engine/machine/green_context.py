@@ -42,7 +42,7 @@ def missing() -> str | None:
 
 
 @cache
-def stream_without(device: torch.device, num_sms: int) -> tuple[torch.cuda.Stream, int]:
+def stream_without(device: torch.device, num_sms: int, priority: int) -> tuple[torch.cuda.Stream, int]:
     """A stream of `device` that leaves at least `num_sms` multiprocessors alone, and how many it has.
 
     Kept for the process, since the allocator's blocks belong to their stream. Raises ConfigError where the
@@ -51,11 +51,11 @@ def stream_without(device: torch.device, num_sms: int) -> tuple[torch.cuda.Strea
     import torch
 
     torch.cuda.current_stream(device).synchronize()  # the primary context is there
-    pointer, count = _make(_driver(), device.index or 0, num_sms)
+    pointer, count = _make(_driver(), device.index or 0, num_sms, priority)
     return torch.cuda.ExternalStream(pointer, device), count
 
 
-def _make(driver: Any, ordinal: int, num_sms: int) -> tuple[int, int]:
+def _make(driver: Any, ordinal: int, num_sms: int, priority: int) -> tuple[int, int]:
     """(the stream's handle, the number of its multiprocessors)."""
     whole, taken, left = (ctypes.create_string_buffer(_RESOURCE_BYTES) for _ in range(3))
     number, groups = ctypes.c_int(), ctypes.c_uint(1)
@@ -65,7 +65,7 @@ def _make(driver: Any, ordinal: int, num_sms: int) -> tuple[int, int]:
     _call(driver, "cuDevSmResourceSplitByCount", taken, ctypes.byref(groups), whole, left, 0, num_sms)
     _call(driver, "cuDevResourceGenerateDesc", ctypes.byref(description), left, 1)
     _call(driver, "cuGreenCtxCreate", ctypes.byref(context), description, number, _DEFAULT_STREAM)
-    _call(driver, "cuGreenCtxStreamCreate", ctypes.byref(stream), context, _NON_BLOCKING, 0)
+    _call(driver, "cuGreenCtxStreamCreate", ctypes.byref(stream), context, _NON_BLOCKING, priority)
     assert stream.value is not None, "the driver made no stream"
     return stream.value, ctypes.c_uint.from_buffer(left, _COUNT_OFFSET).value
 

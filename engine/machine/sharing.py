@@ -34,7 +34,7 @@ MAX_RELATIVE_ERROR = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """`one_stream`: the lanes take turns, a step of each. Numbers are of multiprocessors.
+    """What differs from the lanes' own streams (LANE_PRIORITY). Numbers are of multiprocessors.
 
     A margin or a green context may change which GEMM a library picks and with it the last bits of a take, so
     that a run keeps to one sharing.
@@ -42,7 +42,9 @@ class Sharing:
 
     name: str
     one_stream: bool = False
-    critic_first: bool = True
+    """The lanes take turns, a step of each."""
+    ahead: int | None = None
+    """By how much the critic's stream goes before the generator's: 1 first, 0 equal, None as they are."""
     sm_margin: int = 0
     """That FlashAttention-3 leaves free."""
     sm_carveout: int = 0
@@ -51,12 +53,14 @@ class Sharing:
     """That the generator's green context leaves out, at least."""
 
 
-STREAMS = Sharing(name="streams, critic first")
+STREAMS = Sharing(name="the lanes' streams")
 ONE_STREAM = Sharing(name="one stream, steps in turn", one_stream=True)
 SHARINGS = (
     STREAMS,
     ONE_STREAM,
-    Sharing(name="streams, equal", critic_first=False),
+    Sharing(name="critic first", ahead=1),
+    Sharing(name="critic first, attention margin 16", ahead=1, sm_margin=16),
+    Sharing(name="equal priority", ahead=0),
     *(Sharing(name=f"attention margin {n}", sm_margin=n) for n in (16, 32)),
     *(Sharing(name=f"attention and GEMM margin {n}", sm_margin=n, sm_carveout=n) for n in (16, 32)),
     *(Sharing(name=f"green context without {n}", green_sms=n, sm_margin=n, sm_carveout=n) for n in (16, 32)),
@@ -86,12 +90,13 @@ def shared(sharing: Sharing, lanes: LaneStreams) -> Iterator[OnLane]:
     streams = dict(lanes.streams)
     if streams:
         device = streams[GENERATE].device
+        priority = streams[GENERATE].priority  # lower goes first
         if sharing.green_sms:
-            streams[GENERATE], _ = green_context.stream_without(device, sharing.green_sms)
+            streams[GENERATE], _ = green_context.stream_without(device, sharing.green_sms, priority)
         if sharing.one_stream:
             streams[CRITIQUE] = streams[GENERATE]
-        elif not sharing.critic_first:
-            streams[CRITIQUE] = _plain_stream(device)
+        elif sharing.ahead is not None:
+            streams[CRITIQUE] = _stream(device, priority - sharing.ahead)
     with sm_margin.leaving_free(attention=sharing.sm_margin, gemms=sharing.sm_carveout):
         yield lambda lane: _on(streams.get(lane))
 
@@ -119,11 +124,11 @@ def self_test(on_lane: OnLane, device: torch.device) -> str | None:
 
 
 @cache
-def _plain_stream(device: torch.device) -> torch.cuda.Stream:
+def _stream(device: torch.device, priority: int) -> torch.cuda.Stream:
     """Kept, since the allocator's blocks belong to their stream."""
     import torch
 
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device, priority=priority)
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream
 

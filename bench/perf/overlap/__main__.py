@@ -54,9 +54,7 @@ def measure(options: argparse.Namespace, deadline_s: float) -> dict[str, Any]:
     from engine.machine.sharing import SHARINGS, missing
 
     size = SIZES[options.size]
-    subject = subject_of(
-        options.models.absolute(), size, options.at_once, steps=options.steps, preset=options.preset
-    )
+    subject = subject_of(options.models.absolute(), size, steps=options.steps, preset=options.preset)
     subject.show()
     amounts = [
         Amount(takes=options.takes, replies=max(options.replies, count), at_once=count)

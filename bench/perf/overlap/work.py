@@ -9,13 +9,11 @@ import gc
 import hashlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -24,8 +22,8 @@ from bench.perf.end_to_end.idle import jobs_of
 from bench.perf.end_to_end.models import CRITIC, GENERATOR, make, make_clip
 from bench.perf.end_to_end.sizes import Size
 from engine.build.prepare import load, prepare
+from engine.build.run import lane_threads
 from engine.critics.qwen_vl.slots import Slots
-from engine.loop import lanes as product
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Task, make_lanes
 from engine.loop.scenario import Begin, Waits
 from engine.loop.scheduler import Scheduler
@@ -87,6 +85,7 @@ class FixedWork:
 
     subject: Subject
     amount: Amount
+    critic: Any
     scenario: Scenario
     outcome: Outcome | None = None
     failure: str | None = None
@@ -94,7 +93,7 @@ class FixedWork:
     replies: list[Task[Critique]] = field(default_factory=list)
 
     def run(self, begin: Begin) -> Waits:
-        subject, critic = self.subject, self.subject.critics[self.amount.at_once]
+        subject, critic = self.subject, self.critic
         for index in range(self.amount.takes):
             start = partial(subject.generator.start, self.scenario, subject.prompt(index))
             self.takes.append(begin(self._task(GENERATE, index, start)))
@@ -121,14 +120,15 @@ class FixedWork:
 
 @dataclass(slots=True, kw_only=True)
 class Subject:
-    """The loaded models. `critics` by replies at once: each count has slots and graphs of its own."""
+    """The loaded models. `with_slots` gives the critic slots for so many replies at once."""
 
     generator: Any
-    critics: Mapping[int, Any]
+    with_slots: Callable[[int], Any]
     scenario: Scenario
     device: torch.device
     lanes: LaneStreams
     shown: Any = None  # the take that is critiqued
+    critics: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def prompt(self, index: int) -> Prompt:
         return Prompt(
@@ -137,14 +137,27 @@ class Subject:
 
     def run(self, amount: Amount, on_lane: OnLane, *, overlap: bool = True) -> Ran:
         """RuntimeError with the reason where a task failed."""
-        work = FixedWork(subject=self, amount=amount, scenario=self.scenario)
+        critic = self._critic(amount.at_once, on_lane)
+        work = FixedWork(subject=self, amount=amount, critic=critic, scenario=self.scenario)
         whole: Any = work  # the part of a ScenarioLoop that the scheduler knows
         num_threads = sum(LANE_JOBS[lane] for lane in HOST_LANES)
-        with GpuSampler() as sampler, HostPool(num_threads) as host, _at_once(amount.at_once):
+        on_gpu = self.device.type == "cuda"
+        with (
+            GpuSampler() as sampler,
+            HostPool(num_threads) as host,
+            lane_threads(on_gpu and overlap) as threads,
+        ):
             self._settle()
-            recorder = CudaRecorder() if self.device.type == "cuda" else HostRecorder()
+            recorder = CudaRecorder() if on_gpu else HostRecorder()
             began_s = time.perf_counter()
-            lanes = make_lanes(host=host, recorder=recorder, progress=Nobody(), on_lane=on_lane)
+            lanes = make_lanes(
+                host=host,
+                recorder=recorder,
+                progress=Nobody(),
+                on_lane=on_lane,
+                threads=threads,
+                widths={CRITIQUE: amount.at_once},
+            )
             for _ in Scheduler([whole], lanes, progress=Nobody(), overlap=overlap).run():
                 pass
             self._settle()
@@ -161,6 +174,17 @@ class Subject:
             gpu=sampler.summary(),
         )
 
+    def _critic(self, at_once: int, on_lane: OnLane) -> Any:
+        """By replies at once and priority of the lane: both are those of the graphs of its slots."""
+        priority = 0
+        with on_lane(CRITIQUE):
+            if self.device.type == "cuda":
+                priority = torch.cuda.current_stream(self.device).priority
+        key = at_once, priority
+        if key not in self.critics:
+            self.critics[key] = self.with_slots(at_once)
+        return self.critics[key]
+
     def show(self) -> None:
         """Makes the take that is critiqued, with what a first take has to compile."""
         job = self.generator.start(self.scenario, self.prompt(0))
@@ -173,7 +197,7 @@ class Subject:
             torch.cuda.synchronize(self.device)
 
 
-def subject_of(folder: Path, size: Size, at_once: Sequence[int], *, steps: int, preset: str) -> Subject:
+def subject_of(folder: Path, size: Size, *, steps: int, preset: str) -> Subject:
     """Models of `size` in `folder`, made there where they are not, as `bench.perf.end_to_end` makes them."""
     on_gpu = torch.cuda.is_available()
     make(folder, size, 1, torch.device("cuda" if on_gpu else "cpu"))
@@ -201,14 +225,14 @@ def subject_of(folder: Path, size: Size, at_once: Sequence[int], *, steps: int, 
     device = torch.device(prepared.device, 0) if on_gpu else torch.device("cpu")
     return Subject(
         generator=generator,
-        critics={count: _with_slots(critic) for count in at_once},
+        with_slots=partial(_with_slots, critic),
         scenario=prepared.usable[0],
         device=device,
         lanes=LaneStreams(device),
     )
 
 
-def _with_slots(critic: Any) -> Any:
+def _with_slots(critic: Any, at_once: int) -> Any:
     """The critic with slots of its own, without drafts: of equal replies all would hold."""
     slots = Slots(
         critic.slots.step,
@@ -216,13 +240,9 @@ def _with_slots(critic: Any) -> Any:
         eos_ids=critic.slots.eos_ids,
         max_new_tokens=critic.slots.max_new_tokens,
         drafts=0,
+        at_once=at_once,
     )
     return replace(critic, slots=slots)
-
-
-def _at_once(count: int) -> AbstractContextManager[Any]:
-    """The critique lane has room for so many jobs."""
-    return mock.patch.dict(product.LANE_JOBS, {CRITIQUE: count})
 
 
 def medians(values: Iterator[float | None]) -> float | None:

@@ -21,11 +21,14 @@ def cuda_like(monkeypatch: pytest.MonkeyPatch) -> LaneStreams:
 
     class Stream(str):
         device = CPU
+        priority = -1
 
     lanes = LaneStreams(CPU)
     lanes.streams.update(generate=Stream("g"), critique=Stream("c"))  # type: ignore[arg-type]
-    monkeypatch.setattr(sharing, "_plain_stream", lambda device: Stream("equal"))
-    monkeypatch.setattr(green_context, "stream_without", lambda device, n: (Stream(f"without {n}"), 132 - n))
+    monkeypatch.setattr(sharing, "_stream", lambda device, priority: Stream(f"at {priority}"))
+    monkeypatch.setattr(
+        green_context, "stream_without", lambda device, n, p: (Stream(f"without {n} at {p}"), 132 - n)
+    )
     return lanes
 
 
@@ -55,8 +58,9 @@ def test_each_sharing_gives_the_lanes_their_streams(
 
     assert of(STREAMS) == ("g", "c", "")
     assert of(ONE_STREAM) == ("g", "g", "")
-    assert of(Sharing(name="x", critic_first=False)) == ("g", "equal", "")
-    assert of(Sharing(name="x", green_sms=16)) == ("without 16", "c", "")
+    assert of(Sharing(name="x", ahead=0)) == ("g", "at -1", "")
+    assert of(Sharing(name="x", ahead=1)) == ("g", "at -2", "")
+    assert of(Sharing(name="x", green_sms=16)) == ("without 16 at -1", "c", "")
     assert dict(cuda_like.streams) == {"generate": "g", "critique": "c"}, "the lanes' own are as they were"
 
 

@@ -58,7 +58,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
         notes = {"forward": "fast"}
 
     nothing: Any = None
-    made = Subject(generator=Generator(), critics={}, scenario=nothing, device=nothing, lanes=nothing)
+    made = Subject(generator=Generator(), with_slots=nothing, scenario=nothing, device=nothing, lanes=nothing)
     monkeypatch.setattr("bench.perf.overlap.work.subject_of", lambda *_, **__: made)
     monkeypatch.setattr(Subject, "show", lambda self: None)
     monkeypatch.setattr(Subject, "run", ran)
@@ -74,7 +74,7 @@ def test_a_way_that_fails_has_its_reason(tmp_path: Path) -> None:
     status, document = run(tmp_path)
     reasons = {way["sharing"]: way.get("reason") for way in document["ways"]}
     assert reasons[ONE_STREAM.name] == "RuntimeError: out of memory"
-    assert reasons["green context without 16"] == "wrong" and reasons["streams, equal"] is None
+    assert reasons["green context without 16"] == "wrong" and reasons["equal priority"] is None
     assert status == 0 and "four_step_over_slicing" not in document["summary"]
     assert document["notes_of_models"] == {"forward": "fast"}
 

@@ -11,14 +11,13 @@ import torch
 
 from bench.perf.end_to_end.stand_in import Answered
 from bench.perf.overlap.work import Amount, Subject
-from engine.loop.lanes import LANE_JOBS
 from engine.machine.sharing import SHARINGS, shared
 from engine.machine.streams import LaneStreams
 from engine.types import Video
 
 
 class Models:
-    """Generator and critic: frames of the seed, replies of one text; how many replies were open at once."""
+    """Generator and critic: frames of the seed, replies of one text; for how many it was given slots."""
 
     negative_prompt = ""
 
@@ -26,19 +25,22 @@ class Models:
         self.room: list[int] = []
         self.fault = fault
 
+    def with_slots(self, at_once: int) -> Models:
+        self.room.append(at_once)
+        return self
+
     def start(self, scenario: Any, prompt: Any, video: Any = None) -> Answered[Any]:
         if video is None:
             return Answered(Video(frames=np.full((1, 2, 2, 3), prompt.seed, np.uint8), fps=1.0))
         if self.fault:
             raise ValueError(self.fault)
-        self.room.append(LANE_JOBS["critique"])
         return Answered(SimpleNamespace(raw="{}", num_tokens=7))
 
 
 def subject(models: Models) -> Subject:
     return Subject(
         generator=models,
-        critics={1: models, 3: models},
+        with_slots=models.with_slots,
         scenario=SimpleNamespace(id="clip", text="a ball"),  # type: ignore[arg-type]
         device=torch.device("cpu"),
         lanes=LaneStreams(torch.device("cpu")),
@@ -55,8 +57,7 @@ def test_all_work_is_done(chosen: Any, overlap: bool) -> None:
         ran = one.run(Amount(takes=2, replies=3, at_once=3), on_lane, overlap=overlap)
         again = one.run(Amount(takes=2, replies=1), on_lane)
     assert len(set(ran.takes)) == 2 and len(set(ran.replies)) == 1 and ran.tokens == 21
-    assert again.takes == ran.takes and models.room == [3, 3, 3, 1]
-    assert LANE_JOBS["critique"] == 1, "the product's lanes are as they were"
+    assert again.takes == ran.takes and models.room == [3, 1]
     assert ran.step_ms(4) is None, "its jobs have no denoise step"
     assert ran.tokens_per_s is not None and ran.tokens_per_s > 0
 

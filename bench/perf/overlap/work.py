@@ -191,6 +191,8 @@ class Subject:
         while job.steps_left:
             job.launch().wait()
         self.shown = job.result()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # of a stream that no lane has
 
     def _settle(self) -> None:
         if self.device.type == "cuda":

@@ -94,7 +94,7 @@ class Run:
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
             HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
-            _threads(on_gpu and config.schedule.overlap) as threads,
+            lane_threads(on_gpu and config.schedule.overlap) as threads,
             kept_trace(self.folder, earlier, recorder) as note,
         ):
             lanes = make_lanes(
@@ -138,7 +138,7 @@ class Run:
 
 
 @contextmanager
-def _threads(wanted: bool) -> Iterator[Threads]:
+def lane_threads(wanted: bool) -> Iterator[Threads]:
     """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
     once would only share the cores; one job at a time needs none either."""
     if not wanted:

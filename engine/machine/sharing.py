@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from engine.machine import green_context
-from engine.machine.streams import LaneStreams
+from engine.machine.streams import LANE_PRIORITY, LaneStreams
 from kernels import sm_margin
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Sharing:
 
     name: str
     one_stream: bool = False
-    critic_first: bool = True
+    critic_priority: int = LANE_PRIORITY[CRITIQUE]
+    """Of its stream; lower goes first. What is captured into a graph keeps that of its capture."""
     sm_margin: int = 0
     """That FlashAttention-3 leaves free."""
     sm_carveout: int = 0
@@ -51,12 +52,13 @@ class Sharing:
     """That the generator's green context leaves out, at least."""
 
 
-STREAMS = Sharing(name="streams, critic first")
+STREAMS = Sharing(name="streams, generator first")
 ONE_STREAM = Sharing(name="one stream, steps in turn", one_stream=True)
 SHARINGS = (
     STREAMS,
     ONE_STREAM,
-    Sharing(name="streams, equal", critic_first=False),
+    Sharing(name="streams, equal", critic_priority=LANE_PRIORITY[GENERATE]),
+    Sharing(name="streams, critic first", critic_priority=LANE_PRIORITY[GENERATE] - 1),
     *(Sharing(name=f"attention margin {n}", sm_margin=n) for n in (16, 32)),
     *(Sharing(name=f"attention and GEMM margin {n}", sm_margin=n, sm_carveout=n) for n in (16, 32)),
     *(Sharing(name=f"green context without {n}", green_sms=n, sm_margin=n, sm_carveout=n) for n in (16, 32)),
@@ -90,8 +92,8 @@ def shared(sharing: Sharing, lanes: LaneStreams) -> Iterator[OnLane]:
             streams[GENERATE], _ = green_context.stream_without(device, sharing.green_sms)
         if sharing.one_stream:
             streams[CRITIQUE] = streams[GENERATE]
-        elif not sharing.critic_first:
-            streams[CRITIQUE] = _plain_stream(device)
+        elif sharing.critic_priority != STREAMS.critic_priority:
+            streams[CRITIQUE] = _stream(device, sharing.critic_priority)
     with sm_margin.leaving_free(attention=sharing.sm_margin, gemms=sharing.sm_carveout):
         yield lambda lane: _on(streams.get(lane))
 
@@ -119,11 +121,11 @@ def self_test(on_lane: OnLane, device: torch.device) -> str | None:
 
 
 @cache
-def _plain_stream(device: torch.device) -> torch.cuda.Stream:
+def _stream(device: torch.device, priority: int) -> torch.cuda.Stream:
     """Kept, since the allocator's blocks belong to their stream."""
     import torch
 
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device, priority=priority)
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream
 

@@ -32,7 +32,8 @@ class Mode:
     @property
     def warms(self) -> bool:
         """Whether a first run here has streams, memory or graphs to make that no other way makes."""
-        own = self.sharing in (STREAMS, ONE_STREAM) or self.sharing.green_sms or not self.sharing.critic_first
+        one = self.sharing
+        own = one in (STREAMS, ONE_STREAM) or one.green_sms or one.critic_priority != STREAMS.critic_priority
         return self.kind == BESIDE and bool(own)
 
     @property

@@ -10,12 +10,10 @@ import hashlib
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -24,12 +22,12 @@ from bench.perf.end_to_end.idle import jobs_of
 from bench.perf.end_to_end.models import CRITIC, GENERATOR, make, make_clip
 from bench.perf.end_to_end.sizes import Size
 from engine.build.prepare import load, prepare
+from engine.build.run import lane_threads
 from engine.critics.qwen_vl.slots import Slots
-from engine.loop import lanes as product
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Task, make_lanes
 from engine.loop.scenario import Begin, Waits
 from engine.loop.scheduler import Scheduler
-from engine.machine.sharing import OnLane
+from engine.machine.sharing import STREAMS, OnLane
 from engine.machine.streams import HostPool, LaneStreams
 from engine.runs.trace import CudaRecorder, HostRecorder, Span
 from engine.settings.config import load_config
@@ -87,6 +85,7 @@ class FixedWork:
 
     subject: Subject
     amount: Amount
+    priority: int
     scenario: Scenario
     outcome: Outcome | None = None
     failure: str | None = None
@@ -94,7 +93,7 @@ class FixedWork:
     replies: list[Task[Critique]] = field(default_factory=list)
 
     def run(self, begin: Begin) -> Waits:
-        subject, critic = self.subject, self.subject.critics[self.amount.at_once]
+        subject, critic = self.subject, self.subject.critic(self.amount.at_once, self.priority)
         for index in range(self.amount.takes):
             start = partial(subject.generator.start, self.scenario, subject.prompt(index))
             self.takes.append(begin(self._task(GENERATE, index, start)))
@@ -121,30 +120,56 @@ class FixedWork:
 
 @dataclass(slots=True, kw_only=True)
 class Subject:
-    """The loaded models. `critics` by replies at once: each count has slots and graphs of its own."""
+    """The loaded models. `critics` by replies at once and priority: each has slots and graphs of its own."""
 
     generator: Any
-    critics: Mapping[int, Any]
+    loaded_critic: Any
     scenario: Scenario
     device: torch.device
     lanes: LaneStreams
     shown: Any = None  # the take that is critiqued
+    critics: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def prompt(self, index: int) -> Prompt:
         return Prompt(
             text=self.scenario.text, negative=self.generator.negative_prompt, seed=index, revision=0
         )
 
-    def run(self, amount: Amount, on_lane: OnLane, *, overlap: bool = True) -> Ran:
-        """RuntimeError with the reason where a task failed."""
-        work = FixedWork(subject=self, amount=amount, scenario=self.scenario)
+    def critic(self, at_once: int, priority: int) -> Any:
+        key = at_once, priority
+        if key not in self.critics:
+            self.critics[key] = _with_slots(self.loaded_critic, at_once)
+        return self.critics[key]
+
+    def run(
+        self,
+        amount: Amount,
+        on_lane: OnLane,
+        *,
+        overlap: bool = True,
+        priority: int = STREAMS.critic_priority,
+        threads: bool = True,
+    ) -> Ran:
+        """RuntimeError with the reason where a task failed. `threads`: the lanes have host threads."""
+        work = FixedWork(subject=self, amount=amount, priority=priority, scenario=self.scenario)
         whole: Any = work  # the part of a ScenarioLoop that the scheduler knows
         num_threads = sum(LANE_JOBS[lane] for lane in HOST_LANES)
-        with GpuSampler() as sampler, HostPool(num_threads) as host, _at_once(amount.at_once):
+        with (
+            GpuSampler() as sampler,
+            HostPool(num_threads) as host,
+            lane_threads(threads and overlap and self.device.type == "cuda") as own,
+        ):
             self._settle()
             recorder = CudaRecorder() if self.device.type == "cuda" else HostRecorder()
             began_s = time.perf_counter()
-            lanes = make_lanes(host=host, recorder=recorder, progress=Nobody(), on_lane=on_lane)
+            lanes = make_lanes(
+                host=host,
+                recorder=recorder,
+                progress=Nobody(),
+                on_lane=on_lane,
+                threads=own,
+                widths={CRITIQUE: amount.at_once},
+            )
             for _ in Scheduler([whole], lanes, progress=Nobody(), overlap=overlap).run():
                 pass
             self._settle()
@@ -173,7 +198,7 @@ class Subject:
             torch.cuda.synchronize(self.device)
 
 
-def subject_of(folder: Path, size: Size, at_once: Sequence[int], *, steps: int, preset: str) -> Subject:
+def subject_of(folder: Path, size: Size, *, steps: int, preset: str) -> Subject:
     """Models of `size` in `folder`, made there where they are not, as `bench.perf.end_to_end` makes them."""
     on_gpu = torch.cuda.is_available()
     make(folder, size, 1, torch.device("cuda" if on_gpu else "cpu"))
@@ -201,14 +226,14 @@ def subject_of(folder: Path, size: Size, at_once: Sequence[int], *, steps: int, 
     device = torch.device(prepared.device, 0) if on_gpu else torch.device("cpu")
     return Subject(
         generator=generator,
-        critics={count: _with_slots(critic) for count in at_once},
+        loaded_critic=critic,
         scenario=prepared.usable[0],
         device=device,
         lanes=LaneStreams(device),
     )
 
 
-def _with_slots(critic: Any) -> Any:
+def _with_slots(critic: Any, at_once: int) -> Any:
     """The critic with slots of its own, without drafts: of equal replies all would hold."""
     slots = Slots(
         critic.slots.step,
@@ -216,13 +241,9 @@ def _with_slots(critic: Any) -> Any:
         eos_ids=critic.slots.eos_ids,
         max_new_tokens=critic.slots.max_new_tokens,
         drafts=0,
+        at_once=at_once,
     )
     return replace(critic, slots=slots)
-
-
-def _at_once(count: int) -> AbstractContextManager[Any]:
-    """The critique lane has room for so many jobs."""
-    return mock.patch.dict(product.LANE_JOBS, {CRITIQUE: count})
 
 
 def medians(values: Iterator[float | None]) -> float | None:

@@ -24,7 +24,7 @@ def cuda_like(monkeypatch: pytest.MonkeyPatch) -> LaneStreams:
 
     lanes = LaneStreams(CPU)
     lanes.streams.update(generate=Stream("g"), critique=Stream("c"))  # type: ignore[arg-type]
-    monkeypatch.setattr(sharing, "_plain_stream", lambda device: Stream("equal"))
+    monkeypatch.setattr(sharing, "_stream", lambda device, priority: Stream(f"priority {priority}"))
     monkeypatch.setattr(green_context, "stream_without", lambda device, n: (Stream(f"without {n}"), 132 - n))
     return lanes
 
@@ -55,7 +55,7 @@ def test_each_sharing_gives_the_lanes_their_streams(
 
     assert of(STREAMS) == ("g", "c", "")
     assert of(ONE_STREAM) == ("g", "g", "")
-    assert of(Sharing(name="x", critic_first=False)) == ("g", "equal", "")
+    assert of(Sharing(name="x", critic_priority=-2)) == ("g", "priority -2", "")
     assert of(Sharing(name="x", green_sms=16)) == ("without 16", "c", "")
     assert dict(cuda_like.streams) == {"generate": "g", "critique": "c"}, "the lanes' own are as they were"
 

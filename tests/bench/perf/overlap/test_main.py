@@ -39,7 +39,7 @@ def test_tiny_models_run_in_every_way_of_a_cpu(tmp_path: Path) -> None:
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that are not loaded and runs of no time; turns on one stream break."""
 
-    def ran(self: Any, amount: Any, on_lane: Any, *, overlap: bool = True) -> Ran:
+    def ran(self: Any, amount: Any, on_lane: Any, **ways: Any) -> Ran:
         if on_lane == ONE_STREAM:
             raise RuntimeError("out of memory")
         replies = ["r"] * amount.replies
@@ -58,7 +58,9 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
         notes = {"forward": "fast"}
 
     nothing: Any = None
-    made = Subject(generator=Generator(), critics={}, scenario=nothing, device=nothing, lanes=nothing)
+    made = Subject(
+        generator=Generator(), loaded_critic=nothing, scenario=nothing, device=nothing, lanes=nothing
+    )
     monkeypatch.setattr("bench.perf.overlap.work.subject_of", lambda *_, **__: made)
     monkeypatch.setattr(Subject, "show", lambda self: None)
     monkeypatch.setattr(Subject, "run", ran)

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from engine.machine import green_context
-from engine.machine.streams import LaneStreams
+from engine.machine.streams import LANE_PRIORITY, LaneStreams
 from kernels import sm_margin
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MAX_RELATIVE_ERROR = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """What differs from the lanes' own streams (LANE_PRIORITY). Numbers are of multiprocessors.
+    """`one_stream`: the lanes take turns, a step of each. Numbers are of multiprocessors.
 
     A margin or a green context may change which GEMM a library picks and with it the last bits of a take, so
     that a run keeps to one sharing.
@@ -42,9 +42,8 @@ class Sharing:
 
     name: str
     one_stream: bool = False
-    """The lanes take turns, a step of each."""
-    ahead: int | None = None
-    """By how much the critic's stream goes before the generator's: 1 first, 0 equal, None as they are."""
+    critic_priority: int = LANE_PRIORITY[CRITIQUE]
+    """Of its stream; lower goes first. What is captured into a graph keeps that of its capture."""
     sm_margin: int = 0
     """That FlashAttention-3 leaves free."""
     sm_carveout: int = 0
@@ -53,14 +52,16 @@ class Sharing:
     """That the generator's green context leaves out, at least."""
 
 
-STREAMS = Sharing(name="the lanes' streams")
+STREAMS = Sharing(name="streams, generator first")
 ONE_STREAM = Sharing(name="one stream, steps in turn", one_stream=True)
 SHARINGS = (
     STREAMS,
     ONE_STREAM,
-    Sharing(name="critic first", ahead=1),
-    Sharing(name="critic first, attention margin 16", ahead=1, sm_margin=16),
-    Sharing(name="equal priority", ahead=0),
+    Sharing(name="streams, equal", critic_priority=LANE_PRIORITY[GENERATE]),
+    *(
+        Sharing(name=f"streams, critic first{told}", critic_priority=LANE_PRIORITY[GENERATE] - 1, sm_margin=n)
+        for n, told in ((0, ""), (16, ", attention margin 16"))
+    ),
     *(Sharing(name=f"attention margin {n}", sm_margin=n) for n in (16, 32)),
     *(Sharing(name=f"attention and GEMM margin {n}", sm_margin=n, sm_carveout=n) for n in (16, 32)),
     *(Sharing(name=f"green context without {n}", green_sms=n, sm_margin=n, sm_carveout=n) for n in (16, 32)),
@@ -90,13 +91,13 @@ def shared(sharing: Sharing, lanes: LaneStreams) -> Iterator[OnLane]:
     streams = dict(lanes.streams)
     if streams:
         device = streams[GENERATE].device
-        priority = streams[GENERATE].priority  # lower goes first
         if sharing.green_sms:
+            priority = streams[GENERATE].priority
             streams[GENERATE], _ = green_context.stream_without(device, sharing.green_sms, priority)
         if sharing.one_stream:
             streams[CRITIQUE] = streams[GENERATE]
-        elif sharing.ahead is not None:
-            streams[CRITIQUE] = _stream(device, priority - sharing.ahead)
+        elif sharing.critic_priority != STREAMS.critic_priority:
+            streams[CRITIQUE] = _stream(device, sharing.critic_priority)
     with sm_margin.leaving_free(attention=sharing.sm_margin, gemms=sharing.sm_carveout):
         yield lambda lane: _on(streams.get(lane))
 

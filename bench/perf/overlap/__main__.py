@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace, deadline_s: float) -> dict[str, Any]:
         Amount(takes=options.takes, replies=max(options.replies, count), at_once=count)
         for count in options.at_once
     ]
-    modes = all_modes(amounts, SHARINGS)
+    modes = all_modes(amounts, [one for one in SHARINGS if _is_wanted(one.name, options.sharings)])
     for mode in modes:
         mode.reason = missing(mode.sharing, subject.device)
 
@@ -105,7 +105,13 @@ def _run(subject: Any, mode: Any, *, counts: bool = True) -> None:
     if mode.reason is not None:
         return
     with _reason(mode), shared(mode.sharing, subject.lanes) as on_lane:
-        ran = subject.run(mode.amount, on_lane, overlap=mode.kind != SEQUENTIAL)
+        ran = subject.run(
+            mode.amount,
+            on_lane,
+            overlap=mode.kind != SEQUENTIAL,
+            priority=mode.sharing.critic_priority,
+            threads=not mode.sharing.one_stream,
+        )
         if counts:
             mode.runs.append(ran)
         _say(f"{mode.name}: {ran.makespan_s:.2f} s{'' if counts else ', warm-up'}")
@@ -146,6 +152,10 @@ def _document(options: argparse.Namespace, size: Size, modes: Any, notes: dict[s
     }
 
 
+def _is_wanted(name: str, texts: Sequence[str]) -> bool:
+    return not texts or any(text in name for text in texts)
+
+
 def _say(text: str) -> None:
     print(text, flush=True)
 
@@ -163,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--takes", type=int, default=1, help="made in a run")
     parser.add_argument("--replies", type=int, default=2, help="written in a run, at least those at once")
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4], help="replies side by side")
+    parser.add_argument(
+        "--sharings", nargs="*", default=(), metavar="TEXT", help="only those whose name holds one of these"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts")
     parser.add_argument("--budget", type=float, default=560.0, metavar="SECONDS", help="of the process")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")

@@ -33,7 +33,7 @@ class Mode:
     def warms(self) -> bool:
         """Whether a first run here has streams, memory or graphs to make that no other way makes."""
         one = self.sharing
-        own = one in (STREAMS, ONE_STREAM) or one.green_sms or one.ahead is not None
+        own = one in (STREAMS, ONE_STREAM) or one.green_sms or one.critic_priority != STREAMS.critic_priority
         return self.kind == BESIDE and bool(own)
 
     @property

@@ -9,7 +9,7 @@ import gc
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from engine.critics.qwen_vl.slots import Slots
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Task, make_lanes
 from engine.loop.scenario import Begin, Waits
 from engine.loop.scheduler import Scheduler
-from engine.machine.sharing import OnLane
+from engine.machine.sharing import STREAMS, OnLane
 from engine.machine.streams import HostPool, LaneStreams
 from engine.runs.trace import CudaRecorder, HostRecorder, Span
 from engine.settings.config import load_config
@@ -85,7 +85,7 @@ class FixedWork:
 
     subject: Subject
     amount: Amount
-    critic: Any
+    priority: int
     scenario: Scenario
     outcome: Outcome | None = None
     failure: str | None = None
@@ -93,7 +93,7 @@ class FixedWork:
     replies: list[Task[Critique]] = field(default_factory=list)
 
     def run(self, begin: Begin) -> Waits:
-        subject, critic = self.subject, self.critic
+        subject, critic = self.subject, self.subject.critic(self.amount.at_once, self.priority)
         for index in range(self.amount.takes):
             start = partial(subject.generator.start, self.scenario, subject.prompt(index))
             self.takes.append(begin(self._task(GENERATE, index, start)))
@@ -120,10 +120,10 @@ class FixedWork:
 
 @dataclass(slots=True, kw_only=True)
 class Subject:
-    """The loaded models. `with_slots` gives the critic slots for so many replies at once."""
+    """The loaded models. `critics` by replies at once and priority: each has slots and graphs of its own."""
 
     generator: Any
-    with_slots: Callable[[int], Any]
+    loaded_critic: Any
     scenario: Scenario
     device: torch.device
     lanes: LaneStreams
@@ -135,27 +135,39 @@ class Subject:
             text=self.scenario.text, negative=self.generator.negative_prompt, seed=index, revision=0
         )
 
-    def run(self, amount: Amount, on_lane: OnLane, *, overlap: bool = True) -> Ran:
-        """RuntimeError with the reason where a task failed."""
-        critic = self._critic(amount.at_once, on_lane)
-        work = FixedWork(subject=self, amount=amount, critic=critic, scenario=self.scenario)
+    def critic(self, at_once: int, priority: int) -> Any:
+        key = at_once, priority
+        if key not in self.critics:
+            self.critics[key] = _with_slots(self.loaded_critic, at_once)
+        return self.critics[key]
+
+    def run(
+        self,
+        amount: Amount,
+        on_lane: OnLane,
+        *,
+        overlap: bool = True,
+        priority: int = STREAMS.critic_priority,
+        threads: bool = True,
+    ) -> Ran:
+        """RuntimeError with the reason where a task failed. `threads`: the lanes have host threads."""
+        work = FixedWork(subject=self, amount=amount, priority=priority, scenario=self.scenario)
         whole: Any = work  # the part of a ScenarioLoop that the scheduler knows
         num_threads = sum(LANE_JOBS[lane] for lane in HOST_LANES)
-        on_gpu = self.device.type == "cuda"
         with (
             GpuSampler() as sampler,
             HostPool(num_threads) as host,
-            lane_threads(on_gpu and overlap) as threads,
+            lane_threads(threads and overlap and self.device.type == "cuda") as own,
         ):
             self._settle()
-            recorder = CudaRecorder() if on_gpu else HostRecorder()
+            recorder = CudaRecorder() if self.device.type == "cuda" else HostRecorder()
             began_s = time.perf_counter()
             lanes = make_lanes(
                 host=host,
                 recorder=recorder,
                 progress=Nobody(),
                 on_lane=on_lane,
-                threads=threads,
+                threads=own,
                 widths={CRITIQUE: amount.at_once},
             )
             for _ in Scheduler([whole], lanes, progress=Nobody(), overlap=overlap).run():
@@ -173,17 +185,6 @@ class Subject:
             tokens=sum(critique.num_tokens for critique in critiques),
             gpu=sampler.summary(),
         )
-
-    def _critic(self, at_once: int, on_lane: OnLane) -> Any:
-        """By replies at once and priority of the lane: both are those of the graphs of its slots."""
-        priority = 0
-        with on_lane(CRITIQUE):
-            if self.device.type == "cuda":
-                priority = torch.cuda.current_stream(self.device).priority
-        key = at_once, priority
-        if key not in self.critics:
-            self.critics[key] = self.with_slots(at_once)
-        return self.critics[key]
 
     def show(self) -> None:
         """Makes the take that is critiqued, with what a first take has to compile."""
@@ -227,7 +228,7 @@ def subject_of(folder: Path, size: Size, *, steps: int, preset: str) -> Subject:
     device = torch.device(prepared.device, 0) if on_gpu else torch.device("cpu")
     return Subject(
         generator=generator,
-        with_slots=partial(_with_slots, critic),
+        loaded_critic=critic,
         scenario=prepared.usable[0],
         device=device,
         lanes=LaneStreams(device),

@@ -25,9 +25,9 @@ def cuda_like(monkeypatch: pytest.MonkeyPatch) -> LaneStreams:
 
     lanes = LaneStreams(CPU)
     lanes.streams.update(generate=Stream("g"), critique=Stream("c"))  # type: ignore[arg-type]
-    monkeypatch.setattr(sharing, "_stream", lambda device, priority: Stream(f"at {priority}"))
+    monkeypatch.setattr(sharing, "_stream", lambda device, priority: Stream(f"priority {priority}"))
     monkeypatch.setattr(
-        green_context, "stream_without", lambda device, n, p: (Stream(f"without {n} at {p}"), 132 - n)
+        green_context, "stream_without", lambda device, n, priority: (Stream(f"without {n} at {priority}"), n)
     )
     return lanes
 
@@ -58,8 +58,7 @@ def test_each_sharing_gives_the_lanes_their_streams(
 
     assert of(STREAMS) == ("g", "c", "")
     assert of(ONE_STREAM) == ("g", "g", "")
-    assert of(Sharing(name="x", ahead=0)) == ("g", "at -1", "")
-    assert of(Sharing(name="x", ahead=1)) == ("g", "at -2", "")
+    assert of(Sharing(name="x", critic_priority=-2)) == ("g", "priority -2", "")
     assert of(Sharing(name="x", green_sms=16)) == ("without 16 at -1", "c", "")
     assert dict(cuda_like.streams) == {"generate": "g", "critique": "c"}, "the lanes' own are as they were"
 

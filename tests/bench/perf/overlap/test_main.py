@@ -39,7 +39,7 @@ def test_tiny_models_run_in_every_way_of_a_cpu(tmp_path: Path) -> None:
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that are not loaded and runs of no time; turns on one stream break."""
 
-    def ran(self: Any, amount: Any, on_lane: Any, *, overlap: bool = True) -> Ran:
+    def ran(self: Any, amount: Any, on_lane: Any, **ways: Any) -> Ran:
         if on_lane == ONE_STREAM:
             raise RuntimeError("out of memory")
         replies = ["r"] * amount.replies
@@ -58,7 +58,9 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
         notes = {"forward": "fast"}
 
     nothing: Any = None
-    made = Subject(generator=Generator(), with_slots=nothing, scenario=nothing, device=nothing, lanes=nothing)
+    made = Subject(
+        generator=Generator(), loaded_critic=nothing, scenario=nothing, device=nothing, lanes=nothing
+    )
     monkeypatch.setattr("bench.perf.overlap.work.subject_of", lambda *_, **__: made)
     monkeypatch.setattr(Subject, "show", lambda self: None)
     monkeypatch.setattr(Subject, "run", ran)
@@ -74,7 +76,7 @@ def test_a_way_that_fails_has_its_reason(tmp_path: Path) -> None:
     status, document = run(tmp_path)
     reasons = {way["sharing"]: way.get("reason") for way in document["ways"]}
     assert reasons[ONE_STREAM.name] == "RuntimeError: out of memory"
-    assert reasons["green context without 16"] == "wrong" and reasons["equal priority"] is None
+    assert reasons["green context without 16"] == "wrong" and reasons["streams, equal"] is None
     assert status == 0 and "four_step_over_slicing" not in document["summary"]
     assert document["notes_of_models"] == {"forward": "fast"}
 

@@ -103,5 +103,5 @@ def test_each_amount_has_its_own_critic_and_turns() -> None:
     assert find(modes, GENERATION, 4) is find(modes, GENERATION, 1)
     warm = [mode for mode in modes if mode.warms]
     assert {(mode.sharing.name, mode.amount.at_once) for mode in warm} >= {
-        (STREAMS.name, 1), (STREAMS.name, 4), (ONE_STREAM.name, 1), ("equal priority", 1),
+        (STREAMS.name, 1), (STREAMS.name, 4), (ONE_STREAM.name, 1), ("streams, equal", 1),
     }  # fmt: skip

@@ -11,36 +11,49 @@ import torch
 
 from bench.perf.end_to_end.stand_in import Answered
 from bench.perf.overlap.work import Amount, Subject
-from engine.machine.sharing import SHARINGS, shared
-from engine.machine.streams import LaneStreams
+from engine.machine.sharing import SHARINGS, STREAMS, shared
+from engine.machine.streams import HostFence, LaneStreams
+from engine.protocols import Fence
 from engine.types import Video
 
 
+class Reply(Answered[Any]):
+    """Of two steps; notes how many of its kind are under way."""
+
+    def __init__(self, models: Models) -> None:
+        super().__init__(SimpleNamespace(raw="{}", num_tokens=7))
+        self.models, self.steps_left = models, 2
+
+    def launch(self) -> Fence:
+        self.models.open += self.steps_left == 2
+        self.models.most = max(self.models.most, self.models.open)
+        self.steps_left -= 1
+        self.models.open -= self.steps_left == 0
+        return HostFence()
+
+
 class Models:
-    """Generator and critic: frames of the seed, replies of one text; for how many it was given slots."""
+    """Generator and critic: frames of the seed, replies of one text."""
 
     negative_prompt = ""
 
     def __init__(self, fault: str = "") -> None:
-        self.room: list[int] = []
+        self.open = self.most = 0
         self.fault = fault
-
-    def with_slots(self, at_once: int) -> Models:
-        self.room.append(at_once)
-        return self
 
     def start(self, scenario: Any, prompt: Any, video: Any = None) -> Answered[Any]:
         if video is None:
             return Answered(Video(frames=np.full((1, 2, 2, 3), prompt.seed, np.uint8), fps=1.0))
         if self.fault:
             raise ValueError(self.fault)
-        return Answered(SimpleNamespace(raw="{}", num_tokens=7))
+        return Reply(self)
 
 
 def subject(models: Models) -> Subject:
     return Subject(
         generator=models,
-        with_slots=models.with_slots,
+        loaded_critic=models,
+        critics={(count, STREAMS.critic_priority): models for count in (1, 3)},
         scenario=SimpleNamespace(id="clip", text="a ball"),  # type: ignore[arg-type]
         device=torch.device("cpu"),
         lanes=LaneStreams(torch.device("cpu")),
@@ -57,7 +70,7 @@ def test_all_work_is_done(chosen: Any, overlap: bool) -> None:
         ran = one.run(Amount(takes=2, replies=3, at_once=3), on_lane, overlap=overlap)
         again = one.run(Amount(takes=2, replies=1), on_lane)
     assert len(set(ran.takes)) == 2 and len(set(ran.replies)) == 1 and ran.tokens == 21
-    assert again.takes == ran.takes and models.room == [3, 1]
+    assert again.takes == ran.takes and models.most == (3 if overlap else 1)
     assert ran.step_ms(4) is None, "its jobs have no denoise step"
     assert ran.tokens_per_s is not None and ran.tokens_per_s > 0
 

@@ -72,16 +72,19 @@ def test_overlap(benchmark: Benchmark, way: str, size: str) -> None:
     need(way, sharing.missing(chosen, DEVICE))
     need(WEIGHTS, missing(WEIGHTS))
     forward, velocity = denoiser(size)
-    step, logits = decode_step(critic(WEIGHTS, "8b" if HAS_GPU else size), 1)
-    alone, made = logits.clone(), torch.zeros_like(velocity)
-    work: dict[str, Callable[[], object]] = {
-        GENERATE: lambda: made.copy_(forward()),
-        CRITIQUE: lambda: [step() for _ in range(TOKENS)],
-    }
-    lanes = ALONE.get(way, (GENERATE, CRITIQUE))
+    of, lanes = critic(WEIGHTS, "8b" if HAS_GPU else size), ALONE.get(way, (GENERATE, CRITIQUE))
     with shared(chosen, LaneStreams(DEVICE)) as on_lane:
         if chosen not in SHARINGS[:2]:
             need(way, sharing.self_test(on_lane, DEVICE))
+        with on_lane(CRITIQUE):  # a graph keeps the priority of the stream of its capture
+            step, logits = decode_step(of, 1)
+        if HAS_GPU:
+            torch.cuda.synchronize()
+        alone, made = logits.clone(), torch.zeros_like(velocity)
+        work: dict[str, Callable[[], object]] = {
+            GENERATE: lambda: made.copy_(forward()),
+            CRITIQUE: lambda: [step() for _ in range(TOKENS)],
+        }
         call = both(work, lanes, on_lane)
         logits.zero_()
         call()

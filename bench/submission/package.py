@@ -20,7 +20,7 @@ from bench.submission.rules import Size, parse_size, timing_problems
 from bench.submission.runs import Run, is_verified, prompt_variant, reported_scores
 from engine.datasets.physics_iq import NUM_CASES, cases_of, descriptions_path, read_descriptions
 from engine.errors import ConfigError, VideoError
-from engine.video.files import Header, probe, read_header, refuse_mirrored
+from engine.video.files import Header, probe, read_header, refuse_damaged, refuse_mirrored
 
 RUN_ID: Final = re.compile(r"[a-z0-9]+__[a-z0-9.-]+__(\d{4}-\d{2}-\d{2})")
 _RUN_ID_FORM = "organization__model__YYYY-MM-DD of small letters and digits, in the model also . and -"
@@ -155,7 +155,8 @@ def _check_clips(
     clips = [name for name in names if name in present]
     for number, name in enumerate(clips):
         try:
-            clip = probe(run.clips / name)  # the header alone does not show truncation
+            clip = probe(run.clips / name)
+            refuse_damaged(run.clips / name)  # a header tells neither truncation nor damage
             refuse_mirrored(run.clips / name)
             header = read_header(run.clips / name)
         except VideoError as error:

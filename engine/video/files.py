@@ -89,6 +89,15 @@ def probe(path: Path) -> Clip:
     return Clip(path=path, fps=float(shown.rate), num_frames=shown.count, width=width, height=height)
 
 
+def refuse_damaged(path: Path, threads: int = 0) -> None:
+    """Decode all of a clip for those who copy it, or read its pixels by a library that tells no damage.
+
+    `threads` of the decoder, each of which holds a frame; 0: one a core. Raises VideoError as `read_frames`.
+    """
+    for _ in stream_frames(probe(path), indices=(), threads=threads):
+        raise AssertionError("no frame was asked for")
+
+
 def refuse_mirrored(path: Path) -> None:
     """Raise VideoError for a clip that OpenCV reads wrongly: of a display matrix it takes the angle alone."""
     with opened(path) as (container, stream):
@@ -136,14 +145,18 @@ def stream_frames(
     height: int | None = None,
     indices: Collection[int] | None = None,
     like_opencv: bool = False,
+    threads: int = 0,
 ) -> Iterator[Frames]:
-    """As `read_frames`, one frame [H, W, 3] at a time; a clip that is cut short raises at its end."""
+    """As `read_frames`, one frame [H, W, 3] at a time; a clip that is cut short raises at its end.
+
+    `threads` of the decoder; 0: one a core.
+    """
     assert (width is None) == (height is None), f"give both width and height, got {width} and {height}"
     keep = None if indices is None else frozenset(indices)
     size = (width or clip.width, height or clip.height)
     decoded = 0
     with opened(clip.path) as (container, stream):
-        for frame in decoded_frames(clip.path, container, stream):
+        for frame in decoded_frames(clip.path, container, stream, threads):
             if keep is None or decoded in keep:
                 yield upright_rgb(clip.path, frame, *size, like_opencv=like_opencv)
             decoded += 1
@@ -156,9 +169,9 @@ def stream_frames(
 
 
 def is_readable(path: Path) -> bool:
-    """Whether `probe` takes it: a whole video, as far as can be told without decoding."""
+    """Whether all of it decodes: a whole video, and no frame of it made up by the decoder."""
     try:
-        probe(path)
+        refuse_damaged(path)
     except VideoError:
         return False
     return True

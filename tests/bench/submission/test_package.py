@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from odd_clips import with_made_up_frame
 from submission_tree import good_card, write_card, write_clip, write_run, write_tree
 from typer.testing import CliRunner, Result
 
@@ -110,6 +111,7 @@ def stretch_a_little(root: Path) -> None:
         (lambda root: write_clip(clip(root), 80, fps=16), "16 fps, not 8: 1 (0001_"),
         (lambda root: write_clip(clip(root), 40, size=(64, 16)), "64x16, not the card's 32x16: 1"),
         (truncate, "truncated"),
+        (lambda root: with_made_up_frame(clip(root, 2)), "is truncated or damaged in frame"),
         (lambda root: clip(root).write_text("hello"), "is not a readable video"),
     ],
 )

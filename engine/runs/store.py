@@ -232,12 +232,14 @@ class RunStore:
         rows = self._database.rows(f"SELECT scenario_id, number, {column} FROM attempts")  # nosec B608
         return {(scenario_id, number): digest for scenario_id, number, digest in rows if digest is not None}
 
-    def damaged_takes(self, is_readable: Callable[[Path], bool] = Path.is_file) -> dict[str, int]:
-        """The first attempt, by scenario id, whose video is missing or is not the one that was stored.
+    def changed_takes(
+        self, is_readable: Callable[[Path], bool] = Path.is_file
+    ) -> dict[tuple[str, int], Path]:
+        """Where the video should be of each attempt of which it is missing or is not the one that was stored.
 
-        is_readable: asked of takes of older runs, of which no digest is known.
+        By scenario id and number. is_readable: asked of takes of older runs, of which no digest is known.
         """
-        digests, found = self.video_digests(), dict[str, int]()
+        digests, found = self.video_digests(), {}
         for name, number, place in self._database.rows(
             "SELECT scenario_id, number, video_path FROM attempts ORDER BY scenario_id, number"
         ):
@@ -246,8 +248,15 @@ class RunStore:
             is_whole = video.is_file() and (
                 is_readable(video) if digest is None else file_digest(video) == digest
             )
-            if name not in found and not is_whole:
-                found[name] = number
+            if not is_whole:
+                found[name, number] = video
+        return found
+
+    def damaged_takes(self, is_readable: Callable[[Path], bool] = Path.is_file) -> dict[str, int]:
+        """The first of `changed_takes` by scenario id: what follows it rests on it."""
+        found: dict[str, int] = {}
+        for name, number in self.changed_takes(is_readable):
+            found.setdefault(name, number)
         return found
 
     def scenarios(self) -> tuple[Scenario, ...]:

@@ -195,19 +195,12 @@ class RunStore:
 
     def restore_chosen(self) -> tuple[str, ...]:
         """Copy to `chosen/` again what is missing or changed there, and return the names."""
-        restored, digests = [], self.video_digests()
-        for outcome in self.outcomes().values():
-            if outcome.chosen is None:
-                continue
-            take = outcome.attempts[outcome.chosen]
-            target = self.chosen_path(outcome.scenario_id)
-            digest = digests.get(
-                (outcome.scenario_id, take.index)
-            )  # without it, who knows which one is right
-            if not target.is_file() or (digest is not None and file_digest(target) != digest):
-                self._copy_chosen(outcome.scenario_id, take)
-                restored.append(target.name)
-        return tuple(restored)
+        changed, outcomes = self.changed_chosen(), self.outcomes()
+        for scenario_id in changed:
+            outcome = outcomes[scenario_id]
+            assert outcome.chosen is not None, f"{scenario_id} chose nothing"
+            self._copy_chosen(scenario_id, outcome.attempts[outcome.chosen])
+        return tuple(path.name for path in changed.values())
 
     # Where things lie and what is known.
 
@@ -250,6 +243,19 @@ class RunStore:
             )
             if not is_whole:
                 found[name, number] = video
+        return found
+
+    def changed_chosen(self) -> dict[str, Path]:
+        """Where in `chosen/` a clip is missing or is not the chosen take, by scenario id."""
+        digests, found = self.video_digests(), {}
+        for outcome in self.outcomes().values():
+            if outcome.chosen is None:
+                continue
+            clip = self.chosen_path(outcome.scenario_id)
+            # without a digest, of older runs, who knows which one is right
+            digest = digests.get((outcome.scenario_id, outcome.chosen))
+            if not clip.is_file() or (digest is not None and file_digest(clip) != digest):
+                found[outcome.scenario_id] = clip
         return found
 
     def damaged_takes(self, is_readable: Callable[[Path], bool] = Path.is_file) -> dict[str, int]:

@@ -167,6 +167,7 @@ def test_a_chosen_clip_comes_back(store: RunStore) -> None:
     clip.unlink()
     assert store.restore_chosen() == (clip.name,) and clip.read_bytes() == b"video 0"
     clip.write_bytes(b"vid")
+    assert store.changed_chosen() == {FIRST: clip}
     assert store.restore_chosen() == (clip.name,) and clip.read_bytes() == b"video 0"
 
 

@@ -92,10 +92,13 @@ def probe(path: Path) -> Clip:
 def refuse_damaged(path: Path, threads: int = 0) -> None:
     """Decode all of a clip for those who copy it, or read its pixels by a library that tells no damage.
 
-    `threads` of the decoder, each of which holds a frame; 0: one a core. Raises VideoError as `read_frames`.
+    `threads` of the decoder, each of which holds a frame; 0: one a core. Raises VideoError as `read_frames`,
+    but for colours and orientation: whoever reads the pixels asks for these.
     """
-    for _ in stream_frames(probe(path), indices=(), threads=threads):
-        raise AssertionError("no frame was asked for")
+    num_frames = shown_frames(path).count
+    with opened(path) as (container, stream):
+        decoded = sum(1 for _ in decoded_frames(path, container, stream, threads))
+    _check_count(path, decoded, num_frames)
 
 
 def refuse_mirrored(path: Path) -> None:
@@ -145,32 +148,24 @@ def stream_frames(
     height: int | None = None,
     indices: Collection[int] | None = None,
     like_opencv: bool = False,
-    threads: int = 0,
 ) -> Iterator[Frames]:
-    """As `read_frames`, one frame [H, W, 3] at a time; a clip that is cut short raises at its end.
-
-    `threads` of the decoder; 0: one a core.
-    """
+    """As `read_frames`, one frame [H, W, 3] at a time; a clip that is cut short raises at its end."""
     assert (width is None) == (height is None), f"give both width and height, got {width} and {height}"
     keep = None if indices is None else frozenset(indices)
     size = (width or clip.width, height or clip.height)
     decoded = 0
     with opened(clip.path) as (container, stream):
-        for frame in decoded_frames(clip.path, container, stream, threads):
+        for frame in decoded_frames(clip.path, container, stream):
             if keep is None or decoded in keep:
                 yield upright_rgb(clip.path, frame, *size, like_opencv=like_opencv)
             decoded += 1
-    if decoded != clip.num_frames:
-        raise VideoError(
-            f"{clip.path} is truncated or damaged: {decoded} frames decode, "
-            f"of the {clip.num_frames} counted in it",
-            fix=REPLACE,
-        )
+    _check_count(clip.path, decoded, clip.num_frames)
 
 
 def is_readable(path: Path) -> bool:
-    """Whether all of it decodes: a whole video, and no frame of it made up by the decoder."""
+    """Whether `read_frames` takes it: a whole video, and no frame of it made up by the decoder."""
     try:
+        probe(path)
         refuse_damaged(path)
     except VideoError:
         return False
@@ -256,6 +251,14 @@ def remux_mp4(source: Path, path: Path, fps: float) -> None:
             packet.stream, packet.time_base = copy, 1 / Fraction(fps).limit_denominator(1001)
             packet.pts, packet.dts, packet.duration = index, place - delay, 1
             target.mux(packet)
+
+
+def _check_count(path: Path, decoded: int, num_frames: int) -> None:
+    if decoded != num_frames:
+        raise VideoError(
+            f"{path} is truncated or damaged: {decoded} frames decode, of the {num_frames} counted in it",
+            fix=REPLACE,
+        )
 
 
 def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[int]:

@@ -39,7 +39,7 @@ ROOMS = {
     "quant": "kernels",
     "denoise": "settings machine quant kernels",
     "generators": "settings machine video quant denoise kernels",
-    "critics": "machine video quant kernels",
+    "critics": "settings machine video quant kernels",
     "selectors": "machine video loop",
     "loop": "runs video",
     "build": "settings machine video runs datasets denoise loop kernels",

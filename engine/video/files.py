@@ -89,6 +89,18 @@ def probe(path: Path) -> Clip:
     return Clip(path=path, fps=float(shown.rate), num_frames=shown.count, width=width, height=height)
 
 
+def refuse_damaged(path: Path, threads: int = 0) -> None:
+    """Decode all of a clip for those who copy it, or read its pixels by a library that tells no damage.
+
+    `threads` of the decoder, each of which holds a frame; 0: one a core. Raises VideoError as `read_frames`,
+    but for colours and orientation: whoever reads the pixels asks for these.
+    """
+    num_frames = shown_frames(path).count
+    with opened(path) as (container, stream):
+        decoded = sum(1 for _ in decoded_frames(path, container, stream, threads))
+    _check_count(path, decoded, num_frames)
+
+
 def refuse_mirrored(path: Path) -> None:
     """Raise VideoError for a clip that OpenCV reads wrongly: of a display matrix it takes the angle alone."""
     with opened(path) as (container, stream):
@@ -147,18 +159,14 @@ def stream_frames(
             if keep is None or decoded in keep:
                 yield upright_rgb(clip.path, frame, *size, like_opencv=like_opencv)
             decoded += 1
-    if decoded != clip.num_frames:
-        raise VideoError(
-            f"{clip.path} is truncated or damaged: {decoded} frames decode, "
-            f"of the {clip.num_frames} counted in it",
-            fix=REPLACE,
-        )
+    _check_count(clip.path, decoded, clip.num_frames)
 
 
 def is_readable(path: Path) -> bool:
-    """Whether `probe` takes it: a whole video, as far as can be told without decoding."""
+    """Whether `read_frames` takes it: a whole video, and no frame of it made up by the decoder."""
     try:
         probe(path)
+        refuse_damaged(path)
     except VideoError:
         return False
     return True
@@ -243,6 +251,14 @@ def remux_mp4(source: Path, path: Path, fps: float) -> None:
             packet.stream, packet.time_base = copy, 1 / Fraction(fps).limit_denominator(1001)
             packet.pts, packet.dts, packet.duration = index, place - delay, 1
             target.mux(packet)
+
+
+def _check_count(path: Path, decoded: int, num_frames: int) -> None:
+    if decoded != num_frames:
+        raise VideoError(
+            f"{path} is truncated or damaged: {decoded} frames decode, of the {num_frames} counted in it",
+            fix=REPLACE,
+        )
 
 
 def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[int]:

@@ -169,6 +169,46 @@ def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     assert int(slots._state.budget[0]) == 0
 
 
+class Failing(OnlyEven):
+    """A grammar that breaks in the middle of a reply, as whatever a scenario's job does may."""
+
+    def consume(self, token: int) -> None:
+        super().consume(token)
+        if len(self.told) == 2:
+            raise RuntimeError("broken")
+
+
+@PLACES
+@pytest.mark.parametrize("drafts", [0, 7])
+def test_a_reply_that_fails_leaves_its_neighbours_and_its_slot_as_they_were(
+    place: tuple[str, torch.dtype], drafts: int
+) -> None:
+    model, slots = slots_on(place, drafts=drafts)
+    alone = [finish(reply(model, slots_on(place, drafts=drafts)[1], prompt))[0] for prompt in PROMPTS]
+    first, failing, third = (
+        reply(model, slots, PROMPTS[0]),
+        reply(model, slots, PROMPTS[1], seed=3, grammar=Failing()),
+        reply(model, slots, PROMPTS[2]),
+    )
+    for decoding in (first, failing, third):
+        decoding.prefill().wait()
+    with pytest.raises(RuntimeError, match="broken"):
+        for _ in range(LIMIT):
+            for decoding in (first, third, failing):
+                decoding.extend().wait()
+    assert not first.finished and not third.finished, "the failure has to come in their middle"
+    slot = failing._slot
+    del failing, decoding  # as a lane drops the job of a scenario that failed
+    gc.collect()
+    after = reply(model, slots, PROMPTS[3])
+    assert finish(after)[0] == alone[3] and after._slot == slot
+    for _ in range(LIMIT):
+        for decoding in (first, third):
+            if not decoding.finished:
+                decoding.extend().wait()
+    assert [first.tokens(), third.tokens()] == [alone[0], alone[2]]
+
+
 def test_a_reply_that_another_thread_drops_disturbs_no_step() -> None:
     """The lane's thread may be writing; the slot stops at its next call, and is then free."""
     model, slots = slots_on(("cpu", torch.float32))

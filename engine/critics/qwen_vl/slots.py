@@ -119,7 +119,6 @@ class Slots:
         self._eos = torch.tensor(eos_ids, device=device)
         self._cache = step.empty_cache(0, 0)
         self._state = State.of(0, max_new_tokens, step.vocab_size, device)
-        self._seen: list[Tensor] = []
         self._at_once = at_once
         self._free: list[int] = []
         self._given_back: deque[int] = deque()
@@ -130,15 +129,11 @@ class Slots:
         """A slot that nobody else has; at most MAX_SLOTS."""
         self._clear()
         if not self._free:
-            before = len(self._seen)
+            before = len(self._state.token)
             assert before < MAX_SLOTS, f"all of {MAX_SLOTS} slots are taken"
             slots = max(self._at_once, before + 1)
             self._resize(slots, self._cache.length)
-            pinned = self.device.type == "cuda"
-            for slot in range(before, slots):
-                seen = torch.zeros(self.max_new_tokens + 3, dtype=torch.int64, pin_memory=pinned)
-                self._seen.append(seen)
-                self._free.append(slot)
+            self._free += range(before, slots)
         return self._free.pop(0)
 
     def give_back(self, slot: int) -> None:
@@ -173,7 +168,7 @@ class Slots:
         replies, the likeliest last.
         """
         length = prompt.length + self.max_new_tokens + DRAFTS
-        self._resize(len(self._seen), max(self._cache.length, length))
+        self._resize(len(self._state.token), max(self._cache.length, length))
         cache, state = self._cache, self._state
         for mine, given in zip((*cache.keys, *cache.values), (*prompt.keys, *prompt.values), strict=True):
             mine[slot, :, : prompt.length].copy_(given[0])
@@ -217,8 +212,9 @@ class Slots:
     @torch.inference_mode()
     def publish(self, slot: int) -> Tensor:
         """[T + 3] in pinned memory, as `State.record`, right once what is enqueued so far has run."""
-        self._seen[slot].copy_(self._state.record[slot], non_blocking=True)
-        return self._seen[slot]
+        record = self._state.record[slot]
+        seen = torch.empty_like(record, device="cpu", pin_memory=self.device.type == "cuda")
+        return seen.copy_(record, non_blocking=True)
 
     def _advance(self, which: slice, *, steered: bool) -> None:
         """A step of some slots: the last token of each, and drafts of those that may follow."""

@@ -11,11 +11,13 @@ import torch
 from tiny_vlm import tiny_model, tiny_tokenizer
 from torch import Tensor
 
+from engine.critics.qwen_vl import decode as decode_module
 from engine.critics.qwen_vl import slots as slots_module
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ModelError
+from engine.machine.streams import HostFence
 
 CUDA = pytest.param(("cuda", torch.bfloat16), marks=pytest.mark.gpu)
 PLACES = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
@@ -156,6 +158,32 @@ def test_slots_grow_while_replies_are_being_written(place: tuple[str, torch.dtyp
     assert [first.tokens(), second.tokens()] == alone
 
 
+class Late(HostFence):
+    """Done when the test says so, as a chunk on a GPU is."""
+
+    over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
+def test_the_end_is_seen_while_the_next_chunk_runs(monkeypatch: Any) -> None:
+    """Two chunks are always in flight in a run; waiting for both would write on to the token limit."""
+    model, slots = slots_on(("cpu", torch.float32))
+    whole = finish(reply(model, slots, PROMPTS[0]))[0]
+    slots.eos_ids, slots._eos = (whole[7],), torch.tensor([whole[7]])
+    made: list[Late] = []
+    monkeypatch.setattr(decode_module, "fence", lambda device: made.append(Late()) or made[-1])
+    one = reply(model, slots, PROMPTS[0])
+    one.prefill()
+    while not one.finished:
+        one.extend()
+        made[-2].over = True  # the last one but one: one chunk stays in flight
+    end = whole.index(whole[7])
+    assert one.tokens() == whole[:end] and not made[-1].over
+    assert len(made) == 1 + -(-end // 5) + 1, "one chunk more than the answer has"
+
+
 def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     model, slots = slots_on(("cpu", torch.float32))
     for prompt in PROMPTS:
@@ -165,7 +193,7 @@ def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     dropped.prefill()
     del dropped
     gc.collect()
-    assert len(slots._seen) == 1 and slots.take() == 0
+    assert len(slots._state.token) == 1 and slots.take() == 0
     assert int(slots._state.budget[0]) == 0
 
 
@@ -228,7 +256,7 @@ def test_slots_come_several_at_a_time() -> None:
     model, slots = slots_on(("cpu", torch.float32), at_once=3)
     expected = [finish(reply(model, slots_on(("cpu", torch.float32))[1], prompt))[0] for prompt in PROMPTS]
     assert finish(*(reply(model, slots, prompt) for prompt in PROMPTS)) == expected
-    assert len(slots._seen) == max(3, len(PROMPTS))
+    assert len(slots._state.token) == max(3, len(PROMPTS))
 
 
 def test_where_there_is_no_memory_for_another_slot_the_others_go_on(monkeypatch: Any) -> None:
@@ -244,7 +272,7 @@ def test_where_there_is_no_memory_for_another_slot_the_others_go_on(monkeypatch:
         patched.setattr(slots.step, "empty_cache", full)
         with pytest.raises(torch.OutOfMemoryError):
             reply(model, slots, PROMPTS[0]).prefill()
-    assert len(slots._seen) == 1
+    assert len(slots._state.token) == 1
     while not first.finished:
         first.extend().wait()
     assert [first.tokens()] == expected

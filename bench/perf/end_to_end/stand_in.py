@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from engine.critics.qwen_vl.schema import parse_critique, parse_plan
 from engine.machine.streams import HostFence
 from engine.protocols import Fence
-from engine.types import Critique, Footprint, PlanReply, Prompt, Scenario, Video, VideoSpec
+from engine.types import Critique, Footprint, PhysicsPlan, PlanReply, Prompt, Scenario, Video, VideoSpec
 
 T = TypeVar("T")
 
@@ -44,7 +44,9 @@ class InstantCritic:
         assert plan is not None, "the fixed reply holds a plan"
         return Answered(PlanReply(plan=plan, raw=self.reply, num_tokens=0, seconds=0.0))
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Answered[Critique]:
+    def start(
+        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+    ) -> Answered[Critique]:
         return Answered(parse_critique(self.reply, num_tokens=0, seconds=0.0))
 
     def footprint(self, spec: VideoSpec) -> Footprint:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PLAN_INSTRUCTION
+from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PATCH_INSTRUCTION, PLAN_INSTRUCTION
 from engine.errors import ModelError, nearest
 from kernels.files import read_json
 
@@ -22,6 +22,7 @@ LARGEST = {"num_prefix_frames": 256, "num_take_frames": 256, "frame_px": 4096, "
 class CriticSettings:
     plan_instruction: str = PLAN_INSTRUCTION
     critique_instruction: str = CRITIQUE_INSTRUCTION
+    patch_instruction: str = PATCH_INSTRUCTION  # of a critique that writes only what changes of the plan
     num_prefix_frames: int = 8
     num_take_frames: int = 16
     frame_px: int = 448  # longer side of a frame

@@ -14,7 +14,7 @@ def test_the_reply_is_plan_and_critique() -> None:
     tokenizer, chain = critic_tokenizer(120)
     critic: Critic = InstantCritic(reply=tokenizer.decode(chain))
     nothing: Any = None
-    plan, critique = critic.plan(nothing), critic.start(nothing, nothing, nothing)
+    plan, critique = critic.plan(nothing), critic.start(nothing, nothing, nothing, nothing)
     for job in (plan, critique):
         assert job.steps_left == 1 and job.launch().done() and job.steps_left == 0
     assert critique.result().verdict is Verdict.REVISE and critique.result().num_tokens == 0

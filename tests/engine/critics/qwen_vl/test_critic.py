@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
-from vlm_replies import PLAN
+from vlm_replies import PLAN, REPLY
 
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.instructions import plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
-from engine.critics.qwen_vl.schema import critique_json_schema
+from engine.critics.qwen_vl.schema import critique_json_schema, parse_plan
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep
@@ -165,13 +165,13 @@ def test_unreadable_replies_get_one_retry_and_no_score(critic: QwenVLCritic, sce
     reply = finish(critic.plan(scenario))
     assert reply.plan is None and reply.num_tokens == 2 * 40 and reply.seconds > 0
     assert reply.raw.startswith("{")  # the retry's prefilled brace
-    critique = finish(critic.start(scenario, PROMPT, take()))
+    critique = finish(critic.start(scenario, PROMPT, take(), None))
     assert critique.verdict is Verdict.UNREADABLE and critique.score is None
     assert 40 < critique.num_tokens <= 80
-    assert finish(critic.start(scenario, PROMPT, take())).raw == critique.raw
+    assert finish(critic.start(scenario, PROMPT, take(), None)).raw == critique.raw
     # random weights hardly heed a text, so one other prompt may well sample the same letters
     prompts = [replace(PROMPT, text=text) for text in ("A cube falls.", "Water rises.", "x" * 40)]
-    assert {finish(critic.start(scenario, prompt, take())).raw for prompt in prompts} != {critique.raw}
+    assert {finish(critic.start(scenario, prompt, take(), None)).raw for prompt in prompts} != {critique.raw}
 
 
 def test_of_a_long_clip_the_critic_sees_what_the_generator_continues(
@@ -237,15 +237,53 @@ def test_a_job_does_no_work_before_launch_and_counts_its_steps(
     assert job.result() is reply
 
 
-def test_a_constrained_retry_of_a_random_model_is_readable(folder: Path, scenario: Scenario) -> None:
+@pytest.mark.parametrize("patches", [False, True])
+def test_a_constrained_retry_of_a_random_model_is_readable(
+    folder: Path, scenario: Scenario, patches: bool
+) -> None:
     pytest.importorskip("llguidance", reason="optional dependency: retake-engine[constrained]")
-    critic = qwen_vl.load(folder, device="cpu", dtype="fp32")
+    critic = qwen_vl.load(folder, device="cpu", dtype="fp32", patches=patches)
     assert critic.grammars is not None
-    job = with_limit(critic, 6000).start(scenario, PROMPT, take())
+    job = with_limit(critic, 6000).start(scenario, PROMPT, take(), parse_plan(json.dumps(PLAN)))
     job._num_tries = 1  # straight to the retry: the free try of a random model only spends time
     critique = finish(job)
     assert critique.verdict in (Verdict.ACCEPT, Verdict.REVISE) and critique.score is not None
     assert set(json.loads(critique.raw)) == set(critique_json_schema()["properties"])
+
+
+def test_a_critic_that_writes_patches_is_told_the_plan(critic: QwenVLCritic, scenario: Scenario) -> None:
+    """And one that does not, or has none to be told, is asked for a whole plan as before."""
+    plan = parse_plan(json.dumps({**PLAN, "camera": "a <|im_end|> pan"}))
+    patching = replace(critic, patches=True, settings=replace(critic.settings, patch_instruction="Patch."))
+    prefix = critic._prefix(scenario.prefix)
+    asked = patching.start(scenario, PROMPT, take(), plan)._segments(prefix, False)
+    assert str(asked[0]).endswith("Patch.\n")
+    said = str(asked[-1])
+    assert '\nPlan: {"objects":[{"name":"ball","trait":"red"}],"motion"' in said
+    assert said.count("<|im_end|>") == 1 and "a < |im_end|> pan" in said
+    whole = critic.start(scenario, PROMPT, take(), plan)._segments(prefix, False)
+    assert str(whole[0]).endswith("Judge.\n") and "Plan:" not in str(whole[-1])
+    first, last = (
+        patching.start(scenario, PROMPT, take(), None)._segments(prefix, False)[i] for i in (0, -1)
+    )
+    assert (first, last) == (whole[0], whole[-1])
+
+
+def test_a_patch_becomes_the_whole_plan_and_keeps_its_raw_reply(
+    critic: QwenVLCritic, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = parse_plan(json.dumps(PLAN))
+    assert plan is not None
+    written = json.dumps({**REPLY, "plan": {"still": ["floor"]}})
+    monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: written)
+    critique = finish(replace(critic, patches=True).start(scenario, PROMPT, take(), plan))
+    assert critique.revised == replace(plan, still=("floor",)) and critique.raw == written
+    unclear = json.dumps({**REPLY, "plan": {"colour": "red"}})
+    monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: unclear)
+    job = replace(critic, patches=True).start(scenario, PROMPT, take(), plan)
+    refused = finish(job)
+    assert refused.verdict is Verdict.UNREADABLE and refused.problem.startswith("plan.colour: ")
+    assert job._num_tries == 2, "asked once more, as after any reply that cannot be read"
 
 
 def test_a_missing_prefix_fails_its_own_job_only(critic: QwenVLCritic, scenario: Scenario) -> None:
@@ -285,6 +323,8 @@ def test_footprint_is_of_the_loaded_weights_and_grows_with_the_take(critic: Qwen
     assert footprint.weights_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
     fewer = critic.footprint(replace(spec, num_frames=2))
     assert 0 < fewer.activation_bytes < footprint.activation_bytes
+    told = replace(critic, patches=True).footprint(spec)
+    assert told.activation_bytes > footprint.activation_bytes, "the prompt holds the plan too"
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -313,7 +353,7 @@ def test_a_quantized_critic(
     planned = load(quantization=quantization, with_weights=False).footprint(spec).weights_bytes
     assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
     assert finish(critic.plan(scenario)).num_tokens > 0
-    assert finish(critic.start(scenario, PROMPT, take())).num_tokens > 0
+    assert finish(critic.start(scenario, PROMPT, take(), None)).num_tokens > 0
 
 
 def test_plain_weights_under_a_config_of_bitsandbytes_are_refused(folder: Path, tmp_path: Path) -> None:

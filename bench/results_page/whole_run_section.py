@@ -16,6 +16,7 @@ RATIOS = {
     "exact_over_script": "exact against the user's script",
     "fast_over_script": "fast against the user's script",
     "fast_over_best_stock": "fast against the best stock script",
+    "patches_over_script": "fast with critiques as patches against the user's script",
     "fastest_over_script": "fastest against the user's script",
     "exact_overlap_over_sequential": "overlap against one job at a time, exact",
     "fast_overlap_over_sequential": "overlap against one job at a time, fast",
@@ -51,10 +52,12 @@ def whole_run(file: ResultFile) -> md.Section:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     takes = settings["loops"] + 1
+    patch = settings.get("patch_tokens")  # older files do not have it
+    shorter = f" ({patch} a critique that is a patch)" if patch else ""
     return (
         f"Models of size {settings['size']}, {settings['steps']} denoise steps, a critic in format "
-        f"{settings['quantization']} that writes {settings['reply_tokens']} tokens a reply; of each scenario "
-        f"one plan, {takes} takes and {takes} critiques."
+        f"{settings['quantization']} that writes {settings['reply_tokens']} tokens a reply{shorter}; of each "
+        f"scenario one plan, {takes} takes and {takes} critiques."
     )
 
 

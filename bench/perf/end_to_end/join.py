@@ -13,6 +13,7 @@ from bench.perf.end_to_end.variants import (
     EXACT,
     EXACT_SEQUENTIAL,
     FAST,
+    FAST_PATCHES,
     FAST_SEQUENTIAL,
     FASTEST,
     GENERATION_ONLY,
@@ -21,6 +22,7 @@ from bench.perf.end_to_end.variants import (
     VARIANTS,
 )
 from engine.errors import ConfigError
+from engine.settings.config import PATCH
 from kernels.files import read_json
 
 KIND, PART_KIND = "end_to_end", "end_to_end_part"
@@ -32,6 +34,7 @@ RATIOS = {
     "exact_over_script": (SCRIPT, EXACT),
     "fast_over_script": (SCRIPT, FAST),
     "fast_over_best_stock": (SCRIPT_BEST, FAST),
+    "patches_over_script": (SCRIPT, FAST_PATCHES),
     "fastest_over_script": (SCRIPT, FASTEST),
     "exact_overlap_over_sequential": (EXACT_SEQUENTIAL, EXACT),
     "fast_overlap_over_sequential": (FAST_SEQUENTIAL, FAST),
@@ -41,8 +44,9 @@ COLD_RATIOS = {"fast_over_script_cold": (SCRIPT, FAST)}
 """The same of processes without a warm-up that did as many scenarios: what the first ones cost."""
 PAIRS = ((EXACT, EXACT_SEQUENTIAL), (FAST, FAST_SEQUENTIAL))
 NOTES = (
-    "random weights: speed and memory only; the critic's reply is one fixed text, so that every variant "
-    "decodes the same tokens",
+    "random weights: speed and memory only; the critic's replies are fixed texts, so that every variant "
+    "decodes the same tokens; as a patch the critique lacks the fields that it does not change of the plan, "
+    "both of which the bundled critic wrote",
     "seconds per scenario are the whole makespan over the number of scenarios: filling the pipeline counts",
     "frames are read and written, prompts built and replies read by Retake's functions in the script too",
     "a text encoder of the right width and few layers stands in for UMT5-XXL, in all variants",
@@ -63,7 +67,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
     parts.sort(key=lambda part: (not part["warm_up"], order.index(part["variant"])))
     warm = {part["variant"]: part for part in parts if part["warm_up"]}
     cold = {part["variant"]: part for part in parts if not part["warm_up"]}
-    checks = list(_checks(warm))
+    checks = list(_checks(warm, settings))
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -117,14 +121,18 @@ def _is_first_take(part: Part) -> bool:
     return bool(part["variant"] == FAST.name and cached and "process_to_first_take_s" in part)
 
 
-def _checks(warm: Mapping[str, Part]) -> Iterator[dict[str, Any]]:
+def _checks(warm: Mapping[str, Part], settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Only of what is there; each says what it found."""
     judged = {name: part for name, part in warm.items() if VARIANTS[name].critic and part["num_done"]}
-    if judged:
-        tokens = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
-        equal = len({tuple(counts) for counts in tokens.values()}) == 1
-        same = len(next(iter(tokens.values()))) == 1
-        yield _check("every variant decodes as many tokens a scenario", equal and same, tokens)
+    counts = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
+    patches = {name: counts.pop(name) for name in judged if VARIANTS[name].critique_form == PATCH}
+    if patches:
+        expected = settings["reply_tokens"] + (settings["loops"] + 1) * settings["patch_tokens"]
+        holds = all(found == [expected] for found in patches.values())
+        yield _check("critiques that are patches have as many tokens as real ones", holds, patches)
+    if counts:
+        same = len({count for found in counts.values() for count in found}) == 1
+        yield _check("every variant decodes as many tokens a scenario", same, counts)
     failures = {
         f"{name} {scenario}": facts["failure"]
         for name, part in warm.items()
@@ -136,6 +144,8 @@ def _checks(warm: Mapping[str, Part]) -> Iterator[dict[str, Any]]:
     for one, other in PAIRS:
         yield from _same(warm, one.name, other.name, ("takes", "chosen", "stopped", "failure"), "outcomes")
     yield from _same(warm, FAST.name, GENERATION_ONLY.name, ("pixels",), "takes")
+    same = ("pixels", "judged", "chosen", "stopped", "failure")
+    yield from _same(warm, FAST.name, FAST_PATCHES.name, same, "takes, verdicts and merged plans")
 
 
 def _same(
@@ -158,6 +168,8 @@ def _same(
 def _of(facts: Mapping[str, Any], key: str) -> Any:
     if key == "pixels":
         return [(take["prompt_sha256"], take["seed"], take["video_sha256"]) for take in facts["takes"]]
+    if key == "judged":
+        return [(take["score"], take["verdict"], take["plan_sha256"]) for take in facts["takes"]]
     return facts.get(key)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.settings.config import FULL, PATCH
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
@@ -15,6 +17,7 @@ class Variant:
     overlap: bool = True
     critic: bool = True
     best_stock: bool = False
+    critique_form: str = FULL
 
     @property
     def is_script(self) -> bool:
@@ -40,6 +43,12 @@ FAST = Variant(name="fast", says="preset fast", preset="fast")
 FAST_SEQUENTIAL = Variant(
     name="fast-sequential", says="fast, one job at a time", preset="fast", overlap=False
 )
+FAST_PATCHES = Variant(
+    name="fast-patches",
+    says="preset fast, critiques that write only what changes of the plan",
+    preset="fast",
+    critique_form=PATCH,
+)
 FASTEST = Variant(name="fastest", says="preset fastest", preset="fastest")
 GENERATION_ONLY = Variant(
     name="fast-generation-only",
@@ -56,6 +65,7 @@ VARIANTS = {
         EXACT_SEQUENTIAL,
         FAST,
         FAST_SEQUENTIAL,
+        FAST_PATCHES,
         FASTEST,
         GENERATION_ONLY,
     )

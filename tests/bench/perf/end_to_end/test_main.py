@@ -13,6 +13,7 @@ from whole_runs import tiny_models
 from bench.perf.end_to_end import engine_run
 from bench.perf.end_to_end.__main__ import main
 from bench.perf.end_to_end.engine_run import BudgetSpent, Watch
+from bench.perf.end_to_end.measured import Options
 from bench.perf.end_to_end.variants import VARIANTS
 from bench.results_page.page import make_page
 
@@ -43,7 +44,7 @@ def joined(folder: Path, capsys: pytest.CaptureFixture[str], *names: str) -> tup
 def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("fast", "fast-generation-only")
     fast, alone = (run(tmp_path / f"{name}.json", name, scenarios=1) for name in names)
-    assert (fast["tokens_per_scenario"], alone["tokens_per_scenario"]) == ({"clip00": 360}, {"clip00": 0})
+    assert (fast["tokens_per_scenario"], alone["tokens_per_scenario"]) == ({"clip00": 432}, {"clip00": 0})
     assert fast["tokens_per_critique_second"] > 0 and "tokens_per_critique_second" not in alone
     assert set(fast["busy_s"]) == {"generate", "critique", "encode"} and fast["complete"]
     assert fast["seconds_per_scenario"] == fast["makespan_s"]
@@ -54,6 +55,27 @@ def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     document, told = joined(tmp_path, capsys, *names)
     assert "holds: takes of fast and fast-generation-only are equal: equal in 1 scenarios" in told
     assert set(document["summary"]) == {"fast_makespan_over_generation"}
+
+
+def test_a_variant_of_patches_asks_for_them(tmp_path: Path) -> None:
+    forms = {}
+    for name, variant in VARIANTS.items():
+        options = Options(models=tmp_path, variant=variant, num_scenarios=1, num_steps=2)
+        forms[name] = [options.config(warm_up=warm_up).critic.critique_form for warm_up in (False, True)]
+    assert forms.pop("fast-patches") == ["patch", "patch"]
+    assert set(map(tuple, forms.values())) == {("full", "full")}
+
+
+@pytest.mark.slow
+def test_patches_end_like_full_critiques_with_fewer_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("fast", "fast-patches")
+    full, patches = (run(tmp_path / f"{name}.json", name, scenarios=1) for name in names)
+    assert (full["tokens_per_scenario"], patches["tokens_per_scenario"]) == ({"clip00": 432}, {"clip00": 312})
+    _, told = joined(tmp_path, capsys, *names)
+    assert "takes, verdicts and merged plans of fast and fast-patches are equal: equal in 1 scen" in told
+    assert "holds: critiques that are patches have as many tokens as real ones" in told
 
 
 @pytest.mark.slow

@@ -306,7 +306,7 @@ def load(
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
-    settings = read_settings(folder)
+    settings = read_settings(folder, patches=patches)
     parts = read_folder(
         folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
     )

@@ -29,8 +29,13 @@ class CriticSettings:
     max_new_tokens: int = 1024
 
 
-def read_settings(folder: Path) -> CriticSettings:
-    """The settings of a model folder. Raises ModelError: not a JSON object, unknown key, wrong value."""
+def read_settings(folder: Path, *, patches: bool = False) -> CriticSettings:
+    """The settings of a model folder.
+
+    Raises ModelError: not a JSON object, unknown key, wrong value; and for `patches` an instruction for
+    critiques without one for patches. The model was trained on the former, or a user wrote it: ours in its
+    place would get replies that nobody can read, or ask something else than was meant.
+    """
     path = folder / SIDECAR
     if not path.is_file():
         return CriticSettings()
@@ -43,6 +48,11 @@ def read_settings(folder: Path) -> CriticSettings:
     known = [field.name for field in fields(CriticSettings)]
     for key, value in data.items():
         _check(path, key, value, known)
+    if patches and "critique_instruction" in data and "patch_instruction" not in data:
+        raise ModelError(
+            f"{path} has a critique_instruction and no patch_instruction: its critic writes full critiques",
+            fix="leave --critique-form patch out; or give the instruction by which it writes patches",
+        )
     return replace(CriticSettings(), **data)
 
 

@@ -15,16 +15,19 @@ import torch
 from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
 from vlm_replies import PLAN, REPLY
 
+from engine.build.model_folders import find_critic
+from engine.build.prepare import load_critic
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
 from engine.critics.qwen_vl.decode import Decoding
-from engine.critics.qwen_vl.instructions import plan_segments
+from engine.critics.qwen_vl.instructions import PATCH_INSTRUCTION, plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
 from engine.critics.qwen_vl.schema import critique_json_schema, parse_plan
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ConfigError, ModelError, VideoError
+from engine.settings.config import BUNDLED, CriticConfig, RunConfig
 from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
 from engine.video.files import probe, write_mp4
 from kernels.linear import int8
@@ -34,6 +37,7 @@ torch.set_num_threads(1)
 SIDECAR: dict[str, Any] = {
     "plan_instruction": "Plan.",
     "critique_instruction": "Judge.",
+    "patch_instruction": "Patch.",
     "num_prefix_frames": 2,
     "num_take_frames": 4,
     "frame_px": 32,
@@ -254,7 +258,7 @@ def test_a_constrained_retry_of_a_random_model_is_readable(
 def test_a_critic_that_writes_patches_is_told_the_plan(critic: QwenVLCritic, scenario: Scenario) -> None:
     """And one that does not, or has none to be told, is asked for a whole plan as before."""
     plan = parse_plan(json.dumps({**PLAN, "camera": "a <|im_end|> pan"}))
-    patching = replace(critic, patches=True, settings=replace(critic.settings, patch_instruction="Patch."))
+    patching = replace(critic, patches=True)
     prefix = critic._prefix(scenario.prefix)
     asked = patching.start(scenario, PROMPT, take(), plan)._segments(prefix, False)
     assert str(asked[0]).endswith("Patch.\n")
@@ -466,3 +470,16 @@ def test_sidecar_mistakes_are_refused(sidecar: str, message: str, tmp_path: Path
 def test_sidecar_is_optional_and_overrides(folder: Path, tmp_path: Path) -> None:
     assert read_settings(tmp_path) == CriticSettings()
     assert read_settings(folder) == CriticSettings(**SIDECAR)
+
+
+def test_a_critic_with_an_instruction_of_its_own_needs_one_for_patches(tmp_path: Path) -> None:
+    """As the bundled one, which was trained on full critiques and would answer ours by nothing readable."""
+    config = RunConfig(dataset=tmp_path, out=tmp_path / "run", critic=CriticConfig(critique_form="patch"))
+    with pytest.raises(ModelError, match="no patch_instruction: its critic writes full critiques"):
+        load_critic(config, find_critic(BUNDLED), "cpu", "fp32", with_weights=False)
+    assert read_settings(tmp_path, patches=True).patch_instruction == PATCH_INSTRUCTION
+    own = {"critique_instruction": "Judge.", "patch_instruction": "Patch."}
+    (tmp_path / "retake.json").write_text(json.dumps(own))
+    assert read_settings(tmp_path, patches=True).patch_instruction == "Patch."
+    (tmp_path / "retake.json").write_text(json.dumps({"critique_instruction": "Judge."}))
+    assert read_settings(tmp_path).critique_instruction == "Judge."

@@ -74,7 +74,7 @@ def totals(tokens: Iterable[int], steps: Iterable[int]) -> dict[str, float]:
 
 
 def measure(scenarios: Sequence[Sequence[Written]], tokenizer: Any) -> dict[str, dict[str, float]]:
-    """Totals of all replies, and of the critiques alone."""
+    """Totals of all replies and of the critiques alone, under "all" and "critiques"."""
     tokens = [
         [tokenizer(reply.text, add_special_tokens=False)["input_ids"] for reply in replies]
         for replies in scenarios
@@ -132,15 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     patches = [[reply.as_patch() for reply in replies] for replies in written]
     full, patch = (measure(replies, tokenizer) for replies in (written, patches))
-    for name, found in (("full", full["all"]), ("patch", patch["all"])):
-        print(
-            f"{name}: {found['replies']} replies, {found['tokens']} tokens, {found['steps']} steps: "
-            f"{found['tokens_per_step']:.2f} tokens a step"
-        )
-    print(
-        f"{full['critiques']['replies']} critiques: {full['critiques']['tokens']} tokens in full, "
-        f"{patch['critiques']['tokens']} as patches, which were merged and make the same plans"
-    )
+    for form, some in (("in full", full), ("as patches, which merge to the same plans", patch)):
+        for name, found in some.items():
+            print(
+                f"{name}, {form}: {found['replies']} replies, {found['tokens']} tokens, "
+                f"{found['steps']} steps: {found['tokens_per_step']:.2f} tokens a step"
+            )
     if options.into is not None:
         document: dict[str, Any] = json.loads(options.into.read_text(encoding="utf-8"))
         add_to(document, full, patch)

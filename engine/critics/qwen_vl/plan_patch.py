@@ -2,7 +2,9 @@
 
 Knows no model and no text. A list is replaced as a whole, never by entry: a model that miscounts an index
 would change another entry, and nothing would tell; a list that stands there whole says what it means, and a
-reply that repeats the whole plan is a patch too. Invariant: `merged(old, patch_of(old, new)) == new`.
+reply that repeats the whole plan is a patch too. Entries would save little: 16 real critiques have 5550
+tokens in full, 4222 with whole fields, 4162 with single entries.
+Invariant: `merged(old, patch_of(old, new)) == new`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ HOUSES = {
 ROOMS = {
     "settings": "",
     "video": "",
-    "machine": "",
+    "machine": "kernels",
     "runs": "",
     "datasets": "video",
     "quant": "kernels",

@@ -159,8 +159,16 @@ def load_critic(
         quantization=config.critic.quantization,
         patches=config.critic.critique_form == PATCH,
         with_weights=with_weights,
+        replies=replies_at_once(config, device),
     )
     return critic
+
+
+def replies_at_once(config: RunConfig, device: str) -> int:
+    """How many plans and critiques are written side by side. A GPU reads the weights once for all of them; a
+    CPU gains nothing, and the first would only be ready later."""
+    schedule = config.schedule
+    return min(schedule.replies, schedule.ahead) if schedule.overlap and device == "cuda" else 1
 
 
 def _wanted(

@@ -7,23 +7,24 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from engine.build import exported
-from engine.build.prepare import Prepared, load, prepare, refinement_policy
+from engine.build.prepare import Prepared, load, prepare, refinement_policy, replies_at_once
 from engine.errors import StoreError
 from engine.loop import boundary
-from engine.loop.lanes import HOST_LANES, LANE_JOBS, make_lanes
+from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Threads, make_lanes
 from engine.loop.policy import scenario_seed
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
-from engine.machine.streams import HostPool, LaneStreams
+from engine.machine.device import release_memory
+from engine.machine.streams import HostPool, HostThread, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.digests import Ahead, FileDigests
@@ -93,12 +94,20 @@ class Run:
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
             HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
+            lane_threads(on_gpu and config.schedule.overlap) as threads,
             kept_trace(self.folder, earlier, recorder) as note,
         ):
-            on_lane = LaneStreams(torch.device(prepared.device))
+            lanes = make_lanes(
+                host=host,
+                recorder=recorder,
+                progress=display,
+                on_lane=LaneStreams(torch.device(prepared.device)),
+                threads=threads,
+                widths={CRITIQUE: replies_at_once(config, prepared.device)},
+            )
             scheduler = Scheduler(
                 self._loops(scenarios, self._components(prepared, generator, critic, sink)),
-                make_lanes(host=host, recorder=recorder, progress=display, on_lane=on_lane),
+                lanes,
                 progress=display,
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
@@ -126,6 +135,17 @@ class Run:
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
         )
+
+
+@contextmanager
+def lane_threads(wanted: bool) -> Iterator[Threads]:
+    """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
+    once would only share the cores; one job at a time needs none either."""
+    if not wanted:
+        yield Threads()
+        return
+    with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
+        yield Threads(of={GENERATE: generate, CRITIQUE: critique}, starts=starts, release=release_memory)
 
 
 def build_run(config: RunConfig) -> Run:

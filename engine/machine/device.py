@@ -51,3 +51,16 @@ def use_threads(num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+
+
+def release_memory() -> None:
+    """Give what torch's allocator keeps of the GPU back to it, for whoever finds no memory."""
+    import gc
+
+    import torch
+
+    from engine.machine.graphs import CAPTURING
+
+    gc.collect()  # a caught error holds frames, and these hold tensors
+    with CAPTURING:
+        torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ shapes; the trailing ones that hardly change are copied only when another tensor
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,22 +17,26 @@ Result = TypeVar("Result")
 
 WARM_UP_CALLS = 2
 """Before a capture: compilation, autotuning and workspaces must be over, since none may happen inside."""
+CAPTURING = threading.Lock()
+"""Held while a graph is captured: nothing else may wait for the device or empty its caches then."""
 
 
 def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
     """A graph of `function` on the current device, and its result, which every replay writes again.
 
-    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own.
+    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own of the same priority:
+    torch instantiates graphs so that each kernel keeps the priority of the stream it was captured on.
     """
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP_CALLS):
             function()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # "thread_local": another lane may allocate on its own thread's stream meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # "thread_local": another lane may allocate on its own thread's stream meanwhile. Its own stream, since
+    # torch.cuda.graph's is one for all threads; one at a time, since it begins by waiting for the device.
+    with CAPTURING, torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
         result = function()
     return graph, result
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.loop.lanes import make_lanes
+from engine.loop.lanes import CRITIQUE, Threads, make_lanes
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
@@ -189,7 +189,15 @@ class Run:
         pixels = [(self.store.folder / a.video_path).read_bytes()[0] for a in attempts]
         return [{"brightness": float(value)} for value in pixels]
 
-    def go(self, *, overlap: bool = True, ahead: int = 4, limit: int | None = None) -> dict[str, Outcome]:
+    def go(
+        self,
+        *,
+        overlap: bool = True,
+        ahead: int = 4,
+        limit: int | None = None,
+        threads: Threads | None = None,
+        replies: int = 1,
+    ) -> dict[str, Outcome]:
         """Run to the end, or stop dead after `limit` outcomes."""
         pending = self.store.pending()
         looks = bool(self.policy.video_selectors)
@@ -204,7 +212,13 @@ class Run:
         )
         loops = [ScenarioLoop(scenario=s, by=by, past=self.store.history(s.id)) for s in pending]
         with HostPool(2) as host:
-            lanes = make_lanes(host=host, recorder=self.recorder, progress=self.progress)
+            lanes = make_lanes(
+                host=host,
+                recorder=self.recorder,
+                progress=self.progress,
+                threads=threads,
+                widths={CRITIQUE: replies},
+            )
             scheduler = Scheduler(loops, lanes, progress=self.progress, overlap=overlap, ahead=ahead)
             for number, _ in enumerate(scheduler.run(), start=1):
                 if number == limit:

@@ -4,10 +4,13 @@
   2. run    one variant: load, warm up, N scenarios of a plan, two takes and two critiques -> a part file
   3. join   the part files -> one document with ratios and checks, which RESULTS.md shows
 
-Each step fits into a few minutes: what is made is kept, a run stops at its --budget with what it has.
+Each step fits into a few minutes: what is made is kept, a run stops at its --budget with what it has. Of the
+script and other variants that do one scenario after the other, one run of two without a warm-up has the cold
+first scenario and a warm one.
 
     python -m bench.perf.end_to_end make --out /models
-    python -m bench.perf.end_to_end run --models /models --variant script --scenarios 3 --out script.json
+    python -m bench.perf.end_to_end run --models /models --variant script --scenarios 2 --no-warm-up \\
+        --out script.json
     python -m bench.perf.end_to_end run --models /models --variant fast --scenarios 6 --out fast.json
     python -m bench.perf.end_to_end run --models /models --variant fast --scenarios 1 --no-warm-up \\
         --out first.json

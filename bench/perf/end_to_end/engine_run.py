@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from bench.perf.end_to_end.stand_in import InstantCritic
 from engine.build.prepare import Prepared, load, prepare
 from engine.build.run import Run, build_run
 from engine.commands._progress import PlainDisplay
+from engine.critics.qwen_vl import critic as qwen_vl
 from engine.denoise.sampler import read_schedule
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator
@@ -71,6 +73,24 @@ class Watch(PlainDisplay):
 
 def measure(options: Options) -> Measured:
     """Raises ConfigError where the critic's stand-in has no warm-up to take its replies from."""
+    with replies_forgotten():
+        return _measured(options)
+
+
+@contextmanager
+def replies_forgotten() -> Iterator[None]:
+    """A critic that is loaded inside takes no drafts from its last replies.
+
+    Here each of them is the same text, so that all drafts would hold: eight tokens a step that nobody has.
+    """
+    before, qwen_vl.NUM_RECENT = qwen_vl.NUM_RECENT, 0
+    try:
+        yield
+    finally:
+        qwen_vl.NUM_RECENT = before
+
+
+def _measured(options: Options) -> Measured:
     if not options.variant.critic and not options.warm_up:
         raise ConfigError(
             f"{options.variant.name} needs its warm-up: it replays the replies written there",

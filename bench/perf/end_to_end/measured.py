@@ -63,10 +63,10 @@ class Options:
                 "generator.steps": self.num_steps,
                 "critic.name": str(self.models / CRITIC),
                 "critic.quantization": self.quantization,
-                "critic.critique_form": self.variant.critique_form,
                 "denoise.preset": self.variant.preset,
                 "schedule.overlap": self.variant.overlap,
                 "loop.loops": LOOPS,
+                **self.variant.settings,
             },
         )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from engine.settings.config import FULL, PATCH
+from engine.settings.config import PATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """`preset` is None for the script. Without `critic` a stand-in gives the critic's reply at once."""
+    """`preset` is None for the script. Without `critic` a stand-in gives the critic's reply at once.
+
+    `settings` are laid over those of the run. `equal_tokens`: the critic writes what the script's writes.
+    """
 
     name: str
     says: str
@@ -17,7 +21,8 @@ class Variant:
     overlap: bool = True
     critic: bool = True
     best_stock: bool = False
-    critique_form: str = FULL
+    settings: Mapping[str, object] = field(default_factory=dict)
+    equal_tokens: bool = True
 
     @property
     def is_script(self) -> bool:
@@ -45,9 +50,10 @@ FAST_SEQUENTIAL = Variant(
 )
 FAST_PATCHES = Variant(
     name="fast-patches",
-    says="preset fast, critiques that write only what changes of the plan",
+    says="fast, critiques that write only what changes of the plan",
     preset="fast",
-    critique_form=PATCH,
+    settings={"critic.critique_form": PATCH},
+    equal_tokens=False,
 )
 FASTEST = Variant(name="fastest", says="preset fastest", preset="fastest")
 GENERATION_ONLY = Variant(

@@ -78,6 +78,8 @@ class QwenVLCritic:
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
     patches: bool  # whether critiques write only what changes of the plan
     slots: Slots | None  # None: the model has shapes only
+    replies: int = 1
+    """How many are written side by side."""
     notes: Mapping[str, str]
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
     recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
@@ -138,7 +140,7 @@ class QwenVLCritic:
         )
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        """Bytes of the loaded weights, and an upper estimate for one critique of a take of this shape."""
+        """Bytes of the loaded weights, and an upper estimate for `replies` critiques of such takes."""
         weights = [*self.model.parameters(), *self.model.buffers()]
         return Footprint(
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
@@ -146,7 +148,8 @@ class QwenVLCritic:
         )
 
     def _activation_bytes(self, spec: VideoSpec) -> int:
-        """Keys and values, twice because prefill's are copied into the slot, plus a layer of it in fp32."""
+        """Keys and values of each slot, and once more of the prompt whose prefill is copied into one; a layer
+        of that prefill in fp32; logits and masks of each slot."""
         text, vision = self.model.config.get_text_config(), self.model.config.vision_config
         samples = min(self.settings.num_prefix_frames, spec.prefix_frames)
         samples += min(self.settings.num_take_frames, spec.num_frames)
@@ -165,8 +168,8 @@ class QwenVLCritic:
         patch_values = 3 * self.geometry.temporal_patch_size * self.geometry.patch_size**2
         prefill = 4 * prompt_tokens * (3 * text.intermediate_size + 8 * text.hidden_size)
         encode = 4 * patches * (3 * vision.intermediate_size + 8 * vision.hidden_size + 2 * patch_values)
-        cache = 2 * (prompt_tokens + self.settings.max_new_tokens) * kv_bytes
-        return int(cache + max(prefill, encode) + 16 * text.vocab_size)
+        cache = (1 + self.replies) * (prompt_tokens + self.settings.max_new_tokens) * kv_bytes
+        return int(cache + max(prefill, encode) + 16 * self.replies * text.vocab_size)
 
     def _prefix(self, clip: Clip) -> VideoSegment:
         prefix = prefix_frames(clip)
@@ -297,8 +300,9 @@ def load(
     quantization: str = "none",
     patches: bool = False,
     with_weights: bool = True,
+    replies: int = 1,
 ) -> QwenVLCritic:
-    """A critic from a transformers folder; nothing is downloaded.
+    """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
     Without weights the model has shapes only (device meta): enough for the footprint.
     `patches`: critiques write only what changes of the plan.
@@ -321,6 +325,7 @@ def load(
             device=torch.device(model.device),
             eos_ids=parts.eos_ids,
             max_new_tokens=settings.max_new_tokens,
+            at_once=replies,
         )
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     return QwenVLCritic(
@@ -332,5 +337,6 @@ def load(
         grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
         patches=patches,
         slots=slots,
+        replies=replies,
         notes={"chat_template": parts.chat_template},
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from engine.machine.graphs import WARM_UP_CALLS, GraphedForward
+from engine.machine.graphs import WARM_UP_CALLS, GraphedForward, captured
 
 
 def affine(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -108,3 +109,33 @@ def test_another_shape_is_a_mistake() -> None:
     graphed(x, y, weight)
     with pytest.raises(AssertionError, match="captured"):
         graphed(x[:4], y[:4], weight)
+
+
+@pytest.mark.gpu
+def test_a_graph_keeps_the_priority_of_its_lane() -> None:
+    """Its kernels have that of the stream they were captured on, whatever stream it is replayed in."""
+    seen: list[int] = []
+    for priority in (-1, 0):
+        with torch.cuda.stream(torch.cuda.Stream(priority=priority)):
+            captured(lambda: seen.append(torch.cuda.current_stream().priority))
+    assert set(seen[:3]) == {-1} and set(seen[3:]) == {0}
+
+
+@pytest.mark.gpu
+def test_lanes_may_capture_at_the_same_time() -> None:
+    """Each on its own thread and stream, while others allocate and copy to the host."""
+    x = torch.randn(64, 64, device="cuda")
+    expected = (x @ x).cpu()
+
+    def capturing(number: int) -> list[bool]:
+        found = []
+        with torch.cuda.stream(torch.cuda.Stream(priority=-number % 2)):
+            for _ in range(10):
+                graph, result = captured(lambda: x @ x)
+                graph.replay()
+                found.append(torch.allclose(result.cpu(), expected, atol=1e-4))
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(capturing, range(4)))
+    assert found == [[True] * 10] * 4

@@ -110,6 +110,35 @@ def test_first_scenarios_are_compared_with_first_scenarios(tmp_path: Path) -> No
     assert "fast_over_script_cold" not in join(put(tmp_path, script, more))["summary"]
 
 
+def test_one_run_of_the_script_is_cold_and_warm(tmp_path: Path) -> None:
+    """Its first scenario against the first of another process, its others against those after a warm-up."""
+    script = part("script", 150.0, warm_up=False, each_s=[168.0, 132.0])
+    best = part("script-best", 110.0, warm_up=False, each_s=[160.0, 60.0])
+    first = part("fast", 42.0, done=1, asked=1, warm_up=False, process_to_first_take_s=60.0)
+    document = join(put(tmp_path, script, best, part("fast", 30.0), first))
+    assert document["summary"] == {
+        "fast_over_script": 4.4,
+        "fast_over_best_stock": 2.0,
+        "fast_over_script_cold": 4.0,
+        "first_take_s_warm": 60.0,
+    }
+    assert any(note.startswith("script: of 2 scenarios of one process") for note in document["notes"])
+    tokens = check(document, "every variant decodes")["found"]
+    assert tokens == {"script": [1200], "script-best": [1200], "fast": [1200]}
+    stopped = part("script", 168.0, done=1, warm_up=False, each_s=[168.0])
+    assert join(put(tmp_path, stopped, part("fast", 30.0), first))["summary"] == {
+        "fast_over_script_cold": 4.0,
+        "first_take_s_warm": 60.0,
+    }
+
+
+def test_a_failed_scenario_of_any_part_is_told(tmp_path: Path) -> None:
+    broken = part("fast", 42.0, done=1, asked=1, warm_up=False)
+    broken["scenarios"]["clip0"]["failure"] = "NotFinite: x"
+    document = join(put(tmp_path, part("fast", 30.0), broken))
+    assert check(document, "no scenario failed")["found"] == {"fast without warm-up clip0": "NotFinite: x"}
+
+
 def test_generation_alone_is_compared_over_as_many_scenarios(tmp_path: Path) -> None:
     fewer = part("fast-generation-only", 32.0, done=1)
     document = join(put(tmp_path, part("fast", 40.0), fewer))

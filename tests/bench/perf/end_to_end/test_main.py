@@ -16,6 +16,7 @@ from bench.perf.end_to_end.engine_run import BudgetSpent, Watch
 from bench.perf.end_to_end.measured import Options
 from bench.perf.end_to_end.variants import VARIANTS
 from bench.results_page.page import make_page
+from engine.build import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,8 @@ def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert fast["process_to_window_s"] > fast["seconds_before"]["load"] > 0
     assert list(fast["seconds_before"]) == ["prepare", "load", "warm_up"]
     assert (tmp_path / "fast.svg").read_text().startswith("<svg")
+    parts = fast["idle"]["parts_s"]
+    assert sum(parts.values()) == pytest.approx(fast["makespan_s"]) and fast["idle"]["num_jobs"] == 2
     document, told = joined(tmp_path, capsys, *names)
     assert "holds: takes of fast and fast-generation-only are equal: equal in 1 scenarios" in told
     assert set(document["summary"]) == {"fast_makespan_over_generation"}
@@ -103,6 +106,30 @@ def test_the_script_is_asked_and_answers_as_the_exact_preset(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_runs(name: str, tmp_path: Path) -> None:
     assert run(tmp_path / "part.json", name, scenarios=1)["complete"]
+
+
+@pytest.mark.slow
+def test_one_run_of_the_script_is_cold_and_warm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = run(tmp_path / "script.json", "script", "--no-warm-up")
+    assert sum(script["each_s"]) == pytest.approx(script["makespan_s"]) and len(script["each_s"]) == 2
+    run(tmp_path / "fast.json", "fast")
+    run(tmp_path / "first.json", "fast", "--no-warm-up", scenarios=1)
+    summary = joined(tmp_path, capsys, "script", "fast", "first")[0]["summary"]
+    assert {"fast_over_script", "fast_over_script_cold"} <= set(summary)
+
+
+@pytest.mark.slow
+def test_drafts_of_the_one_reply_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+
+    def load(prepared: Any) -> Any:
+        loaded.append(prepare.load(prepared))
+        return loaded[-1]
+
+    monkeypatch.setattr(engine_run, "load", load)
+    run(tmp_path / "part.json", "exact", "--steps", "1", scenarios=1)
+    [(_, critic)] = loaded
+    assert not critic.recent
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import pytest
@@ -21,12 +22,15 @@ PLACES = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
 LIMIT = 24
 
 
-def slots_on(place: tuple[str, torch.dtype], *, drafts: int | None = None) -> tuple[Any, Slots]:
+def slots_on(
+    place: tuple[str, torch.dtype], *, drafts: int | None = None, at_once: int = 1
+) -> tuple[Any, Slots]:
     device, dtype = place
     model: Any = tiny_model(tiny_tokenizer()).to(device, dtype)
     ids = (model.config.get_text_config().eos_token_id,)
     step, where = TextStep(model), torch.device(device)
-    return model, Slots(step, device=where, eos_ids=ids, max_new_tokens=LIMIT, drafts=drafts)
+    limits = {"max_new_tokens": LIMIT, "drafts": drafts, "at_once": at_once}
+    return model, Slots(step, device=where, eos_ids=ids, **limits)
 
 
 class OnlyEven:
@@ -161,8 +165,50 @@ def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     dropped.prefill()
     del dropped
     gc.collect()
-    assert len(slots._seen) == 1 and slots._free == [0]
+    assert len(slots._seen) == 1 and slots.take() == 0
     assert int(slots._state.budget[0]) == 0
+
+
+def test_a_reply_that_another_thread_drops_disturbs_no_step() -> None:
+    """The lane's thread may be writing; the slot stops at its next call, and is then free."""
+    model, slots = slots_on(("cpu", torch.float32))
+    dropped = [reply(model, slots, PROMPTS[0])]
+    dropped[0].prefill()
+    budget = int(slots._state.budget[0])
+    thread = threading.Thread(target=dropped.clear)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert budget > 0 and int(slots._state.budget[0]) == budget
+    slots.advance(0, 1)
+    assert int(slots._state.budget[0]) == 0 and slots.take() == 0
+
+
+def test_slots_come_several_at_a_time() -> None:
+    model, slots = slots_on(("cpu", torch.float32), at_once=3)
+    expected = [finish(reply(model, slots_on(("cpu", torch.float32))[1], prompt))[0] for prompt in PROMPTS]
+    assert finish(*(reply(model, slots, prompt) for prompt in PROMPTS)) == expected
+    assert len(slots._seen) == max(3, len(PROMPTS))
+
+
+def test_where_there_is_no_memory_for_another_slot_the_others_go_on(monkeypatch: Any) -> None:
+    model, slots = slots_on(("cpu", torch.float32))
+    expected = finish(reply(model, slots, PROMPTS[0]))
+    first = reply(model, slots, PROMPTS[0])
+    first.prefill().wait()
+
+    def full(*sizes: int) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slots.step, "empty_cache", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            reply(model, slots, PROMPTS[0]).prefill()
+    assert len(slots._seen) == 1
+    while not first.finished:
+        first.extend().wait()
+    assert [first.tokens()] == expected
+    assert finish(reply(model, slots, PROMPTS[0])) == expected
 
 
 def test_more_slots_than_rows_of_a_gemm_are_refused() -> None:

@@ -17,6 +17,7 @@ from engine.types import (
     Critique,
     Footprint,
     Outcome,
+    PhysicsPlan,
     PlanReply,
     Prompt,
     Scenario,
@@ -81,7 +82,11 @@ class Critic(Protocol):
 
     def plan(self, scenario: Scenario) -> Job[PlanReply]: ...
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Job[Critique]: ...
+    def start(
+        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+    ) -> Job[Critique]:
+        """`plan`: the one that is to be corrected; None where the prefix gave no readable one."""
+        ...
 
 
 class Selector(Protocol):

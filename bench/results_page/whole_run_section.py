@@ -146,10 +146,12 @@ def _named(part: Mapping[str, Any]) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     takes = settings["loops"] + 1
+    patch = settings.get("patch_tokens")  # older files do not have it
+    shorter = f" ({patch} a critique that is a patch)" if patch else ""
     return (
         f"Models of size {settings['size']}, {settings['steps']} denoise steps, a critic in format "
-        f"{settings['quantization']} that writes {settings['reply_tokens']} tokens a reply; of each scenario "
-        f"one plan, {takes} takes and {takes} critiques."
+        f"{settings['quantization']} that writes {settings['reply_tokens']} tokens a reply{shorter}; of each "
+        f"scenario one plan, {takes} takes and {takes} critiques."
     )
 
 

@@ -22,7 +22,7 @@ from engine.loop.selection import load_selectors
 from engine.machine.device import resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget
 from engine.protocols import Critic, Dataset, Generator, Selector
-from engine.settings.config import RunConfig, shard_of
+from engine.settings.config import PATCH, RunConfig, shard_of
 from engine.settings.environment import cache_folder, num_threads, offline
 from engine.types import Scenario, VideoSpec
 
@@ -157,6 +157,7 @@ def load_critic(
         device=device,
         dtype=dtype,
         quantization=config.critic.quantization,
+        patches=config.critic.critique_form == PATCH,
         with_weights=with_weights,
         replies=replies_at_once(config, device),
     )

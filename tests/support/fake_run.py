@@ -92,12 +92,19 @@ class FakeModels:
         reply = PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5)
         return self._job("plan", scenario, 0, reply)  # type: ignore[return-value]
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video | None = None) -> Job[object]:
+    def start(
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        video: Video | None = None,
+        plan: PhysicsPlan | None = None,
+    ) -> Job[object]:
         draw = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}")
         if video is None:
             frames = np.full((2, 4, 4, 3), draw.randrange(256), np.uint8)
             return self._job("generate", scenario, prompt.revision, Video(frames=frames, fps=8.0))
         assert int(video.frames[0, 0, 0, 0]) == draw.randrange(256), "the critic saw another take's video"
+        assert plan == (prompt.plan or make_plan("left")), "the critic was told another plan"
         score = float(draw.randrange(100))
         critique = Critique(
             verdict=draw.choice([Verdict.ACCEPT, Verdict.REVISE, Verdict.REVISE, Verdict.UNREADABLE]),

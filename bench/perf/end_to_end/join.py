@@ -47,8 +47,9 @@ COLD_RATIOS = {"fast_over_script_cold": (SCRIPT, FAST)}
 """The same of the first scenario of a process without a warm-up."""
 PAIRS = ((EXACT, EXACT_SEQUENTIAL), (FAST, FAST_SEQUENTIAL))
 NOTES = (
-    "random weights: speed and memory only; the critic's reply is one fixed text, so that every variant "
-    "decodes the same tokens",
+    "random weights: speed and memory only; the critic's replies are fixed texts, so that every variant "
+    "decodes the same tokens; as a patch the critique lacks the fields that it does not change of the plan, "
+    "both of which the bundled critic wrote",
     "seconds per scenario are the whole makespan over the number of scenarios: filling the pipeline counts",
     "no drafts are taken from earlier replies: with one fixed reply all of them would hold",
     "frames are read and written, prompts built and replies read by Retake's functions in the script too",
@@ -71,7 +72,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
     cold = {part["variant"]: part for part in parts if not part["warm_up"]}
     warm = {name: part for name, part in cold.items() if warm_seconds(part) is not None}
     warm |= {part["variant"]: part for part in parts if part["warm_up"]}
-    checks = list(_checks(warm, parts))
+    checks = list(_checks(warm, parts, settings))
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -142,15 +143,20 @@ def _is_first_take(part: Part) -> bool:
     return bool(part["variant"] == FAST.name and cached and "process_to_first_take_s" in part)
 
 
-def _checks(warm: Mapping[str, Part], parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+def _checks(
+    warm: Mapping[str, Part], parts: Sequence[Part], settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Only of what is there; each says what it found."""
-    alike = [name for name in warm if VARIANTS[name].critic and VARIANTS[name].equal_tokens]
-    judged = {name: warm[name] for name in alike if warm[name]["num_done"]}
-    if judged:
-        tokens = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
-        equal = len({tuple(counts) for counts in tokens.values()}) == 1
-        same = len(next(iter(tokens.values()))) == 1
-        yield _check("every variant decodes as many tokens a scenario", equal and same, tokens)
+    judged = {name: part for name, part in warm.items() if VARIANTS[name].critic and part["num_done"]}
+    counts = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
+    patches = {name: counts.pop(name) for name in judged if not VARIANTS[name].equal_tokens}
+    if patches:
+        expected = settings["reply_tokens"] + (settings["loops"] + 1) * settings["patch_tokens"]
+        holds = all(found == [expected] for found in patches.values())
+        yield _check("critiques that are patches have as many tokens as real ones", holds, patches)
+    if counts:
+        same = len({count for found in counts.values() for count in found}) == 1
+        yield _check("every variant decodes as many tokens a scenario", same, counts)
     failures = {
         f"{_named(_key(part))} {scenario}": facts["failure"]
         for part in parts
@@ -162,6 +168,8 @@ def _checks(warm: Mapping[str, Part], parts: Sequence[Part]) -> Iterator[dict[st
     for one, other in PAIRS:
         yield from _same(warm, one.name, other.name, ("takes", "chosen", "stopped", "failure"), "outcomes")
     yield from _same(warm, FAST.name, GENERATION_ONLY.name, ("pixels",), "takes")
+    same = ("pixels", "judged", "chosen", "stopped", "failure")
+    yield from _same(warm, FAST.name, FAST_PATCHES.name, same, "takes, verdicts and merged plans")
 
 
 def _same(
@@ -184,6 +192,8 @@ def _same(
 def _of(facts: Mapping[str, Any], key: str) -> Any:
     if key == "pixels":
         return [(take["prompt_sha256"], take["seed"], take["video_sha256"]) for take in facts["takes"]]
+    if key == "judged":
+        return [(take["score"], take["verdict"], take["plan_sha256"]) for take in facts["takes"]]
     return facts.get(key)
 
 

@@ -45,6 +45,7 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
         "settings": {
             "size": made["size"],
             "reply_tokens": made["reply_tokens"],
+            "patch_tokens": made["patch_tokens"],
             "steps": options.num_steps,
             "loops": LOOPS,
             "quantization": options.quantization,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine.settings.config import PATCH
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
@@ -48,9 +50,9 @@ FAST_SEQUENTIAL = Variant(
 )
 FAST_PATCHES = Variant(
     name="fast-patches",
-    says="fast, critiques written as patches of the plan",
+    says="fast, critiques that write only what changes of the plan",
     preset="fast",
-    settings={"critic.patches": True},
+    settings={"critic.critique_form": PATCH},
     equal_tokens=False,
 )
 FASTEST = Variant(name="fastest", says="preset fastest", preset="fastest")

@@ -30,13 +30,8 @@ from engine.critics.qwen_vl.preprocess import (
     build_inputs,
     sample_pairs,
 )
-from engine.critics.qwen_vl.schema import (
-    critique_json_schema,
-    parse_critique,
-    parse_plan,
-    plan_json_schema,
-    storable,
-)
+from engine.critics.qwen_vl.reply_text import storable
+from engine.critics.qwen_vl.schema import critique_json_schema, parse_critique, parse_plan, plan_json_schema
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
@@ -47,6 +42,7 @@ from engine.types import (
     Clip,
     Critique,
     Footprint,
+    PhysicsPlan,
     PlanReply,
     Prompt,
     Scenario,
@@ -80,6 +76,7 @@ class QwenVLCritic:
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
     grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    patches: bool  # whether critiques write only what changes of the plan
     slots: Slots | None  # None: the model has shapes only
     replies: int = 1
     """How many are written side by side."""
@@ -109,21 +106,28 @@ class QwenVLCritic:
             seed=0,
         )
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> ReplyJob[Critique]:
-        """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan."""
+    def start(
+        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+    ) -> ReplyJob[Critique]:
+        """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan.
+
+        `plan` is told to a critic that writes patches; where there is none, it writes a whole one.
+        """
+        base = plan if self.patches else None
 
         def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             return critique_segments(
                 self.tokenizer,
-                self.settings.critique_instruction,
+                self.settings.critique_instruction if base is None else self.settings.patch_instruction,
                 prefix,
                 self._take(video),
                 prompt.text,
+                plan=base,
                 retry=retry,
             )
 
         def read(text: str, num_tokens: int, seconds: float, cut: bool) -> Critique:
-            return parse_critique(text, num_tokens=num_tokens, seconds=seconds, cut=cut)
+            return parse_critique(text, num_tokens=num_tokens, seconds=seconds, cut=cut, base=base)
 
         return ReplyJob(
             self,
@@ -131,7 +135,7 @@ class QwenVLCritic:
             segments,
             read,
             lambda reply: reply.verdict is not Verdict.UNREADABLE,
-            schema=critique_json_schema(),
+            schema=critique_json_schema(patch=base is not None),
             seed=prompt.seed,
         )
 
@@ -152,7 +156,10 @@ class QwenVLCritic:
         groups = math.ceil(samples / self.geometry.temporal_patch_size) + 1  # each clip may round up
         video_tokens = groups * self.geometry.tokens_per_group(spec.height, spec.width)
         words = self.settings.critique_instruction + self.settings.plan_instruction
+        if self.patches:
+            words += self.settings.patch_instruction
         prompt_tokens = len(self.tokenizer(words)["input_ids"]) + 512 + groups * 12 + video_tokens
+        prompt_tokens += self.settings.max_new_tokens * self.patches  # the plan, which the critic wrote
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         kv_bytes = (
             2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self.model.dtype.itemsize
@@ -291,17 +298,19 @@ def load(
     device: str,
     dtype: str,
     quantization: str = "none",
+    patches: bool = False,
     with_weights: bool = True,
     replies: int = 1,
 ) -> QwenVLCritic:
     """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
     Without weights the model has shapes only (device meta): enough for the footprint.
+    `patches`: critiques write only what changes of the plan.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
-    settings = read_settings(folder)
+    settings = read_settings(folder, patches=patches)
     parts = read_folder(
         folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
     )
@@ -326,6 +335,7 @@ def load(
         geometry=geometry,
         eos_ids=parts.eos_ids,
         grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        patches=patches,
         slots=slots,
         replies=replies,
         notes={"chat_template": parts.chat_template},

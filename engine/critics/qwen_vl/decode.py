@@ -26,8 +26,8 @@ class Decoding:
 
     Each chunk ends with an asynchronous copy of what was written to pinned memory, which is looked at once
     its fence is done: the end is seen while the next chunk runs. On CUDA the vision tower of the library
-    itself waits for the stream during prefill (it reads the clip grid); decoding steps never wait. The slot is
-    given back when the object goes.
+    itself waits for the stream during prefill (it reads the clip grid); decoding steps never wait. The slot
+    is given back when the object goes.
 
     `lookup`: tokens of earlier replies, the likeliest last; they make it faster where it repeats them, and
     change nothing else. A seed selects sampling instead of greedy choice. A grammar needs each token on the

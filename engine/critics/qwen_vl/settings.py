@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PLAN_INSTRUCTION
-from engine.errors import ConfigError
+from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PATCH_INSTRUCTION, PLAN_INSTRUCTION
+from engine.errors import ConfigError, ModelError
 from engine.settings.fields import setting, validate
 from engine.settings.sidecars import read_sidecar
 
@@ -20,6 +20,11 @@ class CriticSettings:
     )
     critique_instruction: str = setting(
         CRITIQUE_INSTRUCTION, shown=_INSTRUCTIONS, help="What the critic is asked about a take."
+    )
+    patch_instruction: str = setting(
+        PATCH_INSTRUCTION,
+        shown=_INSTRUCTIONS,
+        help="The same of a critic that writes only what changes of the plan.",
     )
     num_prefix_frames: int = setting(
         8, low=2, high=256, help="Frames of the prefix that the critic sees, an even number."
@@ -39,7 +44,7 @@ class CriticSettings:
             value = getattr(self, key)
             if value % 2:
                 raise ConfigError(f"{key} is {value}, which is odd", fix=f"set {key} to an even number")
-        for key in ("plan_instruction", "critique_instruction"):
+        for key in ("plan_instruction", "critique_instruction", "patch_instruction"):
             value = getattr(self, key)
             if not value.strip():
                 raise ConfigError(f"{key} is {value!r}, not a text", fix=f"give {key} a sentence")
@@ -48,6 +53,18 @@ class CriticSettings:
 SIDECAR_SETTINGS = CriticSettings
 
 
-def read_settings(folder: Path) -> CriticSettings:
-    """The settings of a model folder. Raises ModelError as `read_sidecar` does."""
-    return read_sidecar(folder, CriticSettings)
+def read_settings(folder: Path, *, patches: bool = False) -> CriticSettings:
+    """The settings of a model folder.
+
+    Raises ModelError as `read_sidecar` does, and for `patches` where there is an instruction for critiques
+    and none for patches. The model was trained on the former, or a user wrote it: ours in its place would get
+    replies that nobody can read, or ask something else than was meant.
+    """
+    found = read_sidecar(folder, CriticSettings)
+    own = found.critique_instruction != CRITIQUE_INSTRUCTION
+    if patches and own and found.patch_instruction == PATCH_INSTRUCTION:
+        raise ModelError(
+            f"{folder} has a critique_instruction and no patch_instruction: its critic writes full critiques",
+            fix="leave --critique-form patch out; or give the instruction by which it writes patches",
+        )
+    return found

@@ -53,6 +53,7 @@ CRITIQUE = Critique(
     raw="{…}",
     num_tokens=99,
     seconds=1.25,
+    problem="plan.colour: not permitted",
 )
 REPLY = PlanReply(plan=PLAN, raw="raw", num_tokens=7, seconds=0.5)
 FIRST = SCENARIOS[0].id

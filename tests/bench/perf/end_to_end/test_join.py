@@ -56,6 +56,27 @@ def test_ratios(tmp_path: Path) -> None:
     assert names[:2] == [("script", True), ("script-best", True)] and names[-1] == ("fast", False)
 
 
+def patches(**more: Any) -> dict[str, Any]:
+    """A part of critiques that are patches: 400 tokens and twice 340."""
+    made = part("fast-patches", 35.0)
+    return made | {"tokens_per_scenario": dict.fromkeys(made["tokens_per_scenario"], 1080)} | more
+
+
+def test_patches_are_compared_by_outcome_and_have_their_own_tokens(tmp_path: Path) -> None:
+    document = join(put(tmp_path, part("script", 140.0), part("fast", 40.0), patches()))
+    assert document["summary"]["patches_over_script"] == 4.0 and document["all_checks_hold"]
+    assert check(document, "every variant decodes")["found"] == {"script": [1200], "fast": [1200]}
+    assert check(document, "critiques that are patches")["found"] == {"fast-patches": [1080]}
+    other = patches(tokens_per_scenario={"clip0": 1080, "clip1": 1200})
+    document = join(put(tmp_path, part("fast", 40.0), other))
+    assert not check(document, "critiques that are patches")["holds"]
+    for key in ("plan_sha256", "verdict", "video_sha256"):
+        other = patches()
+        other["scenarios"]["clip1"]["takes"] = [take() | {key: "other"}]
+        found = check(join(put(tmp_path, part("fast", 40.0), other)), "takes, verdicts and merged plans")
+        assert (found["holds"], found["found"]) == (False, "differ in clip1")
+
+
 def test_a_missing_part_leaves_its_ratio_out(tmp_path: Path) -> None:
     document = join(put(tmp_path, part("fast", 40.0), part("script", 140.0)))
     assert document["summary"] == {"fast_over_script": 3.5}
@@ -109,12 +130,6 @@ def test_one_run_of_the_script_is_cold_and_warm(tmp_path: Path) -> None:
         "fast_over_script_cold": 4.0,
         "first_take_s_warm": 60.0,
     }
-
-
-def test_patches_are_not_held_to_the_tokens_of_full_replies(tmp_path: Path) -> None:
-    fewer = part("fast-patches", 28.0, tokens_per_scenario={"clip0": 700, "clip1": 700})
-    document = join(put(tmp_path, fewer, part("fast", 30.0), part("script", 140.0)))
-    assert document["summary"]["patches_over_script"] == 5.0 and document["all_checks_hold"]
 
 
 def test_a_failed_scenario_of_any_part_is_told(tmp_path: Path) -> None:

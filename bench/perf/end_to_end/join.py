@@ -30,7 +30,7 @@ from kernels.files import read_json
 
 KIND, PART_KIND = "end_to_end", "end_to_end_part"
 SCHEMA = 1
-FORMAT = "quantization"
+FORMAT, PATCH = "quantization", "patch_tokens"
 Part = Mapping[str, Any]
 
 RATIOS = {
@@ -66,6 +66,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
         names = ", ".join(map(_named, twice))
         raise ConfigError(f"{names} is there more than once", fix="give one file of each variant")
     settings = next((p["settings"] for p in parts if not _chooses_format(p)), parts[0]["settings"])
+    settings = settings | next((p["settings"] for p in parts if _patches(p)), {})
     _require_alike(parts, paths, settings)
     order = list(VARIANTS)
     parts.sort(key=lambda part: (not part["warm_up"], order.index(part["variant"])))
@@ -225,8 +226,9 @@ def _named(key: tuple[str, bool]) -> str:
 def _require_alike(parts: Sequence[Part], paths: Sequence[Path], settings: Mapping[str, Any]) -> None:
     """Settings, machine and versions: a ratio over a difference in these would be of something else."""
     for path, part in zip(paths, parts, strict=True):
-        free = {FORMAT: settings[FORMAT]} if _chooses_format(part) else {}
-        found = {"settings": (settings, part["settings"] | free)}
+        free = ({FORMAT} if _chooses_format(part) else set()) | (set() if _patches(part) else {PATCH})
+        stated = {name: value for name, value in part["settings"].items() if name not in free}
+        found = {"settings": ({name: settings[name] for name in stated}, stated)}
         found |= {what: (of(parts[0]), of(part)) for what, of in _COMMON.items()}
         for what, (expected, stated) in found.items():
             if expected != stated:
@@ -240,6 +242,11 @@ def _chooses_format(part: Part) -> bool:
     """The best stock script may hold the critic in the format that is fastest there: transformers compiles
     its decoding in 16 bits, and not with bitsandbytes' layers."""
     return bool(part["variant"] == SCRIPT_BEST.name)
+
+
+def _patches(part: Part) -> bool:
+    """Only of these the length of a patch counts."""
+    return not VARIANTS[part["variant"]].equal_tokens
 
 
 _COMMON: Mapping[str, Callable[[Part], Any]] = {

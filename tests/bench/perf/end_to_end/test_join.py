@@ -188,6 +188,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused("differs from the other parts in settings", fast, other)
     plain = fast["settings"] | {"quantization": "none"}
     refused("differs from the other parts in settings", fast, part("script", 140.0) | {"settings": plain})
+    patched = part("fast-patches", 38.0)
+    patched["settings"]["patch_tokens"] = 200
+    assert join(put(tmp_path, fast, patched))["settings"]["patch_tokens"] == 200, "fast writes none"
     machine = fast["manifest"] | {"machine": {"gpus": [], "cpu": "some"}}
     refused("differs from the other parts in GPU", fast, part("script", 140.0) | {"manifest": machine})
     refused("is no part", fast, {"kind": "end_to_end"})

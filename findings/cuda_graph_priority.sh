@@ -6,7 +6,9 @@
 # and then holds even where the graph is replayed in an ordinary stream.
 #
 # Needs an NVIDIA GPU. Seen on 2026-11-29, one H200, torch 2.11.0 for CUDA 13.0, 200 small kernels beside a full GPU:
-#   SEEN
+#   captured as usual, replayed in a stream of high priority: 27.2 ms
+#   captured with high priority, replayed in an ordinary stream: 1.6 ms
+#   captured with high priority, replayed in a stream of high priority: 1.6 ms
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -8,6 +8,7 @@ time calls into a job.
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from engine.errors import DoesNotFit
 from engine.protocols import Calls, Fence, Host, Job, Progress, Recorder
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 ENCODE, SELECT, GENERATE, CRITIQUE = "encode", "select", "generate", "critique"
 LANE_JOBS = {ENCODE: 2, SELECT: 1, GENERATE: 1, CRITIQUE: 1}
@@ -237,6 +240,10 @@ class Lane:
             )
             return
         self.width = max(1, min(self.width, len(self.active)) - 1)
+        log.warning(
+            "no memory for %s of %s: it begins anew, with at most %d at once in this lane",
+            task.name, task.scenario_id, self.width,
+        )  # fmt: skip
         self.active.remove(task)
         self.active.append(task)  # behind those that have their memory
         task.begin_anew()

@@ -241,7 +241,7 @@ class Lane:
             return
         self.width = max(1, min(self.width, len(self.active)) - 1)
         log.warning(
-            "no memory for %s of %s: it begins anew, with at most %d at once in this lane",
+            "no memory for %s of %r: it begins anew, with at most %d at once in this lane",
             task.name, task.scenario_id, self.width,
         )  # fmt: skip
         self.active.remove(task)

@@ -268,7 +268,7 @@ def test_where_memory_is_short_a_lane_runs_fewer_jobs_and_nothing_is_lost(
     assert set(ended) == set(tasks) and ended[-1] is tasks[1], "it began anew, behind the others"
     assert [one.claim() for one in tasks] == ["made"] * 3 and all(one.error is None for one in tasks)
     assert made.width == 2 and released == ["caches"]
-    assert "no memory for generate of 0001: it begins anew, with at most 2 at once" in caplog.text
+    assert "no memory for generate of '0001': it begins anew, with at most 2 at once" in caplog.text
 
 
 def test_a_job_that_never_finds_memory_fails_with_the_way_out() -> None:

@@ -79,9 +79,12 @@ def picture_packets(container: Any, stream: Any) -> Iterator[Any]:
             yield packet
 
 
-def decoded_frames(path: Path, container: Any, stream: Any) -> Iterator[Any]:
-    """Every frame that a player shows. Raises VideoError at one that is damaged."""
-    stream.thread_type = "AUTO"
+def decoded_frames(path: Path, container: Any, stream: Any, *, threads: bool = True) -> Iterator[Any]:
+    """Every frame that a player shows. Raises VideoError at one that is damaged.
+
+    With `threads` the decoder is given as many packets as this machine has cores before it gives a frame.
+    """
+    stream.thread_type = "AUTO" if threads else "NONE"
     number = 0
     for packet in picture_packets(container, stream):
         for frame in packet.decode():

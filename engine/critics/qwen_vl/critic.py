@@ -79,7 +79,7 @@ class QwenVLCritic:
     settings: CriticSettings
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
-    grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    grammars: Grammars | None  # None: shapes only, or without llguidance a retry is not constrained
     slots: Slots | None  # None: the model has shapes only
     notes: Mapping[str, str]
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
@@ -298,7 +298,9 @@ def load(
     )
     model, config = parts.model, parts.model.config
     slots: Slots | None = None
+    grammars: Grammars | None = None
     if with_weights:
+        grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
         if torch.device(model.device).type == "cuda":
             pack_linears(groups(model))
             torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
@@ -315,7 +317,7 @@ def load(
         settings=settings,
         geometry=geometry,
         eos_ids=parts.eos_ids,
-        grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        grammars=grammars,
         slots=slots,
         notes={"chat_template": parts.chat_template},
     )

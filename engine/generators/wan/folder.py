@@ -23,11 +23,12 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
+from transformers import T5EncoderModel, UMT5EncoderModel
 
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, nearest, unknown_name
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
+from engine.machine.tokenizer import read_tokenizer
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.files import read_json
@@ -143,13 +144,7 @@ def read_folder(
     if encoder_type not in TEXT_ENCODERS:
         raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
     text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], weight_dtype)
-    tokenizer = _refusing(
-        folder,
-        "tokenizer",
-        lambda: AutoTokenizer.from_pretrained(  # nosec B615 # a local folder
-            folder / "tokenizer", local_files_only=True
-        ),
-    )
+    tokenizer = _refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
     use_channels_last(vae)
     defaults = _on_the_grid(folder, _read_defaults(folder), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)

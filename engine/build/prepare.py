@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import plugins
-from engine.build import exported, model_folders
+from engine.build import exported, libraries, model_folders
 from engine.build.model_folders import ModelFolder
 from engine.datasets.physics_iq import TREES
 from engine.errors import DatasetError, VideoError
@@ -64,6 +64,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         model_folders.find_generator(config.generator.name),
         model_folders.find_critic(config.critic.name),
     )
+    libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
     outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)
     form = exported.find(config.denoise, generator.path, outline, device)

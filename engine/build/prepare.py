@@ -19,7 +19,7 @@ from engine.errors import DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
-from engine.machine.device import resolve_device, resolve_dtype, use_threads
+from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.settings.config import RunConfig, shard_of
@@ -64,6 +64,8 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         model_folders.find_generator(config.generator.name),
         model_folders.find_critic(config.critic.name),
     )
+    if device != "cpu":
+        open_ahead(device)
     libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
     outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)

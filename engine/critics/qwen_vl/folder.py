@@ -64,6 +64,8 @@ def read_folder(
         config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
         tokenizer = read_tokenizer(folder)
         _require_quantizer(folder, config, quantization)
+        if not options and getattr(config, "quantization_config", None) is None:
+            options = {"device_map": {"": device}}  # on several threads, without a copy in the host's memory
         if with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
+from transformers import AutoModelForImageTextToText
 from vlm_replies import PLAN
 
 from engine.critics.qwen_vl import critic as qwen_vl
@@ -426,3 +427,19 @@ def test_sidecar_mistakes_are_refused(sidecar: str, message: str, tmp_path: Path
 def test_sidecar_is_optional_and_overrides(folder: Path, tmp_path: Path) -> None:
     assert read_settings(tmp_path) == CriticSettings()
     assert read_settings(folder) == CriticSettings(**SIDECAR)
+
+
+def test_weights_are_read_straight_to_their_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = AutoModelForImageTextToText.from_pretrained
+    asked: list[dict[str, Any]] = []
+
+    def spied(folder: Path, **options: Any) -> Any:
+        asked.append(options)
+        return library(folder, **options)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", spied)
+    model = qwen_vl.load(folder, device="cpu", dtype="bf16").model
+    assert asked[0]["device_map"] == {"": "cpu"}
+    whole = library(folder, dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+    assert not any(hasattr(module, "_hf_hook") for module in model.modules())

@@ -19,11 +19,12 @@ from engine.errors import DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
+from engine.machine import compiled
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.settings.config import RunConfig, shard_of
-from engine.settings.environment import cache_folder, num_threads, offline
+from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Scenario, VideoSpec
 
 DATASETS = "engine.datasets"
@@ -66,6 +67,8 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
     )
     if device != "cpu":
         open_ahead(device)
+    if compiled.hold(cache_folder() / "compiled"):
+        compile_into(cache_folder() / "compiled")
     libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
     outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)

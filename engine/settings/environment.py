@@ -30,6 +30,12 @@ def let_waiting_threads_sleep() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
+def compile_into(folder: Path) -> None:
+    """Where torch keeps compiled code, unless the user said so. By default that is a folder of a known name
+    below /tmp, which is lost at the next start of the machine, and which another user may have made."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 def cache_folder() -> Path:
     """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
     home = os.environ.get("XDG_CACHE_HOME", "")

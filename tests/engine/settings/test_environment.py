@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.settings.environment import let_waiting_threads_sleep
+from engine.settings.environment import compile_into, let_waiting_threads_sleep
 
 ROOT = Path(__file__).resolve().parents[3]
 HOUSES = ("engine", "export", "bench")
@@ -51,3 +51,14 @@ def test_how_the_user_wants_threads_to_wait_stays(
     before = dict(os.environ)
     let_waiting_threads_sleep()
     assert dict(os.environ) == before
+
+
+def test_compiled_code_lies_where_the_user_said_else_in_our_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    compile_into(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compile_into(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)

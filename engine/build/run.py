@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +30,15 @@ from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.folder import DATABASE, writing
-from engine.runs.manifest import MANIFEST, Digest, collect, model_files, read_manifest, write_manifest
+from engine.runs.manifest import (
+    MANIFEST,
+    Digest,
+    collect,
+    model_files,
+    read_manifest,
+    surroundings,
+    write_manifest,
+)
 from engine.runs.store import RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import kept_trace, read_trace
@@ -153,10 +162,10 @@ def build_run(config: RunConfig) -> Run:
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
     prepared = prepare(config)
-    with _digests_ahead(prepared) as digests:  # of weights: read once for them, once to load them
+    with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
         loaded = load(prepared)
         config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-        facts = _manifest(replace(prepared, config=config), digests.digest, loaded[0].notes, loaded[1].notes)
+        facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
     with ExitStack() as refused:
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
@@ -213,8 +222,8 @@ def _mend(store: RunStore, *, remake: bool) -> None:
 def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     """Refuse, or note in the manifest, what the run no longer rests on."""
     path = store.folder / MANIFEST
-    with _digests_ahead(prepared) as digests:
-        then, now = read_manifest(path), _manifest(prepared, digests.digest, {}, {})
+    with _facts_ahead(prepared) as ahead:
+        then, now = read_manifest(path), _manifest(prepared, ahead, {}, {})
     asked = {scenario.id: scenario.text for scenario in store.scenarios()}
     found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
     found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
@@ -241,16 +250,27 @@ def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     return encode
 
 
-def _digests_ahead(prepared: Prepared) -> Ahead:
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Facts for the manifest that are found while something else is done; each waits until it is."""
+
+    digest: Digest
+    around: Callable[[], Mapping[str, Any]]
+
+
+@contextmanager
+def _facts_ahead(prepared: Prepared) -> Iterator[_Facts]:
     """Of what the run rests on, while the models are loaded."""
     folders = (prepared.generator.path, prepared.critic.path)
     paths = [path for folder in folders for path in model_files(folder)]
     paths += [scenario.prefix.path for scenario in prepared.usable]
-    return Ahead(paths, FileDigests(cache_folder() / "digests"), usable_cores())
+    digests = Ahead(paths, FileDigests(cache_folder() / "digests"), usable_cores())
+    with digests, ThreadPoolExecutor(1, "retake-facts") as thread:
+        yield _Facts(digests.digest, thread.submit(surroundings).result)
 
 
 def _manifest(
-    prepared: Prepared, digest: Digest, denoiser: Mapping[str, str], critic: Mapping[str, str]
+    prepared: Prepared, ahead: _Facts, denoiser: Mapping[str, str], critic: Mapping[str, str]
 ) -> dict[str, Any]:
     config = prepared.config
     facts = collect(
@@ -258,10 +278,11 @@ def _manifest(
         {"generator": prepared.generator.path, "critic": prepared.critic.path},
         seeds={scenario.id: scenario_seed(config.loop.seed, scenario.id) for scenario in prepared.scenarios},
         argv=sys.argv,
-        digest=digest,
+        digest=ahead.digest,
+        around=ahead.around,
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    prefixes = {scenario.id: digest(scenario.prefix.path) for scenario in prepared.usable}
+    prefixes = {scenario.id: ahead.digest(scenario.prefix.path) for scenario in prepared.usable}
     return {
         **facts,
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended

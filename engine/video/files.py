@@ -7,7 +7,8 @@ Legend: T pixel frames . H, W pixels. Frames are uint8 RGB [T, H, W, 3].
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -36,6 +37,8 @@ ENCODER_THREADS: Final = 4
 """x264's pictures depend on its thread count, also at constant quality. By default that is the machine's, and
 equal frames would give other files, scores and digests on a machine with another number of cores."""
 
+PROBES: Final = 4
+"""A clip in 4K takes a third of a second, nearly all of it in FFmpeg, and has some 100 MB of frames."""
 
 _NOTE = "retake: "
 
@@ -111,12 +114,23 @@ def refuse_mirrored(path: Path) -> None:
             )
 
 
-def probe_or_expect(path: Path, fps: float, num_frames: int) -> Clip:
-    """The header of `path`; when it cannot be read, the expected one at 0x0, for a later check to refuse."""
-    try:
-        return probe(path)
-    except VideoError:
-        return Clip(path=path, fps=fps, num_frames=num_frames, width=0, height=0)
+def probe_each(paths: Sequence[Path], *, fps: float, num_frames: int) -> list[Clip]:
+    """`probe` of each, several at a time; of one that cannot be read, what is expected, at 0x0, which
+    `probed` refuses."""
+
+    def probe_or_expect(path: Path) -> Clip:
+        try:
+            return probe(path)
+        except VideoError:
+            return Clip(path=path, fps=fps, num_frames=num_frames, width=0, height=0)
+
+    with ThreadPoolExecutor(PROBES, "retake-probe") as threads:
+        return list(threads.map(probe_or_expect, paths))
+
+
+def probed(clip: Clip) -> Clip:
+    """A clip of `probe_each`; raises VideoError as `probe` does where it could not be read."""
+    return clip if clip.width else probe(clip.path)
 
 
 def read_frames(

@@ -75,7 +75,7 @@ class QwenVLCritic:
     settings: CriticSettings
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
-    grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    grammars: Grammars | None  # None: shapes only, or without llguidance a retry is not constrained
     patches: bool  # whether critiques write only what changes of the plan
     slots: Slots | None  # None: the model has shapes only
     replies: int = 1
@@ -316,7 +316,9 @@ def load(
     )
     model, config = parts.model, parts.model.config
     slots: Slots | None = None
+    grammars: Grammars | None = None
     if with_weights:
+        grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
         if torch.device(model.device).type == "cuda":
             pack_linears(groups(model))
             torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
@@ -334,7 +336,7 @@ def load(
         settings=settings,
         geometry=geometry,
         eos_ids=parts.eos_ids,
-        grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        grammars=grammars,
         patches=patches,
         slots=slots,
         replies=replies,

@@ -19,6 +19,7 @@ from torch import nn
 from engine.critics.qwen_vl.chat_template import chat_template
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
 from engine.errors import ModelError, unknown_name
+from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import refuse_adapters
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.linear import int8
@@ -53,7 +54,7 @@ def read_folder(
 ) -> CriticParts:
     """Raises ConfigError for unknown names and ModelError for what does not fit; see `load`."""
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
@@ -61,8 +62,10 @@ def read_folder(
     refuse_adapters(folder, merge="peft: merge_and_unload, save_pretrained")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
+        tokenizer = read_tokenizer(folder)
         _require_quantizer(folder, config, quantization)
+        if not options and getattr(config, "quantization_config", None) is None:
+            options = {"device_map": {"": device}}  # on several threads, without a copy in the host's memory
         if with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:

@@ -70,8 +70,8 @@ def load(
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
-    `cache` is a folder for probed kernel choices and quantized weights; None keeps nothing. `exported` stands
-    in for the transformer, whose weights are then not read; of `denoise` only what is around it is used.
+    `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
+    transformer, whose weights are then not read; of `denoise` only what is around it is used.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -97,7 +97,6 @@ def load(
             settings,
             generator.shape,
             cache=cache,
-            weights=cache and cache / "weights",
             folder=folder,
         )
         generator.denoiser, generator.notes = made.denoiser, dict(made.notes)

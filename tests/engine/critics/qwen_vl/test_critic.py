@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
+from transformers import AutoModelForImageTextToText
 from vlm_replies import PLAN, REPLY
 
 from engine.build.model_folders import find_critic
@@ -483,3 +484,19 @@ def test_a_critic_with_an_instruction_of_its_own_needs_one_for_patches(tmp_path:
     assert read_settings(tmp_path, patches=True).patch_instruction == "Patch."
     (tmp_path / "retake.json").write_text(json.dumps({"critique_instruction": "Judge."}))
     assert read_settings(tmp_path).critique_instruction == "Judge."
+
+
+def test_weights_are_read_straight_to_their_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = AutoModelForImageTextToText.from_pretrained
+    asked: list[dict[str, Any]] = []
+
+    def spied(folder: Path, **options: Any) -> Any:
+        asked.append(options)
+        return library(folder, **options)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", spied)
+    model = qwen_vl.load(folder, device="cpu", dtype="bf16").model
+    assert asked[0]["device_map"] == {"": "cpu"}
+    whole = library(folder, dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+    assert not any(hasattr(module, "_hf_hook") for module in model.modules())

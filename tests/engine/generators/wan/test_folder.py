@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_wan import build_folder, build_transformer, copy, edit
 
 from engine.errors import ModelError
+from engine.generators.wan import folder as reading
 from engine.generators.wan import generator as wan
 
 
@@ -129,3 +132,21 @@ def test_components_of_other_models_are_refused(folder: Path, tmp_path: Path) ->
     build_transformer(channels=8).save_pretrained(mixed / "transformer")
     with pytest.raises(ModelError, match=r"channels \(8, 8\)"):
         wan.load(mixed, device="cpu", dtype="fp32")
+
+
+def test_the_text_encoder_is_read_straight_to_its_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = reading.UMT5EncoderModel.from_pretrained
+    asked: list[dict[str, Any]] = []
+
+    def spied(folder: Path, **options: Any) -> Any:
+        asked.append(options)
+        return library(folder, **options)
+
+    monkeypatch.setattr(reading.UMT5EncoderModel, "from_pretrained", spied)
+    encoder = reading.read_folder(folder, "cpu", "bf16").text_encoder
+    assert asked[0]["device_map"] == {"": torch.device("cpu")}
+    whole = library(folder / "text_encoder", dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in encoder.state_dict().items())
+    assert not any(hasattr(module, "_hf_hook") for module in encoder.modules())

@@ -25,6 +25,7 @@ from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
 from engine.machine.device import release_memory
+from engine.machine.graphs import DEVICE_CALLS
 from engine.machine.streams import HostPool, HostThread, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
@@ -154,7 +155,12 @@ def lane_threads(wanted: bool) -> Iterator[Threads]:
         yield Threads()
         return
     with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
-        yield Threads(of={GENERATE: generate, CRITIQUE: critique}, starts=starts, release=release_memory)
+        yield Threads(
+            of={GENERATE: generate, CRITIQUE: critique},
+            starts=starts,
+            release=release_memory,
+            calling=DEVICE_CALLS.call,
+        )
 
 
 def build_run(config: RunConfig) -> Run:

@@ -120,11 +120,13 @@ class Threads:
 
     `of`: where the jobs of each lane are called, one at a time. `starts`: where the next task of the generate
     lane reads its prefix while the one before it is made. `release` gives the device back what caches hold.
+    `calling`: entered around each call that uses the device.
     """
 
     of: Mapping[str, Calls] = field(default_factory=dict)
     starts: Calls | None = None
     release: Callable[[], None] = lambda: None
+    calling: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Lane:
@@ -154,6 +156,7 @@ class Lane:
         self._calls = threads.of.get(name, inline)
         self._starts = threads.starts if name == GENERATE else None
         self._release = threads.release
+        self._calling = threads.calling
 
     @property
     def has_room(self) -> bool:
@@ -251,7 +254,8 @@ class Lane:
 
     def _emptied(self, function: Callable[[], None]) -> Future[None]:
         def calls() -> None:
-            self._release()
+            with self._calling():
+                self._release()
             function()
 
         return self._calls(calls)
@@ -265,18 +269,21 @@ class Lane:
 
     def _step(self, task: Task[Any]) -> None:
         assert task.job is not None, "an active task has a job"
-        with self._on_lane(self.name), self._device_span(task):
+        with self._device_call(), self._on_lane(self.name), self._device_span(task):
             task.fences.append(task.job.launch())
         task.num_launched += 1
 
     def _finish(self, task: Task[Any]) -> None:
         """Here its caller forgets the job, and what started it: frames are freed with their last consumer."""
         assert task.job is not None, "an active task has a job"
-        with self._on_lane(self.name):
+        with self._device_call(), self._on_lane(self.name):
             task.result = task.job.result()
         task.seconds = time.perf_counter() - task.started_s
         task.job, task.start = None, None
         task.over = True
+
+    def _device_call(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._host is not None else self._calling()
 
     def _device_span(self, task: Task[Any]) -> AbstractContextManager[None]:
         return nullcontext() if self._host is not None else self._span(task)
@@ -286,9 +293,10 @@ class Lane:
 
     def _on_thread(self, task: Task[T], work: Callable[[], T]) -> Callable[[], T]:
         """`work` with the lane's stream and span, both entered on the thread that does it."""
+        calling = self._calling if self.name == SELECT else nullcontext  # encoding does not use the device
 
         def inside() -> T:
-            with self._on_lane(self.name), self._span(task):
+            with calling(), self._on_lane(self.name), self._span(task):
                 return work()
 
         return inside

@@ -76,8 +76,5 @@ def release_memory() -> None:
 
     import torch
 
-    from engine.machine.graphs import CAPTURING
-
     gc.collect()  # a caught error holds frames, and these hold tensors
-    with CAPTURING:
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.machine.graphs import WARM_UP_CALLS, GraphedForward, captured
+from engine.machine.graphs import DEVICE_CALLS, WARM_UP_CALLS, DeviceCalls, GraphedForward, captured
 
 
 def affine(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -139,3 +141,89 @@ def test_lanes_may_capture_at_the_same_time() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(capturing, range(4)))
     assert found == [[True] * 10] * 4
+
+
+@pytest.mark.gpu
+def test_a_capture_survives_lanes_that_wait_for_the_device() -> None:
+    """As compilation and autotuning do on their own."""
+    x = torch.randn(64, 64, device="cuda")
+    over = threading.Event()
+
+    def waiting() -> int:
+        num_waits = 0
+        while not over.is_set():
+            with DEVICE_CALLS.call():
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            num_waits += 1
+        return num_waits
+
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(waiting) for _ in range(2)]
+        for _ in range(20):
+            with DEVICE_CALLS.call():
+                graph, _ = captured(lambda: x @ x)
+                graph.replay()
+        over.set()
+        assert all(other.result() > 0 for other in others)
+
+
+def test_a_capture_is_alone_and_two_may_wish_for_one_at_once() -> None:
+    """Each thread captures inside a call of its own, which it gives up meanwhile."""
+    calls = DeviceCalls()
+    open_calls, captures = set[int](), 0
+    together, seen, start = 0, [], threading.Barrier(4)
+
+    def lane(number: int) -> None:
+        nonlocal captures, together
+        start.wait(timeout=10)
+        for turn in range(50):
+            with calls.call():
+                open_calls.add(number)
+                together = max(together, len(open_calls))
+                seen.append(captures)
+                time.sleep(1e-4)
+                if turn % 7 == number % 2:
+                    open_calls.discard(number)
+                    with calls.alone():
+                        captures += 1
+                        seen.append(len(open_calls) + captures - 1)
+                        captures -= 1
+                    open_calls.add(number)
+                open_calls.discard(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lane, range(4)))
+    assert not any(seen), "nobody was in a call during a capture, and no two captured"
+    assert together > 1, "calls go side by side"
+
+
+def test_whoever_waits_to_be_alone_is_not_overtaken() -> None:
+    calls, order = DeviceCalls(), []
+
+    def capturing() -> None:
+        with calls.alone():
+            order.append("capture")
+
+    def late() -> None:
+        with calls.call():
+            order.append("call")
+
+    with ThreadPoolExecutor(2) as pool:
+        with calls.call():
+            made = [pool.submit(capturing)]
+            while not calls._num_waiting:
+                time.sleep(0.001)
+            made.append(pool.submit(late))
+        for one in made:
+            one.result(timeout=10)
+    assert order == ["capture", "call"]
+
+
+def test_an_error_inside_leaves_the_way_free() -> None:
+    calls = DeviceCalls()
+    with pytest.raises(ValueError), calls.call(), calls.alone():
+        raise ValueError
+    with calls.call(), calls.alone():
+        pass
+    assert (calls._num_calls, calls._is_alone, calls._num_waiting) == (0, False, 0)

@@ -1,4 +1,4 @@
-"""What an interrupt (Ctrl-C) becomes: one line and status 130, never a traceback.
+"""What an interrupt becomes, by Ctrl-C or SIGTERM: one line and status 130, never a traceback.
 
 Outside of a command nothing is begun, or all is put away, and the process ends at once; within one it is a
 KeyboardInterrupt. Imports nothing slow: it works while the rest is imported.
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 STATUS = 130
-"""128 and the number of SIGINT, as shells have it."""
+"""128 and the number of SIGINT, as shells have it; also for SIGTERM, by which schedulers and containers ask
+for the same end: what was begun is put away, and a run says how it goes on."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def stop(*_: object) -> None:
@@ -25,8 +27,9 @@ def stop(*_: object) -> None:
 
 def stop_at_once() -> None:
     """From now on, outside of `interruptible`; once all threads have ended, the status is the work's."""
-    signal.signal(signal.SIGINT, stop)
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, stop)
+        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -55,8 +58,9 @@ def _handled_by(handler: Callable[..., object] | signal.Handlers) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    before = signal.signal(signal.SIGINT, handler)
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

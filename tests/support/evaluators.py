@@ -13,7 +13,7 @@ def catch_evaluators(monkeypatch: pytest.MonkeyPatch, *, status: int) -> list[li
     started: list[list[str]] = []
     real = subprocess.Popen
 
-    def start(command: list[str]) -> subprocess.Popen[bytes]:
+    def start(command: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
         started.append(command)
         return real([sys.executable, "-c", f"raise SystemExit({status})"])
 

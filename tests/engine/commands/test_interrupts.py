@@ -1,4 +1,4 @@
-"""Ctrl-C before, in and after a command: one line and status 130, in the process that users start."""
+"""Ctrl-C and SIGTERM before, in and after a command: one line and status 130, in a process as users start."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ import os, signal, sys
 sys.path.insert(0, {root!r})
 from engine.commands._interrupts import interruptible, stop_at_once, stopping_at_once
 def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{name})
 {code}
 """
+SIGNALS = ("SIGINT", "SIGTERM")
 
 
+@pytest.mark.parametrize("name", SIGNALS)
 @pytest.mark.parametrize(
     "code",
     [
@@ -36,8 +38,8 @@ def interrupt():
     ],
     ids=["while importing", "after the command", "while threads end"],
 )
-def test_outside_of_a_command_the_process_ends_at_once(code: str) -> None:
-    source = CHILD.format(root=str(ROOT), code=code)
+def test_outside_of_a_command_the_process_ends_at_once(code: str, name: str) -> None:
+    source = CHILD.format(root=str(ROOT), code=code, name=name)
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped\n")
 
@@ -49,13 +51,14 @@ def app() -> typer.Typer:
     return made
 
 
-def test_within_a_command_what_was_begun_is_put_away(app: typer.Typer) -> None:
+@pytest.mark.parametrize("name", SIGNALS)
+def test_within_a_command_what_was_begun_is_put_away(app: typer.Typer, name: str) -> None:
     put_away = []
 
     @app.command()
     def work() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.Signals[name])
         finally:
             put_away.append(True)
 
@@ -98,9 +101,11 @@ def test_an_evaluator_that_is_not_reached_by_the_interrupt_is_stopped(
     monkeypatch.setattr(_process, "GRACE_S", 0.1)
     real, started = subprocess.Popen, []
 
-    def start(command: list[str]) -> subprocess.Popen[bytes]:
+    def start(command: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
         assert command[1:4] == ["-m", "bench.commands._evaluator", "scoring.physics_iq"]
-        code = CHILD.format(root=str(ROOT), code="stop_at_once()\nprint(flush=True)\nsignal.pause()")
+        code = CHILD.format(
+            root=str(ROOT), name="SIGINT", code="stop_at_once()\nprint(flush=True)\nsignal.pause()"
+        )
         process = real([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert process.stdout is not None and process.stdout.readline() == b"\n"
         wait = process.wait

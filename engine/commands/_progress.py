@@ -6,7 +6,8 @@ nothing of models or of the store; both displays take the same calls and never i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from engine.build.estimate import clock
 from engine.protocols import Display
 from engine.types import Attempt, Outcome, PlanReply
 from engine.video.files import read_note
@@ -39,20 +41,51 @@ class BestScores:
         return f"best takes {sum(self._best.values()) / len(self._best):.1f}"
 
 
+class TimeLeft:
+    """How long the rest takes if it goes on as so far; unknown before the first scenario has ended.
+
+    Scenarios that were refused cost no time and do not count.
+    """
+
+    def __init__(self, num_scenarios: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._now, self._start_s = now, now()
+        self._num_scenarios = num_scenarios
+        self._refused: set[str] = set()
+        self._done: set[str] = set()
+
+    def outcome(self, outcome: Outcome) -> None:
+        free = outcome.failure is not None and not outcome.attempts
+        (self._refused if free else self._done).add(outcome.scenario_id)
+
+    @property
+    def seconds(self) -> float | None:
+        left = self._num_scenarios - len(self._refused) - len(self._done)
+        return (self._now() - self._start_s) / len(self._done) * left if self._done else None
+
+    def __str__(self) -> str:
+        """ "about 12 min left", or nothing."""
+        seconds = self.seconds
+        return f"about {clock(seconds)} left" if seconds else ""
+
+
 class LiveDisplay:
     """Bars that move in place."""
 
     def __init__(self, console: Console, num_scenarios: int) -> None:
         self._scores = BestScores()
+        self._left = TimeLeft(num_scenarios)
         self._done: set[str] = set()
         columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
         note = TextColumn("{task.fields[note]}", markup=False)
         self._lanes = Progress(*columns, note)
-        self._overall = Progress(*columns, note, TimeElapsedColumn())
+        left = TextColumn("{task.fields[left]}", markup=False)
+        self._overall = Progress(*columns, note, TimeElapsedColumn(), left)
         self._lane_ids: dict[str, TaskID] = {
             lane: self._lanes.add_task(lane, total=None, note="") for lane in LANES
         }
-        self._overall_id = self._overall.add_task("scenarios", total=num_scenarios, note=str(self._scores))
+        self._overall_id = self._overall.add_task(
+            "scenarios", total=num_scenarios, note=str(self._scores), left=""
+        )
         self._live = Live(Group(self._lanes, self._overall), console=console, transient=True)
 
     def __enter__(self) -> Self:
@@ -82,6 +115,8 @@ class LiveDisplay:
         self.attempt(scenario_id, attempt)
 
     def outcome(self, outcome: Outcome) -> None:
+        self._left.outcome(outcome)
+        self._overall.update(self._overall_id, left=str(self._left))
         if outcome.failure is not None:
             self._live.console.print(describe_outcome(outcome), style="red", markup=False, highlight=False)
 
@@ -92,6 +127,7 @@ class PlainDisplay:
     def __init__(self, console: Console, num_scenarios: int) -> None:
         self._console = console
         self._scores = BestScores()
+        self._left = TimeLeft(num_scenarios)
         self._num_scenarios = num_scenarios
         self._done: set[str] = set()
 
@@ -122,7 +158,10 @@ class PlainDisplay:
 
     def outcome(self, outcome: Outcome) -> None:
         self._done.add(outcome.scenario_id)
-        self._line(f"{describe_outcome(outcome)} [{len(self._done)}/{self._num_scenarios}, {self._scores}]")
+        self._left.outcome(outcome)
+        done = f"{len(self._done)}/{self._num_scenarios}"
+        said = ", ".join(filter(None, (done, str(self._scores), str(self._left))))
+        self._line(f"{describe_outcome(outcome)} [{said}]")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

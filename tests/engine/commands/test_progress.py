@@ -10,7 +10,14 @@ import pytest
 from critiques import bare_critique
 from rich.console import Console
 
-from engine.commands._progress import BestScores, LiveDisplay, PlainDisplay, describe_outcome, make_display
+from engine.commands._progress import (
+    BestScores,
+    LiveDisplay,
+    PlainDisplay,
+    TimeLeft,
+    describe_outcome,
+    make_display,
+)
 from engine.types import Attempt, Outcome, PlanReply, Prompt
 
 
@@ -42,7 +49,7 @@ def test_plain_lines() -> None:
         "0001_a: plan unreadable in 1.5 s",
         "0001_a: take 0: revise, score 40.0",
         "0001_a: take 1: unreadable",
-        "0001_a: chose take 0 of 1 (loops) [1/2, best takes 40.0]",
+        "0001_a: chose take 0 of 1 (loops) [1/2, best takes 40.0, about 0 s left]",
         "0002_b: failed: [bold]no clip [2/2, best takes 40.0]",
     ]
 
@@ -63,9 +70,9 @@ def test_takes_of_a_round_in_words() -> None:
 
 def test_live_bars_show_lanes_scenarios_and_failures() -> None:
     stream = io.StringIO()
-    play(LiveDisplay(Console(file=stream, force_terminal=True, width=120), 2))
+    play(LiveDisplay(Console(file=stream, force_terminal=True, width=120), 3))
     text = stream.getvalue()
-    for part in ("generate", "critique", "encode", "scenarios", "2/2", "best takes 40.0", "[bold]no clip"):
+    for part in ("generate", "critique", "encode", "scenarios", "2/3", "about 0 s left", "[bold]no clip"):
         assert part in text, part
 
 
@@ -86,3 +93,17 @@ def test_best_scores_ignore_worse_and_missing() -> None:
 def test_outcomes_in_words() -> None:
     chosen = Outcome(scenario_id="x", attempts=(attempt(0, 1.0),), chosen=0, stopped="accepted")
     assert describe_outcome(chosen) == "x: chose take 0 of 1 (accepted)"
+
+
+def test_time_left_goes_by_the_scenarios_that_took_time() -> None:
+    now = [100.0]
+    left = TimeLeft(5, lambda: now[0])
+    left.outcome(Outcome(scenario_id="refused", attempts=(), failure="no clip"))
+    assert left.seconds is None and str(left) == ""
+    now[0] += 600
+    left.outcome(Outcome(scenario_id="x", attempts=(attempt(0, 1.0),), chosen=0, stopped="loops"))
+    assert left.seconds == 1800 and str(left) == "about 30 min left"
+    now[0] += 600
+    for name in "xyz":
+        left.outcome(Outcome(scenario_id=name, attempts=(attempt(0, 1.0),), failure="broken"))
+    assert left.seconds == 400

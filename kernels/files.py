@@ -11,6 +11,8 @@ from typing import Any
 
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial(-journal)?", re.DOTALL)
 """With what SQLite keeps beside a database in the making."""
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line end, what reverses text, and bytes of file names that are no UTF-8."""
 
 
 @contextmanager
@@ -51,6 +53,11 @@ def name_fault(name: str) -> str | None:
     except UnicodeEncodeError:  # bytes of a file name that are no UTF-8 become surrogates
         return "is not UTF-8"
     return None
+
+
+def printable(text: str) -> str:
+    """`text` with a question mark for each character that a terminal would obey rather than show."""
+    return _OBEYED.sub("?", text)
 
 
 def inside(folder: Path, place: str | PurePath) -> Path:

@@ -8,9 +8,10 @@ import sys
 
 import typer
 
-from engine.commands._app import errors
+from engine.commands._app import console, errors
 from engine.commands._interrupts import STATUS, ignored
 
+STDERR = 2
 GRACE_S = 3.0
 """In which an interrupted evaluator ends by itself."""
 
@@ -18,7 +19,7 @@ GRACE_S = 3.0
 def run_module(name: str, *arguments: object) -> int:
     """Exit status of the module `name` of the benchmarks, such as "scoring.physics_iq"."""
     command = [sys.executable, "-m", "bench.commands._evaluator", name, *map(str, arguments)]
-    with subprocess.Popen(command) as process:  # nosec B603 # our own interpreter
+    with subprocess.Popen(command, stdout=_stdout()) as process:  # nosec B603 # our own interpreter
         try:
             status = process.wait()
         except KeyboardInterrupt:
@@ -27,6 +28,13 @@ def run_module(name: str, *arguments: object) -> int:
     if status != 0:
         errors.print(f"bench.{name} ended with status {status}", style="red")
     return status
+
+
+def _stdout() -> int | None:
+    """Where what it prints goes; None: where ours does."""
+    if console.quiet:
+        return subprocess.DEVNULL
+    return STDERR if console.stderr else None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

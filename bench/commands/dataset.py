@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.commands._app import app, console, print_line
+from engine.commands._output import Commands
 
 if TYPE_CHECKING:
     from bench.dataset.check import TreeReport
 
-group = typer.Typer(
+group = Commands(
     no_args_is_help=True,
     help="Look after a dataset on disk.",
     epilog="Example: [cyan]retake dataset check physics-IQ-benchmark[/]",

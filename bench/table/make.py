@@ -34,10 +34,11 @@ from bench.table.ensembles import (
 )
 from bench.table.render import FORMATS, render, rich_table
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Row, make_board, single_rows
-from engine.commands._console import make_console, printable
+from engine.commands._console import make_console
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
 from engine.types import SelectorSettings
+from kernels.files import printable
 
 SWITCH = {"original": (ORIGINAL,), "verified": (VERIFIED,), "both": SCORES}
 

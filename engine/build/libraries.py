@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.build.model_folders import ModelFolder, find_critic, find_generator
+from engine.runs.log_file import take_over_libraries
 from engine.settings.environment import offline
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def import_families(*found: ModelFolder) -> None:
     with _importing, _uncollected():
         for one in found:
             one.loader()
+        take_over_libraries()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from engine.build.estimate import TimeEstimate, estimate
 from engine.build.prepare import load, prepare, refinement_policy
@@ -19,6 +20,23 @@ class Needs:
     num_scenarios: int
     num_refused: int
     time: TimeEstimate | None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values: bytes and seconds."""
+        time = None
+        if self.time is not None:
+            time = {
+                **asdict(self.time),
+                "shortest_s": self.time.shortest_s,
+                "longest_s": self.time.longest_s,
+            }
+        return {
+            "num_scenarios": self.num_scenarios,
+            "num_refused": self.num_refused,
+            "denoise_steps_of_a_take": self.num_steps,
+            "memory": {**asdict(self.memory), "required_bytes": self.memory.required_bytes},
+            "time": time,
+        }
 
 
 def plan_run(config: RunConfig, *, timed: bool) -> Needs:

@@ -31,6 +31,7 @@ from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.folder import DATABASE, writing
+from engine.runs.log_file import RunLog
 from engine.runs.manifest import (
     MANIFEST,
     Digest,
@@ -54,10 +55,13 @@ from engine.video.oddities import oddity_of
 class Run:
     """A run folder with its models loaded; a context that closes the store. `execute` runs it to the end."""
 
-    def __init__(self, store: RunStore, prepared: Prepared | None, loaded: tuple[Generator, Critic] | None):
+    def __init__(
+        self, store: RunStore, log: RunLog, prepared: Prepared | None, loaded: tuple[Generator, Critic] | None
+    ) -> None:
         """`prepared` is None when every scenario has its outcome, `loaded` when no other one is usable."""
         self.folder = store.folder
         self._store = store
+        self._log = log
         self._prepared = prepared
         self._loaded = loaded
         self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
@@ -69,6 +73,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._store.close()
+        self._log.close()
 
     @property
     def num_pending(self) -> int:
@@ -167,19 +172,23 @@ def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
-    prepared = prepare(config)
-    with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
-        loaded = load(prepared)
-        config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-        facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
     with ExitStack() as refused:
+        log = RunLog()
+        refused.callback(log.close)
+        prepared = prepare(config)
+        with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
+            loaded = load(prepared)
+            denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
+            config = replace(config, denoise=denoise)
+            facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
+        log.into(config.out)
         write_config(config, config.out / "config.toml")  # before the store: whoever finds one can resume it
         write_manifest(config.out / MANIFEST, facts)
         store = RunStore.create(config.out, prepared.scenarios, claim=claim)
         refused.pop_all()
-    return Run(store, prepared, loaded)
+    return Run(store, log, prepared, loaded)
 
 
 def resume_run(
@@ -197,6 +206,9 @@ def resume_run(
     with ExitStack() as refused:
         store = RunStore.open(folder)
         refused.callback(store.close)  # so that it can be tried again with what the error says
+        log = RunLog()
+        refused.callback(log.close)
+        log.into(folder)
         config = exported.moved(read_config(folder), denoiser)
         read_trace(folder)  # refused now, not when the models are loaded
         _mend(store, remake=remake_takes)
@@ -209,7 +221,7 @@ def resume_run(
             _compare(store, prepared, accept=accept_changes)
             loaded = load(prepared) if prepared.usable else None
         refused.pop_all()
-        return Run(store, prepared, loaded)
+        return Run(store, log, prepared, loaded)
 
 
 def _mend(store: RunStore, *, remake: bool) -> None:

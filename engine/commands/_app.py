@@ -1,4 +1,4 @@
-"""The typer app, its console, and how a run is executed and summed up.
+"""The typer app, and how a run is executed and summed up.
 
 Knows no command. A user's error is printed as a panel with its fix, never as a traceback. Exit status: 0 all
 done, 1 a scenario or a check failed, 2 the user's error, 130 interrupted.
@@ -9,16 +9,20 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.panel import Panel
 from rich.text import Text
 from typer.core import TyperGroup
 
-from engine.commands._console import make_console
 from engine.commands._interrupts import STATUS, interruptible
+from engine.commands._output import Commands, Quiet, Verbose, print_version, speak, speaking, write_json
+from engine.commands._output import console as console
+from engine.commands._output import errors as errors
+from engine.commands._output import print_line as print_line
 from engine.errors import RetakeError, SystemRefused
+from engine.runs.log_file import LOG
 from kernels.files import meant
 
 if TYPE_CHECKING:
@@ -26,9 +30,6 @@ if TYPE_CHECKING:
 
     from engine.build.run import Run
     from engine.types import Outcome
-
-console = make_console()
-errors = make_console(stderr=True)
 
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
@@ -42,7 +43,7 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with interruptible():
+            with interruptible(), speaking():
                 return super().invoke(ctx)
         except (RetakeError, OSError) as error:
             told = error if isinstance(error, RetakeError) else refused_by_system(error)
@@ -77,10 +78,10 @@ def refused_by_system(error: OSError) -> RetakeError | None:
     return SystemRefused(f"{' and '.join(named) or 'a file'}: {error.strerror}", fix=fix)
 
 
-app = typer.Typer(
+app = Commands(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Generate video, let a local vision-language model judge it against physics, rewrite the prompt, "
@@ -88,6 +89,17 @@ app = typer.Typer(
     epilog="Start with [cyan]retake demo[/], then [cyan]retake scenes[/] and [cyan]retake run[/]. "
     "[cyan]retake doctor[/] says what this machine can run.",
 )
+
+
+@app.callback()
+def retake(
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    speak(verbose, quiet)
 
 
 def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
@@ -114,8 +126,8 @@ def _execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
         raise typer.Exit(STATUS) from None
 
 
-def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Report and summary; status 1 when a scenario failed."""
+def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None = None) -> None:
+    """Report and summary, and the outcomes as JSON; status 1 when a scenario failed."""
     from engine.commands._progress import describe_outcome, odd_takes
     from engine.report.write import write_report
 
@@ -123,18 +135,40 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome]) -> None:
         print_line(line, "yellow")
     failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
     for outcome in failed:
-        console.print(describe_outcome(outcome), style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(describe_outcome(outcome), style="red", markup=False, highlight=False, soft_wrap=True)
     takes = sum(len(outcome.attempts) for outcome in outcomes.values())
     console.print(
         f"{len(outcomes) - len(failed)} of {len(outcomes)} scenarios done, {takes} takes, "
         f"{len(failed)} failed",
         highlight=False,
     )
-    print_line(f"report: {write_report(folder)}")
+    report = write_report(folder)
+    print_line(f"report: {report}")
+    scenarios = [_outcome_document(outcome) for outcome in outcomes.values()]
+    write_json({"run": folder, "report": report, "log": folder / LOG, "scenarios": scenarios}, json_file)
     if failed:
         raise typer.Exit(1)
 
 
-def print_line(text: str, style: str | None = None) -> None:
-    """One line as it is, which a terminal wraps and a pipe keeps whole."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+def _outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """Videos are relative to the run folder; a failed scenario has no choice, an unjudged take no verdict."""
+    return {
+        "id": outcome.scenario_id,
+        "chosen": outcome.chosen,
+        "stopped": outcome.stopped,
+        "failure": outcome.failure,
+        "takes": [
+            {
+                "index": take.index,
+                "round": take.round,
+                "sample": take.sample,
+                "seed": take.prompt.seed,
+                "prompt": take.prompt.text,
+                "video": take.video_path,
+                "verdict": None if take.critique is None else str(take.critique.verdict),
+                "score": None if take.critique is None else take.critique.score,
+                "selector_scores": take.selector_scores,
+            }
+            for take in outcome.attempts
+        ],
+    }

@@ -6,7 +6,6 @@ backwards. Invariant: of what is printed, only our own styles and cursor moves a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -15,13 +14,7 @@ from rich.status import Status
 from rich.style import StyleType
 from rich.text import Text
 
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and line end, what reverses text, and bytes of file names that are no UTF-8."""
-
-
-def printable(text: str) -> str:
-    """`text` with a question mark for each character that a terminal would obey rather than show."""
-    return _OBEYED.sub("?", text)
+from kernels.files import printable
 
 
 class PlainConsole(Console):

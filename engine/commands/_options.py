@@ -9,18 +9,20 @@ import functools
 import inspect
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 import typer
 from rich.markup import escape
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, nearest
 from engine.settings.config import RunConfig
 from engine.settings.fields import Entry, entries
 
 Command = Callable[..., None]
+OUTERMOST = "Run"
+"""Panel of the settings that stand in no section."""
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as given to --out.", show_default=False)]
 ConfigFile = Annotated[
@@ -28,12 +30,21 @@ ConfigFile = Annotated[
     typer.Option("--config", help="TOML with the same settings, see docs/settings.md; options win over it."),
 ]
 
-OUTERMOST = "Run"
-"""Panel of the settings that stand in no section."""
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=lambda incomplete: [
+            f"{entry.key}=" for entry in run_settings() if entry.key.startswith(incomplete)
+        ],
+        help="A setting by its key in TOML, such as loop.loops=2; repeatable. It wins over --config.",
+    ),
+]
 
 
 def with_settings(*, without: Collection[str] = ()) -> Callable[[Command], Command]:
-    """Give a command an option for every setting but `without`.
+    """Give a command an option for every setting but `without`, and --set for each by its key.
 
     The command takes those that were given as its first argument, a mapping by dotted key, and declares the
     rest of its own options itself.
@@ -44,10 +55,14 @@ def with_settings(*, without: Collection[str] = ()) -> Callable[[Command], Comma
         @functools.wraps(command)
         def _command(**values: Any) -> None:
             read = {entry.key: _value(entry, values.pop(_parameter_name(entry))) for entry in chosen}
-            command({key: value for key, value in read.items() if value is not None}, **values)
+            given = {key: value for key, value in read.items() if value is not None}
+            command(given | _assigned(values.pop("assignments") or (), chosen, given), **values)
 
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [*map(_parameter, chosen), *own]
+        assignments = inspect.Parameter(
+            "assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Assignments
+        )
+        parameters = [*map(_parameter, chosen), *own, assignments]
         keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
         _command.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
         _command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -93,13 +108,26 @@ def _parameter(entry: Entry) -> inspect.Parameter:
     else:
         # what is on by default can be switched off, what is off can be switched on
         flag = f"{entry.option}/--no-{entry.option[2:]}" if entry.default is True else entry.option
-        info = typer.Option(flag, help=_help(entry), metavar=metavar, rich_help_panel=entry.panel)
+        info = typer.Option(
+            flag,
+            help=_help(entry),
+            metavar=metavar,
+            rich_help_panel=entry.panel,
+            autocompletion=_completing(rule.choices) if rule.choices else None,
+        )
     return inspect.Parameter(
         _parameter_name(entry),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[(str if is_list else kind) | None, info],
     )
+
+
+def _completing(values: Collection[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
 
 
 def _help(entry: Entry) -> str:
@@ -113,3 +141,42 @@ def _value(entry: Entry, given: Any) -> Any:
     if given is not None and get_origin(entry.kind) is tuple:
         return names(given)
     return str(given) if isinstance(given, Path) else given
+
+
+def _assigned(
+    assignments: Sequence[str], chosen: Sequence[Entry], options: Collection[str]
+) -> dict[str, object]:
+    """The settings that --set names, of which the last one counts; ConfigError for what cannot be meant."""
+    by_key = {entry.key: entry for entry in chosen}
+    found: dict[str, object] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals:
+            raise ConfigError(f"--set {text!r} sets nothing", fix="give KEY=VALUE, such as loop.loops=2")
+        if key not in by_key:
+            raise ConfigError(
+                f"--set {key!r} is not a setting{nearest(key, by_key)}",
+                fix=f"use one of: {', '.join(by_key)}",
+            )
+        entry = by_key[key]
+        if key in options:
+            raise ConfigError(
+                f"{key} is given twice, by {entry.name.upper() if entry.setting.positional else entry.option}"
+                f" and by --set",
+                fix="leave one of them out",
+            )
+        found[key] = _parsed(entry, value.strip())
+    return found
+
+
+def _parsed(entry: Entry, text: str) -> object:
+    """What TOML would have of it. What is not of the setting's type stays text, which the section refuses."""
+    if get_origin(entry.kind) is tuple:
+        return names(text)
+    if entry.kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return entry.kind(text) if entry.kind in (int, float) else text
+    except ValueError:
+        return text

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from engine.commands._app import app, console
+from engine.commands._output import JsonFile, write_json
 
 
 @app.command(epilog="Example: [cyan]retake doctor[/]")
-def doctor() -> None:
+def doctor(json_file: JsonFile = None) -> None:
     """Say what this machine can run, and the fix for each thing that is missing."""
     from engine.build.doctor import can_run, examine
     from engine.settings.environment import offline
@@ -22,6 +25,7 @@ def doctor() -> None:
         mark = Text("ok", "green") if check.ok else Text("no", "bold red" if check.required else "yellow")
         table.add_row(mark, check.name, Text(check.detail), Text(check.fix))
     console.print(table)
+    write_json({"can_run": can_run(checks), "checks": [asdict(check) for check in checks]}, json_file)
     if not can_run(checks):
         console.print("the default run cannot work here: mend what is marked in red", style="red")
         raise typer.Exit(1)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.commands._app import app, console, print_line
+from engine.commands._output import JsonFile, write_json
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def kernels(
     tune: Annotated[
         bool, typer.Option("--tune", help="Search tile sizes of our Triton kernels and keep them.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the table there.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Say which attention kernels this machine supports, how exact and fast each is, and which would run.
 
@@ -57,10 +55,8 @@ def kernels(
     # Without times a GPU has no fastest kernel to name.
     chosen = pick(verdicts) if timed or target.kind == "cpu" else None
     _print(problem, verdicts, chosen)
-    if out is not None:
-        document = _document(problem, verdicts, chosen)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        print_line(f"written: {out}")
+    if json_file is not None:
+        write_json(_document(problem, verdicts, chosen), json_file)
 
 
 def _problem(shape: str, dtype: str, mask: str, target: Any) -> AttentionProblem:
@@ -116,12 +112,5 @@ def _document(
         "problem": dataclasses.asdict(problem),
         "machine": machine(),
         "chosen": None if chosen is None else chosen.name,
-        "kernels": [_without_nan(dataclasses.asdict(verdict)) for verdict in verdicts],
+        "kernels": [dataclasses.asdict(verdict) for verdict in verdicts],
     }
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: an error that is no number is null there."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from engine.commands._app import app, console
 from engine.commands._options import RunFolder, names, numbers
+from engine.commands._output import JsonFile, write_json
 
 
 @app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1,2[/]")
@@ -23,6 +25,7 @@ def select(
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the chosen clips, ready to be scored.")] = None,
     device: Annotated[str, typer.Option(help="Where networks run: auto, cpu or cuda.")] = "auto",
+    json_file: JsonFile = None,
 ) -> None:
     """Choose again among the stored takes of a run; nothing is generated and the run is not changed."""
     from engine.loop.selection import reselect
@@ -43,3 +46,5 @@ def select(
     console.print(table)
     moved = sum(entry.before != entry.chosen for entry in selections)
     console.print(f"{moved} of {len(selections)} scenarios get another take", highlight=False)
+    document = {"run": folder, "by": names(by), "scenarios": [asdict(entry) for entry in selections]}
+    write_json(document, json_file)

@@ -6,6 +6,7 @@ Invariants: an outcome does not depend on other scenarios or on `overlap`; an er
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from engine.loop.lanes import Lane, Task, errors_to
 from engine.loop.scenario import ScenarioLoop, Waits
 from engine.protocols import Progress
 from engine.types import Outcome
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.0005
 
@@ -157,6 +160,7 @@ class Scheduler:
                 f"the GPU failed during {name}: {error}",
                 fix="continue with `retake resume RUN` (finished attempts stay); see `retake doctor`",
             ) from error
+        log.info("scenario=%s fails", name, exc_info=error)
         scenario.queued.clear()
         for lane in self._lanes:
             lane.drop(name)

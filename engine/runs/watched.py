@@ -5,12 +5,16 @@ Knows neither a terminal nor a database.
 
 from __future__ import annotations
 
+import logging
+
 from engine.protocols import Display, Sink
 from engine.types import Attempt, Outcome, PlanReply
 
+log = logging.getLogger(__name__)
+
 
 class Watched:
-    """A sink that shows each piece of finished work once it is safe."""
+    """A sink that shows each piece of finished work once it is safe, and logs it."""
 
     def __init__(self, store: Sink, display: Display) -> None:
         self._store = store
@@ -18,16 +22,33 @@ class Watched:
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         self._store.plan(scenario_id, reply)
+        log.info("plan scenario=%s readable=%s s=%.1f", scenario_id, reply.plan is not None, reply.seconds)
         self._display.plan(scenario_id, reply)
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._store.attempt(scenario_id, attempt)
+        log.info("take %s", _told(scenario_id, attempt))
         self._display.attempt(scenario_id, attempt)
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
         self._store.judged(scenario_id, attempt)
+        log.info("judged %s", _told(scenario_id, attempt))
         self._display.judged(scenario_id, attempt)
 
     def outcome(self, outcome: Outcome) -> None:
         self._store.outcome(outcome)
+        log.info(
+            "outcome scenario=%s takes=%d chosen=%s stopped=%s failure=%s",
+            outcome.scenario_id, len(outcome.attempts), outcome.chosen, outcome.stopped, outcome.failure,
+        )  # fmt: skip
         self._display.outcome(outcome)
+
+
+def _told(scenario_id: str, attempt: Attempt) -> str:
+    critique = attempt.critique
+    verdict = None if critique is None else str(critique.verdict)
+    score = None if critique is None else critique.score
+    return (
+        f"scenario={scenario_id} take={attempt.index} round={attempt.round} sample={attempt.sample} "
+        f"seed={attempt.prompt.seed} verdict={verdict} score={score}"
+    )

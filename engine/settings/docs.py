@@ -25,10 +25,10 @@ HEAD = """\
 <!-- made by `make docs` from engine/settings; change the fields there -->
 
 Every setting is an option of `retake run`, `retake plan` and `retake demo`, and a key of the TOML file that
-`--config` names; options win over the file. In TOML a key stands in its section, with texts in quotes and
-lists in brackets; on the command line the names of a list are separated by commas. An unknown key is refused
-with the nearest known one, a value out of range with what is allowed. A run folder keeps all of its settings
-in `config.toml`.
+`--config` names; options win over the file. `--set KEY=VALUE` gives a setting by its key, such as
+`--set loop.loops=2`. In TOML a key stands in its section, with texts in quotes and lists in brackets; on the
+command line the names of a list are separated by commas. An unknown key is refused with the nearest known
+one, a value out of range with what is allowed. A run folder keeps all of its settings in `config.toml`.
 
 ```toml
 limit = 10

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from engine.commands._app import app, console, print_line
 from engine.commands._options import names
+from engine.commands._output import Commands
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder
 from export.spec import ExportError
@@ -31,11 +32,11 @@ class _Verbs(TyperGroup):
     """What is no verb is the generator of `build`: `retake export demo` is `retake export build demo`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        is_verb = not args or args[0] in self.commands or args[0] == "--help"
+        is_verb = not args or args[0] in self.commands or args[0] in ("-h", "--help")
         return super().parse_args(ctx, args if is_verb else ["build", *args])
 
 
-exports = typer.Typer(
+exports = Commands(
     cls=_Verbs,
     no_args_is_help=True,
     help="""Export a generator: ONNX, TensorRT, TensorRT for RTX, or a package of native code.

@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from engine.commands._console import PlainConsole, make_console, printable
+from engine.commands._console import PlainConsole, make_console
+from kernels.files import printable
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b1m\r\u202egpj.exe\udcff[/red][bold]:skull:"
 SHOWN = "a?]0;owned??[2J?1m??gpj.exe?[/red][bold]:skull:"

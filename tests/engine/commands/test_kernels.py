@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from engine import cli
-from engine.commands.kernels import _without_nan
+from engine.commands._output import _without_nan
 from kernels.dispatch import names
 
 

@@ -165,7 +165,7 @@ def _seeing(module: nn.Module) -> Iterator[list[Tensor]]:
 
 def _scenarios(dataset: Path | None, scratch: Path, fps: float) -> Sequence[Scenario]:
     """Of the user's dataset, else the six bundled scenes, drawn anew."""
-    from engine.build.prepare import open_dataset
+    from engine.build.opened_dataset import open_dataset
 
     if dataset is None:
         from engine.demo.showcase import write_showcase

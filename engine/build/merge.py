@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.build.prepare import open_dataset
+from engine.build.opened_dataset import open_dataset
 from engine.build.shards import Source, check_settings, differences, distinct, read_source
 from engine.errors import ConfigError, StoreError
 from engine.runs.changes import listed

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import plugins
 from engine.build import exported, libraries, model_folders
 from engine.build.model_folders import ModelFolder
-from engine.datasets.physics_iq import TREES
+from engine.build.opened_dataset import open_dataset
 from engine.errors import DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.policy import RefinementPolicy
@@ -26,8 +25,6 @@ from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.settings.config import PATCH, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Scenario, VideoSpec
-
-DATASETS = "engine.datasets"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +113,6 @@ def load(prepared: Prepared) -> tuple[Generator, Critic]:
         _load_generator(config, prepared.generator, *arguments, with_weights=True, form=form),
         load_critic(config, prepared.critic, *arguments, with_weights=True),
     )
-
-
-def open_dataset(root: Path) -> Dataset:
-    """Physics-IQ where there is a descriptions.csv or its tree, else a folder of the user's clips."""
-    trees = [root / tree / "split-videos" for tree in ("", *TREES)]
-    benchmark = (root / "descriptions.csv").is_file() or any(tree.is_dir() for tree in trees)
-    opened: Dataset = plugins.load(DATASETS, "physics_iq" if benchmark else "folder").open_dataset(root)
-    return opened
 
 
 def _load_generator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
-from engine.settings.config import DenoiseConfig, load_config
+from engine.commands._output import JsonFile, write_json
+from engine.settings.config import DenoiseConfig, RunConfig, load_config
 from engine.settings.presets import DenoiseSettings, parts_of_forward
 
 Moved = Annotated[
@@ -46,12 +48,25 @@ UNCOUNTED = (
 
 @app.command(epilog="Example: [cyan]retake run scenes/test --loops 2 --steps 16 --out runs/first[/]")
 @with_settings()
-def run(given: Mapping[str, object], config: ConfigFile = None) -> None:
+def run(
+    given: Mapping[str, object],
+    config: ConfigFile = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check settings, models, clips and memory, say what would run, write nothing."
+        ),
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
     """Run the refinement loop over a dataset: plan, generate, critique, rewrite, generate again, choose."""
+    loaded = _load(config, given)
+    if dry_run:
+        _say_needs(loaded, timed=False, json_file=json_file)
+        return
     from engine.build.run import build_run
 
-    loaded = load_config(config, given, default_out=new_folder("run"))
-    finish(loaded.out, execute(lambda: build_run(loaded)))
+    finish(loaded.out, execute(lambda: build_run(loaded)), json_file)
 
 
 @app.command(epilog="Example: [cyan]retake resume runs/first[/]")
@@ -60,6 +75,7 @@ def resume(
     denoiser: Moved = None,
     accept_changes: AcceptChanges = False,
     remake_takes: RemakeTakes = False,
+    json_file: JsonFile = None,
 ) -> None:
     """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried.
 
@@ -74,6 +90,7 @@ def resume(
                 folder, denoiser=denoiser, accept_changes=accept_changes, remake_takes=remake_takes
             )
         ),
+        json_file,
     )
 
 
@@ -83,11 +100,25 @@ def plan(
     given: Mapping[str, object],
     config: ConfigFile = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the models and time them.")] = True,
+    json_file: JsonFile = None,
 ) -> None:
     """Say what a run with these settings would need: memory part by part, and time at most."""
-    from engine.build.needs import plan_run
+    loaded = _load(config, given)
+    _say_needs(loaded, timed=timed, json_file=json_file)
+
+
+def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
+    """The settings. A dataset without texts is refused here, before the seconds that model libraries take."""
+    from engine.build.opened_dataset import open_dataset
 
     loaded = load_config(config, given, default_out=new_folder("run"))
+    open_dataset(loaded.dataset)
+    return loaded
+
+
+def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None) -> None:
+    from engine.build.needs import plan_run
+
     needs = plan_run(loaded, timed=timed)
     header, *rows = needs.memory.table()
     table = Table(*header, title="memory")
@@ -100,6 +131,7 @@ def plan(
     console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)
     if needs.time is not None:
         console.print(needs.time.describe(), highlight=False)
+    write_json(needs.document() | {"preset": _preset(loaded.denoise)}, json_file)
 
 
 def _preset(denoise: DenoiseConfig) -> str:

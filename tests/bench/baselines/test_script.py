@@ -12,7 +12,8 @@ from whole_runs import tiny_models
 from bench.baselines.script import Script, load_script
 from bench.perf.end_to_end import facts
 from bench.perf.end_to_end.sizes import TINY
-from engine.build.prepare import load, open_dataset
+from engine.build.opened_dataset import open_dataset
+from engine.build.prepare import load
 from engine.build.prepare import prepare as prepare_run
 from engine.loop.policy import RefinementPolicy, scenario_seed
 from engine.runs.trace import HostRecorder

@@ -10,7 +10,7 @@ import pytest
 from scored_clips import make_dataset, record_takes, submit
 
 from bench.scoring.physics_iq import main
-from engine.build.prepare import open_dataset
+from engine.build.opened_dataset import open_dataset
 from engine.runs.manifest import write_manifest
 from engine.runs.store import RunStore
 from kernels.files import file_digest

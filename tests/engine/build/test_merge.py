@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from engine import cli
 from engine.build.merge import merge
-from engine.build.prepare import open_dataset
+from engine.build.opened_dataset import open_dataset
 from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, StoreError
 from engine.runs.folder import DATABASE

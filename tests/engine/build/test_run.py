@@ -17,7 +17,8 @@ from tiny_run import Folders, Silent, make_folders, script_the_critic
 from engine.build import prepare as preparing
 from engine.build import run as build
 from engine.build.needs import plan_run
-from engine.build.prepare import open_dataset, prepare
+from engine.build.opened_dataset import open_dataset
+from engine.build.prepare import prepare
 from engine.build.run import build_run, resume_run
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import folder as critic_folder

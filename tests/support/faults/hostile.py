@@ -19,7 +19,7 @@ from hypothesis import given as given_by
 from hypothesis import strategies as st
 
 from engine.build.model_folders import find_critic, find_generator, weight_elements
-from engine.build.prepare import open_dataset
+from engine.build.opened_dataset import open_dataset
 from engine.critics.qwen_vl.schema import parse_critique, parse_plan
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import RetakeError

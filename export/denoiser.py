@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import nearest
+from export.artifacts.places import places
 from export.artifacts.store import MANIFEST, Artifact, Store, read_artifact
 from export.artifacts.weights import folder_digest
 from export.model_inputs import ExportedDenoiser
@@ -39,7 +40,8 @@ class Needs:
 
 
 def find(wanted: str, store: Path, needs: Needs) -> Artifact:
-    """`wanted` is the folder of an artifact, or a target: then the newest fitting one below `store`.
+    """`wanted` is the folder of an artifact, or a target: then the newest fitting one below `store` or a
+    folder that `retake export --out` was given.
 
     ExportError says what does not fit, of every candidate. By target only artifacts without LoRAs are taken.
     """
@@ -84,8 +86,8 @@ def describe(artifact: Artifact) -> dict[str, str]:
 
 
 def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
-    found = Store(store)
-    made = [artifact for artifact in found.list() if artifact.key["target"] == target]
+    stores = [Store(place) for place in places(store)]
+    made = [artifact for found in stores for artifact in found.list() if artifact.key["target"] == target]
     made.sort(key=lambda artifact: (artifact.folder / MANIFEST).stat().st_mtime_ns, reverse=True)
     reasons = []
     for artifact in made:
@@ -93,12 +95,12 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
         if misfit is None:
             return artifact
         reasons.append(f"{artifact.folder.name}: {misfit.problem}")
-    reasons += [error.problem for error in found.damaged()]
+    reasons += [error.problem for found in stores for error in found.damaged()]
     if len(reasons) > MAX_LISTED:
         reasons[MAX_LISTED:] = [f"and {len(reasons) - MAX_LISTED} more"]
     told = "; ".join(reasons) or "there is none of this target"
     raise ExportError(
-        f"no {target} artifact in {store} fits this run: {told}",
+        f"no {target} artifact in {', '.join(str(found.root) for found in stores)} fits this run: {told}",
         fix=f"make one with `retake export {needs.checkpoint} --target {target}`, or give the folder of one",
     )
 

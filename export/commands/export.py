@@ -58,7 +58,7 @@ Dataset = Annotated[
 Device = Annotated[str, typer.Option(help="Where the module runs: auto, cpu or cuda.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder of the artifacts. Default: the one where --denoiser TARGET looks."),
+    typer.Option(help="Folder of the artifacts; --denoiser TARGET finds them there. Default: in the cache."),
 ]
 
 
@@ -108,6 +108,7 @@ def build(
     from engine.machine.device import resolve_device
     from engine.settings.environment import offline
     from export import generator_inputs, pipeline
+    from export.artifacts import places
     from export.trt.builder import BuildOptions
 
     offline()
@@ -137,6 +138,10 @@ def build(
             observed = generator_inputs.calibrate(request, made, dataset=dataset, num_scenes=scenes)
             given = pipeline.keep_scales(request, observed)
         artifacts = pipeline.run(request, given, step)
+    try:
+        places.note(exports_folder(), request.out)
+    except ExportError as error:  # what was made stands
+        print_line(f"`--denoiser {target}` will not find it: {error}", "yellow")
     _print_artifacts(artifacts, f"In {request.out}")
 
 
@@ -199,13 +204,15 @@ def verify(
 def list_artifacts(
     out: Out = None,
 ) -> None:
-    """Show what is stored, and where it was verified."""
+    """Show what is stored, and where it was verified; without --out in every folder that one was put into."""
+    from export.artifacts.places import places
     from export.artifacts.store import Store
 
-    store = Store(out or exports_folder())
-    _print_artifacts(store.list(), f"In {store.root}")
-    for error in store.damaged():
-        print_line(str(error), "red")
+    for place in places(exports_folder()) if out is None else [out]:
+        store = Store(place)
+        _print_artifacts(store.list(), f"In {store.root}")
+        for error in store.damaged():
+            print_line(str(error), "red")
 
 
 def _known_scales(request: Request, given: Path | None) -> Path | None:

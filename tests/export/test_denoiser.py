@@ -13,6 +13,7 @@ import pytest
 from tiny_wan import build_folder
 
 from export import denoiser
+from export.artifacts import places
 from export.artifacts.store import MANIFEST, Artifact, Store, make_key
 from export.artifacts.weights import folder_digest
 from export.denoiser import Needs
@@ -86,6 +87,18 @@ def test_a_target_is_the_newest_of_it_that_fits(checkpoint: Path, spec: ExportSp
     stored(tmp_path, spec, age_s=4, loras=(("a" * 64, 0.5),))
     stored(tmp_path, spec, age_s=3, target="aoti")
     assert denoiser.find("onnx", tmp_path, needs(checkpoint)) == wanted
+
+
+def test_what_was_put_elsewhere_is_found(checkpoint: Path, spec: ExportSpec, tmp_path: Path) -> None:
+    store, other, gone = tmp_path / "store", tmp_path / "other\udcff", tmp_path / "gone"
+    stored(store, spec, age_s=30)
+    for place in (other, other, gone, store):
+        places.note(store, place)
+    wanted = stored(other, spec, age_s=20)
+    assert places.places(store) == [store, other]
+    assert denoiser.find("onnx", store, needs(checkpoint)) == wanted
+    with pytest.raises(ExportError, match=r"no aoti artifact in .*store, .*other"):
+        denoiser.find("aoti", store, needs(checkpoint))
 
 
 def test_none_that_fits_is_said_with_each_reason(checkpoint: Path, spec: ExportSpec, tmp_path: Path) -> None:

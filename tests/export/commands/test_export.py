@@ -35,6 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETAKE_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -114,6 +115,7 @@ def test_int8_engines_from_real_trajectories(generator: Path, dataset: Path, tmp
 def test_another_checkpoint_and_damage_are_found(generator: Path, dataset: Path, tmp_path: Path) -> None:
     call(generator, "--target", "onnx", "--quant", "fp16", "--out", "o", "--device", "cpu")
     (graph,) = (tmp_path / "o").glob("wan_dit-*")
+    assert graph.name in call("list").output, "it is found without --out"
     lora = build_lora(tmp_path / "a.safetensors")
     other = call("verify", graph, "--generator", generator, "--lora", lora, status=2).output
     assert "cannot be compared" in other

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from engine.commands._app import app, console, print_line
 from engine.commands._output import Commands
+from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from bench.dataset.check import TreeReport
@@ -33,7 +34,9 @@ def check(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="A Physics-IQ tree, original or Verified, or what retake scenes wrote.", show_default=False
+            help="A Physics-IQ tree, original or Verified, what retake scenes wrote, or a folder of your own "
+            "clips.",
+            show_default=False,
         ),
     ],
     fps: Annotated[
@@ -43,11 +46,26 @@ def check(
 ) -> None:
     """Check a Physics-IQ tree for completeness: descriptions, names, lengths, rates, masks, switch frames.
 
-    Says which tree it is and how to obtain what is missing. Status 1 when something is wrong.
+    Says which tree it is and how to obtain what is missing. Of your own clips it checks that each has a text
+    and is read as a run reads it. Status 1 when something is wrong.
     """
     from bench.dataset.check import check_dataset, how_to_obtain
+    from bench.dataset.own_clips import check_clips, holds_clips
+    from engine.build.opened_dataset import is_benchmark
     from engine.settings.environment import usable_cores
 
+    if not is_benchmark(folder) and holds_clips(folder):
+        if fps is not None:
+            raise ConfigError(
+                "--fps is for benchmark trees; your own clips are read at any rate", fix="leave out --fps"
+            )
+        with console.status("reading the clips") as status:
+            report = check_clips(folder, deep=deep, progress=lambda name: status.update(f"checking {name}"))
+        _print(report)
+        if report.num_faults:
+            raise typer.Exit(1)
+        print_line(f"run them with: retake run {folder}")
+        return
     with console.status("reading descriptions.csv") as status:
         report = check_dataset(
             folder,
@@ -67,12 +85,13 @@ def _print(report: TreeReport) -> None:
     from engine.datasets.physics_iq import NUM_CASES
 
     whole = "complete benchmark" if report.num_cases == NUM_CASES else "reduced or simulated dataset"
-    kind = {
-        "original": "Physics-IQ, original",
-        "verified": "Physics-IQ Verified",
-        "unknown": "named neither as the original nor as the Verified tree",
+    title = {
+        "original": f"Physics-IQ, original, {whole}",
+        "verified": f"Physics-IQ Verified, {whole}",
+        "unknown": f"named neither as the original nor as the Verified tree, {whole}",
+        "own clips": "your own clips",
     }[report.kind]
-    table = Table("", "what", title=f"{report.tree}: {kind}, {whole}")
+    table = Table("", "what", title=f"{report.tree}: {title}")
     table.add_column("found", overflow="fold")
     table.add_column("wrong", overflow="fold")
     for line in report.lines:

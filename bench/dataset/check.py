@@ -49,7 +49,7 @@ class Line:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeReport:
     tree: Path
-    kind: str  # "original", "verified" or "unknown"
+    kind: str  # "original", "verified", "unknown" or "own clips"
     num_cases: int
     lines: tuple[Line, ...]
 

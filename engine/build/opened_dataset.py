@@ -16,7 +16,11 @@ def open_dataset(root: Path) -> Dataset:
 
     DatasetError for missing texts and clips; no clip is opened.
     """
-    trees = [root / tree / "split-videos" for tree in ("", *TREES)]
-    benchmark = (root / "descriptions.csv").is_file() or any(tree.is_dir() for tree in trees)
-    opened: Dataset = plugins.load(DATASETS, "physics_iq" if benchmark else "folder").open_dataset(root)
+    reader = plugins.load(DATASETS, "physics_iq" if is_benchmark(root) else "folder")
+    opened: Dataset = reader.open_dataset(root)
     return opened
+
+
+def is_benchmark(root: Path) -> bool:
+    trees = [root / tree / "split-videos" for tree in ("", *TREES)]
+    return (root / "descriptions.csv").is_file() or any(tree.is_dir() for tree in trees)

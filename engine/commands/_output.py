@@ -64,6 +64,9 @@ JsonFile = Annotated[
     ),
 ]
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")]
+
 
 class Commands(typer.Typer):
     """Commands that take -v and -q, wherever they are registered."""
@@ -151,6 +154,20 @@ def speaking() -> Iterator[None]:
 def print_line(text: str, style: str | None = None) -> None:
     """One line as it is, which a terminal wraps and a pipe keeps whole."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def confirm(question: str, given: bool) -> bool:
+    """Asks on the terminal; without one, and without --yes, it is refused."""
+    if given:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody is there to answer: {question}", fix="add --yes, or call it in a terminal")
+    return typer.confirm(question, err=True)
+
+
+def in_units(num_bytes: int) -> str:
+    """ "0.4 MB", "12.0 GB"."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def print_version(wanted: bool) -> None:

@@ -66,15 +66,30 @@ def _clean(folder: Path, lock: IO[bytes], limit_bytes: int) -> None:
     except BlockingIOError:
         return
     if sum(path.stat().st_size for path in _entries(folder)) > limit_bytes:
-        for entry in folder.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
+        _empty(folder)
     known = _index(folder / INDEX)
     for path in list(_entries(folder)):
         if known.get(str(path.relative_to(folder))) != file_digest(path):
             path.unlink()
+
+
+def clear(folder: Path) -> bool:
+    """Remove all of it; False where a process uses it."""
+    with (folder / LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        _empty(folder)
+    return True
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
 
 
 def _entries(folder: Path) -> Iterator[Path]:

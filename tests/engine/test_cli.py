@@ -196,6 +196,9 @@ def test_run_and_plan_resolve_the_same_settings(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("engine.build.run.build_run", keep)
     monkeypatch.setattr("engine.build.needs.plan_run", keep)
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / "a.mp4").touch()
+    (tmp_path / "scenes" / "a.txt").write_text("A ball.")
     (tmp_path / "s.toml").write_text('[denoise]\npreset = "fast"\n[generator]\nsteps = 9\n')
     options = ["scenes", "--out", "o", "--config", "s.toml", "--cfg-gate", 0.5, "--patience", 3, "--steps", 5]
     for verb in ("run", "plan"):

@@ -242,6 +242,9 @@ def test_set_reaches_settings_of_every_type(tmp_path: Path, monkeypatch: pytest.
         raise ConfigError("far enough", fix="none")
 
     monkeypatch.setattr("engine.build.run.build_run", keep)
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / "a.mp4").touch()
+    (tmp_path / "scenes" / "a.txt").write_text("A ball.")
     (tmp_path / "s.toml").write_text("[loop]\nloops = 9\nseed = 5\n")
     given = ("dataset=scenes", "loop.loops=1", "loop.loops=2", "schedule.overlap=false")
     given += (

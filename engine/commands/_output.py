@@ -152,8 +152,10 @@ def speaking() -> Iterator[None]:
 
 
 def print_line(text: str, style: str | None = None) -> None:
-    """One line as it is, which a terminal wraps and a pipe keeps whole."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """One line as it is, which a terminal wraps and a pipe keeps whole. In red or yellow it says what went
+    wrong, and goes to stderr."""
+    to = errors if style in ("red", "yellow") else console
+    to.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def confirm(question: str, given: bool) -> bool:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.commands._app import app, console
+from engine.commands._app import app, console, print_line
 from engine.commands._output import JsonFile, write_json
 
 
@@ -27,6 +27,6 @@ def doctor(json_file: JsonFile = None) -> None:
     console.print(table)
     write_json({"can_run": can_run(checks), "checks": [asdict(check) for check in checks]}, json_file)
     if not can_run(checks):
-        console.print("the default run cannot work here: mend what is marked in red", style="red")
+        print_line("the default run cannot work here: mend what is marked in red", "red")
         raise typer.Exit(1)
     console.print("the default run works here; yellow lines are options this machine lacks")

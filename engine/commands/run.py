@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,8 @@ from rich.table import Table
 
 from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
-from engine.commands._output import JsonFile, write_json
+from engine.commands._output import DryRun, JsonFile, write_json
+from engine.errors import StoreError
 from engine.settings.config import DenoiseConfig, RunConfig, load_config
 from engine.settings.presets import DenoiseSettings, parts_of_forward
 
@@ -75,12 +76,16 @@ def resume(
     denoiser: Moved = None,
     accept_changes: AcceptChanges = False,
     remake_takes: RemakeTakes = False,
+    dry_run: DryRun = False,
     json_file: JsonFile = None,
 ) -> None:
     """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried.
 
     Weights, settings, texts, prefixes and versions must be those that the run was started with.
     """
+    if dry_run:
+        _say_rest(folder, json_file)
+        return
     from engine.build.run import resume_run
 
     finish(
@@ -92,6 +97,20 @@ def resume(
         ),
         json_file,
     )
+
+
+def _say_rest(folder: Path, json_file: Path | None) -> None:
+    from engine.runs.listing import summary_of
+
+    found = summary_of(folder)
+    if found.fault is not None:
+        raise StoreError(found.fault, fix="see `retake runs list` for runs that can be read")
+    pending = found.num_scenarios - found.num_done - found.num_failed
+    print_line(
+        f"{pending} pending and {found.num_failed} failed of {found.num_scenarios} scenarios would be run, "
+        f"{found.num_takes} takes are there"
+    )
+    write_json(asdict(found), json_file)
 
 
 @app.command(epilog="Example: [cyan]retake plan physics-IQ-benchmark --generator wan2.2-ti2v --steps 32[/]")

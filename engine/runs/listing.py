@@ -57,6 +57,7 @@ def runs_in(parent: Path) -> list[RunSummary]:
 
 
 def summary_of(folder: Path) -> RunSummary:
+    """Of a run folder, or of what should be one."""
     num_bytes = sum(_sizes(folder))
     try:
         started = read_manifest(folder / MANIFEST).get("started")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from engine import cli
 from engine.machine import compiled
 from engine.runs.folder import DATABASE, take_lock
+from engine.runs.log_file import LOG
 from engine.runs.store import RunStore
 
 
@@ -87,6 +88,15 @@ def test_no_run_is_removed_where_one_of_them_is_none_or_is_written(runs: Path) -
     with take_lock(runs / "part"):
         assert "another process" in call("runs", "remove", runs / "part", "--yes", status=2).stderr
     assert (runs / "part" / DATABASE).is_file() and (runs / "part" / "videos").is_dir()
+
+
+def test_a_dry_resume_says_what_is_left_and_changes_nothing(runs: Path) -> None:
+    store = (runs / "part" / DATABASE).read_bytes()
+    assert "4 pending and" in call("resume", runs / "part", "--dry-run").output
+    assert "0 pending and 1 failed of 5" in call("resume", runs / "whole", "--dry-run").output
+    assert (runs / "part" / DATABASE).read_bytes() == store and not (runs / "part" / LOG).exists()
+    assert "not a run folder" in call("resume", runs, "--dry-run", status=2).stderr
+    call("resume", runs / "damaged", "--dry-run", status=2)
 
 
 @pytest.fixture

@@ -152,6 +152,17 @@ def test_how_much_is_said(speaker: typer.Typer, arguments: list[str], stdout: st
     assert said(speaker, *arguments) == (stdout, heard)
 
 
+@pytest.mark.parametrize("style", ["red", "yellow"])
+def test_what_went_wrong_is_on_stderr_also_where_it_is_quiet(speaker: typer.Typer, style: str) -> None:
+    @speaker.command()
+    def fail() -> None:
+        _output.print_line("it broke", style)
+
+    for arguments in (["fail"], ["fail", "-q"]):
+        result = CliRunner().invoke(speaker, arguments)
+        assert (result.stdout, result.stderr) == ("", "it broke\n")
+
+
 def test_twice_verbose_says_every_detail_and_the_next_command_is_as_before(speaker: typer.Typer) -> None:
     assert "engine.x says debug" in said(speaker, "work", "-vv")[1]
     assert said(speaker, "work") == ("result\n", [WARNS])

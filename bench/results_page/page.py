@@ -70,7 +70,7 @@ def make_page(folder: Path) -> Page:
     found = [(file, section_of(file)) for file in files]
     titles = _titles([section.title for _, section in found], files)
     summary = [
-        f"[{title}](#{_anchor(title)}): {section.headline}"
+        f"[{title}](#{md.anchor(title)}): {section.headline}"
         for title, (_, section) in zip(titles, found, strict=True)
     ]
     parts = [_part(title, file, section) for title, (file, section) in zip(titles, found, strict=True)]
@@ -100,7 +100,7 @@ def section_of(file: ResultFile) -> md.Section:
 def _titles(titles: Sequence[str], files: Sequence[ResultFile]) -> list[str]:
     """Two files of a kind are told apart by their names."""
     return [
-        title if titles.count(title) == 1 else f"{title}: {file.name}"
+        title if titles.count(title) == 1 else f"{title} ({file.name})"
         for title, file in zip(titles, files, strict=True)
     ]
 
@@ -117,9 +117,3 @@ def _part(title: str, file: ResultFile, section: md.Section) -> str:
     notes = [str(note) for note in file.document.get("notes", [])]
     told = md.paragraphs("Notes:", md.bullets(notes)) if notes else None
     return md.paragraphs(f"## {title}", md.bullets(facts), section.body, told)
-
-
-def _anchor(title: str) -> str:
-    """As GitHub makes it of a heading."""
-    kept = "".join(char for char in title.lower() if char.isalnum() or char in " -_")
-    return kept.replace(" ", "-")

@@ -32,12 +32,12 @@ CRITIC = {
 
 def denoiser_quality(file: ResultFile) -> md.Section:
     """Every optimization alone and each preset against the exact one."""
-    return _compared(file, title="Quality of the fast denoisers", base="exact")
+    return _compared(file, title="What does speed cost in quality?", base="exact")
 
 
 def export_quality(file: ResultFile) -> md.Section:
     """Every exported form against the module it was made of."""
-    return _compared(file, title="Quality of the exported denoisers", base="eager")
+    return _compared(file, title="What does an exported denoiser cost in quality?", base="eager")
 
 
 def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
@@ -102,7 +102,7 @@ def demo_quality(file: ResultFile) -> md.Section:
     if gain:
         words += f" Chosen take minus first take, paired: {md.interval(gain, digits=2, sign='+')}."
     return md.Section(
-        title="Bundled models",
+        title="How good are the bundled models?",
         headline=f"chosen take {md.interval(document.get('chosen'))} Verified, first take "
         f"{md.interval(document.get('first_take'))}",
         body=md.paragraphs(
@@ -145,7 +145,7 @@ def scoring(file: ResultFile) -> md.Section:
             f"; {timing['times_faster_cold']:.1f} times faster, {timing['times_faster_warm']:.1f} warm"
         )
     return md.Section(
-        title="Scorer",
+        title="Does the scorer give the official numbers, and how fast?",
         headline=headline,
         body=md.paragraphs(
             f"{len(document.get('datasets', []))} made datasets; tolerance of a CSV column "
@@ -169,7 +169,9 @@ def selectors(file: ResultFile) -> md.Section:
     ]
     headline = f"{name.replace('_', ' ')}, share of the oracle's gain: {', '.join(shares)}"
     return md.Section(
-        title="Selectors", headline=headline, body=selector_tables.markdown(document).rstrip("\n")
+        title="How well do selectors choose?",
+        headline=headline,
+        body=selector_tables.markdown(document).rstrip("\n"),
     )
 
 

@@ -21,6 +21,7 @@ from bench.results_page import (
 )
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
+    Document,
     ResultError,
     ResultFile,
     code_of,
@@ -58,10 +59,22 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """RESULTS.md and the plots by file name."""
+    """RESULTS.md, the plots by file name, and what other pages quote: measurements and anchors by name."""
 
     text: str
     plots: dict[str, str]
+    files: dict[str, ResultFile]
+    anchors: dict[str, str]
+
+    def document(self, name: str) -> Document:
+        """ResultError where this was not measured."""
+        if name not in self.files:
+            raise ResultError(f"bench/results/{name}.json is missing", fix="measure it, or remove its figure")
+        return self.files[name].document
+
+    def link(self, name: str, words: str = "measured") -> str:
+        """A link to the section of a measurement, as it stands in a page of the top folder."""
+        return f"[{words}](RESULTS.md#{self.anchors[name]})"
 
 
 def make_page(folder: Path) -> Page:
@@ -76,7 +89,12 @@ def make_page(folder: Path) -> Page:
     parts = [_part(title, file, section) for title, (file, section) in zip(titles, found, strict=True)]
     text = md.paragraphs(FIRST_LINE, "# Results", INTRODUCTION, md.bullets(summary), *parts)
     plots = {name: text for _, section in found for name, text in section.plots.items()}
-    return Page(text=f"{text}\n", plots=plots)
+    return Page(
+        text=f"{text}\n",
+        plots=plots,
+        files={file.name: file for file in files},
+        anchors={file.name: md.anchor(title) for file, title in zip(files, titles, strict=True)},
+    )
 
 
 def section_of(file: ResultFile) -> md.Section:

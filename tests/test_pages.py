@@ -1,0 +1,117 @@
+"""Pages written by hand: every relative link leads somewhere, every page can be found, no figure is typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.results_page.filled import without_blocks
+from bench.results_page.markdown import anchor
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in (".", "docs", "engine", "kernels", "export", "bench", "tests", "engine/demo/models")
+    for path in (ROOT / folder).glob("*.md")
+)
+ENTRANCES = ("README.md", "docs/architecture.md")
+FENCE = re.compile(r"^ *```.*?^ *```[^\n]*$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+WITHOUT_FIGURES = ("README.md", "docs/denoiser.md", "docs/critic.md", "docs/export.md", "docs/scoring.md")
+"""Figures stand between markers, or in RESULTS.md. docs/log.md is dated, and so are its figures."""
+NAMES = re.compile(
+    r"3\.1[12]"  # of Python
+    r"|\b(8|12)\.x\b|\b8\.0\b|\b8\.9\b|\b12\.0\b"  # compute capabilities
+    r"|\b\d+-bit\b|\b\d+ bits\b|\b95 % intervals\b|\bCUDA 1[23]\b|\b24 GB\b|\b\d+B\b|\b480p\b"
+    r"|\bstatus is 0\b|\b1 when a scenario\b|\b2 when a setting\b"  # exit codes
+    r"|^\d+\. |\bV-JEPA 2\b",  # of a list, of a model
+    re.MULTILINE,
+)
+"""Numbers that are no measurement."""
+NUMBER = re.compile(r"(?<![\w.-])[-+−]?\d[\d.,\u2009]*")
+
+
+def links(text: str) -> Iterator[str]:
+    """Targets inside this repository; code is no link."""
+    for target in LINK.findall(CODE.sub("", FENCE.sub("", text))):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(text: str) -> set[str]:
+    """Of every heading, as GitHub makes them; a second one of the same name ends in -1."""
+    seen: dict[str, int] = {}
+    for line in FENCE.sub("", text).splitlines():
+        if match := re.match(r"#{1,6} +(.*)", line):
+            name = anchor(match[1].replace("`", ""))
+            seen[name] = seen.get(name, -1) + 1
+    return {name if n == 0 else f"{name}-{n}" for name, most in seen.items() for n in range(most + 1)}
+
+
+def broken(page: Path) -> list[str]:
+    """Links of `page` to a file or a heading that is not there."""
+    found = []
+    for target in links(page.read_text(encoding="utf-8")):
+        name, _, heading = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        if not path.exists() or (heading and heading not in anchors(path.read_text(encoding="utf-8"))):
+            found.append(target)
+    return found
+
+
+def typed(text: str) -> list[str]:
+    """Numbers outside of blocks, code and links that are no name."""
+    prose = CODE.sub("", FENCE.sub("", without_blocks(text)))
+    return NUMBER.findall(NAMES.sub("", LINK.sub("]", prose)))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    assert broken(ROOT / page) == []
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_every_page_is_linked_from(entrance: str) -> None:
+    folder = (ROOT / entrance).parent
+    linked = {(folder / t.partition("#")[0]).resolve() for t in links((ROOT / entrance).read_text("utf-8"))}
+    wanted = {ROOT / page for page in PAGES} - {ROOT / name for name in ("README.md", entrance)}
+    if entrance != "README.md":
+        wanted -= {ROOT / "RESULTS.md", ROOT / "engine/demo/models/README.md"}
+    assert sorted(map(str, wanted - linked)) == []
+
+
+@pytest.mark.parametrize("page", WITHOUT_FIGURES)
+def test_no_figure_is_typed_by_hand(page: str) -> None:
+    assert typed((ROOT / page).read_text(encoding="utf-8")) == [], "figures are made by `make results`"
+
+
+def test_the_front_page_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 125
+    first_screen = text[: text.index("## ")]
+    assert "TensorRT" in first_screen and "make gpu-acceptance" in first_screen
+    assert "published weights" in first_screen
+
+
+def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# How fast, exactly?\n\n```\n# no heading\n```\n## A\n## A\n")
+    page = tmp_path / "page.md"
+    good = "[a](other.md#how-fast-exactly) [b](other.md#a-1) [c](https://x.y/z) `[d](no)` [e](#i)\n# I\n"
+    page.write_text(good)
+    assert broken(page) == []
+    page.write_text(good + "[f](gone.md) [g](other.md#no-heading) [h](other.md#a-2) [i](#j)")
+    assert broken(page) == ["gone.md", "other.md#no-heading", "other.md#a-2", "#j"]
+
+
+@pytest.mark.parametrize(
+    "line", ["It gains 1.4 points.", "2.67x as fast", "| mean | 73 |", "by −0.43", "94 % busy", "in 0.4 GiB"]
+)
+def test_a_typed_figure_is_seen(line: str) -> None:
+    block = "<!-- figures: x -->\n1.5 points\n<!-- /figures -->\n"
+    assert typed(f"1. Python 3.11, an 8-bit H200, `--limit 3`, [a](b#5)\n{block}") == []
+    assert len(typed(f"{block}{line}\n")) == 1

@@ -13,8 +13,8 @@ from typing import Final
 
 from engine.datasets.physics_iq import VIEWS
 from engine.demo.layout import RenderedScene, write_dataset
-from engine.demo.scenes import choose_kinds, make_scene
-from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, Scene
+from engine.demo.scenes import DEFAULT_WORLD, choose_kinds, make_scene
+from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, Labels, Scene
 from engine.errors import ConfigError, unknown_name
 from engine.types import Frames, PhysicsPlan
 
@@ -52,6 +52,10 @@ class SizedScene:
     def truth(self) -> PhysicsPlan:
         return self.scene.truth
 
+    @property
+    def labels(self) -> Labels | None:
+        return self.scene.labels
+
     def render(self, take: int, view: str) -> Frames:
         return self.scene.render(take, view, self.size_px)
 
@@ -69,12 +73,14 @@ def write_scenes(
     size_px: int,
     views: Sequence[str],
     kinds: Sequence[str],
+    world: str = DEFAULT_WORLD,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """One scene a seed, kinds in rotation. `views` are "left", "center", "right"; no `kinds` means all.
 
-    Raises ConfigError for an unknown view or kind or an odd size, DatasetError when `out` holds other scenes.
+    Raises ConfigError for an unknown view, world or kind or an odd size, DatasetError when `out` holds other
+    scenes.
     """
     short = {view.removeprefix("perspective-"): view for view in VIEWS}
     for view in views:
@@ -82,7 +88,7 @@ def write_scenes(
             raise unknown_name("view", view, short)
     if size_px % 2:
         raise ConfigError(f"size {size_px} is odd, which H.264 cannot store", fix=f"use {size_px + 1}")
-    chosen = choose_kinds(kinds)
+    chosen = choose_kinds(kinds, world)
     drawn: list[RenderedScene] = [SizedScene(make_scene(seed, chosen), size_px) for seed in seeds]
     full_views = [short[view] for view in views]
     write_dataset(out, drawn, fps=FPS, views=full_views, workers=workers, progress=progress)

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, nearest, unknown_name
+from engine.generators.wan.own_prefix import ALL, OWN, PREFIX_ATTENTION, use_own_prefix
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
@@ -100,6 +101,7 @@ class WanDefaults:
     clip_prompts: bool = (
         False  # read the first tokens of a prompt over the limit, as in training, or refuse it
     )
+    prefix_attention: str = ALL  # what prefix tokens look at, as in training; see own_prefix.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,9 @@ def read_folder(
     use_channels_last(vae)
     defaults = _on_the_grid(folder, _read_defaults(folder), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)
+    if defaults.prefix_attention == OWN:
+        prefix = 1 - (1 - defaults.prefix_frames) // TEMPORAL_STRIDE  # latent frames, the first one padded
+        use_own_prefix(transformer, prefix, prefix + defaults.num_frames // TEMPORAL_STRIDE)
     meta = torch.device("meta")
     place = target if with_weights else meta
     return WanParts(
@@ -295,6 +300,9 @@ def _read_defaults(folder: Path) -> WanDefaults:
                 f"{path}: {key} = {value!r} is outside of {low:g} to {high:g}",
                 fix=f"give {key} in that range",
             )
+    if values.get("prefix_attention", ALL) not in PREFIX_ATTENTION:
+        given, allowed = values["prefix_attention"], " or ".join(PREFIX_ATTENTION)
+        raise ModelError(f"{path}: prefix_attention = {given!r} is unknown", fix=f"give {allowed}")
     return WanDefaults(**values)
 
 

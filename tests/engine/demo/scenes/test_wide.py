@@ -96,7 +96,14 @@ def test_every_label_is_given_and_none_to_all() -> None:
 
 
 def test_what_is_called_simple() -> None:
-    plain: dict[str, Any] = {"speed": 0.1, "movers": 1, "interactions": 1, "alike": False, "soft": False, "parts": 0}
+    plain: dict[str, Any] = {
+        "speed": 0.1,
+        "movers": 1,
+        "interactions": 1,
+        "alike": False,
+        "soft": False,
+        "parts": 0,
+    }
     assert props.labels_of(**plain) == Labels(simple=True, failures=())
     for change in ({"speed": 0.3}, {"movers": 2}, {"interactions": 2}, {"parts": 5}):
         assert not props.labels_of(**plain | change).simple

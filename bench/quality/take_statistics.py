@@ -26,8 +26,8 @@ from bench.analysis.bootstrap import mean_ci95
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.prompt_kinds import BRIEF, PLAN, PROMPT_KINDS, Asked, prompt_texts
+from bench.quality.take_score import RealTakes, reduced, score_take
 from bench.quality.trivial import BASELINES
-from bench.scoring.view_metrics import ReducedClip, reduce_clip, reduced_size, score_case
 from engine.build.model_folders import find_generator
 from engine.demo.scenes import WIDE, WORLDS, choose_kinds, make_scene
 from engine.demo.scenes.base import NUM_ANSWER_FRAMES, SWITCH, Labels, Scene
@@ -44,7 +44,6 @@ from engine.runs.manifest import code_state, cpu_model, gpus
 from engine.settings.config import BUNDLED
 from engine.settings.environment import offline, usable_cores
 from engine.types import Frames
-from engine.video.motion_masks import masks_of
 
 SIZE_PX = 128
 NOTES = (
@@ -64,7 +63,7 @@ class Reference:
     asked: Asked
     labels: Labels | None
     prefix: Frames  # uint8 [24, S, S, 3]
-    takes: tuple[ReducedClip, ReducedClip]
+    takes: RealTakes
     baselines: dict[str, float]  # score of each
 
 
@@ -76,19 +75,12 @@ class Scored:
     prompts: Mapping[str, np.ndarray]
 
 
-def reduced(frames: Frames) -> ReducedClip:
-    """A clip at the size at which the benchmark compares, with its motion masks."""
-    height, width = frames.shape[1:3]
-    return reduce_clip(frames, masks_of(frames), reduced_size(width, height))
-
-
 def make_reference(scene: Scene) -> Reference:
     """Both takes of a scene, centre view, its texts and the scores of the baselines."""
     one, two = (scene.render(take, "center", SIZE_PX) for take in (1, 2))
     takes = reduced(one[SWITCH:]), reduced(two[SWITCH:])
     found = {
-        name: score_case(*takes, reduced(make(one[:SWITCH], NUM_ANSWER_FRAMES))).score
-        for name, make in BASELINES.items()
+        name: score_take((takes, make(one[:SWITCH], NUM_ANSWER_FRAMES))) for name, make in BASELINES.items()
     }
     brief, plan = scene.kind.describe(scene.params, scene.kind.simulate(scene.params))
     return Reference(
@@ -99,11 +91,6 @@ def make_reference(scene: Scene) -> Reference:
         takes=takes,
         baselines=found,
     )
-
-
-def score_take(task: tuple[Reference, Frames]) -> float:
-    reference, frames = task
-    return score_case(*reference.takes, reduced(frames)).score
 
 
 Generate = Callable[[Sequence[Frames], Sequence[str], int], list[Frames]]
@@ -135,16 +122,15 @@ def score_all(
     prompts: Sequence[str],
     *,
     takes: int,
-    score: Callable[[Iterable[tuple[Reference, Frames]]], Iterable[float]],
+    score: Callable[[Iterable[tuple[RealTakes, Frames]]], Iterable[float]],
 ) -> Scored:
     """Every take of every prompt. The noise of a take is the same under each prompt, as in the loop."""
-    prefixes = [reference.prefix for reference in references]
+    prefixes, real = ([getattr(r, name) for r in references] for name in ("prefix", "takes"))
     found = {}
     for kind in prompts:
         texts = prompt_texts(kind, [reference.asked for reference in references])
         columns = [
-            list(score(zip(references, generate(prefixes, texts, take), strict=True)))
-            for take in range(takes)
+            list(score(zip(real, generate(prefixes, texts, take), strict=True))) for take in range(takes)
         ]
         found[kind] = np.array(columns, np.float64).T
         print(f"{kind}: {found[kind].mean():.1f} over {found[kind].size} takes", file=sys.stderr, flush=True)

@@ -97,6 +97,11 @@ def make_record(scene: Scene, frames: np.ndarray, violation: Violation | None = 
     )
 
 
+def view_of(seed: int) -> str:
+    """The view in which training sees a scene."""
+    return VIEWS[int(np.random.default_rng([seed, 3]).integers(len(VIEWS)))]
+
+
 def draw_clip(scene: Scene, view: str, size_px: int, broken_share: float) -> tuple[np.ndarray, ClipRecord]:
     """Take 1 of a scene, uint8 [NUM_FRAMES, S, S, 3], broken in that share of seeds, with its record."""
     frames, violation = scene.render(1, view, size_px), None
@@ -119,8 +124,7 @@ def _work(
         records, extras = [], []
         for index in range(block):
             scene = make_scene(first + index, kinds)
-            view = VIEWS[int(np.random.default_rng([first + index, 3]).integers(len(VIEWS)))]
-            frames, record = draw_clip(scene, view, size_px, footage.broken_share)
+            frames, record = draw_clip(scene, view_of(scene.seed), size_px, footage.broken_share)
             shared[slot, index] = torch.from_numpy(frames)
             records.append(record)
             extras.append(None if extra is None else extra(records[-1], frames))  # nosec B610 # no query
@@ -145,7 +149,7 @@ class ClipFactory:
         self._shared = torch.empty(num_slots, block, NUM_FRAMES, size_px, size_px, 3, dtype=torch.uint8)
         self._shared.share_memory_()
         self._slots, self._done, self._seeds = context.Queue(), context.Queue(), context.Queue()
-        self._next_seed, self._block = first_seed, block
+        self._next_seed, self.block = first_seed, block
         for slot in range(num_slots):
             self._slots.put(slot)
         for _ in range(num_workers):
@@ -158,7 +162,7 @@ class ClipFactory:
             worker.start()
 
     def _feed(self) -> None:
-        end = self._next_seed + self._block
+        end = self._next_seed + self.block
         assert end < HELD_OUT_SEED0, f"seed {end} would touch held-out scenes"
         self._seeds.put(self._next_seed)
         self._next_seed = end

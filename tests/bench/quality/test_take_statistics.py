@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from bench.quality import take_statistics
+from bench.quality.take_score import RealTakes, score_take
 from bench.quality.take_statistics import (
     Reference,
     document,
     make_reference,
     score_all,
-    score_take,
     tuning_scenes,
 )
 from engine.demo.scenes.base import NUM_ANSWER_FRAMES, SWITCH
@@ -29,7 +29,7 @@ def references() -> list[Reference]:
     return [make_reference(scene) for scene in tuning_scenes("wide", 2)]
 
 
-def score(tasks: Iterable[tuple[Reference, Frames]]) -> list[float]:
+def score(tasks: Iterable[tuple[RealTakes, Frames]]) -> list[float]:
     return [score_take(task) for task in tasks]
 
 
@@ -37,8 +37,8 @@ def test_a_true_take_scores_full_and_a_frozen_one_as_the_baseline(references: li
     for reference in references:
         clip = reference.scene.render(1, "center")
         frozen = np.repeat(clip[SWITCH - 1 : SWITCH], NUM_ANSWER_FRAMES, axis=0)
-        assert score_take((reference, clip[SWITCH:])) == pytest.approx(100.0, abs=0.1)
-        assert score_take((reference, frozen)) == reference.baselines["frozen"] < 40.0
+        assert score_take((reference.takes, clip[SWITCH:])) == pytest.approx(100.0, abs=0.1)
+        assert score_take((reference.takes, frozen)) == reference.baselines["frozen"] < 40.0
         assert 0.0 <= reference.baselines["extrapolated"] <= 100.0
 
 

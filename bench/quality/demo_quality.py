@@ -158,7 +158,9 @@ def measure(
     }
 
 
-def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict[str, Any]:
+def controls(
+    run: Path, *, count: int, label: TruthLabel = motion_truth, world: str = DEFAULT_WORLD
+) -> dict[str, Any]:
     """Accuracy of the run's critic on true, planted and swapped takes of its scenes."""
     config = read_config(run)
     device = resolve_device(config.device)
@@ -171,7 +173,7 @@ def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict
         config.dataset,
         read_truths(config.dataset, ids),
         count=count,
-        period=len(choose_kinds([])),
+        period=len(choose_kinds([], world)),
         fps=FPS,
         label=label,
         progress=lambda done, total: print(f"critic controls {done}/{total}", flush=True),
@@ -336,7 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_loop(dataset, run, resume=options.resume, extra=_loop_options(options))
         document = measure(run, options.work / "baselines", partial=options.partial)
         if options.controls:
-            document["critic"]["controls"] = controls(run, count=options.controls)
+            found = controls(run, count=options.controls, world=options.world)
+            document["critic"]["controls"] = found
     except RetakeError as error:
         console.print(f"error: {error}", markup=False)
         return 1

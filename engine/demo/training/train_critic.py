@@ -171,7 +171,7 @@ def train_stage(
 def part_done(budget: Budget, past: float, arguments: argparse.Namespace) -> float:
     """How far the whole training is, 0 to 1."""
     total = arguments.total_seconds or arguments.seconds
-    return min((past + budget.fraction * arguments.seconds) / total, 1.0)
+    return min((past + budget.fraction * float(arguments.seconds)) / float(total), 1.0)
 
 
 def make_refill(data: CriticData, factory: ClipFactory, shards: Path | None) -> Any:

@@ -155,8 +155,7 @@ def backdrop_tank(p: Tank, size_px: int) -> Canvas:
 def draw_tank(canvas: Canvas, p: Tank, state: Any) -> None:
     t, *ys = state
     for drop, y in zip(p.drops, ys, strict=True):
-        inward = 0.13 if drop.x < 0.5 else -0.13
-        props.draw_dial(canvas, drop.x + inward, 0.11, drop.release_s - t, 0.06)
+        props.draw_dial(canvas, 0.42 if drop.x < 0.5 else 0.58, 0.11, drop.release_s - t, 0.066)
         opening = float(np.clip((t - drop.release_s) / 0.2, 0.0, 1.0))
         props.draw_thing(canvas, drop.x, y, RADIUS, drop.look)
         if drop.below:

@@ -183,7 +183,7 @@ THING: Final = (0.13, 0.12)
 LIFT: Final = 1.1  # world units/s^2 upwards on steel below the magnet
 CATCH: Final = 0.06  # how far from the middle of a thing the magnet still lifts it
 FALL: Final = 1.1
-DIAL: Final = (0.5, 0.16)
+DIAL: Final = (0.5, 0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +338,7 @@ def draw_crane(canvas: Canvas, p: Crane, state: Any) -> None:
     canvas.box(crane, RAIL_Y, 0.13, 0.06, INK)
     canvas.box(crane, MAGNET_Y - 0.05, 0.16, 0.1, (70, 66, 76))
     canvas.box(crane, MAGNET_Y - 0.05, 0.13, 0.05, (255, 196, 60) if is_on else (120, 84, 50))
-    props.draw_dial(canvas, *DIAL, p.off_s - t, 0.075)
+    props.draw_dial(canvas, *DIAL, p.off_s - t)
 
 
 KINDS: Final = (

@@ -163,7 +163,7 @@ def draw_searchlight(canvas: Canvas, p: Searchlight, state: Any) -> None:
         sx, sy = x + sign * 0.15 * float(np.sin(STOPS + 0.32)), y - 0.15 * float(np.cos(STOPS + 0.32))
         canvas.disc(sx, sy, 0.026, (206, 48, 40) if not p.returns else (70, 170, 220))
     if p.end_s < 5.0:
-        props.draw_dial(canvas, 0.87, 0.88, p.end_s - t, 0.075)
+        props.draw_dial(canvas, 0.85, 0.86, p.end_s - t, 0.085)
 
 
 # ---------------------------------------------------------------- a lamp runs over two posts

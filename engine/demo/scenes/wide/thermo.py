@@ -42,7 +42,7 @@ CELLS: Final = 40
 COOLING: Final = 0.02  # to the air, 1/s
 MELTS: Final = 0.3  # relative temperature at which a drop lets go
 DIFFUSIVITY: Final = {"copper": (0.05, 0.065), "iron": (0.022, 0.03), "glass": (0.006, 0.009)}
-DROP: Final = 0.042
+DROP: Final = 0.05
 GROUND_Y: Final = 0.9
 GRAVITY: Final = 1.2  # world units/s^2
 
@@ -185,7 +185,7 @@ def draw_drops(canvas: Canvas, p: Drops, state: Any) -> None:
 
 # ---------------------------------------------------------------- heated gas lifts a piston
 
-WALLS: Final = (0.26, 0.62)  # of the cylinder
+WALLS: Final = (0.33, 0.69)  # of the cylinder
 BASE_Y: Final = 0.74
 PISTON: Final = 0.05  # thickness
 COLD: Final = 0.14  # height of the gas at room temperature
@@ -327,8 +327,8 @@ def draw_piston(canvas: Canvas, p: Piston, state: Any) -> None:
         draw_flame(canvas, middle, 0.9, 0.15 if big else 0.09, 0.13 if big else 0.05)
     else:  # the size of a flame that is to come is that of its burner
         canvas.box(middle, 0.895, 0.24 if p.flame == "big" else 0.1, 0.016, METAL)
-    props.draw_dial(canvas, 0.14, 0.13, p.on_s - t, 0.07)
-    props.draw_dial(canvas, 0.86, 0.13, p.off_s - t, 0.07)
+    props.draw_dial(canvas, 0.16, 0.17, p.on_s - t, 0.085)
+    props.draw_dial(canvas, 0.85, 0.17, p.off_s - t, 0.085)
 
 
 KINDS: Final = (

@@ -30,7 +30,7 @@ from bench.quality.take_score import RealTakes, reduced, score_take
 from engine.critics.qwen_vl.preprocess import PatchGeometry
 from engine.demo.scenes import WIDE, WORLDS, all_kinds, make_scene
 from engine.demo.scenes.base import SWITCH
-from engine.demo.scenes.broken import break_scene
+from engine.demo.scenes.broken import Violation, break_scene
 from engine.demo.scenes.seeds import TRAINING_PARTS
 from engine.demo.training import prompts
 from engine.demo.training.batch_sampler import (
@@ -66,8 +66,9 @@ class Judge:
     """What a take of one scene is scored against, and the take itself where it is planted."""
 
     takes: RealTakes
-    source: str
+    source: str  # "generated", "true", "time: KIND" or "broken: VIOLATION"
     planted: Frames | None  # uint8 [40, S, S, 3]
+    violation: Violation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +83,21 @@ class JudgeMaker:
         rng = np.random.default_rng([record.seed, 15])
         source = str(rng.choice(list(SOURCES), p=list(SOURCES.values())))
         planted: Frames | None = None
+        violation: Violation | None = None
         if source == "true":
             planted = second[SWITCH:]
         elif source == "broken":
             made = break_scene(scene, frames, view, rng)
-            planted = None if made is None else made[0][SWITCH:]
+            if made is not None:
+                planted, violation = made[0][SWITCH:], made[1]
+                source = f"broken: {violation.name}"
         elif source == "time":
             kind = PLANTS[int(rng.integers(len(PLANTS)))]
             chosen = frames[planted_indices(kind, rng)]
             planted = np.ascontiguousarray(chosen[:, :, ::-1] if kind == "mirror" else chosen)
+            source = f"time: {kind}"
         takes = reduced(frames[SWITCH:]), reduced(second[SWITCH:])
-        return Judge(takes, "generated" if planted is None else source, planted)
+        return Judge(takes, "generated" if planted is None else source, planted, violation)
 
 
 def asked_prompt(record: ClipRecord, rng: np.random.Generator) -> tuple[str, Fault]:
@@ -129,9 +134,12 @@ def shard_of(
         prefix_windows=window_tensor([record.prefix_windows for record in block.records]),
         take_windows=window_tensor(seen),
         rows=[
-            maker.critique_row(record, text, windows, fault, score)
-            for record, (text, fault), windows, score in zip(block.records, asked, seen, scores, strict=True)
+            maker.critique_row(record, text, windows, fault, score, judge.violation)
+            for record, (text, fault), windows, score, judge in zip(
+                block.records, asked, seen, scores, block.extras, strict=True
+            )
         ],
+        sources=[judge.source for judge in block.extras],
     )
 
 
@@ -142,7 +150,6 @@ def make_shards(options: argparse.Namespace, device: str) -> None:
     config = AutoConfig.from_pretrained(options.critic, local_files_only=True)  # nosec B615 # a local folder
     tokenizer = AutoTokenizer.from_pretrained(options.critic, local_files_only=True)  # nosec B615
     maker = RowMaker(tokenizer, PatchGeometry.from_config(config, frame_px=options.size), options.size)
-    modules = load_generator(options.generator, device)
     options.out.mkdir(parents=True, exist_ok=True)
     if not missing:
         return
@@ -151,6 +158,7 @@ def make_shards(options: argparse.Namespace, device: str) -> None:
         block=options.block, num_slots=options.workers + 4, size_px=options.size,
         extra=JudgeMaker(world=options.world), footage=Footage(world=options.world),
     )  # fmt: skip
+    modules = load_generator(options.generator, device)  # after the fork: workers inherit no device
     with ProcessPoolExecutor(
         options.workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:

@@ -27,13 +27,17 @@ SCORE_EDGES: Final = (20.0, 35.0, 50.0, 60.0, 70.0, 80.0, 90.0)
 
 @dataclass(frozen=True, slots=True)
 class TakeShard:
-    """Generated takes of one block: frames uint8 [N, 12 or 16, S, S, 3], windows int8 [N, 6 or 8, 3]."""
+    """Takes of one block: frames uint8 [N, 12 or 16, S, S, 3], windows int8 [N, 6 or 8, 3].
+
+    `sources` says of each where it is from, such as "generated" or "broken: vanishes".
+    """
 
     prefixes: torch.Tensor
     takes: torch.Tensor
     prefix_windows: torch.Tensor
     take_windows: torch.Tensor
     rows: list[Row]
+    sources: list[str]
 
 
 class Rows:

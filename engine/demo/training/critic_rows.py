@@ -15,6 +15,7 @@ import numpy as np
 from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
 from engine.critics.qwen_vl.preprocess import PatchGeometry, VideoSegment, sample_pairs, video_text
 from engine.demo.scenes.base import FPS, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
+from engine.demo.scenes.broken import Violation
 from engine.demo.training import critic_text, prompts
 from engine.demo.training.clips import ClipRecord, describe_answer
 from engine.demo.training.critic_text import case_verdict, true_verdict
@@ -104,13 +105,15 @@ class RowMaker:
         seen: list[Window],
         fault: Fault,
         case_score: float | None = None,
+        violation: Violation | None = None,
     ) -> Row:
         """Labelled by the take's Verified case score where it is known, else by its windows."""
         segments = critique_segments(
             self.tokenizer, critic_text.CRITIQUE_INSTRUCTION, self.prefix, self.take, prompt
         )
         expected = record.answer_windows
-        row = self._row(segments, critic_text.critique_reply(seen, expected, record.plan, fault, case_score))
+        reply = critic_text.critique_reply(seen, expected, record.plan, fault, case_score, violation)
+        row = self._row(segments, reply)
         if case_score is None:
             verdict, score = true_verdict(seen, expected), agreement_score(seen, expected)
         else:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from engine.demo.scenes.base import FPS
+from engine.demo.scenes.broken import SENTENCES, Violation
 from engine.demo.training.clips import PREFIX_WINDOW_FRAMES
 from engine.demo.training.windows import ACCEPT_SCORE, WINDOW_FRAMES, Window, agreement_score, window_mismatch
 from engine.types import Fault, PhysicsPlan, Verdict
@@ -88,8 +89,11 @@ def critique_reply(
     plan: PhysicsPlan,
     fault: Fault,
     case_score: float | None = None,
+    violation: Violation | None = None,
 ) -> str:
     """The target of the critique task. `fault` is named only if the take is not acceptable.
+
+    A violation that the take shows is the first of its findings, with the time from which it does.
 
     Verdict and score are those of `case_score`, in percent, where it is known, else of the windows.
     """
@@ -97,11 +101,14 @@ def critique_reply(
     verdict = true_verdict(seen, expected) if case_score is None else case_verdict(case_score)
     accepted = verdict is Verdict.ACCEPT
     mover = plan.motion[0].object if plan.motion else plan.objects[0].name
+    told = findings(seen, expected, mover)
+    if violation is not None:
+        told.insert(0, {"t": violation.t, "object": mover, "issue": SENTENCES[violation.name]})
     return _dump(
         {
             "seen": window_texts(seen),
             "expected": window_texts(expected),
-            "findings": [] if accepted else findings(seen, expected, mover),
+            "findings": [] if accepted else told[:MAX_FINDINGS],
             "fault": str(Fault.NONE if accepted else fault),
             "verdict": str(verdict),
             "score": 5 * round(score / 5),

@@ -63,7 +63,7 @@ class OwnPrefix(_Split):
         assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
         q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, attn.to_v(hidden_states)))
-        q, k = (_rotated(x, *rotary_emb) for x in (q, k))
+        q, k = (_rotated(x, *rotary_emb).type_as(v) for x in (q, k))  # a norm may widen
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, A, S, D]
         split = self.split(hidden_states.shape[1])
         prefix = F.scaled_dot_product_attention(q[:, :, :split], k[:, :, :split], v[:, :, :split])
@@ -86,8 +86,9 @@ class NoisyText(_Split):
         """[B, S, C], zero on the prefix."""
         assert attention_mask is None and rotary_emb is None and attn.add_k_proj is None
         split = self.split(hidden_states.shape[1])
-        q = attn.norm_q(attn.to_q(hidden_states[:, split:]))
-        k, v = attn.norm_k(attn.to_k(encoder_hidden_states)), attn.to_v(encoder_hidden_states)
+        v = attn.to_v(encoder_hidden_states)
+        q = attn.norm_q(attn.to_q(hidden_states[:, split:])).type_as(v)
+        k = attn.norm_k(attn.to_k(encoder_hidden_states)).type_as(v)
         q, k, v = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).type_as(hidden_states)
         return F.pad(_projected(attn, out), (0, 0, split, 0))

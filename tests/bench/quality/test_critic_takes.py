@@ -16,6 +16,7 @@ from bench.quality.critic_takes import SOURCES, JudgeMaker, asked_prompt, shard_
 from bench.quality.prompt_kinds import SUFFIX_SENTENCE
 from engine.demo.scenes import WIDE, all_kinds, make_scene
 from engine.demo.scenes.base import SWITCH
+from engine.demo.scenes.broken import Violation
 from engine.demo.training.clips import Block, ClipRecord, draw_clip, view_of
 from engine.demo.training.critic_data import read_shard
 from engine.demo.training.critic_rows import TAKE_INDICES, Row
@@ -42,7 +43,13 @@ class Maker:
         self.asked: list[tuple[str, float | None]] = []
 
     def critique_row(
-        self, record: ClipRecord, prompt: str, seen: Any, fault: Fault, case_score: float | None = None
+        self,
+        record: ClipRecord,
+        prompt: str,
+        seen: Any,
+        fault: Fault,
+        case_score: float | None = None,
+        violation: Violation | None = None,
     ) -> Row:
         self.asked.append((prompt, case_score))
         assert case_score is not None
@@ -76,6 +83,9 @@ def test_every_take_has_its_benchmark_score(block: Block, monkeypatch: pytest.Mo
     assert own and max(scores[place] for place in own) < 60.0  # frozen takes
     assert torch.equal(shard.takes[own[0], 0], block.frames[own[0], SWITCH - 1])
     assert [row.score for row in shard.rows] == scores
+    assert shard.sources == [judge.source for judge in block.extras]
+    told = [(judge.source.startswith("broken"), judge.violation is not None) for judge in block.extras]
+    assert all(broken == named for broken, named in told)
 
 
 def test_sources_come_in_their_shares_and_a_second_take_is_acceptable(block: Block) -> None:

@@ -135,3 +135,22 @@ def test_a_folder_says_how_it_was_trained(tmp_path: Path) -> None:
     edit(folder, "retake.json", prefix_attention="none")
     with pytest.raises(ModelError, match="'none' is unknown"):
         read_folder(folder, "cpu", "fp32")
+
+
+def test_it_trains_in_mixed_precision_and_is_traced_in_one_piece() -> None:
+    """As training runs it on a GPU: blocks traced whole, half precision beside fp32 norms, with gradients."""
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
+        text_dim=8, freq_dim=32, ffn_dim=32, num_layers=1, cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads", rope_max_seq_len=16,
+    )  # fmt: skip
+    use_own_prefix(transformer, PREFIX, FRAMES)
+    for block in transformer.blocks:
+        block.compile(dynamic=False, fullgraph=True, backend="eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        times = torch.full((1, FRAMES * TOKENS), 500.0)
+        velocity = transformer(latents(), times, torch.randn(1, 6, 8), return_dict=False)[0]
+    velocity.float().square().mean().backward()
+    gradients = [parameter.grad for parameter in transformer.blocks.parameters()]
+    assert all(grad is not None and torch.isfinite(grad).all() for grad in gradients)

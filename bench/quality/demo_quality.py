@@ -43,8 +43,9 @@ from engine.build.prepare import load_critic
 from engine.commands._console import make_console
 from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
-from engine.demo.scenes import DEFAULT_WORLD, WORLDS, choose_kinds, make_scene
+from engine.demo.scenes import DEFAULT_WORLD, WIDE, WORLDS, choose_kinds, make_scene
 from engine.demo.scenes.base import FAILURE_TYPES, FPS, HELD_OUT_SEED0, Labels
+from engine.demo.scenes.seeds import HELD_OUT
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
@@ -93,6 +94,11 @@ def make_dataset(
     kinds = choose_kinds([], world)
     scenes = [make_scene(seed, kinds) for seed in range(seed0, seed0 + count)]
     write_dataset(out, scenes, fps=FPS, views=views, workers=workers)
+
+
+def first_held_out(world: str) -> int:
+    """The first seed that a world's figures are published on."""
+    return HELD_OUT.first if world == WIDE else HELD_OUT_SEED0
 
 
 def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) -> None:
@@ -303,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality.demo_quality", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--count", type=int, default=120, help="number of scenes")
-    parser.add_argument("--seed0", type=int, default=HELD_OUT_SEED0)
+    parser.add_argument("--seed0", type=int, help="seed of the first scene; default: the held-out ones")
     parser.add_argument("--world", choices=tuple(WORLDS), default=DEFAULT_WORLD)
     parser.add_argument("--views", nargs="+", choices=VIEWS, default=["perspective-center"])
     parser.add_argument(
@@ -329,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dataset, run = options.work / "scenes", options.work / "run"
             make_dataset(
                 dataset,
-                seed0=options.seed0,
+                seed0=first_held_out(options.world) if options.seed0 is None else options.seed0,
                 count=options.count,
                 views=options.views,
                 workers=options.workers,

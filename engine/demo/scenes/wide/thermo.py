@@ -193,6 +193,7 @@ SHELF: Final = 0.4  # height above the base from which the ball rolls off
 RATE: Final = 0.75  # 1/s: how fast the gas follows flame and room
 FLAMES: Final = {"small": (0.27, 0.34), "big": (0.5, 0.62)}  # height at which flame and losses balance
 BALL: Final = 0.06
+ROLL: Final = 0.32  # speed at which the ball rolls off, picture widths/s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +230,7 @@ def simulate_piston(p: Piston) -> list[Any]:
 
     At constant pressure the volume is as the temperature (Gay-Lussac); the temperature follows flame and
     room by Newton's law of cooling, so the height relaxes with RATE to `balance` or COLD. Above SHELF the
-    ball rolls to the shelf's side, down its slope and off.
+    wall is open on one side, to which the ball rolls, and off; a piston that sinks keeps it in.
     """
     height, x, y, vx, vy, spin = COLD, sum(WALLS) / 2, 0.0, 0.0, 0.0, 0.0
     rolls, states = False, []
@@ -245,17 +246,25 @@ def simulate_piston(p: Piston) -> list[Any]:
                 target = height
             height += RATE * (target - height) * STEP_S
             if not rolls and height > SHELF:
-                rolls, vx, y = True, p.shelf_side * 0.2, BASE_Y - height - PISTON - BALL
+                rolls, vx = True, p.shelf_side * ROLL
             if not rolls:
                 continue
-            x += vx * STEP_S
-            spin += vx / BALL * STEP_S
-            outside = x < WALLS[0] - 0.03 or x > WALLS[1] + 0.03
-            vy = vy + 1.2 * STEP_S if outside else 0.0
-            y = min(y + vy * STEP_S, 0.9 - BALL) if outside else BASE_Y - SHELF - PISTON - BALL
+            if not is_outside(x):  # on the piston, which may sink below the shelf again
+                inside = WALLS[0] + BALL, WALLS[1] - BALL
+                x = x + vx * STEP_S if height > SHELF else float(np.clip(x + vx * STEP_S, *inside))
+                y, vy = BASE_Y - height - PISTON - BALL, 0.0
+            else:
+                x, vy = x + vx * STEP_S, vy + 1.2 * STEP_S
+                y = min(y + vy * STEP_S, 0.9 - BALL)
+            spin = (x - sum(WALLS) / 2) / BALL
             if y >= 0.9 - BALL and vy > 0.1:
                 vy = -0.4 * vy if p.broken != "wrong restitution" else -1.3 * vy
     return states
+
+
+def is_outside(x: float) -> bool:
+    """Whether a ball there has left the cylinder."""
+    return not WALLS[0] - 0.03 <= x <= WALLS[1] + 0.03
 
 
 def describe_piston(p: Piston, states: list[Any]) -> tuple[str, PhysicsPlan]:
@@ -269,7 +278,8 @@ def describe_piston(p: Piston, states: list[Any]) -> tuple[str, PhysicsPlan]:
     if p.on_s >= 0.0:
         events.append(PlanEvent(t=p.on_s, what="the flame is lit and the piston rises"))
     if gone is not None:
-        events.append(PlanEvent(t=gone, what=f"the {name} rolls off the piston to the {side(p.shelf_side)}"))
+        off = "off the piston" if is_outside(float(ball[-1, 0])) else "and stays on the piston"
+        events.append(PlanEvent(t=gone, what=f"the {name} rolls {off} on the {side(p.shelf_side)}"))
     if p.off_s <= 5.0:
         events.append(PlanEvent(t=p.off_s, what="the flame goes out and the piston sinks"))
     end = "low" if heights[-1] < 0.22 else "half way" if heights[-1] < 0.34 else "high"
@@ -295,7 +305,7 @@ def describe_piston(p: Piston, states: list[Any]) -> tuple[str, PhysicsPlan]:
 
 def label_piston(p: Piston, states: list[Any]) -> Labels:
     heights = np.array([[state[1]] for state in states])
-    rolled = abs(states[-1][2][0] - sum(WALLS) / 2) > 0.03
+    rolled = is_outside(states[-1][2][0])
     return props.labels_of(
         speed=props.mean_speed(heights), movers=1 + rolled, interactions=1 + rolled, alike=False, soft=True,
         parts=0,
@@ -321,14 +331,14 @@ def draw_piston(canvas: Canvas, p: Piston, state: Any) -> None:
     middle, inner = sum(WALLS) / 2, WALLS[1] - WALLS[0]
     canvas.box(middle, BASE_Y - height / 2, inner, height, shade(COLORS[p.gas], 1.55))
     canvas.box(middle, BASE_Y - height - PISTON / 2, inner, PISTON, INK)
+    props.draw_dial(canvas, 0.16, 0.17, p.on_s - t, 0.085)
+    props.draw_dial(canvas, 0.85, 0.17, p.off_s - t, 0.085)
     canvas.ball(x, y, BALL, COLORS[p.ball], spin)
     if burns:
         big = p.flame == "big"
         draw_flame(canvas, middle, 0.9, 0.15 if big else 0.09, 0.13 if big else 0.05)
     else:  # the size of a flame that is to come is that of its burner
         canvas.box(middle, 0.895, 0.24 if p.flame == "big" else 0.1, 0.016, METAL)
-    props.draw_dial(canvas, 0.16, 0.17, p.on_s - t, 0.085)
-    props.draw_dial(canvas, 0.85, 0.17, p.off_s - t, 0.085)
 
 
 KINDS: Final = (

@@ -193,6 +193,8 @@ def test_the_piston_follows_its_flame_and_a_high_one_loses_its_ball() -> None:
     heights = np.array([state[1] for state in states])
     assert heights.max() == heights[SWITCH + 24] > thermo.SHELF and heights[-1] < heights.max()
     assert states[-1][2][0] > thermo.WALLS[1]
+    caught = thermo.simulate_piston(replace(piston, on_s=0.0, off_s=1.1, balance=0.61))
+    assert not thermo.is_outside(caught[-1][2][0]) and caught[-1][2][0] > sum(thermo.WALLS) / 2 + 0.05
     low = thermo.simulate_piston(replace(piston, balance=0.3))
     assert low[-1][2][0] == pytest.approx(sum(thermo.WALLS) / 2)
 

@@ -47,6 +47,15 @@ def choose_kinds(names: Sequence[str], world: str = DEFAULT_WORLD) -> tuple[Kind
     return tuple(kinds[name] for name in names) if names else tuple(kinds.values())
 
 
+def named_scene(name: str) -> Scene | None:
+    """The scene that is called KIND-SEED, of whichever world; None for a name that is no scene's."""
+    kind_name, _, seed = name.rpartition("-")
+    kinds = {kind.name: kind for world in WORLDS for kind in all_kinds(world)}
+    if kind_name not in kinds or not seed.isdecimal():
+        return None
+    return make_scene(int(seed), [kinds[kind_name]])
+
+
 def make_scene(seed: int, kinds: Sequence[Kind]) -> Scene:
     """Scene number `seed`: kinds in rotation, so any run of consecutive seeds is balanced over them."""
     kind = kinds[seed % len(kinds)]

@@ -32,16 +32,16 @@ class SeedSet:
 
 
 TRAINING_PARTS: Final = {
-    "autoencoder": SeedSet(first=0, count=100_000),
-    "generator": SeedSet(first=100_000, count=400_000),
-    "takes": SeedSet(first=500_000, count=200_000),
-    "critic": SeedSet(first=700_000, count=200_000),
-    "surprise": SeedSet(first=900_000, count=100_000),
+    "autoencoder": SeedSet(first=0, count=105_000),
+    "generator": SeedSet(first=105_000, count=405_000),
+    "takes": SeedSet(first=510_000, count=195_000),
+    "critic": SeedSet(first=705_000, count=195_000),
+    "surprise": SeedSet(first=900_000, count=99_990),
 }
 """What each model is trained on: the critic's takes are of scenes that its generator was not trained on."""
-CHECK: Final = SeedSet(first=HELD_OUT_SEED0 + 500_000, count=80)
+CHECK: Final = SeedSet(first=HELD_OUT_SEED0 + 500_000, count=120)
 """Looked at while training: losses and contact sheets."""
-TUNING: Final = SeedSet(first=HELD_OUT_SEED0 + 600_000, count=120)
+TUNING: Final = SeedSet(first=HELD_OUT_SEED0 + 605_000, count=120)
 HELD_OUT: Final = SeedSet(first=HELD_OUT_SEED0 + 200_000, count=240)
 """48 scenes of each category."""
 SETS: Final = {**TRAINING_PARTS, "check": CHECK, "tuning": TUNING, "held-out": HELD_OUT}
@@ -52,14 +52,14 @@ CAPTIONED_SHARE: Final = 0.5
 """Of broken footage: the share whose prompt says so."""
 
 DIGESTS: Final = {
-    "autoencoder": "5d70bb35e5ccfeb0ad99f175bc348f25a9d53e9036037a24e23a3d389e0f6b44",
-    "generator": "61ab32809894ea002fc67fe6adff767ac58472847290ff7f9c87a3f48baedeb6",
-    "takes": "33b176ce705de5b1b4980d2435bafc5ad58107e34f1b26492b23f1ee7b8c82fd",
-    "critic": "04c8d001604acac4363126c8f8b1ea3b39f5478924e78e79326bc2c966467179",
-    "surprise": "70a2531378beb8482c472440f98cad25bc5609a9bbc606fbfed5479cb01f0071",
-    "check": "8135f2d3ef513121bf55f12a4d12a82a51ef0d9175af80713a5fcf2f979fc667",
-    "tuning": "0e843047babda8997cafaf55ce6bd5b6f7af4aefc301e71dbe3d31f91c640be1",
-    "held-out": "b7010a846a95fe45c78b149939e21bf775686c9fb9c892b6078c727f85e03a94",
+    "autoencoder": "b869724e7e1c821444a4e440cb5f662a7588175e34bbb527bcbb5560a68b6464",
+    "generator": "b9123cb8353d85407e441fef9c3e5c1e3d6c8e89e86103d315dbf5d5e9d0795e",
+    "takes": "bf5d5ab7931dafa1ec427fb9b48f2d249de5d7c0d364b5160e8be37a635affbb",
+    "critic": "e9910da6a5125a63743df8dd17d3f6345a270c4f8d7c09d52ec48fe9c89e1540",
+    "surprise": "870ff044fee62a1d88d6ce3d6a368eb30913c3f07c84b4dab2c115684e8560e1",
+    "check": "734974417552930fd4ed7339712076df97e1357475a81d682014ae421e3a192c",
+    "tuning": "76b41fbd9b7659580f02844d524f146b8f5e1653d344e7fc9fa6606032949c61",
+    "held-out": "3c6a1e0382fac994953cdf18d2b205efae732b9be5ff8b34ba15e1c4e2db5520",
 }
 """Of the first 240 scenes of each set, or all."""
 

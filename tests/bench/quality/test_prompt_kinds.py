@@ -25,7 +25,7 @@ def asked(*seeds: int) -> list[Asked]:
 
 
 def test_each_kind_of_prompt_is_what_it_says() -> None:
-    entries = asked(4, 14, 5)
+    entries = asked(4, 4 + len(KINDS), 5)
     assert prompt_texts("brief", entries) == [entry.brief for entry in entries]
     assert prompt_texts("plan", entries) == [compile_prompt(entry.brief, entry.plan) for entry in entries]
     for text, entry in zip(prompt_texts("suffix", entries), entries, strict=True):
@@ -34,7 +34,7 @@ def test_each_kind_of_prompt_is_what_it_says() -> None:
 
 
 def test_another_plan_is_of_the_same_kind_and_never_the_own_one() -> None:
-    entries = asked(4, 14, 5)
+    entries = asked(4, 4 + len(KINDS), 5)
     texts = prompt_texts("other_plan", entries)
     assert texts[0] == compile_prompt(entries[0].brief, entries[1].plan)
     assert texts[1] == compile_prompt(entries[1].brief, entries[0].plan)

@@ -13,13 +13,26 @@ from scene_contract import DIRECTIONS, SPEEDS
 
 from engine.demo.scenes import PLAIN, WIDE, all_kinds, choose_kinds, make_scene
 from engine.demo.scenes.base import FAILURE_TYPES, NUM_FRAMES, SWITCH, Kind, Labels, Scene
-from engine.demo.scenes.wide import fluids, hammer, magnets, optics, props, rail, thermo
+from engine.demo.scenes.wide import (
+    cascade,
+    compasses,
+    eclipse,
+    fluids,
+    hammer,
+    magnets,
+    optics,
+    pillars,
+    props,
+    rail,
+    ramp,
+    thermo,
+)
 from engine.errors import ConfigError
 from engine.loop.prompting import compile_prompt
 
 KINDS = all_kinds(WIDE)
-SPOILERS = """ice felt clay rubber wooden steel cork copper iron glass north south loaded empty hits falls
-sinks floats sticks stops lifts rises equal two four five six seven"""
+SPOILERS = """felt clay rubber wooden steel cork copper iron glass north south loaded empty hits falls
+sinks floats sticks stops lifts rises equal two four five six seven misses"""
 BRIEF_COUNTS = {"two", "three"}  # of apparatus that stands there from the start: two clamps, two posts
 
 
@@ -31,9 +44,9 @@ def named(name: str) -> Kind:
     return choose_kinds([name], WIDE)[0]
 
 
-def test_two_kinds_in_each_of_five_categories_with_names_of_their_own() -> None:
+def test_three_kinds_in_each_of_five_categories_with_names_of_their_own() -> None:
     categories = [kind.category for kind in KINDS]
-    assert {category: categories.count(category) for category in categories} == dict.fromkeys(categories, 2)
+    assert {category: categories.count(category) for category in categories} == dict.fromkeys(categories, 3)
     assert set(categories) == {kind.category for kind in all_kinds(PLAIN)} and len(set(categories)) == 5
     names = [kind.name for kind in (*KINDS, *all_kinds(PLAIN))]
     assert len(set(names)) == len(names) and not any("_" in name for name in names)
@@ -219,3 +232,55 @@ def test_the_row_falls_until_its_gap_and_not_before_the_hammer() -> None:
     angles = np.abs([[block[2] for block in state[2]] for state in states])
     assert (angles[SWITCH] < 0.05).all()
     assert (angles[-1, :4] > 0.5).all() and (angles[-1, 4:] < 0.1).all()
+
+
+def test_a_ball_from_higher_up_flies_farther_and_one_that_meets_the_mouth_stays_in_the_bucket() -> None:
+    ball = named("ramp-and-bucket").sample(np.random.default_rng(0))
+    ball = replace(ball, sign=1.0, lip_x=0.35, bucket_x=5.0, release_s=-1.0, material="clay")
+    ends = [ramp.simulate_ramp(replace(ball, wait=wait))[-1][1] for wait in (0.15, 0.25, 0.35)]
+    assert ends == sorted(ends) and ends[-1] - ends[0] > 0.05
+    states = ramp.simulate_ramp(replace(ball, wait=0.25, bucket_x=ends[1]))
+    assert states[-1][4] and abs(states[-1][1] - ends[1]) < ramp.BUCKET[0] / 2
+    high = replace(ball, material="rubber", wait=0.25)
+    ys = np.array([state[2] for state in ramp.simulate_ramp(high)])
+    assert ys[30:].min() < ramp.FLOOR_Y - ramp.RADIUS - 0.05  # it bounces
+
+
+def test_water_that_comes_is_in_the_cups_until_they_spill() -> None:
+    cups = named("two-cups").sample(np.random.default_rng(1))
+    cups = replace(cups, flow=0.015, widths=(0.25, 0.35), filled=(0.5, 0.1), open_s=-2.0, close_s=4.0)
+    states = cascade.simulate_cascade(cups)
+    volumes = np.array([state[1:3] for state in states]) @ np.array(cups.widths)
+    came = 0.015 * np.clip(props.frame_times() + 2.0, 0.0, 6.0)
+    full = 0.25 * cascade.HEIGHTS[0]
+    assert np.allclose(volumes - volumes[0], came) and states[-1][1] == pytest.approx(cascade.HEIGHTS[0])
+    spills = [state[4] for state in states]
+    assert spills.index(True) == np.flatnonzero(0.5 * full + came >= full - 1e-12)[0] and not spills[-1]
+
+
+def test_a_shadow_is_as_much_larger_as_the_lamp_is_nearer() -> None:
+    disc = named("disc-and-screen").sample(np.random.default_rng(0))
+    disc = replace(disc, radius=0.08, offset=0.0, stops=(0.2, 0.6), start=0.3, velocity=0.05, bounce=0.0)
+    for _, distance, (top, bottom), dark in eclipse.simulate_eclipse(disc):
+        assert bottom - top == pytest.approx(0.16 * (eclipse.SCREEN - eclipse.LAMP) / distance)
+        assert dark == tuple(abs(place) < bottom for place in eclipse.SENSORS)
+
+
+def test_a_needle_turns_towards_a_south_pole_and_away_from_a_north_pole() -> None:
+    row = named("compass-row").sample(np.random.default_rng(0))
+    row = replace(row, sign=1.0, speed=0.2, start_x=-0.3, stop_x=0.31, returns=False)
+    needles = {pole: compasses.simulate_compasses(replace(row, pole=pole))[-1][2] for pole in "NS"}
+    middle, last = 2, 4  # to the right of the magnet, near and far
+    assert needles["S"][middle] < -0.4 and needles["N"][middle] > 0.4
+    assert abs(needles["S"][last]) < abs(needles["S"][middle])
+
+
+def test_the_plank_sinks_and_the_ball_rolls_where_it_melts_faster() -> None:
+    ice = named("ice-pillars").sample(np.random.default_rng(0))
+    ice = replace(ice, heights=(0.3, 0.3), on_s=-1.0, ball_at=0.0)
+    for rates, sign in (((0.02, 0.1), 1.0), ((0.1, 0.02), -1.0)):
+        states = pillars.simulate_pillars(replace(ice, rates=rates))
+        assert sign * (states[-1][3][0] - 0.5) > 0.3
+        assert states[-1][1] == pytest.approx(max(0.3 - rates[0] * 5.875, 0.0), abs=1e-9)
+    level = pillars.simulate_pillars(replace(ice, rates=(0.05, 0.05)))
+    assert level[-1][3][0] == pytest.approx(0.5)

@@ -1,8 +1,9 @@
 """Which scenes of the wide world are for what. Committed before anything is trained, with a digest of each.
 
 Training, tuning and measuring never share a scene. Tuning scenes are looked at by take statistics alone
-(`bench.quality.take_statistics`), held-out scenes once, at the end. A digest is of what the seeds draw, in
-full precision, and so the same on every machine: a change of a kind that changes its scenes changes it.
+(`bench.quality.take_statistics`), held-out scenes once, at the end. One digest is of what the seeds draw, in
+full precision, and so the same on every machine; the other of what comes of it, as prompts and labels tell it.
+A change of a kind that changes its scenes changes one of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 
 from engine.demo.scenes import WIDE, all_kinds, make_scene
 from engine.demo.scenes.base import HELD_OUT_SEED0, Scene
+from engine.loop.prompting import compile_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +64,24 @@ DIGESTS: Final = {
     "held-out": "3c6a1e0382fac994953cdf18d2b205efae732b9be5ff8b34ba15e1c4e2db5520",
 }
 """Of the first 240 scenes of each set, or all."""
+FACTS: Final = {
+    "tuning": "4e3b8d24fd143518ab9b762a1e76db52d18851376108271928fd30567b27e7ed",
+    "held-out": "2f7fd5a6dd2095bdf2ca148c6fc73552b709f75e2658c7f7670c09178b963784",
+}
+"""`facts_digest` of the first 30 scenes of these sets."""
 
 
 def digest(scenes: list[Scene]) -> str:
     """SHA-256 over kind, seed and parameters of these scenes."""
     drawn = "\n".join(f"{scene.name} {scene.params!r}" for scene in scenes)
     return hashlib.sha256(drawn.encode()).hexdigest()
+
+
+def facts_digest(scenes: list[Scene]) -> str:
+    """SHA-256 over briefs, true plans and labels of these scenes, times as prompts round them.
+
+    Rows of blocks are left out: pymunk is compiled, and its last bits decide a chain on another processor.
+    """
+    exact = [scene for scene in scenes if scene.kind.name != "hammer-row"]
+    told = [f"{scene.name} {compile_prompt(scene.brief, scene.truth)} {scene.labels}" for scene in exact]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

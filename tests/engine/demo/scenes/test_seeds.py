@@ -13,12 +13,14 @@ from engine.demo.scenes.seeds import (
     BROKEN_SHARES,
     CHECK,
     DIGESTS,
+    FACTS,
     HELD_OUT,
     SETS,
     TRAINING_PARTS,
     TUNING,
     SeedSet,
     digest,
+    facts_digest,
 )
 
 
@@ -48,11 +50,18 @@ def test_the_seeds_draw_the_worlds_that_were_committed(name: str) -> None:
     assert digest(head.scenes()) == DIGESTS[name]
 
 
+@pytest.mark.parametrize("name", FACTS)
+def test_what_comes_of_them_is_what_was_committed(name: str) -> None:
+    """Fails when simulation, description or labels of a kind change, though the seeds draw the same."""
+    assert facts_digest(SETS[name].scenes()[:30]) == FACTS[name]
+
+
 def test_a_digest_tells_worlds_apart() -> None:
     kinds = all_kinds(WIDE)
     scenes = [make_scene(seed, kinds) for seed in range(20)]
     assert digest(scenes) == digest(list(scenes)) != digest(scenes[:-1])
-    assert digest(scenes) != digest([make_scene(seed + 10, kinds) for seed in range(20)])
+    assert digest(scenes) != digest([make_scene(seed + len(kinds), kinds) for seed in range(20)])
+    assert facts_digest(scenes) != facts_digest(scenes[:-1])
 
 
 def test_three_shares_and_none_among_them() -> None:

@@ -2,7 +2,7 @@
 
 Training, tuning and measuring never share a scene. Tuning scenes are looked at by take statistics alone
 (`bench.quality.take_statistics`), held-out scenes once, at the end. One digest is of what the seeds draw, in
-full precision, and so the same on every machine; the other of what comes of it, as prompts and labels tell it.
+full precision, and so the same on every machine; the other of what comes of it, as prompts and labels say it.
 A change of a kind that changes its scenes changes one of them.
 """
 

@@ -2,3 +2,5 @@
 
 Its commands are found by name.
 """
+
+import engine  # noqa: F401, before torch: it says how torch's threads wait

@@ -1,1 +1,5 @@
 """The engine: plans, generates, critiques and keeps the best take of each scenario."""
+
+from engine.settings.environment import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # here, since torch reads it once and may be the next import

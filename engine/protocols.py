@@ -1,11 +1,13 @@
 """What the scheduler and the composition root ask of a component. One verb each, no base classes.
 
-`launch` enqueues work and returns at once on a GPU; on a CPU it does one step. It never synchronizes.
+`launch` enqueues work on a GPU and does one step on a CPU. It never synchronizes. A component's jobs may be
+called on another thread than its other methods, one call at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -15,6 +17,7 @@ from engine.types import (
     Critique,
     Footprint,
     Outcome,
+    PhysicsPlan,
     PlanReply,
     Prompt,
     Scenario,
@@ -79,7 +82,11 @@ class Critic(Protocol):
 
     def plan(self, scenario: Scenario) -> Job[PlanReply]: ...
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Job[Critique]: ...
+    def start(
+        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+    ) -> Job[Critique]:
+        """`plan`: the one that is to be corrected; None where the prefix gave no readable one."""
+        ...
 
 
 class Selector(Protocol):
@@ -155,6 +162,10 @@ class Host(Protocol):
     """Turns a blocking host call into a job of one step, so that the host lanes are like the others."""
 
     def job(self, work: Callable[[], T]) -> Job[T]: ...
+
+
+Calls = Callable[[Callable[[], None]], Future[None]]
+"""Has a function called, by a host thread or at once; the future holds its error."""
 
 
 class Recorder(Protocol):

@@ -157,7 +157,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Critique:
-    """One reading of a take. `score` is None, never a number, when the reply could not be read."""
+    """One reading of a take. `score` is None, never a number, when the reply could not be read.
+
+    `revised` is a whole plan also where the reply said only what it changes of another one.
+    """
 
     verdict: Verdict
     score: float | None  # 0 to 100, the critic's own estimate
@@ -169,6 +172,7 @@ class Critique:
     raw: str
     num_tokens: int
     seconds: float
+    problem: str | None = None  # why the reply could not be read
 
     def __post_init__(self) -> None:
         assert self.score is None or math.isfinite(self.score), f"score {self.score} is not a number"

@@ -15,7 +15,7 @@ from bench.scoring.case_record import CaseRecord, read_record
 from engine.errors import ScorerError
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
-from engine.runs.takes import is_of
+from engine.runs.takes import is_of, refuse_changed
 from engine.settings.config import RunConfig, read_config
 from engine.types import Outcome, Scenario
 from kernels.files import read_json
@@ -71,9 +71,14 @@ def read_run(folder: Path) -> ScoredRun:
 
 
 def read_finished(folder: Path) -> tuple[RunConfig, dict[str, Outcome], tuple[Scenario, ...]]:
-    """Settings, outcomes and scenarios. ScorerError while scenarios are pending."""
+    """Settings, outcomes and scenarios. ScorerError while some are pending, StoreError for changed takes.
+
+    Scores are still of takes that were removed since; whoever looks at one is told.
+    """
     with RunStore.open(folder, read_only=True) as store:
         outcomes, scenarios, pending = store.outcomes(), store.scenarios(), store.pending()
+        changed = {take: path for take, path in store.changed_takes().items() if path.is_file()}
+        refuse_changed(folder, changed, "; or leave this run out")
     if pending:
         raise ScorerError(
             f"{len(pending)} scenarios of {folder} are not finished, the first {pending[0].id}",

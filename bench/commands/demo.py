@@ -39,13 +39,15 @@ def demo(
     if measure:
         options = _options_of_measure(given, config)
         raise typer.Exit(run_module("quality.demo_quality", "--out", json_file, "--count", count, *options))
+    from engine.build.libraries import importing_ahead
     from engine.build.run import build_run
     from engine.demo.showcase import write_showcase
 
     loaded = load_config(config, {**given, "dataset": "."}, default_out=new_folder("demo"))
     loaded = replace(loaded, dataset=loaded.out / "dataset")
     console.print(f"writing six simulated scenes to {loaded.dataset}", highlight=False)
-    write_showcase(loaded.dataset)
+    with importing_ahead(loaded):
+        write_showcase(loaded.dataset)
     outcomes = execute(lambda: build_run(loaded))
     switches = ("--all-attempts", "--allow-incomplete", "--no-cache")  # a failed scenario is reported below
     status = run_module("scoring.physics_iq", loaded.out, "--dataset", loaded.dataset, *switches)

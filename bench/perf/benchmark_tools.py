@@ -58,6 +58,7 @@ def line_of(extra_info: dict[str, Any]) -> str:
         ("tflops", "TFLOP/s", 1),
         ("gb_per_s", "GB/s", 0),
         ("frames_per_s", "frames/s", 1),
+        ("tokens_per_s", "tokens/s", 0),
     ):
         if key in extra_info:
             text += f" {extra_info[key]:9.{digits}f} {label}"

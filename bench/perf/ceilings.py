@@ -5,10 +5,9 @@ Measured in the run that is compared with them, on random data, so that a percen
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from bench.perf.nvml import Gpu, NoReading
 from kernels import timing
 from kernels.descriptors import LinearProblem, Target
 from kernels.fused import row_quant
@@ -40,22 +39,16 @@ def measure(repeats: int = 20) -> dict[str, float]:
     return found
 
 
-def power_and_clock() -> dict[str, Any]:
+def power_and_clock() -> dict[str, float]:
     """Watts and SM clock at this moment of the current GPU; empty where NVML cannot be asked."""
     try:
-        import pynvml
-    except ImportError:
-        return {}
-    try:
-        pynvml.nvmlInit()
-        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        gpu = Gpu.current()
         return {
-            "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+            "power_w": gpu.power_w(),
+            "sm_clock_mhz": gpu.sm_clock_mhz(),
+            "power_limit_w": gpu.power_limit_w(),
         }
-    except pynvml.NVMLError:
+    except NoReading:
         return {}
 
 

@@ -2,8 +2,9 @@
 
 Drafts depend on what replies repeat of each other, so random weights say nothing of them. Here the plans and
 critiques of run folders, in their order, are put through the slots' own drafting and choosing; the model's
-choice is the token that was written. With the cost of a step from `bench.perf.vlm_decode` follows the rate,
-which is added to its file.
+choice is the token that was written. The same once more with the critiques as patches, which say the same.
+With the cost of a step and of a prompt from `bench.perf.vlm_decode` follow the rate, and the seconds of a
+critique in both forms, without its clips' encoding; they are added to its file.
 
     python -m bench.perf.draft_replay runs/demo-1 --critic engine/demo/models/critic \\
         --into bench/results/vlm_decode_h200.json
@@ -15,7 +16,7 @@ import argparse
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,14 @@ import torch
 import torch.nn.functional as F
 
 from bench.files import write_json
+from bench.perf.critique_forms import Written, replies_of
 from engine.critics.qwen_vl import slots
 from engine.critics.qwen_vl.critic import NUM_RECENT
 from engine.critics.qwen_vl.slots import DRAFTS, LOOKUP
-from engine.runs.store import RunStore
+from engine.errors import RetakeError
 
-
-def replies_of(run: Path) -> Iterator[list[str]]:
-    """The texts of each scenario's replies, plan first."""
-    with RunStore.open(run, read_only=True) as store:
-        for scenario in store.scenarios():
-            history = store.history(scenario.id)
-            plan = [] if history.plan is None else [history.plan.raw]
-            judged = [attempt.critique for attempt in history.attempts if attempt.critique is not None]
-            yield [*plan, *(critique.raw for critique in judged)]
+FULL_TOKENS = 400
+"""Of a full critique whose seconds are stated, as in bench.perf.end_to_end."""
 
 
 def steps_of(lookup: Sequence[int], target: Sequence[int], *, drafts: int, vocab_size: int) -> int:
@@ -58,18 +53,63 @@ def steps_of(lookup: Sequence[int], target: Sequence[int], *, drafts: int, vocab
     return steps
 
 
-def replay(scenarios: Iterable[Sequence[Sequence[int]]], *, drafts: int, vocab_size: int) -> dict[str, float]:
-    """Tokens, steps and their ratio over replies given as tokens, in the order in which they were written."""
+def replay(scenarios: Iterable[Sequence[Sequence[int]]], *, drafts: int, vocab_size: int) -> list[list[int]]:
+    """The steps of each reply; replies are given as tokens, in the order in which they were written."""
     recent: deque[Sequence[int]] = deque(maxlen=NUM_RECENT)
-    found = {"replies": 0, "tokens": 0, "steps": 0}
+    found = []
     for replies in scenarios:
+        found.append([])
         for reply in replies:
             lookup = [token for earlier in recent for token in earlier]
-            found["steps"] += steps_of(lookup, reply, drafts=drafts, vocab_size=vocab_size)
-            found["tokens"] += len(reply)
-            found["replies"] += 1
+            found[-1].append(steps_of(lookup, reply, drafts=drafts, vocab_size=vocab_size))
             recent.append(reply)
-    return {**found, "tokens_per_step": found["tokens"] / max(found["steps"], 1)}
+    return found
+
+
+def totals(tokens: Iterable[int], steps: Iterable[int]) -> dict[str, float]:
+    """Of some replies: tokens, steps and their ratio."""
+    lengths, counts = list(tokens), list(steps)
+    found = {"replies": len(lengths), "tokens": sum(lengths), "steps": sum(counts)}
+    return {**found, "tokens_per_step": sum(lengths) / max(sum(counts), 1)}
+
+
+def measure(scenarios: Sequence[Sequence[Written]], tokenizer: Any) -> dict[str, dict[str, float]]:
+    """Totals of all replies and of the critiques alone, under "all" and "critiques"."""
+    tokens = [
+        [tokenizer(reply.text, add_special_tokens=False)["input_ids"] for reply in replies]
+        for replies in scenarios
+    ]
+    steps = replay(tokens, drafts=DRAFTS, vocab_size=len(tokenizer))
+    rows = [
+        (reply.is_critique, len(ids), count)
+        for found in zip(scenarios, tokens, steps, strict=True)
+        for reply, ids, count in zip(*found, strict=True)
+    ]
+    judged = [row for row in rows if row[0]]
+    return {
+        name: totals((row[1] for row in some), (row[2] for row in some))
+        for name, some in (("all", rows), ("critiques", judged))
+    }
+
+
+def add_to(
+    document: dict[str, Any], full: Mapping[str, dict[str, float]], patch: Mapping[str, dict[str, float]]
+) -> None:
+    """Rates and seconds into a document of bench.perf.vlm_decode.
+
+    A critique takes its prompt and FULL_TOKENS, as a patch the share of these that real ones take.
+    """
+    decoding = document["variants"]["slots, nf4, 1"]
+    step_ms, prompt_s = decoding["ms_per_drafted_step"], decoding["prompt_s"]
+    document["drafts"] = {
+        **full["all"], "drafts": DRAFTS, "ms_per_step": step_ms,
+        "full_critiques": full["critiques"], "patch_critiques": patch["critiques"],
+    }  # fmt: skip
+    summary = document["summary"]
+    summary["tok_s_4bit_1_drafts"] = 1e3 * full["all"]["tokens_per_step"] / step_ms
+    for name, form in (("critique_full_s", full), ("critique_patch_s", patch)):
+        steps = FULL_TOKENS * form["critiques"]["steps"] / full["critiques"]["tokens"]
+        summary[name] = prompt_s + steps * step_ms / 1e3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,20 +125,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, help="a file of bench.perf.vlm_decode to add the rate to")
     options = parser.parse_args(arguments)
     tokenizer = AutoTokenizer.from_pretrained(options.critic, local_files_only=True)  # nosec B615 # a folder
-    texts = [replies for run in options.runs for replies in replies_of(run)]
-    tokens = [
-        [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies] for replies in texts
-    ]
-    found = replay(tokens, drafts=DRAFTS, vocab_size=len(tokenizer))
-    print(
-        f"{found['replies']} replies, {found['tokens']} tokens, {found['steps']} steps: "
-        f"{found['tokens_per_step']:.2f} tokens a step"
-    )
+    try:
+        written = [replies for run in options.runs for replies in replies_of(run)]
+    except RetakeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    patches = [[reply.as_patch() for reply in replies] for replies in written]
+    full, patch = (measure(replies, tokenizer) for replies in (written, patches))
+    for form, some in (("in full", full), ("as patches, which merge to the same plans", patch)):
+        for name, found in some.items():
+            print(
+                f"{name}, {form}: {found['replies']} replies, {found['tokens']} tokens, "
+                f"{found['steps']} steps: {found['tokens_per_step']:.2f} tokens a step"
+            )
     if options.into is not None:
         document: dict[str, Any] = json.loads(options.into.read_text(encoding="utf-8"))
-        step_ms = document["variants"]["slots, nf4, 1"]["ms_per_drafted_step"]
-        document["drafts"] = found | {"drafts": DRAFTS, "ms_per_step": step_ms}
-        document["summary"]["tok_s_4bit_1_drafts"] = 1e3 * found["tokens_per_step"] / step_ms
+        add_to(document, full, patch)
         write_json(options.into, document)
     return 0
 

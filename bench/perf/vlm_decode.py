@@ -215,7 +215,7 @@ def agreement(model: Any, slots: Slots, ids: Tensor, tokens: int) -> dict[str, f
     same = next((i for i, (a, b) in enumerate(zip(expected, ours, strict=True)) if a != b), tokens)
     whole = torch.cat((ids[:1], torch.tensor([expected[:1]], device=ids.device)), dim=1)
     library = model(input_ids=whole, logits_to_keep=1).logits[0, -1].float()
-    step = _step_logits(model, slots, ids[:1], expected[0]).float()
+    step = step_logits(model, slots, ids[:1], expected[0]).float()
     found = {
         "equal_leading_tokens": same,
         "of_tokens": tokens,
@@ -231,7 +231,7 @@ def _error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-def _step_logits(model: Any, slots: Slots, ids: Tensor, token: int) -> Tensor:
+def step_logits(model: Any, slots: Slots, ids: Tensor, token: int) -> Tensor:
     """[V] of one step after the prompt, by the slots' own step on a cache of its own."""
     from transformers import DynamicCache
 
@@ -322,9 +322,9 @@ def _of_weights(
     for count, own in zip(counts, slots, strict=True):
         ours[f"slots, {weights}, {count}"] = (count, partial(decode, model, own, ids[:count]))
     own_found = measure(ours, size.tokens, rounds, device)
-    num_bytes = _weight_bytes(model)
+    num_bytes = weight_bytes(model)
     for row in own_found.values():
-        roofline_ms = (num_bytes + row["replies"] * _cache_bytes(size)) / limit / 1e6
+        roofline_ms = (num_bytes + row["replies"] * cache_bytes(size)) / limit / 1e6
         row |= {"roofline_ms": roofline_ms, "of_roofline": roofline_ms / row["ms_per_step"]}
     first = own_found[f"slots, {weights}, {counts[0]}"]
     first |= agreement(model, slots[0], ids, 32)
@@ -332,14 +332,14 @@ def _of_weights(
     return found | own_found
 
 
-def _weight_bytes(model: Any) -> int:
+def weight_bytes(model: Any) -> int:
     """What a step reads: all of the language model and the head; of the embeddings hardly anything."""
     text = model.model.language_model
     tensors = [*text.layers.parameters(), *text.layers.buffers(), *model.lm_head.parameters()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _cache_bytes(size: Size) -> int:
+def cache_bytes(size: Size) -> int:
     text = size.text
     heads = text["num_key_value_heads"] * text["head_dim"]
     return 2 * 2 * int(text["num_hidden_layers"] * heads * size.prompt)

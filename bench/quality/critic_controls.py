@@ -76,10 +76,10 @@ def judge_controls(
     for number, scenario in enumerate(scenarios):
         prefix = read_frames(scenario.prefix)
         other = real[scenarios[(number + period) % len(scenarios)].id]
-        prompt = compile_prompt(scenario.text, truths[scenario.id])
+        plan = truths[scenario.id]
         shown = control_takes(prefix, real[scenario.id], other, number)
         for control, take in {**shown, **broken_take(names[scenario.id], scenario.id, number)}.items():
-            verdict = _verdict(critic, scenario, prompt, take, fps)
+            verdict = _verdict(critic, scenario, plan, take, fps)
             truth = label(prefix[-1:], take, real[scenario.id])
             hits.setdefault(control, []).append(verdict is truth)
         progress(number + 1, len(scenarios))
@@ -97,10 +97,9 @@ def judge_controls(
     }
 
 
-def _verdict(critic: Critic, scenario: Scenario, prompt: str, take: Frames, fps: float) -> Verdict:
-    job = critic.start(
-        scenario, Prompt(text=prompt, negative="", seed=0, revision=1), Video(frames=take, fps=fps)
-    )
+def _verdict(critic: Critic, scenario: Scenario, plan: PhysicsPlan, take: Frames, fps: float) -> Verdict:
+    prompt = Prompt(text=compile_prompt(scenario.text, plan), negative="", seed=0, revision=1, plan=plan)
+    job = critic.start(scenario, prompt, Video(frames=take, fps=fps), plan)
     while job.steps_left:
         job.launch().wait()
     return job.result().verdict

@@ -21,6 +21,7 @@ KINDS_BY_NAME = ("demo_quality", "scoring", "selectors")
 """Measurements older than `kind`: the file's name says what they are."""
 ORDER = (
     "end_to_end",
+    "overlap",
     "denoiser",
     "vlm_decode",
     "attention",

@@ -145,7 +145,7 @@ def _aim(subject: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 def _plot(subject: Mapping[str, Any], rows: Sequence[Row]) -> str | None:
     bars = [
-        Bar(name=row.name, adds=str(row.get("adds") or ""), median_ms=row.median_ms, stock=row.stock)
+        Bar(name=row.name, adds=str(row.get("adds") or ""), value=row.median_ms, stock=row.stock)
         for row in timed(rows)
         if row.cumulative
     ]

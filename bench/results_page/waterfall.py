@@ -1,4 +1,4 @@
-"""A waterfall as SVG text: one bar per optimization, what it saved as the hatched end, the hardware's limits.
+"""A waterfall as SVG text: a bar per optimization, what it brought as the hatched end, the hardware's limits.
 
 Knows no measurement and uses no fonts or files of its own, so equal bars give equal bytes. The picture has
 its own background and follows the reader's colour scheme, so that it can be read on any page.
@@ -32,39 +32,65 @@ text{font-family:-apple-system,"Segoe UI","Noto Sans",Helvetica,Arial,"DejaVu Sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """`median_ms` with this and every earlier optimization; `stock`: nothing of ours in it."""
+    """`value` with this and every earlier optimization; `stock`: nothing of ours in it."""
 
     name: str
     adds: str
-    median_ms: float
+    value: float
     stock: bool
 
 
-def waterfall(title: str, bars: Sequence[Bar], limits_ms: Mapping[str, float]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What a bar's length is; `rising`: more of it is better."""
+
+    unit: str
+    rising: bool = False
+
+    def gains(self, before: float, now: float) -> bool:
+        return now > before if self.rising else now < before
+
+    def times(self, before: float, now: float) -> float:
+        """Above 1 is better."""
+        return now / before if self.rising else before / now
+
+    def told(self, value: float) -> str:
+        return f"{ms(value)} {self.unit}"
+
+
+MILLISECONDS = Scale(unit="ms")
+
+
+def waterfall(
+    title: str, bars: Sequence[Bar], limits: Mapping[str, float], scale: Scale = MILLISECONDS
+) -> str:
     """One row a bar, from the slowest beginning to the end; a dashed line for each limit, by name."""
     assert bars, "a waterfall needs a bar"
-    longest = max([bar.median_ms for bar in bars] + list(limits_ms.values()))
+    longest = max([bar.value for bar in bars] + list(limits.values()))
     step = _tick_step(longest)
-    per_ms = (WIDTH_PX - LABEL_PX - VALUE_PX - 2 * MARGIN_PX) / longest
-    left, top = MARGIN_PX + LABEL_PX, TOP_PX + LIMIT_PX * len(limits_ms)
+    px = (WIDTH_PX - LABEL_PX - VALUE_PX - 2 * MARGIN_PX) / longest
+    left, top = MARGIN_PX + LABEL_PX, TOP_PX + LIMIT_PX * len(limits)
     bottom = top + ROW_PX * len(bars)
     parts = [_text(MARGIN_PX, 30, title, "ink head")]
     for index in range(int(longest / step) + 1):
-        x = left + index * step * per_ms
+        x = left + index * step * px
         parts += [
             _line(x, top, bottom, "grid"),
             _text(x, bottom + 18, f"{index * step:g}", "dim note", "middle"),
         ]
-    parts.append(_text(left + longest * per_ms + 14, bottom + 18, "ms", "dim note"))
-    for place, (name, value) in enumerate(sorted(limits_ms.items(), key=lambda limit: limit[1])):
-        x, y = left + value * per_ms, TOP_PX + LIMIT_PX * place + 8
-        parts += [_line(x, y + 4, bottom, "limit"), _text(x + 4, y, f"{name} {ms(value)} ms", "roof note")]
+    parts.append(_text(left + longest * px + 14, bottom + 18, scale.unit, "dim note"))
+    for place, (name, value) in enumerate(sorted(limits.items(), key=lambda limit: limit[1])):
+        x, y = left + value * px, TOP_PX + LIMIT_PX * place + 8
+        parts += [
+            _line(x, y + 4, bottom, "limit"),
+            _text(x + 4, y, f"{name} {scale.told(value)}", "roof note"),
+        ]
     before = None
     for place, bar in enumerate(bars):
-        parts += _row(bar, before, left, top + ROW_PX * place, per_ms)
+        parts += _row(bar, before, (left, top + ROW_PX * place), px, scale)
         before = bar
     height = bottom + AXIS_PX
-    told = "; ".join(f"{bar.name} {ms(bar.median_ms)} ms" for bar in bars)
+    told = "; ".join(f"{bar.name} {scale.told(bar.value)}" for bar in bars)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH_PX} {height}" width="{WIDTH_PX}" '
         f'height="{height}" role="img">\n<title>{escape(title)}</title>\n<desc>{escape(told)}</desc>\n'
@@ -77,23 +103,29 @@ def waterfall(title: str, bars: Sequence[Bar], limits_ms: Mapping[str, float]) -
     )
 
 
-def _row(bar: Bar, before: Bar | None, left: float, top: float, per_ms: float) -> list[str]:
-    y, length = top + (ROW_PX - BAR_PX) / 2, bar.median_ms * per_ms
+def _row(bar: Bar, before: Bar | None, corner: tuple[float, float], px: float, scale: Scale) -> list[str]:
+    left, top = corner
+    y = top + (ROW_PX - BAR_PX) / 2
     lines = textwrap.wrap(bar.adds, WRAP_AT)[:2]
     first = top + ROW_PX / 2 + 4 - 7 * len(lines)
     parts = [_text(MARGIN_PX, first, bar.name, "ink bold")]
     parts += [_text(MARGIN_PX, first + 14 * (i + 1), line, "dim note") for i, line in enumerate(lines)]
-    parts.append(_rect(left, y, length, "stock" if bar.stock else "ours"))
-    end = length
-    if before is not None and before.median_ms != bar.median_ms:
-        start, end = sorted((length, before.median_ms * per_ms))
-        saved = before.median_ms > bar.median_ms
-        parts.append(_rect(left + start, y, end - start, "saved" if saved else "lost"))
-    parts.append(_text(left + end + 8, y + BAR_PX / 2 - 1, f"{ms(bar.median_ms)} ms", "ink bold value"))
+    css = "stock" if bar.stock else "ours"
+    if before is None or before.value == bar.value:
+        parts.append(_rect(left, y, bar.value * px, css))
+        end = bar.value * px
+    else:
+        gains = scale.gains(before.value, bar.value)
+        start, end = sorted((bar.value * px, before.value * px))
+        solid = start if gains and scale.rising else bar.value * px
+        parts.append(_rect(left, y, solid, css))
+        parts.append(_rect(left + start, y, end - start, "saved" if gains else "lost"))
+    parts.append(_text(left + end + 8, y + BAR_PX / 2 - 1, scale.told(bar.value), "ink bold value"))
     if before is not None:
-        change = bar.median_ms - before.median_ms
-        sign, css = ("−", "gain") if change < 0 else ("+", "loss")
-        words = f"{sign}{ms(abs(change))} ms, {times(before.median_ms / bar.median_ms)}"
+        change = bar.value - before.value
+        sign = "−" if change < 0 else "+"
+        css = "gain" if scale.gains(before.value, bar.value) else "loss"
+        words = f"{sign}{scale.told(abs(change))}, {times(scale.times(before.value, bar.value))}"
         parts.append(_text(left + end + 8, y + BAR_PX / 2 + 13, words, f"{css} note value"))
     return parts
 

@@ -1,7 +1,9 @@
 """Clips decoded one frame at a time for scoring: a pass over a file yields its reduced frames and its masks.
 
 Knows no dataset and no cache. Decoding is OpenCV's, because the official evaluator's is: its conversion to
-BGR decides bits. Invariant: a few frames of a clip are in memory at most, and every file is decoded once.
+BGR decides bits. What its decoder made up of a damaged file it gives like any other frame, so that the engine
+reads every file first. Invariant: a few frames of a clip are in memory at most, and no mask or frame is of a
+damaged file.
 Legend: T frames . h, w reduced pixels . masks packed to bits [h * w / 8].
 """
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from bench.scoring.view_metrics import reduce_frame
 from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS, Frames
+from engine.video.files import refuse_damaged
 from engine.video.motion_masks import Gray, motion_masks, write_masks
 
 Packed = NDArray[np.uint8]
@@ -74,8 +77,9 @@ def stream_clip(
     """Hand the first `num_frames` reduced frames to `sink` and compute the clip's masks in the same pass.
 
     Masks go through an mp4v file and back, as the official ones do: codec ringing decides ties at half cover.
-    Raises VideoError when the clip is shorter.
+    Raises VideoError when the clip is shorter or damaged.
     """
+    refuse_damaged(path, threads)
     decoded = 0
 
     def grays() -> Iterator[Gray]:
@@ -89,13 +93,15 @@ def stream_clip(
         masks = Path(folder) / "masks.mp4"
         write_masks(masks, motion_masks(grays()), fps)
         _check_length(path, decoded, num_frames)
-        return read_masks(masks, size, num_frames, threads=threads)
+        return _read_masks(masks, size, num_frames, threads=threads)
 
 
 def stream_frames(
     path: Path, size: tuple[int, int], num_frames: int, sink: FrameSink, threads: int = 1
 ) -> tuple[int, int]:
-    """Hand the first `num_frames` reduced frames to `sink`; (H, W) of the clip. VideoError when shorter."""
+    """Hand the first `num_frames` reduced frames to `sink`; (H, W) of the clip. VideoError when shorter
+    or damaged."""
+    refuse_damaged(path, threads)
     decoded, shape = 0, (0, 0)
     for frame in islice(decode(path, threads), num_frames):
         shape = (frame.shape[0], frame.shape[1])
@@ -106,17 +112,25 @@ def stream_frames(
 
 
 def read_masks(
+    path: Path, size: tuple[int, int], num_frames: int, *, clip_shape: tuple[int, int], threads: int = 1
+) -> MotionRecord:
+    """Masks from a file, on above 127 after the reduction. `clip_shape` (H, W) is that of the clip masked.
+
+    Raises VideoError when there are fewer than `num_frames`, they are of another size than the clip, or the
+    file is damaged.
+    """
+    refuse_damaged(path, threads)
+    return _read_masks(path, size, num_frames, clip_shape=clip_shape, threads=threads)
+
+
+def _read_masks(
     path: Path,
     size: tuple[int, int],
     num_frames: int,
     *,
     clip_shape: tuple[int, int] | None = None,
-    threads: int = 1,
+    threads: int,
 ) -> MotionRecord:
-    """Masks from a file, on above 127 after the reduction. `clip_shape` (H, W) is that of the clip masked.
-
-    Raises VideoError when there are fewer than `num_frames` or they are of another size than the clip.
-    """
     counts = np.zeros((size[1], size[0]), np.uint16)
     packed: list[Packed] = []
     for frame in islice(decode(path, threads), num_frames):

@@ -23,6 +23,7 @@ from engine.video.files import (
     encode_mp4,
     probe,
     read_header,
+    refuse_damaged,
     remux_mp4,
     stream_frames,
 )
@@ -108,8 +109,7 @@ def make_clip(source: Path, target: Path, settings: Settings, cut: Cut) -> tuple
     header = replace(header, num_frames=header.num_frames or clip.num_frames)
     pictures = replace(header, num_frames=clip.num_frames, container_s=timeline.seconds, fps=clip.fps)
     if same_picture and cut.skip_s == 0 and not timing_problems(pictures, settings.fps):
-        for _ in stream_frames(clip, indices=()):
-            raise AssertionError("no frame was asked for")  # a damaged clip raises before it is copied
+        refuse_damaged(source)
         lossless = _keep_encoding(header, target, settings.fps)
         if lossless is not None:
             return lossless

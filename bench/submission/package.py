@@ -20,11 +20,13 @@ from bench.submission.rules import Size, parse_size, timing_problems
 from bench.submission.runs import Run, is_verified, prompt_variant, reported_scores
 from engine.datasets.physics_iq import NUM_CASES, cases_of, descriptions_path, read_descriptions
 from engine.errors import ConfigError, VideoError
-from engine.video.files import Header, probe, read_header, refuse_mirrored
+from engine.runs.store import RunStore
+from engine.video.files import Header, probe, read_header, refuse_damaged, refuse_mirrored
 
 RUN_ID: Final = re.compile(r"[a-z0-9]+__[a-z0-9.-]+__(\d{4}-\d{2}-\d{2})")
 _RUN_ID_FORM = "organization__model__YYYY-MM-DD of small letters and digits, in the model also . and -"
 _PREPARE = "make valid clips with `retake prepare`"
+_NOT_CHOSEN = "not the take that the run chose"
 
 
 def check_submission(
@@ -152,10 +154,13 @@ def _check_clips(
             by_reason.setdefault("missing", []).append(name)
     for name in sorted(present.difference(names)):
         by_reason.setdefault("not in descriptions.csv as generated_video_name of take 1", []).append(name)
+    for name in sorted(_not_chosen(run).intersection(names)):
+        by_reason.setdefault(_NOT_CHOSEN, []).append(name)
     clips = [name for name in names if name in present]
     for number, name in enumerate(clips):
         try:
-            clip = probe(run.clips / name)  # the header alone does not show truncation
+            clip = probe(run.clips / name)
+            refuse_damaged(run.clips / name)  # a header tells neither truncation nor damage
             refuse_mirrored(run.clips / name)
             header = read_header(run.clips / name)
         except VideoError as error:
@@ -171,10 +176,18 @@ def _check_clips(
             field=f"runs/{run.name}",
             value=f"{reason}: {_some(found)}",
             allowed=f"{len(names)} clips of 5.000 s with the frame rate and resolution of the card",
-            fix=_PREPARE,
+            fix=f"`retake resume {run.record}` puts it back" if reason == _NOT_CHOSEN else _PREPARE,
         )
         for reason, found in by_reason.items()
     ]
+
+
+def _not_chosen(run: Run) -> set[str]:
+    """Names of clips that are there and are others than a run of ours put there."""
+    if run.record is None:
+        return set()
+    with RunStore.open(run.record, read_only=True) as store:
+        return {path.name for path in store.changed_chosen().values() if path.is_file()}
 
 
 def _clip_reasons(header: Header, fps: float, size: Size | None) -> list[str]:

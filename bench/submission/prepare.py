@@ -18,7 +18,7 @@ from bench.submission.convert import Cut, Settings, make_clip, told_cut
 from bench.submission.cuts import agree, find_cut
 from bench.submission.rules import Size, encoding_problems, timing_problems
 from engine.errors import ConfigError, VideoError
-from engine.video.files import read_header
+from engine.video.files import read_header, refuse_damaged
 from kernels.files import file_digest
 
 _BAD = ("failed", "missing")
@@ -125,6 +125,10 @@ def _look_at(source: Path, target: Path, settings: Settings, *, same: bool, know
     problems = timing_problems(header, settings.fps) + encoding_problems(header)
     if settings.size not in (None, size):
         problems.append(f"{header.width}x{header.height}, not the --size asked for")
+    try:
+        refuse_damaged(target)
+    except VideoError as error:
+        problems.append(error.problem.removeprefix(f"{target} "))
     if known and not same:
         problems.append("made from another input or with other options")
     if problems:

@@ -21,6 +21,7 @@ from engine.errors import ConfigError, StoreError, VideoError
 from engine.runs.folder import DATABASE
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
+from engine.runs.takes import is_of
 from engine.settings.config import read_config
 from engine.video.files import probe
 from kernels.files import file_digest, read_json
@@ -121,7 +122,7 @@ def reported_scores(runs: Sequence[Run]) -> Scored:
     """Mean and sample deviation in percent over the runs; a single run's deviation is not a number."""
     found: list[dict[str, Any]] = []
     for run in runs:
-        document, why_not = _scores(run.scores_path)
+        document, why_not = _scores(run)
         if document is None:
             return Scored(values={}, why_not=f"{run.scores_path} {why_not}")
         found.append(document)
@@ -142,8 +143,9 @@ def _run(folder: Path, name: str, scores_path: Path) -> Run:
     return Run(name=name, clips=clips, record=folder if is_record else None, scores_path=scores_path)
 
 
-def _scores(path: Path) -> tuple[dict[str, Any] | None, str]:
+def _scores(run: Run) -> tuple[dict[str, Any] | None, str]:
     """The document, or why it cannot be reported."""
+    path = run.scores_path
     if not path.is_file():
         return None, "does not exist: make it with `retake score`"
     try:
@@ -160,6 +162,10 @@ def _scores(path: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"was scored on {tree}: the card wants scores on {VERIFIED_TREE}"
     if num_cases != NUM_CASES or not finite:
         return None, f"holds {num_cases} of {NUM_CASES} cases"
+    if run.record is not None:
+        with RunStore.open(run.record, read_only=True) as store:
+            if not is_of(document, store):
+                return None, "is of other takes than the run has now: score again"
     return document, ""
 
 

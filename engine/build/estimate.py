@@ -80,6 +80,8 @@ def estimate(
     spec = generator.spec
     prompt = Prompt(text=scenario.text, negative="", seed=0, revision=0)
     last = read_prefix(scenario.prefix, spec)[-1:]
+    planning = critic.plan(scenario)
+    plan_s = time_job(planning, max_steps=None)
     frozen = Video(frames=np.repeat(last, spec.num_frames, axis=0), fps=spec.fps)
     return TimeEstimate(
         num_scenarios=num_scenarios,
@@ -87,8 +89,8 @@ def estimate(
         critiques_per_scenario=critiques_per_scenario,
         overlap=overlap,
         generate_s=time_job(generator.start(scenario, prompt), max_steps=WARM_UP_STEPS + 4),
-        plan_s=time_job(critic.plan(scenario), max_steps=None),
-        critique_s=time_job(critic.start(scenario, prompt, frozen), max_steps=None),
+        plan_s=plan_s,
+        critique_s=time_job(critic.start(scenario, prompt, frozen, planning.result().plan), max_steps=None),
     )
 
 

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from engine import plugins
-from engine.build import exported, model_folders
+from engine.build import exported, libraries, model_folders
 from engine.build.model_folders import ModelFolder
 from engine.datasets.physics_iq import TREES
 from engine.errors import DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
-from engine.machine.device import resolve_device, resolve_dtype, use_threads
+from engine.machine import compiled
+from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget
 from engine.protocols import Critic, Dataset, Generator, Selector
-from engine.settings.config import RunConfig, shard_of
-from engine.settings.environment import cache_folder, num_threads, offline
+from engine.settings.config import PATCH, RunConfig, shard_of
+from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Scenario, VideoSpec
 
 DATASETS = "engine.datasets"
@@ -64,6 +65,11 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         model_folders.find_generator(config.generator.name),
         model_folders.find_critic(config.critic.name),
     )
+    if device != "cpu":
+        open_ahead(device)
+    if compiled.hold(cache_folder() / "compiled"):
+        compile_into(cache_folder() / "compiled")
+    libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
     outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)
     form = exported.find(config.denoise, generator.path, outline, device)
@@ -157,9 +163,18 @@ def load_critic(
         device=device,
         dtype=dtype,
         quantization=config.critic.quantization,
+        patches=config.critic.critique_form == PATCH,
         with_weights=with_weights,
+        replies=replies_at_once(config, device),
     )
     return critic
+
+
+def replies_at_once(config: RunConfig, device: str) -> int:
+    """How many plans and critiques are written side by side. A GPU reads the weights once for all of them; a
+    CPU gains nothing, and the first would only be ready later."""
+    schedule = config.schedule
+    return min(schedule.replies, schedule.ahead) if schedule.overlap and device == "cuda" else 1
 
 
 def _wanted(

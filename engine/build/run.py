@@ -7,28 +7,39 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from engine.build import exported
-from engine.build.prepare import Prepared, load, prepare, refinement_policy
+from engine.build.prepare import Prepared, load, prepare, refinement_policy, replies_at_once
 from engine.errors import StoreError
 from engine.loop import boundary
-from engine.loop.lanes import HOST_LANES, LANE_JOBS, make_lanes
+from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Threads, make_lanes
 from engine.loop.policy import scenario_seed
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
-from engine.machine.streams import HostPool, LaneStreams
+from engine.machine.device import release_memory
+from engine.machine.graphs import DEVICE_CALLS
+from engine.machine.streams import HostPool, HostThread, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.folder import DATABASE, writing
-from engine.runs.manifest import MANIFEST, Digest, collect, model_files, read_manifest, write_manifest
+from engine.runs.manifest import (
+    MANIFEST,
+    Digest,
+    collect,
+    model_files,
+    read_manifest,
+    surroundings,
+    write_manifest,
+)
 from engine.runs.store import RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import kept_trace, read_trace
@@ -93,12 +104,20 @@ class Run:
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
             HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
+            lane_threads(on_gpu and config.schedule.overlap) as threads,
             kept_trace(self.folder, earlier, recorder) as note,
         ):
-            on_lane = LaneStreams(torch.device(prepared.device))
+            lanes = make_lanes(
+                host=host,
+                recorder=recorder,
+                progress=display,
+                on_lane=LaneStreams(torch.device(prepared.device)),
+                threads=threads,
+                widths={CRITIQUE: replies_at_once(config, prepared.device)},
+            )
             scheduler = Scheduler(
                 self._loops(scenarios, self._components(prepared, generator, critic, sink)),
-                make_lanes(host=host, recorder=recorder, progress=display, on_lane=on_lane),
+                lanes,
                 progress=display,
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
@@ -128,15 +147,31 @@ class Run:
         )
 
 
+@contextmanager
+def lane_threads(wanted: bool) -> Iterator[Threads]:
+    """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
+    once would only share the cores; one job at a time needs none either."""
+    if not wanted:
+        yield Threads()
+        return
+    with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
+        yield Threads(
+            of={GENERATE: generate, CRITIQUE: critique},
+            starts=starts,
+            release=release_memory,
+            calling=DEVICE_CALLS.call,
+        )
+
+
 def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
     prepared = prepare(config)
-    with _digests_ahead(prepared) as digests:  # of weights: read once for them, once to load them
+    with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
         loaded = load(prepared)
         config = replace(config, denoise=exported.pinned(config.denoise, prepared.exported, loaded[0].notes))
-        facts = _manifest(replace(prepared, config=config), digests.digest, loaded[0].notes, loaded[1].notes)
+        facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
     with ExitStack() as refused:
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
@@ -193,8 +228,8 @@ def _mend(store: RunStore, *, remake: bool) -> None:
 def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     """Refuse, or note in the manifest, what the run no longer rests on."""
     path = store.folder / MANIFEST
-    with _digests_ahead(prepared) as digests:
-        then, now = read_manifest(path), _manifest(prepared, digests.digest, {}, {})
+    with _facts_ahead(prepared) as ahead:
+        then, now = read_manifest(path), _manifest(prepared, ahead, {}, {})
     asked = {scenario.id: scenario.text for scenario in store.scenarios()}
     found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
     found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
@@ -221,16 +256,27 @@ def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
     return encode
 
 
-def _digests_ahead(prepared: Prepared) -> Ahead:
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Facts for the manifest that are found while something else is done; each waits until it is."""
+
+    digest: Digest
+    around: Callable[[], Mapping[str, Any]]
+
+
+@contextmanager
+def _facts_ahead(prepared: Prepared) -> Iterator[_Facts]:
     """Of what the run rests on, while the models are loaded."""
     folders = (prepared.generator.path, prepared.critic.path)
     paths = [path for folder in folders for path in model_files(folder)]
     paths += [scenario.prefix.path for scenario in prepared.usable]
-    return Ahead(paths, FileDigests(cache_folder() / "digests"), usable_cores())
+    digests = Ahead(paths, FileDigests(cache_folder() / "digests"), usable_cores())
+    with digests, ThreadPoolExecutor(1, "retake-facts") as thread:
+        yield _Facts(digests.digest, thread.submit(surroundings).result)
 
 
 def _manifest(
-    prepared: Prepared, digest: Digest, denoiser: Mapping[str, str], critic: Mapping[str, str]
+    prepared: Prepared, ahead: _Facts, denoiser: Mapping[str, str], critic: Mapping[str, str]
 ) -> dict[str, Any]:
     config = prepared.config
     facts = collect(
@@ -238,10 +284,11 @@ def _manifest(
         {"generator": prepared.generator.path, "critic": prepared.critic.path},
         seeds={scenario.id: scenario_seed(config.loop.seed, scenario.id) for scenario in prepared.scenarios},
         argv=sys.argv,
-        digest=digest,
+        digest=ahead.digest,
+        around=ahead.around,
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    prefixes = {scenario.id: digest(scenario.prefix.path) for scenario in prepared.usable}
+    prefixes = {scenario.id: ahead.digest(scenario.prefix.path) for scenario in prepared.usable}
     return {
         **facts,
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended

@@ -17,6 +17,7 @@ from engine.errors import ConfigError, StoreError
 from engine.runs.changes import changes, prefix_changes
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
+from engine.runs.takes import refuse_changed
 from engine.settings.config import RunConfig, read_config, settings
 from engine.types import Outcome, Scenario
 from engine.video.files import is_readable
@@ -50,12 +51,7 @@ def read_source(folder: Path, opened: ExitStack) -> Source:
     if not path.is_file():
         raise StoreError(f"{path} does not exist", fix="merge runs made by `retake run`, which writes it")
     manifest = read_manifest(path)
-    for scenario_id, number in store.damaged_takes(is_readable).items():
-        video = folder / store.video_path(scenario_id, number)
-        raise StoreError(
-            f"{video} is recorded, and is missing or not as it was stored",
-            fix=f"put it back; or `retake resume {folder} --remake-takes`; or leave this run out",
-        )
+    refuse_changed(folder, store.changed_takes(is_readable), "; or leave this run out")
     return Source(
         folder=folder,
         config=read_config(folder),

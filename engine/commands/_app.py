@@ -92,6 +92,13 @@ app = typer.Typer(
 
 def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
     """Run to the end with live progress. An interrupt leaves the run folder resumable."""
+    from engine.build.libraries import without_unused
+
+    with without_unused():
+        return _execute(build)
+
+
+def _execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
     from engine.commands._progress import make_display
 
     with console.status("checking settings, dataset and memory, then loading models"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.datasets._text import read_rows, read_text
 from engine.errors import DatasetError, VideoError
 from engine.types import PREFIX_SECONDS, Scenario
-from engine.video.files import probe, probe_or_expect
+from engine.video.files import probe_each, probed
 from kernels.files import name_fault
 
 _SAVE = "save it as UTF-8 text"
@@ -33,20 +33,22 @@ class ClipFolder:
 
         An unreadable clip keeps its place with size 0x0, and `check` refuses it.
         """
+        paths = [self.root / name for name in self.texts]
+        clips = probe_each(paths, fps=fps, num_frames=round(PREFIX_SECONDS * fps))
         return [
             Scenario(
-                id=Path(name).stem,
+                id=path.stem,
                 text=text,
-                prefix=probe_or_expect(self.root / name, fps, round(PREFIX_SECONDS * fps)),
+                prefix=clip,
                 category="own clips",
-                output_name=f"{Path(name).stem}.mp4",
+                output_name=f"{path.stem}.mp4",
             )
-            for name, text in self.texts.items()
+            for path, text, clip in zip(paths, self.texts.values(), clips, strict=True)
         ]
 
     def check(self, scenario: Scenario) -> None:
         """Raise VideoError unless the clip is readable and at least 3 s long, less one frame."""
-        clip = probe(scenario.prefix.path)
+        clip = probed(scenario.prefix)
         if clip.num_frames + 1 < round(PREFIX_SECONDS * clip.fps):
             raise VideoError(
                 f"{clip.path} is {clip.seconds:.2f} s long ({clip.num_frames} frames at {clip.fps:g} fps); "

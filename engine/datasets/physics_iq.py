@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.datasets._text import read_rows
 from engine.errors import DatasetError
 from engine.types import PREFIX_SECONDS, Scenario
-from engine.video.files import check_clip, probe, probe_or_expect
+from engine.video.files import check_clip, probe_each, probed
 from kernels.files import name_fault
 
 TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
@@ -69,21 +69,22 @@ class PhysicsIQ:
                 f"the first: {', '.join(missing[:5])}",
                 fix=_DOWNLOAD,
             )
+        clips = probe_each([folder / name for name in names], fps=fps, num_frames=round(PREFIX_SECONDS * fps))
         return [
             Scenario(
                 id=row.scenario_id,
                 text=row.text,
-                prefix=probe_or_expect(folder / name, fps, round(PREFIX_SECONDS * fps)),
+                prefix=clip,
                 category=row.category,
                 output_name=row.output_name,
             )
-            for row, name in zip(cases, names, strict=True)
+            for row, clip in zip(cases, clips, strict=True)
         ]
 
     def check(self, scenario: Scenario) -> None:
         """Raise VideoError unless the prefix is a readable clip of its folder's frame rate, 3 s ± 1 frame."""
         fps = float(scenario.prefix.path.parent.name.removesuffix("FPS"))
-        check_clip(probe(scenario.prefix.path), fps=fps, num_frames=round(PREFIX_SECONDS * fps))
+        check_clip(probed(scenario.prefix), fps=fps, num_frames=round(PREFIX_SECONDS * fps))
 
 
 def open_dataset(root: Path) -> PhysicsIQ:

@@ -20,7 +20,7 @@ from engine.denoise.layers import BoundAttention, bind, compile_blocks, quantize
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ConfigError
 from engine.protocols import Denoiser
-from engine.quant import precision_policy, surgery, weight_cache
+from engine.quant import precision_policy, surgery
 from engine.quant.precision_policy import BF16, Policy, Range
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 from engine.settings.presets import QUANTIZED_END, DenoiseSettings, parts_of_forward
@@ -55,11 +55,13 @@ def assemble(
     shape: Shape,
     *,
     cache: Path | None = None,
-    weights: Path | None = None,
     folder: Path | None = None,
 ) -> Assembled:
-    """`cache` keeps probed kernel choices, `weights` quantized weights; None keeps nothing. `folder`: the
-    generator's, where its policy is.
+    """`cache` keeps probed kernel choices; None keeps nothing. `folder`: the generator's,
+    where its policy is.
+
+    Quantized weights are not kept: a GPU makes them in less time than a disk reads them, and to know that
+    kept ones are of these weights, all of these would have to be read and hashed.
 
     Raises ConfigError for settings that this family, this device or these weights do not allow.
     """
@@ -74,7 +76,7 @@ def assemble(
     recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
     policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
-    notes["linear"] = _linear(family.transformer, recipe, settings.linear, site, weights, policy)
+    notes["linear"] = _linear(family.transformer, recipe, settings.linear, site, policy)
     chosen = _parts(site, shape, settings, notes, cache)
     forward = family.fast_forward(chosen)
     on_gpu = site.device.type == "cuda"
@@ -123,7 +125,6 @@ def _linear(
     recipe: QuantRecipe,
     wanted: str,
     site: AttentionSite,
-    folder: Path | None,
     policy: Policy | None,
 ) -> str:
     """Quantizes the linear layers if the format that is wanted, or that "auto" becomes, is an 8-bit one.
@@ -138,7 +139,7 @@ def _linear(
         others = {} if follow is None else follow.other_linears(transformer, recipe, format_name)
         if others and list(others.values()).count(BF16) == len(resolve(recipe, transformer).quantized):
             return f"bf16: the policy admits no layer to {format_name}"
-        done = f"{format_name}: {_quantize(transformer, recipe, format_name, folder, others)}"
+        done = f"{format_name}: {_quantize(transformer, recipe, format_name, others)}"
         return done + _as_others(others)
     except SurgeryError as error:  # the module is unchanged: too few blocks, or sizes no kernel takes
         if wanted != AUTO:
@@ -159,17 +160,11 @@ def _quantize(
     transformer: nn.Module,
     recipe: QuantRecipe,
     format_name: str,
-    folder: Path | None,
     policy: dict[str, str],
 ) -> str:
     num_inner = len(getattr(transformer, recipe.blocks)) - recipe.num_first_kept - recipe.num_last_kept
     expect = len(recipe.quantized) * num_inner - list(policy.values()).count(BF16)
-    if folder is None:
-        report = surgery.quantize_linears(transformer, recipe, format_name, expect=expect, policy=policy)
-    else:
-        report, _ = weight_cache.quantize_or_load(
-            transformer, recipe, format_name, expect=expect, folder=folder, policy=policy
-        )
+    report = surgery.quantize_linears(transformer, recipe, format_name, expect=expect, policy=policy)
     return f"{len(report.formats)} layers, {report.bytes_before >> 20} to {report.bytes_after >> 20} MiB"
 
 

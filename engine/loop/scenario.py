@@ -57,13 +57,15 @@ class ScenarioLoop:
     by: Components
     past: History = field(default_factory=History)
     attempts: list[Attempt] = field(default_factory=list)
+    planning: Task[PlanReply] | None = None
     outcome: Outcome | None = None
 
     def run(self, begin: Begin) -> Waits:
         """Round by round until the policy stops; round 0 is made while the critic still reads the prefix."""
         policy, scenario = self.by.policy, self.scenario
         self.attempts = attempts = list(self.past.attempts)
-        plan = None if self.past.plan is not None else self._plan(begin)
+        if self.past.plan is None:
+            self.planning = self._plan(begin)
         num_compared = 0
         while True:
             while (prompt := policy.sample(scenario, attempts)) is not None:
@@ -75,11 +77,8 @@ class ScenarioLoop:
                 num_compared = len(attempts)
             if not any(a.critique is not None for a in attempts if a.round == attempts[-1].round):
                 yield from self._judge_winner(begin)
-            if plan is not None:
-                yield [plan]
-            reply = self.past.plan if plan is None else plan.result
-            assert reply is not None, "the plan was stored, or is over"
-            decision = policy.next(scenario, reply, attempts)
+            yield from self._planned()
+            decision = policy.next(scenario, self._reply, attempts)
             if isinstance(decision, Stop):
                 break
             yield from self._take(begin, decision, attempts[-1].round + 1, 0)
@@ -101,13 +100,29 @@ class ScenarioLoop:
         keep = partial(self.by.sink.plan, self.scenario.id)
         return begin(self._task(CRITIQUE, "plan", len(self.attempts), start, keep))
 
+    def _planned(self) -> Waits:
+        """Until the plan is there."""
+        if self.planning is not None and not self.planning.over:
+            yield [self.planning]
+
+    @property
+    def _reply(self) -> PlanReply:
+        reply = self.past.plan if self.planning is None else self.planning.result
+        assert reply is not None, "the plan was stored, or is over"
+        return reply
+
     def _take(self, begin: Begin, prompt: Prompt, round_number: int, sample: int) -> Waits:
         """Generate; then encode and critique side by side; then store the attempt."""
         index = len(self.attempts)
         start = partial(self.by.generator.start, self.scenario, prompt)
         generated: Task[Video] = begin(self._task(GENERATE, "generate", index, start))
         yield [generated]
-        tasks = self._use(begin, index, prompt, generated.claim())
+        video = generated.claim()
+        tasks = [self._encode(begin, index, video)]
+        if self.by.policy.judges_every_take:
+            yield from self._planned()
+            tasks.append(self._critique(begin, index, prompt, video))
+        del video  # freed with its last consumer
         yield tasks
         encoded, *judged = tasks
         attempt = Attempt(
@@ -122,13 +137,9 @@ class ScenarioLoop:
         self.by.sink.attempt(self.scenario.id, attempt)
         self.attempts.append(attempt)
 
-    def _use(self, begin: Begin, index: int, prompt: Prompt, video: Video) -> list[Task[Any]]:
-        """What is done with a finished video. Nothing here keeps it: it is freed with the last consumer."""
+    def _encode(self, begin: Begin, index: int, video: Video) -> Task[Any]:
         work = partial(self.by.encode, self.scenario, index, video)
-        tasks: list[Task[Any]] = [begin(self._task(ENCODE, "encode", index, work))]
-        if self.by.policy.judges_every_take:
-            tasks.append(self._critique(begin, index, prompt, video))
-        return tasks
+        return begin(self._task(ENCODE, "encode", index, work))
 
     def _compare(self, begin: Begin) -> Waits:
         """Selector scores of all takes so far: each is seen beside the others."""
@@ -148,6 +159,7 @@ class ScenarioLoop:
         take = self.attempts[index]
         stored: Task[Video] = begin(self._task(SELECT, "read", index, partial(self.by.read, take)))
         yield [stored]
+        yield from self._planned()
         judged = self._critique(begin, index, take.prompt, stored.claim())
         yield [judged]
         timings = {**take.timings, "critique": judged.seconds}
@@ -156,7 +168,9 @@ class ScenarioLoop:
         self.attempts[index] = take
 
     def _critique(self, begin: Begin, index: int, prompt: Prompt, video: Video) -> Task[Critique]:
-        start = partial(self.by.critic.start, self.scenario, prompt, video)
+        """It may say what it changes of the plan that the prompt was made of, at first the one of step 1."""
+        plan = prompt.plan or self._reply.plan
+        start = partial(self.by.critic.start, self.scenario, prompt, video, plan)
         return begin(self._task(CRITIQUE, "critique", index, start))
 
     def _task(

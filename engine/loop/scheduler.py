@@ -73,7 +73,7 @@ class Scheduler:
     def tick(self) -> list[Outcome]:
         self._moved = False
         self._admit()  # host: give idle lanes a job
-        self._launch()  # device: one step per job, never blocks
+        self._launch()  # device: one step per job
         return self._retire()  # host: consume what has finished
 
     def _admit(self) -> None:
@@ -135,7 +135,7 @@ class Scheduler:
 
     def _rest(self) -> None:
         """Nothing moved: block on the only pending job, or sleep briefly where any may end first."""
-        pending = [(lane, task) for lane in self._lanes for task in lane.active if task.fences]
+        pending = [(lane, task) for lane in self._lanes for task in lane.active if task.call or task.fences]
         assert pending, "no lane has work, yet scenarios are left"
         if len(pending) == 1:
             lane, task = pending[0]

@@ -18,8 +18,9 @@ from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.loop.ranking import score_rows
 from engine.protocols import Selector
 from engine.runs.store import RunStore
+from engine.runs.takes import refuse_changed
 from engine.types import Attempt, Outcome, Scenario, SelectorSettings, Video
-from engine.video.files import probe, read_frames
+from engine.video.files import is_readable, probe, read_frames
 
 SELECTORS = "engine.selectors"
 BUNDLED_NETWORKS = SelectorSettings()
@@ -57,7 +58,7 @@ def reselect(
 
     A scenario that has none of these takes because it stopped earlier offers all it has. With `out` the
     chosen clips are copied there under their benchmark names. Raises ConfigError for unknown selectors or
-    takes.
+    takes, StoreError where a take is missing or not as it was stored.
     """
     if not by:
         raise ConfigError("no selector is named", fix=f"use some of: {', '.join(plugins.names(SELECTORS))}")
@@ -66,6 +67,7 @@ def reselect(
     with RunStore.open(folder, read_only=True) as store:
         outcomes = {key: value for key, value in store.outcomes().items() if value.chosen is not None}
         _check_takes(attempts, outcomes.values())
+        refuse_changed(folder, store.changed_takes(is_readable))
         for scenario in (scenario for scenario in store.scenarios() if scenario.id in outcomes):
             outcome = outcomes[scenario.id]
             takes = [a for a in outcome.attempts if a.index in attempts] or list(outcome.attempts)

@@ -5,6 +5,9 @@ Decides once, before anything is loaded, and knows no model. torch is imported w
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+
 from engine.errors import ConfigError
 
 
@@ -21,6 +24,20 @@ def resolve_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if available else "cpu"
     return wanted
+
+
+def open_ahead(device: str) -> threading.Thread:
+    """Have the driver make the context of a GPU on a thread, which takes up to a second, while the caller
+    imports. What fails there fails again, and is told, where the device is used first."""
+    import torch
+
+    def work() -> None:
+        with suppress(RuntimeError):
+            torch.empty(1, device=device)
+
+    thread = threading.Thread(target=work, name="retake-device")
+    thread.start()
+    return thread
 
 
 def resolve_dtype(wanted: str, device: str) -> str:
@@ -51,3 +68,13 @@ def use_threads(num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+
+
+def release_memory() -> None:
+    """Give what torch's allocator keeps of the GPU back to it, for whoever finds no memory."""
+    import gc
+
+    import torch
+
+    gc.collect()  # a caught error holds frames, and these hold tensors
+    torch.cuda.empty_cache()

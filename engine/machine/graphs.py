@@ -6,7 +6,9 @@ shapes; the trailing ones that hardly change are copied only when another tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,20 +20,82 @@ WARM_UP_CALLS = 2
 """Before a capture: compilation, autotuning and workspaces must be over, since none may happen inside."""
 
 
+class DeviceCalls:
+    """Calls that threads make at the same time, and captures of graphs, each of which is alone.
+
+    Whoever waits for the whole device while any stream is captured gets an error, on whatever thread, and
+    loses the capture (CUDA Runtime API, "Stream Management", cudaStreamBeginCapture); compilation, autotuning
+    and full caches do so without being asked. A thread that captures inside a call of its own gives that call
+    up meanwhile, so that two may wish to capture at once.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_calls = 0
+        self._num_waiting = 0
+        self._is_alone = False
+        self._own = threading.local()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Beside other calls, and after those who wait to be alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_alone and not self._num_waiting)
+            self._num_calls += 1
+        self._own.calls = self._calls_of_this_thread() + 1
+        try:
+            yield
+        finally:
+            self._own.calls -= 1
+            with self._changed:
+                self._num_calls -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Beside no call of another thread."""
+        own = self._calls_of_this_thread()
+        with self._changed:
+            self._num_calls -= own
+            self._num_waiting += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._is_alone and not self._num_calls)
+            self._num_waiting -= 1
+            self._is_alone = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_calls += own
+                self._is_alone = False
+                self._changed.notify_all()
+
+    def _calls_of_this_thread(self) -> int:
+        return int(getattr(self._own, "calls", 0))
+
+
+DEVICE_CALLS = DeviceCalls()
+"""Of this process: lanes that have threads call into their jobs through it."""
+
+
 def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
     """A graph of `function` on the current device, and its result, which every replay writes again.
 
-    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own.
+    `function` is called WARM_UP_CALLS times before the capture, on a stream of its own of the same priority:
+    torch instantiates graphs so that each kernel keeps the priority of the stream it was captured on.
     """
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP_CALLS):
             function()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    # "thread_local": another lane may allocate on its own thread's stream meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # its own stream, since that of torch.cuda.graph is one for all threads
+    with (
+        DEVICE_CALLS.alone(),
+        torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+    ):
         result = function()
     return graph, result
 

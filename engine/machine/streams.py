@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LANE_PRIORITY = {"generate": 0, "critique": -1, "select": 0}
-"""Lower is served first: the critic's short kernels must not queue behind whole denoise steps."""
+LANE_PRIORITY = {"generate": -1, "critique": 0, "select": 0}
+"""Lower is served first. The critic's kernels take what the generator leaves: replies that wait meanwhile are
+then written together, several for the price of one."""
 
 
 class HostFence:
@@ -91,6 +92,23 @@ class LaneStreams:
         import torch
 
         return torch.cuda.stream(self.streams[lane])
+
+
+class HostThread:
+    """One thread that calls functions in the order given; `Calls` of the protocols."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=f"retake-{name}")
+
+    def __call__(self, function: Callable[[], None]) -> concurrent.futures.Future[None]:
+        return self._pool.submit(function)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Drop what has not begun and wait for what has."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 class HostPool:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ MAX_EMBEDDED_BYTES = 4 << 20
 
 TIMELINE_PX = 1140
 """Width for which the picture of the lanes is drawn."""
+
+_CHANGED = "not as it was stored"
 
 Diff = tuple[tuple[str, str], ...]
 """Runs of ("same" | "del" | "ins", words)."""
@@ -77,6 +79,7 @@ class ReportData:
     totals: Totals | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     has_stale_scores: bool = False  # of takes that the run no longer has, or that it had not yet
+    changed_takes: Set[tuple[str, int]] = frozenset()  # whose file is not the one that was stored
     prefix_digests: Mapping[str, str] = field(default_factory=dict)  # sha256 as the run noted it, by scenario
 
 
@@ -99,7 +102,7 @@ class Take:
     chosen: bool
     critic_score: float | None
     true_score: float | None
-    note: str | None  # all black or frozen
+    note: str | None  # all black, frozen, or not what was judged and scored
     diff: Diff
     against: int | None
     new_seed: bool
@@ -234,7 +237,9 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
                 true_score=None
                 if data.scores is None
                 else data.scores.attempts.get((scenario.id, attempt.index)),
-                note=read_note(data.run / attempt.video_path),
+                note=_CHANGED
+                if (scenario.id, attempt.index) in data.changed_takes
+                else read_note(data.run / attempt.video_path),
                 diff=() if before is None else word_diff(before.prompt.text, attempt.prompt.text),
                 against=None if before is None else before.index,
                 new_seed=before is not None and before.prompt.seed != attempt.prompt.seed,

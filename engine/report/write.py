@@ -55,6 +55,7 @@ def gather(run: Path) -> ReportData:
             )
         scores, document = None, _read_document(run / SCORES)
         is_stale = document is not None and not is_of(document, store)
+        changed = frozenset(take for take, path in store.changed_takes().items() if path.is_file())
     if document is not None and not is_stale:
         scores = scores_from(document, run / SCORES)
     spans, manifest = read_trace(run), read_manifest(run / MANIFEST)
@@ -63,6 +64,7 @@ def gather(run: Path) -> ReportData:
         records=tuple(records),
         scores=scores,
         has_stale_scores=is_stale,
+        changed_takes=changed,
         prefix_digests=manifest.get("prefixes", {}),
         timeline=timeline_svg(spans, TIMELINE_PX) if spans else None,
         totals=totals(spans) if spans else None,

@@ -43,6 +43,7 @@ def critique_from_dict(data: dict[str, Any]) -> Critique:
         raw=data["raw"],
         num_tokens=data["num_tokens"],
         seconds=data["seconds"],
+        problem=data.get("problem"),  # older stores do not have it
     )
 
 

@@ -49,19 +49,10 @@ PACKAGES = (
 )
 
 
-def collect(
-    config: Mapping[str, Any],
-    models: Mapping[str, Path],
-    *,
-    seeds: Mapping[str, int],
-    argv: Sequence[str],
-    digest: Digest = file_digest,
-) -> dict[str, Any]:
-    """The manifest of a run that starts now; `models` are folders by role, digested whole by `digest`."""
+def surroundings() -> dict[str, Any]:
+    """Code, machine and packages, the same for every run of a process; asks git and the driver, which may
+    take a second."""
     return {
-        "manifest_version": MANIFEST_VERSION,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "argv": list(argv),
         "code": code_state(Path(__file__).resolve().parents[2]),
         "machine": {
             "system": platform.platform(),
@@ -70,6 +61,24 @@ def collect(
             "gpus": gpus(),
         },
         "packages": package_versions(),
+    }
+
+
+def collect(
+    config: Mapping[str, Any],
+    models: Mapping[str, Path],
+    *,
+    seeds: Mapping[str, int],
+    argv: Sequence[str],
+    digest: Digest = file_digest,
+    around: Callable[[], Mapping[str, Any]] = surroundings,
+) -> dict[str, Any]:
+    """The manifest of a run that starts now; `models` are folders by role, digested whole by `digest`."""
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "argv": list(argv),
+        **around(),
         "models": {
             role: {"folder": str(folder), "sha256": model_digests(folder, digest)}
             for role, folder in models.items()

@@ -195,19 +195,12 @@ class RunStore:
 
     def restore_chosen(self) -> tuple[str, ...]:
         """Copy to `chosen/` again what is missing or changed there, and return the names."""
-        restored, digests = [], self.video_digests()
-        for outcome in self.outcomes().values():
-            if outcome.chosen is None:
-                continue
-            take = outcome.attempts[outcome.chosen]
-            target = self.chosen_path(outcome.scenario_id)
-            digest = digests.get(
-                (outcome.scenario_id, take.index)
-            )  # without it, who knows which one is right
-            if not target.is_file() or (digest is not None and file_digest(target) != digest):
-                self._copy_chosen(outcome.scenario_id, take)
-                restored.append(target.name)
-        return tuple(restored)
+        changed, outcomes = self.changed_chosen(), self.outcomes()
+        for scenario_id in changed:
+            outcome = outcomes[scenario_id]
+            assert outcome.chosen is not None, f"{scenario_id} chose nothing"
+            self._copy_chosen(scenario_id, outcome.attempts[outcome.chosen])
+        return tuple(path.name for path in changed.values())
 
     # Where things lie and what is known.
 
@@ -232,12 +225,14 @@ class RunStore:
         rows = self._database.rows(f"SELECT scenario_id, number, {column} FROM attempts")  # nosec B608
         return {(scenario_id, number): digest for scenario_id, number, digest in rows if digest is not None}
 
-    def damaged_takes(self, is_readable: Callable[[Path], bool] = Path.is_file) -> dict[str, int]:
-        """The first attempt, by scenario id, whose video is missing or is not the one that was stored.
+    def changed_takes(
+        self, is_readable: Callable[[Path], bool] = Path.is_file
+    ) -> dict[tuple[str, int], Path]:
+        """Where the video should be of each attempt of which it is missing or is not the one that was stored.
 
-        is_readable: asked of takes of older runs, of which no digest is known.
+        By scenario id and number. is_readable: asked of takes of older runs, of which no digest is known.
         """
-        digests, found = self.video_digests(), dict[str, int]()
+        digests, found = self.video_digests(), {}
         for name, number, place in self._database.rows(
             "SELECT scenario_id, number, video_path FROM attempts ORDER BY scenario_id, number"
         ):
@@ -246,8 +241,28 @@ class RunStore:
             is_whole = video.is_file() and (
                 is_readable(video) if digest is None else file_digest(video) == digest
             )
-            if name not in found and not is_whole:
-                found[name] = number
+            if not is_whole:
+                found[name, number] = video
+        return found
+
+    def changed_chosen(self) -> dict[str, Path]:
+        """Where in `chosen/` a clip is missing or is not the chosen take, by scenario id."""
+        digests, found = self.video_digests(), {}
+        for outcome in self.outcomes().values():
+            if outcome.chosen is None:
+                continue
+            clip = self.chosen_path(outcome.scenario_id)
+            # without a digest, of older runs, who knows which one is right
+            digest = digests.get((outcome.scenario_id, outcome.chosen))
+            if not clip.is_file() or (digest is not None and file_digest(clip) != digest):
+                found[outcome.scenario_id] = clip
+        return found
+
+    def damaged_takes(self, is_readable: Callable[[Path], bool] = Path.is_file) -> dict[str, int]:
+        """The first of `changed_takes` by scenario id: what follows it rests on it."""
+        found: dict[str, int] = {}
+        for name, number in self.changed_takes(is_readable):
+            found.setdefault(name, number)
         return found
 
     def scenarios(self) -> tuple[Scenario, ...]:

@@ -7,6 +7,7 @@ the lane's own stream, resolved once they have passed. Invariant: all times are 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ LANES = ("generate", "critique", "encode", "select")
 HOST_LANES = frozenset({"encode", "select"})
 PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 _PENDING_EVENT_PAIRS = 1024
+_Work = tuple[str, str, int, str, tuple[float, float]]
+"""Lane, scenario, attempt, name; when the host began and ended to launch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,9 @@ class Span:
     name: str  # "plan", "generate", "critique", "encode", "select", "read"
     start_s: float
     end_s: float
+    launch_s: float | None = None
+    launched_s: float | None = None
+    """When the host began and ended to enqueue it, where the times above are the device's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +60,12 @@ class HostRecorder:
         self._spans: list[Span] = []
         self._num_told = 0
 
+    def now_s(self) -> float:
+        return time.perf_counter() - self._zero_s
+
     @contextmanager
     def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
-        start_s = time.perf_counter() - self._zero_s
+        start_s = self.now_s()
         try:
             yield
         finally:
@@ -67,7 +76,7 @@ class HostRecorder:
                     attempt=attempt,
                     name=name,
                     start_s=start_s,
-                    end_s=time.perf_counter() - self._zero_s,
+                    end_s=self.now_s(),
                 )
             )
 
@@ -93,9 +102,10 @@ class CudaRecorder:
         self._origin_s = origin_s
         self._origin = self._new_event()
         self._origin.record()
-        self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event, tuple[str, str, int, str]]] = deque()
+        self._pending: deque[tuple[torch.cuda.Event, torch.cuda.Event, _Work]] = deque()
         self._resolved: list[Span] = []
         self._num_told = 0
+        self._lock = threading.Lock()  # device lanes record on threads of their own
 
     @contextmanager
     def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
@@ -104,32 +114,37 @@ class CudaRecorder:
                 yield
             return
         start, end = self._new_event(), self._new_event()
+        launch_s = self._host.now_s()
         start.record()
         try:
             yield
         finally:
             end.record()
-            self._pending.append((start, end, (lane, scenario_id, attempt, name)))
-            while len(self._pending) > _PENDING_EVENT_PAIRS and self._pending[0][1].query():
-                self._resolve_oldest()
+            launch = launch_s, self._host.now_s()
+            with self._lock:
+                self._pending.append((start, end, (lane, scenario_id, attempt, name, launch)))
+                while len(self._pending) > _PENDING_EVENT_PAIRS and self._pending[0][1].query():
+                    self._resolve_oldest()
 
     def spans(self) -> tuple[Span, ...]:
         """Call after the run: waits for the events that have not passed yet."""
-        while self._pending:
-            self._pending[0][1].synchronize()
-            self._resolve_oldest()
+        with self._lock:
+            while self._pending:
+                self._pending[0][1].synchronize()
+                self._resolve_oldest()
         return tuple(sorted([*self._resolved, *self._host.spans()], key=lambda span: span.start_s))
 
     def settled(self) -> list[Span]:
         """Those that ended since the last call, as far as the device says so; never waits for it."""
-        while self._pending and self._pending[0][1].query():
-            self._resolve_oldest()
-        found = self._resolved[self._num_told :]
-        self._num_told += len(found)
+        with self._lock:
+            while self._pending and self._pending[0][1].query():
+                self._resolve_oldest()
+            found = self._resolved[self._num_told :]
+            self._num_told += len(found)
         return [*found, *self._host.settled()]
 
     def _resolve_oldest(self) -> None:
-        start, end, (lane, scenario_id, attempt, name) = self._pending.popleft()
+        start, end, (lane, scenario_id, attempt, name, launch) = self._pending.popleft()
         self._resolved.append(
             Span(
                 lane=lane,
@@ -138,6 +153,8 @@ class CudaRecorder:
                 name=name,
                 start_s=self._origin_s + self._origin.elapsed_time(start) / 1000,
                 end_s=self._origin_s + self._origin.elapsed_time(end) / 1000,
+                launch_s=launch[0],
+                launched_s=launch[1],
             )
         )
 

@@ -106,8 +106,11 @@ def _span(values: dict[str, Any]) -> Span:
         name=values["name"],
         start_s=values["start_s"],
         end_s=values["end_s"],
+        launch_s=values.get("launch_s"),  # absent in traces of earlier versions
+        launched_s=values.get("launched_s"),
     )
-    words, times = (span.lane, span.scenario_id, span.name), (span.start_s, span.end_s)
+    launch = [s for s in (span.launch_s, span.launched_s) if s is not None]
+    words, times = (span.lane, span.scenario_id, span.name), (span.start_s, span.end_s, *launch)
     if not all(isinstance(word, str) for word in words) or not isinstance(span.attempt, int):
         raise TypeError(f"{span} names no work")
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in times) or span.end_s < span.start_s:

@@ -24,6 +24,7 @@ BUNDLED = "demo"
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
+FULL, PATCH = "full", "patch"
 EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
 MACHINE = "Machine"
 RENAMED = {
@@ -113,6 +114,12 @@ class CriticConfig:
         help="The vision-language model: demo, which is bundled, or a transformers folder.",
     )
     quantization: str = setting("none", choices=QUANTIZATIONS, help="Format of the critic's weights.")
+    critique_form: str = setting(
+        FULL,
+        choices=(FULL, PATCH),
+        help="How a critique revises the plan. full: it writes all of it again, as the bundled critic has "
+        "learned to; patch: the fields that change, which is shorter, for critics that take instructions.",
+    )
 
     def __post_init__(self) -> None:
         validate(self, "critic")
@@ -187,6 +194,9 @@ class SelectorsConfig:
 class ScheduleConfig:
     overlap: bool = setting(True, help="Judge one scenario while another is generated.")
     ahead: int = setting(4, low=1, high=64, help="Scenarios in flight at the same time.")
+    replies: int = setting(
+        4, low=1, high=16, help="Plans and critiques that the critic writes side by side on a GPU."
+    )
 
     def __post_init__(self) -> None:
         validate(self, "schedule")

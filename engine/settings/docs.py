@@ -1,5 +1,6 @@
 """docs/settings.md, made from the settings: `make docs`, or python -m engine.settings.docs.
 
+What a model's `retake.json` may set is found by name: `SIDECAR_SETTINGS` in the `settings.py` of its family.
 A test fails where the file is not what this module writes.
 """
 
@@ -7,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from engine import plugins
 from engine.settings.config import RunConfig
 from engine.settings.fields import Entry, entries
 from engine.settings.presets import PRESETS, DenoiseSettings
@@ -43,6 +45,14 @@ selectors = ["consensus", "critic_score"]
 """
 
 
+SIDECARS = """\
+## Beside a model: `retake.json`
+
+A JSON object in the folder of a model may set what that model wants to be run with. The options of a run win
+over it. An unknown key, another type or a value out of range is refused.
+"""
+
+
 def settings_page() -> str:
     """The whole page as Markdown."""
     sections = {field.name: field.metadata.get("section") for field in dataclasses.fields(RunConfig)}
@@ -54,7 +64,26 @@ def settings_page() -> str:
         parts += [f"{heading}\n\n{text}\n", _table(group)]
         if name == "denoise":
             parts += ["What each preset sets:\n", _presets()]
+    parts.append(SIDECARS)
+    for what, family, cls in sidecar_settings():
+        parts += [f"A {what} of the family `{family}`:\n", _sidecar_table(cls)]
     return "\n".join(parts)
+
+
+def sidecar_settings() -> Iterator[tuple[str, str, type]]:
+    """ "generator" or "critic", the family, and the class of the settings that its folders may have."""
+    for what in ("generator", "critic"):
+        package = f"engine.{what}s"
+        for family in plugins.names(package):
+            if "settings" in plugins.names(f"{package}.{family}"):
+                yield what, family, plugins.load(f"{package}.{family}", "settings").SIDECAR_SETTINGS
+
+
+def _sidecar_table(cls: type) -> str:
+    rows = [
+        (f"`{entry.name}`", entry.default_text, entry.allowed, entry.setting.help) for entry in entries(cls)
+    ]
+    return _markdown(("key", "default", "allowed", "meaning"), rows)
 
 
 def _table(group: Iterable[Entry]) -> str:

@@ -18,6 +18,24 @@ def offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encode lane forks no tokenizer threads
 
 
+def let_waiting_threads_sleep() -> None:
+    """Torch's CPU threads wait for each other awake for some 40 us, then asleep. Must run before torch is
+    imported, so the houses that import torch call it first; what the user has set stays.
+
+    libgomp waits for milliseconds: on a busy machine the threads that wait then keep the one that works off
+    its core, and a take costs four times the CPU seconds and many times as long. 1000 rounds are too few,
+    small layers wait 1.5 times as long; from 2000 on an idle machine is as fast as without a limit.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:  # which the number of rounds would overrule
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+def compile_into(folder: Path) -> None:
+    """Where torch keeps compiled code, unless the user said so. By default that is a folder of a known name
+    below /tmp, which is lost at the next start of the machine, and which another user may have made."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 def cache_folder() -> Path:
     """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
     home = os.environ.get("XDG_CACHE_HOME", "")

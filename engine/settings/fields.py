@@ -27,6 +27,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     unset: str = ""  # what None or an empty text stands for
+    shown: str = ""  # in place of a default that is too long for a table
     option: str = ""  # where it is not named after the field
     metavar: str = ""
     panel: str = ""  # of --help, where it is not that of the section
@@ -81,6 +82,8 @@ class Entry:
         """The default as one would type it; for None and an empty text, what they stand for."""
         if self.default is MISSING or self.default in (None, ""):
             return self.setting.unset
+        if self.setting.shown:
+            return self.setting.shown
         if isinstance(self.default, bool):
             return str(self.default).lower()
         return ",".join(self.default) if isinstance(self.default, tuple) else str(self.default)
@@ -102,6 +105,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     unset: str = "",
+    shown: str = "",
     option: str = "",
     metavar: str = "",
     panel: str = "",
@@ -113,6 +117,7 @@ def setting(
         low=low,
         high=high,
         unset=unset,
+        shown=shown,
         option=option,
         metavar=metavar,
         panel=panel,
@@ -195,7 +200,7 @@ def spell(hint: Any) -> str:
     if get_origin(hint) is types.UnionType:
         return " or ".join(spell(choice) for choice in get_args(hint) if choice is not types.NoneType)
     if get_origin(hint) is tuple:
-        return "a list of names"
+        return "a list of numbers" if get_args(hint)[0] is float else "a list of names"
     return "a table" if dataclasses.is_dataclass(hint) else KINDS[hint]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -27,7 +28,7 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"{path} is not a file", fix="give the path of a TOML file with settings") from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deep", fix="correct the file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOML, UTF-8, or a number of more digits than Python reads
         raise ConfigError(f"{path} is not TOML: {error}", fix="correct the file at the place named") from None
 
 
@@ -108,14 +109,23 @@ def _build(cls: type, table: Mapping[str, Any], prefix: str, every_key: list[str
 
 
 def _from_toml(value: Any, hint: Any) -> Any:
-    """TOML has no paths and no tuples, and writes 5 for 5.0; the section judges the rest."""
+    """TOML and JSON have no paths and no tuples, and write 5 for 5.0; the section judges the rest."""
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(value, list) and any(get_origin(choice) is tuple for choice in (hint, *get_args(hint))):
-        return tuple(value)
+    lists = [choice for choice in (hint, *get_args(hint)) if get_origin(choice) is tuple]
+    if isinstance(value, list) and lists:
+        return tuple(_from_toml(item, get_args(lists[0])[0]) for item in value)
     if float in (hint, *get_args(hint)) and type(value) is int:
-        return float(value)
+        return _as_float(value)
     return value
+
+
+def _as_float(value: int) -> float:
+    """Beyond every range where it is too large for one: a whole number may have thousands of digits."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _assignment(key: str, value: Any) -> str:

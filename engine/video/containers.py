@@ -79,9 +79,12 @@ def picture_packets(container: Any, stream: Any) -> Iterator[Any]:
             yield packet
 
 
-def decoded_frames(path: Path, container: Any, stream: Any) -> Iterator[Any]:
-    """Every frame that a player shows. Raises VideoError at one that is damaged."""
-    stream.thread_type = "AUTO"
+def decoded_frames(path: Path, container: Any, stream: Any, threads: int = 0) -> Iterator[Any]:
+    """Every frame that a player shows, by `threads` threads, 0: one a core. VideoError at a damaged one.
+
+    A decoder of several threads is given as many packets as these before it gives a frame.
+    """
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
     number = 0
     for packet in picture_packets(container, stream):
         for frame in packet.decode():

@@ -7,7 +7,8 @@ Legend: T pixel frames . H, W pixels. Frames are uint8 RGB [T, H, W, 3].
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -36,6 +37,8 @@ ENCODER_THREADS: Final = 4
 """x264's pictures depend on its thread count, also at constant quality. By default that is the machine's, and
 equal frames would give other files, scores and digests on a machine with another number of cores."""
 
+PROBES: Final = 4
+"""A clip in 4K takes a third of a second, nearly all of it in FFmpeg, and has some 100 MB of frames."""
 
 _NOTE = "retake: "
 
@@ -89,6 +92,18 @@ def probe(path: Path) -> Clip:
     return Clip(path=path, fps=float(shown.rate), num_frames=shown.count, width=width, height=height)
 
 
+def refuse_damaged(path: Path, threads: int = 0) -> None:
+    """Decode all of a clip for those who copy it, or read its pixels by a library that tells no damage.
+
+    `threads` of the decoder, each of which holds a frame; 0: one a core. Raises VideoError as `read_frames`,
+    but for colours and orientation: whoever reads the pixels asks for these.
+    """
+    num_frames = shown_frames(path).count
+    with opened(path) as (container, stream):
+        decoded = sum(1 for _ in decoded_frames(path, container, stream, threads))
+    _check_count(path, decoded, num_frames)
+
+
 def refuse_mirrored(path: Path) -> None:
     """Raise VideoError for a clip that OpenCV reads wrongly: of a display matrix it takes the angle alone."""
     with opened(path) as (container, stream):
@@ -99,12 +114,23 @@ def refuse_mirrored(path: Path) -> None:
             )
 
 
-def probe_or_expect(path: Path, fps: float, num_frames: int) -> Clip:
-    """The header of `path`; when it cannot be read, the expected one at 0x0, for a later check to refuse."""
-    try:
-        return probe(path)
-    except VideoError:
-        return Clip(path=path, fps=fps, num_frames=num_frames, width=0, height=0)
+def probe_each(paths: Sequence[Path], *, fps: float, num_frames: int) -> list[Clip]:
+    """`probe` of each, several at a time; of one that cannot be read, what is expected, at 0x0, which
+    `probed` refuses."""
+
+    def probe_or_expect(path: Path) -> Clip:
+        try:
+            return probe(path)
+        except VideoError:
+            return Clip(path=path, fps=fps, num_frames=num_frames, width=0, height=0)
+
+    with ThreadPoolExecutor(PROBES, "retake-probe") as threads:
+        return list(threads.map(probe_or_expect, paths))
+
+
+def probed(clip: Clip) -> Clip:
+    """A clip of `probe_each`; raises VideoError as `probe` does where it could not be read."""
+    return clip if clip.width else probe(clip.path)
 
 
 def read_frames(
@@ -147,18 +173,14 @@ def stream_frames(
             if keep is None or decoded in keep:
                 yield upright_rgb(clip.path, frame, *size, like_opencv=like_opencv)
             decoded += 1
-    if decoded != clip.num_frames:
-        raise VideoError(
-            f"{clip.path} is truncated or damaged: {decoded} frames decode, "
-            f"of the {clip.num_frames} counted in it",
-            fix=REPLACE,
-        )
+    _check_count(clip.path, decoded, clip.num_frames)
 
 
 def is_readable(path: Path) -> bool:
-    """Whether `probe` takes it: a whole video, as far as can be told without decoding."""
+    """Whether `read_frames` takes it: a whole video, and no frame of it made up by the decoder."""
     try:
         probe(path)
+        refuse_damaged(path)
     except VideoError:
         return False
     return True
@@ -243,6 +265,14 @@ def remux_mp4(source: Path, path: Path, fps: float) -> None:
             packet.stream, packet.time_base = copy, 1 / Fraction(fps).limit_denominator(1001)
             packet.pts, packet.dts, packet.duration = index, place - delay, 1
             target.mux(packet)
+
+
+def _check_count(path: Path, decoded: int, num_frames: int) -> None:
+    if decoded != num_frames:
+        raise VideoError(
+            f"{path} is truncated or damaged: {decoded} frames decode, of the {num_frames} counted in it",
+            fix=REPLACE,
+        )
 
 
 def resample_indices(num_frames: int, fps_from: float, fps_to: float) -> list[int]:

@@ -75,7 +75,7 @@ def shown_frames(path: Path) -> ShownFrames:
         end = max((pts + duration for pts, duration in packets if pts is not None), default=0)
         tick, is_indexed = stream.time_base, _each_is_a_frame(stream, times)
     with opened(path) as (container, stream):
-        frames = decoded_frames(path, container, stream)
+        frames = decoded_frames(path, container, stream, 1 if is_indexed else 0)
         first = next(frames, None)
         if first is None:
             raise VideoError(f"{path} holds no video frame; at least 1 is needed", fix=REPLACE)

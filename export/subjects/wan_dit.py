@@ -19,8 +19,9 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
-from engine.generators.wan.own_prefix import OWN, OwnPrefix, told_prefix_attention
+from engine.generators.wan.own_prefix import OwnPrefix, told_prefix_attention
 from engine.generators.wan.recipes import WAN
+from engine.generators.wan.settings import OWN
 from engine.quant.recipes import QuantRecipe, resolve
 from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from kernels import sm_margin as margins
+
 FLAGS = {"fp16": "FLASHATTENTION_DISABLE_FP16", "fp8": "FLASHATTENTION_DISABLE_FP8"}
 
 
@@ -69,7 +71,7 @@ def _attend(
         v_descale=v_descale,
         softmax_scale=scale,
         num_splits=1,
-        sm_margin=sm_margin,
+        sm_margin=max(sm_margin, margins.of_attention()),
     )
     out: torch.Tensor = result[0]
     return out

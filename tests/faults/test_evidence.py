@@ -36,7 +36,7 @@ def make_run(folder: Path, *, first_seconds: float = 1.0, num_scenes: int = 2, o
                 video = generator.start(scene, prompt).value
                 path = store.video_path(scene.id, index)
                 write_mp4(folder / path, video.frames, 8.0)
-                critique = critic.start(scene, prompt, video).value
+                critique = critic.start(scene, prompt, video, None).value
                 takes.append(
                     Attempt(
                         index=index,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.loop.lanes import make_lanes
+from engine.loop.lanes import CRITIQUE, Threads, make_lanes
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
@@ -92,12 +92,19 @@ class FakeModels:
         reply = PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5)
         return self._job("plan", scenario, 0, reply)  # type: ignore[return-value]
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video | None = None) -> Job[object]:
+    def start(
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        video: Video | None = None,
+        plan: PhysicsPlan | None = None,
+    ) -> Job[object]:
         draw = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}")
         if video is None:
             frames = np.full((2, 4, 4, 3), draw.randrange(256), np.uint8)
             return self._job("generate", scenario, prompt.revision, Video(frames=frames, fps=8.0))
         assert int(video.frames[0, 0, 0, 0]) == draw.randrange(256), "the critic saw another take's video"
+        assert plan == (prompt.plan or make_plan("left")), "the critic was told another plan"
         score = float(draw.randrange(100))
         critique = Critique(
             verdict=draw.choice([Verdict.ACCEPT, Verdict.REVISE, Verdict.REVISE, Verdict.UNREADABLE]),
@@ -182,7 +189,15 @@ class Run:
         pixels = [(self.store.folder / a.video_path).read_bytes()[0] for a in attempts]
         return [{"brightness": float(value)} for value in pixels]
 
-    def go(self, *, overlap: bool = True, ahead: int = 4, limit: int | None = None) -> dict[str, Outcome]:
+    def go(
+        self,
+        *,
+        overlap: bool = True,
+        ahead: int = 4,
+        limit: int | None = None,
+        threads: Threads | None = None,
+        replies: int = 1,
+    ) -> dict[str, Outcome]:
         """Run to the end, or stop dead after `limit` outcomes."""
         pending = self.store.pending()
         looks = bool(self.policy.video_selectors)
@@ -197,7 +212,13 @@ class Run:
         )
         loops = [ScenarioLoop(scenario=s, by=by, past=self.store.history(s.id)) for s in pending]
         with HostPool(2) as host:
-            lanes = make_lanes(host=host, recorder=self.recorder, progress=self.progress)
+            lanes = make_lanes(
+                host=host,
+                recorder=self.recorder,
+                progress=self.progress,
+                threads=threads,
+                widths={CRITIQUE: replies},
+            )
             scheduler = Scheduler(loops, lanes, progress=self.progress, overlap=overlap, ahead=ahead)
             for number, _ in enumerate(scheduler.run(), start=1):
                 if number == limit:

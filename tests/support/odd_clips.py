@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,26 @@ def samples_replaced(source: Path, path: Path, new: Mapping[int, bytes]) -> Path
     struct.pack_into(f">{count}I", data, sizes_at + 4, *map(len, samples))
     path.write_bytes(data)
     return path
+
+
+def with_made_up_frame(path: Path) -> Path:
+    """Damage an mp4 so that as many frames decode as before, without an error, and a later one is made up."""
+    whole = path.read_bytes()
+    num_frames, start = len(_are_corrupt(path)), whole.index(b"mdat") + 4
+    for place in range(start, len(whole) - 16, 16):
+        flipped = bytes(byte ^ 255 for byte in whole[place : place + 16])
+        path.write_bytes(whole[:place] + flipped + whole[place + 16 :])
+        with suppress(av.FFmpegError):
+            found = _are_corrupt(path)
+            if any(found) and not found[0] and len(found) == num_frames:  # the first is read for the header
+                return path
+    raise AssertionError(f"no such damage was found in {path}")
+
+
+def _are_corrupt(path: Path) -> list[bool]:
+    """Of each frame that decodes."""
+    with av.open(str(path)) as container:
+        return [frame.is_corrupt for frame in container.decode(video=0)]
 
 
 def write_timed(

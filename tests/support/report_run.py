@@ -94,6 +94,7 @@ def make_critique(score: float | None, *, accept: bool = False, raw: str = "{}")
             raw=raw,
             num_tokens=512,
             seconds=2.41,
+            problem="plan.<colour>: Extra inputs are not permitted",
         )
     findings = (
         Finding(t=1.2, object="red ball", issue="slows down before it touches the block"),

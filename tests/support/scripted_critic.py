@@ -51,7 +51,7 @@ class ScriptedCritic:
     def plan(self, scenario: Scenario) -> Any:
         return Ready(PlanReply(plan=_plan("sideways"), raw="{}", num_tokens=2, seconds=0.1))
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Any:
+    def start(self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None) -> Any:
         return Ready(
             Critique(
                 verdict=Verdict.REVISE,

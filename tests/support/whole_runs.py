@@ -36,6 +36,7 @@ def take(pixels: str = "p", prompt: str = "t") -> dict[str, Any]:
         "tokens": 400,
         "score": 50.0,
         "verdict": "revise",
+        "plan_sha256": "r",
     }
 
 
@@ -50,7 +51,14 @@ def part(name: str, seconds: float, *, done: int = 2, asked: int = 2, **more: An
         "manifest": {"machine": MACHINE, "packages": {"torch": "2.11"}, "code": {"commit": "abc"}},
         "variant": name,
         "says": VARIANTS[name].says,
-        "settings": {"size": "full", "reply_tokens": 400, "steps": 16, "loops": 1, "quantization": "nf4"},
+        "settings": {
+            "size": "full",
+            "reply_tokens": 400,
+            "patch_tokens": 340,
+            "steps": 16,
+            "loops": 1,
+            "quantization": "nf4",
+        },
         "warm_up": True,
         "kernel_cache_filled": True,
         "num_asked": asked,

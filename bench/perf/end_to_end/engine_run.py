@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from bench.perf.end_to_end.stand_in import InstantCritic
 from engine.build.prepare import Prepared, load, prepare
 from engine.build.run import Run, build_run
 from engine.commands._progress import PlainDisplay
+from engine.critics.qwen_vl import critic as qwen_vl
 from engine.denoise.sampler import read_schedule
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator
@@ -70,10 +72,28 @@ class Watch(PlainDisplay):
 
 
 def measure(options: Options) -> Measured:
-    """Raises ConfigError where the critic's stand-in has no warm-up to take the reply from."""
+    """Raises ConfigError where the critic's stand-in has no warm-up to take its replies from."""
+    with replies_forgotten():
+        return _measured(options)
+
+
+@contextmanager
+def replies_forgotten() -> Iterator[None]:
+    """A critic that is loaded inside takes no drafts from its last replies.
+
+    Here each of them is the same text, so that all drafts would hold: eight tokens a step that nobody has.
+    """
+    before, qwen_vl.NUM_RECENT = qwen_vl.NUM_RECENT, 0
+    try:
+        yield
+    finally:
+        qwen_vl.NUM_RECENT = before
+
+
+def _measured(options: Options) -> Measured:
     if not options.variant.critic and not options.warm_up:
         raise ConfigError(
-            f"{options.variant.name} needs its warm-up: it replays the reply written there",
+            f"{options.variant.name} needs its warm-up: it replays the replies written there",
             fix="leave --no-warm-up out",
         )
     if options.runs.is_dir():
@@ -92,9 +112,10 @@ def measure(options: Options) -> Measured:
     generator, critic = load(prepared)
     timed(seconds, "load", began_s)
     began_s = time.perf_counter()
-    reply = _warm_up(options, generator, critic)
+    planned, judged = _warm_up(options, generator, critic)
     timed(seconds, "warm_up", began_s)
-    answering: Critic = critic if options.variant.critic else InstantCritic(reply=reply)
+    instant = InstantCritic(planned=planned, judged=judged)
+    answering: Critic = critic if options.variant.critic else instant
     with _new_run(prepared, (generator, answering)) as run:
         return _measure(run, options, dict(generator.notes), seconds)
 
@@ -118,8 +139,8 @@ def _measure(run: Run, options: Options, notes: dict[str, str], seconds: dict[st
     )
 
 
-def _warm_up(options: Options, generator: Generator, critic: Critic) -> str:
-    """One scenario of few steps, through the same kernels, graphs and streams; the plan's reply."""
+def _warm_up(options: Options, generator: Generator, critic: Critic) -> tuple[str, str]:
+    """One scenario of few steps, through the same kernels, graphs and streams; texts of plan and critique."""
     config = options.config(warm_up=True)
     prepared = prepare(config)
     wan: Any = generator  # the family of the folder that was made for this measurement
@@ -136,9 +157,10 @@ def _warm_up(options: Options, generator: Generator, critic: Critic) -> str:
     with RunStore.open(config.out, read_only=True) as store:
         outcome = store.outcomes()[prepared.scenarios[0].id]
         plan = store.history(outcome.scenario_id).plan
-    if outcome.failure is not None or plan is None:
+    judged = [attempt.critique for attempt in outcome.attempts if attempt.critique is not None]
+    if outcome.failure is not None or plan is None or not judged:
         raise ConfigError(f"the warm-up failed: {outcome.failure}", fix="mend that; nothing was measured")
-    return plan.raw
+    return plan.raw, judged[0].raw
 
 
 def _new_run(prepared: Prepared, loaded: tuple[Generator, Critic]) -> Run:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bench.baselines.script import ScriptScenario
 from engine.runs.store import RunStore
-from engine.types import Critique, Prompt
+from engine.types import Critique, PhysicsPlan, Prompt
 from kernels.files import file_digest
 
 Facts = dict[str, Any]
@@ -37,6 +39,11 @@ def of_script(made: ScriptScenario) -> Facts:
     return {"tokens": made.plan_tokens + sum(take["tokens"] for take in takes), "takes": takes}
 
 
+def _digest(plan: PhysicsPlan | None) -> str | None:
+    """Of the plan that a critique revised: of a patch the merged one."""
+    return None if plan is None else hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest()
+
+
 def _take(prompt: Prompt, video: Path, critique: Critique | None) -> Facts:
     """Equal frames make equal files, so the file's digest stands for the pixels."""
     return {
@@ -46,4 +53,5 @@ def _take(prompt: Prompt, video: Path, critique: Critique | None) -> Facts:
         "tokens": critique.num_tokens if critique else 0,
         "score": critique.score if critique else None,
         "verdict": str(critique.verdict) if critique else None,
+        "plan_sha256": _digest(critique.revised) if critique else None,
     }

@@ -9,9 +9,11 @@ from typing import Any, Self
 
 import torch
 
+from bench.perf.nvml import Gpu, NoReading
+
 EVERY_S = 0.25
 READINGS = ("gpu_percent", "memory_percent", "sm_clock_mhz", "power_w", "used_gib")
-"""In a sample's order. gpu_percent: of the time some kernel ran, not of the card's capacity."""
+"""In a sample's order, see `bench.perf.nvml.Gpu`."""
 
 
 class GpuSampler:
@@ -52,24 +54,8 @@ class GpuSampler:
 
     def _run(self) -> None:
         try:
-            import pynvml
-        except ImportError:
-            self.missing = "nvidia-ml-py is not installed"
-            return
-        try:
-            pynvml.nvmlInit()
-            uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            gpu = Gpu.current()
             while not self._over.wait(EVERY_S):
-                rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
-                self._samples.append(
-                    (
-                        float(rates.gpu),
-                        float(rates.memory),
-                        float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
-                        pynvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-                        pynvml.nvmlDeviceGetMemoryInfo(handle).used / 2**30,
-                    )
-                )
-        except pynvml.NVMLError as error:
-            self.missing = f"NVML: {error}"
+                self._samples.append((*gpu.use(), gpu.sm_clock_mhz(), gpu.power_w(), gpu.used_gib()))
+        except NoReading as error:
+            self.missing = str(error)

@@ -1,18 +1,23 @@
 """Parts to one document: what they must have in common, whether they did the same work, and the ratios.
 
-Measures nothing. Invariant: a ratio whose parts are missing or had a failed scenario is absent.
+Warm scenarios are compared with warm ones and first ones with first ones. A part is warm by its warm-up;
+where scenarios follow one another, those after the first are warm without. Measures nothing. Invariant: a
+ratio whose parts are missing or had a failed scenario is absent.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.perf.end_to_end.steps import steps
 from bench.perf.end_to_end.variants import (
     EXACT,
     EXACT_SEQUENTIAL,
     FAST,
+    FAST_PATCHES,
     FAST_SEQUENTIAL,
     FASTEST,
     GENERATION_ONLY,
@@ -25,25 +30,28 @@ from kernels.files import read_json
 
 KIND, PART_KIND = "end_to_end", "end_to_end_part"
 SCHEMA = 1
-FORMAT = "quantization"
+FORMAT, PATCH = "quantization", "patch_tokens"
 Part = Mapping[str, Any]
 
 RATIOS = {
     "exact_over_script": (SCRIPT, EXACT),
     "fast_over_script": (SCRIPT, FAST),
     "fast_over_best_stock": (SCRIPT_BEST, FAST),
+    "patches_over_script": (SCRIPT, FAST_PATCHES),
     "fastest_over_script": (SCRIPT, FASTEST),
     "exact_overlap_over_sequential": (EXACT_SEQUENTIAL, EXACT),
     "fast_overlap_over_sequential": (FAST_SEQUENTIAL, FAST),
 }
 """Name -> (the slower one, the one in question): how often as many scenarios an hour the latter makes."""
 COLD_RATIOS = {"fast_over_script_cold": (SCRIPT, FAST)}
-"""The same of processes without a warm-up that did as many scenarios: what the first ones cost."""
+"""The same of the first scenario of a process without a warm-up."""
 PAIRS = ((EXACT, EXACT_SEQUENTIAL), (FAST, FAST_SEQUENTIAL))
 NOTES = (
-    "random weights: speed and memory only; the critic's reply is one fixed text, so that every variant "
-    "decodes the same tokens",
+    "random weights: speed and memory only; the critic's replies are fixed texts, so that every variant "
+    "decodes the same tokens; as a patch the critique lacks the fields that it does not change of the plan, "
+    "both of which the bundled critic wrote",
     "seconds per scenario are the whole makespan over the number of scenarios: filling the pipeline counts",
+    "no drafts are taken from earlier replies: with one fixed reply all of them would hold",
     "frames are read and written, prompts built and replies read by Retake's functions in the script too",
     "a text encoder of the right width and few layers stands in for UMT5-XXL, in all variants",
     "one process a variant, one after the other, each run once: read ratios, not digits",
@@ -55,15 +63,17 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
     parts = [_read(path) for path in paths]
     keys = [_key(part) for part in parts]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        names = ", ".join(name + " without warm-up" * (not warm) for name, warm in twice)
+        names = ", ".join(map(_named, twice))
         raise ConfigError(f"{names} is there more than once", fix="give one file of each variant")
     settings = next((p["settings"] for p in parts if not _chooses_format(p)), parts[0]["settings"])
+    settings = settings | next((p["settings"] for p in parts if _patches(p)), {})
     _require_alike(parts, paths, settings)
     order = list(VARIANTS)
     parts.sort(key=lambda part: (not part["warm_up"], order.index(part["variant"])))
-    warm = {part["variant"]: part for part in parts if part["warm_up"]}
     cold = {part["variant"]: part for part in parts if not part["warm_up"]}
-    checks = list(_checks(warm))
+    warm = {name: part for name, part in cold.items() if warm_seconds(part) is not None}
+    warm |= {part["variant"]: part for part in parts if part["warm_up"]}
+    checks = list(_checks(warm, parts, settings))
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -71,6 +81,7 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
         "manifest": parts[0]["manifest"],
         "settings": settings,
         "summary": summary(warm, cold),
+        "steps": steps(warm, lambda name: warm_seconds(warm.get(name))),
         "checks": checks,
         "all_checks_hold": all(check["holds"] for check in checks),
         "notes": [*NOTES, *_said_by_parts(parts, settings)],
@@ -79,35 +90,51 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def summary(warm: Mapping[str, Part], cold: Mapping[str, Part]) -> dict[str, float]:
-    """Ratios above 1 are faster. `warm` are the parts with a warm-up, `cold` those without one."""
+    """Ratios above 1 are faster. `warm` are the parts with warm scenarios, `cold` those without a warm-up."""
     found = {}
-    for name, (slower, faster) in RATIOS.items():
-        if (old := _rate(warm.get(slower.name))) and (new := _rate(warm.get(faster.name))):
-            found[name] = old / new
+    for ratios, parts, seconds in ((RATIOS, warm, warm_seconds), (COLD_RATIOS, cold, cold_seconds)):
+        for name, (slower, faster) in ratios.items():
+            old, new = seconds(parts.get(slower.name)), seconds(parts.get(faster.name))
+            if old and new:
+                found[name] = old / new
     whole, takes = warm.get(FAST.name), warm.get(GENERATION_ONLY.name)
     if whole and takes and _comparable(whole, takes):
         found["fast_makespan_over_generation"] = whole["makespan_s"] / takes["makespan_s"]
-    for name, (slower, faster) in COLD_RATIOS.items():
-        one, other = cold.get(slower.name), cold.get(faster.name)
-        if one and other and _comparable(one, other):
-            found[name] = one["makespan_s"] / other["makespan_s"]
     first = cold.get(FAST.name)
     if first is not None and _is_first_take(first):
         found["first_take_s_warm"] = first["process_to_first_take_s"]
     return found
 
 
-def _rate(part: Part | None) -> float | None:
-    """Seconds a scenario; None for a part that is missing, has nothing finished or a failed scenario."""
-    if part is None or any(facts.get("failure") for facts in part["scenarios"].values()):
+def warm_seconds(part: Part | None) -> float | None:
+    """Of a scenario; None for a part that is missing, has a failed scenario or no warm one."""
+    if part is None or _failed(part):
         return None
-    seconds: float | None = part.get("seconds_per_scenario")
-    return seconds
+    if part["warm_up"]:
+        seconds: float | None = part.get("seconds_per_scenario")
+        return seconds
+    later = part.get("each_s", [])[1:]
+    return statistics.fmean(later) if later else None
+
+
+def cold_seconds(part: Part | None) -> float | None:
+    """Of the first scenario of a process, where none was worked on beside it; else None."""
+    if part is None or part["warm_up"] or _failed(part):
+        return None
+    if part["num_done"] == part["num_asked"] == 1:
+        seconds: float = part["makespan_s"]
+        return seconds
+    first: float | None = next(iter(part.get("each_s", ())), None)
+    return first
+
+
+def _failed(part: Part) -> bool:
+    return any(facts.get("failure") for facts in part["scenarios"].values())
 
 
 def _comparable(one: Part, other: Part) -> bool:
     """Whether makespans are of as many scenarios, all of them done."""
-    done = all(part["complete"] and _rate(part) for part in (one, other))
+    done = all(part["complete"] and warm_seconds(part) for part in (one, other))
     return bool(done and one["num_done"] == other["num_done"])
 
 
@@ -117,25 +144,33 @@ def _is_first_take(part: Part) -> bool:
     return bool(part["variant"] == FAST.name and cached and "process_to_first_take_s" in part)
 
 
-def _checks(warm: Mapping[str, Part]) -> Iterator[dict[str, Any]]:
+def _checks(
+    warm: Mapping[str, Part], parts: Sequence[Part], settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Only of what is there; each says what it found."""
     judged = {name: part for name, part in warm.items() if VARIANTS[name].critic and part["num_done"]}
-    if judged:
-        tokens = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
-        equal = len({tuple(counts) for counts in tokens.values()}) == 1
-        same = len(next(iter(tokens.values()))) == 1
-        yield _check("every variant decodes as many tokens a scenario", equal and same, tokens)
+    counts = {name: sorted(set(part["tokens_per_scenario"].values())) for name, part in judged.items()}
+    patches = {name: counts.pop(name) for name in judged if not VARIANTS[name].equal_tokens}
+    if patches:
+        expected = settings["reply_tokens"] + (settings["loops"] + 1) * settings["patch_tokens"]
+        holds = all(found == [expected] for found in patches.values())
+        yield _check("critiques that are patches have as many tokens as real ones", holds, patches)
+    if counts:
+        same = len({count for found in counts.values() for count in found}) == 1
+        yield _check("every variant decodes as many tokens a scenario", same, counts)
     failures = {
-        f"{name} {scenario}": facts["failure"]
-        for name, part in warm.items()
+        f"{_named(_key(part))} {scenario}": facts["failure"]
+        for part in parts
         for scenario, facts in part["scenarios"].items()
         if facts.get("failure")
     }
-    if warm:
+    if parts:
         yield _check("no scenario failed", not failures, failures or "none")
     for one, other in PAIRS:
         yield from _same(warm, one.name, other.name, ("takes", "chosen", "stopped", "failure"), "outcomes")
     yield from _same(warm, FAST.name, GENERATION_ONLY.name, ("pixels",), "takes")
+    same = ("pixels", "judged", "chosen", "stopped", "failure")
+    yield from _same(warm, FAST.name, FAST_PATCHES.name, same, "takes, verdicts and merged plans")
 
 
 def _same(
@@ -158,6 +193,8 @@ def _same(
 def _of(facts: Mapping[str, Any], key: str) -> Any:
     if key == "pixels":
         return [(take["prompt_sha256"], take["seed"], take["video_sha256"]) for take in facts["takes"]]
+    if key == "judged":
+        return [(take["score"], take["verdict"], take["plan_sha256"]) for take in facts["takes"]]
     return facts.get(key)
 
 
@@ -181,11 +218,17 @@ def _key(part: Part) -> tuple[str, bool]:
     return part["variant"], part["warm_up"]
 
 
+def _named(key: tuple[str, bool]) -> str:
+    name, warm = key
+    return name + " without warm-up" * (not warm)
+
+
 def _require_alike(parts: Sequence[Part], paths: Sequence[Path], settings: Mapping[str, Any]) -> None:
     """Settings, machine and versions: a ratio over a difference in these would be of something else."""
     for path, part in zip(paths, parts, strict=True):
-        free = {FORMAT: settings[FORMAT]} if _chooses_format(part) else {}
-        found = {"settings": (settings, part["settings"] | free)}
+        free = ({FORMAT} if _chooses_format(part) else set()) | (set() if _patches(part) else {PATCH})
+        stated = {name: value for name, value in part["settings"].items() if name not in free}
+        found = {"settings": ({name: settings[name] for name in stated}, stated)}
         found |= {what: (of(parts[0]), of(part)) for what, of in _COMMON.items()}
         for what, (expected, stated) in found.items():
             if expected != stated:
@@ -201,6 +244,11 @@ def _chooses_format(part: Part) -> bool:
     return bool(part["variant"] == SCRIPT_BEST.name)
 
 
+def _patches(part: Part) -> bool:
+    """Only of these the length of a patch counts."""
+    return not VARIANTS[part["variant"]].equal_tokens
+
+
 _COMMON: Mapping[str, Callable[[Part], Any]] = {
     "GPU": lambda part: [gpu["name"] for gpu in part["manifest"]["machine"]["gpus"]],
     "packages": lambda part: part["manifest"]["packages"],
@@ -211,6 +259,11 @@ def _said_by_parts(parts: Sequence[Part], settings: Mapping[str, Any]) -> Iterat
     for part in parts:
         if part["settings"][FORMAT] != settings[FORMAT]:
             yield f"{part['variant']} holds the critic in format {part['settings'][FORMAT]}"
+        if not part["warm_up"] and warm_seconds(part) is not None:
+            yield (
+                f"{part['variant']}: of {part['num_done']} scenarios of one process the first is cold, "
+                "the others warm"
+            )
         if not part["complete"]:
             yield (
                 f"{part['variant']} was stopped by its budget after {part['num_done']} of "

@@ -66,6 +66,7 @@ class Options:
                 "denoise.preset": self.variant.preset,
                 "schedule.overlap": self.variant.overlap,
                 "loop.loops": LOOPS,
+                **self.variant.settings,
             },
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +53,14 @@ def make(folder: Path, size: Size, num_clips: int, device: torch.device) -> None
     facts = folder / FACTS
     if facts.is_file() and (held := read_facts(folder)["size"]) != size.name:
         raise ConfigError(f"{folder} holds models of size {held}, not {size.name}", fix="name another --out")
-    write_json(facts, {"size": size.name, "reply_tokens": size.reply_tokens})
+    write_json(
+        facts,
+        {
+            "size": size.name,
+            "reply_tokens": size.reply_tokens,
+            "patch_tokens": reply.patch_tokens(size.reply_tokens),
+        },
+    )
     clips = {folder / CLIPS / f"clip{index:02d}.mp4": index for index in range(num_clips)}
     clips[folder / WARM_UP / "clip.mp4"] = WARM_UP_CLIP
     with ThreadPoolExecutor(CLIPS_AT_ONCE) as pool:  # on host cores, while the device makes the models
@@ -73,8 +80,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
             fix=f"make it: python -m bench.perf.end_to_end make --out {folder}",
         )
     facts: dict[str, Any] = read_json(path)
-    if facts.get("size") not in SIZES:
-        raise ConfigError(f"{path}: size {facts.get('size')!r}", fix=f"make it anew: {', '.join(SIZES)}")
+    if facts.get("size") not in SIZES or "patch_tokens" not in facts:
+        raise ConfigError(f"{path} is another version's: {facts}", fix="make another folder")
     return facts
 
 
@@ -128,7 +135,7 @@ def make_generator(folder: Path, size: Size, device: torch.device) -> None:
 
 def make_critic(folder: Path, size: Size, device: torch.device) -> None:
     torch.manual_seed(1)
-    tokenizer, chain = reply.critic_tokenizer(size.reply_tokens)
+    tokenizer, replies = reply.critic_tokenizer(size.reply_tokens)
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in reply.SPECIALS}
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": list(size.mrope_section)}
     config = Qwen3VLConfig(
@@ -149,8 +156,7 @@ def make_critic(folder: Path, size: Size, device: torch.device) -> None:
     assert len(tokenizer) <= size.text["vocab_size"], f"{len(tokenizer)} words"
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=_dtype(device)).eval()
-    start = tokenizer(reply.BEFORE_REPLY, add_special_tokens=False)["input_ids"][-1]
-    _chain(model, [start, *chain, ids[reply.END]], size)
+    _chain(model, [[ids[start], *tokens] for start, tokens in replies.items()], ids[reply.END], size)
     model.generation_config.eos_token_id = ids[reply.END]
     model.generation_config.pad_token_id = ids[reply.PAD]
     model.save_pretrained(folder, max_shard_size=SHARD)
@@ -190,15 +196,23 @@ def _give_contrast(vae: Any, channels: int, device: torch.device) -> None:
         vae.decoder.conv_out.weight.mul_(CONTRAST / deviation)
 
 
-def _chain(model: Any, order: list[int], size: Size) -> None:
-    """Each token of `order` makes the next one the greedy choice: the head's row is along its embedding."""
-    assert len(set(order)) == len(order), "a token that comes twice has two successors"
+def _chain(model: Any, orders: Sequence[list[int]], end: int, size: Size) -> None:
+    """Each token of an order makes the next one the greedy choice, the last one `end`.
+
+    The head's row of a token is along the embedding of the one before it.
+    """
+    known = [token for order in orders for token in order]
+    assert len({*known, end}) == len(known) + 1, "a token that comes twice has two successors"
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
-        rows = torch.randn((len(order) - 1, embeddings.shape[1]), device=embeddings.device)
-        rows /= rows.pow(2).mean(dim=1, keepdim=True).sqrt()
-        embeddings[order[:-1]] = (EMBEDDING_SIZE * rows).to(embeddings.dtype)
-        head[order[1:]] = (size.next_token_gain * rows).to(head.dtype)
+        head[end] = 0
+        for order in orders:
+            rows = torch.randn((len(order), embeddings.shape[1]), device=embeddings.device)
+            rows /= rows.pow(2).mean(dim=1, keepdim=True).sqrt()
+            embeddings[order] = (EMBEDDING_SIZE * rows).to(embeddings.dtype)
+            along = (size.next_token_gain * rows).to(head.dtype)
+            head[order[1:]] = along[:-1]
+            head[end] += along[-1]
 
 
 def _once(folder: Path, work: Callable[[Path], None]) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bench.perf.end_to_end import engine_run, script_run
+from bench.perf.end_to_end.idle import idle, jobs_of
 from bench.perf.end_to_end.measured import LOOPS, Measured, Options
 from bench.perf.end_to_end.models import CLIPS, read_facts
 from engine.errors import ConfigError
 from engine.runs.manifest import collect
-from engine.runs.trace import Span, totals
+from engine.runs.trace import totals
 from engine.settings.environment import cache_folder
 from kernels import timing
 
@@ -43,6 +45,7 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
         "settings": {
             "size": made["size"],
             "reply_tokens": made["reply_tokens"],
+            "patch_tokens": made["patch_tokens"],
             "steps": options.num_steps,
             "loops": LOOPS,
             "quantization": options.quantization,
@@ -55,9 +58,10 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
         "complete": len(found.finished_s) == options.num_scenarios,
         "seconds_before": found.seconds,
         "process_to_window_s": found.began_s - options.started_s,
-        **_speed(found),
+        **_speed(found, options),
         **_first(found, options),
         **_work(found, complete=len(found.finished_s) == options.num_scenarios),
+        "idle": idle(found.spans, "generate", max(found.finished_s.values(), default=0.0)),
         **found.window.memory,
         "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "gpu_samples": found.window.sampler.summary(),
@@ -68,10 +72,11 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
     return document, found
 
 
-def _speed(found: Measured) -> dict[str, Any]:
+def _speed(found: Measured, options: Options) -> dict[str, Any]:
     """Seconds a scenario over the whole makespan; and between the first end and the last of several.
 
-    The second leaves out how a pipeline fills, but also what the scenarios in flight have done before.
+    The second leaves out how a pipeline fills, but also what the scenarios in flight have done before. Where
+    scenarios follow one another, `each_s` has their own: the first of a process without a warm-up is cold.
     """
     ends = list(found.finished_s.values())
     if not ends:
@@ -84,6 +89,8 @@ def _speed(found: Measured) -> dict[str, Any]:
     }
     if len(ends) > 1:
         speed["steady_seconds_per_scenario"] = (ends[-1] - ends[0]) / (len(ends) - 1)
+    if options.variant.one_after_the_other:
+        speed["each_s"] = [end - before for before, end in itertools.pairwise([0.0, *ends])]
     return speed
 
 
@@ -95,7 +102,7 @@ def _first(found: Measured, options: Options) -> dict[str, float]:
     moments = {}
     if ends := [span.end_s for span in found.spans if span.lane == "encode"]:
         moments["first_take"] = min(ends)
-    takes = _jobs(found.spans, "generate")
+    takes = jobs_of(found.spans, "generate")
     if not options.variant.is_script and takes:
         earliest = min(takes, key=lambda spans: spans[0].start_s)
         if len(earliest) > 1:  # the step before reads the prefix
@@ -112,7 +119,7 @@ def _work(found: Measured, *, complete: bool) -> dict[str, Any]:
     tokens = {name: facts["tokens"] for name, facts in found.facts.items()}
     lengths: Mapping[str, list[float]] = defaultdict(list)
     for lane in total.busy_s:
-        for spans in _jobs(found.spans, lane):
+        for spans in jobs_of(found.spans, lane):
             lengths[spans[0].name].append(spans[-1].end_s - spans[0].start_s)
     work: dict[str, Any] = {
         "tokens_per_scenario": tokens,
@@ -124,12 +131,3 @@ def _work(found: Measured, *, complete: bool) -> dict[str, Any]:
     if complete and written and busy_s:  # of a stopped run the lane was busy with others too
         work["tokens_per_critique_second"] = written / busy_s
     return work
-
-
-def _jobs(spans: Sequence[Span], lane: str) -> list[list[Span]]:
-    """The steps of each job of a lane, in order."""
-    jobs: dict[tuple[str, int, str], list[Span]] = defaultdict(list)
-    for span in sorted(spans, key=lambda span: span.start_s):
-        if span.lane == lane:
-            jobs[span.scenario_id, span.attempt, span.name].append(span)
-    return list(jobs.values())

@@ -129,7 +129,7 @@ TINY = Size(
     },
     critic_sidecar={"num_prefix_frames": 2, "num_take_frames": 2, "frame_px": 64, "max_new_tokens": 256},
     mrope_section=(6, 5, 5),
-    reply_tokens=120,
+    reply_tokens=144,
     next_token_gain=0.5,
     clip_width=192,
     clip_height=108,

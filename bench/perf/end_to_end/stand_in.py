@@ -1,4 +1,4 @@
-"""A critic that has its one reply at once: what a run of takes alone needs, prompts and all."""
+"""A critic that has its two replies at once: what a run of takes alone needs, prompts and all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from engine.critics.qwen_vl.schema import parse_critique, parse_plan
 from engine.machine.streams import HostFence
 from engine.protocols import Fence
-from engine.types import Critique, Footprint, PlanReply, Prompt, Scenario, Video, VideoSpec
+from engine.types import Critique, Footprint, PhysicsPlan, PlanReply, Prompt, Scenario, Video, VideoSpec
 
 T = TypeVar("T")
 
@@ -31,21 +31,24 @@ class Answered(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstantCritic:
-    """Gives `reply` to every question, of no token and in no time."""
+    """Gives the texts `planned` and `judged` to every question, of no token and in no time."""
 
-    reply: str
+    planned: str
+    judged: str
 
     @property
     def notes(self) -> Mapping[str, str]:
         return {}
 
     def plan(self, scenario: Scenario) -> Answered[PlanReply]:
-        plan = parse_plan(self.reply)
+        plan = parse_plan(self.planned)
         assert plan is not None, "the fixed reply holds a plan"
-        return Answered(PlanReply(plan=plan, raw=self.reply, num_tokens=0, seconds=0.0))
+        return Answered(PlanReply(plan=plan, raw=self.planned, num_tokens=0, seconds=0.0))
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> Answered[Critique]:
-        return Answered(parse_critique(self.reply, num_tokens=0, seconds=0.0))
+    def start(
+        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+    ) -> Answered[Critique]:
+        return Answered(parse_critique(self.judged, num_tokens=0, seconds=0.0))
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return Footprint(weights_bytes=0, activation_bytes=0)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from engine.settings.config import PATCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """`preset` is None for the script. Without `critic` a stand-in gives the critic's reply at once."""
+    """`preset` is None for the script. Without `critic` a stand-in gives the critic's reply at once.
+
+    `settings` are laid over those of the run. `equal_tokens`: the critic writes what the script's writes.
+    """
 
     name: str
     says: str
@@ -15,6 +21,8 @@ class Variant:
     overlap: bool = True
     critic: bool = True
     best_stock: bool = False
+    settings: Mapping[str, object] = field(default_factory=dict)
+    equal_tokens: bool = True
 
     @property
     def is_script(self) -> bool:
@@ -40,6 +48,13 @@ FAST = Variant(name="fast", says="preset fast", preset="fast")
 FAST_SEQUENTIAL = Variant(
     name="fast-sequential", says="fast, one job at a time", preset="fast", overlap=False
 )
+FAST_PATCHES = Variant(
+    name="fast-patches",
+    says="fast, critiques that write only what changes of the plan",
+    preset="fast",
+    settings={"critic.critique_form": PATCH},
+    equal_tokens=False,
+)
 FASTEST = Variant(name="fastest", says="preset fastest", preset="fastest")
 GENERATION_ONLY = Variant(
     name="fast-generation-only",
@@ -56,6 +71,7 @@ VARIANTS = {
         EXACT_SEQUENTIAL,
         FAST,
         FAST_SEQUENTIAL,
+        FAST_PATCHES,
         FASTEST,
         GENERATION_ONLY,
     )

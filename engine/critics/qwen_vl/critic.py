@@ -30,13 +30,8 @@ from engine.critics.qwen_vl.preprocess import (
     build_inputs,
     sample_pairs,
 )
-from engine.critics.qwen_vl.schema import (
-    critique_json_schema,
-    parse_critique,
-    parse_plan,
-    plan_json_schema,
-    storable,
-)
+from engine.critics.qwen_vl.reply_text import storable
+from engine.critics.qwen_vl.schema import critique_json_schema, parse_critique, parse_plan, plan_json_schema
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
@@ -47,6 +42,7 @@ from engine.types import (
     Clip,
     Critique,
     Footprint,
+    PhysicsPlan,
     PlanReply,
     Prompt,
     Scenario,
@@ -79,8 +75,11 @@ class QwenVLCritic:
     settings: CriticSettings
     geometry: PatchGeometry
     eos_ids: tuple[int, ...]
-    grammars: Grammars | None  # None: llguidance is not installed, a retry is not constrained
+    grammars: Grammars | None  # None: shapes only, or without llguidance a retry is not constrained
+    patches: bool  # whether critiques write only what changes of the plan
     slots: Slots | None  # None: the model has shapes only
+    replies: int = 1
+    """How many are written side by side."""
     notes: Mapping[str, str]
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
     recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
@@ -107,21 +106,28 @@ class QwenVLCritic:
             seed=0,
         )
 
-    def start(self, scenario: Scenario, prompt: Prompt, video: Video) -> ReplyJob[Critique]:
-        """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan."""
+    def start(
+        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+    ) -> ReplyJob[Critique]:
+        """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan.
+
+        `plan` is told to a critic that writes patches; where there is none, it writes a whole one.
+        """
+        base = plan if self.patches else None
 
         def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             return critique_segments(
                 self.tokenizer,
-                self.settings.critique_instruction,
+                self.settings.critique_instruction if base is None else self.settings.patch_instruction,
                 prefix,
                 self._take(video),
                 prompt.text,
+                plan=base,
                 retry=retry,
             )
 
         def read(text: str, num_tokens: int, seconds: float, cut: bool) -> Critique:
-            return parse_critique(text, num_tokens=num_tokens, seconds=seconds, cut=cut)
+            return parse_critique(text, num_tokens=num_tokens, seconds=seconds, cut=cut, base=base)
 
         return ReplyJob(
             self,
@@ -129,12 +135,12 @@ class QwenVLCritic:
             segments,
             read,
             lambda reply: reply.verdict is not Verdict.UNREADABLE,
-            schema=critique_json_schema(),
+            schema=critique_json_schema(patch=base is not None),
             seed=prompt.seed,
         )
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        """Bytes of the loaded weights, and an upper estimate for one critique of a take of this shape."""
+        """Bytes of the loaded weights, and an upper estimate for `replies` critiques of such takes."""
         weights = [*self.model.parameters(), *self.model.buffers()]
         return Footprint(
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
@@ -142,14 +148,18 @@ class QwenVLCritic:
         )
 
     def _activation_bytes(self, spec: VideoSpec) -> int:
-        """Keys and values, twice because prefill's are copied into the slot, plus a layer of it in fp32."""
+        """Keys and values of each slot, and once more of the prompt whose prefill is copied into one; a layer
+        of that prefill in fp32; logits and masks of each slot."""
         text, vision = self.model.config.get_text_config(), self.model.config.vision_config
         samples = min(self.settings.num_prefix_frames, spec.prefix_frames)
         samples += min(self.settings.num_take_frames, spec.num_frames)
         groups = math.ceil(samples / self.geometry.temporal_patch_size) + 1  # each clip may round up
         video_tokens = groups * self.geometry.tokens_per_group(spec.height, spec.width)
         words = self.settings.critique_instruction + self.settings.plan_instruction
+        if self.patches:
+            words += self.settings.patch_instruction
         prompt_tokens = len(self.tokenizer(words)["input_ids"]) + 512 + groups * 12 + video_tokens
+        prompt_tokens += self.settings.max_new_tokens * self.patches  # the plan, which the critic wrote
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         kv_bytes = (
             2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self.model.dtype.itemsize
@@ -158,8 +168,8 @@ class QwenVLCritic:
         patch_values = 3 * self.geometry.temporal_patch_size * self.geometry.patch_size**2
         prefill = 4 * prompt_tokens * (3 * text.intermediate_size + 8 * text.hidden_size)
         encode = 4 * patches * (3 * vision.intermediate_size + 8 * vision.hidden_size + 2 * patch_values)
-        cache = 2 * (prompt_tokens + self.settings.max_new_tokens) * kv_bytes
-        return int(cache + max(prefill, encode) + 16 * text.vocab_size)
+        cache = (1 + self.replies) * (prompt_tokens + self.settings.max_new_tokens) * kv_bytes
+        return int(cache + max(prefill, encode) + 16 * self.replies * text.vocab_size)
 
     def _prefix(self, clip: Clip) -> VideoSegment:
         prefix = prefix_frames(clip)
@@ -283,22 +293,32 @@ class ReplyJob(Generic[T]):
 
 
 def load(
-    folder: Path, *, device: str, dtype: str, quantization: str = "none", with_weights: bool = True
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    quantization: str = "none",
+    patches: bool = False,
+    with_weights: bool = True,
+    replies: int = 1,
 ) -> QwenVLCritic:
-    """A critic from a transformers folder; nothing is downloaded.
+    """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
     Without weights the model has shapes only (device meta): enough for the footprint.
+    `patches`: critiques write only what changes of the plan.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
-    settings = read_settings(folder)
+    settings = read_settings(folder, patches=patches)
     parts = read_folder(
         folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
     )
     model, config = parts.model, parts.model.config
     slots: Slots | None = None
+    grammars: Grammars | None = None
     if with_weights:
+        grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
         if torch.device(model.device).type == "cuda":
             pack_linears(groups(model))
             torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
@@ -307,6 +327,7 @@ def load(
             device=torch.device(model.device),
             eos_ids=parts.eos_ids,
             max_new_tokens=settings.max_new_tokens,
+            at_once=replies,
         )
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     return QwenVLCritic(
@@ -315,7 +336,9 @@ def load(
         settings=settings,
         geometry=geometry,
         eos_ids=parts.eos_ids,
-        grammars=build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids),
+        grammars=grammars,
+        patches=patches,
         slots=slots,
+        replies=replies,
         notes={"chat_template": parts.chat_template},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ class Decoding:
     """One answer (exact prompt length, no padding). `prefill` once, then `extend` until `finished`.
 
     Each chunk ends with an asynchronous copy of what was written to pinned memory, which is looked at once
-    its fence is done. On CUDA the vision tower of the library itself waits for the stream during prefill (it
-    reads the clip grid); decoding steps never wait. The slot is given back when the object goes.
+    its fence is done: the end is seen while the next chunk runs. On CUDA the vision tower of the library
+    itself waits for the stream during prefill (it reads the clip grid); decoding steps never wait. The slot
+    is given back when the object goes.
 
     `lookup`: tokens of earlier replies, the likeliest last; they make it faster where it repeats them, and
     change nothing else. A seed selects sampling instead of greedy choice. A grammar needs each token on the
@@ -58,7 +60,8 @@ class Decoding:
         self._lookup = lookup
         self._fence: Fence = HostFence()
         self._slot = -1
-        self._seen = torch.zeros(2, dtype=torch.int64)  # before prefill: nothing written
+        self._published: deque[tuple[Fence, torch.Tensor]] = deque()
+        self._known = torch.zeros(2, dtype=torch.int64)  # before prefill: nothing written
         self._num_asked = 0
         self._first_step = 0
 
@@ -70,19 +73,19 @@ class Decoding:
     @property
     def finished(self) -> bool:
         """Whether the end of the answer, or the token limit, is known to be reached. Never waits."""
-        if not self._fence.done():
-            return False
-        return bool(self._seen[-1]) or int(self._seen[-2]) == self._max_new_tokens
+        while self._published and self._published[0][0].done():
+            self._known = self._published.popleft()[1]
+        return bool(self._known[-1]) or int(self._known[-2]) == self._max_new_tokens
 
     @property
     def cut(self) -> bool:
         """Whether the token limit ended the answer, not its end token; ask when `finished`."""
-        return not bool(self._seen[-1])
+        return not bool(self._known[-1])
 
     def tokens(self) -> list[int]:
         """The answer so far without its end token; call when `finished`."""
-        ids: list[int] = self._seen[: int(self._seen[-2])].tolist()
-        return ids[:-1] if bool(self._seen[-1]) else ids
+        ids: list[int] = self._known[: int(self._known[-2])].tolist()
+        return ids[:-1] if bool(self._known[-1]) else ids
 
     @torch.inference_mode()
     def prefill(self) -> Fence:
@@ -108,7 +111,8 @@ class Decoding:
         if self._grammar is not None:
             if not self._fence.done():
                 return self._fence
-            self._grammar.consume(int(self._seen[self._num_asked - 1]))
+            assert not self.finished, "the answer is over"
+            self._grammar.consume(int(self._known[self._num_asked - 1]))
             self._slots.grant(self._slot, self._grammar.allowed())
         # what the steps of other slots wrote here meanwhile need not be written again
         steps = num_asked - self._num_asked if self._grammar is not None else num_asked - self._num_written
@@ -122,8 +126,9 @@ class Decoding:
 
     def _publish(self, num_asked: int) -> Fence:
         self._num_asked = num_asked
-        self._seen = self._slots.publish(self._slot)
+        record = self._slots.publish(self._slot)
         self._fence = fence(self._slots.device)
+        self._published.append((self._fence, record))
         return self._fence
 
 

@@ -19,6 +19,8 @@ from torch import nn
 from engine.critics.qwen_vl.chat_template import chat_template
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
 from engine.errors import ModelError, unknown_name
+from engine.machine.tokenizer import read_tokenizer
+from engine.settings.sidecars import refuse_adapters
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.linear import int8
 
@@ -35,7 +37,6 @@ PACKED_BYTES_PER_WEIGHT = BYTES_PER_WEIGHT | {"nf4": 1 / 2 + 2 / 64}
 
 _COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
-_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +54,18 @@ def read_folder(
 ) -> CriticParts:
     """Raises ConfigError for unknown names and ModelError for what does not fit; see `load`."""
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     options = _quantization_options(quantization, torch_dtype(dtype), device)
-    _refuse_adapters(folder)
+    refuse_adapters(folder, merge="peft: merge_and_unload, save_pretrained")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
+        tokenizer = read_tokenizer(folder)
         _require_quantizer(folder, config, quantization)
+        if not options and getattr(config, "quantization_config", None) is None:
+            options = {"device_map": {"": device}}  # on several threads, without a copy in the host's memory
         if with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:
@@ -127,15 +130,6 @@ def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) 
             fix="take weights and config.json from the same model",
         )
     return model
-
-
-def _refuse_adapters(folder: Path) -> None:
-    """transformers would read the base model and leave an adapter beside it alone."""
-    if found := [name for name in _ADAPTERS if (folder / name).is_file()]:
-        raise ModelError(
-            f"{folder} holds an adapter ({', '.join(found)}), which a critic does not load",
-            fix="merge it into the model (peft: merge_and_unload, save_pretrained) and give that folder",
-        )
 
 
 def _require_quantizer(folder: Path, config: Any, quantization: str) -> None:

@@ -2,6 +2,9 @@
 
 Knows no model, only the tokenizer and the schema. Invariant: a reply that follows the masks to its end token
 parses strictly; one cut off by the token limit may not.
+Not done: tokens that are forced, since the mask leaves no other, could be written in the step of the token
+before. They are 4 to 10 % of real critiques (2026-11-29; 16 of them, as patches and in full, vocabularies of
+1089 and 40,000 words), and only of a retry, since a first try has no grammar.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ can be reused for all takes of one scenario.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from engine.critics.qwen_vl.preprocess import Segment, VideoSegment, plain_text
-from engine.types import ANSWER_SECONDS, PREFIX_SECONDS
+from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, PhysicsPlan
 
 _CLOCK = (
     f"The first video is real footage of the {PREFIX_SECONDS:.0f} seconds before the switch. All times you "
@@ -43,9 +45,10 @@ Reply with one JSON object and nothing else:
 {_PLAN_SCHEMA}
 {_PLAN_MEANING}"""
 
-CRITIQUE_INSTRUCTION = f"""You check whether a generated video obeys physics. {_CLOCK} The second video is the
-generated continuation; its clock starts at the switch.
-Work in stages:
+_CRITIQUE_TASK = f"""You check whether a generated video obeys physics. {_CLOCK} The second video is the
+generated continuation; its clock starts at the switch."""
+
+_STAGES = f"""Work in stages:
 1. seen: describe what the second video shows, in order, without judging it.
 2. expected: say what physics and the first video imply for the same {ANSWER_SECONDS:.0f} seconds.
 3. findings: compare the two and name every inconsistency with its time and its object: things that appear,
@@ -57,14 +60,31 @@ Work in stages:
    concrete motion. "wrong fact": it states something that the first video contradicts. "model": the prompt is
    right and the generator did not follow it. "none": there are no findings.
 5. verdict: "accept" if a careful physicist would find no serious inconsistency, else "revise". score: 0
-   (physically impossible) to 100 (cannot be told from the real continuation).
-6. plan: the corrected plan of what should happen, from which the next prompt is written.
-Reply with one JSON object and nothing else:
-{{"seen": [str], "expected": [str],
- "findings": [{{"t": number, "object": str, "issue": str}}],
+   (physically impossible) to 100 (cannot be told from the real continuation)."""
+
+_CRITIQUE_SCHEMA = """{"seen": [str], "expected": [str],
+ "findings": [{"t": number, "object": str, "issue": str}],
  "fault": "missing physical clues" | "too complex" | "too abstract" | "wrong fact" | "model" | "none",
  "verdict": "accept" | "revise", "score": number,
- "plan": {_PLAN_SCHEMA}}}
+ "plan": """
+
+CRITIQUE_INSTRUCTION = f"""{_CRITIQUE_TASK}
+{_STAGES}
+6. plan: the corrected plan of what should happen, from which the next prompt is written.
+Reply with one JSON object and nothing else:
+{_CRITIQUE_SCHEMA}{_PLAN_SCHEMA}}}
+{_PLAN_MEANING}"""
+
+PATCH_INSTRUCTION = f"""{_CRITIQUE_TASK} The plan of what should
+happen stands at the end, as JSON.
+{_STAGES}
+6. plan: what must change in that plan, from which the next prompt is written. Write only the fields that must
+   change, each one whole, with those of its entries that stay; leave out the others. {{}} if nothing must
+   change.
+Reply with one JSON object on one line and nothing else:
+{_CRITIQUE_SCHEMA}{{the fields that must change}}}}
+The fields of a plan:
+{_PLAN_SCHEMA}
 {_PLAN_MEANING}"""
 
 RETRY_SENTENCE = "JSON only. Keep it short."
@@ -89,10 +109,16 @@ def critique_segments(
     take: VideoSegment,
     prompt: str,
     *,
+    plan: PhysicsPlan | None = None,
     retry: bool = False,
 ) -> list[Segment]:
-    """The prompt of step 2: instruction, prefix frames, take frames, the prompt that made the take."""
+    """The prompt of step 2: instruction, prefix frames, take frames, the prompt that made the take.
+
+    `plan`: the one that the reply is to change, where the instruction says so.
+    """
     tail = f"\nPrompt of the generated video: {_one_line(prompt)}"
+    if plan is not None:
+        tail += f"\nPlan: {_one_line(json.dumps(asdict(plan), ensure_ascii=False, separators=(',', ':')))}"
     return _enveloped(tokenizer, [f"{instruction}\n", prefix, _SWITCH, take, tail], retry=retry)
 
 

@@ -7,23 +7,19 @@ cannot be read gives no number: `Critique(verdict=UNREADABLE, score=None)` or no
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from engine.critics.qwen_vl.plan_patch import PlanPatch, merged
+from engine.critics.qwen_vl.reply_text import NO_OBJECT, last_object, storable
 from engine.types import ANSWER_SECONDS, Critique, Fault, Finding, PhysicsPlan, Verdict
 
 MAX_ENTRIES = 12
 MAX_NAME = 60  # characters
 MAX_PHRASE = 160
-
-MAX_REPLY = 65_536
-"""Characters of a reply that are looked at: far more than any token limit here lets a model write."""
-MAX_BRACES = 256
-"""Braces at which an object may begin; text with more of them is no reply, and each costs time."""
 
 # Forgiven: finished thoughts, fences and prose around the object; raw line breaks in strings; numbers as text
 # with a scale or a unit ("85/100", "9.5 out of 10", "0:03.5", "1.5 s"); one string for a list; unknown keys;
@@ -31,15 +27,14 @@ MAX_BRACES = 256
 # Clamped: score to 0..100, times to 0..5 s, texts and lists to their bounds, which the JSON schema repeats.
 # Unreadable: no JSON object; one inside unfinished thoughts, or followed by text that was cut off; no
 # verdict, score or fault; a fault or verdict close to nothing allowed; a number that is not finite, ambiguous
-# ("1,000") or of unknown scale or unit; an entry without its fields; a plan that says nothing.
+# ("1,000") or of unknown scale or unit; an entry without its fields; a plan that says nothing; in a patch
+# also a field that plans do not have, and null for one.
 
-_DECODER = json.JSONDecoder(strict=False)
 _DECIMAL = r"[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?"
 _THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
 _SCORE = re.compile(rf"({_DECIMAL})\s*(?:(?:/|out of|of)\s*({_DECIMAL})|%|percent)?\s*(?:points?|pts)?\.?")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)\s*(?:s|sec|secs|seconds?)?")
 _SECONDS = re.compile(rf"(?:t\s*=\s*)?({_DECIMAL})\s*(s|secs?|seconds?|ms|milliseconds?)?\.?")
-_SENTENCE_END = (".", "!", "?", ":", ";", ")", "]", "}", '"', "'", "`", "*", "_")
 
 
 def _clean(value: Any, limit: int) -> Any:
@@ -168,8 +163,8 @@ class FindingEntry(BaseModel):
     issue: Phrase
 
 
-class PlanEntry(BaseModel):
-    """PLAN of the reply. A plan without any object, motion, event, rest or still thing is refused."""
+class PlanFields(BaseModel):
+    """What a plan says, as a critic writes it."""
 
     objects: Annotated[list[ObjectEntry], *_AtMost] = []
     motion: Annotated[list[MotionEntry], *_AtMost] = []
@@ -178,19 +173,49 @@ class PlanEntry(BaseModel):
     still: Annotated[list[Name], *_AtMost] = []
     camera: Name = "static"
 
-    @model_validator(mode="after")
-    def _says_something(self) -> PlanEntry:
-        if not (self.objects or self.motion or self.events or self.rest or self.still):
-            raise ValueError("the plan is empty")
-        return self
-
     def to_plan(self) -> PhysicsPlan:
         data = self.model_dump()
         data["events"] = sorted(data["events"], key=lambda event: event["t"])
         return PhysicsPlan.from_dict(data)
 
 
-class CritiqueEntry(BaseModel):
+class PlanEntry(PlanFields):
+    """A whole plan. One without any object, motion, event, rest or still thing is refused."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> PlanEntry:
+        _require_content(self)
+        return self
+
+
+class PatchEntry(PlanFields):
+    """The fields of a plan that change. An unknown one is refused, and null, which may mean "as it is"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (empty := [name for name in value if value[name] is None]):
+            raise ValueError(f"{empty[0]!r} is null, which is no new value")
+        return value
+
+    def to_patch(self) -> PlanPatch:
+        plan = self.to_plan()
+        return PlanPatch(**{name: getattr(plan, name) for name in self.model_fields_set})
+
+
+def _require_content(plan: PlanEntry | PhysicsPlan) -> None:
+    if not (plan.objects or plan.motion or plan.events or plan.rest or plan.still):
+        raise ValueError("the plan is empty")
+
+
+P = TypeVar("P", PlanEntry, PatchEntry)
+
+
+class CritiqueEntry(BaseModel, Generic[P]):
+    """A critique with its whole plan, or with what it changes in the plan that it was shown."""
+
     model_config = ConfigDict(extra="ignore")
 
     seen: Annotated[list[Phrase], *_AtMost] = []
@@ -199,7 +224,7 @@ class CritiqueEntry(BaseModel):
     fault: FaultWord
     verdict: VerdictWord
     score: Score
-    plan: PlanEntry | None = None
+    plan: P | None = None
 
 
 def plan_json_schema() -> dict[str, Any]:
@@ -208,9 +233,15 @@ def plan_json_schema() -> dict[str, Any]:
     return schema
 
 
-def critique_json_schema() -> dict[str, Any]:
-    """JSON schema of a critique reply, in the order in which the model must reason."""
-    schema: dict[str, Any] = _closed(CritiqueEntry.model_json_schema())
+def critique_json_schema(*, patch: bool = False) -> dict[str, Any]:
+    """JSON schema of a critique reply, in the order in which the model must reason.
+
+    `patch`: of the plan it holds what changes, so that none of those fields is required.
+    """
+    entry = CritiqueEntry[PatchEntry] if patch else CritiqueEntry[PlanEntry]
+    schema: dict[str, Any] = _closed(entry.model_json_schema())
+    if patch:
+        schema["$defs"][PatchEntry.__name__]["required"] = []
     return schema
 
 
@@ -241,18 +272,21 @@ def parse_plan(text: str, *, cut: bool = False) -> PhysicsPlan | None:
         return None
 
 
-def parse_critique(text: str, *, num_tokens: int, seconds: float, cut: bool = False) -> Critique:
+def parse_critique(
+    text: str, *, num_tokens: int, seconds: float, cut: bool = False, base: PhysicsPlan | None = None
+) -> Critique:
     """The critique in a reply; `unreadable(...)` when there is none that can be read.
 
-    `cut`: the token limit ended the reply.
+    `cut`: the token limit ended the reply. `base`: the plan of which the reply was to write what changes; the
+    critique holds the merged one. None: it was to write a whole plan.
     """
     data = last_object(text, cut=cut)
     if data is None:
-        return unreadable(text, num_tokens=num_tokens, seconds=seconds)
+        return unreadable(text, num_tokens=num_tokens, seconds=seconds, problem=NO_OBJECT)
     try:
-        entry = CritiqueEntry.model_validate(data)
-    except (ValidationError, RecursionError):
-        return unreadable(text, num_tokens=num_tokens, seconds=seconds)
+        entry, revised = _whole(data) if base is None else _patched(data, base)
+    except (ValueError, RecursionError) as error:
+        return unreadable(text, num_tokens=num_tokens, seconds=seconds, problem=_problem(error))
     return Critique(
         verdict=Verdict(entry.verdict),
         score=entry.score,
@@ -260,14 +294,39 @@ def parse_critique(text: str, *, num_tokens: int, seconds: float, cut: bool = Fa
         expected=tuple(entry.expected),
         findings=tuple(Finding(t=f.t, object=f.object, issue=f.issue) for f in entry.findings),
         fault=entry.fault,
-        revised=entry.plan.to_plan() if entry.plan else None,
+        revised=revised,
         raw=storable(text),
         num_tokens=num_tokens,
         seconds=seconds,
     )
 
 
-def unreadable(text: str, *, num_tokens: int, seconds: float) -> Critique:
+def _whole(data: dict[str, Any]) -> tuple[CritiqueEntry[PlanEntry], PhysicsPlan | None]:
+    entry = CritiqueEntry[PlanEntry].model_validate(data)
+    return entry, None if entry.plan is None else entry.plan.to_plan()
+
+
+def _patched(data: dict[str, Any], base: PhysicsPlan) -> tuple[CritiqueEntry[PatchEntry], PhysicsPlan | None]:
+    """ValueError as of a whole plan: for what cannot be read, and where the merged plan is empty."""
+    entry = CritiqueEntry[PatchEntry].model_validate(data)
+    if entry.plan is None:
+        return entry, None
+    plan = merged(base, entry.plan.to_patch())
+    _require_content(plan)
+    return entry, plan
+
+
+def _problem(error: Exception) -> str:
+    """The first reason, as one line: "plan.colour: Extra inputs are not permitted"."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    line: str = _clean(text, MAX_PHRASE)
+    return line
+
+
+def unreadable(text: str, *, num_tokens: int, seconds: float, problem: str) -> Critique:
     """What a reply becomes that cannot be read: its own verdict, no score, nobody at fault."""
     return Critique(
         verdict=Verdict.UNREADABLE,
@@ -280,40 +339,5 @@ def unreadable(text: str, *, num_tokens: int, seconds: float) -> Critique:
         raw=storable(text),
         num_tokens=num_tokens,
         seconds=seconds,
+        problem=problem,
     )
-
-
-def storable(text: str) -> str:
-    """`text` as a file can hold it: lone surrogates replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def last_object(text: str, *, cut: bool = False) -> dict[str, Any] | None:
-    """The last outermost JSON object in `text`, after its thoughts; None when no object is complete.
-
-    Also None where the reply ends inside thoughts, or behind the object inside another one or a sentence:
-    what is complete there is a draft that the model was about to correct. With `cut` only a fence may follow.
-    Fences and prose need no rule of their own: decoding starts at each brace outside the object before it.
-    The time is bounded by MAX_REPLY and MAX_BRACES.
-    """
-    answer = text.rpartition("</think>")[-1]
-    if "<think>" in answer or len(answer) > MAX_REPLY:
-        return None
-    found: dict[str, Any] | None = None
-    position, end, num_braces = answer.find("{"), 0, 0
-    while position >= 0:
-        num_braces += 1
-        try:
-            found, end = _DECODER.raw_decode(answer, position)
-            position = answer.find("{", end)
-        except ValueError:
-            position = answer.find("{", position + 1)
-        except RecursionError:
-            return None
-        if num_braces > MAX_BRACES:
-            return None
-    rest = answer[end:].strip().removeprefix("```").strip()
-    unfinished = rest.count("{") > rest.count("}") or not rest.endswith(_SENTENCE_END)
-    if rest and (cut or unfinished):
-        return None
-    return found

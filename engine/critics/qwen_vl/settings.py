@@ -1,67 +1,70 @@
-"""Per-model settings of a critic: defaults for published models, overridden by the folder's retake.json.
-
-Reads one JSON file and knows no model code. Invariant: an unknown key or a wrong type is an error, never
-ignored.
-"""
+"""What `retake.json` of a critic's folder may set: defaults for published models."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PLAN_INSTRUCTION
-from engine.errors import ModelError, nearest
-from kernels.files import read_json
+from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PATCH_INSTRUCTION, PLAN_INSTRUCTION
+from engine.errors import ConfigError, ModelError
+from engine.settings.fields import setting, validate
+from engine.settings.sidecars import read_sidecar
 
-SIDECAR = "retake.json"
-LARGEST = {"num_prefix_frames": 256, "num_take_frames": 256, "frame_px": 4096, "max_new_tokens": 65_536}
+_INSTRUCTIONS = "that of engine/critics/qwen_vl/instructions.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticSettings:
-    plan_instruction: str = PLAN_INSTRUCTION
-    critique_instruction: str = CRITIQUE_INSTRUCTION
-    num_prefix_frames: int = 8
-    num_take_frames: int = 16
-    frame_px: int = 448  # longer side of a frame
-    max_new_tokens: int = 1024
+    plan_instruction: str = setting(
+        PLAN_INSTRUCTION, shown=_INSTRUCTIONS, help="What the critic is asked about a prefix."
+    )
+    critique_instruction: str = setting(
+        CRITIQUE_INSTRUCTION, shown=_INSTRUCTIONS, help="What the critic is asked about a take."
+    )
+    patch_instruction: str = setting(
+        PATCH_INSTRUCTION,
+        shown=_INSTRUCTIONS,
+        help="The same of a critic that writes only what changes of the plan.",
+    )
+    num_prefix_frames: int = setting(
+        8, low=2, high=256, help="Frames of the prefix that the critic sees, an even number."
+    )
+    num_take_frames: int = setting(
+        16, low=2, high=256, help="Frames of a take that the critic sees, an even number."
+    )
+    frame_px: int = setting(448, low=1, high=4096, help="Longer side of such a frame, in pixels.")
+    max_new_tokens: int = setting(
+        1024, low=1, high=65_536, help="Tokens of a reply; one that is cut off there is unreadable."
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError; two frames are one position in time of the model."""
+        validate(self, "")
+        for key in ("num_prefix_frames", "num_take_frames"):
+            value = getattr(self, key)
+            if value % 2:
+                raise ConfigError(f"{key} is {value}, which is odd", fix=f"set {key} to an even number")
+        for key in ("plan_instruction", "critique_instruction", "patch_instruction"):
+            value = getattr(self, key)
+            if not value.strip():
+                raise ConfigError(f"{key} is {value!r}, not a text", fix=f"give {key} a sentence")
 
 
-def read_settings(folder: Path) -> CriticSettings:
-    """The settings of a model folder. Raises ModelError: not a JSON object, unknown key, wrong value."""
-    path = folder / SIDECAR
-    if not path.is_file():
-        return CriticSettings()
-    try:
-        data = read_json(path)
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}", fix=f"repair or delete {SIDECAR}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} holds no JSON object", fix=f"repair or delete {SIDECAR}")
-    known = [field.name for field in fields(CriticSettings)]
-    for key, value in data.items():
-        _check(path, key, value, known)
-    return replace(CriticSettings(), **data)
+SIDECAR_SETTINGS = CriticSettings
 
 
-def _check(path: Path, key: str, value: Any, known: list[str]) -> None:
-    if key not in known:
+def read_settings(folder: Path, *, patches: bool = False) -> CriticSettings:
+    """The settings of a model folder.
+
+    Raises ModelError as `read_sidecar` does, and for `patches` where there is an instruction for critiques
+    and none for patches. The model was trained on the former, or a user wrote it: ours in its place would get
+    replies that nobody can read, or ask something else than was meant.
+    """
+    found = read_sidecar(folder, CriticSettings)
+    own = found.critique_instruction != CRITIQUE_INSTRUCTION
+    if patches and own and found.patch_instruction == PATCH_INSTRUCTION:
         raise ModelError(
-            f"{path}: {key!r} is not a setting of a critic{nearest(key, known)}",
-            fix=f"use only: {', '.join(known)}",
+            f"{folder} has a critique_instruction and no patch_instruction: its critic writes full critiques",
+            fix="leave --critique-form patch out; or give the instruction by which it writes patches",
         )
-    default = asdict(CriticSettings())[key]
-    if isinstance(default, str):
-        if not isinstance(value, str) or not value.strip():
-            raise ModelError(f"{path}: {key} is {value!r}, not a text", fix=f"give {key} a sentence")
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST[key]:
-        raise ModelError(
-            f"{path}: {key} is {value!r}, not a whole number from 1 to {LARGEST[key]}",
-            fix=f"give {key} a number in that range",
-        )
-    if key.endswith("_frames") and value % 2:
-        raise ModelError(
-            f"{path}: {key} is {value}, which is odd", fix=f"set {key} to an even number of frames"
-        )
+    return found

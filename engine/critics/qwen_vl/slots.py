@@ -14,6 +14,7 @@ H tokens of its history.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,9 +105,10 @@ class Slots:
         eos_ids: tuple[int, ...],
         max_new_tokens: int,
         drafts: int | None = None,
+        at_once: int = 1,
     ) -> None:
         """`drafts`: most drafted tokens of a step; None is DRAFTS on a GPU and none on a CPU, where each row
-        costs its share."""
+        costs its share. `at_once`: how many slots the first one brings with it; more are made when asked."""
         self.device = device
         self.max_new_tokens = max_new_tokens
         self.eos_ids = eos_ids
@@ -117,28 +119,36 @@ class Slots:
         self._eos = torch.tensor(eos_ids, device=device)
         self._cache = step.empty_cache(0, 0)
         self._state = State.of(0, max_new_tokens, step.vocab_size, device)
-        self._seen: list[Tensor] = []
+        self._at_once = at_once
         self._free: list[int] = []
+        self._given_back: deque[int] = deque()
         self._steered: set[int] = set()
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
 
     def take(self) -> int:
         """A slot that nobody else has; at most MAX_SLOTS."""
-        assert self._free or len(self._seen) < MAX_SLOTS, f"all of {MAX_SLOTS} slots are taken"
+        self._clear()
         if not self._free:
-            self._free.append(len(self._seen))
-            pinned = self.device.type == "cuda"
-            self._seen.append(torch.zeros(self.max_new_tokens + 3, dtype=torch.int64, pin_memory=pinned))
-            self._resize(self._cache.length)
+            before = len(self._state.token)
+            assert before < MAX_SLOTS, f"all of {MAX_SLOTS} slots are taken"
+            slots = max(self._at_once, before + 1)
+            self._resize(slots, self._cache.length)
+            self._free += range(before, slots)
         return self._free.pop(0)
 
-    @torch.inference_mode()
     def give_back(self, slot: int) -> None:
-        """What the slot still writes nobody sees."""
-        self._steered.discard(slot)
-        self._state.budget[slot] = 0
-        self._state.position[slot] = 0
-        self._free.append(slot)
+        """What the slot still writes nobody sees. Any thread may call it, at any moment."""
+        self._given_back.append(slot)
+
+    @torch.inference_mode()
+    def _clear(self) -> None:
+        """Stops the slots that were given back."""
+        while self._given_back:
+            slot = self._given_back.popleft()
+            self._steered.discard(slot)
+            self._state.budget[slot] = 0
+            self._state.position[slot] = 0
+            self._free.append(slot)
 
     @torch.inference_mode()
     def admit(
@@ -157,7 +167,8 @@ class Slots:
         what the first token may be; with it each further token needs a `grant`. lookup: tokens of earlier
         replies, the likeliest last.
         """
-        self._resize(max(self._cache.length, prompt.length + self.max_new_tokens + DRAFTS))
+        length = prompt.length + self.max_new_tokens + DRAFTS
+        self._resize(len(self._state.token), max(self._cache.length, length))
         cache, state = self._cache, self._state
         for mine, given in zip((*cache.keys, *cache.values), (*prompt.keys, *prompt.values), strict=True):
             mine[slot, :, : prompt.length].copy_(given[0])
@@ -187,6 +198,7 @@ class Slots:
     @torch.inference_mode()
     def advance(self, slot: int, steps: int) -> None:
         """Up to `steps` more tokens for `slot`; on a GPU for every slot that has a budget."""
+        self._clear()
         if self.device.type == "cuda":
             for _ in range(steps):
                 self._graph(bool(self._steered)).replay()
@@ -200,8 +212,9 @@ class Slots:
     @torch.inference_mode()
     def publish(self, slot: int) -> Tensor:
         """[T + 3] in pinned memory, as `State.record`, right once what is enqueued so far has run."""
-        self._seen[slot].copy_(self._state.record[slot], non_blocking=True)
-        return self._seen[slot]
+        record = self._state.record[slot]
+        seen = torch.empty_like(record, device="cpu", pin_memory=self.device.type == "cuda")
+        return seen.copy_(record, non_blocking=True)
 
     def _advance(self, which: slice, *, steered: bool) -> None:
         """A step of some slots: the last token of each, and drafts of those that may follow."""
@@ -237,22 +250,24 @@ class Slots:
         return self._graphs[steered]
 
     @torch.inference_mode()
-    def _resize(self, length: int) -> None:
-        """Room for all slots, and for `length` positions in each; what was there goes over."""
-        slots, length = len(self._seen), -(-length // LENGTH_STEP) * LENGTH_STEP
-        before, cache = self._state, self._cache
-        if len(before.token) == slots and cache.length == length:
+    def _resize(self, slots: int, length: int) -> None:
+        """Room for so many slots, and for `length` positions in each; what was there goes over.
+
+        Where the device has no room, everything stays as it was.
+        """
+        length = -(-length // LENGTH_STEP) * LENGTH_STEP
+        before, old = self._state, self._cache
+        if len(before.token) == slots and old.length == length:
             return
         if self._graphs:
             torch.cuda.current_stream(self.device).synchronize()  # a graph that is dropped must be over
             self._graphs.clear()
-        self._state = State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
-        for mine, theirs in zip(self._state.parts(), before.parts(), strict=True):
-            mine[: len(theirs)].copy_(theirs)
-        self._cache = self.step.empty_cache(slots, length)
-        old, new = (*cache.keys, *cache.values), (*self._cache.keys, *self._cache.values)
-        for mine, theirs in zip(new, old, strict=True):
-            mine[: theirs.shape[0], :, : theirs.shape[2]].copy_(theirs)
+        state = State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
+        cache = self.step.empty_cache(slots, length)
+        pairs = zip((*cache.keys, *cache.values), (*old.keys, *old.values), strict=True)
+        for mine, theirs in (*zip(state.parts(), before.parts(), strict=True), *pairs):
+            mine[tuple(slice(size) for size in theirs.shape)].copy_(theirs)
+        self._state, self._cache = state, cache
 
 
 def drafted(state: State, count: int) -> Tensor:

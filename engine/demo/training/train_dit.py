@@ -22,7 +22,8 @@ from engine.demo.training.clips import Block, ClipFactory, ClipRecord
 from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
 from engine.demo.training.train_vae import LATENT_CHANNELS, save_half, to_pixels
 from engine.errors import ModelError
-from engine.generators.wan.own_prefix import ALL, OWN, told_prefix_attention, use_own_prefix
+from engine.generators.wan.own_prefix import told_prefix_attention, use_own_prefix
+from engine.generators.wan.settings import ALL, OWN
 from engine.generators.wan.vae import encode_mode
 
 TEXT_DIM: Final = 128

@@ -33,7 +33,7 @@ from engine.demo.training.clips import ClipFactory, Footage, describe_answer
 from engine.demo.training.train_dit import VARIANT_SHARES, VARIANTS, DitOptions, assemble_state, train_dit
 from engine.demo.training.train_vae import load_vae, train_vae
 from engine.demo.training.windows import agreement_score
-from engine.generators.wan.own_prefix import ALL, PREFIX_ATTENTION
+from engine.generators.wan.settings import ALL, PREFIX_ATTENTION
 
 
 def write_folder(out: Path, size_px: int, prefix_attention: str = ALL) -> None:

@@ -8,9 +8,10 @@ fp32 islands.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
+from transformers import T5EncoderModel, UMT5EncoderModel
 
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
-from engine.errors import ModelError, nearest, unknown_name
-from engine.generators.wan.own_prefix import ALL, OWN, PREFIX_ATTENTION, use_own_prefix
+from engine.errors import ModelError, unknown_name
+from engine.generators.wan.own_prefix import use_own_prefix
+from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
+from engine.machine.tokenizer import read_tokenizer
+from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.files import read_json
@@ -53,7 +57,6 @@ SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteSchedu
 """The flow shift s' = shift s / (1 + (shift - 1) s) by the name that each class reads; the library
 ignores the other one's name."""
 GRID_WORDS = ("shift", "sigma", "timestep")
-BEFORE_SHIFT, AFTER_SHIFT = "before shift", "after shift"
 
 TEXT_ENCODERS = {"umt5": UMT5EncoderModel, "t5": T5EncoderModel}
 CONFIG_FILES = {
@@ -66,42 +69,10 @@ CONFIG_FILES = {
 MAX_TEXT_TOKENS = 512
 """What the published Wan models were trained with; a tokenizer may set a smaller limit."""
 
-SIDECAR = "retake.json"
-RANGES: Mapping[str, tuple[float, float]] = {
-    "fps": (1, 240),
-    "width": (16, 16384),
-    "height": (16, 16384),
-    "prefix_frames": (1, 10_000),
-    "num_frames": (TEMPORAL_STRIDE, 10_000),
-    "num_inference_steps": (1, 1000),
-    "guidance_scale": (1.0, 50.0),
-}
-"""What a sidecar may say, both ends included: as in the settings of a run where these have such a setting."""
-ADAPTERS = ("pytorch_lora_weights.safetensors", "adapter_config.json", "adapter_model.safetensors")
 _COMPLETE = "copy or download the whole folder again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WanDefaults:
-    """What a folder wants to be run with: by default the values of Wan2.2-TI2V-5B."""
-
-    fps: float = 24.0
-    width: int = 1280
-    height: int = 704
-    prefix_frames: int = 72
-    num_frames: int = 120
-    num_inference_steps: int = 50
-    timesteps: tuple[float, ...] = ()  # of a model distilled for just these; 1000 is noise
-    timesteps_are: str = ""  # "before shift" or "after shift" of the scheduler's; needed where it has one
-    guidance_scale: float = 5.0
-    negative_prompt: str = (
-        "overexposed, blurred details, subtitles, painting, still picture, worst quality, low quality, "
-        "compression artifacts, deformed, disfigured, cluttered background"
-    )
-    clip_prompts: bool = (
-        False  # read the first tokens of a prompt over the limit, as in training, or refuse it
-    )
-    prefix_attention: str = ALL  # what prefix tokens look at, as in training; see own_prefix.py
+_MERGE = (
+    "diffusers: load_lora_weights, fuse_lora, save_pretrained; its conversion drops .diff tensors silently"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,26 +105,21 @@ def read_folder(
         raise unknown_name("dtype", dtype, DTYPES)
     target, weight_dtype = torch.device(device), torch_dtype(dtype)
     _check_index(folder)
-    _refuse_adapters(folder)
+    refuse_adapters(folder, ("transformer", "text_encoder"), merge=_MERGE)
     scheduler = _read_scheduler(folder)
-    read_part = _read_weights if with_weights else _outline
+    with_weights_at = functools.partial(_read_weights, device=target)
+    read_part = with_weights_at if with_weights else _outline
     with_transformer &= with_weights
-    read_transformer = _read_weights if with_transformer else _outline
+    read_transformer = with_weights_at if with_transformer else _outline
     transformer = read_transformer(folder, "transformer", WanTransformer3DModel, weight_dtype)
     vae = read_part(folder, "vae", AutoencoderKLWan, weight_dtype)
     encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
     if encoder_type not in TEXT_ENCODERS:
         raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
     text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], weight_dtype)
-    tokenizer = _refusing(
-        folder,
-        "tokenizer",
-        lambda: AutoTokenizer.from_pretrained(  # nosec B615 # a local folder
-            folder / "tokenizer", local_files_only=True
-        ),
-    )
+    tokenizer = _refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
     use_channels_last(vae)
-    defaults = _on_the_grid(folder, _read_defaults(folder), scheduler)
+    defaults = _on_the_grid(folder, read_sidecar(folder, WanDefaults), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)
     if defaults.prefix_attention == OWN:
         prefix = 1 - (1 - defaults.prefix_frames) // TEMPORAL_STRIDE  # latent frames, the first one padded
@@ -190,20 +156,6 @@ def _check_index(folder: Path) -> None:
             )
 
 
-def _refuse_adapters(folder: Path) -> None:
-    """diffusers would read the components and leave an adapter beside them alone."""
-    places = (folder, folder / "transformer", folder / "text_encoder")
-    found = [place / name for place in places for name in ADAPTERS if (place / name).is_file()]
-    if found:
-        raise _unfit(
-            folder,
-            "the folder",
-            f"an adapter, {found[0].relative_to(folder)}, which is not loaded",
-            "adapters merged into the transformer (diffusers: load_lora_weights, fuse_lora, save_pretrained; "
-            "its conversion drops .diff tensors silently)",
-        )
-
-
 def _read_scheduler(folder: Path) -> Any:
     config = _read_json(folder / "scheduler" / CONFIG_FILES["scheduler"])
     name = str(config.get("_class_name"))
@@ -231,14 +183,20 @@ def _read_scheduler(folder: Path) -> Any:
     return scheduler
 
 
-def _read_weights(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
-    # torch_dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
-    keyword = "dtype" if component == "text_encoder" else "torch_dtype"
+def _read_weights(
+    folder: Path, component: str, model_class: Any, dtype: torch.dtype, *, device: torch.device
+) -> Any:
+    # The dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
+    # transformers reads straight to the device on several threads; diffusers maps the file into memory, on
+    # the CPU as on a GPU, and is as quick without.
+    options: dict[str, Any] = {"torch_dtype": dtype}
+    if component == "text_encoder":
+        options = {"dtype": dtype, "device_map": {"": device}}
     model, info = _refusing(
         folder,
         component,
         lambda: model_class.from_pretrained(
-            folder / component, local_files_only=True, output_loading_info=True, **{keyword: dtype}
+            folder / component, local_files_only=True, output_loading_info=True, **options
         ),
     )
     faults = [
@@ -277,47 +235,18 @@ def _refusing(folder: Path, component: str, load: Callable[[], Any]) -> Any:
         raise ModelError(problem, fix=_COMPLETE) from error
 
 
-def _read_defaults(folder: Path) -> WanDefaults:
-    path = folder / SIDECAR
-    if not path.is_file():
-        return WanDefaults()
-    known = {field.name: field for field in dataclasses.fields(WanDefaults)}
-    values = dict(_read_json(path))
-    if "timesteps" in values:
-        values["timesteps"] = _timesteps(path, values["timesteps"])
-    for key, value in values.items():
-        if key not in known:
-            raise ModelError(
-                f"{path}: {key} is not a setting{nearest(key, known)}", fix=f"use: {', '.join(known)}"
-            )
-        wanted = type(known[key].default)
-        fits = isinstance(value, (int, float) if wanted is float else wanted)
-        if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise ModelError(f"{path}: {key} = {value!r} is not a {wanted.__name__}", fix=f"correct {key}")
-        low, high = RANGES.get(key, (value, value))
-        if not low <= value <= high:  # so written, not-a-number is outside too
-            raise ModelError(
-                f"{path}: {key} = {value!r} is outside of {low:g} to {high:g}",
-                fix=f"give {key} in that range",
-            )
-    if values.get("prefix_attention", ALL) not in PREFIX_ATTENTION:
-        given, allowed = values["prefix_attention"], " or ".join(PREFIX_ATTENTION)
-        raise ModelError(f"{path}: prefix_attention = {given!r} is unknown", fix=f"give {allowed}")
-    return WanDefaults(**values)
-
-
 def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefaults:
     """The timesteps as the model sees them. ModelError where it is not said whether the shift is in them."""
-    if not defaults.timesteps:
+    if defaults.timesteps is None:
         return defaults
+    _check_falling(folder, defaults.timesteps)
     shift = float(scheduler.config[SHIFTS[type(scheduler).__name__]] or 1.0)
-    allowed = (BEFORE_SHIFT, AFTER_SHIFT)
-    if defaults.timesteps_are not in allowed and (shift != 1.0 or defaults.timesteps_are):
+    if defaults.timesteps_are is None and shift != 1.0:
         raise _unfit(
             folder,
             SIDECAR,
-            f"timesteps beside a flow shift of {shift:g}, timesteps_are {defaults.timesteps_are!r}",
-            f"timesteps_are {' or '.join(map(repr, allowed))} (LightX2V, Self-Forcing: before shift)",
+            f"timesteps beside a flow shift of {shift:g}, and does not say what timesteps_are",
+            f"timesteps_are {BEFORE_SHIFT!r} or {AFTER_SHIFT!r} (LightX2V, Self-Forcing: before shift)",
         )
     if defaults.timesteps_are != BEFORE_SHIFT:
         return defaults
@@ -326,16 +255,15 @@ def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefa
     return dataclasses.replace(defaults, timesteps=shifted, timesteps_are=AFTER_SHIFT)
 
 
-def _timesteps(path: Path, value: Any) -> tuple[float, ...]:
-    """Falling, of 1000 to above 0; the first is 1000, since a job starts from noise alone."""
-    numbers = isinstance(value, list) and all(type(entry) in (int, float) for entry in value)
-    falling = numbers and all(before > after for before, after in itertools.pairwise([*value, 0]))
-    if not falling or not value or value[0] != NUM_TRAIN_TIMESTEPS:
+def _check_falling(folder: Path, timesteps: Sequence[float]) -> None:
+    """From 1000, since a job starts from noise alone, to above 0."""
+    falling = all(before > after for before, after in itertools.pairwise([*timesteps, 0.0]))
+    if not falling or not timesteps or timesteps[0] != NUM_TRAIN_TIMESTEPS:
         raise ModelError(
-            f"{path}: timesteps = {value!r} is not a falling list from {NUM_TRAIN_TIMESTEPS} to above 0",
+            f"{folder / SIDECAR}: timesteps = {list(timesteps)} is not a falling list from "
+            f"{NUM_TRAIN_TIMESTEPS} to above 0",
             fix="give such as [1000, 750, 500, 250], or leave it out for a model that was not distilled",
         )
-    return tuple(float(entry) for entry in value)
 
 
 def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> VideoSpec:
@@ -344,11 +272,8 @@ def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> Vi
     for side, pixels in (("width", defaults.width), ("height", defaults.height)):
         if pixels < multiple or pixels % multiple:
             raise _unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
-    if defaults.num_frames < TEMPORAL_STRIDE or defaults.num_frames % TEMPORAL_STRIDE:
+    if defaults.num_frames % TEMPORAL_STRIDE:
         raise _unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
-    if defaults.prefix_frames < 1 or defaults.fps <= 0:
-        found = f"prefix_frames {defaults.prefix_frames}, fps {defaults.fps}"
-        raise _unfit(folder, SIDECAR, found, "at least one prefix frame and a positive rate")
     return VideoSpec(
         width=defaults.width,
         height=defaults.height,

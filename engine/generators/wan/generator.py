@@ -26,7 +26,7 @@ from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read
 from engine.errors import ConfigError, ModelError
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.folder import SIDECAR, WanDefaults, WanParts, read_folder
+from engine.generators.wan.folder import WanParts, read_folder
 from engine.generators.wan.memory import (
     bytes_of,
     chunk_bytes,
@@ -35,6 +35,7 @@ from engine.generators.wan.memory import (
     latent_shape,
     padded,
 )
+from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.vae import (
     decode_in_chunks,
     denormalise,
@@ -46,6 +47,7 @@ from engine.generators.wan.vae_fused import use_fused_vae
 from engine.machine.streams import fence
 from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings
+from engine.settings.sidecars import SIDECAR
 from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
@@ -68,8 +70,8 @@ def load(
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
-    `cache` is a folder for probed kernel choices and quantized weights; None keeps nothing. `exported` stands
-    in for the transformer, whose weights are then not read; of `denoise` only what is around it is used.
+    `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
+    transformer, whose weights are then not read; of `denoise` only what is around it is used.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -95,7 +97,6 @@ def load(
             settings,
             generator.shape,
             cache=cache,
-            weights=cache and cache / "weights",
             folder=folder,
         )
         generator.denoiser, generator.notes = made.denoiser, dict(made.notes)

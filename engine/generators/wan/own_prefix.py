@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ALL: Final = "all"
-OWN: Final = "own"
-PREFIX_ATTENTION: Final = (ALL, OWN)
-"""What prefix tokens look at: everything, as in the published models, or their own clean prefix."""
+from engine.generators.wan.settings import ALL
 
 
 def told_prefix_attention(folder: Path) -> str:

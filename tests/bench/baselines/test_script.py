@@ -11,6 +11,7 @@ from whole_runs import tiny_models
 
 from bench.baselines.script import Script, load_script
 from bench.perf.end_to_end import facts
+from bench.perf.end_to_end.sizes import TINY
 from engine.build.prepare import load, open_dataset
 from engine.build.prepare import prepare as prepare_run
 from engine.loop.policy import RefinementPolicy, scenario_seed
@@ -43,9 +44,9 @@ def scenario() -> Scenario:
 def test_a_scenario_is_a_plan_two_takes_and_two_critiques(tmp_path: Path) -> None:
     made = script().run(scenario(), tmp_path, recorder := HostRecorder(), loops=1)
     one, two = made.takes
-    assert made.plan_tokens == one.critique.num_tokens == two.critique.num_tokens == 120
+    assert made.plan_tokens == one.critique.num_tokens == two.critique.num_tokens == TINY.reply_tokens
     assert (one.prompt.text, one.prompt.plan) == (scenario().text, None)
-    assert "At 2.0 s the ball meets the block." in two.prompt.text
+    assert "At 1.0 s the lamp hits the end stop" in two.prompt.text
     assert one.prompt.seed == two.prompt.seed == scenario_seed(0, "clip00")
     assert [(span.lane, span.name, span.attempt) for span in recorder.spans()] == [
         ("critique", "plan", 0),
@@ -56,7 +57,7 @@ def test_a_scenario_is_a_plan_two_takes_and_two_critiques(tmp_path: Path) -> Non
         ),
     ]
     found = facts.of_script(made)
-    assert found["tokens"] == 360
+    assert found["tokens"] == 3 * TINY.reply_tokens
     digests = [take["video_sha256"] for take in found["takes"]]
     assert digests[0] != digests[1] and all(take.video_path.is_file() for take in made.takes)
 

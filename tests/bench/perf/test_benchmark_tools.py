@@ -16,9 +16,13 @@ import torch
 from bench.perf import (
     benchmark_tools,
     test_attention,
+    test_decode_step,
     test_denoise_step,
+    test_four_bit,
     test_fused,
     test_linear,
+    test_overlap,
+    test_prefill,
     test_vae_decode,
 )
 from engine.generators.wan.vae import decode_pixels
@@ -144,6 +148,55 @@ def test_a_wrong_decode_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         run(test_vae_decode.test_vae_decode, "chunks of 4", TINY)
 
 
+@pytest.mark.parametrize("weights", test_decode_step.WEIGHTS)
+def test_decode_and_prefill_suites(weights: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    for replies in test_decode_step.REPLIES:
+        info = run(test_decode_step.test_decode_step, weights, replies, TINY)
+        assert info["gb_per_s"] > 0 and info["tokens_per_s"] == pytest.approx(
+            1e3 * replies / info["device_ms"]["median"]
+        )
+    assert run(test_prefill.test_prefill, weights, TINY)["tflops"] > 0
+
+
+def test_a_wrong_step_or_prefill_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = torch.linspace(-1, 1, test_decode_step.critic("bf16", TINY).step.vocab_size)
+    for module in (test_decode_step, test_prefill):
+        monkeypatch.setattr(module, "expected_logits", lambda of: wrong)
+    with pytest.raises(AssertionError, match="relative error"):
+        run(test_decode_step.test_decode_step, "bf16", 1, TINY)
+    with pytest.raises(AssertionError, match="not the library's token"):
+        run(test_prefill.test_prefill, "bf16", TINY)
+
+
+@pytest.mark.parametrize("name", test_four_bit.NAMES)
+def test_four_bit_suite(name: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    info = run(test_four_bit.test_four_bit, name, "down", 8, TINY)
+    assert info["tflops"] > 0 and info["gb_per_s"] > 0
+
+
+def test_a_wrong_four_bit_gemm_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    right = test_four_bit.four_bit.run
+    monkeypatch.setattr(test_four_bit.four_bit, "run", lambda x, weight: 1.1 * right(x, weight))
+    with pytest.raises(AssertionError, match="relative error"):
+        run(test_four_bit.test_four_bit, "ours", "down", 1, TINY)
+
+
+@pytest.mark.parametrize("way", [*test_overlap.ALONE, *list(test_overlap.WAYS)[:2]])
+def test_overlap_suite(way: str) -> None:
+    info = run(test_overlap.test_overlap, way, TINY)
+    assert info["tokens"] == (0 if way == "generator alone" else test_overlap.TOKENS)
+
+
+def test_a_way_that_spoils_a_lane_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, velocity = test_overlap.denoiser(TINY)
+    monkeypatch.setattr(test_overlap, "denoiser", lambda size: (lambda: 1.1 * forward(), velocity))
+    with pytest.raises(AssertionError, match="relative error"):
+        run(test_overlap.test_overlap, test_overlap.STREAMS.name, TINY)
+
+
 def test_rates_are_work_by_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark_tools.timing, "time_gpu", lambda *given, **options: [1.0, 2.0, 4.0])
     benchmark = FakeBenchmark()
@@ -200,7 +253,17 @@ def test_one_command_runs_all_suites(tmp_path: Path) -> None:
     suites = {entry["fullname"].partition("::")[0] for entry in document["benchmarks"]}
     assert suites == {
         f"bench/perf/test_{name}.py"
-        for name in ("attention", "denoise_step", "fused", "linear", "vae_decode")
+        for name in (
+            "attention",
+            "decode_step",
+            "denoise_step",
+            "four_bit",
+            "fused",
+            "linear",
+            "overlap",
+            "prefill",
+            "vae_decode",
+        )
     }
     assert all("device_ms" in entry["extra_info"] for entry in document["benchmarks"])
     assert document["machine_info"]["retake"]["torch"] == torch.__version__

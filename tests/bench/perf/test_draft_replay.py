@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from bench.perf.draft_replay import replay, steps_of
+from bench.perf.draft_replay import replay, steps_of, totals
 
 VOCAB = 500
 
@@ -26,8 +26,9 @@ def test_a_repeated_reply_takes_an_eighth_of_the_steps() -> None:
 
 def test_drafts_come_from_the_replies_before() -> None:
     first, second = letters(4), letters(5)
-    found = replay([[first, second], [[*first[:30], *second[30:]]]], drafts=7, vocab_size=VOCAB)
-    assert found["replies"] == 3 and found["tokens"] == 180
-    alone = replay([[first], [second]], drafts=7, vocab_size=VOCAB)
-    assert found["steps"] - alone["steps"] < 20
-    assert found["tokens_per_step"] == found["tokens"] / found["steps"]
+    [[one, other], [mixed]] = replay(
+        [[first, second], [[*first[:30], *second[30:]]]], drafts=7, vocab_size=VOCAB
+    )
+    assert [[one], [other]] == replay([[first], [second]], drafts=7, vocab_size=VOCAB)
+    assert mixed < 20
+    assert totals([60, 60], [20, 10]) == {"replies": 2, "tokens": 120, "steps": 30, "tokens_per_step": 4.0}

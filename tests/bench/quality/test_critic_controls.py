@@ -25,7 +25,7 @@ class OneVerdict:
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
-    def start(self, scenario: Any, prompt: Any, video: Any) -> Any:
+    def start(self, scenario: Any, prompt: Any, video: Any, plan: Any) -> Any:
         assert prompt.text and len(video.frames) == 40
         job = SimpleNamespace(steps_left=1, result=lambda: SimpleNamespace(verdict=self.verdict))
 

@@ -6,13 +6,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from bench.results_page.waterfall import WIDTH_PX, Bar, waterfall
+from bench.results_page.waterfall import WIDTH_PX, Bar, Scale, waterfall
 
 SVG = "{http://www.w3.org/2000/svg}"
 BARS = [
-    Bar(name="eager <x>", adds="the library & nothing else", median_ms=800.0, stock=True),
-    Bar(name="ours", adds="words " * 30, median_ms=400.0, stock=False),
-    Bar(name="graph", adds="", median_ms=420.0, stock=False),
+    Bar(name="eager <x>", adds="the library & nothing else", value=800.0, stock=True),
+    Bar(name="ours", adds="words " * 30, value=400.0, stock=False),
+    Bar(name="graph", adds="", value=420.0, stock=False),
 ]
 
 
@@ -39,6 +39,25 @@ def test_every_bar_tells_its_time_and_its_gain() -> None:
     found = texts(waterfall("title", BARS, {}))
     assert {"eager <x>", "800 ms", "400 ms", "−400 ms, 2.00×", "420 ms", "+20.0 ms, 0.95×"} <= set(found)
     assert max(map(len, found)) <= 60  # what a bar adds is wrapped
+
+
+def test_where_more_is_better_the_gain_is_the_end_of_the_bar() -> None:
+    bars = [
+        Bar(name="script", adds="", value=25.0, stock=True),
+        Bar(name="ours", adds="", value=100.0, stock=False),
+        Bar(name="worse", adds="", value=80.0, stock=False),
+    ]
+    svg = waterfall("title", bars, {}, Scale(unit="an hour", rising=True))
+    [stock], ours, [saved], [lost] = (rects(svg, css) for css in ("stock", "ours", "saved", "lost"))
+    width, left = float(stock.get("width")), float(stock.get("x"))
+    assert [float(bar.get("width")) / width for bar in ours] == pytest.approx([1.0, 3.2], abs=1e-2)
+    assert (float(saved.get("x")) - left) / width == pytest.approx(1.0, abs=1e-2)
+    assert float(saved.get("width")) / width == pytest.approx(3.0, abs=1e-2)
+    assert (float(lost.get("x")) - left) / width == pytest.approx(3.2, abs=1e-2)
+    found = texts(svg)
+    assert {"25.0 an hour", "+75.0 an hour, 4.00×", "−20.0 an hour, 0.80×"} <= set(found)
+    css = {n.text: n.get("class") for n in ET.fromstring(svg).iter(f"{SVG}text")}
+    assert css["+75.0 an hour, 4.00×"] == "gain note value" and "loss" in css["−20.0 an hour, 0.80×"]
 
 
 def test_limits_are_lines_with_their_number() -> None:
@@ -69,7 +88,7 @@ def test_equal_input_gives_equal_bytes_and_nothing_leaves_the_picture() -> None:
 
 @pytest.mark.parametrize("median_ms", [0.003, 0.9, 41.7, 12345.0])
 def test_any_scale_has_four_to_nine_ticks(median_ms: float) -> None:
-    svg = waterfall("title", [Bar(name="a", adds="", median_ms=median_ms, stock=False)], {})
+    svg = waterfall("title", [Bar(name="a", adds="", value=median_ms, stock=False)], {})
     lines = [node for node in ET.fromstring(svg).iter(f"{SVG}line") if node.get("class") == "grid"]
     assert 4 <= len(lines) <= 9
 

@@ -10,6 +10,7 @@ from whole_runs import part
 
 from bench.perf.end_to_end.join import join
 from bench.results_page.page import make_page
+from bench.results_page.whole_run_section import CAUSES
 
 
 def document(folder: Path, *parts: dict) -> dict:
@@ -35,3 +36,39 @@ def test_the_joined_document_is_shown(tmp_path: Path) -> None:
 def test_a_single_variant_is_compared_with_nothing(tmp_path: Path) -> None:
     text = page(tmp_path, part("fast", 40.0))
     assert "no two variants can be compared" in text and "×" not in text.partition("## How fast")[2]
+
+
+def script(seconds: float) -> dict:
+    return part("script", seconds, warm_up=False, each_s=[200.0, seconds], median_s={"generate": 30.0})
+
+
+def test_each_part_of_the_way_is_worth_something(tmp_path: Path) -> None:
+    ours = part("fast-sequential", 36.0, median_s={"generate": 13.0})
+    text = page(tmp_path, script(144.0), ours, part("fast", 30.0))
+    assert "| script | diffusers' modules and transformers' generate, eager | 25.0 | – | – | 144 |" in text
+    assert "| compiled, FP8 | computed: the script with the takes of preset fast | 32.7 |" in text
+    assert "one job at a time | 100 | +67.3 | 3.06× | 36.0 |" in text
+    assert "| overlap | lanes that run at once | 120 | +20.0 | 1.20× | 30.0 |" in text
+    assert "Not measured warm: patches (fast-patches)" in text
+    plot = "waterfall-end-to-end-h200.svg"
+    assert f"(docs/{plot})" in text
+    svg = make_page(tmp_path / "results").plots[plot]
+    assert "120 an hour" in svg and "+20.0 an hour, 1.20×" in svg
+    assert "| script, no warm-up |" in text and "| 200 | 144 |" in text
+
+
+def test_missing_parts_are_said_and_one_bar_is_no_waterfall(tmp_path: Path) -> None:
+    text = page(tmp_path, part("fast", 30.0))
+    assert "Not measured warm: script (script), compiled, FP8 (script, fast-sequential), critic's" in text
+    assert "waterfall-end" not in text and not make_page(tmp_path / "results").plots
+
+
+def test_waits_of_the_lane_are_told(tmp_path: Path) -> None:
+    wait = {"at_s": 12.0, "seconds": 3.25, "cause": "no_job", "meanwhile_s": {"critique: plan clip0 0": 2.5}}
+    parts_s = dict.fromkeys(CAUSES, 0.0) | {"working_s": 54.0, "no_job_s": 6.0}
+    found = {"makespan_s": 60.0, "parts_s": parts_s, "longest_waits": [wait]}
+    alone = part("fast-sequential", 40.0, idle=found, each_s=[40.0, 40.0])
+    text = page(tmp_path, part("fast", 30.0, idle=found), alone, part("exact", 40.0, idle={}))
+    assert "| fast | 60.0 | 54.0 | 0 | 6 | 0 |" in text
+    assert "| fast-sequential | 60.0 |" in text and "- fast-sequential: 3.25 s" not in text
+    assert "- fast: 3.25 s at 12.0 s, no take begun; meanwhile critique: plan clip0 0 2.5 s" in text

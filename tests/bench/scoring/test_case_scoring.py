@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_clips import with_made_up_frame
 from scored_clips import FPS, make_dataset, square_takes, submit
 
 from bench.scoring import case_scoring
@@ -22,7 +23,7 @@ from bench.scoring.references import references
 from bench.scoring.view_metrics import CaseMetrics
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import ScorerError
-from engine.video.files import write_mp4
+from engine.video.files import read_frames, write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,32 @@ def test_a_bad_clip_costs_itself_only(dataset: Path, tmp_path: Path) -> None:
         assert not isinstance(good, Unscored)
         assert isinstance(bad, Unscored) and "30 frames" in bad.reason and bad.attempt == 0
         assert isinstance(missing, Unscored) and "does not exist" in missing.reason and missing.attempt == 1
+
+
+def test_a_clip_with_a_frame_that_the_decoder_made_up_is_not_scored(dataset: Path, tmp_path: Path) -> None:
+    clips = submit(dataset, tmp_path / "clips")
+    works = works_of(dataset, clips)
+    with_made_up_frame(clips["0001_perspective-left"])
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        finished = score_works(Scorer(cache=cache), works, jobs=1)
+        ((_, entry),) = finished[0].results
+        assert isinstance(entry, Unscored) and "damaged in frame" in entry.reason
+        assert not any(isinstance(value, Unscored) for work in finished[1:] for _, value in work.results)
+
+
+@pytest.mark.parametrize("part", ["take", "masks"])
+def test_a_reference_with_a_frame_that_the_decoder_made_up_unscores_its_case(
+    dataset: Path, tmp_path: Path, part: str
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(dataset, root)
+    works = works_of(root, submit(dataset, tmp_path / "clips"))
+    reference = works[0].reference
+    if part == "masks":  # those of datasets on the net are H.264
+        write_mp4(reference.masks[1], read_frames(reference.masks[1]), FPS)
+    with_made_up_frame((reference.takes if part == "take" else reference.masks)[1])
+    ((_, entry),) = score_works(Scorer(cache=None), works[:1], jobs=1)[0].results
+    assert isinstance(entry, Unscored) and "take-2" in entry.reason and "damaged in frame" in entry.reason
 
 
 def test_missing_reference_unscores_its_case(dataset: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from odd_clips import with_made_up_frame
 from scored_clips import VIEWS, make_dataset, score_frames, square_takes, submit
 from sliding import SlidingSquare
 
@@ -247,6 +248,35 @@ def test_command_refuses_what_turns_out_bad_only_when_decoded(
     assert not target.exists()
     assert main([*arguments, "--jobs", "2", "--allow-incomplete"]) == 0
     assert json.loads(target.read_text())["num_cases"] == 3
+
+
+def test_no_mean_holds_a_take_with_a_frame_that_the_decoder_made_up(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, target = tmp_path / "run", tmp_path / "scores.json"
+    paths = submit(dataset, run / "chosen")
+    arguments = [str(run), "--dataset", str(dataset), "--no-cache", "--jobs", "1", "--json", str(target)]
+    assert main(arguments) == 0
+    whole = json.loads(target.read_text())
+    target.unlink()
+    take = run / "videos" / "0002_perspective-right" / "attempt-0.mp4"
+    take.parent.mkdir(parents=True)
+    for path in (take, paths["0001_perspective-left"]):
+        shutil.copyfile(paths["0002_perspective-right"], path)
+        with_made_up_frame(path)
+    assert main([*arguments, "--all-attempts"]) == 1
+    told = capsys.readouterr().err
+    assert "1 of 4 cases cannot be scored" in told and "damaged in frame" in told and not target.exists()
+    assert main([*arguments, "--all-attempts", "--allow-incomplete"]) == 0
+    document = json.loads(target.read_text())
+    assert {(entry["scenario_id"], entry.get("attempt")) for entry in document["unscored"]} == {
+        ("0001_perspective-left", None),
+        ("0002_perspective-right", 0),
+    }
+    scored = {entry["scenario_id"]: entry["score"] for entry in whole["cases"]}
+    del scored["0001_perspective-left"]
+    assert {entry["scenario_id"]: entry["score"] for entry in document["cases"]} == scored
+    assert document["physics_iq_verified"] == pytest.approx(np.mean(list(scored.values())))
 
 
 def test_command_refuses_a_target_that_cannot_be_written(

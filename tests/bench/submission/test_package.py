@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from submission_tree import good_card, write_card, write_clip, write_run, write_tree
+from odd_clips import with_made_up_frame
+from scored_clips import record_takes
+from submission_tree import counted, good_card, write_card, write_clip, write_run, write_tree
 from typer.testing import CliRunner, Result
 
 from bench.submission import package, runs
@@ -19,6 +21,9 @@ from bench.submission.runs import Run, find_runs
 from engine import cli
 from engine.datasets.physics_iq import TREES
 from engine.errors import ConfigError
+from engine.runs.store import RunStore
+from engine.types import Clip, Scenario
+from engine.video.files import write_mp4
 
 RUN_ID = "somelab__some-model-2.1__2026-10-07"
 
@@ -110,6 +115,7 @@ def stretch_a_little(root: Path) -> None:
         (lambda root: write_clip(clip(root), 80, fps=16), "16 fps, not 8: 1 (0001_"),
         (lambda root: write_clip(clip(root), 40, size=(64, 16)), "64x16, not the card's 32x16: 1"),
         (truncate, "truncated"),
+        (lambda root: with_made_up_frame(clip(root, 2)), "is truncated or damaged in frame"),
         (lambda root: clip(root).write_text("hello"), "is not a readable video"),
     ],
 )
@@ -118,6 +124,23 @@ def test_a_clip_against_a_rule_is_named(small: Path, damage: Callable[[Path], ob
     found = problems(small)
     assert any(says in problem.value for problem in found), found
     assert {problem.field for problem in found} == {"runs/s0"}
+
+
+def test_a_clip_that_the_run_did_not_choose_is_named(small: Path) -> None:
+    names = [path.name for path in sorted((small / "s0").iterdir())]
+    prefix = Clip(path=small / "prefix.mp4", fps=8.0, num_frames=24, width=32, height=16)
+    scenarios = [
+        Scenario(id=name[:4], text="a", prefix=prefix, category="c", output_name=name) for name in names
+    ]
+    with RunStore.create(small / "run", scenarios) as store:
+        for scenario in scenarios:
+            record_takes(store, scenario, small / "clip.mp4")
+    runs = find_runs([small / "run"], [])
+    assert check_submission(small / "card.yaml", runs, small / "data") == []
+    write_mp4(small / "run" / "chosen" / names[1], counted(41)[1:], 8.0)
+    (problem,) = check_submission(small / "card.yaml", runs, small / "data")
+    assert problem.value == f"not the take that the run chose: 1 ({names[1]})"
+    assert "retake resume" in problem.fix
 
 
 def test_the_card_must_fit_the_clips(small: Path) -> None:

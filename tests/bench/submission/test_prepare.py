@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from odd_clips import with_made_up_frame
 from submission_tree import numbers, write_clip, write_conditioning, write_tree
 from typer.testing import CliRunner, Result
 
@@ -102,6 +103,17 @@ def test_a_foreign_output_is_kept_if_valid_and_never_overwritten(
     assert results[0].action == "kept" and "not on record" in results[0].notes[0]
     assert results[1].action == "failed" and "39 frames, not 40" in results[1].notes[0]
     assert (out / names[1]).read_bytes() == bad
+
+
+def test_an_output_that_was_damaged_since_is_not_kept(
+    names: list[str], sources: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(names, sources, out)
+    with_made_up_frame(out / names[1])
+    result = run(names, sources, out)[1]
+    assert result.action == "failed" and "damaged in frame" in result.notes[0]
+    assert "--force" in result.notes[1]
 
 
 def test_the_record_survives_a_line_cut_short(

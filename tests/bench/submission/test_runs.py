@@ -16,6 +16,8 @@ from bench.submission import runs
 from bench.submission.runs import find_runs, is_verified, known_fields, reported_scores
 from engine.datasets.physics_iq import TREES
 from engine.errors import ConfigError
+from engine.runs.store import RunStore
+from engine.runs.takes import takes_of
 from engine.settings.config import load_config, write_config
 
 NAMES = ["0001_a.mp4", "0002_b.mp4"]
@@ -155,6 +157,16 @@ def test_a_score_that_may_not_be_reported_says_why(
     scored = reported_scores(find_runs(folders, []))
     assert scored.values == {} and scored.why_not is not None and why_not in scored.why_not
     assert "s1" in scored.why_not
+
+
+def test_scores_of_other_takes_are_not_reported(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    with RunStore.open(run) as store:
+        score_file(run / "scores.json", 50.0, takes=takes_of(store))
+        assert reported_scores(find_runs([run], [])).values["physiq_mean"] == 50.0
+        store.forget_takes({"0001_perspective-left": 1})
+    assert "is of other takes" in str(reported_scores(find_runs([run], [])).why_not)
 
 
 def test_score_files_may_lie_elsewhere(folders: list[Path], tmp_path: Path) -> None:

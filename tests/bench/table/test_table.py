@@ -19,7 +19,7 @@ from bench.table.make import main, make_table
 from bench.table.render import render, rich_table
 from bench.table.rows import take_of_round
 from engine import cli
-from engine.errors import ConfigError, ScorerError
+from engine.errors import ConfigError, ScorerError, StoreError, VideoError
 from engine.runs.store import RunStore
 from engine.settings.config import RunConfig, write_config
 from engine.types import Attempt, Prompt
@@ -358,8 +358,6 @@ def test_the_command_line_hands_its_options_over(
     assert result.exit_code == 0, result.output
     (command,) = started
     assert command[1:4] == ["-m", "bench.commands._evaluator", "table.make"]
-    for path in run.glob("videos/*/*.mp4"):
-        write_mp4(path, grey(50), 8.0)
     assert main(command[4:]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["scores"] == ["physics_iq_verified"]
@@ -369,3 +367,26 @@ def test_the_command_line_hands_its_options_over(
         "{1,2} oracle",
     ]
     assert [entry["a"] for entry in document["comparisons"]] == ["2"]
+
+
+@pytest.mark.parametrize("choosers", [(), ("consensus",)])
+def test_a_take_that_is_not_the_one_that_was_scored_is_in_no_table(
+    tmp_path: Path, choosers: tuple[str, ...]
+) -> None:
+    made = make_run(tmp_path / "run", [[Made(0, 40.0, shade=50), Made(1, 60.0, shade=90)]])
+    take = made / "videos" / scenario_of(1).id / "attempt-1.mp4"
+    whole = take.read_bytes()
+    write_mp4(take, grey(70), 8.0)
+    with pytest.raises(StoreError, match=r"attempt-1\.mp4 is recorded, .* not as it was stored\n") as error:
+        make_table([made], choosers=choosers)
+    assert "leave this run out" in error.value.fix
+    take.write_bytes(whole)
+    assert rows(make_table([made], choosers=choosers))
+
+
+def test_scores_outlive_takes_that_were_removed_but_selectors_do_not(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", [[Made(0, 40.0, shade=50), Made(1, 60.0, shade=90)]])
+    (made / "videos" / scenario_of(1).id / "attempt-1.mp4").unlink()
+    assert means(make_table([made]))["2"] == pytest.approx(60.0)
+    with pytest.raises(VideoError, match=r"attempt-1\.mp4 does not exist"):
+        make_table([made], choosers=("consensus",))

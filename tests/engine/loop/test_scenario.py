@@ -16,7 +16,7 @@ from fake_run import BY_CRITIC, OF_THREE, SCENARIOS, FakeModels, make_plan
 from engine.loop.lanes import Task
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
-from engine.types import Attempt, History, Outcome, PlanReply, Scenario, Video
+from engine.types import Attempt, History, Outcome, PhysicsPlan, PlanReply, Scenario, Video
 
 SCENARIO = SCENARIOS[0]
 
@@ -43,12 +43,12 @@ class Kept:
 class Made:
     """Components over the fake models, and the frames that were made, held weakly."""
 
-    def __init__(self, policy: RefinementPolicy) -> None:
+    def __init__(self, policy: RefinementPolicy, models: Any = None) -> None:
         self.sink = Kept()
         self.frames: list[weakref.ref[np.ndarray]] = []
         self.shown: dict[Path, int] = {}
         looks = bool(policy.video_selectors)
-        models: Any = FakeModels()
+        models = models or FakeModels()
         self.by = Components(
             generator=models,
             critic=models,
@@ -109,6 +109,55 @@ def test_a_take_is_generated_then_encoded_and_critiqued_then_stored() -> None:
     assert [what for what, _ in made.sink.said[1:]] == ["attempt"] * len(loop.attempts)
     assert loop.outcome is not None and loop.outcome.attempts == tuple(loop.attempts)
     assert all(a.timings.keys() == {"generate", "encode", "critique"} for a in loop.attempts)
+
+
+class Told(FakeModels):
+    """Notes the plans that the critic is told; `without`: the prefix gives no readable one."""
+
+    def __init__(self, *, without: bool = False) -> None:
+        super().__init__()
+        self.without = without
+        self.plans: list[PhysicsPlan | None] = []
+
+    def plan(self, scenario: Scenario) -> Any:
+        job: Any = super().plan(scenario)
+        job.value = replace(job.value, plan=None) if self.without else job.value
+        return job
+
+    def start(self, scenario: Any, prompt: Any, video: Any = None, plan: Any = None) -> Any:
+        if video is None:
+            return super().start(scenario, prompt)
+        self.plans.append(plan)
+        return super().start(scenario, prompt, video, prompt.plan or make_plan("left"))
+
+
+def test_the_critic_is_told_the_plan_of_the_prompt_or_the_first_one() -> None:
+    models = Told()
+    loop, _ = live(Made(BY_CRITIC, models))
+    assert len(loop.attempts) > 1 and loop.attempts[0].prompt.plan is None
+    assert models.plans == [attempt.prompt.plan or make_plan("left") for attempt in loop.attempts]
+    lacking = Told(without=True)
+    loop, _ = live(Made(BY_CRITIC, lacking))
+    assert lacking.plans == [attempt.prompt.plan for attempt in loop.attempts] and lacking.plans[0] is None
+
+
+@pytest.mark.parametrize("policy", [BY_CRITIC, OF_THREE])
+def test_a_take_is_written_but_not_judged_before_the_plan_is_there(policy: RefinementPolicy) -> None:
+    made, begun = Made(policy), []
+
+    def begin(task: Task[Any]) -> Task[Any]:
+        begun.append(task)
+        if task.name != "plan":
+            do(task)
+        return task
+
+    steps = ScenarioLoop(scenario=SCENARIO, by=made.by).run(begin)
+    waits = next(waits for waits in steps if not all(task.over for task in waits))
+    assert waits == [begun[0]] and begun[0].name == "plan"
+    assert begun[-1].name in ("encode", "read") and "critique" not in [task.name for task in begun]
+    do(begun[0])
+    next(steps)
+    assert begun[-1].name == "critique"
 
 
 def test_the_outcome_is_stored_by_close_and_only_then() -> None:

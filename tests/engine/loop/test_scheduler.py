@@ -24,7 +24,9 @@ from fake_run import (
 )
 
 from engine.errors import DeviceError
+from engine.loop.lanes import CRITIQUE, GENERATE, Threads
 from engine.loop.policy import RefinementPolicy
+from engine.machine.streams import HostThread
 from engine.protocols import Fence, Job
 from engine.runs.store import RunStore
 from engine.runs.trace import totals
@@ -103,6 +105,27 @@ def test_serial_equals_overlapped_under_every_policy(make_run, oracles, name: st
     for seed, ahead in [(1, 1), (2, 8)]:
         found = make_run(seed, POLICIES[name]).go(ahead=ahead)
         assert without_timings(found) == without_timings(expected)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_serial_equals_overlapped_with_a_thread_for_each_lane(make_run, oracles, name: str) -> None:
+    with HostThread("generate") as one, HostThread("critique") as other, HostThread("start") as starts:
+        threads = Threads(of={GENERATE: one, CRITIQUE: other}, starts=starts)
+        for seed, ahead, replies in [(1, 2, 1), (2, 4, 4)]:
+            found = make_run(seed, POLICIES[name]).go(ahead=ahead, threads=threads, replies=replies)
+            assert without_timings(found) == without_timings(oracles[name])
+
+
+def test_without_overlap_a_take_is_stored_before_it_is_judged(make_run) -> None:
+    run = make_run()
+    run.go(overlap=False)
+    order = [(s.scenario_id, s.attempt, s.name) for s in run.recorder.spans() if s.name != "plan"]
+    steps = list(dict.fromkeys(order))
+    for (one, index, name), following in itertools.pairwise(steps):
+        if name == "generate":
+            assert following == (one, index, "encode")
+        if name == "encode":
+            assert following == (one, index, "critique")
 
 
 def test_rounds_of_three(make_run) -> None:

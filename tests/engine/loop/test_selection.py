@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from critiques import bare_critique
+from odd_clips import NUM_FRAMES, with_made_up_frame, write_clip
 
-from engine.errors import ConfigError
-from engine.loop.selection import TakeScorer, load_selectors, reselect
+from engine.errors import ConfigError, StoreError, VideoError
+from engine.loop.selection import StoredTakes, TakeScorer, load_selectors, reselect
 from engine.runs.store import RunStore
 from engine.types import Attempt, Clip, Outcome, Prompt, Scenario
 from engine.video.files import read_frames, write_mp4
@@ -101,3 +105,35 @@ def test_missing_scores_are_left_out(run: Path) -> None:
         attempts = store.attempts(first.id)
     scores = TakeScorer(run, load_selectors(["critic_score"])).scores(first, attempts)
     assert scores == [{"critic_score": 10.0}, {"critic_score": 30.0}, {"critic_score": 20.0}, {}]
+
+
+@pytest.mark.parametrize("by", ["critic_score", "consensus"])
+def test_a_take_that_is_not_the_one_that_was_stored_is_never_chosen(
+    run: Path, tmp_path: Path, by: str
+) -> None:
+    take = run / "videos" / "0001_x" / "attempt-1.mp4"
+    write_mp4(take, np.full((4, 16, 16, 3), 90, np.uint8), 8.0)
+    with pytest.raises(StoreError, match=r"attempt-1\.mp4 is recorded, .* not as it was stored\n") as error:
+        reselect(run, by=(by,), out=tmp_path / "out")
+    assert "--remake-takes" in error.value.fix and not (tmp_path / "out").exists()
+    take.unlink()
+    with pytest.raises(StoreError, match="is missing or"):
+        reselect(run, by=(by,))
+
+
+def test_selectors_see_no_frame_that_the_decoder_made_up(tmp_path: Path) -> None:
+    write_clip(tmp_path / "take.mp4")
+    takes = StoredTakes(tmp_path, [Path("take.mp4")], OrderedDict())
+    assert len(takes[0].frames) == NUM_FRAMES
+    with_made_up_frame(tmp_path / "take.mp4")
+    with pytest.raises(VideoError, match="damaged in frame"):
+        StoredTakes(tmp_path, [Path("take.mp4")], OrderedDict())[0]
+
+
+def test_a_damaged_take_of_an_older_run_is_never_chosen(run: Path, tmp_path: Path) -> None:
+    take = run / "videos" / "0001_x" / "attempt-1.mp4"
+    shutil.copyfile(with_made_up_frame(write_clip(tmp_path / "take.mp4")), take)
+    with sqlite3.connect(run / "run.sqlite") as database:
+        database.execute("UPDATE attempts SET video_sha256 = NULL")
+    with pytest.raises(StoreError, match=r"attempt-1\.mp4 is recorded"):
+        reselect(run, by=("critic_score",))

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from engine.errors import ConfigError
-from engine.machine.device import cpu_multiplies_bf16, resolve_device, resolve_dtype, use_threads
+from engine.machine.device import (
+    cpu_multiplies_bf16,
+    open_ahead,
+    resolve_device,
+    resolve_dtype,
+    use_threads,
+)
 
 
 def with_cuda(monkeypatch: pytest.MonkeyPatch, available: bool) -> None:
@@ -59,3 +65,17 @@ def test_use_threads() -> None:
         assert torch.get_num_threads() == 1
     finally:
         use_threads(before)
+
+
+def test_a_device_that_cannot_be_opened_ahead_is_told_of_where_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+
+    def fail(size: int, *, device: str) -> None:
+        opened.append(device)
+        raise RuntimeError("CUDA unknown error")
+
+    monkeypatch.setattr(torch, "empty", fail)
+    open_ahead("cuda").join()
+    assert opened == ["cuda"] and capfd.readouterr().err == ""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from engine.machine.graphs import WARM_UP_CALLS, GraphedForward
+from engine.machine.graphs import DEVICE_CALLS, WARM_UP_CALLS, DeviceCalls, GraphedForward, captured
 
 
 def affine(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -108,3 +111,119 @@ def test_another_shape_is_a_mistake() -> None:
     graphed(x, y, weight)
     with pytest.raises(AssertionError, match="captured"):
         graphed(x[:4], y[:4], weight)
+
+
+@pytest.mark.gpu
+def test_a_graph_keeps_the_priority_of_its_lane() -> None:
+    """Its kernels have that of the stream they were captured on, whatever stream it is replayed in."""
+    seen: list[int] = []
+    for priority in (-1, 0):
+        with torch.cuda.stream(torch.cuda.Stream(priority=priority)):
+            captured(lambda: seen.append(torch.cuda.current_stream().priority))
+    assert set(seen[:3]) == {-1} and set(seen[3:]) == {0}
+
+
+@pytest.mark.gpu
+def test_lanes_may_capture_at_the_same_time() -> None:
+    """Each on its own thread and stream, while others allocate and copy to the host."""
+    x = torch.randn(64, 64, device="cuda")
+    expected = (x @ x).cpu()
+
+    def capturing(number: int) -> list[bool]:
+        found = []
+        with torch.cuda.stream(torch.cuda.Stream(priority=-number % 2)):
+            for _ in range(10):
+                graph, result = captured(lambda: x @ x)
+                graph.replay()
+                found.append(torch.allclose(result.cpu(), expected, atol=1e-4))
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(capturing, range(4)))
+    assert found == [[True] * 10] * 4
+
+
+@pytest.mark.gpu
+def test_a_capture_survives_lanes_that_wait_for_the_device() -> None:
+    """As compilation and autotuning do on their own."""
+    x = torch.randn(64, 64, device="cuda")
+    over = threading.Event()
+
+    def waiting() -> int:
+        num_waits = 0
+        while not over.is_set():
+            with DEVICE_CALLS.call():
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            num_waits += 1
+        return num_waits
+
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(waiting) for _ in range(2)]
+        for _ in range(20):
+            with DEVICE_CALLS.call():
+                graph, _ = captured(lambda: x @ x)
+                graph.replay()
+        over.set()
+        assert all(other.result() > 0 for other in others)
+
+
+def test_a_capture_is_alone_and_two_may_wish_for_one_at_once() -> None:
+    """Each thread captures inside a call of its own, which it gives up meanwhile."""
+    calls = DeviceCalls()
+    open_calls, captures = set[int](), 0
+    together, seen, start = 0, [], threading.Barrier(4)
+
+    def lane(number: int) -> None:
+        nonlocal captures, together
+        start.wait(timeout=10)
+        for turn in range(50):
+            with calls.call():
+                open_calls.add(number)
+                together = max(together, len(open_calls))
+                seen.append(captures)
+                time.sleep(1e-4)
+                if turn % 7 == number % 2:
+                    open_calls.discard(number)
+                    with calls.alone():
+                        captures += 1
+                        seen.append(len(open_calls) + captures - 1)
+                        captures -= 1
+                    open_calls.add(number)
+                open_calls.discard(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lane, range(4)))
+    assert not any(seen), "nobody was in a call during a capture, and no two captured"
+    assert together > 1, "calls go side by side"
+
+
+def test_whoever_waits_to_be_alone_is_not_overtaken() -> None:
+    calls, order = DeviceCalls(), []
+
+    def capturing() -> None:
+        with calls.alone():
+            order.append("capture")
+
+    def late() -> None:
+        with calls.call():
+            order.append("call")
+
+    with ThreadPoolExecutor(2) as pool:
+        with calls.call():
+            made = [pool.submit(capturing)]
+            while not calls._num_waiting:
+                time.sleep(0.001)
+            made.append(pool.submit(late))
+        for one in made:
+            one.result(timeout=10)
+    assert order == ["capture", "call"]
+
+
+def test_an_error_inside_leaves_the_way_free() -> None:
+    calls = DeviceCalls()
+    with pytest.raises(ValueError), calls.call(), calls.alone():
+        raise ValueError
+    with calls.call(), calls.alone():
+        pass
+    assert (calls._num_calls, calls._is_alone, calls._num_waiting) == (0, False, 0)

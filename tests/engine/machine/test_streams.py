@@ -94,4 +94,4 @@ def test_event_fence_and_lane_streams() -> None:
     assert not running.done(), "the lanes do not wait for one another"
     running.wait()
     assert running.done()
-    assert lanes.streams["critique"].priority < lanes.streams["generate"].priority
+    assert lanes.streams["generate"].priority < lanes.streams["critique"].priority, "lower goes first"

@@ -152,6 +152,7 @@ def test_failures_stages_and_prompt_changes_are_shown(page: Page) -> None:
     text = " ".join("".join(page.words).split())
     assert "latents are not finite at step 3 of 16 <b>0005_perspective-center</b>" in text
     assert "no chosen clip: the scenario failed" in text
+    assert "could not be read (plan.<colour>: Extra inputs are not permitted), so this take" in text
     assert "two lanes at once" in text and "Plan behind this prompt" in text
     assert len(page.all("ins")) >= 9 and len(page.all("del")) >= 4
 

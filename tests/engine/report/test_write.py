@@ -65,6 +65,18 @@ def test_scores_of_other_takes_are_left_out_and_the_page_says_so(tmp_path: Path)
     assert "other takes than this run has now" in write_report(run).read_text(encoding="utf-8")
 
 
+def test_a_take_that_is_not_the_one_that_was_stored_is_marked(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert gather(run).changed_takes == frozenset()
+    with RunStore.open(run, read_only=True) as store:
+        first, second = store.attempts(SCENES[0][0])[:2]
+    shutil.copyfile(run / first.video_path, run / second.video_path)
+    (run / first.video_path).unlink()  # the page says of it that it is missing
+    data = gather(run)
+    assert data.changed_takes == {(SCENES[0][0], second.index)}
+    assert write_report(run).read_text(encoding="utf-8").count("not as it was stored") == 1
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"physics_iq": 1}', '{"physics_iq": "high", "cases": []}'])
 def test_damaged_scores_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "scores.json"

@@ -53,6 +53,7 @@ CRITIQUE = Critique(
     raw="{…}",
     num_tokens=99,
     seconds=1.25,
+    problem="plan.colour: not permitted",
 )
 REPLY = PlanReply(plan=PLAN, raw="raw", num_tokens=7, seconds=0.5)
 FIRST = SCENARIOS[0].id
@@ -145,6 +146,11 @@ def test_video_without_a_row_is_ignored_and_row_without_its_video_told(store: Ru
         assert again.damaged_takes() == {FIRST: 0}
         (again.folder / attempt.video_path).unlink()
         assert again.damaged_takes() == {FIRST: 0}
+        second = add_attempt(again, 1)
+        add_attempt(again, 2)
+        (again.folder / second.video_path).write_bytes(b"video 2")
+        places = {(FIRST, take.index): again.folder / take.video_path for take in (attempt, second)}
+        assert again.changed_takes() == places and again.damaged_takes() == {FIRST: 0}
 
 
 def test_takes_are_forgotten_with_those_that_followed(store: RunStore) -> None:
@@ -162,6 +168,7 @@ def test_a_chosen_clip_comes_back(store: RunStore) -> None:
     clip.unlink()
     assert store.restore_chosen() == (clip.name,) and clip.read_bytes() == b"video 0"
     clip.write_bytes(b"vid")
+    assert store.changed_chosen() == {FIRST: clip}
     assert store.restore_chosen() == (clip.name,) and clip.read_bytes() == b"video 0"
 
 

@@ -96,3 +96,4 @@ def test_cuda_recorder_places_device_work_on_the_host_clock() -> None:
     assert len(device) == 1200 and all(s.end_s > s.start_s >= 0 for s in device)
     assert all(before.end_s <= after.start_s + 1e-5 for before, after in pairwise(device))
     assert device[-1].end_s <= seconds + 0.5
+    assert all(0 <= s.launch_s <= s.launched_s and s.launch_s <= s.start_s + 1e-3 for s in device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ SPANS = (
 
 def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    write_trace(path, SPANS)
-    assert read_trace(tmp_path) == SPANS
+    launched = replace(span("generate", 7.0, 8.0), launch_s=6.5, launched_s=6.75)
+    write_trace(path, [*SPANS, launched])
+    assert read_trace(tmp_path) == (*SPANS, launched)
     events = json.loads(path.read_text())["traceEvents"]
     names = [event["args"]["name"] for event in events if event["ph"] == "M"]
     assert names == ["generate", "critique", "encode"]
@@ -82,7 +84,14 @@ GOOD = {"lane": "encode", "scenario_id": "a", "attempt": 0, "name": "encode", "s
 
 @pytest.mark.parametrize(
     "change",
-    [{"start_s": "soon"}, {"end_s": float("nan")}, {"end_s": -1.0}, {"attempt": "0"}, {"lane": None}],
+    [
+        {"start_s": "soon"},
+        {"end_s": float("nan")},
+        {"end_s": -1.0},
+        {"launch_s": "soon"},
+        {"attempt": "0"},
+        {"lane": None},
+    ],
 )
 def test_spans_that_cannot_be_drawn_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     (tmp_path / "trace.jsonl").write_text(json.dumps(GOOD) + "\n")

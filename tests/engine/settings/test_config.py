@@ -355,3 +355,12 @@ def test_text_that_is_not_utf8_is_refused_where_it_is_given(key: str) -> None:
     value: object = ["a\udcff"] if key == "loop.selectors" else "a\udcff"
     with pytest.raises(ConfigError, match=rf"{re.escape(key)} is .*udcff.*not UTF-8"):
         load_config(None, given | {key: value})
+
+
+def test_whole_numbers_of_any_length_are_refused_by_name(tmp_path: Path) -> None:
+    long = toml(tmp_path, f"[generator]\nguidance_scale = 1{'0' * 400}\n")
+    with pytest.raises(ConfigError, match=r"generator\.guidance_scale is inf, out of range"):
+        load_config(long, MINIMAL)
+    longer = toml(tmp_path, f"[generator]\nsteps = 1{'0' * 5000}\n")
+    with pytest.raises(ConfigError, match="is not TOML: Exceeds the limit"):
+        load_config(longer, MINIMAL)

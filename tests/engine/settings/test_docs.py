@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.settings.config import RunConfig, load_config, settings
-from engine.settings.docs import PATH, main, settings_page
+from engine.settings.docs import PATH, main, settings_page, sidecar_settings
 from engine.settings.fields import Entry, entries
 from engine.settings.presets import PRESETS, DenoiseSettings
 
@@ -50,6 +50,19 @@ def test_every_setting_is_documented_in_its_section(entry: Entry) -> None:
 def test_the_page_has_no_other_settings() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (?:`--|DATASET)", settings_page(), re.MULTILINE)
     assert rows == [key.rpartition(".")[2] for key in settings()]
+
+
+def test_what_may_stand_beside_a_model_is_documented_for_each_family() -> None:
+    found = {family: cls for _, family, cls in sidecar_settings()}
+    assert found.keys() >= {"wan", "qwen_vl"}
+    tables = settings_page().partition("retake.json`\n")[2]
+    for family, cls in found.items():
+        table = tables.partition(f"`{family}`:")[2].partition("\nA ")[0]
+        rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+        assert list(rows) == [entry.name for entry in entries(cls)]
+        for entry in entries(cls):
+            cells = (entry.default_text, entry.allowed, entry.setting.help)
+            assert all(cells) and rows[entry.name].endswith(f" | {' | '.join(cells)} |")
 
 
 def test_the_presets_are_those_of_the_code() -> None:

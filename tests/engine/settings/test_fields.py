@@ -67,6 +67,17 @@ def test_a_setting_is_declared_once_and_taken_over_with_another_default() -> Non
     assert (entry.default, entry.setting.help, entry.setting.low) == (7, "Size of it.", 1)
 
 
+def test_a_default_that_is_too_long_for_a_table_is_told_otherwise() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Long:
+        text: str = setting("word " * 100, shown="that of a file", help="Text.")
+        numbers: tuple[float, ...] | None = setting(None, unset="none", help="Numbers.")
+
+    assert [entry.default_text for entry in entries(Long)] == ["that of a file", "none"]
+    assert [entry.allowed for entry in entries(Long)] == ["text", "a list of numbers"]
+    assert from_table(Long, {"numbers": [1, 0.5]}).numbers == (1.0, 0.5)
+
+
 def test_a_table_is_read_and_written() -> None:
     made = Outer(file="x", inner=Inner(size=2, names=()))
     assert to_toml(made) == 'device = "cpu"\nfile = "x"\n\n[inner]\nsize = 2\nnames = []\n'

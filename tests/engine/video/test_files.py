@@ -14,10 +14,12 @@ import pytest
 
 from engine.errors import VideoError
 from engine.types import Frames, VideoSpec
+from engine.video import files
 from engine.video.files import (
     check_clip,
     probe,
-    probe_or_expect,
+    probe_each,
+    probed,
     read_frames,
     resample_indices,
     write_mp4,
@@ -161,9 +163,18 @@ def test_a_clip_without_frames_is_refused(tmp_path: Path) -> None:
         probe(path)
 
 
-def test_a_truncated_clip_keeps_its_expected_header(tmp_path: Path) -> None:
-    clip = probe_or_expect(tmp_path / "gone.mp4", 8.0, 24)
-    assert (clip.fps, clip.num_frames, clip.width) == (8.0, 24, 0)
+def test_a_clip_that_cannot_be_read_keeps_its_place_and_what_is_expected(
+    clip_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = probe(clip_path)
+    gone = tmp_path / "gone.mp4"
+    found = probe_each([clip_path, gone, clip_path], fps=8.0, num_frames=25)
+    assert found[0] == found[2] == whole
+    assert (found[1].path, found[1].fps, found[1].num_frames, found[1].width) == (gone, 8.0, 25, 0)
+    with pytest.raises(VideoError, match=r"gone\.mp4"):
+        probed(found[1])
+    monkeypatch.setattr(files, "probe", lambda path: pytest.fail("read again"))
+    assert probed(found[0]) == whole
 
 
 def test_wrong_rate_and_length_name_found_and_allowed(clip_path: Path) -> None:

@@ -7,9 +7,10 @@ import torch
 from attention_cases import ADA, CPU, GPU_SIZES, SIZES, check, fill_padding, lengths, problem, tensors
 from fa3_build import NEEDS_FA3, build_flags  # noqa: F401  (a fixture)
 
-from kernels.attention import fa3
+from kernels.attention import _fa3, fa3
 from kernels.attention._checks import check as common_check
 from kernels.descriptors import Target
+from kernels.sm_margin import leaving_free
 
 
 @pytest.mark.gpu
@@ -101,3 +102,19 @@ def test_shared_heads_are_checked() -> None:
         common_check(q, k, k, 0.1, None)
     with pytest.raises(AssertionError):
         common_check(q[:, :5], k, k, 0.1, None, grouped=True)
+
+
+def test_a_margin_of_the_process_reaches_calls_that_ask_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def forward(q: torch.Tensor, *_: object, sm_margin: int, **__: object) -> tuple[torch.Tensor]:
+        asked.append(sm_margin)
+        return (q.clone(),)
+
+    monkeypatch.setattr(_fa3, "_operator", lambda: forward)
+    q = torch.zeros(1, 2, 3, 8)
+    for margin in (0, 16):
+        with leaving_free(attention=margin, gemms=0):
+            for own in (0, 32):
+                _fa3.attend(q, q, q, None, scale=1.0, kv_lengths=None, sm_margin=own)
+    assert asked == [0, 32, 16, 32]

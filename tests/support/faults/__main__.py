@@ -21,6 +21,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def _measure(options: argparse.Namespace, record: Path, samples: Path) -> None:
     import engine.generators.wan.generator  # noqa: F401  a fork has then what a command imports
 
     tqdm.tqdm.monitor_interval = 0  # its monitor is a thread, which a fork would not have
+    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared by forks: one killed inside stops all others
     with _progress() as progress, tempfile.TemporaryDirectory(prefix="retake-faults-", dir=MEMORY) as folder:
         root = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")

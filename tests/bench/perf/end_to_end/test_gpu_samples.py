@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import fake_nvml
 import pytest
 import torch
 
@@ -13,58 +13,31 @@ from bench.perf.end_to_end import gpu_samples
 from bench.perf.end_to_end.gpu_samples import GpuSampler
 
 
-class NVMLError(Exception):
-    pass
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_samples, "EVERY_S", 0.001)
 
 
-def library(readings: list[int], read: threading.Event) -> ModuleType:
-    """A stand-in for NVML that gives these percentages of use, then refuses."""
-    module = ModuleType("pynvml")
+def test_readings_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings, read = [40, 60, 98], threading.Event()
 
     def rates(handle: object) -> SimpleNamespace:
         if not readings:
             read.set()
-            raise NVMLError("gone")
+            raise fake_nvml.NVMLError("gone")
         return SimpleNamespace(gpu=readings.pop(0), memory=1)
 
-    module.__dict__.update(
-        NVMLError=NVMLError,
-        NVML_CLOCK_SM=1,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        nvmlDeviceGetUtilizationRates=rates,
-        nvmlDeviceGetClockInfo=lambda handle, clock: 1980,
-        nvmlDeviceGetPowerUsage=lambda handle: 350_000,
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=2**31),
-    )
-    return module
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1-2"))
-    monkeypatch.setattr(gpu_samples, "EVERY_S", 0.001)
-
-
-def test_readings_are_summed_up(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = threading.Event()
-    monkeypatch.setitem(sys.modules, "pynvml", library([40, 60, 98], read))
+    fake_nvml.install(monkeypatch, nvmlDeviceGetUtilizationRates=rates)
     with GpuSampler() as sampler:
         assert read.wait(10)
     found = sampler.summary()
     assert found["gpu_percent"] == {"mean": 66.0, "median": 60.0, "max": 98.0}
-    assert (found["power_w"]["mean"], found["sm_clock_mhz"]["max"], found["used_gib"]["max"]) == (
-        350,
-        1980,
-        2,
-    )
+    assert [found[name]["max"] for name in ("power_w", "sm_clock_mhz", "used_gib")] == [350, 1980, 2]
     assert found["num_samples"] == 3 and sampler.missing == "NVML: gone"
 
 
-def test_a_missing_library_is_said(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
+def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml.remove(monkeypatch)
     with GpuSampler() as sampler:
         pass
     assert sampler.summary() == {} and sampler.missing == "nvidia-ml-py is not installed"

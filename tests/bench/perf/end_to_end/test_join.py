@@ -56,6 +56,27 @@ def test_ratios(tmp_path: Path) -> None:
     assert names[:2] == [("script", True), ("script-best", True)] and names[-1] == ("fast", False)
 
 
+def patches(**more: Any) -> dict[str, Any]:
+    """A part of critiques that are patches: 400 tokens and twice 340."""
+    made = part("fast-patches", 35.0)
+    return made | {"tokens_per_scenario": dict.fromkeys(made["tokens_per_scenario"], 1080)} | more
+
+
+def test_patches_are_compared_by_outcome_and_have_their_own_tokens(tmp_path: Path) -> None:
+    document = join(put(tmp_path, part("script", 140.0), part("fast", 40.0), patches()))
+    assert document["summary"]["patches_over_script"] == 4.0 and document["all_checks_hold"]
+    assert check(document, "every variant decodes")["found"] == {"script": [1200], "fast": [1200]}
+    assert check(document, "critiques that are patches")["found"] == {"fast-patches": [1080]}
+    other = patches(tokens_per_scenario={"clip0": 1080, "clip1": 1200})
+    document = join(put(tmp_path, part("fast", 40.0), other))
+    assert not check(document, "critiques that are patches")["holds"]
+    for key in ("plan_sha256", "verdict", "video_sha256"):
+        other = patches()
+        other["scenarios"]["clip1"]["takes"] = [take() | {key: "other"}]
+        found = check(join(put(tmp_path, part("fast", 40.0), other)), "takes, verdicts and merged plans")
+        assert (found["holds"], found["found"]) == (False, "differ in clip1")
+
+
 def test_a_missing_part_leaves_its_ratio_out(tmp_path: Path) -> None:
     document = join(put(tmp_path, part("fast", 40.0), part("script", 140.0)))
     assert document["summary"] == {"fast_over_script": 3.5}
@@ -87,6 +108,35 @@ def test_first_scenarios_are_compared_with_first_scenarios(tmp_path: Path) -> No
     assert summary == {"fast_over_script_cold": 4.0, "first_take_s_warm": 60.0}
     more = part("fast", 42.0, **{**cold, "done": 2, "asked": 2})
     assert "fast_over_script_cold" not in join(put(tmp_path, script, more))["summary"]
+
+
+def test_one_run_of_the_script_is_cold_and_warm(tmp_path: Path) -> None:
+    """Its first scenario against the first of another process, its others against those after a warm-up."""
+    script = part("script", 150.0, warm_up=False, each_s=[168.0, 132.0])
+    best = part("script-best", 110.0, warm_up=False, each_s=[160.0, 60.0])
+    first = part("fast", 42.0, done=1, asked=1, warm_up=False, process_to_first_take_s=60.0)
+    document = join(put(tmp_path, script, best, part("fast", 30.0), first))
+    assert document["summary"] == {
+        "fast_over_script": 4.4,
+        "fast_over_best_stock": 2.0,
+        "fast_over_script_cold": 4.0,
+        "first_take_s_warm": 60.0,
+    }
+    assert any(note.startswith("script: of 2 scenarios of one process") for note in document["notes"])
+    tokens = check(document, "every variant decodes")["found"]
+    assert tokens == {"script": [1200], "script-best": [1200], "fast": [1200]}
+    stopped = part("script", 168.0, done=1, warm_up=False, each_s=[168.0])
+    assert join(put(tmp_path, stopped, part("fast", 30.0), first))["summary"] == {
+        "fast_over_script_cold": 4.0,
+        "first_take_s_warm": 60.0,
+    }
+
+
+def test_a_failed_scenario_of_any_part_is_told(tmp_path: Path) -> None:
+    broken = part("fast", 42.0, done=1, asked=1, warm_up=False)
+    broken["scenarios"]["clip0"]["failure"] = "NotFinite: x"
+    document = join(put(tmp_path, part("fast", 30.0), broken))
+    assert check(document, "no scenario failed")["found"] == {"fast without warm-up clip0": "NotFinite: x"}
 
 
 def test_generation_alone_is_compared_over_as_many_scenarios(tmp_path: Path) -> None:
@@ -138,6 +188,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused("differs from the other parts in settings", fast, other)
     plain = fast["settings"] | {"quantization": "none"}
     refused("differs from the other parts in settings", fast, part("script", 140.0) | {"settings": plain})
+    patched = part("fast-patches", 38.0)
+    patched["settings"]["patch_tokens"] = 200
+    assert join(put(tmp_path, fast, patched))["settings"]["patch_tokens"] == 200, "fast writes none"
     machine = fast["manifest"] | {"machine": {"gpus": [], "cpu": "some"}}
     refused("differs from the other parts in GPU", fast, part("script", 140.0) | {"manifest": machine})
     refused("is no part", fast, {"kind": "end_to_end"})

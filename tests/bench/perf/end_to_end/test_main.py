@@ -13,8 +13,10 @@ from whole_runs import tiny_models
 from bench.perf.end_to_end import engine_run
 from bench.perf.end_to_end.__main__ import main
 from bench.perf.end_to_end.engine_run import BudgetSpent, Watch
+from bench.perf.end_to_end.measured import Options
 from bench.perf.end_to_end.variants import VARIANTS
 from bench.results_page.page import make_page
+from engine.build import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def joined(folder: Path, capsys: pytest.CaptureFixture[str], *names: str) -> tup
 def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("fast", "fast-generation-only")
     fast, alone = (run(tmp_path / f"{name}.json", name, scenarios=1) for name in names)
-    assert (fast["tokens_per_scenario"], alone["tokens_per_scenario"]) == ({"clip00": 360}, {"clip00": 0})
+    assert (fast["tokens_per_scenario"], alone["tokens_per_scenario"]) == ({"clip00": 432}, {"clip00": 0})
     assert fast["tokens_per_critique_second"] > 0 and "tokens_per_critique_second" not in alone
     assert set(fast["busy_s"]) == {"generate", "critique", "encode"} and fast["complete"]
     assert fast["seconds_per_scenario"] == fast["makespan_s"]
@@ -51,9 +53,32 @@ def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert fast["process_to_window_s"] > fast["seconds_before"]["load"] > 0
     assert list(fast["seconds_before"]) == ["prepare", "load", "warm_up"]
     assert (tmp_path / "fast.svg").read_text().startswith("<svg")
+    parts = fast["idle"]["parts_s"]
+    assert sum(parts.values()) == pytest.approx(fast["makespan_s"]) and fast["idle"]["num_jobs"] == 2
     document, told = joined(tmp_path, capsys, *names)
     assert "holds: takes of fast and fast-generation-only are equal: equal in 1 scenarios" in told
     assert set(document["summary"]) == {"fast_makespan_over_generation"}
+
+
+def test_a_variant_of_patches_asks_for_them(tmp_path: Path) -> None:
+    forms = {}
+    for name, variant in VARIANTS.items():
+        options = Options(models=tmp_path, variant=variant, num_scenarios=1, num_steps=2)
+        forms[name] = [options.config(warm_up=warm_up).critic.critique_form for warm_up in (False, True)]
+    assert forms.pop("fast-patches") == ["patch", "patch"]
+    assert set(map(tuple, forms.values())) == {("full", "full")}
+
+
+@pytest.mark.slow
+def test_patches_end_like_full_critiques_with_fewer_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("fast", "fast-patches")
+    full, patches = (run(tmp_path / f"{name}.json", name, scenarios=1) for name in names)
+    assert (full["tokens_per_scenario"], patches["tokens_per_scenario"]) == ({"clip00": 432}, {"clip00": 312})
+    _, told = joined(tmp_path, capsys, *names)
+    assert "takes, verdicts and merged plans of fast and fast-patches are equal: equal in 1 scen" in told
+    assert "holds: critiques that are patches have as many tokens as real ones" in told
 
 
 @pytest.mark.slow
@@ -81,6 +106,30 @@ def test_the_script_is_asked_and_answers_as_the_exact_preset(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_runs(name: str, tmp_path: Path) -> None:
     assert run(tmp_path / "part.json", name, scenarios=1)["complete"]
+
+
+@pytest.mark.slow
+def test_one_run_of_the_script_is_cold_and_warm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = run(tmp_path / "script.json", "script", "--no-warm-up")
+    assert sum(script["each_s"]) == pytest.approx(script["makespan_s"]) and len(script["each_s"]) == 2
+    run(tmp_path / "fast.json", "fast")
+    run(tmp_path / "first.json", "fast", "--no-warm-up", scenarios=1)
+    summary = joined(tmp_path, capsys, "script", "fast", "first")[0]["summary"]
+    assert {"fast_over_script", "fast_over_script_cold"} <= set(summary)
+
+
+@pytest.mark.slow
+def test_drafts_of_the_one_reply_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+
+    def load(prepared: Any) -> Any:
+        loaded.append(prepare.load(prepared))
+        return loaded[-1]
+
+    monkeypatch.setattr(engine_run, "load", load)
+    run(tmp_path / "part.json", "exact", "--steps", "1", scenarios=1)
+    [(_, critic)] = loaded
+    assert not critic.recent
 
 
 @pytest.mark.slow

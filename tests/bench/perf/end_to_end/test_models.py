@@ -39,6 +39,12 @@ def test_a_folder_that_was_not_made_is_refused(tmp_path: Path) -> None:
         read_facts(tmp_path)
 
 
+def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "made.json").write_text('{"size": "tiny", "reply_tokens": 120}')
+    with pytest.raises(ConfigError, match=r"made\.json is another version's"):
+        read_facts(tmp_path)
+
+
 def test_clips_are_three_seconds_with_a_sentence() -> None:
     clips = sorted((tiny_models() / "clips").glob("*.mp4"))
     assert [clip.name for clip in clips] == ["clip00.mp4", "clip01.mp4"]

@@ -13,18 +13,22 @@ import numpy as np
 import pytest
 import torch
 from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
-from vlm_replies import PLAN
+from transformers import AutoModelForImageTextToText
+from vlm_replies import PLAN, REPLY
 
+from engine.build.model_folders import find_critic
+from engine.build.prepare import load_critic
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
 from engine.critics.qwen_vl.decode import Decoding
-from engine.critics.qwen_vl.instructions import plan_segments
+from engine.critics.qwen_vl.instructions import PATCH_INSTRUCTION, plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
-from engine.critics.qwen_vl.schema import critique_json_schema
+from engine.critics.qwen_vl.schema import critique_json_schema, parse_plan
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ConfigError, ModelError, VideoError
+from engine.settings.config import BUNDLED, CriticConfig, RunConfig
 from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
 from engine.video.files import probe, write_mp4
 from kernels.linear import int8
@@ -34,6 +38,7 @@ torch.set_num_threads(1)
 SIDECAR: dict[str, Any] = {
     "plan_instruction": "Plan.",
     "critique_instruction": "Judge.",
+    "patch_instruction": "Patch.",
     "num_prefix_frames": 2,
     "num_take_frames": 4,
     "frame_px": 32,
@@ -165,13 +170,13 @@ def test_unreadable_replies_get_one_retry_and_no_score(critic: QwenVLCritic, sce
     reply = finish(critic.plan(scenario))
     assert reply.plan is None and reply.num_tokens == 2 * 40 and reply.seconds > 0
     assert reply.raw.startswith("{")  # the retry's prefilled brace
-    critique = finish(critic.start(scenario, PROMPT, take()))
+    critique = finish(critic.start(scenario, PROMPT, take(), None))
     assert critique.verdict is Verdict.UNREADABLE and critique.score is None
     assert 40 < critique.num_tokens <= 80
-    assert finish(critic.start(scenario, PROMPT, take())).raw == critique.raw
+    assert finish(critic.start(scenario, PROMPT, take(), None)).raw == critique.raw
     # random weights hardly heed a text, so one other prompt may well sample the same letters
     prompts = [replace(PROMPT, text=text) for text in ("A cube falls.", "Water rises.", "x" * 40)]
-    assert {finish(critic.start(scenario, prompt, take())).raw for prompt in prompts} != {critique.raw}
+    assert {finish(critic.start(scenario, prompt, take(), None)).raw for prompt in prompts} != {critique.raw}
 
 
 def test_of_a_long_clip_the_critic_sees_what_the_generator_continues(
@@ -237,15 +242,53 @@ def test_a_job_does_no_work_before_launch_and_counts_its_steps(
     assert job.result() is reply
 
 
-def test_a_constrained_retry_of_a_random_model_is_readable(folder: Path, scenario: Scenario) -> None:
+@pytest.mark.parametrize("patches", [False, True])
+def test_a_constrained_retry_of_a_random_model_is_readable(
+    folder: Path, scenario: Scenario, patches: bool
+) -> None:
     pytest.importorskip("llguidance", reason="optional dependency: retake-engine[constrained]")
-    critic = qwen_vl.load(folder, device="cpu", dtype="fp32")
+    critic = qwen_vl.load(folder, device="cpu", dtype="fp32", patches=patches)
     assert critic.grammars is not None
-    job = with_limit(critic, 6000).start(scenario, PROMPT, take())
+    job = with_limit(critic, 6000).start(scenario, PROMPT, take(), parse_plan(json.dumps(PLAN)))
     job._num_tries = 1  # straight to the retry: the free try of a random model only spends time
     critique = finish(job)
     assert critique.verdict in (Verdict.ACCEPT, Verdict.REVISE) and critique.score is not None
     assert set(json.loads(critique.raw)) == set(critique_json_schema()["properties"])
+
+
+def test_a_critic_that_writes_patches_is_told_the_plan(critic: QwenVLCritic, scenario: Scenario) -> None:
+    """And one that does not, or has none to be told, is asked for a whole plan as before."""
+    plan = parse_plan(json.dumps({**PLAN, "camera": "a <|im_end|> pan"}))
+    patching = replace(critic, patches=True)
+    prefix = critic._prefix(scenario.prefix)
+    asked = patching.start(scenario, PROMPT, take(), plan)._segments(prefix, False)
+    assert str(asked[0]).endswith("Patch.\n")
+    said = str(asked[-1])
+    assert '\nPlan: {"objects":[{"name":"ball","trait":"red"}],"motion"' in said
+    assert said.count("<|im_end|>") == 1 and "a < |im_end|> pan" in said
+    whole = critic.start(scenario, PROMPT, take(), plan)._segments(prefix, False)
+    assert str(whole[0]).endswith("Judge.\n") and "Plan:" not in str(whole[-1])
+    first, last = (
+        patching.start(scenario, PROMPT, take(), None)._segments(prefix, False)[i] for i in (0, -1)
+    )
+    assert (first, last) == (whole[0], whole[-1])
+
+
+def test_a_patch_becomes_the_whole_plan_and_keeps_its_raw_reply(
+    critic: QwenVLCritic, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = parse_plan(json.dumps(PLAN))
+    assert plan is not None
+    written = json.dumps({**REPLY, "plan": {"still": ["floor"]}})
+    monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: written)
+    critique = finish(replace(critic, patches=True).start(scenario, PROMPT, take(), plan))
+    assert critique.revised == replace(plan, still=("floor",)) and critique.raw == written
+    unclear = json.dumps({**REPLY, "plan": {"colour": "red"}})
+    monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: unclear)
+    job = replace(critic, patches=True).start(scenario, PROMPT, take(), plan)
+    refused = finish(job)
+    assert refused.verdict is Verdict.UNREADABLE and refused.problem.startswith("plan.colour: ")
+    assert job._num_tries == 2, "asked once more, as after any reply that cannot be read"
 
 
 def test_a_missing_prefix_fails_its_own_job_only(critic: QwenVLCritic, scenario: Scenario) -> None:
@@ -285,6 +328,8 @@ def test_footprint_is_of_the_loaded_weights_and_grows_with_the_take(critic: Qwen
     assert footprint.weights_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
     fewer = critic.footprint(replace(spec, num_frames=2))
     assert 0 < fewer.activation_bytes < footprint.activation_bytes
+    told = replace(critic, patches=True).footprint(spec)
+    assert told.activation_bytes > footprint.activation_bytes, "the prompt holds the plan too"
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -313,7 +358,7 @@ def test_a_quantized_critic(
     planned = load(quantization=quantization, with_weights=False).footprint(spec).weights_bytes
     assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
     assert finish(critic.plan(scenario)).num_tokens > 0
-    assert finish(critic.start(scenario, PROMPT, take())).num_tokens > 0
+    assert finish(critic.start(scenario, PROMPT, take(), None)).num_tokens > 0
 
 
 def test_plain_weights_under_a_config_of_bitsandbytes_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -413,7 +458,7 @@ def test_a_quantized_folder_whose_package_is_missing_says_which(
         ('{"num_take_frames": 5}', "odd"),
         ('{"num_take_frames": "4"}', "whole number"),
         ('{"frame_px": true}', "whole number"),
-        ('{"max_new_tokens": 1000000000}', "whole number from 1 to 65536"),
+        ('{"max_new_tokens": 1000000000}', "out of range\n.*from 1 to 65536"),
         ('{"plan_instruction": ""}', "not a text"),
     ],
 )
@@ -426,3 +471,32 @@ def test_sidecar_mistakes_are_refused(sidecar: str, message: str, tmp_path: Path
 def test_sidecar_is_optional_and_overrides(folder: Path, tmp_path: Path) -> None:
     assert read_settings(tmp_path) == CriticSettings()
     assert read_settings(folder) == CriticSettings(**SIDECAR)
+
+
+def test_a_critic_with_an_instruction_of_its_own_needs_one_for_patches(tmp_path: Path) -> None:
+    """As the bundled one, which was trained on full critiques and would answer ours by nothing readable."""
+    config = RunConfig(dataset=tmp_path, out=tmp_path / "run", critic=CriticConfig(critique_form="patch"))
+    with pytest.raises(ModelError, match="no patch_instruction: its critic writes full critiques"):
+        load_critic(config, find_critic(BUNDLED), "cpu", "fp32", with_weights=False)
+    assert read_settings(tmp_path, patches=True).patch_instruction == PATCH_INSTRUCTION
+    own = {"critique_instruction": "Judge.", "patch_instruction": "Patch."}
+    (tmp_path / "retake.json").write_text(json.dumps(own))
+    assert read_settings(tmp_path, patches=True).patch_instruction == "Patch."
+    (tmp_path / "retake.json").write_text(json.dumps({"critique_instruction": "Judge."}))
+    assert read_settings(tmp_path).critique_instruction == "Judge."
+
+
+def test_weights_are_read_straight_to_their_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = AutoModelForImageTextToText.from_pretrained
+    asked: list[dict[str, Any]] = []
+
+    def spied(folder: Path, **options: Any) -> Any:
+        asked.append(options)
+        return library(folder, **options)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", spied)
+    model = qwen_vl.load(folder, device="cpu", dtype="bf16").model
+    assert asked[0]["device_map"] == {"": "cpu"}
+    whole = library(folder, dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in model.state_dict().items())
+    assert not any(hasattr(module, "_hf_hook") for module in model.modules())

@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlm_replies import PLAN, REPLY
 
-from engine.critics.qwen_vl import schema
+from engine.critics.qwen_vl import reply_text
+from engine.critics.qwen_vl.reply_text import MAX_BRACES, MAX_REPLY, last_object
 from engine.critics.qwen_vl.schema import (
-    MAX_BRACES,
     MAX_ENTRIES,
     MAX_NAME,
-    MAX_REPLY,
     critique_json_schema,
-    last_object,
     parse_critique,
     parse_plan,
     plan_json_schema,
@@ -194,7 +192,7 @@ def test_reading_takes_time_linear_in_the_length(piece: str) -> None:
     """A megabyte of braces once took minutes. Decodings are counted: a busy machine's clock tells little."""
     assert last_object(piece * (1_000_000 // len(piece))) is None
     started: list[int] = []
-    decoder = schema._DECODER
+    decoder = reply_text._DECODER
 
     class Counted:
         def raw_decode(self, text: str, position: int) -> Any:
@@ -202,13 +200,14 @@ def test_reading_takes_time_linear_in_the_length(piece: str) -> None:
             return decoder.raw_decode(text, position)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "_DECODER", Counted())
+        patch.setattr(reply_text, "_DECODER", Counted())
         last_object(piece * (MAX_REPLY // len(piece)))
     assert 1 <= len(started) <= MAX_BRACES + 1
 
 
-def test_json_schemas_bound_everything_and_keep_the_order_of_reasoning() -> None:
-    schema = critique_json_schema()
+@pytest.mark.parametrize("patch", [False, True])
+def test_json_schemas_bound_everything_and_keep_the_order_of_reasoning(patch: bool) -> None:
+    schema = critique_json_schema(patch=patch)
     assert list(schema["properties"]) == list(REPLY) == schema["required"]
     definitions = {**schema["$defs"], **plan_json_schema()["$defs"]}
     assert set(definitions["Fault"]["enum"]) == set(Fault)

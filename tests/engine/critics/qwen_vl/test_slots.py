@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import pytest
@@ -10,23 +11,28 @@ import torch
 from tiny_vlm import tiny_model, tiny_tokenizer
 from torch import Tensor
 
+from engine.critics.qwen_vl import decode as decode_module
 from engine.critics.qwen_vl import slots as slots_module
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ModelError
+from engine.machine.streams import HostFence
 
 CUDA = pytest.param(("cuda", torch.bfloat16), marks=pytest.mark.gpu)
 PLACES = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
 LIMIT = 24
 
 
-def slots_on(place: tuple[str, torch.dtype], *, drafts: int | None = None) -> tuple[Any, Slots]:
+def slots_on(
+    place: tuple[str, torch.dtype], *, drafts: int | None = None, at_once: int = 1
+) -> tuple[Any, Slots]:
     device, dtype = place
     model: Any = tiny_model(tiny_tokenizer()).to(device, dtype)
     ids = (model.config.get_text_config().eos_token_id,)
     step, where = TextStep(model), torch.device(device)
-    return model, Slots(step, device=where, eos_ids=ids, max_new_tokens=LIMIT, drafts=drafts)
+    limits = {"max_new_tokens": LIMIT, "drafts": drafts, "at_once": at_once}
+    return model, Slots(step, device=where, eos_ids=ids, **limits)
 
 
 class OnlyEven:
@@ -152,6 +158,32 @@ def test_slots_grow_while_replies_are_being_written(place: tuple[str, torch.dtyp
     assert [first.tokens(), second.tokens()] == alone
 
 
+class Late(HostFence):
+    """Done when the test says so, as a chunk on a GPU is."""
+
+    over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
+def test_the_end_is_seen_while_the_next_chunk_runs(monkeypatch: Any) -> None:
+    """Two chunks are always in flight in a run; waiting for both would write on to the token limit."""
+    model, slots = slots_on(("cpu", torch.float32))
+    whole = finish(reply(model, slots, PROMPTS[0]))[0]
+    slots.eos_ids, slots._eos = (whole[7],), torch.tensor([whole[7]])
+    made: list[Late] = []
+    monkeypatch.setattr(decode_module, "fence", lambda device: made.append(Late()) or made[-1])
+    one = reply(model, slots, PROMPTS[0])
+    one.prefill()
+    while not one.finished:
+        one.extend()
+        made[-2].over = True  # the last one but one: one chunk stays in flight
+    end = whole.index(whole[7])
+    assert one.tokens() == whole[:end] and not made[-1].over
+    assert len(made) == 1 + -(-end // 5) + 1, "one chunk more than the answer has"
+
+
 def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     model, slots = slots_on(("cpu", torch.float32))
     for prompt in PROMPTS:
@@ -161,8 +193,90 @@ def test_a_slot_is_given_back_when_its_reply_goes() -> None:
     dropped.prefill()
     del dropped
     gc.collect()
-    assert len(slots._seen) == 1 and slots._free == [0]
+    assert len(slots._state.token) == 1 and slots.take() == 0
     assert int(slots._state.budget[0]) == 0
+
+
+class Failing(OnlyEven):
+    """A grammar that breaks in the middle of a reply, as whatever a scenario's job does may."""
+
+    def consume(self, token: int) -> None:
+        super().consume(token)
+        if len(self.told) == 2:
+            raise RuntimeError("broken")
+
+
+@PLACES
+@pytest.mark.parametrize("drafts", [0, 7])
+def test_a_reply_that_fails_leaves_its_neighbours_and_its_slot_as_they_were(
+    place: tuple[str, torch.dtype], drafts: int
+) -> None:
+    model, slots = slots_on(place, drafts=drafts)
+    alone = [finish(reply(model, slots_on(place, drafts=drafts)[1], prompt))[0] for prompt in PROMPTS]
+    first, failing, third = (
+        reply(model, slots, PROMPTS[0]),
+        reply(model, slots, PROMPTS[1], seed=3, grammar=Failing()),
+        reply(model, slots, PROMPTS[2]),
+    )
+    for decoding in (first, failing, third):
+        decoding.prefill().wait()
+    with pytest.raises(RuntimeError, match="broken"):
+        for _ in range(LIMIT):
+            for decoding in (first, third, failing):
+                decoding.extend().wait()
+    assert not first.finished and not third.finished, "the failure has to come in their middle"
+    slot = failing._slot
+    del failing, decoding  # as a lane drops the job of a scenario that failed
+    gc.collect()
+    after = reply(model, slots, PROMPTS[3])
+    assert finish(after)[0] == alone[3] and after._slot == slot
+    for _ in range(LIMIT):
+        for decoding in (first, third):
+            if not decoding.finished:
+                decoding.extend().wait()
+    assert [first.tokens(), third.tokens()] == [alone[0], alone[2]]
+
+
+def test_a_reply_that_another_thread_drops_disturbs_no_step() -> None:
+    """The lane's thread may be writing; the slot stops at its next call, and is then free."""
+    model, slots = slots_on(("cpu", torch.float32))
+    dropped = [reply(model, slots, PROMPTS[0])]
+    dropped[0].prefill()
+    budget = int(slots._state.budget[0])
+    thread = threading.Thread(target=dropped.clear)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert budget > 0 and int(slots._state.budget[0]) == budget
+    slots.advance(0, 1)
+    assert int(slots._state.budget[0]) == 0 and slots.take() == 0
+
+
+def test_slots_come_several_at_a_time() -> None:
+    model, slots = slots_on(("cpu", torch.float32), at_once=3)
+    expected = [finish(reply(model, slots_on(("cpu", torch.float32))[1], prompt))[0] for prompt in PROMPTS]
+    assert finish(*(reply(model, slots, prompt) for prompt in PROMPTS)) == expected
+    assert len(slots._state.token) == max(3, len(PROMPTS))
+
+
+def test_where_there_is_no_memory_for_another_slot_the_others_go_on(monkeypatch: Any) -> None:
+    model, slots = slots_on(("cpu", torch.float32))
+    expected = finish(reply(model, slots, PROMPTS[0]))
+    first = reply(model, slots, PROMPTS[0])
+    first.prefill().wait()
+
+    def full(*sizes: int) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(slots.step, "empty_cache", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            reply(model, slots, PROMPTS[0]).prefill()
+    assert len(slots._state.token) == 1
+    while not first.finished:
+        first.extend().wait()
+    assert [first.tokens()] == expected
+    assert finish(reply(model, slots, PROMPTS[0])) == expected
 
 
 def test_more_slots_than_rows_of_a_gemm_are_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import tiny_cosmos3 as tiny
@@ -26,9 +25,9 @@ SHAPE = Shape(batch=1, tokens=18, text_tokens=tiny.TEXT_TOKENS)
 FAST = DenoiseSettings(forward="fast")
 
 
-def made(settings: DenoiseSettings, *, weights: Path | None = None) -> Assembled:
+def made(settings: DenoiseSettings) -> Assembled:
     family = Cosmos3Family(tiny.transformer(num_layers=4), fps=tiny.FPS)
-    return assemble(family, settings, SHAPE, weights=weights)
+    return assemble(family, settings, SHAPE)
 
 
 def error(assembled: Assembled) -> float:
@@ -53,14 +52,10 @@ def test_on_a_cpu_auto_becomes_what_runs_there(preset: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["fp8", "int8"])
-def test_a_named_format_quantizes_the_inner_layers_and_is_saved(format: str, tmp_path: Path) -> None:
-    errors = []
-    for _ in range(2):
-        assembled = made(replace(FAST, linear=format), weights=tmp_path)
-        assert assembled.notes["linear"].startswith(f"{format}: 14 layers")
-        errors.append(error(assembled))
-    assert len(list(tmp_path.iterdir())) == 1
-    assert 1e-4 < errors[0] == errors[1] < 0.1
+def test_a_named_format_quantizes_the_inner_layers(format: str) -> None:
+    assembled = made(replace(FAST, linear=format))
+    assert assembled.notes["linear"].startswith(f"{format}: 14 layers")
+    assert 1e-4 < error(assembled) < 0.1
 
 
 def test_element_wise_passes_and_compilation_are_those_asked_for() -> None:

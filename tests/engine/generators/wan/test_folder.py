@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_wan import build_folder, build_transformer, copy, edit
 
 from engine.errors import ModelError
+from engine.generators.wan import folder as reading
 from engine.generators.wan import generator as wan
 
 
@@ -74,23 +77,41 @@ REFUSALS: list[tuple[str, Callable[[Path], None], str]] = [
         lambda f: edit(f, "retake.json", num_frame=8),
         "num_frame is not a setting; nearest",
     ),
-    ("sidecar type", lambda f: edit(f, "retake.json", width="32"), "width = '32' is not a int"),
+    (
+        "sidecar type",
+        lambda f: edit(f, "retake.json", width="32"),
+        "width is '32', which is not a whole",
+    ),
     ("width", lambda f: edit(f, "retake.json", width=40), "width 40; .* a multiple of 16"),
     ("num_frames", lambda f: edit(f, "retake.json", num_frames=9), "num_frames 9; .* a multiple of 4"),
-    ("prefix", lambda f: edit(f, "retake.json", prefix_frames=0), "prefix_frames = 0 is outside of 1"),
-    ("steps", lambda f: edit(f, "retake.json", num_inference_steps=10**9), "is outside of 1 to 1000"),
-    ("guidance", lambda f: edit(f, "retake.json", guidance_scale=-1), "guidance_scale = -1 is outside"),
-    ("no number", lambda f: edit(f, "retake.json", guidance_scale=float("nan")), "nan is outside"),
-    ("fps", lambda f: edit(f, "retake.json", fps=float("inf")), "fps = inf is outside"),
+    ("prefix", lambda f: edit(f, "retake.json", prefix_frames=0), "prefix_frames is 0, out of range"),
+    (
+        "steps",
+        lambda f: edit(f, "retake.json", num_inference_steps=10**9),
+        "out of range\n.* from 1 to 1000",
+    ),
+    (
+        "guidance",
+        lambda f: edit(f, "retake.json", guidance_scale=-1),
+        r"is -1\.0, out of range",
+    ),
+    (
+        "no number",
+        lambda f: edit(f, "retake.json", guidance_scale=float("nan")),
+        "is nan, out of range",
+    ),
+    ("fps", lambda f: edit(f, "retake.json", fps=float("inf")), "fps is inf, out of range"),
+    ("digits", lambda f: edit(f, "retake.json", fps=10**400), "fps is inf, out of range"),
+    ("no object", lambda f: (f / "retake.json").write_text("[]"), "retake.json holds no JSON object"),
     (
         "adapter",
         lambda f: (f / "pytorch_lora_weights.safetensors").write_bytes(b""),
-        "adapter, pytorch_lora_weights.safetensors, which is not loaded",
+        r"adapter \(pytorch_lora_weights.safetensors\), which is not loaded\n.*fuse_lora",
     ),
     (
         "inner adapter",
         lambda f: (f / "transformer" / "adapter_config.json").write_text("{}"),
-        "adapter, transformer/adapter_config.json, which is not loaded",
+        r"adapter \(transformer/adapter_config.json\), which is not loaded",
     ),
 ]
 
@@ -111,3 +132,21 @@ def test_components_of_other_models_are_refused(folder: Path, tmp_path: Path) ->
     build_transformer(channels=8).save_pretrained(mixed / "transformer")
     with pytest.raises(ModelError, match=r"channels \(8, 8\)"):
         wan.load(mixed, device="cpu", dtype="fp32")
+
+
+def test_the_text_encoder_is_read_straight_to_its_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = reading.UMT5EncoderModel.from_pretrained
+    asked: list[dict[str, Any]] = []
+
+    def spied(folder: Path, **options: Any) -> Any:
+        asked.append(options)
+        return library(folder, **options)
+
+    monkeypatch.setattr(reading.UMT5EncoderModel, "from_pretrained", spied)
+    encoder = reading.read_folder(folder, "cpu", "bf16").text_encoder
+    assert asked[0]["device_map"] == {"": torch.device("cpu")}
+    whole = library(folder / "text_encoder", dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in encoder.state_dict().items())
+    assert not any(hasattr(module, "_hf_hook") for module in encoder.modules())

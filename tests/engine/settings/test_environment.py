@@ -1,0 +1,64 @@
+"""What must be in the environment before a library reads it, through every way into the engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.settings.environment import compile_into, let_waiting_threads_sleep
+
+ROOT = Path(__file__).resolve().parents[3]
+HOUSES = ("engine", "export", "bench")
+READ_ONCE = "import os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+
+
+def started(house: str, environment: dict[str, str]) -> str:
+    """What a process prints that imports the house, as `retake` and `python -m house.module` do first."""
+    code = f"import {house}; {READ_ONCE}"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    return dict(os.environ)
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_a_house_says_how_threads_wait_before_torch_is_imported(house: str, bare: dict[str, str]) -> None:
+    assert started(house, bare) == "2000 False"
+
+
+def test_whatever_can_be_started_lies_in_such_a_house() -> None:
+    folders = [folder for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    startable = [file for file in files if '"__main__"' in file.read_text(encoding="utf-8")]
+    assert {file.relative_to(ROOT).parts[0] for file in startable} == set(HOUSES)
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_how_the_user_wants_threads_to_wait_stays(
+    name: str, bare: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "7")
+    before = dict(os.environ)
+    let_waiting_threads_sleep()
+    assert dict(os.environ) == before
+
+
+def test_compiled_code_lies_where_the_user_said_else_in_our_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    compile_into(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compile_into(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)

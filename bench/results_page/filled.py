@@ -35,13 +35,20 @@ def filled_pages(root: Path, page: Page) -> dict[str, str]:
 
 def fill(text: str, page: Page, where: str, figures: Figures = FIGURES) -> str:
     """`text` with every block made anew. ResultError, which names `where`, for a marker without its other
-    half and for a name that no figure has."""
+    half, a name that no figure has, and a figure whose measurements lack what it tells."""
 
     def made(block: re.Match[str]) -> str:
         name = block["name"]
         if name not in figures:
             raise ResultError(f"{where}: no figure is named {name}", fix=f"use one of {', '.join(figures)}")
-        return f"{BEGIN.format(name=name)}\n{figures[name](page).strip()}\n{END}"
+        try:
+            figure = figures[name](page).strip()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultError(
+                f"{where}: {name} cannot be made of the measurements: {type(error).__name__} {error}",
+                fix="measure again with this version, or change bench/results_page/figures.py",
+            ) from error
+        return f"{BEGIN.format(name=name)}\n{figure}\n{END}"
 
     bodies = [block["body"] for block in BLOCK.finditer(text)]
     stray = [marker for part in (without_blocks(text), *bodies) for marker in MARKER.findall(part)]

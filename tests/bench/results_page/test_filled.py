@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,24 @@ def test_a_typed_figure_inside_a_block_is_stale(tmp_path: Path) -> None:
     assert f"| {link} | 32 760 | 800 | 500 | 320 | 2.50× | 1.56× | 50 |" in made
     (tmp_path / "docs" / "denoiser.md").write_text(made.replace("2.50×", "2.80×"), encoding="utf-8")
     assert main(["--root", str(tmp_path), "--check"]) == 1
+
+
+def test_a_figure_that_its_measurement_lacks_is_named() -> None:
+    text = "<!-- figures: z -->\n<!-- /figures -->"
+    with pytest.raises(ResultError, match="p: z cannot be made of the measurements: KeyError 'gone'"):
+        fill(text, NOTHING, "p", {"z": lambda page: {}["gone"]})
+
+
+def test_a_whole_run_tells_what_was_measured(page: Page) -> None:
+    file = page.files["end_to_end_h200"]
+    summary = {"fast_over_script": 3.2, "fast_over_script_cold": 3.7}
+    for kept, told in (
+        (summary, "transformers: 3.20× warm, 3.70× in the first scenario of a process"),
+        ({}, "random weights: nothing can be compared."),
+    ):
+        document = {**file.document, "summary": kept, "parts": []}
+        changed = {**page.files, "end_to_end_h200": replace(file, document=document)}
+        assert told in results(replace(page, files=changed))
 
 
 def test_an_aim_that_was_missed_is_said(page: Page) -> None:

@@ -217,6 +217,9 @@ def _notes(
         notes.append(f"Intervals: paired percentile bootstrap over scenes, 95 %, {RESAMPLES} resamples.")
     if any(row.steps is None for rows in groups for row in rows):
         notes.append("Steps - of a row: the model folder's default, which its run did not record.")
+    users = sum(one.overruled is not None for run in board.runs for one in run.outcomes.values())
+    if users:
+        notes.append(f"Of {users} scenarios the user chose the take: loop is what the loop chose.")
     notes += [ensemble.note for ensemble in ensembles if ensemble.note is not None]
     if board.left_out:
         reasons = list(board.left_out.values())

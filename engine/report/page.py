@@ -24,6 +24,7 @@ from markupsafe import Markup
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
 from engine.report.scores import Groups, score_plots
+from engine.runs.choices import command_for
 from engine.runs.trace import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
@@ -106,6 +107,7 @@ class Take:
     diff: Diff
     against: int | None
     new_seed: bool
+    command: str | None  # to type to choose this take, or to undo the user's choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ class Scene:
     prefix: Media
     takes: tuple[Take, ...]
     chosen: int | None
+    users: bool  # the user chose the take
     failure: str | None
     stopped: str
     first: float | None
@@ -191,7 +194,8 @@ def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRIT
 def _stopped(record: Record) -> str:
     if record.outcome is None:
         return "unfinished"
-    return "failed" if record.outcome.failure is not None else record.outcome.stopped or "not recorded"
+    own = record.outcome.own
+    return "failed" if own.failure is not None else own.stopped or "not recorded"
 
 
 def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
@@ -243,6 +247,7 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
                 diff=() if before is None else word_diff(before.prompt.text, attempt.prompt.text),
                 against=None if before is None else before.index,
                 new_seed=before is not None and before.prompt.seed != attempt.prompt.seed,
+                command=command_for(data.run, outcome, attempt.index),
             )
         )
         before = attempt if attempt.sample == 0 else before
@@ -254,6 +259,7 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
         prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
         chosen=None if outcome is None else outcome.chosen,
+        users=outcome is not None and outcome.overruled is not None,
         failure=None if outcome is None else outcome.failure,
         stopped=_stopped(record),
         first=first,
@@ -292,8 +298,8 @@ def summarize(data: ReportData) -> Summary:
         first=estimate([first for first, _ in both]),
         final=estimate([final for _, final in both]),
         gain=estimate([final - first for first, final in both]),
-        num_chosen=len(data.records) - stops["failed"] - stops["unfinished"],
-        num_failed=stops["failed"],
+        num_chosen=sum(r.outcome is not None and r.outcome.failure is None for r in data.records),
+        num_failed=sum(r.outcome is not None and r.outcome.failure is not None for r in data.records),
         num_unfinished=stops["unfinished"],
         num_takes=len(attempts),
         num_critiques=len(critiques),

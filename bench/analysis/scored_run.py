@@ -33,6 +33,7 @@ class ScoredRun:
     outcomes: Mapping[str, Outcome]
     records: Mapping[tuple[str, int], CaseRecord]  # by scenario id and attempt number
     failed: tuple[str, ...]  # scenarios without any take to choose
+    clips: bool = False  # one take of each scenario, of which no loop and no settings are known
 
     @property
     def steps(self) -> int | None:

@@ -38,6 +38,7 @@ from engine.runs.changes import listed
 from engine.settings.environment import cache_folder, usable_cores
 from engine.video.files import probe
 
+SCORES = "scores.json"  # of a run, in its folder
 MAX_THREADS = 4  # of one decoder; each holds a frame of the clip
 
 
@@ -184,7 +185,7 @@ def _write(options: argparse.Namespace, scores: Scores, console: Console) -> Non
     document = report(scores)
     print_table(document, console)
     scored_run = is_run(options.folder) and scores.cases
-    target = options.json or (options.folder / "scores.json" if scored_run else None)
+    target = options.json or (options.folder / SCORES if scored_run else None)
     if target is not None:
         write_json(target, document)
         console.print(f"wrote {target}", markup=False, soft_wrap=True)

@@ -131,14 +131,17 @@ def _score(found: Document, *, partial: bool) -> str:
 def _comparisons(document: Document) -> list[str]:
     return [
         f"{entry['a']} minus {entry['b']}: "
-        + ", ".join(f"{TITLES[score]} {_difference(entry[score])}" for score in document["scores"])
+        + ", ".join(f"{TITLES[score]} {difference_text(entry[score])}" for score in document["scores"])
         for entry in document["comparisons"]
     ]
 
 
-def _difference(found: Document) -> str:
+def difference_text(found: Document) -> str:
+    """ "+1.20 (-0.30 to +2.40)"; without an interval where there is none."""
     if found["mean"] is None:
         return "-"
+    if found["ci95"] is None:
+        return f"{found['mean']:+z.2f}"
     low, high = found["ci95"]
     return f"{found['mean']:+z.2f} ({low:+z.2f} to {high:+z.2f})"
 

@@ -32,7 +32,7 @@ errors = make_console(stderr=True)
 
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
-    *("choose", "score", "table", "select", "prepare", "submit", "dataset", "doctor"),
+    *("choose", "score", "compare", "table", "select", "prepare", "submit", "dataset", "doctor"),
 )
 """Of the commands in --help; others follow by name."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from evaluators import in_this_process
 from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner
 
@@ -21,10 +23,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RETAKE_THREADS", "1")
-    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))  # for the benchmarks' processes
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     script_the_critic(monkeypatch)
+    in_this_process(monkeypatch)
 
 
 def call(*arguments: object, status: int = 0) -> str:
@@ -33,7 +35,11 @@ def call(*arguments: object, status: int = 0) -> str:
     return result.output
 
 
-def test_choosing_another_take(folders: Folders, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_choosing_another_take(
+    folders: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, models = tmp_path / "run", ("--generator", folders.generator, "--critic", folders.critic)
     options = (*models, "--device", "cpu", "--dtype", "fp32", "--loops", 1, "--shard", "1/1")
     call("run", folders.dataset, *options, "--out", run)
@@ -60,14 +66,19 @@ def test_choosing_another_take(folders: Folders, tmp_path: Path, capfd: pytest.C
     merged = tmp_path / "whole" / "chosen" / first.output_name
     assert merged.read_bytes() == chosen.read_bytes()
 
-    capfd.readouterr()
-    call("table", run)  # of single takes, which one pass scored
-    assert "the user chose the take" in capfd.readouterr().out
-    call("score", run, "--no-cache", "--jobs", 1)
-    assert whose in capfd.readouterr().out
+    assert "the user chose the take" in call("table", run)  # of single takes, which one pass scored
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    said = call("score", run, "--jobs", 1)
+    assert whose in said
     scores = json.loads((run / "scores.json").read_text())
     assert any(whose in note for note in scores["notes"]) and scores["physics_iq_verified"] != headline
     assert scores["takes"][first.id]["loops"] == 1
+    assert f"next: retake compare {run} OTHER" in said and f"retake report {run}" in said
+    assert f"retake table {run}   (with --all-attempts here it has a row for each round)" in said
+    assert f"Only the chosen clips of {run} are scored" in call("table", run)
+    clips = shutil.copytree(tmp_path / "whole" / "chosen", tmp_path / "clips")
+    said = call("compare", run, clips)
+    assert f"A: {run}" in said and f"B: {clips}" in said and "A minus B" in said
 
     assert "chosen by the loop" in call("choose", run, first.id, "--undo")
     assert chosen.read_bytes() == (takes / "attempt-1.mp4").read_bytes()

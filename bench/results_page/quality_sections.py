@@ -42,7 +42,7 @@ def export_quality(file: ResultFile) -> md.Section:
 
 def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
     document = file.document
-    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Physics-IQ", "PSNR dB", "relative error"]
+    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Original", "PSNR dB", "relative error"]
     rows = [
         [
             row["name"],
@@ -107,7 +107,7 @@ def demo_quality(file: ResultFile) -> md.Section:
         f"{md.interval(document.get('first_take'))}",
         body=md.paragraphs(
             words,
-            md.table(["take", "Verified (95 %)", "Physics-IQ"], arms),
+            md.table(["take", "Verified (95 %)", "Original"], arms),
             md.table(["category", "n", *(ARMS[key] for key in known)], categories) if categories else None,
             md.table([f"critic, {critic.get('num_critiques', '?')} replies", "share"], replies)
             if replies

@@ -58,12 +58,18 @@ def _outcome(store: RunStore, scenario_id: str) -> Outcome:
 
 
 def describe(outcome: Outcome) -> str:
-    """ "take 2 of 3, chosen by you; the loop's was take 1 (accepted)"."""
+    """ "take 2 of 0 to 3, chosen by you; the loop's was take 1 (accepted)"."""
     own = outcome.own
     loops = f"take {own.chosen} ({own.stopped})" if own.chosen is not None else f"none ({own.failure})"
     if outcome.overruled is None:
-        return f"{loops} of {len(outcome.attempts)}, chosen by the loop"
-    return f"take {outcome.chosen} of {len(outcome.attempts)}, chosen by you; the loop's was {loops}"
+        return f"{loops}, chosen by the loop"
+    return f"{numbered(outcome)}, chosen by you; the loop's was {loops}"
+
+
+def numbered(outcome: Outcome) -> str:
+    """ "take 2 of 0 to 3": its number, as everywhere, and those of all."""
+    last = len(outcome.attempts) - 1
+    return f"take {outcome.chosen}" + (f" of 0 to {last}" if last else "")
 
 
 def users_choices(outcomes: Iterable[Outcome]) -> list[str]:

@@ -50,14 +50,14 @@ def test_choosing_another_take(
     headline = json.loads((run / "scores.json").read_text())["physics_iq_verified"]
 
     said = call("choose", run, first.id, 0)
-    assert f"{first.id}: take 0 of 2, chosen by you; the loop's was take 1" in said
+    assert f"{first.id}: take 0 of 0 to 1, chosen by you; the loop's was take 1" in said
     assert f"undo: retake choose {run} {first.id} --undo" in said
     assert "score again: retake score" in said
     chosen, takes = run / "chosen" / first.output_name, run / "videos" / first.id
     assert chosen.read_bytes() == (takes / "attempt-0.mp4").read_bytes()
     assert "Chosen by you" in (run / "report.html").read_text()
 
-    whose = f"{first.id}: take 0 of 2, chosen by you; the loop's was take 1"
+    whose = f"{first.id}: take 0 of 0 to 1, chosen by you; the loop's was take 1"
     chosen.unlink()
     said = call("resume", run)  # and what it puts back is the user's
     assert whose in said and second.id not in said

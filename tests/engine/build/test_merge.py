@@ -371,7 +371,7 @@ def test_the_users_choice_is_kept_and_two_choices_are_refused(tmp_path: Path) ->
     one, two = (make_run(tmp_path / name, {1: [10, 20, 5]}) for name in ("one", "two"))
     choose(two, scenario(1).id, 2)
     merged = merge([one, two], tmp_path / "all")
-    assert len(merged.users_choices) == 1 and "take 2 of 3, chosen by you" in merged.users_choices[0]
+    assert len(merged.users_choices) == 1 and "take 2 of 0 to 2, chosen by you" in merged.users_choices[0]
     with RunStore.open(tmp_path / "all") as store:
         outcome = store.outcomes()[scenario(1).id]
         assert (outcome.chosen, outcome.own.chosen) == (2, 1)

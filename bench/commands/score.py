@@ -117,13 +117,11 @@ def score(
 
 
 def _say_what_comes_next(folder: Path, dataset: Path | None, all_attempts: bool) -> None:
-    print_line(f"next: {shlex.join(['retake', 'compare', str(folder), 'OTHER', *_option(dataset)])}")
-    if not (folder / DATABASE).is_file():
-        return
-    print_line(f"      {shlex.join(['retake', 'report', str(folder)])}")
-    rounds = "" if all_attempts else "   (with --all-attempts here it has a row for each round)"
-    print_line(f"      {shlex.join(['retake', 'table', str(folder)])}{rounds}")
-
-
-def _option(dataset: Path | None) -> list[str]:
-    return [] if dataset is None else ["--dataset", str(dataset)]
+    compare = ["compare", str(folder), "OTHER", *([] if dataset is None else ["--dataset", str(dataset)])]
+    commands = [shlex.join(["retake", *compare])]
+    if (folder / DATABASE).is_file():
+        rounds = "" if all_attempts else "   (with --all-attempts here it has a row for each round)"
+        report, table = (shlex.join(["retake", name, str(folder)]) for name in ("report", "table"))
+        commands = [report, f"{table}{rounds}", *commands]
+    for number, command in enumerate(commands):
+        print_line(f"{'     ' if number else 'next:'} {command}")

@@ -73,7 +73,7 @@ def test_choosing_another_take(
     scores = json.loads((run / "scores.json").read_text())
     assert any(whose in note for note in scores["notes"]) and scores["physics_iq_verified"] != headline
     assert scores["takes"][first.id]["loops"] == 1
-    assert f"next: retake compare {run} OTHER" in said and f"retake report {run}" in said
+    assert f"next: retake report {run}" in said and f"retake compare {run} OTHER" in said
     assert f"retake table {run}   (with --all-attempts here it has a row for each round)" in said
     assert f"Only the chosen clips of {run} are scored" in call("table", run)
     clips = shutil.copytree(tmp_path / "whole" / "chosen", tmp_path / "clips")

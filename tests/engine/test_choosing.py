@@ -89,3 +89,26 @@ def test_choosing_another_take(
     assert "nearest" in call("choose", run, first.id[:-1], 0, status=2)
     assert "no take is named" in call("choose", run, first.id, status=2)
     assert "exclude one another" in call("choose", run, first.id, 0, "--undo", status=2)
+
+
+def test_samples_and_selectors_say_what_was_judged_and_why_it_was_chosen(
+    folders: Folders, tmp_path: Path
+) -> None:
+    """The critic sees one take of the round: the report says so where a score would stand."""
+    run, models = tmp_path / "run", ("--generator", folders.generator, "--critic", folders.critic)
+    options = (*models, "--device", "cpu", "--dtype", "fp32", "--loops", 0, "--limit", 1)
+    said = call("run", folders.dataset, *options, "--samples", 3, "--selectors", "consensus", "--out", run)
+    with RunStore.open(run, read_only=True) as store:
+        (outcome,) = store.outcomes().values()
+    (judged,) = (take.index for take in outcome.attempts if take.critique is not None)
+    assert f"winner of round 0: take {judged}" in said and "best of its round by consensus" in said
+    assert f"chose take {outcome.chosen} of 0 to 2 (" in said and f"; judged: {judged}" in said
+    page = (run / "report.html").read_text()
+    others = sum(take.critique is None for take in outcome.attempts)
+    assert page.count('<span class="chip">not judged</span>') >= others == 2
+    filled = judged == 0 == outcome.chosen
+    assert ("no scenario has a score of both" in page) is not filled
+    assert "from one scored case alone" in call("score", run, "--all-attempts", "--no-cache", "--jobs", 1)
+    call("report", run)
+    page = (run / "report.html").read_text()
+    assert "from one scored scenario alone" in page and "mean of 1 scenario, too few" in page

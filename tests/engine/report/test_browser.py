@@ -271,6 +271,8 @@ def test_a_take_is_chosen_by_the_command_of_its_control_and_undone(browser: Brow
     name, output = SCENES[0][0], f"{SCENES[0][0]}_scene.mp4"
     browser.open(write_report(run))
     control = f"{SCENE} [data-take='1'] .choose"
+    labels = browser.run("[...document.querySelectorAll('.tile .label')].map(l => l.textContent)")
+    assert labels[:2] == ["Physics-IQ Verified", "Physics-IQ Original"] and len(set(labels)) == len(labels)
     code = f"document.querySelector('{SCENE} .command code')"
     assert browser.run(f"document.querySelectorAll('{SCENE} .choose').length") == 3  # not of the chosen one
     assert browser.run(f'document.querySelector("{control}").textContent').endswith("attempt-1.mp4")

@@ -51,7 +51,7 @@ def export_quality(file: ResultFile) -> md.Section:
 
 def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
     document = file.document
-    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Physics-IQ", "PSNR dB", "relative error"]
+    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Original", "PSNR dB", "relative error"]
     rows = [
         [
             row["name"],
@@ -131,7 +131,7 @@ def demo_quality(file: ResultFile) -> md.Section:
         body=md.paragraphs(
             words,
             *(f"![What each step of the loop is worth]({PLOTS}/{name})" for name in plots),
-            md.table(["take", "Verified (95 %)", "Physics-IQ"], arms),
+            md.table(["take", "Verified (95 %)", "Original"], arms),
             md.table(["category", "n", *(ARMS[key] for key in known), "chosen minus first"], categories)
             if categories
             else None,

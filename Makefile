@@ -2,7 +2,7 @@
 # make test   lint, types and tests
 # make test-cpus  tests that compare numbers, under several kernels of this CPU; test-cpus-short takes a minute
 # make bench    speed of kernels, denoiser, critic and lanes on this machine's GPU, or tiny sizes on a CPU
-# make results  RESULTS.md and its plots from the measurements in bench/results
+# make results  RESULTS.md, its plots and the figures of README.md and docs from bench/results
 # make docs     docs/settings.md from the settings
 # make faults  kills, signals, full disks, damage, hostile input and an hour of soak -> bench/results/faults.json
 # make audit   bandit over the sources, pip-audit over what is installed (it asks api.osv.dev)

@@ -7,7 +7,7 @@ Legend: T pixel frames . H, W pixels. Times named `_s` are seconds after the swi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -235,9 +235,21 @@ class Outcome:
     chosen: int | None = None
     failure: str | None = None
     stopped: str | None = None  # why the loop ended: one of the reasons in `engine.loop.policy`
+    overruled: Outcome | None = None  # what the loop made of it, where the user chose the take
 
     def __post_init__(self) -> None:
         assert (self.chosen is None) != (self.failure is None), "an outcome is either chosen or failed"
+
+    @property
+    def own(self) -> Outcome:
+        """What the loop made of it, whatever the user chose since."""
+        return self.overruled or self
+
+    def with_take(self, take: int) -> Outcome:
+        """As it stands once the user chose this take; the loop's own take is the loop's outcome again."""
+        if take == self.own.chosen:
+            return self.own
+        return replace(self.own, chosen=take, failure=None, overruled=self.own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,7 @@ ROOMS_ABOVE = {
         "submission": "",
         "scoring": "files",
         "analysis": "scoring",
-        "table": "console scoring analysis",
+        "table": "files console scoring analysis",
         "results_page": "files",
         "quality": "files console scoring analysis results_page",
         "commands": "dataset submission",

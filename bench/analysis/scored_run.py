@@ -23,7 +23,7 @@ from kernels.files import read_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredRun:
-    """Scenarios that have a chosen take, by id. A take without a record could not be scored."""
+    """Scenarios of which the loop chose a take, by id. A take without a record could not be scored."""
 
     folder: Path
     config: RunConfig
@@ -33,6 +33,7 @@ class ScoredRun:
     outcomes: Mapping[str, Outcome]
     records: Mapping[tuple[str, int], CaseRecord]  # by scenario id and attempt number
     failed: tuple[str, ...]  # scenarios without any take to choose
+    clips: bool = False  # one take of each scenario, of which no loop and no settings are known
 
     @property
     def steps(self) -> int | None:
@@ -43,7 +44,8 @@ class ScoredRun:
         return found if isinstance(found, int) else None
 
     def chosen(self, scenario_id: str) -> int:
-        chosen = self.outcomes[scenario_id].chosen
+        """The loop's own choice: a user's says nothing of the loop."""
+        chosen = self.outcomes[scenario_id].own.chosen
         assert chosen is not None, f"{scenario_id} failed"
         return chosen
 
@@ -53,7 +55,7 @@ def read_run(folder: Path) -> ScoredRun:
     config, outcomes, scenarios = read_finished(folder)
     document = _read_scores(folder)
     with RunStore.open(folder, read_only=True) as store:
-        if not is_of(document, store):
+        if not is_of(document, store, whoever_chosen=True):
             raise _rescore(folder, "is of other takes than the run has now")
     records = {}
     try:
@@ -96,7 +98,7 @@ def scored_run(
     fps: float,
 ) -> ScoredRun:
     manifest = read_manifest(folder / MANIFEST)
-    kept = {key: outcome for key, outcome in outcomes.items() if outcome.chosen is not None}
+    kept = {key: outcome for key, outcome in outcomes.items() if outcome.own.chosen is not None}
     return ScoredRun(
         folder=folder,
         config=config,

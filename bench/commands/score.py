@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,9 @@ from typing import Annotated
 import typer
 
 from bench.commands._process import run_module
-from engine.commands._app import app
+from engine.commands._app import app, print_line
 from engine.errors import ConfigError
+from engine.runs.folder import DATABASE
 
 _HELP = (
     "Score clips against the real ones as Physics-IQ does: Original and Verified score from one pass.\n\n"
@@ -108,4 +110,18 @@ def score(
         "--no-cache": no_cache,
     }
     arguments += [key for key, given in switches.items() if given]
-    raise typer.Exit(run_module("scoring.physics_iq", *arguments))
+    status = run_module("scoring.physics_iq", *arguments)
+    if status == 0:
+        _say_what_comes_next(folder, dataset, all_attempts)
+    raise typer.Exit(status)
+
+
+def _say_what_comes_next(folder: Path, dataset: Path | None, all_attempts: bool) -> None:
+    compare = ["compare", str(folder), "OTHER", *([] if dataset is None else ["--dataset", str(dataset)])]
+    commands = [shlex.join(["retake", *compare])]
+    if (folder / DATABASE).is_file():
+        rounds = "" if all_attempts else "   (with --all-attempts here it has a row for each round)"
+        report, table = (shlex.join(["retake", name, str(folder)]) for name in ("report", "table"))
+        commands = [report, f"{table}{rounds}", *commands]
+    for number, command in enumerate(commands):
+        print_line(f"{'     ' if number else 'next:'} {command}")

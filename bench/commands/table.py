@@ -31,7 +31,12 @@ class Score(StrEnum):
 )
 def table(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Run folders, scored with --all-attempts.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN",
+            help="Scored runs (with --all-attempts a row for each round), folders of clips, files of "
+            "score --json.",
+        ),
     ],
     ensembles: Annotated[
         str, typer.Option(metavar="SETS", help='Sets of row numbers, such as "1,2,5;all".')
@@ -52,6 +57,9 @@ def table(
     form: Annotated[Format, typer.Option("--format", help="LaTeX needs the package booktabs.")] = Format.TEXT,
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
     device: Annotated[str, typer.Option(help="Where networks run: auto, cpu or cuda.")] = "auto",
+    dataset: Annotated[
+        Path | None, typer.Option(help="Of folders of clips. Default: the dataset of the first run.")
+    ] = None,
 ) -> None:
     """Print runs as a results table: a row for each loop round, ensembles of rows, their gains.
 
@@ -66,6 +74,7 @@ def table(
         "--format": form.value,
         "--device": device,
         **({} if out is None else {"--out": out}),
+        **({} if dataset is None else {"--dataset": dataset}),
     }
     pairs = [part for option in options.items() for part in option]
     raise typer.Exit(run_module("table.make", *runs, *pairs))

@@ -1,1 +1,1 @@
-"""RESULTS.md and its plots, generated from the measurements in bench/results. Measures nothing."""
+"""RESULTS.md, its plots and the figures of other pages, from the files in bench/results. Measures nothing."""

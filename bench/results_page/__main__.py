@@ -1,7 +1,7 @@
-"""Writes RESULTS.md and docs/waterfall-*.svg, or says whether they are what the measurements give.
+"""Writes RESULTS.md, docs/waterfall-*.svg and the figures of README.md and docs, or says what is stale.
 
 python -m bench.results_page            # write
-python -m bench.results_page --check    # exit code 1 when the page or a plot is stale
+python -m bench.results_page --check    # exit code 1 when a page or a plot is stale
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.files import write_whole
+from bench.results_page.filled import filled_pages
 from bench.results_page.page import PLOT_PATTERN, Page, make_page
 from engine.errors import RetakeError
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def stale(root: Path, page: Page) -> list[str]:
     """Paths below `root` whose content is not the page's, missing and leftover ones included."""
-    wanted = expected(page)
+    wanted = expected(root, page)
     leftover = {f"docs/{path.name}" for path in (root / "docs").glob(PLOT_PATTERN)} - wanted.keys()
     changed = {name for name, text in wanted.items() if _read(root / name) != text}
     return sorted(leftover | changed)
@@ -28,7 +29,7 @@ def stale(root: Path, page: Page) -> list[str]:
 
 def write(root: Path, page: Page) -> None:
     """Plots that no measurement makes any more are removed."""
-    wanted = expected(page)
+    wanted = expected(root, page)
     for name, text in wanted.items():
         write_whole(root / name, text.encode("utf-8"))
     for path in (root / "docs").glob(PLOT_PATTERN):
@@ -36,8 +37,10 @@ def write(root: Path, page: Page) -> None:
             path.unlink()
 
 
-def expected(page: Page) -> dict[str, str]:
-    return {"RESULTS.md": page.text} | {f"docs/{name}": text for name, text in page.plots.items()}
+def expected(root: Path, page: Page) -> dict[str, str]:
+    """Path below `root` -> what it should hold."""
+    plots = {f"docs/{name}": text for name, text in page.plots.items()}
+    return {"RESULTS.md": page.text} | plots | filled_pages(root, page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         page = make_page(options.root / "bench" / "results")
+        found = stale(options.root, page)
     except RetakeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = stale(options.root, page)
     if options.check:
         print("\n".join(f"stale: {name}" for name in found) or "up to date")
         return 1 if found else 0

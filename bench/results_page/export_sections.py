@@ -23,7 +23,7 @@ def export_build(file: ResultFile) -> md.Section:
     measured = [row for row in rows if row["measured"]]
     estimated = [row for row in rows if not row["measured"]]
     return md.Section(
-        title="Export and engine builds",
+        title="What do an export and an engine build take?",
         headline="; ".join(_headline(row) for row in measured) or "nothing was measured",
         body=md.paragraphs(
             _costs(measured),
@@ -56,7 +56,7 @@ def export_errors(file: ResultFile) -> md.Section:
     ]
     steps, scenes = len(document["tables"][0]["timesteps"]), document["num_scenarios"]
     return md.Section(
-        title="Errors of the export recipes by layer",
+        title="How exact is an export recipe, layer by layer?",
         headline="; ".join(f"{row['name']}: {md.small(row['largest_output_error'])}" for row in rows)
         + " of the velocity at the worst timestep",
         body=md.paragraphs(

@@ -27,7 +27,7 @@ def faults(file: ResultFile) -> md.Section:
             )
     told = ", ".join(f"{summary[name]} {name}" for name in COSTS)
     return md.Section(
-        title="Faults put into runs",
+        title="What does a fault cost a run?",
         headline=f"{md.count(summary['kills'])} kills, {md.count(sum(row['tried'] for row in rows))} "
         f"faults in all: {told}",
         body=md.paragraphs(

@@ -90,5 +90,11 @@ def slug(text: str) -> str:
     return "-".join(part for part in kept.split("-") if part)
 
 
+def anchor(heading: str) -> str:
+    """What a link to a heading ends in, as GitHub makes it."""
+    kept = "".join(char for char in heading.lower() if char.isalnum() or char in " -_")
+    return kept.replace(" ", "-")
+
+
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())

@@ -21,6 +21,7 @@ from bench.results_page import (
 )
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
+    Document,
     ResultError,
     ResultFile,
     code_of,
@@ -58,10 +59,22 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """RESULTS.md and the plots by file name."""
+    """RESULTS.md, the plots by file name, and what other pages quote: measurements and anchors by name."""
 
     text: str
     plots: dict[str, str]
+    files: dict[str, ResultFile]
+    anchors: dict[str, str]
+
+    def document(self, name: str) -> Document:
+        """ResultError where this was not measured."""
+        if name not in self.files:
+            raise ResultError(f"bench/results/{name}.json is missing", fix="measure it, or remove its figure")
+        return self.files[name].document
+
+    def link(self, name: str, words: str = "measured") -> str:
+        """A link to the section of a measurement, as it stands in a page of the top folder."""
+        return f"[{words}](RESULTS.md#{self.anchors[name]})"
 
 
 def make_page(folder: Path) -> Page:
@@ -70,13 +83,18 @@ def make_page(folder: Path) -> Page:
     found = [(file, section_of(file)) for file in files]
     titles = _titles([section.title for _, section in found], files)
     summary = [
-        f"[{title}](#{_anchor(title)}): {section.headline}"
+        f"[{title}](#{md.anchor(title)}): {section.headline}"
         for title, (_, section) in zip(titles, found, strict=True)
     ]
     parts = [_part(title, file, section) for title, (file, section) in zip(titles, found, strict=True)]
     text = md.paragraphs(FIRST_LINE, "# Results", INTRODUCTION, md.bullets(summary), *parts)
     plots = {name: text for _, section in found for name, text in section.plots.items()}
-    return Page(text=f"{text}\n", plots=plots)
+    return Page(
+        text=f"{text}\n",
+        plots=plots,
+        files={file.name: file for file in files},
+        anchors={file.name: md.anchor(title) for file, title in zip(files, titles, strict=True)},
+    )
 
 
 def section_of(file: ResultFile) -> md.Section:
@@ -100,7 +118,7 @@ def section_of(file: ResultFile) -> md.Section:
 def _titles(titles: Sequence[str], files: Sequence[ResultFile]) -> list[str]:
     """Two files of a kind are told apart by their names."""
     return [
-        title if titles.count(title) == 1 else f"{title}: {file.name}"
+        title if titles.count(title) == 1 else f"{title} ({file.name})"
         for title, file in zip(titles, files, strict=True)
     ]
 
@@ -117,9 +135,3 @@ def _part(title: str, file: ResultFile, section: md.Section) -> str:
     notes = [str(note) for note in file.document.get("notes", [])]
     told = md.paragraphs("Notes:", md.bullets(notes)) if notes else None
     return md.paragraphs(f"## {title}", md.bullets(facts), section.body, told)
-
-
-def _anchor(title: str) -> str:
-    """As GitHub makes it of a heading."""
-    kept = "".join(char for char in title.lower() if char.isalnum() or char in " -_")
-    return kept.replace(" ", "-")

@@ -36,7 +36,7 @@ def policy(file: ResultFile) -> md.Section:
         for layer, times in row["refused"].items()
     ]
     return md.Section(
-        title="Precision policy of the bundled generator",
+        title="Which layers of the bundled generator stand 8 bits?",
         headline="; ".join(f"{row['name']} {md.small(row['worst_error'])} at worst" for row in rows),
         body=md.paragraphs(
             f"{document['num_scenarios']} training scenes, every timestep of the schedule. Admitted: a "

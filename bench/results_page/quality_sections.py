@@ -12,6 +12,8 @@ from typing import Any
 from bench.results_page import markdown as md
 from bench.results_page import selector_tables
 from bench.results_page.result_files import ResultFile
+from bench.results_page.speed_sections import PLOTS
+from bench.results_page.waterfall import Bar, Scale, waterfall
 
 ARMS = {
     "frozen": "the last frame of the prefix, held",
@@ -21,6 +23,8 @@ ARMS = {
     "chosen": "take that the loop chose",
     "oracle": "best take by the score itself (a bound, not a result)",
 }
+NO_MODEL = ("frozen", "extrapolated")
+POINTS = Scale(unit="points", rising=True, ratios=False)  # a score is no amount
 CRITIC = {
     "verdict_accuracy": "verdicts that are right",
     "balanced_accuracy": "the same, acceptable and unacceptable takes weighed equally",
@@ -28,21 +32,26 @@ CRITIC = {
     "true_attributes_plan": "attributes of the plan that are right",
     "unreadable": "replies that could not be read",
 }
+CONTROLS = {
+    "true_takes": "verdicts on true continuations",
+    "planted_takes": "verdicts on planted wrong physics",
+    "swapped_takes": "verdicts on a take of another scene",
+}
 
 
 def denoiser_quality(file: ResultFile) -> md.Section:
     """Every optimization alone and each preset against the exact one."""
-    return _compared(file, title="Quality of the fast denoisers", base="exact")
+    return _compared(file, title="What does speed cost in quality?", base="exact")
 
 
 def export_quality(file: ResultFile) -> md.Section:
     """Every exported form against the module it was made of."""
-    return _compared(file, title="Quality of the exported denoisers", base="eager")
+    return _compared(file, title="What does an exported denoiser cost in quality?", base="eager")
 
 
 def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
     document = file.document
-    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Physics-IQ", "PSNR dB", "relative error"]
+    header = ["setting", "Verified (95 %)", f"minus {base} (95 %)", "Original", "PSNR dB", "relative error"]
     rows = [
         [
             row["name"],
@@ -89,11 +98,13 @@ def demo_quality(file: ResultFile) -> md.Section:
     ]
     known = [key for key in ARMS if key in document and key != "oracle"]
     categories = [
-        [name, str(found["n"]), *(md.interval(found.get(key)) for key in known)]
+        [
+            name,
+            str(found["n"]),
+            *(md.interval(found.get(key)) for key in known),
+            md.interval(found.get("chosen_minus_first"), sign="+"),
+        ]
         for name, found in document.get("by_category", {}).items()
-    ]
-    replies = [
-        [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
     ]
     gain = document.get("chosen_minus_first")
     words = f"{document['n']} scenarios, {document.get('num_takes', '?')} takes."
@@ -101,19 +112,54 @@ def demo_quality(file: ResultFile) -> md.Section:
         words += f" The run is not finished: {document['num_pending']} more scenarios are not in it."
     if gain:
         words += f" Chosen take minus first take, paired: {md.interval(gain, digits=2, sign='+')}."
+    replies = [
+        [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
+    ]
+    controls = critic.get("controls", {})
+    replies += [
+        [f"{label} ({controls['n']} scenes)", f"{100 * controls[key]:.0f} %"]
+        for key, label in CONTROLS.items()
+        if key in controls
+    ]
+    if "num_truly_acceptable" in critic:
+        words = f"{words} {critic['num_truly_acceptable']} takes are truly acceptable."
+    plots = _arms_plot(file.name, document)
     return md.Section(
-        title="Bundled models",
+        title="How good are the bundled models?",
         headline=f"chosen take {md.interval(document.get('chosen'))} Verified, first take "
         f"{md.interval(document.get('first_take'))}",
         body=md.paragraphs(
             words,
-            md.table(["take", "Verified (95 %)", "Physics-IQ"], arms),
-            md.table(["category", "n", *(ARMS[key] for key in known)], categories) if categories else None,
+            *(f"![What each step of the loop is worth]({PLOTS}/{name})" for name in plots),
+            md.table(["take", "Verified (95 %)", "Original"], arms),
+            md.table(["category", "n", *(ARMS[key] for key in known), "chosen minus first"], categories)
+            if categories
+            else None,
             md.table([f"critic, {critic.get('num_critiques', '?')} replies", "share"], replies)
             if replies
             else None,
         ),
+        plots=plots,
     )
+
+
+def _arms_plot(name: str, document: Mapping[str, Any]) -> dict[str, str]:
+    """A bar for each way to answer a scene, from nothing to the loop; nothing where arms are missing."""
+    shown = [key for key in ARMS if key != "oracle" and key in document]
+    if len(shown) < 2:
+        return {}
+    bars = [
+        Bar(
+            name=ARMS[key],
+            adds=f"95 %: {' to '.join(md.ms(bound) for bound in document[key]['ci95'])}",
+            value=document[key]["mean"],
+            stock=key in NO_MODEL,
+        )
+        for key in shown
+    ]
+    limits = {"oracle": document["oracle"]["mean"]} if "oracle" in document else {}
+    title = f"Physics-IQ Verified score of {document['n']} held-out simulated scenes"
+    return {f"waterfall-{md.slug(name)}.svg": waterfall(title, bars, limits, POINTS)}
 
 
 def scoring(file: ResultFile) -> md.Section:
@@ -145,7 +191,7 @@ def scoring(file: ResultFile) -> md.Section:
             f"; {timing['times_faster_cold']:.1f} times faster, {timing['times_faster_warm']:.1f} warm"
         )
     return md.Section(
-        title="Scorer",
+        title="Does the scorer give the official numbers, and how fast?",
         headline=headline,
         body=md.paragraphs(
             f"{len(document.get('datasets', []))} made datasets; tolerance of a CSV column "
@@ -158,7 +204,7 @@ def scoring(file: ResultFile) -> md.Section:
 
 
 def selectors(file: ResultFile) -> md.Section:
-    """The table that the README shows, made by the suite itself."""
+    """The table that the suite itself makes."""
     document = file.document
     name, found = next(iter(document["sets"].items()))
     # Every row of the table, for the best one of them would have been picked on the scenes that measure it.
@@ -169,7 +215,9 @@ def selectors(file: ResultFile) -> md.Section:
     ]
     headline = f"{name.replace('_', ' ')}, share of the oracle's gain: {', '.join(shares)}"
     return md.Section(
-        title="Selectors", headline=headline, body=selector_tables.markdown(document).rstrip("\n")
+        title="How well do selectors choose?",
+        headline=headline,
+        body=selector_tables.markdown(document).rstrip("\n"),
     )
 
 

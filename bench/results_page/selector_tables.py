@@ -1,4 +1,4 @@
-"""The selectors' measurement as terminal tables and as the README's Markdown table, from its JSON document.
+"""The selectors' measurement as terminal tables and as the Markdown table of RESULTS.md, from its JSON.
 
 Computes nothing: every figure is in the document.
 """
@@ -37,7 +37,7 @@ def print_tables(document: Document, console: Console) -> None:
 
 
 def markdown(document: Document) -> str:
-    """The README's table: a row a choice, score and share for each set. The other pairs are in the JSON."""
+    """A row a choice, score and share for each set, for RESULTS.md. The other pairs are in the JSON."""
     sets = document["sets"]
     header = ["choice", *(cell for name in sets for cell in (_title(name, document), "share of oracle"))]
     timed = any(found["seconds_per_scenario"] is not None for found in document["selectors"].values())

@@ -25,11 +25,10 @@ from bench.results_page.waterfall import Bar, waterfall
 
 PLOTS = "docs"
 TITLES = {
-    "denoiser": "Denoiser",
-    "attention": "Attention kernels",
-    "linear": "Linear kernels",
-    "vae": "VAE decode",
-    "aoti": "AOTInductor packages",
+    "attention": "How fast is attention alone?",
+    "linear": "How fast is a linear layer alone?",
+    "vae": "How fast are latents decoded to frames?",
+    "aoti": "What does a package of native code bring?",
 }
 SPREAD = ("ms", "p10 to p90", "n")
 CEILINGS = {
@@ -42,6 +41,7 @@ CEILINGS = {
 def denoiser(file: ResultFile) -> md.Section:
     """A part for each subject, with its waterfall."""
     parts, headlines, plots = [], [], {}
+    names = [subject["name"] for subject in file.document["subjects"]]
     for subject in file.document["subjects"]:
         rows = read_rows(subject["variants"], f"{file.path}, {subject['name']}")
         name = f"waterfall-{md.slug(file.name)}-{md.slug(subject['name'])}.svg"
@@ -53,7 +53,7 @@ def denoiser(file: ResultFile) -> md.Section:
             parts.append(_subject(subject, rows, None))
         headlines.append(f"{subject['name']}: {_fastest(rows, subject.get('roofline_ms'))}")
     return md.Section(
-        title=TITLES["denoiser"],
+        title=f"How fast is a forward of {' and of '.join(names)}?",
         headline="; ".join(headlines),
         body=md.paragraphs(_ceilings(file.document.get("ceilings", {})), *parts),
         plots=plots,

@@ -42,10 +42,11 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """What a bar's length is; `rising`: more of it is better."""
+    """What a bar's length is; `rising`: more of it is better; `ratios`: a bar is so many times another."""
 
     unit: str
     rising: bool = False
+    ratios: bool = True
 
     def gains(self, before: float, now: float) -> bool:
         return now > before if self.rising else now < before
@@ -125,7 +126,9 @@ def _row(bar: Bar, before: Bar | None, corner: tuple[float, float], px: float, s
         change = bar.value - before.value
         sign = "−" if change < 0 else "+"
         css = "gain" if scale.gains(before.value, bar.value) else "loss"
-        words = f"{sign}{scale.told(abs(change))}, {times(scale.times(before.value, bar.value))}"
+        words = f"{sign}{scale.told(abs(change))}"
+        if scale.ratios:
+            words += f", {times(scale.times(before.value, bar.value))}"
         parts.append(_text(left + end + 8, y + BAR_PX / 2 + 13, words, f"{css} note value"))
     return parts
 

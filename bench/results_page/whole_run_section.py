@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from bench.results_page.speed_sections import PLOTS
 from bench.results_page.waterfall import Bar, Scale, waterfall
 
 TITLE = "How fast is a whole run?"
@@ -42,7 +43,6 @@ COST_HEADER = (
     "W",
     "SM MHz",
 )
-PLOTS = "docs"
 AN_HOUR = Scale(unit="an hour", rising=True)
 CAUSES = {
     "working_s": "steps at their fastest",

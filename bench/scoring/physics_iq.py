@@ -27,7 +27,7 @@ from bench.scoring.clip_stream import num_considered
 from bench.scoring.official_csv import csv_text
 from bench.scoring.reference_cache import ReferenceCache, expected_bytes
 from bench.scoring.references import Reference, dataset_tree, references, revision
-from bench.scoring.run_record import accepted_changes, recorded_takes, run_changes
+from bench.scoring.run_record import accepted_changes, chosen_by_user, recorded_takes, run_changes
 from bench.scoring.score_document import Scores, print_table, report
 from bench.scoring.submission import Submission, is_run, read_submission
 from bench.scoring.view_metrics import Case, reduced_size
@@ -38,6 +38,7 @@ from engine.runs.changes import listed
 from engine.settings.environment import cache_folder, usable_cores
 from engine.video.files import probe
 
+SCORES = "scores.json"  # of a run, in its folder
 MAX_THREADS = 4  # of one decoder; each holds a frame of the clip
 
 
@@ -148,7 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "nothing was kept" if cache is None else "repeat the command to go on from there"
         errors.print(f"stopped; {kept}", highlight=False)
         return 130
-    _write(options, replace(scores, changes=changes, takes=takes), console)
+    notes = (*scores.notes, *chosen_by_user(options.folder))
+    _write(options, replace(scores, changes=changes, takes=takes, notes=notes), console)
     return 0 if scores.cases else 1
 
 
@@ -183,7 +185,7 @@ def _write(options: argparse.Namespace, scores: Scores, console: Console) -> Non
     document = report(scores)
     print_table(document, console)
     scored_run = is_run(options.folder) and scores.cases
-    target = options.json or (options.folder / "scores.json" if scored_run else None)
+    target = options.json or (options.folder / SCORES if scored_run else None)
     if target is not None:
         write_json(target, document)
         console.print(f"wrote {target}", markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import Any
 from bench.scoring.case_scoring import CHOSEN
 from engine.datasets.physics_iq import Description, benchmark_tree
 from engine.runs.changes import prefix_change
+from engine.runs.choices import users_choices
 from engine.runs.folder import DATABASE
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
@@ -47,6 +48,14 @@ def recorded_takes(run: Path) -> dict[str, Any] | None:
         return None
     with RunStore.open(run, read_only=True) as store:
         return takes_of(store)
+
+
+def chosen_by_user(run: Path) -> list[str]:
+    """A line for each chosen take that is the user's choice, not the loop's; none of what is no run."""
+    if not (run / DATABASE).is_file():
+        return []
+    with RunStore.open(run, read_only=True) as store:
+        return users_choices(store.outcomes().values())
 
 
 def accepted_changes(run: Path) -> list[str]:

@@ -86,19 +86,21 @@ def print_table(document: dict[str, Any], console: Console) -> None:
     """All, categories and views; scenarios are in the document."""
     shown = {**document["by_category"], **document["by_view"]}
     title = f"Physics-IQ at {document['fps']:g} fps on {document['dataset']['tree']}"
-    table = Table("cases of", "n", "Physics-IQ", "Verified", title=title)
+    table = Table("cases of", "n", "Original", "Verified", title=title)
     groups = {name: group for name, group in document["groups"].items() if name in shown}
     for name, group in {"all": document, **groups}.items():
         scores = (group["physics_iq"], group["physics_iq_verified"])
         cells = ["-" if score is None else f"{score:.2f}" for score in scores]
         table.add_row(name, str(group["num_cases"]), *cells)
     console.print(table)
+    if document["num_cases"] == 1:
+        console.print("from one scored case alone: it says nothing of other scenarios", highlight=False)
     if document["sub_scores"]:
         parts = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in document["sub_scores"].items()]
         console.print(f"Verified sub-scores: {', '.join(parts)}", highlight=False)
     for entry in document["unscored"]:
-        attempt = "" if entry["attempt"] is None else f" attempt {entry['attempt']}"
-        console.print(f"unscored {entry['scenario_id']}{attempt}: {entry['reason']}", markup=False)
+        take = "" if entry["attempt"] is None else f" take {entry['attempt']}"
+        console.print(f"unscored {entry['scenario_id']}{take}: {entry['reason']}", markup=False)
     for note in document["notes"]:
         console.print(f"note: {note}", markup=False)
     for change in document["changes"]:

@@ -190,6 +190,7 @@ def _record_facts(run: Run) -> dict[str, Known]:
         return {}
     config = read_config(run.record)
     takes, generate_s, rewrite_s = _work(run.record)
+    by_hand = _chosen_by_hand(run.record)
     rewrites = config.loop.loops > 0
     facts: dict[str, Any] = {
         "input_type": "v2v",
@@ -201,7 +202,7 @@ def _record_facts(run: Run) -> dict[str, Known]:
         names = config.loop.selectors
         facts["bon_sampling_method"] = (
             ", ".join(names) if len(names) == 1 else f"rank sum of {', '.join(names)}"
-        )
+        ) + (f"; {by_hand} clips chosen by hand" if by_hand else "")
     if rewrites:
         facts["prompt_upsampling_method"] = f"Retake loop with the critic {Path(config.critic.name).name}"
     gpu = _gpu(run.record)
@@ -221,6 +222,12 @@ def _record_facts(run: Run) -> dict[str, Known]:
         f"public_info.{name}": Known(value=value, source=sources.get(name, "by the run's record"))
         for name, value in facts.items()
     }
+
+
+def _chosen_by_hand(folder: Path) -> int:
+    """Clips that the user chose, as `retake choose` does: a card must not call them the selectors'."""
+    with RunStore.open(folder, read_only=True) as store:
+        return sum(outcome.overruled is not None for outcome in store.outcomes().values())
 
 
 def _work(folder: Path) -> tuple[int, float | None, float | None]:

@@ -1,7 +1,7 @@
 """Table 1 of the loop: attempt sets of finished runs with both scores, ensembles of them, comparisons.
 
-Reads what `retake score RUN --all-attempts` left behind; opens takes only to let selectors choose, and never
-a reference.
+Reads what `retake score RUN --all-attempts` left behind; takes are opened only to let selectors choose. Of
+folders of clips it scores what was not scored.
 
     python -m bench.table.make RUN [RUN ...] [--ensembles "1,2,5;all"] [--select NAME] [--compare "4 vs 1"]
 """
@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from bench.analysis.bootstrap import RESAMPLES, Floats, statistic_ci95
-from bench.analysis.scored_run import read_run
+from bench.analysis.bootstrap import RESAMPLES, Floats
+from bench.analysis.scored_clips import dataset_of, only_chosen_are_scored, read_clips
+from bench.analysis.scored_run import ScoredRun, read_run
 from bench.console import page_console
+from bench.table.compare import difference
 from bench.table.ensembles import (
     Ensemble,
     check_frame_rates,
@@ -37,10 +39,20 @@ from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Row, make_board,
 from engine.commands._console import make_console
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
+from engine.runs.folder import DATABASE
 from engine.types import SelectorSettings
 from kernels.files import printable
 
 SWITCH = {"original": (ORIGINAL,), "verified": (VERIFIED,), "both": SCORES}
+
+
+_LOOP_NOTES = (
+    "Loop 0 is the benchmark's own text, loop 1 the plan's prompt. A scenario that stopped earlier keeps the "
+    "take of its last round.",
+    "Gain: score of the ensemble minus the mean score of its member rows. Share: that gain as part of the "
+    "oracle's.",
+    "oracle chooses by the benchmark score of its column: a bound, not a result. loop: what the loop kept.",
+)
 
 
 def make_table(
@@ -51,22 +63,26 @@ def make_table(
     compare: str = "",
     scores: Sequence[str] = SCORES,
     device: str = "cpu",
+    dataset: Path | None = None,
 ) -> dict[str, Any]:
     """The JSON document of the table, of which `bench.table.render` makes the other formats.
 
     Raises ScorerError with the command to run for a run that is not finished or not scored, ConfigError for
     rows or selectors that do not exist.
     """
-    board = make_board([read_run(folder) for folder in folders])
+    board = make_board(_read(folders, dataset))
     groups = single_rows(board)
     singles = [row for rows in groups for row in rows]
-    named = parse_ensembles(ensembles, singles)
+    looped = [rows for rows in groups if not rows[0].clips]
+    named = parse_ensembles(ensembles, [row for rows in looped for row in rows])
+    if choosers and not looped:
+        raise ConfigError("--select chooses among takes of a run, and none is given", fix="leave it out")
     for ensemble in named:
         check_frame_rates(board, ensemble)
     entries = [_entry(board, row, scores) for row in singles]
     rows = [*singles]
     settings = _networks(board, device) if choosers else SelectorSettings()
-    for ensemble, oracle, lines in _ensemble_rows(board, groups, named, choosers, settings):
+    for ensemble, oracle, lines in _ensemble_rows(board, looped, named, choosers, settings):
         rows += lines
         entries += [_ensemble_entry(board, ensemble, oracle, line, scores) for line in lines]
     return {
@@ -80,6 +96,14 @@ def make_table(
         "left_out": dict(board.left_out),
         "notes": _notes(board, groups, [*named], compare),
     }
+
+
+def _read(folders: Sequence[Path], dataset: Path | None) -> list[ScoredRun]:
+    """Runs with every take, where these are scored; else, and of folders of clips, the one clip of each."""
+    dataset = dataset_of(folders, dataset)
+    is_loop = [(path / DATABASE).is_file() and not only_chosen_are_scored(path) for path in folders]
+    pairs = zip(folders, is_loop, strict=True)
+    return [read_run(path) if loop else read_clips(path, dataset) for path, loop in pairs]
 
 
 def _ensemble_rows(
@@ -107,7 +131,7 @@ def _ensemble_rows(
 
 def _networks(board: Board, device: str) -> SelectorSettings:
     """Those that the runs themselves look through."""
-    first, *others = [(run.folder, run.config.selectors.on(device)) for run in board.runs]
+    first, *others = [(run.folder, run.config.selectors.on(device)) for run in board.runs if not run.clips]
     for folder, settings in others:
         if settings != first[1]:
             raise ConfigError(
@@ -170,15 +194,11 @@ def _comparison(board: Board, rows: Sequence[Row], pair: str, scores: Sequence[s
     if len(names) != 2:
         raise ConfigError(f"{pair!r} does not name two rows", fix='write --compare "4 vs 1"')
     first, second = (_find(rows, name) for name in names)
-    result: dict[str, Any] = {"a": first.name, "b": second.name}
-    for score in scores:
-
-        def difference(weights: Floats, score: str = score) -> Floats:
-            sides = [board.scores(row, score, weights).mean(axis=0) for row in (first, second)]
-            return np.asarray(sides[0] - sides[1], np.float64)
-
-        result[score] = statistic_ci95(difference, len(board.scenes))
-    return result
+    return {
+        "a": first.name,
+        "b": second.name,
+        **{score: difference(board, first, second, score) for score in scores},
+    }
 
 
 def _find(rows: Sequence[Row], name: str) -> Row:
@@ -201,23 +221,27 @@ def _notes(
     for rows in groups:
         span = f"Row {rows[0].name}" if len(rows) == 1 else f"Rows {rows[0].name} to {rows[-1].name}"
         seeds = ", ".join(map(str, rows[0].seeds))
-        notes.append(f"{span}: {', '.join(rows[0].folders)} (seed {seeds}).")
+        what = "the clips as they are" if rows[0].clips else f"seed {seeds}"
+        notes.append(f"{span}: {', '.join(rows[0].folders)} ({what}).")
     notes += [
-        "Loop 0 is the benchmark's own text, loop 1 the plan's prompt. A scenario that stopped earlier keeps "
-        "the take of its last round.",
-        "Gain: score of the ensemble minus the mean score of its member rows. Share: that gain as part of "
-        "the oracle's.",
-        "oracle chooses by the benchmark score of its column: a bound, not a result. loop: what the loop "
-        "kept.",
+        f"Only the chosen clips of {run.folder} are scored; a row for each of its rounds: retake score "
+        f"{run.folder} --all-attempts (what is scored is kept)."
+        for run in board.runs
+        if run.clips and (run.folder / DATABASE).is_file()
     ]
+    if any(not rows[0].clips for rows in groups):
+        notes += _LOOP_NOTES
     if any(row.partial for rows in groups for row in rows):
         notes.append("* only prompts that the critic called incomplete were refined.")
     if any(len(row.seeds) > 1 for rows in groups for row in rows):
         notes.append("± is the sample standard deviation over seeds.")
     if compare:
         notes.append(f"Intervals: paired percentile bootstrap over scenes, 95 %, {RESAMPLES} resamples.")
-    if any(row.steps is None for rows in groups for row in rows):
+    if any(row.steps is None and not row.clips for rows in groups for row in rows):
         notes.append("Steps - of a row: the model folder's default, which its run did not record.")
+    users = sum(one.overruled is not None for run in board.runs for one in run.outcomes.values())
+    if users:
+        notes.append(f"Of {users} scenarios the user chose the take: loop is what the loop chose.")
     notes += [ensemble.note for ensemble in ensembles if ensemble.note is not None]
     if board.left_out:
         reasons = list(board.left_out.values())
@@ -227,7 +251,8 @@ def _notes(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.table.make", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, scored with --all-attempts")
+    parser.add_argument("runs", type=Path, nargs="+", help="scored runs, folders of clips, score files")
+    parser.add_argument("--dataset", type=Path, help="of folders of clips; default: that of the first run")
     parser.add_argument("--ensembles", default="all", help='row numbers, as in "1,2,5;all"')
     parser.add_argument("--select", default="", help="selectors; NAME+NAME is their rank sum")
     parser.add_argument("--compare", default="", help='two rows, as in "4 vs 1"; several separated by ";"')
@@ -245,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             compare=options.compare,
             scores=SWITCH[options.score],
             device=resolve_device(options.device) if options.select else "cpu",
+            dataset=options.dataset,
         )
     except RetakeError as error:
         make_console(stderr=True).print(f"error: {error}", soft_wrap=True)

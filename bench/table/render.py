@@ -17,7 +17,8 @@ from rich.table import Table
 from bench.console import PAGE_WIDTH
 
 FORMATS = ("text", "markdown", "latex", "json")
-TITLES = {"physics_iq": "Physics-IQ", "physics_iq_verified": "Verified"}
+TITLES = {"physics_iq": "Original", "physics_iq_verified": "Verified"}
+"""Of the two scores of Physics-IQ, which is the name of neither."""
 Document = Mapping[str, Any]
 
 
@@ -29,9 +30,9 @@ def render(document: Document, form: str) -> str:
 def rich_table(document: Document) -> tuple[Table, list[str]]:
     """The table and the lines to print below it."""
     header, body = _cells(document)
-    table = Table(title="Attempt sets and ensembles", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title="Physics-IQ of attempt sets and ensembles", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, name in enumerate(header):
-        short = name.replace(" (Physics-IQ)", "\norig.").replace(" (Verified)", "\nver.")
+        short = name.replace(" (Original)", "\norig.").replace(" (Verified)", "\nver.")
         # where the terminal is narrow, cells break between words and no figure is cut
         words = [word for cell in (short, *(row[index] for row in body)) for word in cell.split()]
         width = 8 if index == 0 else max(map(len, words))
@@ -131,14 +132,17 @@ def _score(found: Document, *, partial: bool) -> str:
 def _comparisons(document: Document) -> list[str]:
     return [
         f"{entry['a']} minus {entry['b']}: "
-        + ", ".join(f"{TITLES[score]} {_difference(entry[score])}" for score in document["scores"])
+        + ", ".join(f"{TITLES[score]} {difference_text(entry[score])}" for score in document["scores"])
         for entry in document["comparisons"]
     ]
 
 
-def _difference(found: Document) -> str:
+def difference_text(found: Document) -> str:
+    """ "+1.20 (-0.30 to +2.40)"; without an interval where there is none."""
     if found["mean"] is None:
         return "-"
+    if found["ci95"] is None:
+        return f"{found['mean']:+z.2f}"
     low, high = found["ci95"]
     return f"{found['mean']:+z.2f} ({low:+z.2f} to {high:+z.2f})"
 

@@ -53,6 +53,7 @@ class Row:
     partial: bool = False
     folders: tuple[str, ...] = ()
     chooser: str | None = None  # of an ensemble
+    clips: bool = False  # one clip of each scenario, of no loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +84,8 @@ def make_board(runs: Sequence[ScoredRun]) -> Board:
     folders = [run.folder.resolve() for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         if folders.count(folder) > 1:
-            raise ConfigError(f"{run.folder} is given twice", fix="name every run folder once")
-    names = dict.fromkeys(key for run in runs for key in (*run.scenarios, *run.failed))
+            raise ConfigError(f"{run.folder} is given twice", fix="name every run or folder once")
+    names = dict.fromkeys(key for run in runs for key in (*run.outcomes, *run.failed))
     reasons = {name: _reason(runs, name) for name in names}
     left_out = {name: reason for name, reason in reasons.items() if reason is not None}
     kept = tuple(name for name in names if name not in left_out)
@@ -137,6 +138,7 @@ def take_of_round(attempts: Sequence[Attempt], loop: int, sample: int) -> Attemp
 
 def _single_row(board: Board, group: Sequence[int], name: str, loop: int, sample: int) -> Row:
     runs = [board.runs[position] for position in group]
+    clips = runs[0].clips
     picks = tuple(
         {
             key: Take(
@@ -151,11 +153,12 @@ def _single_row(board: Board, group: Sequence[int], name: str, loop: int, sample
     return Row(
         name=name,
         picks=dict.fromkeys(SCORES, picks),
-        seeds=tuple(run.config.loop.seed for run in runs),
-        loop=loop,
-        sample=sample,
+        seeds=() if clips else tuple(run.config.loop.seed for run in runs),
+        loop=None if clips else loop,
+        sample=None if clips else sample,
         steps=runs[0].steps,
         partial=runs[0].config.loop.only_incomplete and loop > 0,
+        clips=clips,
         folders=tuple(run.folder.name for run in runs),
     )
 
@@ -186,6 +189,8 @@ def _groups(runs: Sequence[ScoredRun]) -> list[list[int]]:
 
 def _settings(run: ScoredRun) -> dict[str, Any]:
     """All that decides a run's takes besides its seed: settings, and the digests of the weights."""
+    if run.clips:
+        return {"folder": run.folder}
     settings = asdict(run.config)
     settings["out"] = None
     settings["loop"] = {**settings["loop"], "seed": None}

@@ -19,6 +19,7 @@ from engine.build.opened_dataset import open_dataset
 from engine.build.shards import Source, check_settings, differences, distinct, read_source
 from engine.errors import ConfigError, StoreError
 from engine.runs.changes import listed
+from engine.runs.choices import users_choices
 from engine.runs.folder import take_lock
 from engine.runs.manifest import MANIFEST, write_manifest
 from engine.runs.store import RunStore
@@ -41,10 +42,15 @@ class Found:
     history: History
 
     @property
-    def rank(self) -> tuple[bool, bool, int]:
-        """The larger one is kept: a chosen take, then a failure, then the most takes."""
+    def rank(self) -> tuple[bool, bool, bool, int]:
+        """The larger one is kept: a chosen take, the user's first, then a failure, then the most takes."""
         chosen = self.outcome is not None and self.outcome.chosen is not None
-        return chosen, self.outcome is not None, len(self.history.attempts)
+        users = self.outcome is not None and self.outcome.overruled is not None
+        return chosen, users, self.outcome is not None, len(self.history.attempts)
+
+    @property
+    def users_take(self) -> int | None:
+        return None if self.outcome is None or self.outcome.overruled is None else self.outcome.chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,7 @@ class Merged:
     num_takes: int
     has_trace: bool
     pending: tuple[str, ...]
+    users_choices: tuple[str, ...]  # a line for each take that the user chose
 
 
 def merge(
@@ -123,6 +130,12 @@ def _keep(found: Sequence[Found]) -> Found:
                 f"{other.source.folder}",
                 fix="leave one of these runs out",
             )
+        if best.users_take is not None and other.users_take not in (None, best.users_take):
+            raise ConfigError(
+                f"of {best.scenario.id} you chose take {best.users_take} in {best.source.folder} and take "
+                f"{other.users_take} in {other.source.folder}",
+                fix=f"end one of the choices: retake choose {other.source.folder} {best.scenario.id} --undo",
+            )
     return best
 
 
@@ -130,8 +143,8 @@ def _takes(found: Found) -> tuple[object, ...]:
     """Equal where two finished scenarios are: the videos, and all that is recorded but the time it took."""
     assert found.outcome is not None
     return (
-        found.outcome.chosen,
-        found.outcome.stopped,
+        found.outcome.own.chosen,
+        found.outcome.own.stopped,
         tuple(_without_time(attempt) for attempt in found.history.attempts),
         tuple(file_digest(found.source.folder / attempt.video_path) for attempt in found.history.attempts),
     )
@@ -227,12 +240,14 @@ def _write(
         progress(len(scenarios), len(scenarios))
         store.opened(path for source in sources for path in source.store.opened_files())
         pending = tuple(scenario.id for scenario in store.pending())
+        chosen = tuple(users_choices(store.outcomes().values()))
     return Merged(
         num_scenarios=len(scenarios),
         num_finished=len(scenarios) - len(pending),
         num_takes=sum(len(found.history.attempts) for found in kept.values()),
         has_trace=traced,
         pending=pending,
+        users_choices=chosen,
     )
 
 
@@ -248,7 +263,8 @@ def _copy(store: RunStore, found: Found) -> None:
         moved.append(replace(attempt, video_path=path))
         store.attempt(scenario_id, moved[-1])
     if found.outcome is not None:
-        store.outcome(replace(found.outcome, attempts=tuple(moved)))
+        own = replace(found.outcome.own, attempts=tuple(moved))
+        store.outcome(own if found.users_take is None else own.with_take(found.users_take))
 
 
 def _write_trace(path: Path, kept: Mapping[str, Found], sources: Sequence[Source]) -> bool:

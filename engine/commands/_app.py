@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
-    *("score", "table", "select", "prepare", "submit", "dataset", "runs", "cache", "doctor"),
+    *("choose", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
+    *("runs", "cache", "doctor"),
 )
 """Of the commands in --help; others follow by name."""
 
@@ -130,9 +131,12 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None
     """Report and summary, and the outcomes as JSON; status 1 when a scenario failed."""
     from engine.commands._progress import describe_outcome, odd_takes
     from engine.report.write import write_report
+    from engine.runs.choices import users_choices
 
     for line in odd_takes(folder, outcomes.values()):
         print_line(line, "yellow")
+    for line in users_choices(outcomes.values()):
+        print_line(line)
     failed = [outcome for outcome in outcomes.values() if outcome.failure is not None]
     for outcome in failed:
         errors.print(describe_outcome(outcome), style="red", markup=False, highlight=False, soft_wrap=True)

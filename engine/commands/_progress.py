@@ -17,7 +17,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from engine.build.estimate import clock
+from engine.loop.policy import CRITIC_SCORE, why_chosen
 from engine.protocols import Display
+from engine.runs.choices import numbered
 from engine.types import Attempt, Outcome, PlanReply
 from engine.video.files import read_note
 
@@ -117,8 +119,8 @@ class LiveDisplay:
     def outcome(self, outcome: Outcome) -> None:
         self._left.outcome(outcome)
         self._overall.update(self._overall_id, left=str(self._left))
-        if outcome.failure is not None:
-            self._live.console.print(describe_outcome(outcome), style="red", markup=False, highlight=False)
+        style = None if outcome.failure is None else "red"
+        self._live.console.print(describe_outcome(outcome), style=style, markup=False, highlight=False)
 
 
 class PlainDisplay:
@@ -154,7 +156,8 @@ class PlainDisplay:
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
         self._scores.add(scenario_id, attempt)
-        self._line(f"{scenario_id}: winner of round {attempt.round}: {describe_take(attempt)}")
+        said = f"{describe_take(attempt)}{describe_selection(attempt)}"
+        self._line(f"{scenario_id}: winner of round {attempt.round}: {said}")
 
     def outcome(self, outcome: Outcome) -> None:
         self._done.add(outcome.scenario_id)
@@ -194,9 +197,19 @@ def odd_takes(folder: Path, outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def describe_outcome(outcome: Outcome) -> str:
-    """One line on what became of a scenario."""
+    """One line on what became of a scenario: the chosen take, by its number, and why it was chosen."""
     if outcome.failure is not None:
         return f"{outcome.scenario_id}: failed: {outcome.failure}"
+    assert outcome.chosen is not None, "either chosen or failed"
+    judged = [str(take.index) for take in outcome.attempts if take.critique is not None]
+    some = f"; judged: {', '.join(judged)}" if 0 < len(judged) < len(outcome.attempts) else ""
     return (
-        f"{outcome.scenario_id}: chose take {outcome.chosen} of {len(outcome.attempts)} ({outcome.stopped})"
+        f"{outcome.scenario_id}: chose {numbered(outcome)} ({outcome.stopped}): "
+        f"{why_chosen(outcome.attempts, outcome.chosen)}{some}"
     )
+
+
+def describe_selection(attempt: Attempt) -> str:
+    """Why this take of its round was the one to be judged; empty where no selector looked at them."""
+    found = [f"{name} {value:.3g}" for name, value in attempt.selector_scores.items() if name != CRITIC_SCORE]
+    return f"; best of its round by {', '.join(found)}" if found else ""

@@ -46,6 +46,8 @@ def merge(
     print_line(
         f"{out}: {merged.num_finished} of {merged.num_scenarios} scenarios finished, {merged.num_takes} takes"
     )
+    for line in merged.users_choices:
+        print_line(line)
     if not merged.has_trace:
         print_line("without a timeline: some of the runs have no trace.json")
     if merged.pending:

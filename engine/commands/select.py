@@ -36,7 +36,7 @@ def select(
     networks = read_config(folder).selectors if given else SelectorsConfig()
     settings = networks.on(resolve_device(device))
     selections = reselect(folder, by=names(by), attempts=numbers(attempts), out=out, settings=settings)
-    table = Table("scenario", "scores by take", "chosen by the run", f"chosen by {by}", title=str(folder))
+    table = Table("scenario", "scores by take", "chosen now", f"chosen by {by}", title=str(folder))
     for entry in selections:
         scores = [
             f"{index}: " + (", ".join(f"{value:.3g}" for value in found.values()) or "unscored")

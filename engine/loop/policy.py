@@ -181,14 +181,52 @@ def choose_take(attempts: Sequence[Attempt], selectors: Sequence[str]) -> int:
     Where nothing was scored, the last round of a plan's prompt; where there is none of those, attempt 0.
     """
     assert attempts, "a champion needs at least one attempt"
-    ranks = mean_ranks([_scores(attempt, selectors) for attempt in attempts])
-    keys = [_champion_key(attempt, rank) for attempt, rank in zip(attempts, ranks, strict=True)]
-    if any(key > _UNSCORED for key in keys):
-        if _video_selectors(selectors):
-            keys = [(*_rank_key(rank), *key) for rank, key in zip(ranks, keys, strict=True)]
+    keys = _champion_keys(attempts, selectors)
+    if keys:
         return max(range(len(attempts)), key=lambda index: (keys[index], -index))
     told = [attempt for attempt in attempts if attempt.prompt.plan is not None]
     return max(told, key=lambda a: (a.round, -a.sample, a.index)).index if told else 0
+
+
+def why_chosen(attempts: Sequence[Attempt], chosen: int) -> str:
+    """In what the champion of a finished scenario was better than the next best take, in words.
+
+    The selectors are those whose scores the takes carry. Of a take that other rules chose it says so.
+    """
+    selectors = tuple(dict.fromkeys(name for attempt in attempts for name in attempt.selector_scores))
+    if len(attempts) == 1:
+        return "the only take"
+    keys = _champion_keys(attempts, selectors or (CRITIC_SCORE,))
+    if not keys:
+        told = attempts[chosen].prompt.plan is not None
+        return f"no take was scored: {'the last of a plan' if told else 'the first'}"
+    best = max(key for index, key in enumerate(keys) if index != chosen)
+    ranked = f"best mean rank by {', '.join(selectors)}"
+    reasons = [
+        "the only one accepted",
+        "the only one scored",
+        "best critic score",
+        ranked,
+        ranked,
+        "the plan's prompt",
+    ]
+    if _video_selectors(selectors):
+        reasons = [ranked, ranked, *reasons]
+    if keys[chosen] < best:
+        return "by rules of another version"
+    pairs = zip(reasons, keys[chosen], best, strict=True)
+    return next((reason for reason, own, other in pairs if own != other), "the earliest of equals")
+
+
+def _champion_keys(attempts: Sequence[Attempt], selectors: Sequence[str]) -> list[_Key]:
+    """Of each attempt; none where nothing was scored."""
+    ranks = mean_ranks([_scores(attempt, selectors) for attempt in attempts])
+    keys = [_champion_key(attempt, rank) for attempt, rank in zip(attempts, ranks, strict=True)]
+    if not any(key > _UNSCORED for key in keys):
+        return []
+    if not _video_selectors(selectors):
+        return keys
+    return [(*_rank_key(rank), *key) for rank, key in zip(ranks, keys, strict=True)]
 
 
 def winners(attempts: Sequence[Attempt]) -> list[Attempt]:

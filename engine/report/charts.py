@@ -36,15 +36,19 @@ class Series:
     points: tuple[Estimate | None, ...]
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and 95 % interval by Student's t; None for no values, no interval for fewer than three."""
+def estimate(values: Sequence[float], *, within: tuple[float, float] | None = None) -> Estimate | None:
+    """Mean and 95 % interval by Student's t; None for no values, no interval for fewer than three.
+
+    within: what no value can leave, and so no interval; Student's t does not know of it.
+    """
     if not values:
         return None
     n, mean = len(values), statistics.fmean(values)
     if n < 3:
         return Estimate(mean=mean, low=None, high=None, n=n)
     half = _student_975(n - 1) * statistics.stdev(values) / math.sqrt(n)
-    return Estimate(mean=mean, low=mean - half, high=mean + half, n=n)
+    least, most = within or (-math.inf, math.inf)
+    return Estimate(mean=mean, low=max(mean - half, least), high=min(mean + half, most), n=n)
 
 
 def _student_975(freedom: int) -> float:

@@ -7,7 +7,6 @@ Everything a VLM wrote reaches the page through autoescaping, never as markup.
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import json
 import os
@@ -23,7 +22,9 @@ from markupsafe import Markup
 
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
-from engine.report.scores import Groups, score_plots
+from engine.report.scores import Groups, score_plots, why_missing
+from engine.report.word_diff import Diff, word_diff
+from engine.runs.choices import command_for
 from engine.runs.trace import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
@@ -35,13 +36,13 @@ MAX_EMBEDDED = 40
 MAX_EMBEDDED_BYTES = 4 << 20
 """A single file above this is linked, whatever the number of scenarios."""
 
+SCALE = (0.0, 100.0)
+"""Of every score on the page; their differences lie within the same either way."""
+
 TIMELINE_PX = 1140
 """Width for which the picture of the lanes is drawn."""
 
 _CHANGED = "not as it was stored"
-
-Diff = tuple[tuple[str, str], ...]
-"""Runs of ("same" | "del" | "ins", words)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,7 @@ class Take:
     diff: Diff
     against: int | None
     new_seed: bool
+    command: str | None  # to type to choose this take, or to undo the user's choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +120,12 @@ class Scene:
     prefix: Media
     takes: tuple[Take, ...]
     chosen: int | None
+    users: bool  # the user chose the take
     failure: str | None
     stopped: str
     first: float | None
     final: float | None
+    missing: tuple[str, str]  # why `first` and `final` are None, where they are
     stages: tuple[str, ...]
     selectors: tuple[str, ...]
     seconds: float
@@ -147,24 +151,9 @@ class Summary:
     num_unreadable: int
 
 
-def word_diff(before: str, after: str) -> Diff:
-    """What became of each word; where words were replaced, the deletion comes before the insertion."""
-    old, new = before.split(), after.split()
-    parts: list[tuple[str, str]] = []
-    for op, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if op == "equal":
-            parts.append(("same", " ".join(old[i:j])))
-            continue
-        if j > i:
-            parts.append(("del", " ".join(old[i:j])))
-        if m > k:
-            parts.append(("ins", " ".join(new[k:m])))
-    return tuple(parts)
-
-
 def measured(data: ReportData) -> str:
     """Name of the score that plots and tables show: the scorer's where it judged takes, else the critic's."""
-    return "Physics-IQ score" if data.scores is not None and data.scores.attempts else "critic's score"
+    return "Verified score" if data.scores is not None and data.scores.attempts else "critic's score"
 
 
 def score_of(data: ReportData, scenario_id: str, attempt: Attempt) -> float | None:
@@ -191,7 +180,8 @@ def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRIT
 def _stopped(record: Record) -> str:
     if record.outcome is None:
         return "unfinished"
-    return "failed" if record.outcome.failure is not None else record.outcome.stopped or "not recorded"
+    own = record.outcome.own
+    return "failed" if own.failure is not None else own.stopped or "not recorded"
 
 
 def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
@@ -206,14 +196,18 @@ def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
 
 def _ends(data: ReportData, record: Record) -> tuple[float | None, float | None]:
     """The measure of the first take and of the chosen one."""
-    first = next((a for a in record.attempts if a.index == 0), None)
-    chosen = None if record.outcome is None else record.outcome.chosen
-    final = next((a for a in record.attempts if a.index == chosen), None)
+    first, final = _end_takes(record)
     name = record.scenario.id
     return (
         None if first is None else score_of(data, name, first),
         None if final is None else score_of(data, name, final),
     )
+
+
+def _end_takes(record: Record) -> tuple[Attempt | None, Attempt | None]:
+    chosen = None if record.outcome is None else record.outcome.chosen
+    first, final = (next((a for a in record.attempts if a.index == i), None) for i in (0, chosen))
+    return first, final
 
 
 def _gain(data: ReportData, record: Record) -> float | None:
@@ -243,6 +237,7 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
                 diff=() if before is None else word_diff(before.prompt.text, attempt.prompt.text),
                 against=None if before is None else before.index,
                 new_seed=before is not None and before.prompt.seed != attempt.prompt.seed,
+                command=command_for(data.run, outcome, attempt.index),
             )
         )
         before = attempt if attempt.sample == 0 else before
@@ -254,14 +249,22 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
         prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
         chosen=None if outcome is None else outcome.chosen,
+        users=outcome is not None and outcome.overruled is not None,
         failure=None if outcome is None else outcome.failure,
         stopped=_stopped(record),
         first=first,
         final=final,
+        missing=_missing(data, record),
         stages=tuple(dict.fromkeys(stage for take in takes for stage in take.attempt.timings)),
         selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
         seconds=sum(sum(take.attempt.timings.values()) for take in takes),
     )
+
+
+def _missing(data: ReportData, record: Record) -> tuple[str, str]:
+    scored = data.scores is not None and bool(data.scores.attempts)
+    first, final = (why_missing(take, scored=scored) for take in _end_takes(record))
+    return first, final
 
 
 def _prefix(data: ReportData, scenario: Scenario, embed: bool) -> Media:
@@ -289,11 +292,11 @@ def summarize(data: ReportData) -> Summary:
     stops = Counter(_stopped(record) for record in data.records)
     return Summary(
         measure=measured(data),
-        first=estimate([first for first, _ in both]),
-        final=estimate([final for _, final in both]),
-        gain=estimate([final - first for first, final in both]),
-        num_chosen=len(data.records) - stops["failed"] - stops["unfinished"],
-        num_failed=stops["failed"],
+        first=estimate([first for first, _ in both], within=SCALE),
+        final=estimate([final for _, final in both], within=SCALE),
+        gain=estimate([final - first for first, final in both], within=(-SCALE[1], SCALE[1])),
+        num_chosen=sum(r.outcome is not None and r.outcome.failure is None for r in data.records),
+        num_failed=sum(r.outcome is not None and r.outcome.failure is not None for r in data.records),
         num_unfinished=stops["unfinished"],
         num_takes=len(attempts),
         num_critiques=len(critiques),
@@ -323,7 +326,7 @@ def _loop_chart(data: ReportData) -> Markup:
 
 def _mean(data: ReportData, takes: Sequence[tuple[Record, Attempt]]) -> Estimate | None:
     scores = [score_of(data, record.scenario.id, attempt) for record, attempt in takes]
-    return estimate([score for score in scores if score is not None])
+    return estimate([score for score in scores if score is not None], within=SCALE)
 
 
 def _category_chart(data: ReportData) -> Markup:
@@ -336,7 +339,9 @@ def _category_chart(data: ReportData) -> Markup:
             both[record.scenario.category].append((first, final))
     series = [
         Series(
-            name=name, css=css, points=tuple(estimate([pair[end] for pair in both[c]]) for c in categories)
+            name=name,
+            css=css,
+            points=tuple(estimate([pair[end] for pair in both[c]], within=SCALE) for c in categories),
         )
         for end, name, css in ((0, "first take", "first"), (1, "chosen take", "chosen"))
     ]

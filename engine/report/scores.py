@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from engine.report.charts import Estimate, Series, bar_chart
+from engine.types import Attempt
 
 KEYS = {"category": "by_category", "view": "by_view", "scenario": "by_scenario"}
 MIN_GROUPS = 2  # one bar says what the headline says
@@ -39,6 +40,15 @@ def read_groups(document: Mapping[str, Any]) -> Groups:
         kind: {str(name): _group(groups[name]) for name in document.get(key, {})}
         for kind, key in KEYS.items()
     }
+
+
+def why_missing(take: Attempt | None, *, scored: bool) -> str:
+    """Why a take has no score in the page's measure, for where it would stand; scored: by the scorer."""
+    if take is None:
+        return "no take"
+    if scored:
+        return "not scored"
+    return "not judged" if take.critique is None else "unreadable"
 
 
 def score_plots(groups: Groups) -> dict[str, Markup]:

@@ -164,6 +164,27 @@ function sortable(table) {
   });
 }
 
+/** The page cannot change the run: it shows the command that does, selected and, where allowed, copied. */
+async function offer(button) {
+  const place = button.closest("[data-player]").querySelector(".command");
+  const [code, copied] = [place.querySelector("code"), place.querySelector(".copied")];
+  code.textContent = button.dataset.command;
+  copied.textContent = "";
+  place.hidden = false;
+  place.scrollIntoView({ behavior: "auto", block: "nearest" });
+  getSelection().selectAllChildren(code);
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    copied.textContent = "copied";
+  } catch {
+    copied.textContent = document.execCommand("copy") ? "copied" : "selected: copy it";
+  }
+}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-command]");
+  if (button) offer(button);
+});
+
 const players = new Map([...document.querySelectorAll("[data-player]")].map((scene) => [scene, new Player(scene)]));
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {

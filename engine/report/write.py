@@ -55,9 +55,12 @@ def gather(run: Path) -> ReportData:
             )
         scores, document = None, _read_document(run / SCORES)
         is_stale = document is not None and not is_of(document, store)
+        of_takes = document is not None and is_of(document, store, whoever_chosen=True)
         changed = frozenset(take for take, path in store.changed_takes().items() if path.is_file())
-    if document is not None and not is_stale:
+    if document is not None and of_takes:
         scores = scores_from(document, run / SCORES)
+        if is_stale:
+            scores = _of_single_takes(scores)
     spans, manifest = read_trace(run), read_manifest(run / MANIFEST)
     return ReportData(
         run=run.resolve(),
@@ -69,6 +72,21 @@ def gather(run: Path) -> ReportData:
         timeline=timeline_svg(spans, TIMELINE_PX) if spans else None,
         totals=totals(spans) if spans else None,
         manifest=manifest,
+    )
+
+
+def _of_single_takes(scores: Scores) -> Scores | None:
+    """What is still so once another take was chosen; None where only the chosen ones were scored."""
+    if not scores.attempts:
+        return None
+    return Scores(
+        physics_iq=None,
+        physics_iq_verified=None,
+        sub_scores={},
+        by_category={},
+        cases={},
+        attempts=scores.attempts,
+        unscored={},
     )
 
 

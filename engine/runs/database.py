@@ -16,10 +16,14 @@ from engine.errors import StoreError
 from engine.runs.folder import run_lost, writing
 from kernels.files import whole_file
 
-SCHEMA_VERSION = 3
-"""2: rounds of several takes. 3: the digest of each video."""
+SCHEMA_VERSION = 4
+"""2: rounds of several takes. 3: the digest of each video. 4: takes that the user chose."""
 
-_SCHEMA = """
+_CHOICES = """
+CREATE TABLE choices (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), take INTEGER NOT NULL);
+"""
+
+_SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE scenarios (
     position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, category TEXT NOT NULL,
@@ -35,13 +39,14 @@ CREATE TABLE outcomes (
     scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), chosen INTEGER, failure TEXT, stopped TEXT,
     CHECK ((chosen IS NULL) <> (failure IS NULL)));
 CREATE TABLE opened_files (path TEXT PRIMARY KEY);
-"""
+{_CHOICES}"""
 
 ATTEMPT_COLUMNS = "number, prompt, video_path, critique, selector_scores, timings, round, sample"
 _COLUMNS_OF_VERSION = {
     1: (ATTEMPT_COLUMNS.replace("round, sample", "number, 0"), "NULL"),  # each round had one take
     2: (ATTEMPT_COLUMNS, "NULL"),
     3: (ATTEMPT_COLUMNS, "video_sha256"),
+    4: (ATTEMPT_COLUMNS, "video_sha256"),
 }
 _UPGRADES = {
     1: """
@@ -50,6 +55,7 @@ ALTER TABLE attempts ADD COLUMN sample INTEGER NOT NULL DEFAULT 0;
 UPDATE attempts SET round = number;
 """,
     2: "ALTER TABLE attempts ADD COLUMN video_sha256 TEXT;",
+    3: _CHOICES,
 }
 _REFUSED = frozenset(
     {
@@ -94,6 +100,11 @@ class Database:
     @property
     def digest_column(self) -> str:
         return _COLUMNS_OF_VERSION[self._version][1]
+
+    @property
+    def choices(self) -> str:
+        """The table of what the user chose; an empty one of a store that is older and only read."""
+        return "choices" if self._version >= 4 else "(SELECT '' AS scenario_id, 0 AS take WHERE FALSE)"
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with _errors_told(self._path, writes=False):

@@ -7,8 +7,8 @@ a row is of no account and is overwritten on resume.
 
 from __future__ import annotations
 
-import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -29,16 +29,9 @@ from engine.runs.folder import (
     unwritable,
     writing,
 )
-from engine.runs.from_json import critique_from_dict, plan_reply_from_dict, prompt_from_dict
-from engine.types import (
-    Attempt,
-    Clip,
-    History,
-    Outcome,
-    PlanReply,
-    Scenario,
-)
-from kernels.files import file_digest, parse_json, whole_file
+from engine.runs.rows import dumps, read_attempt, read_plan, read_scenario, scenario_row
+from engine.types import Attempt, History, Outcome, PlanReply, Scenario
+from kernels.files import file_digest, whole_file
 
 T = TypeVar("T")
 
@@ -86,7 +79,7 @@ class RunStore:
                 place_in(folder, name).mkdir(parents=True, exist_ok=True)
         remove_parts(folder)  # of one that was killed while it began
         unwritable(folder, scenarios)  # makes their folders; whoever runs them asks again for the reasons
-        rows = [_scenario_row(position, scenario) for position, scenario in enumerate(scenarios)]
+        rows = [scenario_row(position, scenario) for position, scenario in enumerate(scenarios)]
         return cls(folder, Database.create(folder / DATABASE, rows), lock)
 
     @classmethod
@@ -126,7 +119,7 @@ class RunStore:
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         with self._database.transaction() as database:
-            database.execute("INSERT INTO plans VALUES (?, ?)", (scenario_id, _dumps(asdict(reply))))
+            database.execute("INSERT INTO plans VALUES (?, ?)", (scenario_id, dumps(asdict(reply))))
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         """Record a take whose video lies at `attempt.video_path` already."""
@@ -136,11 +129,11 @@ class RunStore:
         row = (
             scenario_id,
             attempt.index,
-            _dumps(asdict(attempt.prompt)),
+            dumps(asdict(attempt.prompt)),
             attempt.video_path.as_posix(),
-            None if attempt.critique is None else _dumps(asdict(attempt.critique)),
-            _dumps(attempt.selector_scores),
-            _dumps(attempt.timings),
+            None if attempt.critique is None else dumps(asdict(attempt.critique)),
+            dumps(attempt.selector_scores),
+            dumps(attempt.timings),
             attempt.round,
             attempt.sample,
             file_digest(video),
@@ -153,23 +146,41 @@ class RunStore:
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
         """Add the critique to a take that was recorded without one."""
         assert attempt.critique is not None, f"take {attempt.index} of {scenario_id} was not judged"
-        row = (_dumps(asdict(attempt.critique)), _dumps(attempt.timings), scenario_id, attempt.index)
+        row = (dumps(asdict(attempt.critique)), dumps(attempt.timings), scenario_id, attempt.index)
         with self._database.transaction() as database:
             database.execute(
                 "UPDATE attempts SET critique = ?, timings = ? WHERE scenario_id = ? AND number = ?", row
             )
 
     def outcome(self, outcome: Outcome) -> None:
-        """Copy the chosen take to `chosen/`, then record the outcome and the selectors' scores."""
-        if outcome.chosen is not None:
-            self._copy_chosen(outcome.scenario_id, outcome.attempts[outcome.chosen])
-        scores = [(_dumps(a.selector_scores), outcome.scenario_id, a.index) for a in outcome.attempts]
-        row = (outcome.scenario_id, outcome.chosen, outcome.failure, outcome.stopped)
+        """Copy the chosen take to `chosen/`, then record the outcome and the selectors' scores.
+
+        A choice of the user's is kept: one that the outcome brings, or that was made before takes were
+        forgotten.
+        """
+        for (take,) in self._database.rows(
+            "SELECT take FROM choices WHERE scenario_id = ?", (outcome.scenario_id,)
+        ):
+            outcome = outcome.with_take(take) if take < len(outcome.attempts) else outcome
+        self._place_chosen(outcome)
+        own = outcome.own
+        scores = [(dumps(a.selector_scores), outcome.scenario_id, a.index) for a in outcome.attempts]
+        row = (own.scenario_id, own.chosen, own.failure, own.stopped)
         with self._database.transaction() as database:
             database.executemany(
                 "UPDATE attempts SET selector_scores = ? WHERE scenario_id = ? AND number = ?", scores
             )
             database.execute("INSERT INTO outcomes VALUES (?,?,?,?)", row)
+            _record_choice(database, outcome)
+
+    def choose(self, outcome: Outcome) -> None:
+        """Copy the take that the user chose to `chosen/`, then record the choice; or undo both.
+
+        outcome: of this store, as `Outcome.with_take` or `Outcome.own` gives it.
+        """
+        self._place_chosen(outcome)
+        with self._database.transaction() as database:
+            _record_choice(database, outcome)
 
     def opened(self, paths: Iterable[Path]) -> None:
         """Note files that the run opened: the record by which one sees that no reference was among them."""
@@ -178,14 +189,20 @@ class RunStore:
             database.executemany("INSERT OR IGNORE INTO opened_files VALUES (?)", rows)
 
     def forget_failures(self) -> tuple[str, ...]:
-        """Make failed scenarios pending again and return their ids; their finished attempts stay."""
+        """Make failed scenarios pending again and return their ids; their finished attempts stay.
+
+        One of which the user chose a take is settled.
+        """
         with self._database.transaction() as database:
-            rows = database.execute("DELETE FROM outcomes WHERE failure IS NOT NULL RETURNING scenario_id")
+            rows = database.execute(
+                "DELETE FROM outcomes WHERE failure IS NOT NULL"
+                " AND scenario_id NOT IN (SELECT scenario_id FROM choices) RETURNING scenario_id"
+            )
             return tuple(sorted(scenario_id for (scenario_id,) in rows))
 
     def forget_takes(self, first: Mapping[str, int]) -> None:
         """Make these scenarios pending again, without the attempts from this number on: each rests on those
-        before it."""
+        before it. A choice of the user's stays, for the take that is made again under its number."""
         with self._database.transaction() as database:
             for scenario_id, number in first.items():
                 database.execute(
@@ -197,9 +214,7 @@ class RunStore:
         """Copy to `chosen/` again what is missing or changed there, and return the names."""
         changed, outcomes = self.changed_chosen(), self.outcomes()
         for scenario_id in changed:
-            outcome = outcomes[scenario_id]
-            assert outcome.chosen is not None, f"{scenario_id} chose nothing"
-            self._copy_chosen(scenario_id, outcome.attempts[outcome.chosen])
+            self._place_chosen(outcomes[scenario_id])
         return tuple(path.name for path in changed.values())
 
     # Where things lie and what is known.
@@ -226,16 +241,19 @@ class RunStore:
         return {(scenario_id, number): digest for scenario_id, number, digest in rows if digest is not None}
 
     def changed_takes(
-        self, is_readable: Callable[[Path], bool] = Path.is_file
+        self, is_readable: Callable[[Path], bool] = Path.is_file, *, only: tuple[str, int] | None = None
     ) -> dict[tuple[str, int], Path]:
         """Where the video should be of each attempt of which it is missing or is not the one that was stored.
 
         By scenario id and number. is_readable: asked of takes of older runs, of which no digest is known.
+        only: the one take to look at.
         """
         digests, found = self.video_digests(), {}
         for name, number, place in self._database.rows(
             "SELECT scenario_id, number, video_path FROM attempts ORDER BY scenario_id, number"
         ):
+            if only is not None and only != (name, number):
+                continue
             video = place_in(self.folder, place)
             digest = digests.get((name, number))
             is_whole = video.is_file() and (
@@ -267,7 +285,7 @@ class RunStore:
 
     def scenarios(self) -> tuple[Scenario, ...]:
         rows = self._database.rows("SELECT * FROM scenarios ORDER BY position")
-        return tuple(self._read(_read_scenario, row) for row in rows)
+        return tuple(self._read(read_scenario, row) for row in rows)
 
     def pending(self) -> tuple[Scenario, ...]:
         """Scenarios without an outcome, in order."""
@@ -276,14 +294,14 @@ class RunStore:
 
     def history(self, scenario_id: str) -> History:
         rows = self._database.rows("SELECT reply FROM plans WHERE scenario_id = ?", (scenario_id,))
-        plan = self._read(_read_plan, rows[0]) if rows else None
+        plan = self._read(read_plan, rows[0]) if rows else None
         return History(plan=plan, attempts=self.attempts(scenario_id))
 
     def attempts(self, scenario_id: str) -> tuple[Attempt, ...]:
         columns = self._database.attempt_columns
         query = f"SELECT {columns} FROM attempts WHERE scenario_id = ? ORDER BY number"  # nosec B608
         rows = self._database.rows(query, (scenario_id,))
-        found = tuple(self._read(_read_attempt, row) for row in rows)
+        found = tuple(self._read(read_attempt, row) for row in rows)
         if [attempt.index for attempt in found] != list(range(len(found))):
             raise self._damaged(f"attempts of {scenario_id} are missing")
         return found
@@ -291,25 +309,32 @@ class RunStore:
     def outcomes(self) -> dict[str, Outcome]:
         """By scenario id, in the order of the scenarios; unfinished ones are absent."""
         rows = self._database.rows(
-            "SELECT o.scenario_id, o.chosen, o.failure, o.stopped FROM outcomes o"
-            " JOIN scenarios s ON s.id = o.scenario_id ORDER BY s.position"
+            "SELECT o.scenario_id, o.chosen, o.failure, o.stopped, c.take FROM outcomes o"
+            " JOIN scenarios s ON s.id = o.scenario_id"
+            f" LEFT JOIN {self._database.choices} c ON c.scenario_id = o.scenario_id ORDER BY s.position"  # nosec B608
         )
         found = {}
-        for scenario_id, chosen, failure, stopped in rows:
+        for scenario_id, chosen, failure, stopped, users in rows:
             attempts = self.attempts(scenario_id)
-            if chosen is not None and chosen not in range(len(attempts)):
-                raise self._damaged(f"{scenario_id} chose take {chosen!r} of {len(attempts)}")
-            found[scenario_id] = Outcome(
+            if any(take is not None and take not in range(len(attempts)) for take in (chosen, users)):
+                raise self._damaged(f"{scenario_id} chose take {chosen!r} or {users!r} of {len(attempts)}")
+            own = Outcome(
                 scenario_id=scenario_id, attempts=attempts, chosen=chosen, failure=failure, stopped=stopped
             )
+            found[scenario_id] = own if users is None else own.with_take(users)
         return found
 
     def opened_files(self) -> tuple[Path, ...]:
         rows = self._database.rows("SELECT path FROM opened_files ORDER BY path")
         return tuple(Path(path) for (path,) in rows)
 
-    def _copy_chosen(self, scenario_id: str, attempt: Attempt) -> None:
-        target = self.chosen_path(scenario_id)
+    def _place_chosen(self, outcome: Outcome) -> None:
+        """The chosen take in `chosen/`, or none."""
+        target = self.chosen_path(outcome.scenario_id)
+        if outcome.chosen is None:
+            target.unlink(missing_ok=True)
+            return
+        attempt = outcome.attempts[outcome.chosen]
         with writing(self.folder):
             with whole_file(target) as part:
                 shutil.copyfile(place_in(self.folder, attempt.video_path), part)
@@ -333,53 +358,7 @@ class RunStore:
         return damaged(self.folder / DATABASE, what)
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _scenario_row(position: int, scenario: Scenario) -> tuple[object, ...]:
-    clip = scenario.prefix
-    return (
-        position,
-        scenario.id,
-        scenario.text,
-        scenario.category,
-        scenario.output_name,
-        str(clip.path),
-        clip.fps,
-        clip.num_frames,
-        clip.width,
-        clip.height,
-    )
-
-
-def _read_scenario(row: tuple[Any, ...]) -> Scenario:
-    _, scenario_id, text, category, output_name, path, fps, num_frames, width, height = row
-    words, sizes = (scenario_id, text, category, output_name, path), (num_frames, width, height)
-    if not all(isinstance(word, str) for word in words) or not all(isinstance(size, int) for size in sizes):
-        raise TypeError(f"scenario {scenario_id!r} holds {row!r}")
-    return Scenario(
-        id=scenario_id,
-        text=text,
-        category=category,
-        output_name=output_name,
-        prefix=Clip(path=Path(path), fps=float(fps), num_frames=num_frames, width=width, height=height),
-    )
-
-
-def _read_plan(row: tuple[Any, ...]) -> PlanReply:
-    return plan_reply_from_dict(parse_json(row[0]))
-
-
-def _read_attempt(row: tuple[Any, ...]) -> Attempt:
-    number, prompt, video_path, critique, selector_scores, timings, round_number, sample = row
-    return Attempt(
-        index=number,
-        prompt=prompt_from_dict(parse_json(prompt)),
-        video_path=Path(video_path),
-        critique=None if critique is None else critique_from_dict(parse_json(critique)),
-        round=round_number,
-        sample=sample,
-        selector_scores=parse_json(selector_scores),
-        timings=parse_json(timings),
-    )
+def _record_choice(database: sqlite3.Connection, outcome: Outcome) -> None:
+    database.execute("DELETE FROM choices WHERE scenario_id = ?", (outcome.scenario_id,))
+    if outcome.overruled is not None:
+        database.execute("INSERT INTO choices VALUES (?,?)", (outcome.scenario_id, outcome.chosen))

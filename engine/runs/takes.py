@@ -14,21 +14,41 @@ from engine.runs.store import RunStore
 
 
 def takes_of(store: RunStore) -> dict[str, Any]:
-    """By scenario id: {"chosen": number or null, "sha256": of each take, null where it is not known}."""
+    """By scenario id: {"chosen": number or null, "sha256": of each take, null where it is not known}.
+
+    With "loops", the number or null that the loop chose, where the user chose another.
+    """
     digests, outcomes = store.video_digests(), store.outcomes()
-    return {
-        scenario.id: {
-            "chosen": outcomes[scenario.id].chosen if scenario.id in outcomes else None,
+    found: dict[str, Any] = {}
+    for scenario in store.scenarios():
+        outcome = outcomes.get(scenario.id)
+        found[scenario.id] = {
+            "chosen": None if outcome is None else outcome.chosen,
             "sha256": [digests.get((scenario.id, take.index)) for take in store.attempts(scenario.id)],
         }
-        for scenario in store.scenarios()
-    }
+        if outcome is not None and outcome.overruled is not None:
+            found[scenario.id]["loops"] = outcome.own.chosen
+    return found
 
 
-def is_of(document: Any, store: RunStore) -> bool:
-    """Whether scores are of the takes as they are now; those of older scorers do not say."""
+def is_of(document: Any, store: RunStore, *, whoever_chosen: bool = False) -> bool:
+    """Whether scores are of the takes as they are now.
+
+    Those of older scorers do not say, but no user could choose then. whoever_chosen: whichever of them was
+    chosen, which the scores of single takes do not rest on.
+    """
     noted = document.get("takes") if isinstance(document, dict) else None
-    return noted is None or noted == takes_of(store)
+    if noted is None:
+        return whoever_chosen or all(one.overruled is None for one in store.outcomes().values())
+    now = takes_of(store)
+    return (_digests(noted) == _digests(now)) if whoever_chosen else noted == now
+
+
+def _digests(takes: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {name: entry["sha256"] for name, entry in takes.items()}
+    except (AttributeError, KeyError, TypeError):  # a foreign file: of no takes that we know
+        return {}
 
 
 def refuse_changed(run: Path, changed: Mapping[tuple[str, int], Path], otherwise: str = "") -> None:

@@ -1,9 +1,10 @@
-"""Commands that start an evaluator, without the evaluator."""
+"""Commands that start an evaluator, without it or without its process."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -19,3 +20,13 @@ def catch_evaluators(monkeypatch: pytest.MonkeyPatch, *, status: int) -> list[li
 
     monkeypatch.setattr(subprocess, "Popen", start)
     return started
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluators run where the command does, which saves the imports of a process for each."""
+
+    def run(name: str, *arguments: object) -> int:
+        return int(import_module(f"bench.{name}").main([str(argument) for argument in arguments]))
+
+    for command in ("score", "table", "compare"):
+        monkeypatch.setattr(f"bench.commands.{command}.run_module", run)

@@ -26,7 +26,9 @@ def test_scores_of_other_takes_are_refused(tmp_path: Path) -> None:
     assert len(read_run(run).records) == 2
     (scenario_id,) = now
     other = {scenario_id: now[scenario_id] | {"sha256": ["0" * 64, now[scenario_id]["sha256"][1]]}}
-    for takes in (other, {scenario_id: now[scenario_id] | {"chosen": 0}}, {}, "all"):
+    path.write_text(json.dumps(document | {"takes": {scenario_id: now[scenario_id] | {"chosen": 0}}}))
+    assert len(read_run(run).records) == 2  # each take has its score, whichever is chosen
+    for takes in (other, {}, "all"):
         path.write_text(json.dumps(document | {"takes": takes}))
         with pytest.raises(ScorerError, match="is of other takes than the run has now") as caught:
             read_run(run)

@@ -29,10 +29,9 @@ def test_page_of_two_files(tmp_path: Path) -> None:
     page = make_page(tmp_path)
     lines = page.text.splitlines()
     assert lines[0] == FIRST_LINE and "python -m bench.results_page" in lines[0]
-    assert page.text.index("## Denoiser") < page.text.index("## Attention kernels")
-    assert (
-        "- [Attention kernels](#attention-kernels): [1, 12, 32760, 128] bf16: triton_int8 4 ms" in page.text
-    )
+    assert page.text.index("## How fast is a forward") < page.text.index("## How fast is attention")
+    link = "- [How fast is attention alone?](#how-fast-is-attention-alone)"
+    assert f"{link}: [1, 12, 32760, 128] bf16: triton_int8 4 ms" in page.text
     assert "- Command: `python -m x`\n- Machine: GPU NVIDIA X, driver 1.2" in page.text
     assert "Notes:\n\n- a note" in page.text
     assert list(page.plots) == ["waterfall-denoiser-h200-wan-480x832x81.svg"]
@@ -42,7 +41,8 @@ def test_two_machines_are_two_sections(tmp_path: Path) -> None:
     put(tmp_path, "denoiser_h200", denoiser())
     put(tmp_path, "denoiser_4090", denoiser())
     page = make_page(tmp_path)
-    assert "## Denoiser: denoiser_h200" in page.text and "(#denoiser-denoiser_4090)" in page.text
+    title = "## How fast is a forward of wan 480x832x81? (denoiser_h200)"
+    assert title in page.text and "(#how-fast-is-a-forward-of-wan-480x832x81-denoiser_4090)" in page.text
     assert len(page.plots) == 2
 
 

@@ -88,6 +88,19 @@ def test_bundled_models() -> None:
     assert "| Optics | 18 | 60.0 (59.0 to 61.0) | 60.0 (59.0 to 61.0) |" in made.body
 
 
+def test_the_picture_of_the_loop_begins_without_a_model_and_ends_with_the_chosen_take() -> None:
+    arms = {"frozen": mean(18.0), "first_take": mean(63.0), "chosen": mean(62.0), "oracle": mean(70.0)}
+    controls = {"n": 39, "true_takes": 1.0, "planted_takes": 0.82}
+    critic = {"controls": controls, "num_truly_acceptable": 7}
+    made = section("demo_quality", {"n": 120, "critic": critic, **arms})
+    [(name, plot)] = made.plots.items()
+    assert name == "waterfall-demo-quality.svg" and f"](docs/{name})" in made.body
+    assert "+45.0 points" in plot and "−1 points" in plot and "oracle 70.0 points" in plot
+    assert "95 %: 17.0 to 19.0" in plot and plot.count('class="stock"') == 1
+    assert "| verdicts on planted wrong physics (39 scenes) | 82 % |" in made.body
+    assert "7 takes are truly acceptable." in made.body
+
+
 def test_bundled_models_with_little_known() -> None:
     made = section("demo_quality", {"n": 3, "chosen": mean(1.0)})
     assert "| take that the loop chose |" in made.body and "critic" not in made.body

@@ -41,6 +41,11 @@ def test_every_bar_tells_its_time_and_its_gain() -> None:
     assert max(map(len, found)) <= 60  # what a bar adds is wrapped
 
 
+def test_a_scale_of_points_has_no_ratios() -> None:
+    found = texts(waterfall("title", BARS[1:], {}, Scale(unit="points", rising=True, ratios=False)))
+    assert {"400 points", "+20.0 points"} <= set(found) and not any("×" in text for text in found)
+
+
 def test_where_more_is_better_the_gain_is_the_end_of_the_bar() -> None:
     bars = [
         Bar(name="script", adds="", value=25.0, stock=True),

@@ -16,6 +16,7 @@ from bench.submission import runs
 from bench.submission.runs import find_runs, is_verified, known_fields, reported_scores
 from engine.datasets.physics_iq import TREES
 from engine.errors import ConfigError
+from engine.runs.choices import choose
 from engine.runs.store import RunStore
 from engine.runs.takes import takes_of
 from engine.settings.config import load_config, write_config
@@ -189,3 +190,11 @@ def test_runs_must_exist_and_be_told_apart(folders: list[Path], tmp_path: Path) 
 def test_only_the_verified_tree_is_verified(dataset: Path, tmp_path: Path) -> None:
     write_tree(tmp_path / "other", num_scenes=1, tree=TREES[0])
     assert is_verified(dataset) and is_verified(dataset / TREES[1]) and not is_verified(tmp_path / "other")
+
+
+def test_a_clip_that_was_chosen_by_hand_is_not_called_the_selectors(finished: Path, dataset: Path) -> None:
+    configure(finished)
+    before = told([finished], dataset)["bon_sampling_method"]
+    choose(finished, "0001_perspective-left", 0)
+    assert told([finished], dataset)["bon_sampling_method"] == f"{before}; 1 clips chosen by hand"
+    choose(finished, "0001_perspective-left", None)

@@ -248,7 +248,7 @@ def test_the_interval_of_two_rows_is_paired(tmp_path: Path) -> None:
         half = 1.96 * gains.std() / 8
         assert found["ci95"] == pytest.approx([gains.mean() - half, gains.mean() + half], abs=0.06)
         assert backward[score]["mean"] == pytest.approx(-found["mean"])
-    assert "2 minus 1: Physics-IQ +" in render(document, "markdown")
+    assert "2 minus 1: Original +" in render(document, "markdown")
     assert make_table(runs, compare="2 vs 1")["comparisons"][0] == forward
 
 
@@ -332,7 +332,7 @@ def test_the_command_writes_every_format(
     monkeypatch.setenv("COLUMNS", "160")
     assert main([str(run), "--compare", "2 vs 1"]) == 0
     shown = capsys.readouterr().out
-    assert "ensemble {all} oracle" in shown and "2 minus 1: Physics-IQ" in shown
+    assert "ensemble {all} oracle" in shown and "2 minus 1: Original" in shown
     assert main([str(run), "--format", "latex", "--score", "original"]) == 0
     latex = capsys.readouterr().out
     assert r"\toprule" in latex and r"ensemble \{all\} oracle & - & 16 & 60.00 & $+" in latex

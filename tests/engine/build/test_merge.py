@@ -18,6 +18,7 @@ from engine.build.merge import merge
 from engine.build.opened_dataset import open_dataset
 from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, StoreError
+from engine.runs.choices import choose
 from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
 from engine.runs.trace import Span, totals
@@ -364,3 +365,17 @@ def test_scenarios_beyond_the_limit_do_not_become_pending(
     assert merge([whole], tmp_path / "a").pending == (there[1].id,)
     limited = make_run(tmp_path / "limited", {1: [1]}, settings=settings | {"limit": 1})
     assert merge([limited], tmp_path / "b").pending == ()
+
+
+def test_the_users_choice_is_kept_and_two_choices_are_refused(tmp_path: Path) -> None:
+    one, two = (make_run(tmp_path / name, {1: [10, 20, 5]}) for name in ("one", "two"))
+    choose(two, scenario(1).id, 2)
+    merged = merge([one, two], tmp_path / "all")
+    assert len(merged.users_choices) == 1 and "take 2 of 0 to 2, chosen by you" in merged.users_choices[0]
+    with RunStore.open(tmp_path / "all") as store:
+        outcome = store.outcomes()[scenario(1).id]
+        assert (outcome.chosen, outcome.own.chosen) == (2, 1)
+        assert store.chosen_path(scenario(1).id).read_text() == "5"
+    choose(one, scenario(1).id, 0)
+    with pytest.raises(ConfigError, match=r"you chose take 0 in .*one and take 2 in .*two"):
+        merge([one, two], tmp_path / "again")

@@ -49,7 +49,7 @@ def test_plain_lines() -> None:
         "0001_a: plan unreadable in 1.5 s",
         "0001_a: take 0: revise, score 40.0",
         "0001_a: take 1: unreadable",
-        "0001_a: chose take 0 of 1 (loops) [1/2, best takes 40.0, about 0 s left]",
+        "0001_a: chose take 0 (loops): the only take [1/2, best takes 40.0, about 0 s left]",
         "0002_b: failed: [bold]no clip [2/2, best takes 40.0]",
     ]
 
@@ -59,12 +59,14 @@ def test_takes_of_a_round_in_words() -> None:
     lost = replace(attempt(3, None), critique=None, round=1, sample=1)
     with PlainDisplay(Console(file=stream), 1) as display:
         display.attempt("a", lost)
-        display.judged("a", replace(attempt(3, 50.0), round=1, sample=1))
+        looked = replace(attempt(3, 50.0), round=1, sample=1, selector_scores={"consensus": 0.8125})
+        display.judged("a", looked)
         display.outcome(Outcome(scenario_id="a", attempts=(attempt(0, 1.0),), chosen=0, stopped="loops"))
     assert stream.getvalue().splitlines() == [
         "a: take 3 (round 1, sample 1): made",
-        "a: winner of round 1: take 3 (round 1, sample 1): revise, score 50.0",
-        "a: chose take 0 of 1 (loops) [1/1, best takes 50.0]",
+        "a: winner of round 1: take 3 (round 1, sample 1): revise, score 50.0; best of its round by "
+        "consensus 0.812",
+        "a: chose take 0 (loops): the only take [1/1, best takes 50.0]",
     ]
 
 
@@ -92,7 +94,24 @@ def test_best_scores_ignore_worse_and_missing() -> None:
 
 def test_outcomes_in_words() -> None:
     chosen = Outcome(scenario_id="x", attempts=(attempt(0, 1.0),), chosen=0, stopped="accepted")
-    assert describe_outcome(chosen) == "x: chose take 0 of 1 (accepted)"
+    assert describe_outcome(chosen) == "x: chose take 0 (accepted): the only take"
+
+
+def test_a_choice_among_samples_says_which_were_judged() -> None:
+    """The best mean rank of the selectors, of which the critic saw one take a round."""
+    scores = (0.2, 0.9, 0.5)
+    takes = tuple(
+        replace(
+            attempt(index, 40.0 if index == 1 else None),
+            round=0,
+            sample=index,
+            selector_scores={"consensus": value} | ({"critic_score": 40.0} if index == 1 else {}),
+        )
+        for index, value in enumerate(scores)
+    )
+    takes = tuple(replace(take, critique=take.critique if take.index == 1 else None) for take in takes)
+    said = describe_outcome(Outcome(scenario_id="x", attempts=takes, chosen=1, stopped="loops"))
+    assert said == "x: chose take 1 of 0 to 2 (loops): best mean rank by consensus, critic_score; judged: 1"
 
 
 def test_time_left_goes_by_the_scenarios_that_took_time() -> None:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import time
@@ -18,7 +19,9 @@ import cv2
 import numpy as np
 import pytest
 from report_run import SCENES, make_run
+from typer.testing import CliRunner
 
+from engine.cli import app
 from engine.report.page import render
 from engine.report.write import gather, write_report
 
@@ -260,3 +263,53 @@ def test_print_opens_every_part(page: Browser) -> None:
     assert page.run("document.querySelectorAll('details:not([open])').length") > 0
     assert base64.b64decode(page.call("Page.printToPDF")["data"]).startswith(b"%PDF")
     assert page.run("document.querySelectorAll('details:not([open])').length") == 0
+
+
+def test_a_take_is_chosen_by_the_command_of_its_control_and_undone(browser: Browser, tmp_path: Path) -> None:
+    """By keyboard, at both widths and in both schemes; the command is typed as it is shown."""
+    run = make_run(tmp_path)
+    name, output = SCENES[0][0], f"{SCENES[0][0]}_scene.mp4"
+    browser.open(write_report(run))
+    control = f"{SCENE} [data-take='1'] .choose"
+    labels = browser.run("[...document.querySelectorAll('.tile .label')].map(l => l.textContent)")
+    assert labels[:2] == ["Physics-IQ Verified", "Physics-IQ Original"] and len(set(labels)) == len(labels)
+    code = f"document.querySelector('{SCENE} .command code')"
+    assert browser.run(f"document.querySelectorAll('{SCENE} .choose').length") == 3  # not of the chosen one
+    assert browser.run(f'document.querySelector("{control}").textContent').endswith("attempt-1.mp4")
+    for width, scheme in ((1400, "light"), (390, "dark")):
+        browser.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+        scheme_now = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.call("Emulation.setEmulatedMedia", features=scheme_now)
+        browser.run(f"{code}.textContent = ''; document.querySelector(\"{control}\").focus()")
+        browser.press("Enter", 13, "\r")
+        browser.until(f"document.querySelector('{SCENE} .copied').textContent !== ''")
+        typed = browser.run(f"{code}.textContent")
+        assert browser.run("getSelection().toString()") == typed
+        assert typed.startswith("retake choose ") and typed.endswith(f"demo-run {name} 1")
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        ends = browser.run(f"(r => [r.left, r.right])({code}.getBoundingClientRect())")
+        assert 0 <= ends[0] < ends[1] <= width
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+
+    type_command(typed)
+    assert (run / "chosen" / output).read_bytes() == (run / f"videos/{name}/attempt-1.mp4").read_bytes()
+    browser.open(run / "report.html")
+    assert browser.run(f"document.querySelector('{SCENE} .clip.chosen').dataset.take") == "1"
+    assert "by you" in browser.run(f"document.querySelector('{SCENE} .clip.chosen').textContent")
+    assert "another take was chosen since" in browser.run("document.body.textContent")
+    browser.click(f"{SCENE} [data-take='1'] .choose")
+    browser.until(f"{code}.textContent.endsWith(' --undo')")
+    type_command(browser.run(f"{code}.textContent"))
+    browser.open(run / "report.html")
+    assert browser.run(f"document.querySelector('{SCENE} .clip.chosen').dataset.take") == "3"
+    assert (run / "chosen" / output).read_bytes() == (run / f"videos/{name}/attempt-3.mp4").read_bytes()
+
+
+def type_command(line: str) -> None:
+    program, *arguments = shlex.split(line)
+    assert program == "retake"
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output

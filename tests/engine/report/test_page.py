@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from report_run import CHOSEN, HOSTILE, SCENES, TRUE, make_run, make_scenarios
 
+from engine.report.charts import estimate
 from engine.report.page import (
     MAX_EMBEDDED_BYTES,
     Record,
@@ -145,7 +146,10 @@ def test_headline_is_the_paired_mean_of_the_scorer(data: ReportData, page: Page)
     assert (summary.num_chosen, summary.num_failed, summary.num_unfinished) == (4, 1, 1)
     assert (summary.num_takes, summary.num_unreadable) == (15, 1)
     text = " ".join("".join(page.words).split())
-    assert f"+{final - first:.1f}" in text and "62.4" in text and "Verified 64.1" in text
+    assert f"+{final - first:.1f}" in text
+    assert "Physics-IQ Verified64.1over 4 chosen takes" in text
+    assert "Physics-IQ Original62.4over 4 chosen takes" in text
+    assert text.count("mean of 4 scenarios; 95 %:") == 3
 
 
 def test_failures_stages_and_prompt_changes_are_shown(page: Page) -> None:
@@ -281,3 +285,40 @@ def test_text_has_the_contrast_of_wcag_aa(scheme: int) -> None:
     for ink, ground in pairs:
         light, dark = sorted((_luminance(colours[ink]), _luminance(colours[ground])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {ground}"
+
+
+def test_intervals_stay_where_scores_can_lie(data: ReportData) -> None:
+    scores = {(name, index): 100.0 * (index > 0) for name, _, _ in SCENES[:4] for index in range(4)}
+    scores[SCENES[0][0], 0] = 30.0
+    assert data.scores is not None
+    summary = summarize(replace(data, scores=replace(data.scores, attempts=scores)))
+    assert summary.first is not None and (summary.first.low, summary.first.n) == (0.0, 4)
+    assert summary.gain is not None and summary.gain.high == 100.0
+    whole = estimate([0.0, 0.0, 30.0, 0.0])
+    assert whole is not None and whole.low is not None and whole.low < 0  # what Student's t alone would say
+
+
+def test_one_scored_scenario_is_no_headline_for_others(data: ReportData) -> None:
+    assert data.scores is not None
+    name = SCENES[0][0]
+    one = replace(
+        data.scores,
+        cases={name: 52.8},
+        attempts={key: score for key, score in data.scores.attempts.items() if key[0] == name},
+    )
+    text = " ".join("".join(Page(render(replace(data, scores=one))).words).split())
+    assert "64.1from one scored scenario alone" in text
+    assert "in the one scenario that is scored, which says nothing of others" in text
+    assert "mean of 1 scenario, too few for an interval" in text
+    assert text.count("not scored") > 2  # in the table, where the others' scores would stand
+
+
+def test_a_first_take_that_was_not_judged_is_explained(data: ReportData) -> None:
+    """As with several samples, of which the critic sees the selectors' choice alone."""
+    records = tuple(
+        replace(record, attempts=(replace(record.attempts[0], critique=None), *record.attempts[1:]))
+        for record in data.records
+    )
+    text = " ".join("".join(Page(render(replace(data, scores=None, records=records))).words).split())
+    assert "Of several takes a round the critic judged one" in text
+    assert "no scenario has a score of both" in text and "not judged" in text

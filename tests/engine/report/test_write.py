@@ -28,7 +28,7 @@ def test_gather_reads_every_part_of_the_run(run: Path) -> None:
     assert [len(record.attempts) for record in data.records] == [4, 2, 4, 2, 1, 2]
     assert data.records[5].outcome is None and data.records[0].plan is not None
     assert data.scores is not None and data.scores.attempts[SCENES[1][0], 1] == TRUE[1][1]
-    assert measured(data) == "Physics-IQ score"
+    assert measured(data) == "Verified score"
     assert data.totals is not None and data.totals.wall_s > 90
     assert data.timeline is not None and data.timeline.startswith("<svg")
     assert data.manifest["seed"] == 7

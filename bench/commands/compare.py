@@ -1,0 +1,39 @@
+"""The command that compares two sets of clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands._process import run_module
+from engine.commands._app import app
+
+Side = typer.Argument(
+    help="A run (its clips in chosen/), a folder of mp4 files, or a file of score --json.", show_default=False
+)
+
+
+@app.command(
+    epilog="Example: [cyan]retake compare runs/first my_clips[/]   or   "
+    "[cyan]retake compare clips_a clips_b --dataset physics-IQ-benchmark-verified[/]"
+)
+def compare(
+    first: Annotated[Path, Side],
+    second: Annotated[Path, Side],
+    dataset: Annotated[
+        Path | None, typer.Option(help="The benchmark tree. Default: the dataset of the first run.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all figures; replaced if it exists.")
+    ] = None,
+) -> None:
+    """Compare two sets of clips over one dataset: the difference of both scores with its interval.
+
+    The difference is paired, over all cases that both have and by category. What is not scored yet is scored
+    first, and kept in the scorer's cache.
+    """
+    options = {"--dataset": dataset, "--json": json_file}
+    given = [part for name, value in options.items() if value is not None for part in (name, value)]
+    raise typer.Exit(run_module("table.compare", first, second, *given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,32 +67,38 @@ def whole(
     return stored(out)
 
 
-def lose_the_device(monkeypatch: pytest.MonkeyPatch, model: str, *, at: int) -> None:
-    """Launch number `at` of the model fails, and so does whatever is launched after it in this process."""
-    calls = {name: 0 for name in LAUNCHES}
+def lose_the_device(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """Once an attempt is stored the model's next launch fails, and whatever is launched after it here."""
+    keep, is_stored, lost = RunStore.attempt, threading.Event(), threading.Event()
+
+    def keeping(store: RunStore, *given: Any) -> None:
+        keep(store, *given)
+        is_stored.set()
 
     def breaking(name: str, launch: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def inside(job: Any) -> Any:
-            calls[name] += 1
-            if calls[model] >= at:
+            if name == model and is_stored.is_set():
+                lost.set()
+            if lost.is_set():
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             return launch(job)
 
         return inside
 
+    monkeypatch.setattr(RunStore, "attempt", keeping)
     for name, job in LAUNCHES.items():
         monkeypatch.setattr(job, "launch", breaking(name, job.launch))
 
 
-@pytest.mark.parametrize(("model", "at"), [("generator", 14), ("critic", 4)])
+@pytest.mark.parametrize("model", LAUNCHES)
 def test_a_lost_device_ends_the_run_and_resume_gives_what_it_would_have_given(
-    folders: Folders, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, at: int
+    folders: Folders, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     script_the_critic(monkeypatch)
     expected, digests = whole
     cut = tmp_path / "cut"
     with monkeypatch.context() as broken:
-        lose_the_device(broken, model, at=at)
+        lose_the_device(broken, model)
         lost = run(folders, cut)
     assert lost.exit_code == 2, lost.output
     told = " ".join(lost.output.replace("│", " ").split())  # of a panel

@@ -1,8 +1,9 @@
 """The critic on takes whose truth is known by construction: true continuations and planted wrong physics.
 
 The loop shows the critic generated takes only; these controls show what it does where nothing is a matter of
-degree. A swapped control (the true take of another scene of the kind) must be refused too: a critic that
-ignored the video would accept it. Free-running generation, as in the loop.
+degree: true takes, time that runs wrong, physics that is broken. A swapped control (the true take of another
+scene of the kind) must be refused too: a critic that ignored the video would accept it. Free-running
+generation, as in the loop.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import numpy as np
 from bench.quality.critic_figures import TruthLabel
 from bench.scoring.references import references
 from engine.datasets.physics_iq import open_dataset, read_descriptions
+from engine.demo.scenes import named_scene
+from engine.demo.scenes.base import SWITCH
+from engine.demo.scenes.broken import break_scene
 from engine.demo.training.critic_rows import PLANTS, planted_indices
 from engine.loop.prompting import compile_prompt
 from engine.protocols import Critic
@@ -37,6 +41,17 @@ def control_takes(prefix: Frames, answer: Frames, other: Frames, number: int) ->
     }
 
 
+def broken_take(name: str, scenario_id: str, number: int) -> dict[str, Frames]:
+    """The scene's answer with a violation drawn by `number`; nothing for what is no simulated scene."""
+    scene = named_scene(name)
+    if scene is None:
+        return {}
+    view = scenario_id.rpartition("-")[2]
+    true = scene.render(1, view)
+    made = break_scene(scene, true, view, np.random.default_rng([number, 16]))
+    return {} if made is None else {f"broken {made[1].name}": made[0][SWITCH:]}
+
+
 def judge_controls(
     critic: Critic,
     dataset: Path,
@@ -56,21 +71,27 @@ def judge_controls(
     scenarios = [s for s in open_dataset(dataset).scenarios(fps) if s.id in truths][:count]
     answers = references(dataset, read_descriptions(dataset), fps)
     real = {s.id: read_frames(answers[s.id].takes[0]) for s in scenarios}
+    names = {row.scenario_id: row.scene.removeprefix("trimmed-") for row in read_descriptions(dataset)}
     hits: dict[str, list[bool]] = {}
     for number, scenario in enumerate(scenarios):
         prefix = read_frames(scenario.prefix)
         other = real[scenarios[(number + period) % len(scenarios)].id]
         plan = truths[scenario.id]
-        for control, take in control_takes(prefix, real[scenario.id], other, number).items():
+        shown = control_takes(prefix, real[scenario.id], other, number)
+        for control, take in {**shown, **broken_take(names[scenario.id], scenario.id, number)}.items():
             verdict = _verdict(critic, scenario, plan, take, fps)
             truth = label(prefix[-1:], take, real[scenario.id])
             hits.setdefault(control, []).append(verdict is truth)
         progress(number + 1, len(scenarios))
-    planted = [hit for control, list_ in hits.items() if control.startswith("planted") for hit in list_]
+    planted, broken = (
+        [hit for control, found in hits.items() if control.startswith(word) for hit in found]
+        for word in ("planted", "broken")
+    )
     return {
         "n": len(scenarios),
         "true_takes": _share(hits.get("true", [])),
         "planted_takes": _share(planted),
+        "broken_takes": _share(broken),
         "swapped_takes": _share(hits.get("swapped", [])),
         "by_plant": {c.removeprefix("planted "): _share(h) for c, h in sorted(hits.items()) if " " in c},
     }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.quality.plan_match import matched_share
+from engine.demo.scenes.base import Labels
 from engine.demo.training.windows import ACCEPT_SCORE, agreement_score, motion_windows
 from engine.errors import ScorerError
 from engine.runs.store import RunStore
@@ -46,6 +47,17 @@ def read_truths(dataset: Path, scenario_ids: Sequence[str]) -> dict[str, Physics
             raise ScorerError(f"{path} does not exist", fix="measure on a dataset made by `retake scenes`")
         truths[scenario_id] = PhysicsPlan.from_dict(json.loads(path.read_text(encoding="utf-8"))["truth"])
     return truths
+
+
+def read_labels(dataset: Path, scenario_ids: Sequence[str]) -> dict[str, Labels]:
+    """How hard each scene is, of those whose truth record says so; scenes of the plain world do not."""
+    found = {}
+    for scenario_id in scenario_ids:
+        path = dataset / "truth" / f"{scenario_id}.json"
+        told = json.loads(path.read_text(encoding="utf-8")).get("labels") if path.is_file() else None
+        if told is not None:
+            found[scenario_id] = Labels(simple=told["simple"], failures=tuple(told["failures"]))
+    return found
 
 
 def read_plans(store: RunStore) -> dict[str, PlanReply]:

@@ -29,6 +29,7 @@ from bench.quality.critic_figures import (
     TruthLabel,
     critic_figures,
     motion_truth,
+    read_labels,
     read_plans,
     read_truths,
 )
@@ -42,8 +43,9 @@ from engine.build.prepare import load_critic
 from engine.commands._console import make_console
 from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
-from engine.demo.scenes import choose_kinds, make_scene
-from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
+from engine.demo.scenes import DEFAULT_WORLD, WIDE, WORLDS, choose_kinds, make_scene
+from engine.demo.scenes.base import FAILURE_TYPES, FPS, HELD_OUT_SEED0, Labels
+from engine.demo.scenes.seeds import HELD_OUT
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
@@ -74,16 +76,29 @@ class Measured:
         return case_score(self.arms[arm].metrics).score
 
 
-def make_dataset(out: Path, *, seed0: int, count: int, views: Sequence[str], workers: int) -> None:
+def make_dataset(
+    out: Path,
+    *,
+    seed0: int,
+    count: int,
+    views: Sequence[str],
+    workers: int,
+    world: str = DEFAULT_WORLD,
+) -> None:
     """Write `count` held-out scenes, seeds from `seed0` on. ConfigError for seeds that were trained on."""
     if seed0 < HELD_OUT_SEED0:
         raise ConfigError(
             f"--seed0 {seed0} lies in the training range; held-out seeds start at {HELD_OUT_SEED0}",
             fix=f"give --seed0 {HELD_OUT_SEED0} or more",
         )
-    kinds = choose_kinds([])
+    kinds = choose_kinds([], world)
     scenes = [make_scene(seed, kinds) for seed in range(seed0, seed0 + count)]
     write_dataset(out, scenes, fps=FPS, views=views, workers=workers)
+
+
+def first_held_out(world: str) -> int:
+    """The first seed that a world's figures are published on."""
+    return HELD_OUT.first if world == WIDE else HELD_OUT_SEED0
 
 
 def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) -> None:
@@ -142,13 +157,16 @@ def measure(
         "critic": critic_figures(takes, plans, truths),
         "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
         "by_kind": _groups(cases, lambda case: case.kind),
+        **by_labels(cases, read_labels(dataset, list(outcomes))),
         "manifest": published_manifest(run),
         "unscored": [entry.reason for entry in loop.unscored if entry.scenario_id in outcomes],
         "notes": NOTES,
     }
 
 
-def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict[str, Any]:
+def controls(
+    run: Path, *, count: int, label: TruthLabel = motion_truth, world: str = DEFAULT_WORLD
+) -> dict[str, Any]:
     """Accuracy of the run's critic on true, planted and swapped takes of its scenes."""
     config = read_config(run)
     device = resolve_device(config.device)
@@ -161,7 +179,7 @@ def controls(run: Path, *, count: int, label: TruthLabel = motion_truth) -> dict
         config.dataset,
         read_truths(config.dataset, ids),
         count=count,
-        period=len(choose_kinds([])),
+        period=len(choose_kinds([], world)),
         fps=FPS,
         label=label,
         progress=lambda done, total: print(f"critic controls {done}/{total}", flush=True),
@@ -247,6 +265,24 @@ def judged_takes(
     return takes
 
 
+def by_labels(cases: Sequence[Measured], labels: Mapping[str, Labels]) -> dict[str, Any]:
+    """Arms by simple or not and by failure type, of the scenes that have labels; nothing where none has."""
+    known = [case for case in cases if case.scenario_id in labels]
+    if not known:
+        return {}
+
+    def told(case: Measured) -> str:
+        return "simple" if labels[case.scenario_id].simple else "not simple"
+
+    failures = {
+        name: [case for case in known if name in labels[case.scenario_id].failures] for name in FAILURE_TYPES
+    }
+    return {
+        "by_simple": _groups(known, told),
+        "by_failure": {name: summary(found) for name, found in failures.items() if found},
+    }
+
+
 def _groups(cases: Sequence[Measured], key: Callable[[Measured], str]) -> dict[str, dict[str, Any]]:
     names = sorted({key(case) for case in cases})
     return {name: summary([case for case in cases if key(case) == name]) for name in names}
@@ -273,7 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality.demo_quality", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--count", type=int, default=120, help="number of scenes")
-    parser.add_argument("--seed0", type=int, default=HELD_OUT_SEED0)
+    parser.add_argument("--seed0", type=int, help="seed of the first scene; default: the held-out ones")
+    parser.add_argument("--world", choices=tuple(WORLDS), default=DEFAULT_WORLD)
     parser.add_argument("--views", nargs="+", choices=VIEWS, default=["perspective-center"])
     parser.add_argument(
         "--work", type=Path, default=Path("runs/demo_quality"), help="scenes, run and baselines"
@@ -298,15 +335,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dataset, run = options.work / "scenes", options.work / "run"
             make_dataset(
                 dataset,
-                seed0=options.seed0,
+                seed0=first_held_out(options.world) if options.seed0 is None else options.seed0,
                 count=options.count,
                 views=options.views,
                 workers=options.workers,
+                world=options.world,
             )
             run_loop(dataset, run, resume=options.resume, extra=_loop_options(options))
         document = measure(run, options.work / "baselines", partial=options.partial)
         if options.controls:
-            document["critic"]["controls"] = controls(run, count=options.controls)
+            found = controls(run, count=options.controls, world=options.world)
+            document["critic"]["controls"] = found
     except RetakeError as error:
         console.print(f"error: {error}", markup=False)
         return 1

@@ -19,6 +19,9 @@ def scenes(
     size: Annotated[int, typer.Option(help="Width and height in pixels, even.", min=64, max=2048)] = 128,
     views: Annotated[str, typer.Option(help="Of left,center,right.")] = "left,center,right",
     kinds: Annotated[str, typer.Option(metavar="NAME,...", help="Kinds of scenes. Default: all.")] = "",
+    world: Annotated[
+        str, typer.Option(help="plain: what the bundled models know. wide: its successor, with labels.")
+    ] = "plain",
 ) -> None:
     """Simulate and render scenes in the layout of Physics-IQ: clips, masks, two takes, descriptions.csv."""
     from engine.demo.showcase import write_scenes
@@ -31,6 +34,7 @@ def scenes(
             size_px=size,
             views=names(views),
             kinds=names(kinds),
+            world=world,
             workers=min(usable_cores(), count),
             progress=lambda done, total: status.update(f"rendering: {done} of {total} clips"),
         )

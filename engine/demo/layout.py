@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import cv2
 
 from engine.datasets.physics_iq import COLUMNS, VIEWS, Description
+from engine.demo.scenes.base import Labels
 from engine.errors import DatasetError
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, Frames, PhysicsPlan
 from engine.video.files import read_frames, write_mp4
@@ -44,6 +45,9 @@ class RenderedScene(Protocol):
 
     @property
     def truth(self) -> PhysicsPlan: ...
+
+    @property
+    def labels(self) -> Labels | None: ...
 
     def render(self, take: int, view: str) -> Frames:
         """Prefix and answer of take 1 or 2 as seen from "left", "center" or "right"."""
@@ -174,8 +178,10 @@ def _csv_text(rows: Sequence[Description]) -> str:
 
 
 def _truth_text(scene: RenderedScene) -> bytes:
-    """What `PhysicsPlan.from_dict` reads back, with the scene's name."""
+    """What `PhysicsPlan.from_dict` reads back, with the scene's name, and its labels where it has some."""
     record = {"scene": scene.name, "category": scene.category, "truth": asdict(scene.truth)}
+    if scene.labels is not None:
+        record["labels"] = asdict(scene.labels)
     return (json.dumps(record, indent=1) + "\n").encode()
 
 

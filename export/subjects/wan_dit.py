@@ -19,7 +19,9 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 
+from engine.generators.wan.own_prefix import OwnPrefix, told_prefix_attention
 from engine.generators.wan.recipes import WAN
+from engine.generators.wan.settings import OWN
 from engine.quant.recipes import QuantRecipe, resolve
 from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED
@@ -82,10 +84,15 @@ def prepare(
     """
     if isinstance(source, Path):
         folder = component_folder(source, "transformer")
+        own_prefix = OWN in (told_prefix_attention(source), told_prefix_attention(folder.parent))
         digest = folder_digest(folder)
         transformer = load_module(folder, WanTransformer3DModel, dtype, with_weights=with_weights)
     else:
         transformer, digest = source, module_digest(source)
+        own_prefix = isinstance(source.blocks[0].attn1.processor, OwnPrefix)
+    if own_prefix:
+        problem = "prefix tokens of this transformer look at themselves alone, which no exported form knows"
+        raise ExportError(problem, fix="run it without --artifact; it was trained that way")
     _check(transformer, profiles)
     groups = _groups(transformer, table)
     module = WanDenoise(transformer).eval().requires_grad_(False)

@@ -11,7 +11,7 @@ import numpy as np
 from engine.demo.scenes.base import NUM_FRAMES, SWITCH, Kind, Scene
 
 SEEDS = range(6)
-DIRECTIONS = {"left", "right", "up", "down", "clockwise", "counterclockwise", "outward"}
+DIRECTIONS = {"left", "right", "up", "down", "clockwise", "counterclockwise", "outward", "inward"}
 SPEEDS = {"slow", "medium", "fast"}
 
 

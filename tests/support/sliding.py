@@ -26,6 +26,10 @@ class SlidingSquare:
         return "A square slides. Static shot with no camera movement."
 
     @property
+    def labels(self) -> None:
+        return None
+
+    @property
     def truth(self) -> PhysicsPlan:
         return PhysicsPlan(
             objects=(PlanObject(name="square", trait="bright"),),

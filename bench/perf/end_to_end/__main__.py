@@ -3,6 +3,7 @@
   1. make   models of full size with random weights, and clips, where they will be measured (28 GB; on a GPU)
   2. run    one variant: load, warm up, N scenarios of a plan, two takes and two critiques -> a part file
   3. join   the part files -> one document with ratios and checks, which RESULTS.md shows
+  all       every part that is not in a folder yet, the most telling first, as far as --budget goes
 
 Each step fits into a few minutes: what is made is kept, a run stops at its --budget with what it has. Of the
 script and other variants that do one scenario after the other, one run of two without a warm-up has the cold
@@ -14,7 +15,8 @@ first scenario and a warm one.
     python -m bench.perf.end_to_end run --models /models --variant fast --scenarios 6 --out fast.json
     python -m bench.perf.end_to_end run --models /models --variant fast --scenarios 1 --no-warm-up \\
         --out first.json
-    python -m bench.perf.end_to_end join *.json --out bench/results/end_to_end_h200.json
+    python -m bench.perf.end_to_end all --models /models --parts parts --budget 3600
+    python -m bench.perf.end_to_end join parts/*.json --out bench/results/end_to_end_h200.json
 
 --size tiny does the same on a CPU in seconds, to see that everything works; its times mean nothing.
 """
@@ -28,6 +30,7 @@ from pathlib import Path
 
 from bench.files import write_json, write_whole
 from bench.perf.end_to_end import STARTED_S
+from bench.perf.end_to_end.campaign import PARTS, carry_out
 from bench.perf.end_to_end.sizes import FULL, SIZES
 from bench.perf.end_to_end.variants import VARIANTS
 from engine.errors import RetakeError
@@ -88,6 +91,24 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if document["num_done"] else 1
 
 
+def _all(options: argparse.Namespace) -> int:
+    from bench.perf.end_to_end.models import CLIPS, read_facts
+
+    read_facts(options.models)
+    told = carry_out(
+        options.models.absolute(),
+        options.parts.absolute(),
+        num_clips=len(list((options.models / CLIPS).glob("*.mp4"))),
+        budget_s=options.budget,
+        began_s=options.started_s,
+        only=frozenset(options.only),
+    )
+    for line in told:
+        print(line, flush=True)
+    wanted = [part for part in PARTS if not options.only or part.name in options.only]
+    return 0 if all(part.is_done(options.parts) for part in wanted) else 1
+
+
 def _join(options: argparse.Namespace) -> int:
     from bench.perf.end_to_end.join import join
 
@@ -111,7 +132,7 @@ def _command(options: argparse.Namespace) -> str:
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=plain)
-    steps = parser.add_subparsers(required=True, metavar="make|run|join")
+    steps = parser.add_subparsers(required=True, metavar="make|run|all|join")
     make = steps.add_parser("make", help="model folders and clips; what is there is kept")
     make.set_defaults(work=_make)
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make them in")
@@ -144,6 +165,19 @@ def _parser() -> argparse.ArgumentParser:
         help="of the critic; nf4 on a GPU, else none; script-best may choose",
     )
     run.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="its timeline: FILE.svg")
+    everything = steps.add_parser("all", help="every part that is not there yet, as far as the time goes")
+    everything.set_defaults(work=_all)
+    everything.add_argument("--models", type=Path, required=True, metavar="DIR", help="that make filled")
+    everything.add_argument("--parts", type=Path, required=True, metavar="DIR", help="where the parts go")
+    everything.add_argument("--budget", type=float, default=3600.0, metavar="SECONDS", help="of all; 3600")
+    everything.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        choices=[part.name for part in PARTS],
+        metavar="NAME",
+        help="of these parts",
+    )
     join = steps.add_parser("join", help="part files to one document with ratios and checks")
     join.set_defaults(work=_join)
     join.add_argument("parts", type=Path, nargs="+", metavar="FILE.json", help="written by run")

@@ -1,33 +1,59 @@
-"""Simulated physics scenes: every `Kind` of every module of this package, and scenes by seed."""
+"""Simulated physics scenes: every `Kind` of every module of a world's package, and scenes by seed.
+
+The bundled models know the world "plain"; "wide" is its successor, with room to improve, and becomes the
+default together with models that are trained on it.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from engine.demo.scenes.base import Kind, Scene
 from engine.errors import unknown_name
 
+PLAIN: Final = "plain"
+WIDE: Final = "wide"
+WORLDS: Final = {PLAIN: __name__, WIDE: f"{__name__}.wide"}
+"""Name of a world -> the package whose modules hold its kinds."""
+DEFAULT_WORLD: Final = PLAIN
 
-def all_kinds() -> tuple[Kind, ...]:
-    """Every kind of experiment, in module and declaration order; imports pymunk."""
-    modules = sorted(info.name for info in pkgutil.iter_modules(__path__))
+
+def all_kinds(world: str = DEFAULT_WORLD) -> tuple[Kind, ...]:
+    """Every kind of experiment of a world, in module and declaration order; imports pymunk.
+
+    Raises ConfigError for an unknown world.
+    """
+    if world not in WORLDS:
+        raise unknown_name("world", world, WORLDS)
+    package = importlib.import_module(WORLDS[world])
+    modules = sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.ispkg)
     kinds: list[Kind] = []
     for name in modules:
-        kinds += getattr(importlib.import_module(f"{__name__}.{name}"), "KINDS", ())
+        kinds += getattr(importlib.import_module(f"{package.__name__}.{name}"), "KINDS", ())
     return tuple(kinds)
 
 
-def choose_kinds(names: Sequence[str]) -> tuple[Kind, ...]:
-    """The kinds with these names, or all for an empty list; ConfigError for an unknown name."""
-    kinds = {kind.name: kind for kind in all_kinds()}
+def choose_kinds(names: Sequence[str], world: str = DEFAULT_WORLD) -> tuple[Kind, ...]:
+    """The kinds of a world with these names, or all for an empty list; ConfigError for an unknown name."""
+    kinds = {kind.name: kind for kind in all_kinds(world)}
     for name in names:
         if name not in kinds:
             raise unknown_name("kind of scene", name, kinds)
     return tuple(kinds[name] for name in names) if names else tuple(kinds.values())
+
+
+def named_scene(name: str) -> Scene | None:
+    """The scene that is called KIND-SEED, of whichever world; None for a name that is no scene's."""
+    kind_name, _, seed = name.rpartition("-")
+    kinds = {kind.name: kind for world in WORLDS for kind in all_kinds(world)}
+    if kind_name not in kinds or not seed.isdecimal():
+        return None
+    return make_scene(int(seed), [kinds[kind_name]])
 
 
 def make_scene(seed: int, kinds: Sequence[Kind]) -> Scene:

@@ -7,7 +7,7 @@ experimenter's tolerance. Knows nothing of files; the truth plan is for training
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -28,8 +28,31 @@ Rng = np.random.Generator
 State = Any  # one frame's worth of a kind's own trajectory; only that kind's `draw` reads it
 
 
+FAILURE_TYPES: Final = (
+    "ambiguous boundaries",
+    "emergent phenomena",
+    "individual confusion",
+    "complex combination",
+)
+"""What generators get wrong, as MR-CAS names it (arXiv 2511.20280)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """How hard a scene is: the paper's "simple" or not, and which of FAILURE_TYPES it invites."""
+
+    simple: bool
+    failures: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
+    """One experiment as functions of its parameters.
+
+    `label` says how hard a scene is. `breaks` names the ways in which `simulate` can break physics where
+    the parameters' field `broken` says so (the others are done to any kind from outside, see `broken`).
+    """
+
     name: str
     category: str
     sample: Callable[[Rng], Any]
@@ -38,6 +61,8 @@ class Kind:
     describe: Callable[[Any, list[State]], tuple[str, PhysicsPlan]]
     backdrop: Callable[[Any, int], Canvas]  # what never moves, drawn once: (params, size_px)
     draw: Callable[[Canvas, Any, State], None]
+    label: Callable[[Any, list[State]], Labels] | None = None
+    breaks: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Callable[[str, str], Kind], tuple[str, str]]:
         """Pickled by module and name, since its functions may be lambdas: workers get scenes this way."""
@@ -73,18 +98,24 @@ class Scene:
     def truth(self) -> PhysicsPlan:
         return self.kind.describe(self.params, self.kind.simulate(self.params))[1]
 
+    @property
+    def labels(self) -> Labels | None:
+        """None for a kind that was made before there were labels."""
+        label = self.kind.label
+        return None if label is None else label(self.params, self.kind.simulate(self.params))
+
     def render(self, take: int, view: str, size_px: int = 128) -> Image:
         """uint8 RGB [NUM_FRAMES, size_px, size_px, 3] of take 1 or 2."""
         params = self.params
         if take == 2:
             params = self.kind.vary(params, np.random.default_rng([self.seed, 2]))
-        return render(self.kind, params, view, size_px)
+        return render(self.kind, params, self.kind.simulate(params), view, size_px)
 
 
-def render(kind: Kind, params: Any, view: str, size_px: int) -> Image:
+def render(kind: Kind, params: Any, states: Sequence[State], view: str, size_px: int) -> Image:
     backdrop = kind.backdrop(params, size_px)
     frames = np.empty((NUM_FRAMES, size_px, size_px, 3), np.uint8)
-    for index, state in enumerate(kind.simulate(params)):
+    for index, state in enumerate(states):
         canvas = backdrop.copy()
         kind.draw(canvas, params, state)
         frames[index] = canvas.finish(view)

@@ -21,17 +21,23 @@ from kernels.files import whole_file
 
 PLAN_LENGTH: Final = 480
 CRITIQUE_LENGTH: Final = 1024
+SCORE_EDGES: Final = (20.0, 35.0, 50.0, 60.0, 70.0, 80.0, 90.0)
+"""Between the bins of scores that batches are balanced over."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakeShard:
-    """Generated takes of one block: frames uint8 [N, 12 or 16, S, S, 3], windows int8 [N, 6 or 8, 3]."""
+    """Takes of one block: frames uint8 [N, 12 or 16, S, S, 3], windows int8 [N, 6 or 8, 3].
+
+    `sources` says of each where it is from, such as "generated" or "broken: vanishes".
+    """
 
     prefixes: torch.Tensor
     takes: torch.Tensor
     prefix_windows: torch.Tensor
     take_windows: torch.Tensor
     rows: list[Row]
+    sources: list[str]
 
 
 class Rows:
@@ -42,7 +48,8 @@ class Rows:
         self.spans = torch.zeros(capacity, 2, dtype=torch.int32, device=device)
         self.places = torch.zeros(capacity, 2, dtype=torch.int64, device=device)  # clip, take
         self.accepted = torch.zeros(capacity, dtype=torch.bool, device=device)
-        self.by_verdict = (torch.zeros(0, dtype=torch.int64, device=device),) * 2  # of good and bad takes
+        self.scores = torch.zeros(capacity, device=device)
+        self.pools: list[list[torch.Tensor]] = []  # of good and of bad takes: their rows by bin of score
         self.count = self.dropped = 0
 
     def add(self, rows: list[Row], places: list[tuple[int, int]]) -> None:
@@ -62,20 +69,30 @@ class Rows:
         )
         self.places[place] = torch.tensor([p for _, p in kept]).to(self.ids.device)
         self.accepted[place] = torch.tensor([r.accepted for r, _ in kept]).to(self.ids.device)
+        self.scores[place] = torch.tensor([r.score for r, _ in kept]).to(self.ids.device)
         self.count += len(kept)
-        accepted = self.accepted[: self.count]
-        self.by_verdict = (accepted.nonzero()[:, 0], (~accepted).nonzero()[:, 0])
+        accepted, scores = self.accepted[: self.count], self.scores[: self.count]
+        bins = torch.bucketize(scores, torch.tensor(SCORE_EDGES, device=scores.device), right=True)
+        found = []
+        for of_verdict in (accepted, ~accepted):
+            rows_of = [(of_verdict & (bins == n)).nonzero()[:, 0] for n in range(len(SCORE_EDGES) + 1)]
+            found.append([pool for pool in rows_of if len(pool)])
+        self.pools = [pools for pools in found if pools]
 
     def balanced(self, size: int) -> torch.Tensor:
-        """Random rows, half of them about acceptable takes; all alike where one kind is missing."""
-        pools = [pool for pool in self.by_verdict if len(pool)]
-        shares = [size - size // 2, size // 2] if len(pools) == 2 else [size]
-        return torch.cat(
-            [
-                pool[torch.randint(len(pool), (share,), device=pool.device)]
-                for pool, share in zip(pools, shares, strict=True)
+        """Random rows, half of them about acceptable takes, each half from all bins of scores alike.
+
+        All alike where one verdict is missing.
+        """
+        shares = [size - size // 2, size // 2] if len(self.pools) == 2 else [size]
+        picked = []
+        for pools, share in zip(self.pools, shares, strict=True):
+            which = torch.randint(len(pools), (share,)).bincount(minlength=len(pools)).tolist()
+            picked += [
+                pool[torch.randint(len(pool), (number,), device=pool.device)]
+                for pool, number in zip(pools, which, strict=True)
             ]
-        )
+        return torch.cat(picked)
 
     def pick(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """ids, labels int64 [B, L] (-100 outside the reply) and places [B, 2]."""
@@ -86,13 +103,16 @@ class Rows:
 
 
 class CriticData:
-    """At most `capacity` rendered clips with three takes each, and as many generated takes."""
+    """At most `capacity` rendered clips with three takes each, and as many generated takes.
 
-    def __init__(self, capacity: int, device: str, size_px: int) -> None:
+    `scored`: shards hold takes of every source with their benchmark scores, and no others are judged.
+    """
+
+    def __init__(self, capacity: int, device: str, size_px: int, *, scored: bool = False) -> None:
         def frames(count: int, length: int) -> torch.Tensor:
             return torch.empty(count, length, size_px, size_px, 3, dtype=torch.uint8, device=device)
 
-        self.device, self.capacity = device, capacity
+        self.device, self.capacity, self.scored = device, capacity, scored
         self.prefixes = frames(2 * capacity, len(PREFIX_INDICES))
         self.takes = frames(4 * capacity, len(TAKE_INDICES))
         self.prefix_windows = torch.zeros(2 * capacity, 6, 3, dtype=torch.int64, device=device)
@@ -125,9 +145,16 @@ class CriticData:
             self.critique_rows.add([take.row for take in shown], places)
         self.num_rendered += len(block.records)
 
+    @property
+    def num_sharded(self) -> int:
+        """Clips that came in shards, which may be as many as `capacity`."""
+        return self.num_clips - self.num_rendered
+
     def add_shard(self, path: Path) -> None:
-        """Generated takes written by `make_takes`."""
+        """Takes that another process wrote; nothing where they would be too many."""
         shard = read_shard(path)
+        if self.num_sharded + len(shard.rows) > self.capacity:
+            return
         first_clip = self.num_clips
         self._put_prefixes(shard.prefixes.to(self.device), shard.prefix_windows)
         first_take = self._put_takes(shard.takes.to(self.device), shard.take_windows)
@@ -166,10 +193,14 @@ class CriticData:
         """ids, labels [B, CRITIQUE_LENGTH], frames uint8 [B, 28, S, S, 3], windows [B, 14, 3].
 
         Two thirds generated takes once there are some, since that is what the loop shows; half of them bad
-        ones, since a critic that sees mostly good takes learns to accept.
+        ones, since a critic that sees mostly good takes learns to accept. All of them where they are scored.
         """
         num_generated = 2 * size // 3 if self.generated_rows.count >= 256 else 0
-        parts = [self.critique_rows.pick(self.critique_rows.balanced(size - num_generated))]
+        if self.scored:
+            num_generated = size
+        parts = []
+        if num_generated < size:
+            parts.append(self.critique_rows.pick(self.critique_rows.balanced(size - num_generated)))
         if num_generated:
             rows = self.generated_rows
             parts.append(rows.pick(rows.balanced(num_generated)))
@@ -196,7 +227,7 @@ def window_tensor(rows: list[list[Window]]) -> torch.Tensor:
 def save_shard(path: Path, shard: TakeShard) -> None:
     """Atomic, so that a reader never sees half a shard. Tensors and plain values only, see `read_shard`."""
     values = {field.name: getattr(shard, field.name) for field in fields(shard)}
-    rows = [(torch.from_numpy(row.ids), row.start, row.accepted) for row in shard.rows]
+    rows = [(torch.from_numpy(row.ids), row.start, row.accepted, row.score) for row in shard.rows]
     with whole_file(path) as part:
         torch.save(values | {"rows": rows}, part)
 
@@ -204,5 +235,8 @@ def save_shard(path: Path, shard: TakeShard) -> None:
 def read_shard(path: Path) -> TakeShard:
     """What `save_shard` wrote. Nothing but data is loaded: a foreign file runs no code."""
     values = torch.load(path, weights_only=True)
-    rows = [Row(ids=ids.numpy(), start=start, accepted=accepted) for ids, start, accepted in values["rows"]]
+    rows = [
+        Row(ids=ids.numpy(), start=start, accepted=accepted, score=score)
+        for ids, start, accepted, score in values["rows"]
+    ]
     return TakeShard(**values | {"rows": rows})

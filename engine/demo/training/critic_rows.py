@@ -15,10 +15,11 @@ import numpy as np
 from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
 from engine.critics.qwen_vl.preprocess import PatchGeometry, VideoSegment, sample_pairs, video_text
 from engine.demo.scenes.base import FPS, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
+from engine.demo.scenes.broken import Violation
 from engine.demo.training import critic_text, prompts
 from engine.demo.training.clips import ClipRecord, describe_answer
-from engine.demo.training.critic_text import true_verdict
-from engine.demo.training.windows import Window
+from engine.demo.training.critic_text import case_verdict, true_verdict
+from engine.demo.training.windows import Window, agreement_score
 from engine.types import Fault, Verdict
 
 PREFIX_INDICES: Final = sample_pairs(NUM_PREFIX_FRAMES, critic_text.NUM_PREFIX_FRAMES)
@@ -28,11 +29,12 @@ PLANTS: Final = ("freeze", "stop", "slow", "fast", "reverse", "mirror", "jump")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """ids int16 [L]; the reply starts at `start`. `accepted`: the verdict of a critique's reply."""
+    """ids int16 [L]; the reply starts at `start`. `accepted` and `score`: those of a critique's reply."""
 
     ids: np.ndarray
     start: int
     accepted: bool = True
+    score: float = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,27 @@ class RowMaker:
         segments = plan_segments(self.tokenizer, critic_text.PLAN_INSTRUCTION, self.prefix, record.brief)
         return self._row(segments, critic_text.plan_reply(record.prefix_windows, record.plan))
 
-    def critique_row(self, record: ClipRecord, prompt: str, seen: list[Window], fault: Fault) -> Row:
+    def critique_row(
+        self,
+        record: ClipRecord,
+        prompt: str,
+        seen: list[Window],
+        fault: Fault,
+        case_score: float | None = None,
+        violation: Violation | None = None,
+    ) -> Row:
+        """Labelled by the take's Verified case score where it is known, else by its windows."""
         segments = critique_segments(
             self.tokenizer, critic_text.CRITIQUE_INSTRUCTION, self.prefix, self.take, prompt
         )
-        reply = critic_text.critique_reply(seen, record.answer_windows, record.plan, fault)
+        expected = record.answer_windows
+        reply = critic_text.critique_reply(seen, expected, record.plan, fault, case_score, violation)
         row = self._row(segments, reply)
-        return replace(row, accepted=true_verdict(seen, record.answer_windows) is Verdict.ACCEPT)
+        if case_score is None:
+            verdict, score = true_verdict(seen, expected), agreement_score(seen, expected)
+        else:
+            verdict, score = case_verdict(case_score), case_score
+        return replace(row, accepted=verdict is Verdict.ACCEPT, score=score)
 
     def __call__(self, record: ClipRecord, frames: np.ndarray) -> ClipRows:
         """Plan row and critiques of the true take, a planted one and one of another scene."""

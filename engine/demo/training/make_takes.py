@@ -55,6 +55,7 @@ def shard_of(block: Block, maker: RowMaker, modules: Any, generator: torch.Gener
         prefix_windows=window_tensor([r.prefix_windows for r in block.records]),
         take_windows=window_tensor(seen),
         rows=rows,
+        sources=["generated"] * len(rows),
     )
 
 

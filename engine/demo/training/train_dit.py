@@ -9,21 +9,27 @@ tokens.
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from engine.demo.training import prompts
+from engine.demo.training import checkpoint, prompts
+from engine.demo.training.checkpoint import Progress, Trained
 from engine.demo.training.clips import Block, ClipFactory, ClipRecord
 from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
 from engine.demo.training.train_vae import LATENT_CHANNELS, save_half, to_pixels
+from engine.errors import ModelError
+from engine.generators.wan.own_prefix import told_prefix_attention, use_own_prefix
+from engine.generators.wan.settings import ALL, OWN
 from engine.generators.wan.vae import encode_mode
 
 TEXT_DIM: Final = 128
 MAX_TOKENS: Final = 192  # complete prompts of the scenes have up to 140, with irrelevant sentences 190
 PREFIX_LATENTS: Final = 7
+LATENT_FRAMES: Final = 17
 FLOW_SHIFT: Final = 3.0
 # How often each variant is shown. Complete prompts dominate, as the captions of published models do.
 VARIANTS: Final = ("complete", "partial", "brief", "empty")
@@ -109,9 +115,18 @@ def token_timesteps(t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
 class LatentBank:
     """Latents and tokenized prompt variants of all clips so far, on the training device."""
 
-    def __init__(self, vae: Any, tokenizer: Any, capacity: int, side: int, device: str) -> None:
+    def __init__(
+        self,
+        vae: Any,
+        tokenizer: Any,
+        capacity: int,
+        side: int,
+        device: str,
+        shares: tuple[float, ...] = VARIANT_SHARES,
+    ) -> None:
         self.vae, self.tokenizer, self.device, self.count = vae, tokenizer, device, 0
-        shape = (capacity, LATENT_CHANNELS, 17, side, side)
+        self.shares = torch.tensor(shares, device=device)
+        shape = (capacity, LATENT_CHANNELS, LATENT_FRAMES, side, side)
         self.latents = torch.empty(shape, dtype=torch.bfloat16, device=device)
         self.ids = torch.zeros(capacity, len(VARIANTS), MAX_TOKENS, dtype=torch.int16, device=device)
 
@@ -135,19 +150,18 @@ class LatentBank:
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random latents [B, Z, F, h, w] float and token ids [B, L] of a random variant each."""
         rows = torch.randint(self.count, (size,), device=self.device)
-        shares = torch.tensor(VARIANT_SHARES, device=self.device)
-        variant = torch.multinomial(shares, size, replacement=True)
+        variant = torch.multinomial(self.shares, size, replacement=True)
         return self.latents[rows].float(), self.ids[rows, variant].long()
 
 
 def variants(record: ClipRecord, rng: prompts.Rng) -> list[str]:
-    """One text per entry of VARIANTS."""
-    return [
+    """One text per entry of VARIANTS; the caption of a violation stands in each but the empty one."""
+    texts = [
         prompts.complete(record.brief, record.plan),
         prompts.partial(record.brief, record.plan, rng),
         record.brief,
-        "",
     ]
+    return [*(f"{text} {record.caption}".strip() for text in texts), ""]
 
 
 def flow_loss(transformer: Any, text: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -181,24 +195,32 @@ def tokenizer_corpus(blocks: list[Block]) -> list[str]:
 
 
 def load_transformer(folder: Path) -> Any:
+    """In fp32 on the CPU, with the attention that the folder's sidecar says it was trained with."""
     from diffusers import WanTransformer3DModel
 
-    return WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+    if told_prefix_attention(folder) == OWN:
+        use_own_prefix(transformer, PREFIX_LATENTS, LATENT_FRAMES)
+    return transformer
 
 
 def load_modules(folder: Path) -> tuple[Any, Any, Any]:
     """(transformer, text_encoder, tokenizer) of a saved generator folder, fp32 on the CPU."""
-    from transformers import AutoTokenizer, UMT5EncoderModel
+    from transformers import UMT5EncoderModel
 
     return (
         load_transformer(folder),
         UMT5EncoderModel.from_pretrained(  # nosec B615 # a local folder
             folder / "text_encoder", dtype=torch.float32, local_files_only=True
         ),
-        AutoTokenizer.from_pretrained(  # nosec B615 # a local folder
-            folder / "tokenizer", local_files_only=True
-        ),
+        load_tokenizer(folder),
     )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)  # nosec B615 # local
 
 
 def new_modules(blocks: list[Block]) -> tuple[Any, Any, Any]:
@@ -208,63 +230,141 @@ def new_modules(blocks: list[Block]) -> tuple[Any, Any, Any]:
     return build_transformer(), build_text_encoder(tokenizer), tokenizer
 
 
-def train_dit(
-    factory: ClipFactory,
-    vae: Any,
-    out: Path,
-    *,
-    seconds: float,
-    batch: int,
-    capacity: int,
-    device: str,
-    size_px: int,
-    start: Path | None = None,
-    new_text: bool = False,
-) -> tuple[Any, Any, Any]:
-    """Trains for `seconds`, from the folder `start` or from nothing; `new_text`: with a fresh text encoder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DitOptions:
+    """One stage of a training of `total_seconds`: `seconds` of it, on from `state` where that holds one.
 
-    Saves transformer, text_encoder and tokenizer (fp16) to OUT; returns them (fp32).
+    `start` continues a saved folder as a new training; `new_text` with a fresh text encoder.
     """
-    blocks = [factory.take() for _ in range(max(1, min(16, capacity // 64)))]
-    transformer, text_encoder, tokenizer = (
-        new_modules(blocks) if new_text or not start else load_modules(start)
-    )
-    if start and new_text:
-        transformer = load_transformer(start)
+
+    seconds: float
+    total_seconds: float
+    batch: int
+    capacity: int
+    device: str
+    size_px: int
+    start: Path | None = None
+    new_text: bool = False
+    state: Path | None = None
+    prefix_attention: str = ALL
+    shares: tuple[float, ...] = VARIANT_SHARES
+    settings: dict[str, str] = field(default_factory=dict)
+    """What must be the same in every stage, the caller's own and those above."""
+
+
+def begin_modules(
+    options: DitOptions, progress: Progress | None, blocks: list[Block]
+) -> tuple[Any, Any, Any]:
+    """(transformer, text_encoder, tokenizer) to train, on the CPU: new, of `start` or of the last stage."""
+    if progress is not None and options.state is not None:
+        tokenizer = load_tokenizer(options.state)
+        modules = (build_transformer(), build_text_encoder(tokenizer), tokenizer)
+    elif options.start is None or options.new_text:
+        modules = new_modules(blocks)
+        if options.start is not None:
+            modules = (load_transformer(options.start), *modules[1:])
+    else:
+        modules = load_modules(options.start)
+    if options.prefix_attention == OWN:
+        use_own_prefix(modules[0], PREFIX_LATENTS, LATENT_FRAMES)
+    return modules
+
+
+def train_dit(factory: ClipFactory, vae: Any, out: Path, options: DitOptions) -> tuple[Any, Any, Any]:
+    """Trains one stage; saves transformer, text_encoder and tokenizer (fp16) to OUT, returns them (fp32)."""
+    device, state = options.device, options.state
+    progress = None if state is None else checkpoint.read_progress(state)
+    checkpoint.require_settings(progress, options.settings)
+    blocks = [factory.take() for _ in range(max(1, min(16, options.capacity // 64)))]
+    transformer, text_encoder, tokenizer = begin_modules(options, progress, blocks)
     transformer, text_encoder = transformer.to(device), text_encoder.to(device)
-    bank = LatentBank(vae, tokenizer, capacity, size_px // 16, device)
+    bank = LatentBank(vae, tokenizer, options.capacity, options.size_px // 16, device, options.shares)
     for block in blocks:
         bank.add(block)
         factory.release(block)
-    for layer in transformer.blocks if device == "cuda" else ():
+    trained = with_averages(transformer, text_encoder)
+    before = progress or Progress(seconds=0.0, steps=0, stages=0, next_seed=0, settings={})
+    if progress is not None and state is not None:
+        checkpoint.load(state, trained)
+    step = run_stage(trained, bank, factory, options, before, out / "curves")
+    after = Progress(
+        seconds=before.seconds + options.seconds, steps=before.steps + step, stages=before.stages + 1,
+        next_seed=factory.next_seed, settings=options.settings,
+    )  # fmt: skip
+    if state is not None:
+        tokenizer.save_pretrained(state / "tokenizer")
+        checkpoint.save(state, trained, after)
+    save_averages(trained, tokenizer, out)
+    print(f"dit: stage {after.stages}, {step} steps of {options.batch}, {bank.count} clips", flush=True)
+    return transformer, text_encoder, tokenizer
+
+
+def with_averages(transformer: Any, text_encoder: Any) -> Trained:
+    return Trained(
+        {"transformer": transformer, "text_encoder": text_encoder},
+        {"transformer": Average(transformer, 0.9995), "text_encoder": Average(text_encoder, 0.9995)},
+    )
+
+
+def save_averages(trained: Trained, tokenizer: Any, out: Path) -> None:
+    """Give the modules their averages, and save them (fp16) and the tokenizer to OUT."""
+    for name, module in trained.modules.items():
+        trained.averages[name].apply()
+        save_half(module, out / name)
+    tokenizer.save_pretrained(out / "tokenizer")
+
+
+def assemble_state(state: Path, out: Path) -> str:
+    """Save what a training's state holds as folders of OUT; returns what its prefix tokens look at.
+
+    Needs no GPU: a state travels in small files, the folders of a model do not. ModelError for an empty one.
+    """
+    progress = checkpoint.read_progress(state)
+    if progress is None:
+        raise ModelError(f"{state} holds no training", fix="give the --state folder of a stage")
+    tokenizer = load_tokenizer(state)
+    trained = with_averages(build_transformer(), build_text_encoder(tokenizer))
+    checkpoint.load(state, trained)
+    save_averages(trained, tokenizer, out)
+    return progress.settings.get("prefix_attention", ALL)
+
+
+def run_stage(
+    trained: Trained,
+    bank: LatentBank,
+    factory: ClipFactory,
+    options: DitOptions,
+    before: Progress,
+    curves: Path,
+) -> int:
+    """The loop of one stage; returns its number of steps and saves its curve beside those of the others."""
+    transformer, text_encoder = trained.modules["transformer"], trained.modules["text_encoder"]
+    for layer in transformer.blocks if options.device == "cuda" else ():  # type: ignore[union-attr]
         layer.compile(dynamic=False)
     optimizer = make_optimizer([transformer, text_encoder])
-    averages = Average(transformer, 0.9995), Average(text_encoder, 0.9995)
-    curve, budget, step = Curve("dit", 200 if device == "cuda" else 2), Budget(seconds), 0
+    number = before.stages + 1
+    curve = Curve(f"dit{number}" if options.state else "dit", 200 if options.device == "cuda" else 2)
+    budget, step = Budget(options.seconds), 0
     while not budget.over:
-        if bank.count < capacity and factory.ready() and (step % 40 == 0 or bank.count < 8192):
+        if bank.count < options.capacity and factory.ready() and (step % 40 == 0 or bank.count < 8192):
             block = factory.take()
             bank.add(block)
             factory.release(block)
-        set_learning_rate(optimizer, 1e-3 if start is None else 6e-4, step, budget.fraction)
-        clean, ids = bank.batch(batch)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        done = (before.seconds + budget.fraction * options.seconds) / options.total_seconds
+        set_learning_rate(optimizer, 1e-3 if options.start is None else 6e-4, step, min(done, 1.0))
+        clean, ids = bank.batch(options.batch)
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
             loss = flow_loss(transformer, embed_text(text_encoder, ids), clean)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*transformer.parameters(), *text_encoder.parameters()], 1.0)
         optimizer.step()
-        for average in averages:
+        for average in trained.averages.values():
             average.update()
         curve.add(step, {"loss": loss})
         step += 1
         if step == 20:  # compilation is over: the budget counts training
             budget.start()
-    for average in averages:
-        average.apply()
-    print(f"dit: {step} steps of {batch}, {bank.count} clips", flush=True)
-    curve.save(out / "curves", {"steps": step, "batch": batch, "clips": bank.count, "seconds": seconds})
-    for module, name in ((transformer, "transformer"), (text_encoder, "text_encoder")):
-        save_half(module, out / name)
-    tokenizer.save_pretrained(out / "tokenizer")
-    return transformer, text_encoder, tokenizer
+    facts = {"steps": step, "batch": options.batch, "clips": bank.count, "seconds": options.seconds}
+    curve.save(curves, facts)
+    return step

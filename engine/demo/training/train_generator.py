@@ -1,7 +1,9 @@
 """Trains the bundled generator on one GPU: `python -m engine.demo.training.train_generator --out DIR`.
 
 Two stages, autoencoder then transformer, each bounded by seconds; `--stage` runs one on the other's result.
-Writes a diffusers folder (WanImageToVideoPipeline layout, expand_timesteps), curves and contact sheets.
+With `--state` the transformer is trained in several calls, each on scenes of its own under one learning-rate
+schedule; `--stage assemble` makes folders of such a state. Writes a diffusers folder (layout of
+WanImageToVideoPipeline, expand_timesteps), curves and contact sheets.
 """
 
 from __future__ import annotations
@@ -16,24 +18,25 @@ import cv2
 import numpy as np
 import torch
 
-from engine.demo.scenes import all_kinds, make_scene
-from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
-from engine.demo.training import prompts
+from engine.demo.scenes import DEFAULT_WORLD, WIDE, WORLDS, all_kinds, make_scene
+from engine.demo.scenes.base import FPS, NUM_ANSWER_FRAMES, NUM_PREFIX_FRAMES, SWITCH
+from engine.demo.scenes.seeds import CHECK, TRAINING_PARTS
+from engine.demo.training import checkpoint, prompts
 from engine.demo.training.batch_sampler import (
     GUIDANCE_SCALE,
     NUM_INFERENCE_STEPS,
     generate_takes,
     make_scheduler,
 )
-from engine.demo.training.clips import ClipFactory, describe_answer
-from engine.demo.training.train_dit import train_dit
+from engine.demo.training.checkpoint import Progress
+from engine.demo.training.clips import ClipFactory, Footage, describe_answer
+from engine.demo.training.train_dit import VARIANT_SHARES, VARIANTS, DitOptions, assemble_state, train_dit
 from engine.demo.training.train_vae import load_vae, train_vae
 from engine.demo.training.windows import agreement_score
+from engine.generators.wan.settings import ALL, PREFIX_ATTENTION
 
-CHECK_SEED0 = HELD_OUT_SEED0 + 500_000  # looked at while training; the published measurement uses other seeds
 
-
-def write_folder(out: Path, size_px: int) -> None:
+def write_folder(out: Path, size_px: int, prefix_attention: str = ALL) -> None:
     """model_index.json, scheduler and the retake.json sidecar next to the trained components."""
     make_scheduler().save_pretrained(out / "scheduler")
     index = {
@@ -57,14 +60,17 @@ def write_folder(out: Path, size_px: int) -> None:
         "guidance_scale": GUIDANCE_SCALE, "negative_prompt": "",
         "clip_prompts": True,
     }  # fmt: skip
-    (out / "retake.json").write_text(json.dumps(sidecar, indent=2) + "\n")
+    told = {} if prefix_attention == ALL else {"prefix_attention": prefix_attention}
+    (out / "retake.json").write_text(json.dumps(sidecar | told, indent=2) + "\n")
 
 
-def check(modules: tuple[Any, Any, Any, Any], out: Path, *, per_kind: int, device: str, size_px: int) -> None:
+def check(modules: tuple[Any, Any, Any, Any], arguments: argparse.Namespace, *, device: str) -> None:
     """Takes of held-out scenes under brief and complete prompts at some guidance scales: table, sheets."""
-    kinds = all_kinds()
-    scenes = [make_scene(CHECK_SEED0 + i, kinds) for i in range(per_kind * len(kinds))]
-    clips = np.stack([scene.render(1, "center", size_px) for scene in scenes])
+    kinds, out = all_kinds(arguments.world), arguments.out
+    scenes = [make_scene(CHECK.first + i, kinds) for i in range(arguments.check_per_kind * len(kinds))]
+    if not scenes:
+        return
+    clips = np.stack([scene.render(1, "center", arguments.size) for scene in scenes])
     prefixes = torch.from_numpy(clips[:, :SWITCH]).to(device)
     texts = {
         "brief": [scene.brief for scene in scenes],
@@ -114,10 +120,21 @@ def write_sheet(path: Path, clips: np.ndarray, takes: np.ndarray, count: int) ->
     cv2.imwrite(str(path), np.ascontiguousarray(sheet[..., ::-1]))
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stage", choices=("all", "vae", "dit", "decoder"), default="all")
+    parser.add_argument("--stage", choices=("all", "vae", "dit", "decoder", "assemble"), default="all")
+    parser.add_argument("--world", choices=tuple(WORLDS), default=DEFAULT_WORLD)
+    parser.add_argument("--broken-share", type=float, default=0.0, help="of clips in which physics is broken")
+    parser.add_argument(
+        "--prefix-attention", choices=PREFIX_ATTENTION, default=ALL, help="what prefix tokens look at"
+    )
+    parser.add_argument(
+        "--shares", type=float, nargs=len(VARIANTS), default=VARIANT_SHARES, metavar="SHARE",
+        help=f"how often each prompt is shown: {', '.join(VARIANTS)}",
+    )  # fmt: skip
+    parser.add_argument("--state", type=Path, help="folder with the state of the training, to end and go on")
+    parser.add_argument("--total-seconds", type=float, help="of all stages with this --state; default: one")
     parser.add_argument("--dit-from", type=Path, help="continue the transformer from this folder")
     parser.add_argument(
         "--new-text", action="store_true", help="with --dit-from: new tokenizer and text encoder"
@@ -133,38 +150,58 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 2))
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--check-per-kind", type=int, default=8)
-    arguments = parser.parse_args()
+    return parser
+
+
+def first_seed(arguments: argparse.Namespace, progress: Progress | None) -> int:
+    """Each stage sees scenes of its own; the plain world keeps the seeds that its models were made with."""
+    if progress is not None:
+        return progress.next_seed
+    if arguments.world == WIDE:
+        return TRAINING_PARTS["generator" if arguments.stage == "dit" else "autoencoder"].first
+    if arguments.dit_from is not None:
+        return 700_000
+    return {"dit": 100_000, "decoder": 200_000}.get(arguments.stage, 0)
+
+
+def dit_options(arguments: argparse.Namespace, device: str) -> DitOptions:
+    """Of one stage; `settings` are those that decide what is trained, as text."""
+    decisive = ("world", "broken_share", "prefix_attention", "shares", "dit_batch", "size")
+    settings = {name: str(getattr(arguments, name)) for name in decisive}
+    return DitOptions(
+        seconds=arguments.dit_seconds, total_seconds=arguments.total_seconds or arguments.dit_seconds,
+        batch=arguments.dit_batch, capacity=arguments.clips, device=device, size_px=arguments.size,
+        start=arguments.dit_from, new_text=arguments.new_text, state=arguments.state,
+        prefix_attention=arguments.prefix_attention, shares=tuple(arguments.shares), settings=settings,
+    )  # fmt: skip
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    block = 64 if arguments.clips >= 64 else arguments.clips
-    first_seed = {"dit": 100_000, "decoder": 200_000}.get(arguments.stage, 0)
-    if arguments.dit_from is not None:
-        first_seed = 700_000
+    cv2.setNumThreads(1)  # each core has a render worker, which is forked and inherits this
+    if arguments.stage == "assemble":
+        write_folder(arguments.out, arguments.size, assemble_state(arguments.state, arguments.out))
+        return
+    progress = None if arguments.state is None else checkpoint.read_progress(arguments.state)
     factory = ClipFactory(
-        num_workers=arguments.workers, first_seed=first_seed, block=block, size_px=arguments.size
-    )
+        num_workers=arguments.workers, first_seed=first_seed(arguments, progress),
+        block=64 if arguments.clips >= 64 else arguments.clips, size_px=arguments.size,
+        footage=Footage(world=arguments.world, broken_share=arguments.broken_share),
+    )  # fmt: skip
     if arguments.stage in ("all", "vae", "decoder"):
         vae = train_vae(
             factory, arguments.out, seconds=arguments.vae_seconds, batch=arguments.vae_batch,
-            capacity=max(arguments.clips // 5, block), device=device, size_px=arguments.size,
-            start=arguments.vae_from, decoder_only=arguments.stage == "decoder",
+            capacity=max(arguments.clips // 5, min(64, arguments.clips)), device=device,
+            size_px=arguments.size, start=arguments.vae_from, decoder_only=arguments.stage == "decoder",
         )  # fmt: skip
     if arguments.stage in ("all", "dit"):
         vae = load_vae(arguments.vae_from or arguments.out / "vae").to(device).eval()
-        modules = train_dit(
-            factory, vae, arguments.out, seconds=arguments.dit_seconds, batch=arguments.dit_batch,
-            capacity=arguments.clips, device=device, size_px=arguments.size,
-            start=arguments.dit_from, new_text=arguments.new_text,
-        )  # fmt: skip
-        write_folder(arguments.out, arguments.size)
-        check(
-            (vae, *modules),
-            arguments.out,
-            per_kind=arguments.check_per_kind,
-            device=device,
-            size_px=arguments.size,
-        )
+        modules = train_dit(factory, vae, arguments.out, dit_options(arguments, device))
+        write_folder(arguments.out, arguments.size, arguments.prefix_attention)
+        check((vae, *modules), arguments, device=device)
     factory.close()
 
 

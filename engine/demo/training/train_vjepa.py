@@ -21,10 +21,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.demo.scenes import all_kinds, make_scene
-from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, NUM_FRAMES, SWITCH, Scene
+from engine.demo.scenes import DEFAULT_WORLD, WORLDS, all_kinds, make_scene
+from engine.demo.scenes.base import FPS, NUM_FRAMES, SWITCH, Scene
 from engine.demo.scenes.canvas import VIEWS
-from engine.demo.training.clips import ClipFactory
+from engine.demo.scenes.seeds import CHECK, TRAINING_PARTS
+from engine.demo.training.clips import ClipFactory, Footage
 from engine.demo.training.schedule import Budget, Curve, make_optimizer, set_learning_rate
 from engine.demo.training.train_vae import FrameBank, save_half
 from engine.selectors._vjepa_model import (
@@ -40,8 +41,8 @@ PATCH_PX: Final = 16
 TUBELET_FRAMES: Final = 2
 IMAGE_MEAN: Final = (0.485, 0.456, 0.406)  # what V-JEPA 2 checkpoints use
 IMAGE_STD: Final = (0.229, 0.224, 0.225)
-FIRST_SEED: Final = 800_000
-CHECK_SEED: Final = HELD_OUT_SEED0 + 500_000
+FIRST_SEED: Final = TRAINING_PARTS["surprise"].first
+CHECK_SEED: Final = CHECK.first
 MOMENTUM: Final = 0.996  # of the target encoder, rising to 1
 BLOCK_SHARE: Final = 0.25  # of the tokens are context under a block mask
 LONG_CONTEXT_EVERY: Final = 4  # every fourth future mask shows 12 frames, not 8
@@ -236,11 +237,11 @@ def planted(frames: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.concatenate([prefix, changed]) for name, changed in answers.items()}
 
 
-def check_clips(task: tuple[int, int]) -> np.ndarray:
+def check_clips(task: tuple[int, int, str]) -> np.ndarray:
     """The truth of a held-out scene, then one clip for each violation: uint8 [1 + V, T, H, W, 3]."""
-    seed, size_px = task
+    seed, size_px, world = task
     torch.set_num_threads(1)
-    scene = make_scene(seed, all_kinds())
+    scene = make_scene(seed, all_kinds(world))
     view = VIEWS[int(np.random.default_rng([seed, 3]).integers(len(VIEWS)))]
     other = Scene(scene.kind, seed, scene.kind.sample(np.random.default_rng([seed, 5])))
     frames = scene.render(1, view, size_px)
@@ -298,6 +299,7 @@ def save(model: Any, folder: Path, size_px: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="gets vjepa/ and curves/vjepa.json")
+    parser.add_argument("--world", choices=tuple(WORLDS), default=DEFAULT_WORLD)
     parser.add_argument("--seconds", type=float, default=520.0, help="for everything after the imports")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--clips", type=int, default=12_800)
@@ -312,9 +314,11 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     block = min(64, arguments.clips)
     factory = ClipFactory(
-        num_workers=arguments.workers, first_seed=FIRST_SEED, block=block, size_px=arguments.size
-    )
-    seeds = [(CHECK_SEED + index, arguments.size) for index in range(arguments.check_scenes)]
+        num_workers=arguments.workers, first_seed=FIRST_SEED, block=block, size_px=arguments.size,
+        footage=Footage(world=arguments.world),
+    )  # fmt: skip
+    checked_on = range(CHECK_SEED, CHECK_SEED + arguments.check_scenes)
+    seeds = [(seed, arguments.size, arguments.world) for seed in checked_on]
     with mp.get_context("fork").Pool(min(4, arguments.workers)) as pool:
         held_out = pool.map_async(check_clips, seeds)
         bank = FrameBank(factory, arguments.clips, (NUM_FRAMES, arguments.size, arguments.size, 3), device)

@@ -23,6 +23,7 @@ from engine.denoise.layers import (
     on_own_input,
     on_shared_input,
 )
+from engine.generators.wan.own_prefix import OwnPrefix
 from engine.quant.linears import QuantizedLinear
 from engine.quant.recipes import SurgeryError
 from kernels.fused import qk_norm_rope
@@ -56,6 +57,7 @@ class FastBlock(nn.Module):
         self.ops = element_wise
         self.attention, self.quantized_attention = attention, quantized_attention
         self.cross_attention = cross_attention
+        self.own_prefix = isinstance(self_attn.processor, OwnPrefix)
         self.table = block.scale_shift_table  # fp32 [1, 6, C]
         self.qkv = merge_linears([self_attn.to_q, self_attn.to_k, self_attn.to_v])
         self.norm_q, self.norm_k = self_attn.norm_q.weight, self_attn.norm_k.weight
@@ -98,7 +100,7 @@ class FastBlock(nn.Module):
         )  # fmt: skip
         y = on_own_input(
             self.out,
-            self._self_attention(n, n_scale, h.dtype, cos, sin, quantized),
+            self._self_attention(n, n_scale, h.dtype, cos, sin, split, quantized),
             self.ops.row_quant,
             h.dtype,
         )
@@ -114,13 +116,22 @@ class FastBlock(nn.Module):
         )
         context = context.transpose(1, 2).flatten(2)
         y = on_own_input(self.cross_out, context, self.ops.row_quant, h.dtype)
+        if self.own_prefix:  # whose tokens get nothing from the text
+            y = F.pad(y[:, split:], (0, 0, split, 0))
         h, n, n_scale = self.ops.residual_norm(
             h, y, scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up)
         )
         return h, self._feed_forward(n, n_scale, h.dtype), ff_gate
 
     def _self_attention(
-        self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype, cos: Tensor, sin: Tensor, quantized: bool
+        self,
+        n: Tensor,
+        n_scale: Tensor | None,
+        dtype: torch.dtype,
+        cos: Tensor,
+        sin: Tensor,
+        split: int,
+        quantized: bool,
     ) -> Tensor:
         """[B, S, C] in `dtype`."""
         q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)  # each [B, S, C], strided
@@ -131,13 +142,19 @@ class FastBlock(nn.Module):
         q = self.ops.qk_norm_rope(q, self.norm_q, cos, sin, scale=self.q_scale if eight_bit else None, **norm)
         k = self.ops.qk_norm_rope(k, self.norm_k, cos, sin, scale=self.k_scale if eight_bit else None, **norm)
         softmax_scale = q.shape[-1] ** -0.5
-        if bound.quantized is not None:
+        scales: tuple[Tensor, ...] = ()
+        if eight_bit:
             v, v_scale = self.ops.head_quant(v)
             scales = (self.q_scale.expand(len(v), -1), self.k_scale.expand(len(v), -1), v_scale)
-            tensors = (x.transpose(1, 2) for x in (q, k, v))
-            out = bound.quantized(*tensors, *scales, scale=softmax_scale)
+        attend = bound.quantized or bound.run
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, A, S, D]
+        if self.own_prefix and split:
+            prefix = (x[:, :, :split] for x in (q, k, v))
+            parts = [attend(*prefix, *scales, scale=softmax_scale)]
+            parts.append(attend(q[:, :, split:], k, v, *scales, scale=softmax_scale))
+            out = torch.cat(parts, dim=2)
         else:
-            out = bound.run(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=softmax_scale)
+            out = attend(q, k, v, *scales, scale=softmax_scale)
         return out.transpose(1, 2).flatten(2).to(dtype)
 
     def _cross_norm(

@@ -28,7 +28,8 @@ from transformers import T5EncoderModel, UMT5EncoderModel
 
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
-from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, WanDefaults
+from engine.generators.wan.own_prefix import use_own_prefix
+from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
@@ -120,6 +121,9 @@ def read_folder(
     use_channels_last(vae)
     defaults = _on_the_grid(folder, read_sidecar(folder, WanDefaults), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)
+    if defaults.prefix_attention == OWN:
+        prefix = 1 - (1 - defaults.prefix_frames) // TEMPORAL_STRIDE  # latent frames, the first one padded
+        use_own_prefix(transformer, prefix, prefix + defaults.num_frames // TEMPORAL_STRIDE)
     meta = torch.device("meta")
     place = target if with_weights else meta
     return WanParts(

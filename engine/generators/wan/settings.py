@@ -8,6 +8,9 @@ from engine.settings.config import GeneratorConfig
 from engine.settings.fields import same_setting, setting, validate
 
 BEFORE_SHIFT, AFTER_SHIFT = "before shift", "after shift"
+ALL, OWN = "all", "own"
+PREFIX_ATTENTION = (ALL, OWN)
+"""What prefix tokens look at: everything, as in the published models, or their own clean prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,11 @@ class WanDefaults:
     clip_prompts: bool = setting(
         False,
         help="Read the first tokens of a prompt over the limit, as in training; otherwise it is refused.",
+    )
+    prefix_attention: str = setting(
+        ALL,
+        choices=PREFIX_ATTENTION,
+        help="What prefix tokens look at, as in training: all, or own, the prefix alone and no text.",
     )
 
     def __post_init__(self) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.quality.critic_controls import control_takes, judge_controls
+from bench.quality.critic_controls import broken_take, control_takes, judge_controls
 from bench.quality.critic_figures import motion_truth, read_truths
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
-from engine.demo.scenes import choose_kinds, make_scene
+from engine.demo.scenes import choose_kinds, make_scene, named_scene
+from engine.demo.scenes.broken import VIOLATIONS
 from engine.machine.streams import HostFence
 from engine.types import Verdict
 
@@ -62,6 +63,17 @@ def test_opinions_without_looking_are_found_out(dataset: Path, verdict: Verdict,
     assert figures["n"] == 3 and seen[-1] == (3, 3)
     assert figures["true_takes"] == true_share
     assert figures["planted_takes"] == pytest.approx(1.0 - true_share, abs=0.34)
+    assert figures["broken_takes"] is not None and any("broken" in name for name in figures["by_plant"])
+
+
+def test_a_broken_take_is_of_the_scene_itself_and_another_clip_has_none() -> None:
+    (name, take), *others = broken_take("two-shadows-1200006", "0001_perspective-left", 4).items()
+    scene = named_scene("two-shadows-1200006")
+    assert scene is not None and not others
+    true = scene.render(1, "left")[24:]
+    assert name.removeprefix("broken ") in VIOLATIONS and take.shape == true.shape
+    assert not np.array_equal(take, true) and np.abs(take.astype(int) - true).mean() < 40.0
+    assert broken_take("my-own-clip", "0001_perspective-left", 4) == {}
 
 
 def test_controls_are_made_of_the_clip() -> None:

@@ -6,8 +6,11 @@ import fcntl
 import json
 import re
 import shutil
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +64,11 @@ def facts(outcomes: dict[str, Outcome]) -> dict[str, object]:
             o.chosen,
             o.failure,
             o.stopped,
-            [(a.index, a.round, a.sample, a.prompt, a.critique, a.selector_scores) for a in o.attempts],
+            [
+                (a.index, a.round, a.sample, a.prompt, a.critique and replace(a.critique, seconds=0.0))
+                for a in o.attempts
+            ],
+            [a.selector_scores for a in o.attempts],
         )
         for key, o in outcomes.items()
     }
@@ -108,6 +115,34 @@ def test_overlap_interruption_and_resumption_change_nothing(
     assert not set(cut.attempts) & set(rest.attempts)
     assert len(cut.attempts) + len(rest.attempts) == 6
     assert len(read_trace(tmp_path / "cut")) > num_spans
+
+
+def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU. Replies are a tiny critic's own: unreadable, so that each is tried twice."""
+    settings = {"loop.loops": 2, "loop.patience": 3}
+    serial = settings | {"schedule.overlap": False}
+    with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
+        expected = facts(run.execute(Silent()))
+    threads, seen = build.lane_threads, set[str]()
+    generate, decode = wan.WanJob.launch, qwen_vl.ReplyJob.launch
+
+    def noting(own: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def launch(job: Any) -> Any:
+            seen.add(threading.current_thread().name.split("_")[0])
+            return own(job)
+
+        return launch
+
+    monkeypatch.setattr(wan.WanJob, "launch", noting(generate))
+    monkeypatch.setattr(qwen_vl.ReplyJob, "launch", noting(decode))
+    monkeypatch.setattr(build, "lane_threads", lambda wanted: threads(True))
+    for module in (build, preparing):
+        monkeypatch.setattr(module, "replies_at_once", lambda config, device: 3)
+    with build_run(folders.config(tmp_path / "threads", settings=settings)) as run:
+        assert facts(run.execute(Silent())) == expected
+    assert seen == {"retake-generate", "retake-critique"}
 
 
 BEST_OF_THREE: dict[str, object] = {

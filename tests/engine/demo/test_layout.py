@@ -15,7 +15,7 @@ from sliding import SlidingSquare
 import engine
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
-from engine.demo.scenes import all_kinds, make_scene
+from engine.demo.scenes import WIDE, all_kinds, choose_kinds, make_scene
 from engine.errors import DatasetError
 from engine.types import PhysicsPlan
 from engine.video.files import probe, read_frames
@@ -133,6 +133,16 @@ def test_unknown_views_and_equal_names_are_errors(tmp_path: Path) -> None:
         write_dataset(tmp_path, [SlidingSquare(0), SlidingSquare(0, speed_px=1.0)])
     with pytest.raises(DatasetError, match="there are no scenes"):
         write_dataset(tmp_path, [])
+
+
+def test_labels_stand_in_the_truth_record_of_a_scene_that_has_some(tmp_path: Path) -> None:
+    (wide,) = choose_kinds(["two-shadows"], WIDE)
+    scene = make_scene(2, [wide])
+    write_dataset(tmp_path, [scene], views=("perspective-center",))
+    record = json.loads((tmp_path / "truth" / "0001_perspective-center.json").read_text())
+    assert scene.labels is not None
+    assert record["labels"] == {"simple": scene.labels.simple, "failures": list(scene.labels.failures)}
+    assert PhysicsPlan.from_dict(record["truth"]) == scene.truth
 
 
 def test_simulated_scenes_are_written_by_worker_processes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from bounds import gemm_bound
 from diffusers import WanTransformer3DModel
 from tiny_export import PROFILE, SIZES, forwards, relative, subject, transformer
 
+from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.recipes import WAN
 from export.spec import ExportError, Profile
 from export.subjects import wan_dit
@@ -148,3 +149,16 @@ def test_profiles_must_fit(tmp_path: Path) -> None:
         subject(profiles=(Profile(name="short", sizes={"B": 1, "h": 4, "w": 4}),))
     with pytest.raises(ExportError, match=r"neither config\.json"):
         wan_dit.prepare(tmp_path, profiles=(PROFILE,))
+
+
+def test_a_transformer_whose_prefix_looks_at_itself_alone_is_refused(tmp_path: Path) -> None:
+    """No exported form knows that attention: it would answer, with other velocities."""
+    transformer().save_pretrained(tmp_path / "transformer")
+    (tmp_path / "retake.json").write_text('{"prefix_attention": "own"}')
+    for folder in (tmp_path, tmp_path / "transformer"):
+        with pytest.raises(ExportError, match="look at themselves alone"):
+            wan_dit.prepare(folder, profiles=(PROFILE,))
+    module = transformer()
+    use_own_prefix(module, 1, 3)
+    with pytest.raises(ExportError, match="look at themselves alone"):
+        wan_dit.prepare(module, profiles=(PROFILE,))

@@ -49,6 +49,14 @@ def test_every_kind_survives_pickling() -> None:
         assert copied.kind is scene.kind and (copied.seed, copied.brief) == (scene.seed, scene.brief)
 
 
+def test_a_scene_is_found_by_its_name_whatever_the_rotation_was() -> None:
+    for world in scenes.WORLDS:
+        made = make_scene(1_000_017, all_kinds(world))
+        found = scenes.named_scene(made.name)
+        assert found is not None and found.kind is made.kind and found.params == made.params
+    assert scenes.named_scene("pendulum") is scenes.named_scene("my-clip-3") is None
+
+
 def test_nudged_moves_only_what_is_named() -> None:
     throw = Throw(speed=1.0, angle=0.5)
     other = nudged(throw, np.random.default_rng(0), {"speed": 0.1})

@@ -22,15 +22,20 @@ class Hostile:
 
 
 def test_a_shard_reads_back(tmp_path: Path) -> None:
-    rows = [Row(ids=np.arange(5, dtype=np.int16), start=2), Row(np.zeros(3, np.int16), 1, accepted=False)]
-    made = TakeShard(*(torch.full((2, 3), value, dtype=torch.uint8) for value in range(4)), rows=rows)
+    rows = [Row(ids=np.arange(5, dtype=np.int16), start=2), Row(np.zeros(3, np.int16), 1, False, 12.5)]
+    made = TakeShard(
+        *(torch.full((2, 3), value, dtype=torch.uint8) for value in range(4)),
+        rows=rows,
+        sources=["true", "x"],
+    )
     save_shard(tmp_path / "shard.pt", made)
     found = read_shard(tmp_path / "shard.pt")
+    assert found.sources == made.sources
     for name in ("prefixes", "takes", "prefix_windows", "take_windows"):
         assert torch.equal(getattr(found, name), getattr(made, name))
-    assert [(row.ids.tolist(), row.ids.dtype, row.start, row.accepted) for row in found.rows] == [
-        ([0, 1, 2, 3, 4], np.int16, 2, True),
-        ([0, 0, 0], np.int16, 1, False),
+    assert [(row.ids.tolist(), row.ids.dtype, row.start, row.accepted, row.score) for row in found.rows] == [
+        ([0, 1, 2, 3, 4], np.int16, 2, True, 100.0),
+        ([0, 0, 0], np.int16, 1, False, 12.5),
     ]
 
 

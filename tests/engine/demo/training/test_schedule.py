@@ -14,9 +14,10 @@ from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
 from engine.critics.qwen_vl.preprocess import PatchGeometry, VideoSegment, build_inputs
 from engine.demo.scenes import all_kinds, make_scene
 from engine.demo.scenes.base import FPS, SWITCH, Scene
+from engine.demo.scenes.broken import Violation
 from engine.demo.training import critic_text, prompts
 from engine.demo.training.clips import ClipFactory, make_record
-from engine.demo.training.critic_data import CriticData
+from engine.demo.training.critic_data import CriticData, Rows
 from engine.demo.training.critic_model import (
     GROUP_PATCHES,
     batch_vision_attention,
@@ -24,7 +25,14 @@ from engine.demo.training.critic_model import (
     build_tokenizer,
     save_critic,
 )
-from engine.demo.training.critic_rows import PLANTS, PREFIX_INDICES, TAKE_INDICES, RowMaker, planted_indices
+from engine.demo.training.critic_rows import (
+    PLANTS,
+    PREFIX_INDICES,
+    TAKE_INDICES,
+    Row,
+    RowMaker,
+    planted_indices,
+)
 from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
 from engine.demo.training.train_critic import CriticLosses, tokenizer_texts
 from engine.demo.training.train_dit import PREFIX_LATENTS, token_timesteps
@@ -159,6 +167,35 @@ def test_replies_follow_the_windows() -> None:
     still = [type(windows[0])(0, -1, -1)] * len(windows)
     bad = json.loads(critic_text.critique_reply(still, windows, record.plan, Fault.WRONG_FACT))
     assert (bad["verdict"], bad["fault"]) == (Verdict.REVISE, "wrong fact") and bad["findings"]
+
+
+def test_a_case_score_and_a_violation_decide_a_reply_where_they_are_known() -> None:
+    scene = make_scene(9, all_kinds())
+    record = make_record(scene, scene.render(1, "center"))
+    windows, violation = record.answer_windows, Violation(name="vanishes", failure="", t=1.25)
+    poor = json.loads(critic_text.critique_reply(windows, windows, record.plan, Fault.MODEL, 41.0, violation))
+    assert (poor["verdict"], poor["score"], poor["fault"]) == (Verdict.REVISE, 40, "model")
+    assert poor["findings"] == [
+        {"t": 1.25, "object": record.plan.motion[0].object, "issue": "a thing vanishes"}
+    ]
+    accepted = critic_text.ACCEPT_CASE_SCORE
+    good = json.loads(
+        critic_text.critique_reply(windows, windows, record.plan, Fault.MODEL, accepted, violation)
+    )
+    assert (good["verdict"], good["findings"]) == (Verdict.ACCEPT, [])
+
+
+def test_batches_are_balanced_over_scores() -> None:
+    """Half of them acceptable, and of each half every bin of scores as often, however rare it is."""
+    rows = Rows(1000, 8, "cpu")
+    made = [
+        Row(np.zeros(4, np.int16), 1, score >= 70.0, score) for score in [10.0] * 900 + [65.0, 75.0, 95.0]
+    ]
+    rows.add(made, [(0, 0)] * len(made))
+    torch.manual_seed(0)
+    scores = rows.scores[rows.balanced(4000)]
+    for score in (10.0, 65.0, 75.0, 95.0):
+        assert float((scores == score).float().mean()) == pytest.approx(0.25, abs=0.04)
 
 
 def test_poor_prompts_cover_every_fault() -> None:

@@ -203,7 +203,8 @@ def test_wan22_layout_with_unit_patch_runs(tmp_path: Path, scenario: Scenario) -
 def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     folder: Path, generator: WanGenerator, tmp_path: Path
 ) -> None:
-    assert dataclasses.asdict(generator.defaults) == SIDECAR | {"timesteps": None, "timesteps_are": None}
+    untold = {"timesteps": None, "timesteps_are": None, "prefix_attention": "all"}
+    assert dataclasses.asdict(generator.defaults) == SIDECAR | untold
     assert (generator.spec.fps, generator.spec.prefix_frames, generator.spec.num_frames) == (8.0, 6, 8)
     published = copy(folder, tmp_path)
     (published / "retake.json").unlink()

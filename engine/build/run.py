@@ -129,10 +129,10 @@ class Run:
             )
             try:
                 for _ in scheduler.run():  # each outcome is stored and shown by the sink
-                    self._store.opened(watch.paths())
+                    self._store.opened(watch.new_paths())
                     note()
             finally:
-                self._store.opened(watch.paths())
+                self._store.opened(watch.paths())  # all: an interrupt may have cut a note short
 
     def _loops(self, scenarios: Sequence[Scenario], by: Components) -> list[ScenarioLoop]:
         return [ScenarioLoop(scenario=one, by=by, past=self._store.history(one.id)) for one in scenarios]

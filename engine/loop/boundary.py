@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +28,15 @@ class Watch:
         self._dataset, self._own = _real(dataset), _real(own)
         self._allowed = None if allowed is None else {_real(path) for path in allowed}
         self._opened: dict[str, None] = {}  # a dict keeps the order and is safe to grow from several threads
+        self._untold: deque[str] = deque()
 
     def paths(self) -> tuple[Path, ...]:
         """In the order of the first opening."""
         return tuple(Path(path) for path in self._opened.copy())
+
+    def new_paths(self) -> tuple[Path, ...]:
+        """Those that were opened since the last call, so that noting all of a long run is linear."""
+        return tuple(Path(self._untold.popleft()) for _ in range(len(self._untold)))
 
     def note(self, path: str, *, video: bool) -> None:
         real = _real(path)
@@ -45,8 +51,10 @@ class Watch:
                 f"the loop was about to open {path}, which is not the prefix of one of its scenarios",
                 fix="let generators, critics and selectors read the prefix and the takes only",
             )
-        if video or (in_dataset and suffix not in _CODE_SUFFIXES):
-            self._opened.setdefault(real)
+        wanted = video or (in_dataset and suffix not in _CODE_SUFFIXES)
+        if wanted and real not in self._opened:
+            self._opened[real] = None
+            self._untold.append(real)
 
 
 @contextmanager

@@ -148,6 +148,17 @@ def test_what_is_opened_is_recorded_once_and_by_its_real_name(tree: Path) -> Non
     assert watch.paths() == tuple(tree / name for name in names)
 
 
+def test_each_path_is_told_as_new_once(tree: Path) -> None:
+    with boundary.watch(tree / "dataset", own=tree / "run") as watch:
+        probe(tree / "dataset" / "prefix.mp4")
+        assert watch.new_paths() == (tree / "dataset" / "prefix.mp4",)
+        probe(tree / "dataset" / "prefix.mp4")
+        assert watch.new_paths() == ()
+        probe(tree / "elsewhere.mp4")
+        assert watch.new_paths() == (tree / "elsewhere.mp4",)
+    assert watch.paths() == (tree / "dataset" / "prefix.mp4", tree / "elsewhere.mp4")
+
+
 def test_only_allowed_videos_of_the_dataset_open(tree: Path) -> None:
     dataset = tree / "dataset"
     (tree / "link.mp4").symlink_to(dataset / "reference.mp4")

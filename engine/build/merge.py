@@ -23,6 +23,7 @@ from engine.runs.choices import users_choices
 from engine.runs.folder import take_lock
 from engine.runs.manifest import MANIFEST, write_manifest
 from engine.runs.store import RunStore
+from engine.runs.trace import Span
 from engine.runs.trace_file import TRACE, read_trace, write_trace
 from engine.settings.config import RunConfig, write_config
 from engine.types import Attempt, History, Outcome, Scenario
@@ -274,18 +275,22 @@ def _write_trace(path: Path, kept: Mapping[str, Found], sources: Sequence[Source
     of the takes would be read as one of all, hence none.
     """
     givers = [source for source in sources if any(found.source is source for found in _with_takes(kept))]
-    traces = [(source, read_trace(source.folder)) for source in givers]
-    if not all(trace for _, trace in traces):
+    if not all(any(True for _ in read_trace(source.folder)) for source in givers):
         return False
-    spans, end_s = [], 0.0
-    for source, trace in traces:
-        names = {scenario_id for scenario_id, found in kept.items() if found.source is source}
-        own = [span for span in trace if span.scenario_id in names]
-        shift_s = end_s - min((span.start_s for span in own), default=0.0)
-        spans += [replace(s, start_s=s.start_s + shift_s, end_s=s.end_s + shift_s) for s in own]
-        end_s = max((span.end_s for span in spans), default=end_s)
-    write_trace(path, spans)
+    write_trace(path, _end_to_end(kept, givers))
     return True
+
+
+def _end_to_end(kept: Mapping[str, Found], givers: Sequence[Source]) -> Iterator[Span]:
+    end_s = 0.0
+    for source in givers:
+        names = {scenario_id for scenario_id, found in kept.items() if found.source is source}
+        first_s = min((s.start_s for s in read_trace(source.folder) if s.scenario_id in names), default=0.0)
+        shift_s = end_s - first_s
+        for span in read_trace(source.folder):
+            if span.scenario_id in names:
+                yield replace(span, start_s=span.start_s + shift_s, end_s=span.end_s + shift_s)
+                end_s = max(end_s, span.end_s + shift_s)
 
 
 def _with_takes(kept: Mapping[str, Found]) -> Iterator[Found]:

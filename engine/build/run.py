@@ -43,7 +43,7 @@ from engine.runs.manifest import (
 )
 from engine.runs.store import RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder
-from engine.runs.trace_file import kept_trace, read_trace
+from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.settings.environment import cache_folder, usable_cores
@@ -99,8 +99,7 @@ class Run:
         import torch
 
         config, scenarios = prepared.config, prepared.usable
-        earlier = read_trace(self.folder)
-        origin_s = max((span.end_s for span in earlier), default=0.0)
+        origin_s = end_of_trace_s(self.folder)
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
         self._store.opened(prepared.opened)
@@ -110,7 +109,7 @@ class Run:
             ) as watch,
             HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
             lane_threads(on_gpu and config.schedule.overlap) as threads,
-            kept_trace(self.folder, earlier, recorder) as note,
+            kept_trace(self.folder, recorder) as note,
         ):
             lanes = make_lanes(
                 host=host,
@@ -210,7 +209,7 @@ def resume_run(
         refused.callback(log.close)
         log.into(folder)
         config = exported.moved(read_config(folder), denoiser)
-        read_trace(folder)  # refused now, not when the models are loaded
+        end_of_trace_s(folder)  # refused now, not when the models are loaded
         _mend(store, remake=remake_takes)
         store.forget_failures()
         pending = [scenario.id for scenario in store.pending()]

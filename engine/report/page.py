@@ -25,7 +25,7 @@ from engine.report.charts import Estimate, Series, bar_chart, counts_chart, esti
 from engine.report.scores import Groups, score_plots, why_missing
 from engine.report.word_diff import Diff, word_diff
 from engine.runs.choices import command_for
-from engine.runs.trace import Totals
+from engine.runs.timeline import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
 from kernels.files import file_digest

@@ -15,7 +15,7 @@ from engine.report.scores import read_groups
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.runs.takes import is_of
-from engine.runs.trace import timeline_svg, totals
+from engine.runs.timeline import Timeline
 from engine.runs.trace_file import read_trace
 from kernels.files import read_json, whole_file
 
@@ -61,7 +61,7 @@ def gather(run: Path) -> ReportData:
         scores = scores_from(document, run / SCORES)
         if is_stale:
             scores = _of_single_takes(scores)
-    spans, manifest = read_trace(run), read_manifest(run / MANIFEST)
+    timeline, manifest = Timeline(read_trace(run), TIMELINE_PX), read_manifest(run / MANIFEST)
     return ReportData(
         run=run.resolve(),
         records=tuple(records),
@@ -69,8 +69,8 @@ def gather(run: Path) -> ReportData:
         has_stale_scores=is_stale,
         changed_takes=changed,
         prefix_digests=manifest.get("prefixes", {}),
-        timeline=timeline_svg(spans, TIMELINE_PX) if spans else None,
-        totals=totals(spans) if spans else None,
+        timeline=timeline.svg() if timeline else None,
+        totals=timeline.totals() if timeline else None,
         manifest=manifest,
     )
 

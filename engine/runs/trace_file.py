@@ -1,14 +1,17 @@
 """The trace of a run on disk: one file for Perfetto, and beside it what a process has noted so far.
 
 A process that is killed leaves its notes, which the next one takes in, so that the trace is of all processes
-of a run. Knows no recorder's clock.
+of a run. Both hold one event a line and are written and read as streams: a run of thousands of scenarios has
+millions of spans. Knows no recorder's clock.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,86 +19,168 @@ from typing import Any
 
 from engine.errors import StoreError
 from engine.runs.folder import place_in, writing
-from engine.runs.trace import CudaRecorder, HostRecorder, Span, lanes_of
+from engine.runs.trace import LANES, CudaRecorder, HostRecorder, Span
 from kernels.files import parse_json, read_json, whole_file
 
 TRACE = "trace.json"
 NOTES = "trace.jsonl"
-"""One span a line; there while a process works, or where it was killed."""
+"""One event a line; there while a process works, or where it was killed."""
+
+_HEAD = b'{"displayTimeUnit": "ms", "traceEvents": [\n'
+_END = b"]}\n"
+_TAIL_BYTES = 1 << 16  # holds the last events of a file many times over
 
 
 def write_trace(path: Path, spans: Iterable[Span]) -> None:
     """Chrome trace JSON, one thread per lane, times in microseconds; opens in Perfetto. Atomic."""
-    spans = list(spans)
-    lanes = lanes_of(spans)
-    events: list[dict[str, Any]] = [
-        {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": lane}}
-        for tid, lane in enumerate(lanes)
-    ]
-    events += [
-        {
+    _write(path, _events(spans, set()))
+
+
+def read_trace(run: Path) -> Iterator[Span]:
+    """The spans of all processes of a run folder, exactly; none without a trace. StoreError: damaged.
+
+    One at a time. What is damaged is told where the stream reaches it.
+    """
+    path = run / TRACE
+    try:
+        if path.is_file():
+            yield from _spans(_traced(path))
+        notes = run / NOTES
+        if notes.is_file() and not _has_last_of(path, notes):
+            path = notes
+            yield from _spans(parse_json(line) for line in _whole_lines(notes))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path} is not a trace of this version: {type(error).__name__}: {error}",
+            fix="delete the file; the report then leaves the timeline out",
+        ) from error
+
+
+def end_of_trace_s(run: Path) -> float:
+    """When the last span of a run ended, 0 without a trace. StoreError as `read_trace`."""
+    return max((span.end_s for span in read_trace(run)), default=0.0)
+
+
+@contextmanager
+def kept_trace(run: Path, recorder: HostRecorder | CudaRecorder) -> Iterator[Callable[[], None]]:
+    """Writes the trace at the end and when interrupted; the events of a lost GPU cannot be read.
+
+    The block calls what it gets now and then: all that ended goes to disk and leaves memory, and a process
+    that is killed has noted all until the last call.
+    """
+    trace, notes = run / TRACE, place_in(run, NOTES)
+    named: set[str] = set()
+
+    def keep(spans: Iterable[Span]) -> None:
+        with writing(run), notes.open("ab") as file:
+            file.writelines(line + b"\n" for line in _events(spans, named))
+
+    def finish() -> None:
+        with writing(run):
+            if not _has_last_of(trace, notes):
+                _write(trace, _lines_of(trace, notes))
+            notes.unlink(missing_ok=True)
+
+    if notes.exists():
+        finish()  # what a killed process left; its last line may be cut short
+    try:
+        yield lambda: keep(recorder.settled())
+    except KeyboardInterrupt:
+        keep(recorder.spans())
+        finish()
+        raise
+    keep(recorder.spans())
+    finish()
+
+
+def _events(spans: Iterable[Span], named: set[str]) -> Iterator[bytes]:
+    """Each span as an event in JSON; before the first of a lane that is not in `named`, the lane's name."""
+    for span in spans:
+        # the number of a lane that we do not know is its own too, whichever process writes it
+        lane = LANES.index(span.lane) if span.lane in LANES else zlib.crc32(span.lane.encode())
+        if span.lane not in named:
+            named.add(span.lane)
+            name = {"ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": {"name": span.lane}}
+            yield json.dumps(name).encode()
+        event = {
             "ph": "X",
             "name": span.name,
             "cat": span.lane,
             "ts": span.start_s * 1e6,
             "dur": (span.end_s - span.start_s) * 1e6,
             "pid": 1,
-            "tid": lanes.index(span.lane),
+            "tid": lane,
             "args": asdict(span),
         }
-        for span in spans
-    ]
-    with whole_file(path) as part:
-        part.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        yield json.dumps(event).encode()
 
 
-def read_trace(run: Path) -> tuple[Span, ...]:
-    """The spans of all processes of a run folder, exactly; none without a trace. StoreError: damaged."""
-    found: dict[Span, None] = {}  # a process killed in between leaves its notes and the file that has them
-    try:
-        path = run / TRACE
-        if path.is_file():
-            events = read_json(path)["traceEvents"]
-            found |= dict.fromkeys(_span(event["args"]) for event in events if event["ph"] == "X")
-        path = run / NOTES
-        if path.is_file():
-            *lines, _ = path.read_bytes().split(b"\n")  # what follows the last line end was never finished
-            found |= dict.fromkeys(_span(parse_json(line)) for line in lines)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path} is not a trace of this version: {type(error).__name__}: {error}",
-            fix="delete the file; the report then leaves the timeline out",
-        ) from error
-    return tuple(found)
+def _write(path: Path, events: Iterable[bytes]) -> None:
+    with whole_file(path) as part, part.open("wb") as file:
+        file.write(_HEAD)
+        before = b""
+        for event in events:
+            file.write(before + event)
+            before = b",\n"
+        file.write((b"\n" if before else b"") + _END)
 
 
-@contextmanager
-def kept_trace(
-    run: Path, earlier: Sequence[Span], recorder: HostRecorder | CudaRecorder
-) -> Iterator[Callable[[], None]]:
-    """Writes the trace at the end and when interrupted; the events of a lost GPU cannot be read.
+def _lines_of(trace: Path, notes: Path) -> Iterator[bytes]:
+    """The events of both as they are written, none of them parsed where they have our form."""
+    named: set[str] = set()
+    if trace.is_file():
+        with trace.open("rb") as file:
+            ours = file.readline() == _HEAD
+            if ours:
+                yield from (line.rstrip(b",\n") for line in file if line != _END)
+        if not ours:
+            yield from _events(_spans(_traced(trace)), named)
+    for line in _whole_lines(notes):
+        values = parse_json(line) if not line.startswith(b'{"ph"') else None
+        # notes of earlier versions are the bare spans
+        yield from [line] if values is None else _events([_span(values)], named)
 
-    The block calls what it gets now and then: a process that is killed has noted all until the last call.
-    """
-    notes = place_in(run, NOTES)
 
-    def note() -> None:
-        with writing(run), notes.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(span)) + "\n" for span in recorder.settled())
+def _traced(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a trace, as a stream where it has our form. ValueError: it is no trace, or cut short."""
+    with path.open("rb") as file:
+        if file.readline() != _HEAD:
+            yield from read_json(path)["traceEvents"]
+            return
+        for line in file:
+            if line == _END:
+                return
+            yield parse_json(line.rstrip(b",\n"))
+    raise ValueError("it ends too soon")
 
-    def finish(spans: Sequence[Span]) -> None:
-        with writing(run):
-            write_trace(run / TRACE, spans)
-            notes.unlink(missing_ok=True)
 
-    if notes.exists():
-        finish(earlier)
-    try:
-        yield note
-    except KeyboardInterrupt:
-        finish([*earlier, *recorder.spans()])
-        raise
-    finish([*earlier, *recorder.spans()])
+def _whole_lines(notes: Path) -> Iterator[bytes]:
+    """What follows the last line end was never finished."""
+    if notes.is_file():
+        with notes.open("rb") as file:
+            yield from (line.rstrip(b"\n") for line in file if line.endswith(b"\n"))
+
+
+def _has_last_of(trace: Path, notes: Path) -> bool:
+    """Whether the trace took the notes in: a process was killed before it could remove them."""
+    if not trace.is_file() or not notes.is_file():
+        return False
+    noted = _tail(notes).splitlines(keepends=True)
+    whole = [line.rstrip(b"\n") for line in noted if line.endswith(b"\n")]
+    return bool(whole) and _tail(trace).endswith(whole[-1] + b"\n" + _END)
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return file.read()
+
+
+def _spans(events: Iterable[dict[str, Any]]) -> Iterator[Span]:
+    """Of events, and of the bare spans that notes of earlier versions hold."""
+    for event in events:
+        if event.get("ph", "X") == "X":
+            yield _span(event["args"] if "ph" in event else event)
 
 
 def _span(values: dict[str, Any]) -> Span:

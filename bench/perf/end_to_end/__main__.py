@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     from bench.perf.end_to_end import part
     from bench.perf.end_to_end.measured import Options
     from bench.perf.end_to_end.models import read_facts
-    from engine.runs.trace import timeline_svg
+    from engine.runs.timeline import Timeline
 
     size = SIZES[read_facts(options.models)["size"]]
     asked = Options(
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     document, found = part.measure(asked, command=_command(options))
     write_json(options.out, document)
-    write_whole(options.out.with_suffix(".svg"), timeline_svg(found.spans, TIMELINE_PX).encode())
+    write_whole(options.out.with_suffix(".svg"), Timeline(found.spans, TIMELINE_PX).svg().encode())
     print(f"{asked.variant.name}: {document['num_done']} of {document['num_asked']} scenarios, ", end="")
     print(f"{document.get('seconds_per_scenario', float('nan')):.1f} s each -> {options.out}", flush=True)
     return 0 if document["num_done"] else 1

@@ -132,7 +132,7 @@ def _measure(run: Run, options: Options, notes: dict[str, str], seconds: dict[st
         began_s=window.began_s,
         finished_s={name: end_s - window.began_s for name, end_s in watch.ended_s.items()},
         facts=facts.of_run(run.folder),
-        spans=read_trace(run.folder),
+        spans=tuple(read_trace(run.folder)),
         notes=notes,
         window=window,
         seconds=seconds,

@@ -15,7 +15,7 @@ from bench.perf.end_to_end.measured import LOOPS, Measured, Options
 from bench.perf.end_to_end.models import CLIPS, read_facts
 from engine.errors import ConfigError
 from engine.runs.manifest import collect
-from engine.runs.trace import totals
+from engine.runs.timeline import totals
 from engine.settings.environment import cache_folder
 from kernels import timing
 

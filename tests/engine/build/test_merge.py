@@ -21,7 +21,8 @@ from engine.errors import ConfigError, StoreError
 from engine.runs.choices import choose
 from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
-from engine.runs.trace import Span, totals
+from engine.runs.timeline import totals
+from engine.runs.trace import Span
 from engine.runs.trace_file import read_trace, write_trace
 from engine.settings.config import load_config, read_config, write_config
 from engine.types import Attempt, Clip, Outcome, PlanReply, Prompt, Scenario
@@ -248,7 +249,7 @@ def test_traces_are_laid_end_to_end_and_a_part_of_them_is_none(tmp_path: Path) -
     assert not (tmp_path / "all" / "trace.json").exists()
     write_trace(two / "trace.json", [other])
     assert merge([one, two], tmp_path / "both").has_trace
-    spans = read_trace(tmp_path / "both")  # without the work on what was not kept
+    spans = tuple(read_trace(tmp_path / "both"))  # without the work on what was not kept
     assert [(s.scenario_id, s.start_s, s.end_s) for s in spans] == [
         ("0001_view", 0.0, 3.0),
         ("0002_view", 3.0, 6.0),

@@ -29,7 +29,7 @@ from engine.loop.policy import RefinementPolicy
 from engine.machine.streams import HostThread
 from engine.protocols import Fence, Job
 from engine.runs.store import RunStore
-from engine.runs.trace import totals
+from engine.runs.timeline import totals
 from engine.types import (
     History,
     Outcome,

@@ -1,29 +1,14 @@
-"""Spans: recording, the trace file, totals by hand-computed cases, the timeline as well-formed SVG."""
+"""Spans: recorded on the host and on a device."""
 
 from __future__ import annotations
 
 import threading
 import time
 from itertools import pairwise
-from xml.etree import ElementTree
 
 import pytest
 
-from engine.runs.trace import CudaRecorder, HostRecorder, Span, timeline_svg, totals
-
-
-def span(
-    lane: str, start_s: float, end_s: float, scenario_id: str = "0001_left", name: str = "generate"
-) -> Span:
-    return Span(lane=lane, scenario_id=scenario_id, attempt=0, name=name, start_s=start_s, end_s=end_s)
-
-
-SPANS = (
-    span("generate", 0.0, 4.0),
-    span("critique", 3.0, 6.0),
-    span("encode", 3.5, 5.0),
-    span("encode", 4.0, 7.0),
-)
+from engine.runs.trace import CudaRecorder, HostRecorder
 
 
 def test_host_recorder_times_the_body_from_several_threads() -> None:
@@ -46,35 +31,16 @@ def test_host_recorder_times_the_body_from_several_threads() -> None:
     assert 10.0 <= spans[0].start_s < 11.0
 
 
-def test_totals() -> None:
-    result = totals(SPANS)
-    assert result.wall_s == 7.0
-    assert result.busy_s == {"generate": 4.0, "critique": 3.0, "encode": 3.5}  # the encode lane's union
-    assert result.overlap_share == pytest.approx(3.0 / 7.0)  # from 3 to 6
-    serial = totals([span("generate", 1.0, 2.0), span("critique", 2.0, 4.0)])
-    assert (serial.wall_s, serial.overlap_share) == (3.0, 0.0)
-    assert totals([]).wall_s == 0.0
-
-
-def test_timeline_has_a_bar_per_span_a_row_per_lane_and_escapes() -> None:
-    spans = (*SPANS, span("generate", 5.0, 6.0, scenario_id='<script>"&'))
-    svg = timeline_svg(spans, 800)
-    root = ElementTree.fromstring(svg)
-    bars = [element for element in root if element.tag.endswith("rect")]
-    assert root.attrib["width"] == "800" and len({bar.attrib["y"] for bar in bars}) == 3
-    assert len({bar.attrib["fill"] for bar in bars}) == 2, "one colour per scenario"
-    assert all(
-        float(b.attrib["x"]) > 0 and float(b.attrib["x"]) + float(b.attrib["width"]) <= 800 for b in bars
-    )
-    assert "<script>" not in svg
-    ElementTree.fromstring(timeline_svg((), 800))
-
-
-def test_timeline_merges_steps_narrower_than_a_pixel() -> None:
-    tokens = [span("critique", i * 0.01, i * 0.01 + 0.009, name="critique") for i in range(5000)]
-    root = ElementTree.fromstring(timeline_svg(tokens, 800))
-    bars = [element for element in root if element.tag.endswith("rect")]
-    assert len(bars) == 1 and float(bars[0].attrib["width"]) == pytest.approx(720, abs=1)
+def test_what_settled_hands_over_leaves_memory() -> None:
+    recorder = HostRecorder()
+    for index in range(3):
+        with recorder.span("encode", "0001_left", index, "encode"):
+            pass
+        if index == 1:
+            assert [span.attempt for span in recorder.settled()] == [0, 1]
+    assert [span.attempt for span in recorder.spans()] == [2]
+    assert [span.attempt for span in recorder.settled()] == [2]
+    assert recorder.spans() == ()
 
 
 @pytest.mark.gpu

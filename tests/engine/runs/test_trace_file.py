@@ -17,6 +17,10 @@ def span(lane: str, start_s: float, end_s: float) -> Span:
     return Span(lane=lane, scenario_id="0001_left", attempt=0, name="generate", start_s=start_s, end_s=end_s)
 
 
+def spans_of(run: Path) -> tuple[Span, ...]:
+    return tuple(read_trace(run))
+
+
 SPANS = (
     span("generate", 0.0, 4.0),
     span("critique", 3.0, 6.0),
@@ -29,7 +33,7 @@ def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     launched = replace(span("generate", 7.0, 8.0), launch_s=6.5, launched_s=6.75)
     write_trace(path, [*SPANS, launched])
-    assert read_trace(tmp_path) == (*SPANS, launched)
+    assert spans_of(tmp_path) == (*SPANS, launched)
     events = json.loads(path.read_text())["traceEvents"]
     names = [event["args"]["name"] for event in events if event["ph"] == "M"]
     assert names == ["generate", "critique", "encode"]
@@ -50,7 +54,7 @@ class Killed(Exception):
 def test_what_a_killed_process_noted_is_in_the_next_ones_trace(tmp_path: Path) -> None:
     write_trace(tmp_path / "trace.json", SPANS)
     killed = HostRecorder(origin_s=7.0)
-    with pytest.raises(Killed), kept_trace(tmp_path, read_trace(tmp_path), killed) as note:
+    with pytest.raises(Killed), kept_trace(tmp_path, killed) as note:
         work(killed, "noted")
         note()
         work(killed, "noted as well")
@@ -59,24 +63,69 @@ def test_what_a_killed_process_noted_is_in_the_next_ones_trace(tmp_path: Path) -
         raise Killed
     with (tmp_path / "trace.jsonl").open("a") as file:
         file.write('{"lane": "enco')  # killed while it wrote
-    earlier = read_trace(tmp_path)
+    earlier = spans_of(tmp_path)
     assert [s.scenario_id for s in earlier[len(SPANS) :]] == ["noted", "noted as well"]
     resumed = HostRecorder(origin_s=9.0)
-    with kept_trace(tmp_path, earlier, resumed) as note:
+    with kept_trace(tmp_path, resumed) as note:
         work(resumed, "resumed")
         note()
-    names = [s.scenario_id for s in read_trace(tmp_path)[len(SPANS) :]]
+    names = [s.scenario_id for s in spans_of(tmp_path)[len(SPANS) :]]
     assert names == ["noted", "noted as well", "resumed"]
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
 
 
 def test_an_interrupted_process_writes_its_trace(tmp_path: Path) -> None:
     recorder = HostRecorder()
-    with pytest.raises(KeyboardInterrupt), kept_trace(tmp_path, (), recorder) as note:
+    with pytest.raises(KeyboardInterrupt), kept_trace(tmp_path, recorder) as note:
         note()
         work(recorder, "0001_left")
         raise KeyboardInterrupt
-    assert len(read_trace(tmp_path)) == 1 and not (tmp_path / "trace.jsonl").exists()
+    assert len(spans_of(tmp_path)) == 1 and not (tmp_path / "trace.jsonl").exists()
+
+
+def test_what_was_noted_is_on_disk_and_no_longer_in_memory(tmp_path: Path) -> None:
+    recorder = HostRecorder()
+    with kept_trace(tmp_path, recorder) as note:
+        for index in range(3):
+            work(recorder, f"{index}")
+            note()
+            assert recorder.spans() == ()
+            assert [s.scenario_id for s in spans_of(tmp_path)] == [f"{one}" for one in range(index + 1)]
+
+
+def test_a_process_killed_before_it_could_remove_its_notes_doubles_nothing(tmp_path: Path) -> None:
+    recorder = HostRecorder()
+    with kept_trace(tmp_path, recorder) as note:
+        work(recorder, "noted")
+        note()
+        notes = (tmp_path / "trace.jsonl").read_bytes()
+    (tmp_path / "trace.jsonl").write_bytes(notes)
+    assert [s.scenario_id for s in spans_of(tmp_path)] == ["noted"]
+    resumed = HostRecorder(origin_s=9.0)
+    with kept_trace(tmp_path, resumed):
+        work(resumed, "resumed")
+    assert [s.scenario_id for s in spans_of(tmp_path)] == ["noted", "resumed"]
+
+
+def test_the_trace_and_the_notes_of_an_earlier_version_are_taken_in(tmp_path: Path) -> None:
+    event = {"ph": "X", "name": "encode", "cat": "encode", "args": GOOD}
+    (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": [event]}))
+    (tmp_path / "trace.jsonl").write_text(json.dumps(GOOD | {"scenario_id": "b"}) + "\n")
+    assert [s.scenario_id for s in spans_of(tmp_path)] == ["a", "b"]
+    recorder = HostRecorder(origin_s=9.0)
+    with kept_trace(tmp_path, recorder):
+        work(recorder, "c")
+    assert [s.scenario_id for s in spans_of(tmp_path)] == ["a", "b", "c"]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert [event["ph"] for event in events] == ["M", "X", "X", "M", "X"]  # each process names its lanes
+
+
+def test_a_trace_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    write_trace(path, SPANS)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    with pytest.raises(StoreError, match="ends too soon"):
+        spans_of(tmp_path)
 
 
 GOOD = {"lane": "encode", "scenario_id": "a", "attempt": 0, "name": "encode", "start_s": 0.0, "end_s": 1.0}
@@ -95,14 +144,14 @@ GOOD = {"lane": "encode", "scenario_id": "a", "attempt": 0, "name": "encode", "s
 )
 def test_spans_that_cannot_be_drawn_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     (tmp_path / "trace.jsonl").write_text(json.dumps(GOOD) + "\n")
-    assert len(read_trace(tmp_path)) == 1
+    assert len(spans_of(tmp_path)) == 1
     (tmp_path / "trace.jsonl").write_text(json.dumps(GOOD | change) + "\n")
     with pytest.raises(StoreError, match=r"trace\.jsonl is not a trace"):
-        read_trace(tmp_path)
+        spans_of(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"traceEvents": [{"ph": "X"}]}', "[" * 100_000])
 def test_alien_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "trace.json").write_text(text)
     with pytest.raises(StoreError, match=r"trace\.json is not a trace"):
-        read_trace(tmp_path)
+        spans_of(tmp_path)

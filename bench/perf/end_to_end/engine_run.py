@@ -25,6 +25,7 @@ from engine.critics.qwen_vl import critic as qwen_vl
 from engine.denoise.sampler import read_schedule
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator
+from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
@@ -164,4 +165,6 @@ def _warm_up(options: Options, generator: Generator, critic: Critic) -> tuple[st
 
 
 def _new_run(prepared: Prepared, loaded: tuple[Generator, Critic]) -> Run:
-    return Run(RunStore.create(prepared.config.out, prepared.scenarios), prepared, loaded)
+    store, log = RunStore.create(prepared.config.out, prepared.scenarios), RunLog()
+    log.into(prepared.config.out)
+    return Run(store, log, prepared, loaded)

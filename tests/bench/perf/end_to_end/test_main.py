@@ -204,5 +204,5 @@ def test_help_teaches_the_three_steps(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(SystemExit):
             main(arguments)
     told = capsys.readouterr().out
-    assert all(step in told for step in ("make --out", "run --models", "join *.json"))
+    assert all(step in told for step in ("make --out", "run --models", "all --models", "join parts/*.json"))
     assert all(name in told for name in VARIANTS)

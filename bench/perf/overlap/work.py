@@ -98,7 +98,7 @@ class FixedWork:
             start = partial(subject.generator.start, self.scenario, subject.prompt(index))
             self.takes.append(begin(self._task(GENERATE, index, start)))
         for index in range(self.amount.replies):
-            start = partial(critic.start, self.scenario, subject.prompt(0), subject.shown)
+            start = partial(critic.start, self.scenario, subject.prompt(0), subject.shown, None)
             self.replies.append(begin(self._task(CRITIQUE, index, start)))
         yield [*self.takes, *self.replies]
         self.outcome = self._ended()

@@ -41,7 +41,7 @@ class Models:
         self.open = self.most = 0
         self.fault = fault
 
-    def start(self, scenario: Any, prompt: Any, video: Any = None) -> Answered[Any]:
+    def start(self, scenario: Any, prompt: Any, video: Any = None, plan: Any = None) -> Answered[Any]:
         if video is None:
             return Answered(Video(frames=np.full((1, 2, 2, 3), prompt.seed, np.uint8), fps=1.0))
         if self.fault:

@@ -19,7 +19,7 @@ from engine.build import exported
 from engine.build.prepare import Prepared, load, prepare, refinement_policy, replies_at_once
 from engine.errors import StoreError
 from engine.loop import boundary
-from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Threads, make_lanes
+from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
 from engine.loop.policy import scenario_seed
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
@@ -107,7 +107,7 @@ class Run:
             boundary.watch(
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
-            HostPool(sum(LANE_JOBS[lane] for lane in HOST_LANES)) as host,
+            HostPool(HOST_THREADS) as host,
             lane_threads(on_gpu and config.schedule.overlap) as threads,
             kept_trace(self.folder, recorder) as note,
         ):

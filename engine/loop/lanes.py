@@ -30,6 +30,7 @@ LANE_JOBS = {ENCODE: 2, SELECT: 1, GENERATE: 1, CRITIQUE: 1}
 """How many jobs a lane runs at once, in the order in which lanes are served: what is made is stored first,
 then the next take begins."""
 HOST_LANES = (ENCODE, SELECT)
+HOST_THREADS = sum(LANE_JOBS[lane] for lane in HOST_LANES)
 STEPS_IN_FLIGHT = 2
 """The next step of a job is enqueued before the last one ends, so the device never starves."""
 MEMORY_TRIES = 3

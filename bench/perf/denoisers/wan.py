@@ -22,6 +22,7 @@ from engine.denoise.family import Shape
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.sampler import PrefixTimestep
 from engine.generators.wan.family import WanFamily
+from engine.generators.wan.own_prefix import rotated
 from engine.settings.presets import DenoiseSettings
 from kernels.attention import fa3
 
@@ -186,16 +187,10 @@ class _Fa3Processor(WanAttnProcessor):
         q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, attn.to_v(source)))
         if rotary_emb is not None:
-            q, k = (_rotate(x, *rotary_emb) for x in (q, k))
+            q, k = (rotated(x, *rotary_emb) for x in (q, k))
         heads_first = (x.transpose(1, 2) for x in (q, k, v))
         out = fa3.run(*heads_first, scale=q.shape[-1] ** -0.5).transpose(1, 2)
         return attn.to_out[1](attn.to_out[0](out.flatten(2)))
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    c, s = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack([even * c - odd * s, even * s + odd * c], dim=-1).flatten(-2).type_as(x)
 
 
 def _one(timestep: PrefixTimestep, latents: Tensor) -> Tensor:

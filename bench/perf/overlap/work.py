@@ -24,7 +24,7 @@ from bench.perf.end_to_end.sizes import Size
 from engine.build.prepare import load, prepare
 from engine.build.run import lane_threads
 from engine.critics.qwen_vl.slots import Slots
-from engine.loop.lanes import CRITIQUE, GENERATE, HOST_LANES, LANE_JOBS, Task, make_lanes
+from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Task, make_lanes
 from engine.loop.scenario import Begin, Waits
 from engine.loop.scheduler import Scheduler
 from engine.machine.sharing import STREAMS, OnLane
@@ -153,10 +153,9 @@ class Subject:
         """RuntimeError with the reason where a task failed. `threads`: the lanes have host threads."""
         work = FixedWork(subject=self, amount=amount, priority=priority, scenario=self.scenario)
         whole: Any = work  # the part of a ScenarioLoop that the scheduler knows
-        num_threads = sum(LANE_JOBS[lane] for lane in HOST_LANES)
         with (
             GpuSampler() as sampler,
-            HostPool(num_threads) as host,
+            HostPool(HOST_THREADS) as host,
             lane_threads(threads and overlap and self.device.type == "cuda") as own,
         ):
             self._settle()

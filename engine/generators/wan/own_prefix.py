@@ -60,7 +60,7 @@ class OwnPrefix(_Split):
         assert encoder_hidden_states is None and attention_mask is None and rotary_emb is not None
         q, k = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, attn.to_v(hidden_states)))
-        q, k = (_rotated(x, *rotary_emb).type_as(v) for x in (q, k))  # a norm may widen
+        q, k = (rotated(x, *rotary_emb).type_as(v) for x in (q, k))  # a norm may widen
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, A, S, D]
         split = self.split(hidden_states.shape[1])
         prefix = F.scaled_dot_product_attention(q[:, :, :split], k[:, :, :split], v[:, :, :split])
@@ -97,7 +97,7 @@ def _projected(attn: Any, out: Tensor) -> Tensor:
     return out
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B, S, A, D] turned in pairs of neighbouring channels, as the library does; tables [1, S, 1, D]."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     c, s = cos[..., 0::2], sin[..., 1::2]

@@ -271,7 +271,7 @@ class WanJob:
             "vae": parts.vae,
         }
         self._watch.require(modules, parts.vae.dtype)
-        frames = torch.cat(self._decoded)[self._padded_prefix :].cpu().numpy()
+        frames = torch.cat(self._decoded).cpu().numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
     def _run(self) -> Iterator[None]:
@@ -300,9 +300,11 @@ class WanJob:
         result = sampler.latents if result is None else result
         latents = denormalise(parts.vae, result.to(parts.vae.dtype))
         del sampler, guidance  # their history is as large as num_steps latents
-        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
-            self._watch.note("decoding the latents", pixels)
-            self._decoded.append(_to_uint8(pixels))
+        prefix = self._padded_prefix
+        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents, first_frame=prefix):
+            if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
+                self._watch.note("decoding the latents", pixels)
+                self._decoded.append(_to_uint8(pixels))
             yield
 
     def _guidance(self) -> Guidance:

@@ -99,7 +99,7 @@ def refine(
         with HostPool(HOST_THREADS) as host, kept_trace(folder, recorder):
             lanes = make_lanes(host=host, recorder=recorder, progress=display)
             loops = [ScenarioLoop(scenario=one, by=components) for one in scenarios]
-            for _ in Scheduler(loops, lanes, progress=display, overlap=False).run():
+            for _ in Scheduler(loops, lanes, progress=display, overlap=False, ahead=1).run():
                 pass  # stored by the sink
         return store.outcomes()
 

@@ -70,7 +70,7 @@ audit: $(RUNTIME)
 
 package: $(TESTING)
 	$(BIN)/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir dist .
-	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
 	rm -rf build
 
 extras: $(RUNTIME)

@@ -94,12 +94,12 @@ def test_on_the_bundled_models(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     clip = shutil.copyfile(prefixes[0], tmp_path / "clips" / "stick.mp4")
     (tmp_path / "clips" / "stick.txt").write_text("A stick turns.")
-    for name, arguments in {
-        "one_take": (clip, "A stick turns.", 1),
-        "own_generator": ("clips", "runs/still"),
-        "run_and_score": ("scenes", "runs/whole", 1),
-        "own_selector": ("runs/whole",),
-    }.items():
+    for name, told, arguments in (
+        ("one_take", "take 1:", (clip, "A stick turns.", 1)),
+        ("own_generator", "stick take", ("clips", "runs/still")),
+        ("run_and_score", "Verified", ("scenes", "runs/whole", 1)),
+        ("own_selector", "0001_perspective-center take", ("runs/whole",)),
+    ):
         done = subprocess.run(
             [sys.executable, EXAMPLES / f"{name}.py", *map(str, arguments)],
             cwd=tmp_path,
@@ -109,4 +109,4 @@ def test_on_the_bundled_models(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, f"{name}: {done.stderr}"
-        assert "take 0" in done.stdout, done.stdout
+        assert f"{told} " in done.stdout, done.stdout

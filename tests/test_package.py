@@ -44,13 +44,17 @@ class Installed:
     work: Path
 
     def run(self, *command: str | Path, status: int = 0) -> str:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "XDG_"))}
-        env = {**clean, "XDG_CACHE_HOME": str(self.work / "cache"), "COLUMNS": "200"}
+        env = {**unaware(), "XDG_CACHE_HOME": str(self.work / "cache"), "COLUMNS": "200"}
         done = subprocess.run(
             [self.bin / command[0], *command[1:]], cwd=self.work, env=env, capture_output=True, text=True
         )
         assert done.returncode == status, f"{command}: {done.stdout}\n{done.stderr}"
         return done.stdout
+
+
+def unaware() -> dict[str, str]:
+    """The environment without what would lead a process to this tree."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 def build(tree: Path, kind: str, out: Path) -> Path:
@@ -86,7 +90,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     venv.create(place / "venv", symlinks=True)
     python = place / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel]
-    done = subprocess.run([*map(str, pip)], capture_output=True, text=True)
+    done = subprocess.run([*map(str, pip)], env=unaware(), cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (site,) = (place / "venv" / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -123,7 +127,7 @@ def test_its_types_are_seen(installed: Installed) -> None:
     options = ["--follow-imports=silent", "--cache-dir=mypy"]
     for name, lines in (("good.py", set()), ("wrong.py", {"2", "3"})):
         command = [*map(str, mypy), *options, name]
-        done = subprocess.run(command, cwd=installed.work, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=installed.work, env=unaware(), capture_output=True, text=True)
         assert set(re.findall(rf"^{name}:(\d+): error:", done.stdout, re.MULTILINE)) == lines, done
 
 

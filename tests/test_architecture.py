@@ -34,7 +34,7 @@ ROOMS = {
     "settings": "",
     "video": "",
     "machine": "kernels",
-    "runs": "",
+    "runs": "settings",
     "datasets": "video",
     "quant": "kernels",
     "denoise": "settings machine quant kernels",

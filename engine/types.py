@@ -212,6 +212,7 @@ class Attempt:
     sample: int = 0  # place among the takes of its round, which differ in their seed only
     selector_scores: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    device: str | None = None  # the GPU or CPU that made it, by its name; None in stores of older versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,7 @@ def refine(
     has `failure`. Raises StoreError when `out` holds a run, ConfigError for a selector that is not known,
     DeviceError when the GPU is lost and RunLost when the disk takes no more.
     """
-    from engine.build.run import encoder
+    from engine.build.engine import encoder
     from engine.loop.lanes import HOST_THREADS, make_lanes
     from engine.loop.policy import RefinementPolicy
     from engine.loop.scenario import Components, ScenarioLoop
@@ -92,7 +92,7 @@ def refine(
             critic=critic,
             policy=policy,
             sink=Watched(store, display),
-            encode=encoder(store),
+            encode=encoder(folder),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
         )

@@ -6,50 +6,29 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from engine.build import exported
-from engine.build.prepare import Prepared, load, prepare, refinement_policy, replies_at_once
+from engine.build.engine import Engine
+from engine.build.facts import facts_ahead, manifest_of
+from engine.build.prepare import Prepared, load, prepare
 from engine.errors import StoreError
-from engine.loop import boundary
-from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
-from engine.loop.policy import scenario_seed
-from engine.loop.scenario import Components, ScenarioLoop
-from engine.loop.scheduler import Scheduler
-from engine.loop.selection import TakeScorer
-from engine.machine.device import release_memory
-from engine.machine.graphs import DEVICE_CALLS
-from engine.machine.streams import HostPool, HostThread, LaneStreams
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
-from engine.runs.digests import Ahead, FileDigests
-from engine.runs.folder import DATABASE, writing
+from engine.runs.folder import DATABASE
 from engine.runs.log_file import RunLog
-from engine.runs.manifest import (
-    MANIFEST,
-    Digest,
-    collect,
-    model_files,
-    read_manifest,
-    surroundings,
-    write_manifest,
-)
+from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runs.store import RunStore
-from engine.runs.trace import CudaRecorder, HostRecorder
-from engine.runs.trace_file import end_of_trace_s, kept_trace
+from engine.runs.trace_file import end_of_trace_s
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
-from engine.settings.environment import cache_folder, usable_cores
-from engine.types import Outcome, Scenario, Video
-from engine.video.files import is_readable, write_mp4
-from engine.video.oddities import oddity_of
+from engine.types import Outcome, Scenario
+from engine.video.files import is_readable
 
 
 class Run:
@@ -83,12 +62,8 @@ class Run:
         """Outcomes of all scenarios by id, also of earlier processes. DeviceError when the GPU is lost."""
         if self._prepared is not None:
             sink = Watched(self._store, display)
-            unwritable = self._store.unwritable(self._prepared.usable)
-            prepared = replace(self._prepared, refused={**self._prepared.refused, **unwritable})
-            for scenario_id, reason in prepared.refused.items():
-                attempts = self._store.attempts(scenario_id)
-                sink.outcome(Outcome(scenario_id=scenario_id, attempts=attempts, failure=reason))
-                display.finished([scenario_id])
+            refused = refuse(self._store, self._prepared.usable, self._prepared.refused, sink, display)
+            prepared = replace(self._prepared, refused=refused)
             if self._loaded is not None and prepared.usable:
                 self._generate(prepared, *self._loaded, sink, display)
         return self._store.outcomes()
@@ -96,75 +71,9 @@ class Run:
     def _generate(
         self, prepared: Prepared, generator: Generator, critic: Critic, sink: Sink, display: Display
     ) -> None:
-        import torch
-
-        config, scenarios = prepared.config, prepared.usable
-        origin_s = end_of_trace_s(self.folder)
-        on_gpu = prepared.device == "cuda"
-        recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
-        self._store.opened(prepared.opened)
-        with (
-            boundary.watch(
-                config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
-            ) as watch,
-            HostPool(HOST_THREADS) as host,
-            lane_threads(on_gpu and config.schedule.overlap) as threads,
-            kept_trace(self.folder, recorder) as note,
-        ):
-            lanes = make_lanes(
-                host=host,
-                recorder=recorder,
-                progress=display,
-                on_lane=LaneStreams(torch.device(prepared.device)),
-                threads=threads,
-                widths={CRITIQUE: replies_at_once(config, prepared.device)},
-            )
-            scheduler = Scheduler(
-                self._loops(scenarios, self._components(prepared, generator, critic, sink)),
-                lanes,
-                progress=display,
-                overlap=config.schedule.overlap,
-                ahead=config.schedule.ahead,
-            )
-            try:
-                for _ in scheduler.run():  # each outcome is stored and shown by the sink
-                    self._store.opened(watch.new_paths())
-                    note()
-            finally:
-                self._store.opened(watch.paths())  # all: an interrupt may have cut a note short
-
-    def _loops(self, scenarios: Sequence[Scenario], by: Components) -> list[ScenarioLoop]:
-        return [ScenarioLoop(scenario=one, by=by, past=self._store.history(one.id)) for one in scenarios]
-
-    def _components(self, prepared: Prepared, generator: Generator, critic: Critic, sink: Sink) -> Components:
-        policy = refinement_policy(prepared.config, generator, prepared.choosing.gain)
-        chosen_by = {name: prepared.selectors[name] for name in policy.video_selectors}
-        scorer = TakeScorer(self.folder, chosen_by) if chosen_by else None
-        return Components(
-            generator=generator,
-            critic=critic,
-            policy=policy,
-            sink=sink,
-            encode=encoder(self._store),
-            select=scorer.scores if scorer else None,
-            read=scorer.read if scorer else None,
-        )
-
-
-@contextmanager
-def lane_threads(wanted: bool) -> Iterator[Threads]:
-    """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
-    once would only share the cores; one job at a time needs none either."""
-    if not wanted:
-        yield Threads()
-        return
-    with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
-        yield Threads(
-            of={GENERATE: generate, CRITIQUE: critique},
-            starts=starts,
-            release=release_memory,
-            calling=DEVICE_CALLS.call,
-        )
+        engine = Engine(prepared=prepared, generator=generator, critic=critic, folder=self.folder)
+        work = [(scenario, self._store.history(scenario.id)) for scenario in prepared.usable]
+        engine.run(work, sink, display, opened=self._store.opened)
 
 
 def build_run(config: RunConfig) -> Run:
@@ -175,19 +84,41 @@ def build_run(config: RunConfig) -> Run:
         log = RunLog()
         refused.callback(log.close)
         prepared = prepare(config)
-        with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
+        with facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
             loaded = load(prepared)
             denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
             config = replace(config, denoise=denoise)
-            facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
-        claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
+            facts = manifest_of(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
+        store = begin_folder(config, prepared.scenarios, facts, log)
+        refused.pop_all()
+    return Run(store, log, prepared, loaded)
+
+
+def begin_folder(
+    config: RunConfig, scenarios: Sequence[Scenario], facts: Mapping[str, Any], log: RunLog
+) -> RunStore:
+    """The run folder `config.out` with settings, manifest and store; StoreError as `RunStore.claim`."""
+    with ExitStack() as refused:
+        claim = RunStore.claim(config.out, scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
         log.into(config.out)
         write_config(config, config.out / "config.toml")  # before the store: whoever finds one can resume it
         write_manifest(config.out / MANIFEST, facts)
-        store = RunStore.create(config.out, prepared.scenarios, claim=claim)
+        store = RunStore.create(config.out, scenarios, claim=claim)
         refused.pop_all()
-    return Run(store, log, prepared, loaded)
+    return store
+
+
+def refuse(
+    store: RunStore, usable: Sequence[Scenario], refused: Mapping[str, str], sink: Sink, display: Display
+) -> dict[str, str]:
+    """Store why nothing is made of a scenario, by id: it was refused, or nothing can be kept of it."""
+    reasons = {**refused, **store.unwritable(usable)}
+    for scenario_id, reason in reasons.items():
+        attempts = store.attempts(scenario_id)
+        sink.outcome(Outcome(scenario_id=scenario_id, attempts=attempts, failure=reason))
+        display.finished([scenario_id])
+    return reasons
 
 
 def resume_run(
@@ -203,24 +134,35 @@ def resume_run(
     `accept_changes` they are noted there instead, with the number of attempts that were made before.
     """
     with ExitStack() as refused:
-        store = RunStore.open(folder)
-        refused.callback(store.close)  # so that it can be tried again with what the error says
-        log = RunLog()
-        refused.callback(log.close)
-        log.into(folder)
-        config = exported.moved(read_config(folder), denoiser)
-        end_of_trace_s(folder)  # refused now, not when the models are loaded
-        _mend(store, remake=remake_takes)
-        store.forget_failures()
+        store, log, config = reopen(folder, refused, denoiser=denoiser, remake_takes=remake_takes)
         pending = [scenario.id for scenario in store.pending()]
         prepared = prepare(config, only=pending) if pending else None
         loaded = None
         if prepared is not None:
             exported.require_same(prepared.exported, folder / MANIFEST)
-            _compare(store, prepared, accept=accept_changes)
+            with facts_ahead(prepared) as ahead:
+                now = manifest_of(prepared, ahead, {}, {})
+            require_same(store, prepared.scenarios, now, accept=accept_changes)
             loaded = load(prepared) if prepared.usable else None
         refused.pop_all()
         return Run(store, log, prepared, loaded)
+
+
+def reopen(
+    folder: Path, refused: ExitStack, *, denoiser: str | None, remake_takes: bool
+) -> tuple[RunStore, RunLog, RunConfig]:
+    """A run folder, mended and with its failed scenarios pending; `refused` closes what was opened, so that
+    it can be tried again with what an error says."""
+    store = RunStore.open(folder)
+    refused.callback(store.close)
+    log = RunLog()
+    refused.callback(log.close)
+    log.into(folder)
+    config = exported.moved(read_config(folder), denoiser)
+    end_of_trace_s(folder)  # refused now, not when the models are loaded
+    _mend(store, remake=remake_takes)
+    store.forget_failures()
+    return store, log, config
 
 
 def _mend(store: RunStore, *, remake: bool) -> None:
@@ -236,13 +178,17 @@ def _mend(store: RunStore, *, remake: bool) -> None:
     store.restore_chosen()
 
 
-def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
-    """Refuse, or note in the manifest, what the run no longer rests on."""
+def require_same(
+    store: RunStore, scenarios: Sequence[Scenario], now: Mapping[str, Any], *, accept: bool
+) -> None:
+    """StoreError unless the run rests on what it was started with; with `accept`, noted in the manifest.
+
+    scenarios: those that are left, as the dataset has them now. now: the manifest of a run that would start.
+    """
     path = store.folder / MANIFEST
-    with _facts_ahead(prepared) as ahead:
-        then, now = read_manifest(path), _manifest(prepared, ahead, {}, {})
+    then = read_manifest(path)
     asked = {scenario.id: scenario.text for scenario in store.scenarios()}
-    found = [f"text of scenario {s.id}" for s in prepared.scenarios if asked[s.id] != s.text]
+    found = [f"text of scenario {s.id}" for s in scenarios if asked[s.id] != s.text]
     found += changes(then, now) if then else [f"{path.name} is gone, so nothing can be compared"]
     if not found:
         return
@@ -252,62 +198,6 @@ def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
             fix="put it back; or resume with --accept-changes, which notes it in the manifest; or start a new"
             " run",
         )
-    made = {scenario.id: len(store.attempts(scenario.id)) for scenario in prepared.scenarios}
+    made = {scenario.id: len(store.attempts(scenario.id)) for scenario in scenarios}
     note = {"started": now["started"], "changes": found, "attempts_before": made, "models": now["models"]}
     write_manifest(path, {**then, "resumed": [*then.get("resumed", []), note]})
-
-
-def encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
-    """What writes the video of an attempt into a run folder; RunLost where the disk takes no more."""
-
-    def encode(scenario: Scenario, index: int, video: Video) -> Path:
-        path = store.video_path(scenario.id, index)
-        with writing(store.folder):
-            write_mp4(store.folder / path, video.frames, video.fps, note=oddity_of(video.frames))
-        return path
-
-    return encode
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """Facts for the manifest that are found while something else is done; each waits until it is."""
-
-    digest: Digest
-    around: Callable[[], Mapping[str, Any]]
-
-
-@contextmanager
-def _facts_ahead(prepared: Prepared) -> Iterator[_Facts]:
-    """Of what the run rests on, while the models are loaded."""
-    folders = (prepared.generator.path, prepared.critic.path)
-    paths = [path for folder in folders for path in model_files(folder)]
-    paths += [scenario.prefix.path for scenario in prepared.usable]
-    digests = Ahead(paths, FileDigests(cache_folder() / "digests"), usable_cores())
-    with digests, ThreadPoolExecutor(1, "retake-facts") as thread:
-        yield _Facts(digests.digest, thread.submit(surroundings).result)
-
-
-def _manifest(
-    prepared: Prepared, ahead: _Facts, denoiser: Mapping[str, str], critic: Mapping[str, str]
-) -> dict[str, Any]:
-    config = prepared.config
-    facts = collect(
-        asdict(config),
-        {"generator": prepared.generator.path, "critic": prepared.critic.path},
-        seeds={scenario.id: scenario_seed(config.loop.seed, scenario.id) for scenario in prepared.scenarios},
-        argv=sys.argv,
-        digest=ahead.digest,
-        around=ahead.around,
-    )
-    resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
-    prefixes = {scenario.id: ahead.digest(scenario.prefix.path) for scenario in prepared.usable}
-    return {
-        **facts,
-        "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended
-        "resolved": resolved,
-        "denoiser": dict(denoiser),
-        "critic": dict(critic),
-        "choosing": prepared.choosing.why,
-        "memory": prepared.memory.table(),
-    }

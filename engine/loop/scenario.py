@@ -43,6 +43,8 @@ class Components:
     """Selector scores by name of each attempt, from the stored videos."""
     read: Callable[[Attempt], Video] | None = None
     """The stored video of an attempt."""
+    device: str | None = None
+    """What the takes are made on, by its name."""
 
     def __post_init__(self) -> None:
         looks = self.select is not None and self.read is not None
@@ -133,6 +135,7 @@ class ScenarioLoop:
             round=round_number,
             sample=sample,
             timings={task.name: task.seconds for task in (generated, *tasks)},
+            device=self.by.device,
         )
         self.by.sink.attempt(self.scenario.id, attempt)
         self.attempts.append(attempt)

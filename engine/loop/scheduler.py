@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +22,8 @@ from engine.types import Outcome
 log = logging.getLogger(__name__)
 
 POLL_S = 0.0005
+IDLE_S = 0.02
+"""Between two looks at a source that has no scenario at the moment, when none is in flight."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -42,13 +43,16 @@ class InFlight:
 class Scheduler:
     """Carries out the loops; `run` yields each outcome as soon as it is stored.
 
+    `loops` is asked for the next one when there is room for it. None from it says that there is none at the
+    moment, so that it is asked again; its end, that there will be none.
+
     `ahead` bounds the scenarios in flight and with them the videos in memory: each has at most one take in
     the making. With `overlap=False` one job is in flight at a time.
     """
 
     def __init__(
         self,
-        loops: Sequence[ScenarioLoop],
+        loops: Iterable[ScenarioLoop | None],
         lanes: Sequence[Lane],
         *,
         progress: Progress,
@@ -56,7 +60,7 @@ class Scheduler:
         ahead: int,
     ) -> None:
         assert ahead >= 1, f"ahead {ahead} would admit nothing"
-        self._waiting = deque(loops)
+        self._waiting: Iterator[ScenarioLoop | None] | None = iter(loops)
         self._lanes = lanes
         self._progress = progress
         self._overlap = overlap
@@ -68,7 +72,7 @@ class Scheduler:
 
     def run(self) -> Iterator[Outcome]:
         """Every outcome, in the order of finishing. DeviceError when the GPU is lost, RunLost by the sink."""
-        while self._waiting or self._in_flight:
+        while self._waiting is not None or self._in_flight:
             yield from self.tick()
             if not self._moved:
                 self._rest()
@@ -80,8 +84,8 @@ class Scheduler:
         return self._retire()  # host: consume what has finished
 
     def _admit(self) -> None:
-        while self._waiting and len(self._in_flight) < self._ahead:
-            scenario = InFlight(loop=self._waiting.popleft())
+        while len(self._in_flight) < self._ahead and (loop := self._next()) is not None:
+            scenario = InFlight(loop=loop)
             self._in_flight[scenario.loop.scenario.id] = scenario
             scenario.steps = scenario.loop.run(scenario.begin)
             self._advance(scenario)
@@ -92,6 +96,15 @@ class Scheduler:
                 lane.admit(task)
                 self._moved = True
                 self._check(scenario, task)
+
+    def _next(self) -> ScenarioLoop | None:
+        if self._waiting is None:
+            return None
+        try:
+            return next(self._waiting)
+        except StopIteration:
+            self._waiting = None
+            return None
 
     def _launch(self) -> None:
         for lane in self._lanes:
@@ -138,6 +151,10 @@ class Scheduler:
 
     def _rest(self) -> None:
         """Nothing moved: block on the only pending job, or sleep briefly where any may end first."""
+        if not self._in_flight:
+            if self._waiting is not None:
+                time.sleep(IDLE_S)
+            return
         pending = [(lane, task) for lane in self._lanes for task in lane.active if task.call or task.fences]
         assert pending, "no lane has work, yet scenarios are left"
         if len(pending) == 1:

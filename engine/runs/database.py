@@ -16,8 +16,9 @@ from engine.errors import StoreError
 from engine.runs.folder import run_lost, writing
 from kernels.files import whole_file
 
-SCHEMA_VERSION = 4
-"""2: rounds of several takes. 3: the digest of each video. 4: takes that the user chose."""
+SCHEMA_VERSION = 5
+"""2: rounds of several takes. 3: the digest of each video. 4: takes that the user chose. 5: what each
+take was made on."""
 
 _CHOICES = """
 CREATE TABLE choices (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), take INTEGER NOT NULL);
@@ -33,7 +34,7 @@ CREATE TABLE plans (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), repl
 CREATE TABLE attempts (
     scenario_id TEXT NOT NULL REFERENCES scenarios (id), number INTEGER NOT NULL, prompt TEXT NOT NULL,
     video_path TEXT NOT NULL, critique TEXT, selector_scores TEXT NOT NULL, timings TEXT NOT NULL,
-    round INTEGER NOT NULL, sample INTEGER NOT NULL, video_sha256 TEXT,
+    round INTEGER NOT NULL, sample INTEGER NOT NULL, video_sha256 TEXT, device TEXT,
     PRIMARY KEY (scenario_id, number));
 CREATE TABLE outcomes (
     scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), chosen INTEGER, failure TEXT, stopped TEXT,
@@ -41,12 +42,14 @@ CREATE TABLE outcomes (
 CREATE TABLE opened_files (path TEXT PRIMARY KEY);
 {_CHOICES}"""
 
-ATTEMPT_COLUMNS = "number, prompt, video_path, critique, selector_scores, timings, round, sample"
+ATTEMPT_COLUMNS = "number, prompt, video_path, critique, selector_scores, timings, round, sample, device"
+_WITHOUT_DEVICE = ATTEMPT_COLUMNS.replace("device", "NULL")
 _COLUMNS_OF_VERSION = {
-    1: (ATTEMPT_COLUMNS.replace("round, sample", "number, 0"), "NULL"),  # each round had one take
-    2: (ATTEMPT_COLUMNS, "NULL"),
-    3: (ATTEMPT_COLUMNS, "video_sha256"),
-    4: (ATTEMPT_COLUMNS, "video_sha256"),
+    1: (_WITHOUT_DEVICE.replace("round, sample", "number, 0"), "NULL"),  # each round had one take
+    2: (_WITHOUT_DEVICE, "NULL"),
+    3: (_WITHOUT_DEVICE, "video_sha256"),
+    4: (_WITHOUT_DEVICE, "video_sha256"),
+    5: (ATTEMPT_COLUMNS, "video_sha256"),
 }
 _UPGRADES = {
     1: """
@@ -56,6 +59,7 @@ UPDATE attempts SET round = number;
 """,
     2: "ALTER TABLE attempts ADD COLUMN video_sha256 TEXT;",
     3: _CHOICES,
+    4: "ALTER TABLE attempts ADD COLUMN device TEXT;",
 }
 _REFUSED = frozenset(
     {

@@ -67,6 +67,13 @@ def place_in(folder: Path, place: str | PurePath) -> Path:
         ) from error
 
 
+def place_of_take(folder: Path, scenario_id: str, index: int) -> Path:
+    """Where the video of an attempt belongs, relative to the folder; StoreError if that is outside."""
+    path = Path(VIDEOS) / scenario_id / f"attempt-{index}.mp4"
+    place_in(folder, path)
+    return path
+
+
 def unwritable(folder: Path, scenarios: Sequence[Scenario]) -> dict[str, str]:
     """Why nothing can be kept of a scenario, by id: a name that the disk refuses. RunLost for a full disk.
 

@@ -53,7 +53,7 @@ def read_plan(row: tuple[Any, ...]) -> PlanReply:
 
 
 def read_attempt(row: tuple[Any, ...]) -> Attempt:
-    number, prompt, video_path, critique, selector_scores, timings, round_number, sample = row
+    number, prompt, video_path, critique, selector_scores, timings, round_number, sample, device = row
     return Attempt(
         index=number,
         prompt=prompt_from_dict(parse_json(prompt)),
@@ -63,4 +63,5 @@ def read_attempt(row: tuple[Any, ...]) -> Attempt:
         sample=sample,
         selector_scores=parse_json(selector_scores),
         timings=parse_json(timings),
+        device=device,
     )

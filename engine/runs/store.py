@@ -24,6 +24,7 @@ from engine.runs.folder import (
     check_names,
     flush,
     place_in,
+    place_of_take,
     remove_parts,
     take_lock,
     unwritable,
@@ -136,6 +137,7 @@ class RunStore:
             dumps(attempt.timings),
             attempt.round,
             attempt.sample,
+            attempt.device,
             file_digest(video),
         )
         with self._database.transaction() as database:
@@ -226,9 +228,7 @@ class RunStore:
 
     def video_path(self, scenario_id: str, index: int) -> Path:
         """Where the video of an attempt belongs, relative to the folder; StoreError if that is outside."""
-        path = Path(VIDEOS) / scenario_id / f"attempt-{index}.mp4"
-        place_in(self.folder, path)
-        return path
+        return place_of_take(self.folder, scenario_id, index)
 
     def chosen_path(self, scenario_id: str) -> Path:
         """Where the chosen take of a scenario belongs. StoreError if that is outside of the run folder."""

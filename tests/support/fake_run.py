@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -197,6 +197,7 @@ class Run:
         limit: int | None = None,
         threads: Threads | None = None,
         replies: int = 1,
+        source: Callable[[list[ScenarioLoop]], Iterable[ScenarioLoop | None]] = iter,
     ) -> dict[str, Outcome]:
         """Run to the end, or stop dead after `limit` outcomes."""
         pending = self.store.pending()
@@ -219,7 +220,7 @@ class Run:
                 threads=threads,
                 widths={CRITIQUE: replies},
             )
-            scheduler = Scheduler(loops, lanes, progress=self.progress, overlap=overlap, ahead=ahead)
+            scheduler = Scheduler(source(loops), lanes, progress=self.progress, overlap=overlap, ahead=ahead)
             for number, _ in enumerate(scheduler.run(), start=1):
                 if number == limit:
                     break

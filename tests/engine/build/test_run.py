@@ -17,6 +17,7 @@ import pytest
 import torch
 from tiny_run import Folders, Silent, make_folders, script_the_critic
 
+from engine.build import engine
 from engine.build import prepare as preparing
 from engine.build import run as build
 from engine.build.needs import plan_run
@@ -126,7 +127,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
     serial = settings | {"schedule.overlap": False}
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
         expected = facts(run.execute(Silent()))
-    threads, seen = build.lane_threads, set[str]()
+    threads, seen = engine.lane_threads, set[str]()
     generate, decode = wan.WanJob.launch, qwen_vl.ReplyJob.launch
 
     def noting(own: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -138,8 +139,8 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
 
     monkeypatch.setattr(wan.WanJob, "launch", noting(generate))
     monkeypatch.setattr(qwen_vl.ReplyJob, "launch", noting(decode))
-    monkeypatch.setattr(build, "lane_threads", lambda wanted: threads(True))
-    for module in (build, preparing):
+    monkeypatch.setattr(engine, "lane_threads", lambda wanted: threads(True))
+    for module in (engine, preparing):
         monkeypatch.setattr(module, "replies_at_once", lambda config, device: 3)
     with build_run(folders.config(tmp_path / "threads", settings=settings)) as run:
         assert facts(run.execute(Silent())) == expected

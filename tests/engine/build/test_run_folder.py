@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_run import Folders, Silent, make_folders, script_the_critic
 
-from engine.build import run as build
+from engine.build import engine as build
 from engine.build.run import build_run, resume_run
 from engine.errors import RunLost, StoreError
 from engine.runs.store import RunStore

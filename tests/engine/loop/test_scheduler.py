@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from fake_run import (
 from engine.errors import DeviceError
 from engine.loop.lanes import CRITIQUE, GENERATE, Threads
 from engine.loop.policy import RefinementPolicy
+from engine.loop.scenario import ScenarioLoop
 from engine.machine.streams import HostThread
 from engine.protocols import Fence, Job
 from engine.runs.store import RunStore
@@ -344,3 +346,24 @@ def test_selector_that_gives_no_number_costs_one_scenario(make_run) -> None:
     ]
     failed = [name for name, outcome in run.go().items() if outcome.failure]
     assert failed == [SCENARIOS[0].id]
+
+
+def test_a_source_is_asked_again_until_it_ends(
+    serial: dict[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a cluster, whose driver hands out scenarios: often there is none at the moment, also with none in
+    flight, and no more is taken than there is room for."""
+    monkeypatch.setattr("engine.loop.scheduler.IDLE_S", 0.0)
+    asked: list[int] = []
+    with RunStore.create(tmp_path / "run", SCENARIOS) as store:
+        run = Run(store)
+
+        def handed(loops: list[ScenarioLoop]) -> Iterator[ScenarioLoop | None]:
+            for number, loop in enumerate(loops):
+                yield from [None] * (number * 7)
+                asked.append(number - len(store.outcomes()))
+                yield loop
+            yield from [None] * 1000
+
+        assert without_timings(run.go(ahead=2, source=handed)) == without_timings(serial)
+    assert len(asked) == len(SCENARIOS) and max(asked) < 2

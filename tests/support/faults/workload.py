@@ -26,7 +26,7 @@ from scripted_critic import Ready, ScriptedCritic
 
 import engine.cli
 from engine.build import prepare as preparing
-from engine.build import run as build
+from engine.build.engine import encoder
 from engine.build.model_folders import ModelFolder
 from engine.commands._progress import make_display
 from engine.loop.lanes import make_lanes
@@ -247,7 +247,7 @@ def _loop_alone() -> None:
             critic=ScriptedCritic(),
             policy=RefinementPolicy(settings=LoopConfig(loops=1), negative=""),
             sink=Watched(store, display),
-            encode=build._encoder(store),
+            encode=encoder(store.folder),
         )
         loops = [ScenarioLoop(scenario=one, by=by, past=store.history(one.id)) for one in pending]
         lanes = make_lanes(host=host, recorder=HostRecorder(), progress=display)

@@ -1,0 +1,146 @@
+"""One whole engine: two loaded models and the lanes of one GPU, which work at scenarios as they come.
+
+Knows no store of a run and no other engine: whoever has one gives it scenarios and takes what it finishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.build.prepare import Prepared, refinement_policy, replies_at_once
+from engine.loop import boundary
+from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
+from engine.loop.scenario import Components, ScenarioLoop
+from engine.loop.scheduler import Scheduler
+from engine.loop.selection import TakeScorer
+from engine.machine.device import release_memory
+from engine.machine.graphs import DEVICE_CALLS
+from engine.machine.streams import HostPool, HostThread, LaneStreams
+from engine.protocols import Critic, Generator, Progress, Sink
+from engine.runs.folder import place_of_take, writing
+from engine.runs.manifest import cpu_model
+from engine.runs.trace import CudaRecorder, HostRecorder
+from engine.runs.trace_file import end_of_trace_s, kept_trace
+from engine.types import History, Scenario, Video
+from engine.video.files import write_mp4
+from engine.video.oddities import oddity_of
+
+Work = tuple[Scenario, History]
+"""A scenario, and what is stored of it already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """`folder` is where takes are written, and where those of a `History` lie."""
+
+    prepared: Prepared
+    generator: Generator
+    critic: Critic
+    folder: Path
+
+    def run(
+        self,
+        work: Iterable[Work | None],
+        sink: Sink,
+        progress: Progress,
+        *,
+        opened: Callable[[Iterable[Path]], None],
+    ) -> None:
+        """All of `work`, which is asked for the next scenario when there is room for one; None from it says
+        that there is none at the moment.
+
+        opened: told which files were opened, now and then. DeviceError when the GPU is lost, RunLost by the
+        sink or a full disk; every other error is its scenario's.
+        """
+        import torch
+
+        config = self.prepared.config
+        origin_s = end_of_trace_s(self.folder)
+        on_gpu = self.prepared.device == "cuda"
+        recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
+        opened(self.prepared.opened)
+        allowed = [scenario.prefix.path for scenario in self.prepared.usable]
+        with (
+            boundary.watch(config.dataset, own=self.folder, allowed=allowed) as watch,
+            HostPool(HOST_THREADS) as host,
+            lane_threads(on_gpu and config.schedule.overlap) as threads,
+            kept_trace(self.folder, recorder) as note,
+        ):
+            lanes = make_lanes(
+                host=host,
+                recorder=recorder,
+                progress=progress,
+                on_lane=LaneStreams(torch.device(self.prepared.device)),
+                threads=threads,
+                widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
+            )
+            scheduler = Scheduler(
+                self._loops(work, self._components(sink)),
+                lanes,
+                progress=progress,
+                overlap=config.schedule.overlap,
+                ahead=config.schedule.ahead,
+            )
+            try:
+                for _ in scheduler.run():  # each outcome is stored and shown by the sink
+                    opened(watch.new_paths())
+                    note()
+            finally:
+                opened(watch.paths())  # all: an interrupt may have cut a note short
+
+    def _loops(self, work: Iterable[Work | None], by: Components) -> Iterator[ScenarioLoop | None]:
+        for one in work:
+            yield None if one is None else ScenarioLoop(scenario=one[0], by=by, past=one[1])
+
+    def _components(self, sink: Sink) -> Components:
+        policy = refinement_policy(self.prepared.config, self.generator, self.prepared.choosing.gain)
+        chosen_by = {name: self.prepared.selectors[name] for name in policy.video_selectors}
+        scorer = TakeScorer(self.folder, chosen_by) if chosen_by else None
+        return Components(
+            generator=self.generator,
+            critic=self.critic,
+            policy=policy,
+            sink=sink,
+            encode=encoder(self.folder),
+            select=scorer.scores if scorer else None,
+            read=scorer.read if scorer else None,
+            device=device_name(self.prepared.device),
+        )
+
+
+def device_name(device: str) -> str | None:
+    """What the GPU or CPU calls itself; None where a CPU does not say."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device == "cuda" else cpu_model()
+
+
+def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
+    """Writes takes to their places below `folder`; RunLost where it takes no more writes."""
+
+    def encode(scenario: Scenario, index: int, video: Video) -> Path:
+        path = place_of_take(folder, scenario.id, index)
+        with writing(folder):
+            write_mp4(folder / path, video.frames, video.fps, note=oddity_of(video.frames))
+        return path
+
+    return encode
+
+
+@contextmanager
+def lane_threads(wanted: bool) -> Iterator[Threads]:
+    """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
+    once would only share the cores; one job at a time needs none either."""
+    if not wanted:
+        yield Threads()
+        return
+    with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
+        yield Threads(
+            of={GENERATE: generate, CRITIQUE: critique},
+            starts=starts,
+            release=release_memory,
+            calling=DEVICE_CALLS.call,
+        )

@@ -43,9 +43,10 @@ ROOMS = {
     "selectors": "machine video loop",
     "loop": "runs video",
     "build": "settings machine video runs datasets denoise loop kernels",
+    "cluster": "settings machine runs loop build kernels",
     "report": "video runs loop",
     "demo": "settings machine video datasets generators critics selectors loop",
-    "commands": "settings machine video runs datasets loop build report demo kernels",
+    "commands": "settings machine video runs datasets loop build cluster report demo kernels",
     "api": "settings machine video runs datasets loop build report",
 }
 """Room of the engine -> the rooms (and houses) below it. Models are reached by name, through plugins."""

@@ -6,7 +6,7 @@ Knows no store of a run and no other engine: whoever has one gives it scenarios 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,14 @@ from engine.protocols import Critic, Generator, Progress, Sink
 from engine.runs.folder import place_of_take, writing
 from engine.runs.manifest import cpu_model
 from engine.runs.trace import CudaRecorder, HostRecorder
-from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.types import History, Scenario, Video
 from engine.video.files import write_mp4
 from engine.video.oddities import oddity_of
 
 Work = tuple[Scenario, History]
 """A scenario, and what is stored of it already."""
+Keeping = Callable[[HostRecorder | CudaRecorder], AbstractContextManager[Callable[[], None]]]
+"""As `engine.runs.trace_file.kept_trace`: the block calls what it gets now and then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +49,19 @@ class Engine:
         progress: Progress,
         *,
         opened: Callable[[Iterable[Path]], None],
+        keeping: Keeping,
+        origin_s: float = 0.0,
     ) -> None:
         """All of `work`, which is asked for the next scenario when there is room for one; None from it says
         that there is none at the moment.
 
-        opened: told which files were opened, now and then. DeviceError when the GPU is lost, RunLost by the
+        opened: told which files were opened, now and then. keeping: keeps the spans of the lanes, of which
+        the first starts at `origin_s`. DeviceError when the GPU is lost, RunLost by the
         sink or a full disk; every other error is its scenario's.
         """
         import torch
 
         config = self.prepared.config
-        origin_s = end_of_trace_s(self.folder)
         on_gpu = self.prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
         opened(self.prepared.opened)
@@ -67,7 +70,7 @@ class Engine:
             boundary.watch(config.dataset, own=self.folder, allowed=allowed) as watch,
             HostPool(HOST_THREADS) as host,
             lane_threads(on_gpu and config.schedule.overlap) as threads,
-            kept_trace(self.folder, recorder) as note,
+            keeping(recorder) as note,
         ):
             lanes = make_lanes(
                 host=host,

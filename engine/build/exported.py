@@ -104,10 +104,17 @@ def moved(config: RunConfig, denoiser: str | None) -> RunConfig:
     return dataclasses.replace(config, denoise=denoise)
 
 
-def require_same(found: Exported | None, manifest: Path) -> None:
-    """StoreError unless a resumed run gets the denoiser that it was started with, as its manifest notes."""
+def notes_of(found: Exported | None) -> Mapping[str, str]:
+    return {} if found is None else found.notes
+
+
+def require_same(notes: Mapping[str, str], manifest: Path) -> None:
+    """StoreError unless a resumed run gets the denoiser that it was started with, as its manifest notes.
+
+    notes: of what was found, or of the generator that was loaded with it.
+    """
     then = read_manifest(manifest).get("denoiser", {}).get(DIGEST)  # older versions had none
-    now = None if found is None else found.notes.get(DIGEST)
+    now = notes.get(DIGEST)
     if then != now:
         raise StoreError(
             f"{manifest.parent} was started with {_told(then)}, which {_told(now)} would now replace",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +25,7 @@ from engine.runs.folder import DATABASE
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runs.store import RunStore
-from engine.runs.trace_file import end_of_trace_s
+from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.types import Outcome, Scenario
@@ -73,7 +74,14 @@ class Run:
     ) -> None:
         engine = Engine(prepared=prepared, generator=generator, critic=critic, folder=self.folder)
         work = [(scenario, self._store.history(scenario.id)) for scenario in prepared.usable]
-        engine.run(work, sink, display, opened=self._store.opened)
+        engine.run(
+            work,
+            sink,
+            display,
+            opened=self._store.opened,
+            keeping=partial(kept_trace, self.folder),
+            origin_s=end_of_trace_s(self.folder),
+        )
 
 
 def build_run(config: RunConfig) -> Run:
@@ -139,7 +147,7 @@ def resume_run(
         prepared = prepare(config, only=pending) if pending else None
         loaded = None
         if prepared is not None:
-            exported.require_same(prepared.exported, folder / MANIFEST)
+            exported.require_same(exported.notes_of(prepared.exported), folder / MANIFEST)
             with facts_ahead(prepared) as ahead:
                 now = manifest_of(prepared, ahead, {}, {})
             require_same(store, prepared.scenarios, now, accept=accept_changes)

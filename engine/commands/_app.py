@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from engine.build.run import Run
+    from engine.cluster.run import ClusterRun
     from engine.types import Outcome
 
 ORDER = (
@@ -103,7 +104,7 @@ def retake(
     speak(verbose, quiet)
 
 
-def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
+def execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
     """Run to the end with live progress. An interrupt leaves the run folder resumable."""
     from engine.build.libraries import without_unused
 
@@ -111,7 +112,7 @@ def execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
         return _execute(build)
 
 
-def _execute(build: Callable[[], Run]) -> Mapping[str, Outcome]:
+def _execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
     from engine.commands._progress import make_display
 
     with console.status("checking settings, dataset and memory, then loading models"):

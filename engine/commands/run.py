@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,7 +14,7 @@ from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
 from engine.commands._output import DryRun, JsonFile, write_json
 from engine.errors import StoreError
-from engine.settings.config import DenoiseConfig, RunConfig, load_config
+from engine.settings.config import MACHINE, DenoiseConfig, RunConfig, load_config
 from engine.settings.presets import DenoiseSettings, parts_of_forward
 
 Moved = Annotated[
@@ -41,6 +41,39 @@ RemakeTakes = Annotated[
     ),
 ]
 
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        min=1,
+        help="N engines, each on a GPU of its own, share the scenarios; it needs Ray.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+CpuWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="With --device cpu: N engines that share the CPU, to try out what --gpus does.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Place these engines on the Ray cluster there, on all GPUs that are free unless --gpus says how "
+        "many; default: on this machine.",
+        rich_help_panel=MACHINE,
+    ),
+]
+
 UNCOUNTED = (
     "the memory is that of preset exact, but for a fused autoencoder on a GPU: what 8-bit weights save, and "
     "what compiled blocks and CUDA graphs take, is not counted"
@@ -58,6 +91,9 @@ def run(
             "--dry-run", help="Check settings, models, clips and memory, say what would run, write nothing."
         ),
     ] = False,
+    gpus: Gpus = None,
+    workers: CpuWorkers = None,
+    ray: RayAddress = None,
     json_file: JsonFile = None,
 ) -> None:
     """Run the refinement loop over a dataset: plan, generate, critique, rewrite, generate again, choose."""
@@ -65,9 +101,16 @@ def run(
     if dry_run:
         _say_needs(loaded, timed=False, json_file=json_file)
         return
-    from engine.build.run import build_run
+    if (gpus, workers, ray) == (None, None, None):
+        from engine.build.run import build_run
 
-    finish(loaded.out, execute(lambda: build_run(loaded)), json_file)
+        finish(loaded.out, execute(lambda: build_run(loaded)), json_file)
+        return
+    from engine.cluster.pool import Workers
+    from engine.cluster.run import build_cluster_run
+
+    several = Workers(gpus=gpus, cpus=workers, address=ray)
+    finish(loaded.out, execute(lambda: build_cluster_run(loaded, several)), json_file)
 
 
 @app.command(epilog="Example: [cyan]retake resume runs/first[/]")
@@ -77,6 +120,9 @@ def resume(
     accept_changes: AcceptChanges = False,
     remake_takes: RemakeTakes = False,
     dry_run: DryRun = False,
+    gpus: Gpus = None,
+    workers: CpuWorkers = None,
+    ray: RayAddress = None,
     json_file: JsonFile = None,
 ) -> None:
     """Go on with a run that was stopped or killed; finished attempts are kept, failed scenarios retried.
@@ -86,17 +132,21 @@ def resume(
     if dry_run:
         _say_rest(folder, json_file)
         return
-    from engine.build.run import resume_run
+    how: dict[str, Any] = {
+        "denoiser": denoiser,
+        "accept_changes": accept_changes,
+        "remake_takes": remake_takes,
+    }
+    if (gpus, workers, ray) == (None, None, None):
+        from engine.build.run import resume_run
 
-    finish(
-        folder,
-        execute(
-            lambda: resume_run(
-                folder, denoiser=denoiser, accept_changes=accept_changes, remake_takes=remake_takes
-            )
-        ),
-        json_file,
-    )
+        finish(folder, execute(lambda: resume_run(folder, **how)), json_file)
+        return
+    from engine.cluster.pool import Workers
+    from engine.cluster.run import resume_cluster_run
+
+    several = Workers(gpus=gpus, cpus=workers, address=ray)
+    finish(folder, execute(lambda: resume_cluster_run(folder, several, **how)), json_file)
 
 
 def _say_rest(folder: Path, json_file: Path | None) -> None:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import StoreError
 from engine.runs.folder import place_in, writing
-from engine.runs.trace import LANES, CudaRecorder, HostRecorder, Span
+from engine.runs.trace import LANES, Span
 from kernels.files import parse_json, read_json, whole_file
 
 TRACE = "trace.json"
@@ -29,6 +29,18 @@ NOTES = "trace.jsonl"
 _HEAD = b'{"displayTimeUnit": "ms", "traceEvents": [\n'
 _END = b"]}\n"
 _TAIL_BYTES = 1 << 16  # holds the last events of a file many times over
+
+
+class Spans(Protocol):
+    """Gives up spans: a recorder, or who collects those of several."""
+
+    def settled(self) -> list[Span]:
+        """Those that ended, each once."""
+        ...
+
+    def spans(self) -> Iterable[Span]:
+        """All that are left, after the run."""
+        ...
 
 
 def write_trace(path: Path, spans: Iterable[Span]) -> None:
@@ -62,7 +74,7 @@ def end_of_trace_s(run: Path) -> float:
 
 
 @contextmanager
-def kept_trace(run: Path, recorder: HostRecorder | CudaRecorder) -> Iterator[Callable[[], None]]:
+def kept_trace(run: Path, recorder: Spans) -> Iterator[Callable[[], None]]:
     """Writes the trace at the end and when interrupted; the events of a lost GPU cannot be read.
 
     The block calls what it gets now and then: all that ended goes to disk and leaves memory, and a process

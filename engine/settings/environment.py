@@ -18,6 +18,11 @@ def offline() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encode lane forks no tokenizer threads
 
 
+def ray_sends_nothing() -> None:
+    """Forbid Ray's usage statistics. Must run before a cluster is started."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
 def let_waiting_threads_sleep() -> None:
     """Torch's CPU threads wait for each other awake for some 40 us, then asleep. Must run before torch is
     imported, so the houses that import torch call it first; what the user has set stays.

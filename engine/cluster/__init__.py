@@ -1,0 +1,1 @@
+"""Several engines, each on a GPU and in a process of its own, that share the scenarios of one run."""

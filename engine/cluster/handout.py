@@ -1,0 +1,94 @@
+"""Who works at which scenario: longest expected first, to whoever has room; what a lost one held comes back.
+
+Knows neither processes nor a store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+
+from engine.types import Attempt, History, Scenario
+
+MOST_LOSSES = 3
+"""Workers that may be lost with a scenario in hand: from then on it is taken for the cause of it."""
+
+
+def expected_s(scenario: Scenario, past: History, *, num_takes: int, take_s: float) -> float:
+    """Seconds that a scenario still takes at most, as far as one knows: the takes that are left, each as long
+    as its own so far, or else as `take_s`."""
+    own = [seconds_of(attempt) for attempt in past.attempts if attempt.timings]
+    return max(0, num_takes - len(past.attempts)) * (fmean(own) if own else take_s)
+
+
+def seconds_of(attempt: Attempt) -> float:
+    return sum(attempt.timings.values())
+
+
+class HandOut:
+    """The scenarios of a run that are not finished: those that wait, and those that a worker holds."""
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        history: Callable[[str], History],
+        *,
+        num_takes: int,
+        most_each: int,
+        num_workers: int,
+    ) -> None:
+        """history: what is stored of a scenario at the moment. num_takes: of a scenario, at most.
+        most_each: scenarios that one worker holds at a time; of few, no more than its share of them."""
+        self._all = {scenario.id: scenario for scenario in scenarios}
+        self._history = history
+        self._num_takes, self._most_each, self._num_workers = num_takes, most_each, num_workers
+        self._held: dict[int, set[str]] = {}
+        self._losses: Counter[str] = Counter()
+        self._waiting: list[str] = []
+        self._line_up(self._all)
+
+    @property
+    def over(self) -> bool:
+        return not self._waiting and not any(self._held.values())
+
+    def next(self, worker: int) -> Scenario | None:
+        """One more for this worker; None where none waits, or it has no room."""
+        held = self._held.setdefault(worker, set())
+        left = len(self._waiting) + sum(map(len, self._held.values()))
+        if not self._waiting or len(held) >= min(self._most_each, math.ceil(left / self._num_workers)):
+            return None
+        name = self._waiting.pop(0)
+        held.add(name)
+        return self._all[name]
+
+    def holds(self, worker: int, scenario_id: str) -> bool:
+        return scenario_id in self._held.get(worker, ())
+
+    def finished(self, worker: int, scenario_id: str) -> None:
+        self._held[worker].remove(scenario_id)
+
+    def lost(self, worker: int, *, for_good: bool) -> tuple[str, ...]:
+        """Its scenarios wait again, but for those that were held by too many that were lost: these are
+        returned, and nobody works at them any more."""
+        held = self._held.pop(worker, set())
+        self._num_workers = max(1, self._num_workers - for_good)
+        self._losses.update(held)
+        given_up = {name for name in held if self._losses[name] >= MOST_LOSSES}
+        self._line_up(held - given_up)
+        return tuple(name for name in self._all if name in given_up)
+
+    def _line_up(self, names: Iterable[str]) -> None:
+        """Among those that wait. Of equally long ones the longer prefix is first: it is read for longer."""
+        order = {name: place for place, name in enumerate(self._all)}
+        past: Mapping[str, History] = {name: self._history(name) for name in (*self._waiting, *names)}
+        known = [seconds_of(take) for one in past.values() for take in one.attempts if take.timings]
+        take_s = fmean(known) if known else 1.0
+
+        def rank(name: str) -> tuple[float, float, int]:
+            scenario = self._all[name]
+            left_s = expected_s(scenario, past[name], num_takes=self._num_takes, take_s=take_s)
+            return -left_s, -scenario.prefix.seconds, order[name]
+
+        self._waiting = sorted(past, key=rank)

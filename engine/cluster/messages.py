@@ -1,0 +1,100 @@
+"""What the driver gives a worker, and what a worker sends back: values that are pickled on their way.
+
+A worker's log records are sent as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from logging import LogRecord
+from pathlib import Path
+from typing import Any
+
+from engine.errors import RetakeError
+from engine.runs.trace import Span
+from engine.settings.config import DenoiseConfig
+from engine.types import Attempt, History, Outcome, PlanReply, Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One scenario to work at. `videos` are the stored takes of its history, by number."""
+
+    scenario: Scenario
+    past: History
+    videos: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Models are loaded. `facts` is the manifest that a run of this worker alone would have.
+
+    Where weights were not digested, since another worker of the node does it, `facts` has no digests.
+    """
+
+    scenarios: tuple[Scenario, ...]
+    refused: Mapping[str, str]
+    facts: Mapping[str, Any]
+    denoise: DenoiseConfig
+    device: str | None
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    scenario_id: str
+    reply: PlanReply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """An attempt with its video, an mp4 file."""
+
+    scenario_id: str
+    attempt: Attempt
+    video: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    scenario_id: str
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """Spans on a clock that starts with the message `Ready`."""
+
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    lane: str
+    scenario_id: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Said by the driver's side of a worker, which is started again unless it is lost `for_good`. `error`:
+    the one of ours that ended it."""
+
+    why: str
+    error: RetakeError | None
+    for_good: bool
+
+
+Message = Ready | Planned | Taken | Judged | Ended | Opened | Worked | Step | LogRecord

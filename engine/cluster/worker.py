@@ -1,0 +1,171 @@
+"""A worker: one whole engine on one GPU, in a process of its own. It has no store; the driver has.
+
+Knows nothing of how it is started, called or lost. Takes lie in a folder of its own only while their scenario
+is worked at, so that a disk that is full on one node costs that worker and no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from logging.handlers import QueueHandler
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from engine.build import exported
+from engine.build.engine import Engine, Work, device_name
+from engine.build.facts import Facts, facts_ahead, manifest_of
+from engine.build.prepare import Prepared, load, prepare
+from engine.cluster.messages import (
+    Assignment,
+    Ended,
+    Judged,
+    Message,
+    Opened,
+    Planned,
+    Ready,
+    Step,
+    Taken,
+    Worked,
+)
+from engine.machine.device import use_threads
+from engine.protocols import Critic, Generator
+from engine.runs.folder import VIDEOS, place_of_take, writing
+from engine.runs.log_file import OURS
+from engine.runs.manifest import surroundings
+from engine.runs.trace import CudaRecorder, HostRecorder
+from engine.settings.config import RunConfig
+from engine.settings.environment import usable_cores
+from engine.types import Attempt, Outcome, PlanReply
+
+STEP_EVERY_S = 0.5
+"""Between two messages on how far a lane is: a person looks at them, and each costs a few hundred us."""
+
+
+class Worker:
+    """`work` runs in one thread; meanwhile `give` is called from another."""
+
+    def __init__(self, config: RunConfig, only: Sequence[str] | None, name: str) -> None:
+        """`only`: the scenarios that are left of a run that is resumed. `name`: for the log."""
+        self._config, self._only, self._name = config, only, name
+        self._given: SimpleQueue[Assignment | None] = SimpleQueue()
+        self._sent: SimpleQueue[Message | None] = SimpleQueue()
+
+    def give(self, assignment: Assignment | None) -> None:
+        """One more scenario; None: there will be none."""
+        self._given.put(assignment)
+
+    def work(self, *, digest: bool, num_on_node: int) -> Iterator[Message]:
+        """Load the models, then work at what is given, until there will be none.
+
+        digest: whether to digest weights and prefixes, which one worker of a node does. num_on_node: workers
+        that share its cores. RetakeError as `build_run` raises it; DeviceError and RunLost as `Engine.run`.
+        """
+        with tempfile.TemporaryDirectory(prefix="retake-worker-") as folder, ThreadPoolExecutor(1) as thread:
+            self._listen()
+            running = thread.submit(self._run, Path(folder), digest, num_on_node)
+            running.add_done_callback(lambda _: self._sent.put(None))
+            while (message := self._sent.get()) is not None:
+                yield message
+            running.result()  # its error is the worker's
+
+    def _run(self, folder: Path, digest: bool, num_on_node: int) -> None:
+        prepared = prepare(self._config, only=self._only)
+        with facts_ahead(prepared) if digest else nullcontext() as facts:
+            generator, critic = load(prepared)
+            if prepared.device != "cpu":  # on a CPU outcomes depend on it, so it is as of a single run
+                use_threads(max(1, usable_cores() // num_on_node))
+            denoise = exported.pinned(self._config.denoise, prepared.exported, generator.notes)
+            prepared = replace(prepared, config=replace(self._config, denoise=denoise))
+            ready = Ready(
+                scenarios=prepared.scenarios,
+                refused=prepared.refused,
+                facts=_facts(prepared, generator, critic, facts),
+                denoise=denoise,
+                device=device_name(prepared.device),
+                warning=generator.notes.get(exported.FALLBACK),
+            )
+        self._sent.put(ready)
+        engine = Engine(prepared=prepared, generator=generator, critic=critic, folder=folder)
+        sink = _Sender(folder, self._sent.put)
+        engine.run(self._work(folder), sink, sink, opened=self._opened, keeping=self._keeping)
+
+    def _work(self, folder: Path) -> Iterator[Work | None]:
+        while True:
+            try:
+                given = self._given.get_nowait()
+            except Empty:
+                yield None
+                continue
+            if given is None:
+                return
+            for number, video in given.videos.items():
+                path = folder / place_of_take(folder, given.scenario.id, number)
+                with writing(folder):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(video)
+            yield given.scenario, given.past
+
+    def _opened(self, paths: Iterable[Path]) -> None:
+        if found := tuple(paths):
+            self._sent.put(Opened(paths=found))
+
+    @contextmanager
+    def _keeping(self, recorder: HostRecorder | CudaRecorder) -> Iterator[Callable[[], None]]:
+        yield lambda: self._sent.put(Worked(spans=tuple(recorder.settled())))
+        self._sent.put(Worked(spans=tuple(recorder.spans())))
+
+    def _listen(self) -> None:
+        """What is logged here, the driver writes into the log of the run."""
+        handler = QueueHandler(self._sent)  # type: ignore[arg-type]  # all that it asks for is put_nowait
+        handler.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter(f"worker={self._name} %(message)s"))
+        logging.getLogger().addHandler(handler)
+        for name in OURS:
+            logging.getLogger(name).setLevel(logging.INFO)
+
+
+class _Sender:
+    """The sink and the progress of an engine: all of it becomes messages."""
+
+    def __init__(self, folder: Path, send: Callable[[Message], None]) -> None:
+        self._folder = folder
+        self._send = send
+        self._told_s: dict[str, float] = {}
+
+    def plan(self, scenario_id: str, reply: PlanReply) -> None:
+        self._send(Planned(scenario_id=scenario_id, reply=reply))
+
+    def attempt(self, scenario_id: str, attempt: Attempt) -> None:
+        video = (self._folder / attempt.video_path).read_bytes()
+        self._send(Taken(scenario_id=scenario_id, attempt=attempt, video=video))
+
+    def judged(self, scenario_id: str, attempt: Attempt) -> None:
+        self._send(Judged(scenario_id=scenario_id, attempt=attempt))
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._send(Ended(outcome=outcome))
+        shutil.rmtree(self._folder / VIDEOS / outcome.scenario_id, ignore_errors=True)
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if done == total or now_s - self._told_s.get(lane, 0.0) >= STEP_EVERY_S:
+            self._told_s[lane] = now_s
+            self._send(Step(lane=lane, scenario_id=scenario_id, done=done, total=total))
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        pass  # said by the outcome
+
+
+def _facts(prepared: Prepared, generator: Generator, critic: Critic, facts: Facts | None) -> dict[str, Any]:
+    """The manifest; without `facts`, that of all but the files."""
+    digest = Facts(lambda path: "", surroundings) if facts is None else facts
+    found = manifest_of(prepared, digest, generator.notes, critic.notes)
+    return found if facts is not None else {k: v for k, v in found.items() if k not in ("models", "prefixes")}

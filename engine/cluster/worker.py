@@ -22,6 +22,7 @@ from typing import Any
 from engine.build import exported
 from engine.build.engine import Engine, Work, device_name
 from engine.build.facts import Facts, facts_ahead, manifest_of
+from engine.build.libraries import without_unused
 from engine.build.prepare import Prepared, load, prepare
 from engine.cluster.messages import (
     Assignment,
@@ -62,15 +63,17 @@ class Worker:
         """One more scenario; None: there will be none."""
         self._given.put(assignment)
 
-    def work(self, *, digest: bool, num_on_node: int) -> Iterator[Message]:
+    def work(self, *, digest: bool, num_on_node: int, sends_log: bool = True) -> Iterator[Message]:
         """Load the models, then work at what is given, until there will be none.
 
         digest: whether to digest weights and prefixes, which one worker of a node does. num_on_node: workers
-        that share its cores. RetakeError as `build_run` raises it; DeviceError and RunLost as `Engine.run`.
+        that share its cores. sends_log: also what this process logs. RetakeError as `build_run` raises it;
+        DeviceError and RunLost as `Engine.run`.
         """
         with tempfile.TemporaryDirectory(prefix="retake-worker-") as folder, ThreadPoolExecutor(1) as thread:
-            self._listen()
-            running = thread.submit(self._run, Path(folder), digest, num_on_node)
+            if sends_log:
+                self._listen()
+            running = thread.submit(without_unused()(self._run), Path(folder), digest, num_on_node)
             running.add_done_callback(lambda _: self._sent.put(None))
             while (message := self._sent.get()) is not None:
                 yield message
@@ -128,6 +131,7 @@ class Worker:
         handler.setLevel(logging.INFO)
         handler.setFormatter(logging.Formatter(f"worker={self._name} %(message)s"))
         logging.getLogger().addHandler(handler)
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as the command line does
         for name in OURS:
             logging.getLogger(name).setLevel(logging.INFO)
 

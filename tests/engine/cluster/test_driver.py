@@ -1,0 +1,276 @@
+"""Driver and workers with real small models, on threads: what is stored is that of a single engine."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stored_runs import stored
+from thread_workers import ThreadWorkers
+from tiny_run import Folders, Silent, make_folders, script_the_critic
+
+from engine.build import engine
+from engine.build.prepare import Prepared, load
+from engine.build.run import begin_folder, build_run, resume_run
+from engine.cluster import worker
+from engine.cluster.driver import Driver
+from engine.cluster.messages import Ended, Message, Taken
+from engine.cluster.run import ClusterRun
+from engine.errors import DeviceError, ModelError, RunLost, StoreError
+from engine.protocols import Critic, Generator
+from engine.runs.log_file import RunLog
+from engine.runs.manifest import read_manifest
+from engine.runs.store import RunStore
+from engine.runs.trace_file import read_trace
+from engine.types import Frames
+
+SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1}
+LOOKS: dict[str, object] = {"loop.loops": 1, "loop.samples": 2, "loop.selectors": ["static_camera"]}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return make_folders(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETAKE_THREADS", "1")
+    script_the_critic(monkeypatch)
+    loading = threading.Lock()  # libraries load one model at a time in a process
+
+    def one_at_a_time(prepared: Prepared) -> tuple[Generator, Critic]:
+        with loading:
+            return load(prepared)
+
+    monkeypatch.setattr(worker, "load", one_at_a_time)
+
+
+@pytest.fixture(scope="module")
+def single(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """What one engine stores, by settings."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def of(settings: dict[str, object]) -> dict[str, Any]:
+        key = repr(settings)
+        if key not in known:
+            out = tmp_path_factory.mktemp("single") / "run"
+            with build_run(folders.config(out, settings=settings)) as run:
+                run.execute(Silent())
+            known[key] = stored(out)
+        return known[key]
+
+    return of
+
+
+def several(
+    folders: Folders, out: Path, pool: ThreadWorkers, settings: dict[str, object] = SETTINGS
+) -> ClusterRun:
+    log = RunLog()
+    try:
+        driver = Driver(pool, folders.config(out, settings=settings), None)  # type: ignore[arg-type]
+        return ClusterRun(begin_folder(driver.config, driver.first.scenarios, driver.facts, log), log, driver)
+    except BaseException:
+        pool.close()
+        log.close()
+        raise
+
+
+def test_two_workers_store_what_one_engine_stores(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    out, pool = tmp_path / "run", ThreadWorkers(nodes=("a", "a"))
+    with several(folders, out, pool) as run:
+        assert run.num_pending == 2
+        display = Silent()
+        run.execute(display)
+    assert stored(out) == single(SETTINGS)
+    assert len(display.outcomes) == 2 and len(set(display.attempts)) == len(display.attempts)
+    assert pool.listened == [(0, True), (1, False)], "one of a node digests, the other comes after it"
+    workers = read_manifest(out / "manifest.json")["workers"]
+    assert [(one["worker"], one["node"]) for one in workers] == [(0, "a"), (1, "a")]
+    lanes = {span.lane for span in read_trace(out)}
+    assert {"generate 0", "generate 1", "critique 0", "critique 1"} <= lanes
+    log = (out / "run.log").read_text()
+    assert "worker=1 ready" in log and "outcome scenario=" in log
+
+
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        pytest.param(SETTINGS, Taken, id="critic-take"),
+        pytest.param(SETTINGS, Ended, id="critic-outcome"),
+        pytest.param(LOOKS, Taken, id="looks-take", marks=pytest.mark.slow),
+        pytest.param(LOOKS, Ended, id="looks-outcome", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_worker_loses_nothing_and_doubles_nothing(
+    folders: Folders,
+    tmp_path: Path,
+    single: Callable[..., dict[str, Any]],
+    settings: dict[str, object],
+    at: type[Message],
+) -> None:
+    """It is lost with the second message of a kind on its way; another goes on from what is stored, for
+    which selectors need the takes themselves."""
+    heard: list[Message] = []
+
+    def loses(worker: int, message: Message) -> bool:
+        if isinstance(message, at):
+            heard.append(message)
+        return len(heard) == 2 and message is heard[1]
+
+    pool = ThreadWorkers(nodes=("a", "b"), loses=loses, restarts=0)
+    display = Silent()
+    with several(folders, tmp_path / "run", pool, settings) as run:
+        run.execute(display)
+    assert stored(tmp_path / "run") == single(settings)
+    assert len(set(display.attempts)) == len(display.attempts)
+    assert "was lost and is not started again" in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_a_worker_that_is_lost_is_started_again(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    lost: list[Message] = []
+
+    def loses(worker: int, message: Message) -> bool:
+        if isinstance(message, Taken) and len(lost) < 2:
+            lost.append(message)
+            return True
+        return False
+
+    with several(folders, tmp_path / "run", ThreadWorkers(nodes=("a",), loses=loses)) as run:
+        run.execute(Silent())
+    assert len(lost) == 2 and stored(tmp_path / "run") == single(SETTINGS)
+
+
+@pytest.mark.slow
+def test_a_scenario_that_kills_every_worker_fails_and_the_others_are_done(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    bad = next(iter(single(SETTINGS)["outcomes"]))
+
+    def loses(worker: int, message: Message) -> bool:
+        return isinstance(message, Taken) and message.scenario_id == bad
+
+    with several(folders, tmp_path / "run", ThreadWorkers(nodes=("a",), loses=loses)) as run:
+        outcomes = run.execute(Silent())
+    assert "3 workers were lost with it in hand" in str(outcomes.pop(bad).failure)
+    (other,) = outcomes
+    assert stored(tmp_path / "run")["outcomes"][other] == single(SETTINGS)["outcomes"][other]
+
+
+def test_no_worker_left_ends_the_run_and_it_can_be_resumed(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    """By one engine, as a run that was started by one."""
+    takes: list[Message] = []
+
+    def loses(worker: int, message: Message) -> bool:
+        takes.extend([message] * isinstance(message, Taken))
+        return len(takes) > 1
+
+    pool = ThreadWorkers(nodes=("a", "a"), loses=loses, restarts=0)
+    with (
+        several(folders, tmp_path / "run", pool) as run,
+        pytest.raises(DeviceError, match="no worker is left"),
+    ):
+        run.execute(Silent())
+    with resume_run(tmp_path / "run") as run:
+        display = Silent()
+        run.execute(display)
+    assert stored(tmp_path / "run") == single(SETTINGS) and len(display.attempts) == 3
+
+
+def test_an_interrupted_run_is_resumed(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    with (
+        several(folders, tmp_path / "run", ThreadWorkers(nodes=("a", "a"))) as run,
+        suppress(KeyboardInterrupt),
+    ):
+        run.execute(Silent(interrupt=2))
+    with resume_run(tmp_path / "run") as run:
+        run.execute(Silent())
+    assert stored(tmp_path / "run") == single(SETTINGS)
+
+
+def test_a_full_disk_of_a_worker_costs_the_worker_and_one_of_the_driver_the_run(
+    folders: Folders,
+    tmp_path: Path,
+    single: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, full = engine.write_mp4, []
+
+    def write(path: Path, frames: Frames, fps: float, *, note: str | None) -> None:
+        full.append(path)
+        if len(full) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, frames, fps, note=note)
+
+    monkeypatch.setattr(engine, "write_mp4", write)
+    with several(folders, tmp_path / "run", ThreadWorkers(nodes=("a", "b"))) as run:
+        run.execute(Silent())
+    assert stored(tmp_path / "run") == single(SETTINGS)
+    assert "takes no more writes" in (tmp_path / "run" / "run.log").read_text()
+
+    def refuse(self: RunStore, name: str, attempt: object) -> None:
+        raise RunLost("full", fix="make room")
+
+    monkeypatch.setattr(RunStore, "attempt", refuse)
+    with several(folders, tmp_path / "full", ThreadWorkers(nodes=("a", "a"))) as run, pytest.raises(RunLost):
+        run.execute(Silent())
+
+
+def test_an_error_in_a_worker_is_its_scenarios(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine.write_mp4
+
+    def write(path: Path, frames: Frames, fps: float, *, note: str | None) -> None:
+        if "0001" in str(path):
+            raise ValueError("odd frames")
+        real(path, frames, fps, note=note)
+
+    monkeypatch.setattr(engine, "write_mp4", write)
+    with several(folders, tmp_path / "run", ThreadWorkers(nodes=("a", "a"))) as run:
+        outcomes = run.execute(Silent())
+    failures = [one.failure for one in outcomes.values()]
+    assert sorted(map(bool, failures)) == [False, True] and "ValueError: odd frames" in failures
+
+
+def test_what_the_first_worker_cannot_load_is_the_users_error(folders: Folders, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ModelError):
+        several(replace(folders, generator=empty), tmp_path / "run", ThreadWorkers(nodes=("a", "a")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_with_other_settings_or_files_is_refused(folders: Folders, tmp_path: Path) -> None:
+    other = folders.config(tmp_path / "run", settings=SETTINGS | {"loop.seed": 5})
+    pool = ThreadWorkers(nodes=("a", "b"), config={1: other})
+    with several(folders, tmp_path / "run", pool) as run, pytest.raises(StoreError, match=r"loop\.seed"):
+        run.execute(Silent())
+
+
+@pytest.mark.slow
+def test_other_cards_are_told_and_recorded(folders: Folders, tmp_path: Path, monkeypatch: Any) -> None:
+    names = iter(["NVIDIA H200", "NVIDIA H200", "NVIDIA L4", "NVIDIA L4"])
+    monkeypatch.setattr("engine.cluster.worker.device_name", lambda device: next(names))
+    monkeypatch.setattr(engine, "device_name", lambda device: next(names))
+    with several(folders, tmp_path / "run", ThreadWorkers(nodes=("a", "a"))) as run:
+        outcomes = run.execute(Silent())
+    assert {a.device for one in outcomes.values() for a in one.attempts} == {"NVIDIA H200", "NVIDIA L4"}
+    assert "its takes may differ" in (tmp_path / "run" / "run.log").read_text()
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert [one["device"] for one in manifest["workers"]] == ["NVIDIA H200", "NVIDIA L4"]

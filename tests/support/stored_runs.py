@@ -1,0 +1,33 @@
+"""What a run folder holds but for the clock: rows, and digests of videos. Equal runs hold the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.runs.store import RunStore
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """All but the clock: rows, and digests of videos."""
+    with RunStore.open(folder, read_only=True) as store:
+        outcomes = {
+            key: replace(
+                one,
+                attempts=tuple(
+                    replace(a, timings={}, critique=a.critique and replace(a.critique, seconds=0.0))
+                    for a in one.attempts
+                ),
+            )
+            for key, one in store.outcomes().items()
+        }
+        plans = {key: replace(store.history(key).plan, seconds=0.0) for key in outcomes}  # type: ignore[type-var]
+        return {
+            "outcomes": outcomes,
+            "plans": plans,
+            "videos": store.video_digests(),
+            # a process of its own sees no file that another one writes; threads do
+            "opened": [path for path in store.opened_files() if "conditioning" in path.name],
+            "damaged": store.changed_takes() | store.changed_chosen(),  # type: ignore[operator]
+        }

@@ -7,6 +7,7 @@ what is stored of it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -57,6 +58,8 @@ class Driver:
         self._messages = pool.messages()
         for node in self._asleep:
             self._wake(node)
+        for worker in itertools.chain.from_iterable(self._asleep.values()):
+            pool.import_ahead(worker)
         self.first = self._first_ready()
         self.config = replace(config, denoise=self.first.denoise)
 

@@ -120,6 +120,9 @@ class Pool:
         self._streams[work.remote(digest=digest, num_on_node=on_node)] = worker
         self._tries[worker] += 1
 
+    def import_ahead(self, worker: int) -> None:
+        self._actors[worker].import_ahead.remote()
+
     def give(self, worker: int, assignment: Assignment | None) -> None:
         self._actors[worker].give.remote(assignment)
 

@@ -22,7 +22,7 @@ from typing import Any
 from engine.build import exported
 from engine.build.engine import Engine, Work, device_name
 from engine.build.facts import Facts, facts_ahead, manifest_of
-from engine.build.libraries import without_unused
+from engine.build.libraries import importing_ahead, without_unused
 from engine.build.prepare import Prepared, load, prepare
 from engine.cluster.messages import (
     Assignment,
@@ -58,6 +58,11 @@ class Worker:
         self._config, self._only, self._name = config, only, name
         self._given: SimpleQueue[Assignment | None] = SimpleQueue()
         self._sent: SimpleQueue[Message | None] = SimpleQueue()
+
+    def import_ahead(self) -> None:
+        """What takes seconds and needs no GPU, while another worker of this node loads its models."""
+        with importing_ahead(self._config):
+            pass  # left when all is imported
 
     def give(self, assignment: Assignment | None) -> None:
         """One more scenario; None: there will be none."""

@@ -55,6 +55,9 @@ class ThreadWorkers:
         except Exception as error:  # noqa: BLE001
             self._heard.put((number, life, error))
 
+    def import_ahead(self, worker: int) -> None:
+        pass
+
     def give(self, worker: int, assignment: Assignment | None) -> None:
         self._workers[worker].give(assignment)
 

@@ -39,9 +39,13 @@ NOTES = ("denoiser", "critic")
 class Driver:
     """Made when one worker is ready, the `first`: what it found is what the run rests on."""
 
-    def __init__(self, pool: Pool, config: RunConfig, only: Sequence[str] | None) -> None:
-        """`only`: the scenarios that are left. RetakeError of a worker that cannot load its models, as it
-        raised it; DeviceError: none starts."""
+    def __init__(
+        self, pool: Pool, config: RunConfig, only: Sequence[str] | None, *, wait_for: int = 1
+    ) -> None:
+        """`only`: the scenarios that are left. `wait_for`: workers that must be ready.
+
+        RetakeError of a worker that cannot load its models, as it raised it; DeviceError: none starts.
+        """
         self.pool = pool
         self._began_s = time.monotonic()
         self._nodes = pool.start(config, only)
@@ -61,6 +65,8 @@ class Driver:
         for worker in itertools.chain.from_iterable(self._asleep.values()):
             pool.import_ahead(worker)
         self.first = self._first_ready()
+        while len(self._ready) < wait_for:
+            self._meanwhile(*self._next())
         self.config = replace(config, denoise=self.first.denoise)
 
     @property
@@ -124,10 +130,17 @@ class Driver:
             if isinstance(message, Ready):
                 self._arrived(worker, message)
                 return message
-            if isinstance(message, Lost):
-                self._lost(worker, message)
-            elif isinstance(message, logging.LogRecord):
-                logging.getLogger(message.name).handle(message)
+            self._meanwhile(worker, message)
+
+    def _meanwhile(self, worker: int, message: Message | Lost | None) -> None:
+        """Before a scenario is handed out."""
+        if isinstance(message, Ready):
+            self._compare(self._nodes[worker], message)
+            self._arrived(worker, message)
+        elif isinstance(message, Lost):
+            self._lost(worker, message)
+        elif isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
 
     def _next(self) -> tuple[int, Message | Lost | None]:
         for found in self._messages:

@@ -7,6 +7,7 @@ placed, restarted and cleaned up by Ray, which also ends them with the driver.
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import threading
 import time
@@ -66,8 +67,9 @@ class Workers:
 class Pool:
     """A context: leaving it ends the workers, and a local cluster."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, kind: type[Worker] = Worker) -> None:
         """ConfigError: Ray is not installed, no cluster is at the address, or it has fewer GPUs free."""
+        self._kind = kind
         self._unit = "GPU" if workers.cpus is None else "CPU"
         self._ray = _connected(workers)
         self._actors: list[Any] = []
@@ -97,7 +99,7 @@ class Pool:
     def start(self, config: RunConfig, only: Sequence[str] | None) -> list[str]:
         """The node of each worker; they load nothing before `listen`. DeviceError: one does not start."""
         ray = self._ray
-        actor = ray.remote(Worker).options(
+        actor = ray.remote(self._kind).options(
             num_cpus=1,
             num_gpus=1 if self._unit == "GPU" else 0,
             max_concurrency=2,  # `work`, and `give` meanwhile
@@ -119,6 +121,12 @@ class Pool:
         work = self._actors[worker].work.options(num_returns="streaming")
         self._streams[work.remote(digest=digest, num_on_node=on_node)] = worker
         self._tries[worker] += 1
+
+    def process(self, worker: int) -> int:
+        """Its id, on its own machine."""
+        # of a lambda the code is sent, with no module that the worker would have to find
+        found: int = self._ray.get(self._actors[worker].__ray_call__.remote(lambda _: os.getpid()))
+        return found
 
     def import_ahead(self, worker: int) -> None:
         self._actors[worker].import_ahead.remote()

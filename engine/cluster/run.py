@@ -14,6 +14,7 @@ from engine.build import exported
 from engine.build.run import begin_folder, reopen, require_same
 from engine.cluster.driver import Driver
 from engine.cluster.pool import Pool, Workers
+from engine.cluster.worker import Worker
 from engine.protocols import Display
 from engine.runs.folder import DATABASE
 from engine.runs.log_file import RunLog
@@ -44,6 +45,10 @@ class ClusterRun:
         self._log.close()
 
     @property
+    def pool(self) -> Pool | None:
+        return None if self._driver is None else self._driver.pool
+
+    @property
     def num_pending(self) -> int:
         return 0 if self._driver is None else len(self._driver.first.scenarios)
 
@@ -55,17 +60,21 @@ class ClusterRun:
         return self._store.outcomes()
 
 
-def build_cluster_run(config: RunConfig, workers: Workers) -> ClusterRun:
-    """A new run in `config.out`, when the first worker is ready. Errors as of `Workers.check`, `Pool` and
-    `engine.build.run.build_run`."""
+def build_cluster_run(
+    config: RunConfig, workers: Workers, *, kind: type[Worker] = Worker, wait_for: int = 1
+) -> ClusterRun:
+    """A new run in `config.out`, when the first worker is ready, or as many as `wait_for` says.
+
+    Errors as of `Workers.check`, `Pool` and `engine.build.run.build_run`.
+    """
     workers.check(config.device)
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
     with ExitStack() as refused:
         log = RunLog()
         refused.callback(log.close)
-        pool = refused.enter_context(Pool(workers))
-        driver = Driver(pool, workers.settings(config), None)
+        pool = refused.enter_context(Pool(workers, kind))
+        driver = Driver(pool, workers.settings(config), None, wait_for=wait_for)
         store = begin_folder(driver.config, driver.first.scenarios, driver.facts, log)
         refused.pop_all()
     return ClusterRun(store, log, driver)

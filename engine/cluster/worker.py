@@ -84,10 +84,14 @@ class Worker:
                 yield message
             running.result()  # its error is the worker's
 
+    def loaded(self, generator: Generator, critic: Critic) -> None:
+        """For who measures: between loading the models and `Ready`."""
+
     def _run(self, folder: Path, digest: bool, num_on_node: int) -> None:
         prepared = prepare(self._config, only=self._only)
         with facts_ahead(prepared) if digest else nullcontext() as facts:
             generator, critic = load(prepared)
+            self.loaded(generator, critic)
             if prepared.device != "cpu":  # on a CPU outcomes depend on it, so it is as of a single run
                 use_threads(max(1, usable_cores() // num_on_node))
             denoise = exported.pinned(self._config.denoise, prepared.exported, generator.notes)

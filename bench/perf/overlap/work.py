@@ -22,8 +22,8 @@ from bench.perf.end_to_end.idle import jobs_of
 from bench.perf.end_to_end.made import CRITIC, GENERATOR
 from bench.perf.end_to_end.models import make, make_clip
 from bench.perf.end_to_end.sizes import Size
-from engine.build.prepare import load, prepare
 from engine.build.engine import lane_threads
+from engine.build.prepare import load, prepare
 from engine.critics.qwen_vl.slots import Slots
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Task, make_lanes
 from engine.loop.scenario import Begin, Waits

@@ -83,10 +83,8 @@ class Killing(Silent):
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         super().attempt(scenario_id, attempt)
         if len(self.attempts) == self.at:
-            assert self.run is not None and self.run._driver is not None
-            pool = self.run._driver.pool
-            # of a lambda the code is sent; a function would be imported, and workers know no tests
-            pid = pool._ray.get(pool._actors[0].__ray_call__.remote(lambda worker: os.getpid()))
+            assert self.run is not None and self.run.pool is not None
+            pid = self.run.pool.process(0)
             os.kill(pid, signal.SIGKILL)
             self.killed.append(pid)
 

@@ -1,0 +1,54 @@
+"""Three parts as one document, with what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KIND, SCHEMA = "scaling", 1
+AIM = 0.95
+"""Of N times the scenarios per hour: 1.9 on two GPUs."""
+
+Part = Mapping[str, Any]
+
+
+def join(one: Part, several: Part, killed: Part, command: str) -> dict[str, Any]:
+    """`one`, `several`: by one worker and by N, nobody killed; `killed`: by N of which one was killed."""
+    speedup = several["scenarios_per_hour"] / one["scenarios_per_hour"]
+    number = several["num_workers"]
+    unequal = {
+        part["name"]: sorted(n for n, made in one["scenarios"].items() if part["scenarios"].get(n) != made)
+        for part in (several, killed)
+    }
+    failed = [n for part in (one, several, killed) for n, s in part["scenarios"].items() if s["failure"]]
+    doubled = {part["name"]: part["num_takes_doubled"] for part in (one, several, killed)}
+    checks = [
+        _check("what is made is what one worker makes", not any(unequal.values()), unequal),
+        _check("no scenario failed", not failed, failed),
+        _check("no take was stored twice", not any(doubled.values()), doubled),
+        _check("a worker was lost in the third run, and in no other",
+               killed["times_lost"] == 1 and not one["times_lost"] + several["times_lost"],
+               {part["name"]: part["times_lost"] for part in (one, several, killed)}),
+    ]  # fmt: skip
+    if several["on"] == "gpu":
+        checks.append(
+            _check(f"{AIM * number:.2f} times one worker or more", speedup >= AIM * number, speedup)
+        )
+    return {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "command": command,
+        "manifest": several["manifest"],
+        "settings": several["settings"],
+        "num_workers": number,
+        "on": several["on"],
+        "speedup": speedup,
+        "killed_costs_s": killed["makespan_s"] - several["makespan_s"],
+        "checks": checks,
+        "all_checks_hold": all(check["holds"] for check in checks),
+        "parts": [dict(part) for part in (one, several, killed)],
+    }
+
+
+def _check(name: str, holds: bool, found: object) -> dict[str, Any]:
+    return {"name": name, "holds": holds, "found": found}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.build.prepare import Prepared
+from engine.denoise.lora import lora_files
 from engine.loop.policy import scenario_seed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.manifest import Digest, collect, model_files, surroundings
@@ -55,6 +56,10 @@ def manifest_of(
     prefixes = {scenario.id: facts.digest(scenario.prefix.path) for scenario in prepared.usable}
     return {
         **found,
+        "loras": {
+            f"{place} {path.name}": facts.digest(path)
+            for place, path in enumerate(lora_files(config.generator.loras), start=1)
+        },
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended
         "resolved": resolved,
         "denoiser": dict(denoiser),

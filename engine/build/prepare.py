@@ -15,7 +15,8 @@ from engine.build import exported, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import open_dataset
-from engine.errors import DatasetError, VideoError
+from engine.denoise.lora import read_loras
+from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
@@ -73,9 +74,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
     libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
     outline: Any = load_generator(config, generator, device, dtype, with_weights=False)
-    form = exported.find(config.denoise, generator.path, outline, device)
-    if form is not None:
-        outline.denoiser_bytes = form.num_bytes
+    form = _exported_form(config, generator, outline, device)
     judge = load_critic(config, critic, device, dtype, with_weights=False)
     spec = outline.spec
     with boundary.watch(config.dataset, own=config.out) as watch:
@@ -115,6 +114,21 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
     )
 
 
+def _exported_form(
+    config: RunConfig, found: ModelFolder, outline: Any, device: str
+) -> exported.Exported | None:
+    form = exported.find(config.denoise, found.path, outline, device)
+    if form is None:
+        return None
+    if config.generator.loras:
+        raise ConfigError(
+            "an exported denoiser cannot take generator.loras: its weights are built in",
+            fix="export it with `retake export --lora`, or leave --denoiser or --lora out",
+        )
+    outline.denoiser_bytes = form.num_bytes
+    return form
+
+
 def load(prepared: Prepared) -> tuple[Generator, Critic]:
     """Read the weights of both models onto the device."""
     if prepared.device == "cpu":
@@ -144,6 +158,7 @@ def load_generator(
         dtype=dtype,
         num_inference_steps=config.generator.steps,
         guidance_scale=config.generator.guidance_scale,
+        loras=read_loras(config.generator.loras),
         denoise=config.denoise.settings(),
         cache=cache_folder() / "kernels",
         with_weights=with_weights,

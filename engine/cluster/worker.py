@@ -50,6 +50,10 @@ STEP_EVERY_S = 0.5
 """Between two messages on how far a lane is: a person looks at them, and each costs a few hundred us."""
 
 
+FILES = ("models", "loras", "prefixes")
+"""Of a manifest: what holds digests of files."""
+
+
 class Worker:
     """`work` runs in one thread; meanwhile `give` is called from another."""
 
@@ -181,4 +185,4 @@ def _facts(prepared: Prepared, generator: Generator, critic: Critic, facts: Fact
     """The manifest; without `facts`, that of all but the files."""
     digest = Facts(lambda path: "", surroundings) if facts is None else facts
     found = manifest_of(prepared, digest, generator.notes, critic.notes)
-    return found if facts is not None else {k: v for k, v in found.items() if k not in ("models", "prefixes")}
+    return found if facts is not None else {k: v for k, v in found.items() if k not in FILES}

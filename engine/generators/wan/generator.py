@@ -8,7 +8,7 @@ P prefix frames . K latent frames of the prefix . F latent frames in all . Z cha
 from __future__ import annotations
 
 import html
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,14 @@ from engine.denoise.early_stop import EarlyStop
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
 from engine.errors import ConfigError, ModelError
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.folder import WanParts, read_folder
+from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.memory import (
     bytes_of,
     chunk_bytes,
@@ -64,12 +66,14 @@ def load(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     denoise: DenoiseSettings | None = None,
+    loras: Sequence[Lora] = (),
     cache: Path | None = None,
     with_weights: bool = True,
     exported: Assembled | None = None,
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
+    `loras` are merged into the transformer first; one that does not fit is refused with shapes alone.
     `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
     transformer, whose weights are then not read; of `denoise` only what is around it is used.
 
@@ -90,6 +94,9 @@ def load(
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
     settings = denoise or DenoiseSettings()
+    check_names(parts.transformer, loras, lora_aliases(parts.transformer))
+    if with_weights:
+        merge_into(parts.transformer, loras, lora_aliases(parts.transformer))
     generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
     if with_weights:
         made = exported or assemble(

@@ -36,6 +36,7 @@ from engine.cluster.messages import (
     Taken,
     Worked,
 )
+from engine.machine.compiled import leave
 from engine.machine.device import use_threads
 from engine.protocols import Critic, Generator
 from engine.runs.folder import VIDEOS, place_of_take, writing
@@ -43,7 +44,7 @@ from engine.runs.log_file import OURS
 from engine.runs.manifest import surroundings
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.config import RunConfig
-from engine.settings.environment import usable_cores
+from engine.settings.environment import cache_folder, usable_cores
 from engine.types import Attempt, Outcome, PlanReply
 
 STEP_EVERY_S = 0.5
@@ -86,6 +87,7 @@ class Worker:
             running.add_done_callback(lambda _: self._sent.put(None))
             while (message := self._sent.get()) is not None:
                 yield message
+            leave(cache_folder() / "compiled")  # here, since nobody waits for this process to end by itself
             running.result()  # its error is the worker's
 
     def loaded(self, generator: Generator, critic: Critic) -> None:
@@ -93,11 +95,11 @@ class Worker:
 
     def _run(self, folder: Path, digest: bool, num_on_node: int) -> None:
         prepared = prepare(self._config, only=self._only)
+        if prepared.device != "cpu":  # on a CPU outcomes depend on it, so it is as of a single run
+            use_threads(max(1, usable_cores() // num_on_node))
         with facts_ahead(prepared) if digest else nullcontext() as facts:
             generator, critic = load(prepared)
             self.loaded(generator, critic)
-            if prepared.device != "cpu":  # on a CPU outcomes depend on it, so it is as of a single run
-                use_threads(max(1, usable_cores() // num_on_node))
             denoise = exported.pinned(self._config.denoise, prepared.exported, generator.notes)
             prepared = replace(prepared, config=replace(self._config, denoise=denoise))
             ready = Ready(

@@ -17,6 +17,7 @@ from bench.results_page import (
     overlap_section,
     policy_section,
     quality_sections,
+    scaling_section,
     speed_sections,
     whole_run_section,
 )
@@ -42,6 +43,7 @@ PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "demo_run": demo_section.demo_run,
     "end_to_end": whole_run_section.whole_run,
+    "scaling": scaling_section.scaling,
     "denoiser": speed_sections.denoiser,
     "vlm_decode": decode_section.decode,
     "overlap": overlap_section.overlap,

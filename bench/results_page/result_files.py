@@ -22,6 +22,7 @@ KINDS_BY_NAME = ("demo_quality", "scoring", "selectors")
 ORDER = (
     "demo_run",
     "end_to_end",
+    "scaling",
     "overlap",
     "denoiser",
     "vlm_decode",

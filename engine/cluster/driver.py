@@ -95,6 +95,7 @@ class Driver:
                 self._fill(worker, handout, store)
             while not handout.over:
                 worker, message = self._next()
+                room = {worker}
                 if isinstance(message, Ready):
                     self._compare(self._nodes[worker], message)
                     self._arrived(worker, message)
@@ -104,12 +105,14 @@ class Driver:
                     self._lost(worker, message)
                     for name in handout.lost(worker, for_good=message.for_good):
                         desk.outcome(_given_up(name, store, message.why))
+                    room = self._ready
                 else:
                     desk.take(worker, message)
-                    if isinstance(message, Ended):
-                        handout.finished(worker, message.outcome.scenario_id)
-                        note()
-                for each in sorted(self._ready):
+                    if not isinstance(message, Ended):
+                        continue
+                    handout.finished(worker, message.outcome.scenario_id)
+                    note()
+                for each in sorted(room & self._ready):
                     self._fill(each, handout, store)
             self._finish(desk)
 

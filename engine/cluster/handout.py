@@ -1,19 +1,24 @@
 """Who works at which scenario: longest expected first, to whoever has room; what a lost one held comes back.
 
-Knows neither processes nor a store.
+Knows neither processes nor a store. Each call costs the logarithm of the number of scenarios at most.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from engine.types import Attempt, History, Scenario
 
 MOST_LOSSES = 3
 """Workers that may be lost with a scenario in hand: from then on it is taken for the cause of it."""
+
+
+Rank = tuple[float, float, int]
+"""The lowest is next: minus the seconds expected, minus those of the prefix, the place in the dataset."""
 
 
 def expected_s(scenario: Scenario, past: History, *, num_takes: int, take_s: float) -> float:
@@ -42,53 +47,52 @@ class HandOut:
         """history: what is stored of a scenario at the moment. num_takes: of a scenario, at most.
         most_each: scenarios that one worker holds at a time; of few, no more than its share of them."""
         self._all = {scenario.id: scenario for scenario in scenarios}
+        self._order = {name: place for place, name in enumerate(self._all)}
         self._history = history
         self._num_takes, self._most_each, self._num_workers = num_takes, most_each, num_workers
         self._held: dict[int, set[str]] = {}
+        self._num_held = 0
         self._losses: Counter[str] = Counter()
-        self._waiting: list[str] = []
-        self._line_up(self._all)
+        self._waiting: list[tuple[Rank, str]] = []  # a heap
+        past = {name: history(name) for name in self._all}
+        known = [seconds_of(take) for one in past.values() for take in one.attempts if take.timings]
+        self._take_s = fmean(known) if known else 1.0
+        for name, one in past.items():
+            self._line_up(name, one)
 
     @property
     def over(self) -> bool:
-        return not self._waiting and not any(self._held.values())
+        return not self._waiting and not self._num_held
 
     def next(self, worker: int) -> Scenario | None:
         """One more for this worker; None where none waits, or it has no room."""
         held = self._held.setdefault(worker, set())
-        left = len(self._waiting) + sum(map(len, self._held.values()))
-        if not self._waiting or len(held) >= min(self._most_each, math.ceil(left / self._num_workers)):
+        share = math.ceil((len(self._waiting) + self._num_held) / self._num_workers)
+        if not self._waiting or len(held) >= min(self._most_each, share):
             return None
-        name = self._waiting.pop(0)
+        _, name = heapq.heappop(self._waiting)
         held.add(name)
+        self._num_held += 1
         return self._all[name]
-
-    def holds(self, worker: int, scenario_id: str) -> bool:
-        return scenario_id in self._held.get(worker, ())
 
     def finished(self, worker: int, scenario_id: str) -> None:
         self._held[worker].remove(scenario_id)
+        self._num_held -= 1
 
     def lost(self, worker: int, *, for_good: bool) -> tuple[str, ...]:
         """Its scenarios wait again, but for those that were held by too many that were lost: these are
         returned, and nobody works at them any more."""
         held = self._held.pop(worker, set())
+        self._num_held -= len(held)
         self._num_workers = max(1, self._num_workers - for_good)
         self._losses.update(held)
         given_up = {name for name in held if self._losses[name] >= MOST_LOSSES}
-        self._line_up(held - given_up)
-        return tuple(name for name in self._all if name in given_up)
+        for name in held - given_up:
+            self._line_up(name, self._history(name))
+        return tuple(sorted(given_up, key=self._order.__getitem__))
 
-    def _line_up(self, names: Iterable[str]) -> None:
-        """Among those that wait. Of equally long ones the longer prefix is first: it is read for longer."""
-        order = {name: place for place, name in enumerate(self._all)}
-        past: Mapping[str, History] = {name: self._history(name) for name in (*self._waiting, *names)}
-        known = [seconds_of(take) for one in past.values() for take in one.attempts if take.timings]
-        take_s = fmean(known) if known else 1.0
-
-        def rank(name: str) -> tuple[float, float, int]:
-            scenario = self._all[name]
-            left_s = expected_s(scenario, past[name], num_takes=self._num_takes, take_s=take_s)
-            return -left_s, -scenario.prefix.seconds, order[name]
-
-        self._waiting = sorted(past, key=rank)
+    def _line_up(self, name: str, past: History) -> None:
+        """Of equally long ones the longer prefix is first: it is read for longer."""
+        scenario = self._all[name]
+        left_s = expected_s(scenario, past, num_takes=self._num_takes, take_s=self._take_s)
+        heapq.heappush(self._waiting, ((-left_s, -scenario.prefix.seconds, self._order[name]), name))

@@ -69,6 +69,10 @@ class Generator(Protocol):
 
     def footprint(self, spec: VideoSpec) -> Footprint: ...
 
+    def relieve(self) -> str | None:
+        """Where the device had no memory: take less from the next job on, and say how; None: no more."""
+        ...
+
     def start(self, scenario: Scenario, prompt: Prompt) -> Job[Video]: ...
 
 

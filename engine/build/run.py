@@ -17,6 +17,8 @@ from typing import Any, Self
 
 from engine.build import exported
 from engine.build.prepare import Prepared, load, prepare, refinement_policy, replies_at_once
+from engine.build.relief import Relief
+from engine.build.used_memory import note_used
 from engine.errors import StoreError
 from engine.loop import boundary
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
@@ -56,15 +58,25 @@ class Run:
     """A run folder with its models loaded; a context that closes the store. `execute` runs it to the end."""
 
     def __init__(
-        self, store: RunStore, log: RunLog, prepared: Prepared | None, loaded: tuple[Generator, Critic] | None
+        self,
+        store: RunStore,
+        log: RunLog,
+        prepared: Prepared | None,
+        loaded: tuple[Generator, Critic] | None,
+        loaded_bytes: Mapping[str, int] | None = None,
     ) -> None:
-        """`prepared` is None when every scenario has its outcome, `loaded` when no other one is usable."""
+        """`prepared` is None when every scenario has its outcome, `loaded` when no other one is usable.
+
+        `loaded_bytes`: what each model took of a GPU, where that was measured."""
         self.folder = store.folder
         self._store = store
         self._log = log
         self._prepared = prepared
         self._loaded = loaded
+        self._loaded_bytes = loaded_bytes or {}
         self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
+        self.changed = () if prepared is None else prepared.changed
+        """Settings that were changed so that the run fits, with their price."""
 
     def __enter__(self) -> Self:
         return self
@@ -103,19 +115,22 @@ class Run:
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
         self._store.opened(prepared.opened)
+        on_lane = LaneStreams(torch.device(prepared.device))
+        relief = Relief(generator, release_memory if on_gpu else lambda: None)
         with (
             boundary.watch(
                 config.dataset, own=self.folder, allowed=[scenario.prefix.path for scenario in scenarios]
             ) as watch,
             HostPool(HOST_THREADS) as host,
-            lane_threads(on_gpu and config.schedule.overlap) as threads,
+            lane_threads(on_gpu and config.schedule.overlap, relief) as threads,
             kept_trace(self.folder, recorder) as note,
+            note_used(self.folder, prepared, self._loaded_bytes, on_lane.streams, relief.record),
         ):
             lanes = make_lanes(
                 host=host,
                 recorder=recorder,
                 progress=display,
-                on_lane=LaneStreams(torch.device(prepared.device)),
+                on_lane=on_lane,
                 threads=threads,
                 widths={CRITIQUE: replies_at_once(config, prepared.device)},
             )
@@ -152,17 +167,18 @@ class Run:
 
 
 @contextmanager
-def lane_threads(wanted: bool) -> Iterator[Threads]:
+def lane_threads(wanted: bool, release: Callable[[], None] = release_memory) -> Iterator[Threads]:
     """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
-    once would only share the cores; one job at a time needs none either."""
+    once would only share the cores; one job at a time needs none either. `release`: for whoever finds no
+    memory."""
     if not wanted:
-        yield Threads()
+        yield Threads(release=release)
         return
     with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
         yield Threads(
             of={GENERATE: generate, CRITIQUE: critique},
             starts=starts,
-            release=release_memory,
+            release=release,
             calling=DEVICE_CALLS.call,
         )
 
@@ -174,9 +190,10 @@ def build_run(config: RunConfig) -> Run:
     with ExitStack() as refused:
         log = RunLog()
         refused.callback(log.close)
-        prepared = prepare(config)
+        prepared, loaded_bytes = prepare(config), dict[str, int]()
+        config = prepared.config  # with what was changed so that it fits
         with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
-            loaded = load(prepared)
+            loaded = load(prepared, loaded_bytes)
             denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
             config = replace(config, denoise=denoise)
             facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
@@ -187,7 +204,7 @@ def build_run(config: RunConfig) -> Run:
         write_manifest(config.out / MANIFEST, facts)
         store = RunStore.create(config.out, prepared.scenarios, claim=claim)
         refused.pop_all()
-    return Run(store, log, prepared, loaded)
+    return Run(store, log, prepared, loaded, loaded_bytes)
 
 
 def resume_run(
@@ -214,13 +231,13 @@ def resume_run(
         store.forget_failures()
         pending = [scenario.id for scenario in store.pending()]
         prepared = prepare(config, only=pending) if pending else None
-        loaded = None
+        loaded, loaded_bytes = None, dict[str, int]()
         if prepared is not None:
             exported.require_same(prepared.exported, folder / MANIFEST)
             _compare(store, prepared, accept=accept_changes)
-            loaded = load(prepared) if prepared.usable else None
+            loaded = load(prepared, loaded_bytes) if prepared.usable else None
         refused.pop_all()
-        return Run(store, log, prepared, loaded)
+        return Run(store, log, prepared, loaded, loaded_bytes)
 
 
 def _mend(store: RunStore, *, remake: bool) -> None:
@@ -306,5 +323,5 @@ def _manifest(
         "resolved": resolved,
         "denoiser": dict(denoiser),
         "critic": dict(critic),
-        "memory": prepared.memory.table(),
+        "memory": {**prepared.memory.document(), "changed": list(prepared.changed)},
     }

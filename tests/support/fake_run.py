@@ -81,7 +81,10 @@ class FakeModels:
     spec: VideoSpec = SPEC
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=1, activation_bytes=1)
+        return Footprint(held={"model": 1}, working={"step": 1})
+
+    def relieve(self) -> None:
+        return None
 
     def _job(self, name: str, scenario: Scenario, revision: int, value: object) -> FakeJob:
         self.calls.append((name, scenario.id, revision))

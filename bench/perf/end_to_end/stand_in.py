@@ -51,4 +51,4 @@ class InstantCritic:
         return Answered(parse_critique(self.judged, num_tokens=0, seconds=0.0))
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=0, activation_bytes=0)
+        return Footprint(held={})

@@ -127,7 +127,7 @@ def test_the_weights_of_the_artifact_are_planned_instead_of_the_modules(
     size = sum(path.stat().st_size for path in graph.iterdir() if path.name != "artifact.json")
     assert built.exported is not None and built.exported.num_bytes == size
     assert plain.exported is None
-    own, form = (one.memory.parts["generator"].weights_bytes for one in (plain, built))
+    own, form = (one.memory.parts["generator"].held_bytes for one in (plain, built))
     outline = wan.load(folders.generator, device="cpu", dtype="fp32", with_weights=False)
     assert form - size == own - bytes_of(outline.parts.transformer) > 0
 

@@ -29,6 +29,7 @@ from engine.datasets.folder import ClipFolder
 from engine.datasets.physics_iq import PhysicsIQ
 from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
 from engine.generators.wan import generator as wan
+from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
 from engine.settings.config import read_config
@@ -138,7 +139,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
 
     monkeypatch.setattr(wan.WanJob, "launch", noting(generate))
     monkeypatch.setattr(qwen_vl.ReplyJob, "launch", noting(decode))
-    monkeypatch.setattr(build, "lane_threads", lambda wanted: threads(True))
+    monkeypatch.setattr(build, "lane_threads", lambda wanted, release: threads(True, lambda: None))
     for module in (build, preparing):
         monkeypatch.setattr(module, "replies_at_once", lambda config, device: 3)
     with build_run(folders.config(tmp_path / "threads", settings=settings)) as run:
@@ -264,7 +265,7 @@ def test_wrong_folders_and_names_are_refused_before_loading(folders: Folders, tm
 def test_models_that_do_not_fit_are_refused(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "device_budget", lambda device: 2**20)
+    monkeypatch.setattr(preparing, "device_budget", lambda device, vram: 2**20)
     with pytest.raises(DoesNotFit, match="generator"):
         prepare(folders.config(tmp_path / "run"))
 
@@ -411,15 +412,37 @@ def test_needs(folders: Folders, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_of_a_preset_is_that_of_exact(folders: Folders, tmp_path: Path) -> None:
-    """`retake plan` says so; once it is planned by preset, that line has to go."""
-    plans = [
-        prepare(folders.config(tmp_path / "run", settings={"denoise.preset": preset})).memory.parts
+def test_memory_is_planned_by_preset_and_by_steps(folders: Folders, tmp_path: Path) -> None:
+    plans = {
+        preset: prepare(folders.config(tmp_path / "run", settings={"denoise.preset": preset})).memory.parts
         for preset in PRESETS
-    ]
-    assert all(plan == plans[0] for plan in plans)
+    }
+    assert plans["fast"]["critic"] == plans["exact"]["critic"]
+    working = {preset: plan["generator"].working for preset, plan in plans.items()}
+    assert working["fast"]["denoise step"] != working["exact"]["denoise step"]
+    assert working["fast"]["autoencoder pass"] != working["exact"]["autoencoder pass"], "its passes are fused"
     steps = folders.config(tmp_path / "run", settings={"generator.steps": 5})
-    assert prepare(steps).memory.parts != plans[0] and plan_run(steps, timed=False).num_steps == 5
+    needs = plan_run(steps, timed=False)
+    assert needs.memory.parts != plans["exact"] and needs.num_steps == 5
+
+
+def test_what_does_not_fit_is_changed_told_and_pinned(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    given = folders.config(tmp_path / "run", settings={"loop.loops": 0, "limit": 1})
+    whole = prepare(given).memory
+    monkeypatch.setattr(preparing, "device_budget", lambda device, vram: whole.peak_bytes)
+    with build_run(given) as run:
+        assert [line.partition(" saves ")[0] for line in run.changed] == ["denoise.vae_chunk = 2"]
+        assert all(outcome.failure is None for outcome in run.execute(Silent()).values())
+    assert read_config(tmp_path / "run").denoise.vae_chunk == 2
+    manifest = read_manifest(tmp_path / "run" / MANIFEST)
+    assert manifest["memory"]["changed"] == list(run.changed)
+    assert manifest["memory"]["required_bytes"] <= manifest["memory"]["budget_bytes"]
+    refusing = folders.config(tmp_path / "no", settings={"memory.fit": "refuse"})
+    with pytest.raises(DoesNotFit, match=r"denoise\.vae_chunk = 2 saves"):
+        prepare(refusing)
 
 
 def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,6 +458,6 @@ def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: py
     }
     language = qwen_vl.load(folders.critic, device="cpu", dtype="bf16").model.model.language_model
     num_weights = sum(m.weight.numel() for m in language.modules() if isinstance(m, torch.nn.Linear))
-    saved = {name: planned["none"].weights_bytes - plan.weights_bytes for name, plan in planned.items()}
+    saved = {name: planned["none"].held_bytes - plan.held_bytes for name, plan in planned.items()}
     assert saved["int8"] == num_weights
     assert saved["nf4"] == pytest.approx(num_weights * (2 - 0.516), rel=0.01)

@@ -325,11 +325,11 @@ def test_a_model_that_has_learned_its_reply_gives_a_plan(folder: Path, scenario:
 def test_footprint_is_of_the_loaded_weights_and_grows_with_the_take(critic: QwenVLCritic) -> None:
     spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
     footprint = critic.footprint(spec)
-    assert footprint.weights_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
+    assert footprint.held_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
     fewer = critic.footprint(replace(spec, num_frames=2))
-    assert 0 < fewer.activation_bytes < footprint.activation_bytes
+    assert 0 < fewer.working_bytes < footprint.working_bytes
     told = replace(critic, patches=True).footprint(spec)
-    assert told.activation_bytes > footprint.activation_bytes, "the prompt holds the plan too"
+    assert told.working_bytes > footprint.working_bytes, "the prompt holds the plan too"
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -355,8 +355,8 @@ def test_a_quantized_critic(
     expected, actual = (each.model(**inputs).logits.float() for each in (exact, critic))
     assert 0 < (actual - expected).norm() / expected.norm() < most
     spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
-    planned = load(quantization=quantization, with_weights=False).footprint(spec).weights_bytes
-    assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
+    planned = load(quantization=quantization, with_weights=False).footprint(spec).held_bytes
+    assert critic.footprint(spec).held_bytes == pytest.approx(planned, rel=0.05)
     assert finish(critic.plan(scenario)).num_tokens > 0
     assert finish(critic.start(scenario, PROMPT, take(), None)).num_tokens > 0
 

@@ -45,6 +45,7 @@ FLIPS: dict[str, tuple[DenoiseSettings, object, str]] = {
     "compile": (FAST, "on", "notes"),
     "graphs": (FAST, "on", "error"),
     "vae": (EXACT, VAES[-1], "notes"),
+    "vae_chunk": (EXACT, 2, "notes"),
     "cfg_gate": (EXACT, 0.5, "frames"),
     "step_cache": (EXACT, 0.4, "frames"),
     "early_stop": (EXACT, 0.9, "frames"),
@@ -142,7 +143,7 @@ def test_order_and_interleaving_change_nothing(
 
 def test_weights_are_not_needed_to_plan_with_a_preset(folder: Path) -> None:
     outline = load(folder, PRESETS["fast"], with_weights=False)
-    assert outline.footprint(outline.spec).weights_bytes > 0 and outline.notes == {}
+    assert outline.footprint(outline.spec).held_bytes > 0 and outline.notes == {}
 
 
 # --- early stop ---------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ class Job(Protocol[T_co]):
     @property
     def steps_left(self) -> int: ...
 
+    @property
+    def stage(self) -> str:
+        """What the next launch does, in a word or two: "denoise step"."""
+        ...
+
     def launch(self) -> Fence: ...
 
     def result(self) -> T_co: ...
@@ -173,9 +178,13 @@ Calls = Callable[[Callable[[], None]], Future[None]]
 
 
 class Recorder(Protocol):
-    """Notes when one step of a lane ran. Thread-safe; entering and leaving never wait for the device."""
+    """Notes when one step of a lane ran, or host work around it (`engine.runs.trace.HOST_LANES`).
 
-    def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> AbstractContextManager[None]: ...
+    Thread-safe; entering and leaving never wait for the device."""
+
+    def span(
+        self, lane: str, scenario_id: str, attempt: int, name: str, stage: str = ""
+    ) -> AbstractContextManager[None]: ...
 
 
 class Progress(Protocol):

@@ -106,7 +106,7 @@ class Run:
         return self._store.outcomes()
 
     def _generate(
-        self, prepared: Prepared, generator: Generator, critic: Critic, sink: Sink, display: Display
+        self, prepared: Prepared, generator: Generator, critic: Critic, sink: Watched, display: Display
     ) -> None:
         import torch
 
@@ -114,6 +114,7 @@ class Run:
         origin_s = end_of_trace_s(self.folder)
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
+        sink.timed_by(recorder)
         self._store.opened(prepared.opened)
         on_lane = LaneStreams(torch.device(prepared.device))
         relief = Relief(generator, release_memory if on_gpu else lambda: None)

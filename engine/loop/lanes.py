@@ -23,6 +23,9 @@ from engine.protocols import Calls, Fence, Host, Job, Progress, Recorder
 
 T = TypeVar("T")
 
+PREFIX, RESULT = "prefix", "result"
+"""Lanes of spans around the jobs of a device, as `engine.runs.trace` has them."""
+
 log = logging.getLogger(__name__)
 
 ENCODE, SELECT, GENERATE, CRITIQUE = "encode", "select", "generate", "critique"
@@ -263,10 +266,11 @@ class Lane:
 
     def _start(self, task: Task[Any]) -> None:
         assert task.start is not None, f"{task.name} is over"
-        with self._on_lane(self.name):
-            task.job = (
-                task.start() if self._host is None else self._host.job(self._on_thread(task, task.start))
-            )
+        if self._host is not None:
+            task.job = self._host.job(self._on_thread(task, task.start))
+            return
+        with self._around(PREFIX, task), self._on_lane(self.name):
+            task.job = task.start()
 
     def _step(self, task: Task[Any]) -> None:
         assert task.job is not None, "an active task has a job"
@@ -277,7 +281,7 @@ class Lane:
     def _finish(self, task: Task[Any]) -> None:
         """Here its caller forgets the job, and what started it: frames are freed with their last consumer."""
         assert task.job is not None, "an active task has a job"
-        with self._device_call(), self._on_lane(self.name):
+        with self._device_call(), self._around(RESULT, task), self._on_lane(self.name):
             task.result = task.job.result()
         task.seconds = time.perf_counter() - task.started_s
         task.job, task.start = None, None
@@ -289,8 +293,15 @@ class Lane:
     def _device_span(self, task: Task[Any]) -> AbstractContextManager[None]:
         return nullcontext() if self._host is not None else self._span(task)
 
+    def _around(self, what: str, task: Task[Any]) -> AbstractContextManager[None]:
+        """What the host does before and after a job of the device; the jobs of a host lane have one span."""
+        if self._host is not None:
+            return nullcontext()
+        return self._recorder.span(what, task.scenario_id, task.attempt, task.name)
+
     def _span(self, task: Task[Any]) -> AbstractContextManager[None]:
-        return self._recorder.span(self.name, task.scenario_id, task.attempt, task.name)
+        stage = "" if task.job is None else task.job.stage
+        return self._recorder.span(self.name, task.scenario_id, task.attempt, task.name, stage)
 
     def _on_thread(self, task: Task[T], work: Callable[[], T]) -> Callable[[], T]:
         """`work` with the lane's stream and span, both entered on the thread that does it."""

@@ -59,6 +59,10 @@ class FakeJob:
     error: Exception | None = None
     late: bool = True
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         assert self.steps_left > 0
         self.steps_left -= 1

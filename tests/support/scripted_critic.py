@@ -32,6 +32,10 @@ class Ready:
     value: Any
     steps_left: int = 1
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.steps_left -= 1
         return HostFence()

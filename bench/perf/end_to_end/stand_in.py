@@ -21,6 +21,10 @@ class Answered(Generic[T]):
     value: T
     steps_left: int = 1
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.steps_left -= 1
         return HostFence()

@@ -211,6 +211,14 @@ class ReplyJob(Generic[T]):
             return 1
         return 1 + self._decoding.steps_left
 
+    @property
+    def stage(self) -> str:
+        if self._frames is None or not self._frames.done():
+            return "prefix"
+        if self._decoding is None:
+            return "prefill"
+        return "reply" if self._decoding.finished else f"{CHUNK_TOKENS} decode steps"
+
     def launch(self) -> Fence:
         if self._reply is not None:
             return HostFence()

@@ -47,6 +47,8 @@ from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
 BLOCKS = "blocks"
+ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
+"""Stages of a job."""
 REMEMBERED = 4
 """Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
 
@@ -262,12 +264,17 @@ class WanJob:
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
         self._steps_left = 1 + generator.schedule.num_steps + passes
+        self._stage = ENCODE
         self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
 
     @property
     def steps_left(self) -> int:
         return self._steps_left
+
+    @property
+    def stage(self) -> str:
+        return self._stage
 
     def launch(self) -> Fence:
         """Enqueue the next step on the current stream of the generator's device; never waits for it."""
@@ -302,6 +309,7 @@ class WanJob:
             self._encode_prefix(),
             patch_px=parts.transformer.config.patch_size[1],
         )
+        self._stage = DENOISE
         yield
         result = None
         stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
@@ -311,10 +319,12 @@ class WanJob:
             self.num_denoised += 1
             if stop is not None and stop.settled(preview := sampler.preview(velocity)):
                 self._steps_left -= generator.schedule.num_steps - 1 - step
-                result = preview
+                result, self._stage = preview, VAE_PASS
                 yield
                 break
             sampler.advance(velocity)
+            if step + 1 == generator.schedule.num_steps:
+                self._stage = VAE_PASS
             yield
         result = sampler.latents if result is None else result
         latents = denormalise(parts.vae, result.to(parts.vae.dtype))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.types import Outcome
 
 ORDER = (
-    *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
+    *("demo", "scenes", "run", "resume", "merge", "plan", "profile", "report"),
     *("choose", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
     *("runs", "cache", "doctor"),
 )

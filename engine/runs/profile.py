@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.runs.idle import idle
-from engine.runs.timeline import totals
+from engine.runs.timeline import covered_s, totals
 from engine.runs.trace import HOST_LANES, LANES, Span
 
 DEVICE_LANES = tuple(lane for lane in LANES if lane not in HOST_LANES)
@@ -90,43 +90,74 @@ def profile(spans: Iterable[Span]) -> Profile:
     of_device = [span for span in spans if span.lane in DEVICE_LANES]
     lanes = {lane: found for lane in DEVICE_LANES if (found := idle(spans, lane, end_s))}
     working_s = {lane: float(found["parts_s"]["working_s"]) for lane, found in lanes.items()}
-    together = totals(_as_one_lane(of_device))
+    tally = Tally()
+    everything = totals(tally.watching(spans))
     return Profile(
         wall_s=end_s - start_s,
-        num_scenarios=len({span.scenario_id for span in spans}),
-        busy_s=totals(spans).busy_s,
+        num_scenarios=tally.num_scenarios,
+        busy_s=everything.busy_s,
         launch_s=totals(_launches(of_device)).busy_s,
-        gpu_s=sum(together.busy_s.values()),
+        gpu_s=tally.gpu_s,
         bound_s=max(working_s.values(), default=0.0),
         alone_s=working_s.get("generate", 0.0),
-        latencies=latencies(spans),
+        latencies=tally.latencies(),
         lanes=lanes,
     )
 
 
 def latencies(spans: Iterable[Span]) -> tuple[Latency, ...]:
-    """By lane in their order and then by what takes most of it; kept in eight bytes a span."""
-    seconds: dict[tuple[str, str], array[float]] = {}
-    for span in spans:
-        key = (span.lane, span.stage or span.name)
-        seconds.setdefault(key, array("d")).append(span.end_s - span.start_s)
-    sums = {key: float(np.sum(values)) for key, values in seconds.items()}
-    of_lane: dict[str, float] = {}
-    for (lane, _), total_s in sums.items():
-        of_lane[lane] = of_lane.get(lane, 0.0) + total_s
-    found = [
-        Latency(
-            lane=lane,
-            stage=stage,
-            num=len(values),
-            p50_s=float(np.percentile(values, 50)),
-            p95_s=float(np.percentile(values, 95)),
-            total_s=sums[lane, stage],
-            share=sums[lane, stage] / of_lane[lane] if of_lane[lane] else 0.0,
-        )
-        for (lane, stage), values in seconds.items()
-    ]
-    return tuple(sorted(found, key=lambda row: (_place(row.lane), row.lane, -row.total_s)))
+    """By lane in their order and then by what takes most of it."""
+    tally = Tally()
+    for _ in tally.watching(spans):
+        pass
+    return tally.latencies()
+
+
+class Tally:
+    """Latencies and the device's seconds of spans that pass by; of a span only 24 bytes stay in memory."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, str], array[float]] = {}
+        self._device = array("d")  # start, end, start, end ...
+        self._scenarios: set[str] = set()
+
+    def watching(self, spans: Iterable[Span]) -> Iterator[Span]:
+        """The same spans, noted."""
+        for span in spans:
+            key = (span.lane, span.stage or span.name)
+            self._seconds.setdefault(key, array("d")).append(span.end_s - span.start_s)
+            self._scenarios.add(span.scenario_id)
+            if span.lane in DEVICE_LANES:
+                self._device.extend((span.start_s, span.end_s))
+            yield span
+
+    @property
+    def num_scenarios(self) -> int:
+        return len(self._scenarios)
+
+    @property
+    def gpu_s(self) -> float:
+        """In which any lane of the device had a step."""
+        return covered_s(self._device)
+
+    def latencies(self) -> tuple[Latency, ...]:
+        sums = {key: float(np.sum(values)) for key, values in self._seconds.items()}
+        of_lane: dict[str, float] = {}
+        for (lane, _), total_s in sums.items():
+            of_lane[lane] = of_lane.get(lane, 0.0) + total_s
+        found = [
+            Latency(
+                lane=lane,
+                stage=stage,
+                num=len(values),
+                p50_s=float(np.percentile(values, 50)),
+                p95_s=float(np.percentile(values, 95)),
+                total_s=sums[lane, stage],
+                share=sums[lane, stage] / of_lane[lane] if of_lane[lane] else 0.0,
+            )
+            for (lane, stage), values in self._seconds.items()
+        ]
+        return tuple(sorted(found, key=lambda row: (_place(row.lane), row.lane, -row.total_s)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +197,6 @@ def compare(first: Profile, second: Profile) -> tuple[Difference, ...]:
 
 def _place(lane: str) -> int:
     return LANES.index(lane) if lane in LANES else len(LANES)
-
-
-def _as_one_lane(spans: Sequence[Span]) -> Iterator[Span]:
-    for span in spans:
-        yield _moved(span, "device", span.start_s, span.end_s)
 
 
 def _launches(spans: Sequence[Span]) -> Iterator[Span]:

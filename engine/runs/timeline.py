@@ -138,6 +138,12 @@ def totals(spans: Iterable[Span]) -> Totals:
     return Timeline(spans, width_px=LABEL_PX + MARGIN_PX + 1).totals()
 
 
+def covered_s(times: array[float]) -> float:
+    """Seconds in which any of the spans lasted: start, end, start, end ... in any order."""
+    found = _union(_intervals(times)) if times else np.zeros((0, 2))
+    return float((found[:, 1] - found[:, 0]).sum())
+
+
 def _few(bars: Sequence[Bar], pixel_s: float) -> list[Bar]:
     """By their starts: steps of one job that are closer than a pixel as one, and, where there are more than
     MOST_BARS, whatever meets in a pixel."""

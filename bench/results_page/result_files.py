@@ -22,6 +22,7 @@ KINDS_BY_NAME = ("demo_quality", "scoring", "selectors")
 ORDER = (
     "end_to_end",
     "overlap",
+    "memory",
     "denoiser",
     "vlm_decode",
     "attention",

@@ -221,12 +221,9 @@ def _fast(transformer: Any, element_wise: str, format: str) -> FastDenoiser:
     return FastDenoiser(wan)
 
 
-def _vae_key(parts: WanParts, spec: VideoSpec, fused: bool) -> tuple[str, torch.dtype, int, int, bool, int]:
-    """What `_counted_vae` goes by; a CPU, whose plan need not be exact, has fewer passes counted: each takes
-    an eighth of a second."""
+def _vae_key(parts: WanParts, spec: VideoSpec, fused: bool) -> tuple[str, torch.dtype, int, int, bool]:
     dtype = parts.vae.encoder.conv_in.weight.dtype
-    passes = 1 if parts.device.type == "cpu" else 2
-    return _frozen(parts.vae.config), dtype, spec.height, spec.width, fused, passes
+    return _frozen(parts.vae.config), dtype, spec.height, spec.width, fused
 
 
 @functools.lru_cache(maxsize=64)
@@ -237,17 +234,15 @@ def _counted_vae(
     height: int,
     width: int,
     fused: bool,
-    passes: int,
     chunk_latents: int,
 ) -> int:
-    """The first pass and `passes` more, since each keeps frames for the next; without the pixels of an
-    encoder."""
+    """The first pass and two more, since each keeps frames for the next; without the pixels of an encoder."""
     vae: Any = without_values(AutoencoderKLWan, json.loads(config), dtype).eval()
     use_channels_last(vae)
     if fused:
         # paired columns are views, which without values are taken for copies
         use_fused_vae(vae, merge_upsampling=True, paired=frozenset())
-    latent_frames = 1 + passes * chunk_latents
+    latent_frames = 1 + 2 * chunk_latents
     if way == "encode":
         frames = 1 + TEMPORAL_STRIDE * (latent_frames - 1)
         pixels = torch.empty(1, 3, frames, height, width, device="meta", dtype=dtype)

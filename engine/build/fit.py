@@ -65,6 +65,7 @@ SAVINGS = (
         costs="each new text goes through an encoder that is read from the host, about a second a take",
         settings=_text_encoder,
     ),
+    Saving(costs="the critic answers four at a time", settings=_fewer_replies(4)),
     Saving(costs="the critic answers two at a time", settings=_fewer_replies(2)),
     Saving(costs="the critic answers one at a time", settings=_fewer_replies(1)),
     Saving(costs="the autoencoder takes more passes", on_gpu_only=False, settings=_smaller_chunks(2)),

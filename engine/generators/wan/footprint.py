@@ -12,8 +12,8 @@ from engine.denoise.assemble import GRAPHED_TOKENS
 from engine.generators.wan.memory import (
     MAX_CHUNK_LATENTS,
     bytes_of,
+    chunk_bytes,
     chunk_size,
-    decode_bytes,
     denoise_bytes,
     encode_bytes,
     latent_shape,
@@ -48,12 +48,14 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     if graphs := _num_graphs(generator):
         # they share their pool, and each has inputs of its own; what warms them up comes out of a stream's
         held[GRAPHS] = step + graphs * text
+    # frames that are done go to the host, which a CPU is itself; they are there twice when they are joined
+    done = 2 * spec.num_frames * spec.height * spec.width * 3 if parts.device.type == "cpu" else 0
     return Footprint(
         held=held,
         working={
             "prefix and text": encode_bytes(parts, spec, chunk, fused=generator.fused) + text,
             "denoise step": history + step + text,
-            "autoencoder pass": latents + decode_bytes(parts, spec, chunk, fused=generator.fused),
+            "autoencoder pass": latents + chunk_bytes(parts, spec, chunk, fused=generator.fused) + done,
         },
     )
 

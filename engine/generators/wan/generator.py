@@ -49,8 +49,8 @@ from kernels.files import file_digest
 BLOCKS = "blocks"
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
-REMEMBERED = 4
-"""Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
+REMEMBERED = 16
+"""Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
 
 
 def load(
@@ -259,7 +259,7 @@ class WanJob:
         self._request = request
         self._padded_prefix = padded(generator.spec.prefix_frames)
         self._chunk_latents = generator.chunk_latents(generator.spec)
-        self._decoded: list[Tensor] = []
+        self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
@@ -285,7 +285,7 @@ class WanJob:
         return fence(self._generator.parts.device)
 
     def result(self) -> Video:
-        """The continuation without its prefix; copies to the host, so wait for the last fence first.
+        """The continuation without its prefix, once the last fence is over: frames are on the host before it.
 
         Raises NotFinite where a step made values that are no numbers.
         """
@@ -297,7 +297,7 @@ class WanJob:
             "vae": parts.vae,
         }
         self._watch.require(modules, parts.vae.dtype)
-        frames = torch.cat(self._decoded)[self._padded_prefix :].cpu().numpy()
+        frames = torch.cat(self._decoded).numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
     def _run(self) -> Iterator[None]:
@@ -329,9 +329,11 @@ class WanJob:
         result = sampler.latents if result is None else result
         latents = denormalise(parts.vae, result.to(parts.vae.dtype))
         del sampler, guidance  # their history is as large as num_steps latents
-        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
-            self._watch.note("decoding the latents", pixels)
-            self._decoded.append(to_uint8(pixels))
+        prefix = self._padded_prefix
+        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents, first_frame=prefix):
+            if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
+                self._watch.note("decoding the latents", pixels)
+                self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
             yield
 
     def _guidance(self) -> Guidance:

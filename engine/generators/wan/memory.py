@@ -123,13 +123,6 @@ def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: 
     )
 
 
-def decode_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
-    """Peak while a take is decoded: a pass, and the frames that are done, twice while they are joined."""
-    frames = padded(spec.prefix_frames) + spec.num_frames
-    done = frames * spec.height * spec.width * 3
-    return max(chunk_bytes(parts, spec, chunk_latents, fused=fused) + done, 2 * done)
-
-
 def encode_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
     """Peak while a prefix is encoded: its pixels in float32, and once more; then those that the autoencoder
     takes, cut into patches too, and a pass."""
@@ -260,5 +253,6 @@ def _decode(vae: Any, latents: Tensor, chunk_latents: int) -> None:
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
-    return pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0)
+    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3], ready to be copied to the host."""
+    rounded = pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8)
+    return rounded.permute(1, 2, 3, 0).contiguous()

@@ -15,6 +15,7 @@ from engine.types import Footprint
 
 KEYS = [
     "memory.text_encoder = streamed",
+    "schedule.replies = 4",
     "schedule.replies = 2",
     "schedule.replies = 1",
     "denoise.vae_chunk = 2",
@@ -32,7 +33,7 @@ def config(**settings: Any) -> RunConfig:
 
 
 def footprints(config: RunConfig) -> dict[str, Footprint]:
-    """40 GiB of models and 12 that work; each saving takes some GiB of it."""
+    """44 GiB that models hold and 12 that work; each saving takes some GiB of it."""
     denoise = config.denoise.settings()
     blocks = 10 if denoise.linear == "bf16" else 7
     return {
@@ -55,7 +56,7 @@ def footprints(config: RunConfig) -> dict[str, Footprint]:
 
 def needed(savings: int) -> int:
     """GiB after so many of KEYS."""
-    return [52, 43, 41, 40, 36, 34, 23, 20, 14][savings]
+    return [56, 47, 43, 41, 40, 36, 34, 23, 20, 14][savings]
 
 
 @pytest.mark.parametrize("savings", range(len(KEYS) + 1))
@@ -75,12 +76,12 @@ def test_no_more_is_changed_than_is_needed(savings: int) -> None:
 
 
 def test_what_is_streamed_last_keeps_the_library_forward() -> None:
-    found = fit(config(), needed(8) * GIB + int(1.5 * GIB), footprints, on_gpu=True)
+    found = fit(config(), needed(9) * GIB + int(1.5 * GIB), footprints, on_gpu=True)
     assert found.config.denoise.settings().forward == "library" and found.config.denoise.vae_chunk == 1
 
 
 def test_each_change_is_told_with_what_it_saves_and_costs() -> None:
-    found = fit(config(), 45 * GIB, footprints, on_gpu=True)
+    found = fit(config(), 49 * GIB, footprints, on_gpu=True)
     assert found.changes == (
         "memory.text_encoder = streamed saves 9.00 GiB: each new text goes through an encoder that is read "
         "from the host, about a second a take",
@@ -88,7 +89,7 @@ def test_each_change_is_told_with_what_it_saves_and_costs() -> None:
 
 
 def test_a_cpu_has_no_other_place_to_put_a_model() -> None:
-    found = fit(config(), 50 * GIB, footprints, on_gpu=False)
+    found = fit(config(), 54 * GIB, footprints, on_gpu=False)
     assert [line.partition(" ")[0] for line in found.changes] == ["denoise.vae_chunk"]
 
 
@@ -108,13 +109,13 @@ def test_what_saves_nothing_is_left_as_it_is() -> None:
         held = {**parts["generator"].held, "text encoder": 0}
         return parts | {"generator": replace(parts["generator"], held=held)}
 
-    found = fit(config(), 42 * GIB, small_encoder, on_gpu=True)
+    found = fit(config(), 46 * GIB, small_encoder, on_gpu=True)
     assert [line.partition(" ")[0] for line in found.changes] == ["schedule.replies"]
 
 
 def test_a_refusal_names_the_cheapest_change() -> None:
     with pytest.raises(DoesNotFit) as caught:
-        fit(config(memory__fit="refuse"), 45 * GIB, footprints, on_gpu=True)
+        fit(config(memory__fit="refuse"), 49 * GIB, footprints, on_gpu=True)
     assert (
         "memory.text_encoder = streamed saves 9.00 GiB" in caught.value.fix
         and "52.00" not in caught.value.fix

@@ -210,6 +210,7 @@ class Lane:
         task.num_begun += 1
         task.call = calls(partial(self._start, task))
         self._collect(task)
+        self._make_room(task)
 
     def _launch(self, task: Task[Any]) -> bool:
         with errors_to(task.fail):
@@ -217,6 +218,7 @@ class Lane:
                 return False
             task.call = self._calls(partial(self._step, task))
             self._collect(task)
+        self._make_room(task)  # before anyone sees the error: without a thread it is there already
         return True
 
     def _collect(self, task: Task[Any]) -> bool:
@@ -238,14 +240,12 @@ class Lane:
             if task.error is None and task.call is None and not task.over and task.poll():
                 task.call = self._calls(partial(self._finish, task))
                 moved = self._collect(task) or moved
-        if task.error is not None:
-            self._make_room(task)
+        self._make_room(task)
         return moved or task.error is not None or len(task.fences) < num_in_flight
 
     def _make_room(self, task: Task[Any]) -> None:
         """A task that found no memory begins anew, beside fewer others and after the caches were emptied."""
-        assert task.error is not None, "only an error is handled here"
-        if not _is_out_of_memory(task.error):
+        if task.error is None or not _is_out_of_memory(task.error):
             return
         if task.num_begun == MEMORY_TRIES:
             task.error = DoesNotFit(

@@ -22,7 +22,9 @@ from engine.build import run as build
 from engine.build.needs import plan_run
 from engine.build.opened_dataset import open_dataset
 from engine.build.prepare import prepare
+from engine.build.relief import EMPTIED
 from engine.build.run import build_run, resume_run
+from engine.build.used_memory import USED
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import folder as critic_folder
 from engine.datasets.folder import ClipFolder
@@ -410,6 +412,31 @@ def test_needs(folders: Folders, tmp_path: Path) -> None:
     assert best is not None
     assert (best.takes_per_scenario, best.critiques_per_scenario) == (6, 2)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_job_that_finds_no_memory_gives_some_up_and_the_run_goes_on(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: first what the allocator keeps, then the passes of the autoencoder; the manifest says so."""
+    script_the_critic(monkeypatch)
+    launch, seen = wan.WanJob.launch, list[int]()
+
+    def short_of_memory(job: wan.WanJob) -> Any:
+        if len(seen) < 2:
+            seen.append(job._chunk_latents)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return launch(job)
+
+    settings = {"loop.loops": 0, "limit": 1}
+    with build_run(folders.config(tmp_path / "whole", settings=settings)) as run:
+        expected = run.execute(Silent())
+    monkeypatch.setattr(wan.WanJob, "launch", short_of_memory)
+    with build_run(folders.config(tmp_path / "run", settings=settings)) as run:
+        outcomes = run.execute(Silent())
+    assert facts(outcomes) == facts(expected), "passes of another size give the same frames"
+    assert seen == [4, 4]
+    (entry,) = read_manifest(tmp_path / "run" / MANIFEST)[USED]
+    assert entry["relieved"] == [EMPTIED, "the autoencoder takes one latent frame at a time"]
 
 
 def test_memory_is_planned_by_preset_and_by_steps(folders: Folders, tmp_path: Path) -> None:

@@ -237,3 +237,24 @@ def test_launch_never_synchronizes_once_compiled(
         torch.cuda.set_sync_debug_mode("default")
     fences[-1].wait()
     assert np.array_equal(job.result().frames, expected), "the same numbers when replayed"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("part", ["text_encoder", "blocks"])
+def test_a_streamed_part_gives_the_same_video_in_less_memory(
+    folder: Path, scenario: Scenario, part: str, device: str
+) -> None:
+    resident = load(folder, EXACT, device=device)
+    streamed = load(folder, EXACT, device=device, streamed=[part])
+    assert np.array_equal(frames(resident, scenario), frames(streamed, scenario))
+    assert streamed.notes["streamed"] == part
+    held = [generator.footprint(generator.spec).held for generator in (resident, streamed)]
+    name = "text encoder" if part == "text_encoder" else "transformer"
+    assert held[1][name] < held[0][name] and held[0] | held[1] | {name: 0} == held[0] | {name: 0}
+    outline = load(folder, EXACT, device=device, streamed=[part], with_weights=False)
+    assert outline.footprint(outline.spec) == streamed.footprint(streamed.spec)
+
+
+def test_blocks_that_visit_cannot_be_ours(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="only the library's forward"):
+        load(folder, FAST, streamed=["blocks"])

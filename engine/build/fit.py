@@ -7,7 +7,7 @@ given is left as it is, and what is changed is named with what it costs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,10 @@ def _quantized_critic(config: RunConfig) -> Mapping[str, Any] | None:
     return {"critic.quantization": "nf4"} if config.critic.quantization == "none" else None
 
 
+def _streamed_blocks(config: RunConfig) -> Mapping[str, Any] | None:
+    return {"memory.blocks": STREAMED} if config.memory.blocks == DEVICE else None
+
+
 SAVINGS = (
     Saving(
         costs="each new text goes through an encoder that is read from the host, about a second a take",
@@ -77,19 +81,11 @@ SAVINGS = (
     ),
 )
 """In their order; each is laid over those before it."""
-
-
-def _streamed_blocks(given: RunConfig, config: RunConfig) -> RunConfig | None:
-    """The last resort, which needs the library's forward: without the 8-bit layers that were tried before."""
-    if given.denoise.settings().forward != "library" or given.denoise.engine:
-        return None
-    chunk = config.denoise.settings().vae_chunk
-    denoise = dataclasses.replace(given.denoise, vae_chunk=chunk)
-    memory = dataclasses.replace(config.memory, blocks=STREAMED)
-    return dataclasses.replace(config, denoise=denoise, memory=memory)
-
-
-STREAMING = "every denoise step reads the generator's blocks from the host, several times as long as it takes"
+LAST = Saving(
+    costs="every denoise step reads the generator's blocks from the host, and takes several times as long",
+    settings=_streamed_blocks,
+)
+"""It needs the library's forward: instead of the 8-bit layers, not beside them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,93 +97,108 @@ class Fitted:
     changes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    settings: Mapping[str, Any]
+    costs: str
+
+
 def fit(config: RunConfig, budget_bytes: int, footprints: Footprints, *, on_gpu: bool) -> Fitted:
     """DoesNotFit where nothing helps, or where the user wants no change; it names the cheapest change."""
-    planned = _plan(config, budget_bytes, footprints)
+    tried = _Tried(config, budget_bytes, footprints, on_gpu=on_gpu)
+    planned = tried.plan(config)
     if planned.fits:
         return Fitted(config=config, plan=planned)
-    found = next(
-        (one for one in _tried(config, budget_bytes, footprints, on_gpu=on_gpu) if one.plan.fits), None
-    )
-    if found is not None and config.memory.fit == "auto":
-        return found
-    raise planned.refused(_fix(config, planned, found, budget_bytes, footprints, on_gpu=on_gpu))
+    steps = next((steps for steps in tried.steps() if tried.plan(laid_over(config, steps)).fits), None)
+    if steps is None:
+        raise planned.refused(_fix(tried, planned))
+    found = tried.fitted(tried.needed(steps))
+    if config.memory.fit != "auto":
+        changes = "; ".join(found.changes)
+        raise planned.refused(f'set memory.fit = "auto", which would change: {changes}')
+    return found
 
 
-def changed(before: RunConfig, after: RunConfig) -> Iterator[str]:
-    """Dotted keys that differ, with the value of `after`."""
-    for section in dataclasses.fields(after):
-        old, new = getattr(before, section.name), getattr(after, section.name)
-        if dataclasses.is_dataclass(new) and old != new:
-            for entry in dataclasses.fields(new):
-                value = getattr(new, entry.name)
-                if getattr(old, entry.name) != value:
-                    yield f"{section.name}.{entry.name} = {value}"
-
-
-def _tried(config: RunConfig, budget_bytes: int, footprints: Footprints, *, on_gpu: bool) -> Iterator[Fitted]:
-    """After each saving that these models allow."""
-    now, told = config, ()
-    before = _plan(config, budget_bytes, footprints)
-    for saving in SAVINGS:
-        settings = None if saving.on_gpu_only and not on_gpu else saving.settings(now)
-        made = None if settings is None else _with(now, settings)
-        plan = None if made is None else _try(made, budget_bytes, footprints)
-        if made is None or plan is None or plan.required_bytes >= before.required_bytes:
-            continue
-        told = (*told, _told(now, made, before, plan, saving.costs))
-        now, before = made, plan
-        yield Fitted(config=now, plan=plan, changes=told)
-    last = _streamed_blocks(config, now) if on_gpu else None
-    plan = None if last is None else _try(last, budget_bytes, footprints)
-    if last is not None and plan is not None:
-        kept = tuple(line for line in told if "denoise.linear" not in line)
-        yield Fitted(config=last, plan=plan, changes=(*kept, f"memory.blocks = {STREAMED}: {STREAMING}"))
-
-
-def _told(before: RunConfig, after: RunConfig, larger: MemoryPlan, smaller: MemoryPlan, costs: str) -> str:
-    saved = in_gib(larger.required_bytes - smaller.required_bytes)
-    return f"{', '.join(changed(before, after))} saves {saved}: {costs}"
-
-
-def _fix(
-    config: RunConfig,
-    planned: MemoryPlan,
-    found: Fitted | None,
-    budget_bytes: int,
-    footprints: Footprints,
-    *,
-    on_gpu: bool,
-) -> str:
-    if found is not None:
-        return f'set memory.fit = "auto", which would change: {"; ".join(found.changes)}'
-    alone = _with(config, {"schedule.overlap": False})
-    plans = [_plan(alone, budget_bytes, footprints)]
-    plans += [one.plan for one in _tried(alone, budget_bytes, footprints, on_gpu=on_gpu)]
-    if config.schedule.overlap and any(plan.fits for plan in plans):
-        return "run one lane at a time, which fits: --no-overlap"
-    least = min(plan.required_bytes for plan in (planned, *plans))
-    return (
-        f"give it {in_gib(least)}, the least that these models run in; or choose smaller models with "
-        "--generator or --critic"
-    )
-
-
-def _plan(config: RunConfig, budget_bytes: int, footprints: Footprints) -> MemoryPlan:
-    return MemoryPlan.of(budget_bytes, footprints(config), overlap=config.schedule.overlap)
-
-
-def _try(config: RunConfig, budget_bytes: int, footprints: Footprints) -> MemoryPlan | None:
-    """None where these models or this machine do not allow the settings."""
-    try:
-        return _plan(config, budget_bytes, footprints)
-    except RetakeError:
-        return None
-
-
-def _with(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    for key, value in settings.items():
-        section, _, name = key.partition(".")
-        part: Any = dataclasses.replace(getattr(config, section), **{name: value})
-        config = dataclasses.replace(config, **{section: part})
+def laid_over(config: RunConfig, steps: Sequence[_Step]) -> RunConfig:
+    for step in steps:
+        for key, value in step.settings.items():
+            section, _, name = key.partition(".")
+            part: Any = dataclasses.replace(getattr(config, section), **{name: value})
+            config = dataclasses.replace(config, **{section: part})
     return config
+
+
+class _Tried:
+    """What savings come to for one run and budget."""
+
+    def __init__(self, config: RunConfig, budget_bytes: int, footprints: Footprints, *, on_gpu: bool) -> None:
+        self.config = config
+        self._budget_bytes = budget_bytes
+        self._footprints = footprints
+        self._on_gpu = on_gpu
+
+    def plan(self, config: RunConfig) -> MemoryPlan:
+        return MemoryPlan.of(self._budget_bytes, self._footprints(config), overlap=config.schedule.overlap)
+
+    def steps(self) -> Iterator[list[_Step]]:
+        """The steps so far, after each saving that these models allow and that saves anything."""
+        steps: list[_Step] = []
+        for saving in SAVINGS:
+            if (step := self._step(saving, steps)) is not None:
+                steps = [*steps, step]
+                yield steps
+        given = self.config.denoise
+        if given.engine or given.settings().forward != "library":
+            return
+        steps = [step for step in steps if "denoise.forward" not in step.settings]
+        if (step := self._step(LAST, steps)) is not None:
+            yield [*steps, step]
+
+    def needed(self, steps: list[_Step]) -> list[_Step]:
+        """Without those that a later one has made needless; the last one is needed."""
+        for step in reversed(steps[:-1]):
+            rest = [other for other in steps if other is not step]
+            if self.plan(laid_over(self.config, rest)).fits:
+                steps = rest
+        return steps
+
+    def fitted(self, steps: list[_Step]) -> Fitted:
+        changes, plans = [], [self.plan(self.config)]
+        for count, step in enumerate(steps, start=1):
+            plans.append(self.plan(laid_over(self.config, steps[:count])))
+            saved = in_gib(plans[-2].required_bytes - plans[-1].required_bytes)
+            told = ", ".join(f"{key} = {value}" for key, value in step.settings.items())
+            changes.append(f"{told} saves {saved}: {step.costs}")
+        return Fitted(config=laid_over(self.config, steps), plan=plans[-1], changes=tuple(changes))
+
+    def least_bytes(self) -> int:
+        """That the run needs with all savings."""
+        plans = [self.plan(self.config), *(self.plan(laid_over(self.config, one)) for one in self.steps())]
+        return min(plan.required_bytes for plan in plans)
+
+    def in_turn(self) -> _Tried:
+        """The same with one lane at a time."""
+        config = laid_over(self.config, [_Step({"schedule.overlap": False}, "")])
+        return _Tried(config, self._budget_bytes, self._footprints, on_gpu=self._on_gpu)
+
+    def _step(self, saving: Saving, steps: Sequence[_Step]) -> _Step | None:
+        now = laid_over(self.config, steps)
+        settings = None if saving.on_gpu_only and not self._on_gpu else saving.settings(now)
+        if settings is None:
+            return None
+        step = _Step(settings, saving.costs)
+        try:
+            plan = self.plan(laid_over(now, [step]))
+        except RetakeError:  # these models or this machine do not allow it
+            return None
+        return step if plan.required_bytes < self.plan(now).required_bytes else None
+
+
+def _fix(tried: _Tried, planned: MemoryPlan) -> str:
+    in_turn = tried.in_turn()
+    if tried.config.schedule.overlap and in_turn.least_bytes() <= planned.budget_bytes:
+        return "run one lane at a time, which fits: --no-overlap"
+    return (
+        f"give it {in_gib(min(tried.least_bytes(), in_turn.least_bytes()))}, the least that these models run "
+        "in; or choose smaller models with --generator or --critic"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from engine.build import exported, fit, libraries, model_folders
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import open_dataset
-from engine.errors import DatasetError, VideoError
+from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
@@ -63,6 +63,10 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
     A bad clip becomes a reason in `refused`; a new run in which all are bad is refused as a whole.
     """
     offline()
+    if card is not None and config.denoise.engine:
+        raise ConfigError(
+            "an exported denoiser is built for the card at hand", fix="leave --gpu or --denoiser out"
+        )
     device = "cuda" if card is not None else resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     generator, critic = (

@@ -190,8 +190,8 @@ def enforce_budget(device: str, vram: str) -> None:
         return
     import torch
 
-    total_bytes = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed_bytes(device, vram) / total_bytes), device)
+    share = allowed_bytes(device, vram) / torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share), torch.device(device).index)
 
 
 def _free_bytes(device: str) -> int:

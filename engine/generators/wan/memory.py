@@ -127,7 +127,7 @@ def encode_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused:
     """Peak while a prefix is encoded: its pixels in float32, and once more; then those that the autoencoder
     takes, cut into patches too, and a pass."""
     values = padded(spec.prefix_frames) * 3 * spec.height * spec.width
-    element = parts.vae.encoder.conv_in.weight.element_size()
+    element: int = parts.vae.encoder.conv_in.weight.element_size()
     given = values * element * (2 if parts.vae.config.patch_size else 1)
     peak = _counted_vae("encode", *_vae_key(parts, spec, fused), chunk_latents)
     return max(2 * 4 * values, given + peak + _unfolded(parts, spec, chunk_latents))
@@ -163,8 +163,10 @@ def _formats(transformer: Any) -> list[str]:
 
 
 def _frozen(config: Mapping[str, Any]) -> str:
-    """A configuration as a key of a cache."""
-    return json.dumps(dict(config), sort_keys=True, default=str)
+    """A configuration as a key of a cache, the same of an outline and of the loaded module, which also knows
+    where it came from."""
+    known = {name: value for name, value in config.items() if not name.startswith("_")}
+    return json.dumps(known, sort_keys=True, default=str)
 
 
 @functools.lru_cache(maxsize=64)

@@ -74,11 +74,24 @@ def test_savings_are_tried_in_order_until_it_fits(savings: int) -> None:
 
 
 def test_what_a_later_saving_makes_needless_is_not_changed() -> None:
-    """The critic in 4 bits saves so much that passes are large again, and more replies are written at once."""
+    """The critic in 4 bits saves so much that passes are large again, and more replies written at once."""
     found = fit(config(), needed(7) * GIB + int(1.5 * GIB), footprints, on_gpu=True)
     assert names(found.changes) == [KEYS[0], KEYS[3], KEYS[5], KEYS[6]], "a smaller number stands for all"
     more = fit(config(), (needed(7) + 9) * GIB + int(1.5 * GIB), footprints, on_gpu=True)
     assert names(more.changes) == [KEYS[0], KEYS[1], KEYS[6]]
+
+
+def test_what_saved_nothing_at_first_is_tried_again() -> None:
+    """A denoise step that is as large as a pass of two latent frames, until its layers are 8-bit."""
+
+    def wide(config: RunConfig) -> dict[str, Footprint]:
+        parts = footprints(config)
+        step = (4 if config.denoise.settings().linear == "bf16" else 1) * GIB
+        working = {**parts["generator"].working, "denoise step": step}
+        return parts | {"generator": replace(parts["generator"], working=working)}
+
+    found = fit(config(), needed(8) * GIB + int(1.5 * GIB), wide, on_gpu=True)
+    assert found.config.denoise.vae_chunk == 1 and found.config.memory.blocks == "device"
 
 
 def test_what_is_streamed_last_keeps_the_library_forward() -> None:

@@ -128,7 +128,7 @@ class _Outlines:
         key = (config.generator, config.denoise, config.memory.text_encoder, config.memory.blocks)
         if key not in self._made:
             folder, (device, dtype) = self._folders[0], self._place
-            outline: Any = _load_generator(
+            outline: Any = load_generator(
                 config, folder, device, dtype, with_weights=False, capability=self._capability
             )
             form = exported.find(config.denoise, folder.path, outline, device)
@@ -157,14 +157,14 @@ def load(prepared: Prepared, loaded: MutableMapping[str, int] | None = None) -> 
     enforce_budget(prepared.device, config.memory.vram)
     before = allocated_bytes(prepared.device)
     form = exported.load(prepared.exported, config.denoise, prepared.device)
-    generator = _load_generator(config, prepared.generator, *arguments, with_weights=True, form=form)
+    generator = load_generator(config, prepared.generator, *arguments, with_weights=True, form=form)
     between = allocated_bytes(prepared.device)
     critic = load_critic(config, prepared.critic, *arguments, with_weights=True, takes=generator.spec)
     loaded["generator"], loaded["critic"] = between - before, allocated_bytes(prepared.device) - between
     return generator, critic
 
 
-def _load_generator(
+def load_generator(
     config: RunConfig,
     found: ModelFolder,
     device: str,
@@ -174,6 +174,7 @@ def _load_generator(
     form: exported.Loaded | None = None,
     capability: tuple[int, int] | None = None,
 ) -> Generator:
+    """The generator of a checked folder with the settings of `config`; without weights it is an outline."""
     family: Any = found.loader()
     places = {"text_encoder": config.memory.text_encoder, "blocks": config.memory.blocks}
     generator: Any = family.load(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
+from engine.settings.environment import gpus_are_chosen
 from kernels.files import file_digest, read_json, whole_file
 
 MANIFEST = "manifest.json"
@@ -184,7 +184,7 @@ def _visible_uuids() -> set[str] | None:
 
     CUDA is asked, since its indices count in another order than the driver's listing.
     """
-    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+    if not gpus_are_chosen():
         return None
     import torch
 

@@ -48,6 +48,11 @@ def compile_into(folder: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
+def gpus_are_chosen() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES says which GPUs this process may use, or that it may use none."""
+    return "CUDA_VISIBLE_DEVICES" in os.environ
+
+
 def cache_folder() -> Path:
     """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
     home = os.environ.get("XDG_CACHE_HOME", "")

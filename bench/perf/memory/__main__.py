@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.files import write_json
+from bench.perf.end_to_end.made import read_facts
 from bench.perf.memory import STARTED_S
 from bench.perf.memory.combinations import BUDGETS, PRESETS_MEASURED, combinations
-from bench.perf.memory.document import joined, read_rows, size_of, unfinished
+from bench.perf.memory.document import joined, read_rows, unfinished
 from engine.errors import RetakeError
 from engine.settings.environment import offline
 
@@ -58,7 +59,7 @@ def _measure(options: argparse.Namespace, started_s: float) -> int:
 
 
 def _all(options: argparse.Namespace, started_s: float) -> int:
-    settings = {"size": size_of(options.models), "steps": options.steps}
+    settings = {"size": read_facts(options.models)["size"], "steps": options.steps}
     for preset in options.presets:
         wanted = combinations([preset], options.budgets)
         if all(one.name in {row["name"] for row in read_rows(options.out)} for one in wanted):

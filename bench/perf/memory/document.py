@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError
 from engine.machine.memory import CONTEXT_BYTES, read_size
 from engine.runs.manifest import collect
 from kernels import timing
@@ -28,17 +27,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def unfinished(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a process leaves behind row by row, from which the next one goes on."""
     return {"schema": SCHEMA, "kind": KIND, "rows": list(rows)}
-
-
-def size_of(models: Path) -> str:
-    """Which models `bench.perf.end_to_end make` put there; ConfigError: none."""
-    facts = models / "made.json"
-    if not facts.is_file():
-        raise ConfigError(
-            f"{models} was not made for measurements: it holds no {facts.name}",
-            fix=f"make it: python -m bench.perf.end_to_end make --out {models} --clips 2",
-        )
-    return str(read_json(facts)["size"])
 
 
 def joined(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any], command: str) -> dict[str, Any]:

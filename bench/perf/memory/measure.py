@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.perf.end_to_end.engine_run import BudgetSpent, Watch, replies_forgotten
-from bench.perf.end_to_end.models import CLIPS, CRITIC, GENERATOR
+from bench.perf.end_to_end.made import CLIPS, CRITIC, GENERATOR
 from bench.perf.memory.combinations import Combination, combinations
 from bench.perf.memory.document import FAILED, REFUSED, RUN
 from engine.build.prepare import Prepared, load, prepare, replies_at_once

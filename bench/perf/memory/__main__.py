@@ -94,6 +94,7 @@ def _all(options: argparse.Namespace, started_s: float) -> int:
 def _words(options: argparse.Namespace, preset: str, left_s: float) -> list[str]:
     words = ["--models", str(options.models), "--out", str(options.out), "--only", preset]
     words += ["--budget", f"{left_s:.0f}", "--steps", str(options.steps)]
+    words += ["--history"] * options.history
     return [*words, *(["--budgets", *options.budgets] if options.budgets else [])]
 
 
@@ -114,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--presets", nargs="+", default=list(PRESETS_MEASURED), choices=PRESETS_MEASURED)
     parser.add_argument(
         "--budgets", nargs="*", default=list(BUDGETS), metavar="SIZE", help=f"of memory; {' '.join(BUDGETS)}"
+    )
+    parser.add_argument(
+        "--history", action="store_true", help="note whose memory there was at each peak; it costs some time"
     )
     parser.add_argument("--only", choices=PRESETS_MEASURED, help=argparse.SUPPRESS)
     return parser

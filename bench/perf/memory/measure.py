@@ -15,6 +15,7 @@ import torch
 
 from bench.perf.end_to_end.engine_run import BudgetSpent, Watch, replies_forgotten
 from bench.perf.end_to_end.made import CLIPS, CRITIC, GENERATOR
+from bench.perf.memory.at_peak import recorded
 from bench.perf.memory.combinations import Combination, combinations
 from bench.perf.memory.document import FAILED, REFUSED, RUN
 from engine.build.prepare import Prepared, load, prepare, replies_at_once
@@ -94,7 +95,7 @@ def _row(one: Combination, options: argparse.Namespace, loaded: Loaded, deadline
     if one.preset != "exact" and not loaded.is_warm:  # compiled at its first run
         _run(prepared, generator, critic, loaded_bytes, deadline_s)
         loaded.is_warm = True
-    row |= _run(prepared, generator, critic, loaded_bytes, deadline_s)
+    row |= _run(prepared, generator, critic, loaded_bytes, deadline_s, history=options.history)
     print(f"{one.name}: {row['seconds_per_take']:.1f} s a take", flush=True)
     return row
 
@@ -130,6 +131,8 @@ def _run(
     critic: Critic,
     loaded_bytes: dict[str, int],
     deadline_s: float,
+    *,
+    history: bool = False,
 ) -> dict[str, Any]:
     out = prepared.config.out
     if out.is_dir():
@@ -138,7 +141,8 @@ def _run(
     log.into(out)
     began_s = time.perf_counter()
     with Run(store, log, prepared, (generator, critic), loaded_bytes) as run:
-        outcomes = run.execute(Watch(run.num_pending, deadline_s, one_after_the_other=False))
+        with recorded(history) as at_peak:
+            outcomes = run.execute(Watch(run.num_pending, deadline_s, one_after_the_other=False))
     seconds = time.perf_counter() - began_s
     takes = sum(len(outcome.attempts) for outcome in outcomes.values())
     used: list[dict[str, Any]] = read_manifest(out / MANIFEST).get(USED, [])
@@ -151,6 +155,8 @@ def _run(
         "num_spans": num_spans,
         "profile_overhead": num_spans * seconds_of_a_span() / seconds,
     }
+    if at_peak:
+        found["at_peak"] = [{"place": place, "bytes": size} for place, size in at_peak]
     for entry in used:
         found |= entry
     return found | {"measured_parts": found.pop("parts", [])}

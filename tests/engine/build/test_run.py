@@ -33,6 +33,7 @@ from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, Sto
 from engine.generators.wan import generator as wan
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
+from engine.runs.trace import AROUND
 from engine.runs.trace_file import read_trace
 from engine.settings.config import read_config
 from engine.settings.presets import PRESETS
@@ -93,7 +94,7 @@ def test_real_small_models_run_end_to_end(folders: Folders, tmp_path: Path) -> N
     assert manifest["resolved"]["dtype"] == "fp32"
     assert manifest["models"]["generator"]["sha256"]
     assert manifest["critic"] == {"chat_template": "chat_template.jinja"}
-    assert {span.lane for span in read_trace(out)} == {"generate", "critique", "encode"}
+    assert {span.lane for span in read_trace(out)} == {"generate", "critique", "encode", *AROUND}
     assert read_config(out) == folders.config(out)
     with RunStore.open(out, read_only=True) as store:
         table = next(folders.dataset.rglob("descriptions.csv"))
@@ -171,7 +172,7 @@ def test_best_of_three_is_the_same_serial_and_interrupted(
             a.critique is not None for a in outcome.attempts
         ]
     spans = tuple(read_trace(tmp_path / "whole"))
-    assert {span.lane for span in spans} == {"generate", "critique", "encode", "select"}
+    assert {span.lane for span in spans} == {"generate", "critique", "encode", "select", *AROUND}
     serial = BEST_OF_THREE | {"schedule.overlap": False}
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
         assert facts(run.execute(Silent())) == facts(whole)

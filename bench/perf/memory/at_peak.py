@@ -19,7 +19,7 @@ SHOWN = 15
 
 @contextmanager
 def recorded(wanted: bool) -> Iterator[list[tuple[str, int]]]:
-    """Fills the list when the block ends: (place, bytes), the largest first; empty where nothing is wanted."""
+    """Fills the list when the block ends: (place, bytes), the largest first; empty where not wanted."""
     import torch
 
     found: list[tuple[str, int]] = []

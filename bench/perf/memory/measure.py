@@ -140,9 +140,9 @@ def _run(
     store, log = RunStore.create(out, prepared.scenarios), RunLog()
     log.into(out)
     began_s = time.perf_counter()
-    with Run(store, log, prepared, (generator, critic), loaded_bytes) as run:
-        with recorded(history) as at_peak:
-            outcomes = run.execute(Watch(run.num_pending, deadline_s, one_after_the_other=False))
+    run = Run(store, log, prepared, (generator, critic), loaded_bytes)
+    with run, recorded(history) as at_peak:
+        outcomes = run.execute(Watch(run.num_pending, deadline_s, one_after_the_other=False))
     seconds = time.perf_counter() - began_s
     takes = sum(len(outcome.attempts) for outcome in outcomes.values())
     used: list[dict[str, Any]] = read_manifest(out / MANIFEST).get(USED, [])

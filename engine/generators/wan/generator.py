@@ -7,7 +7,7 @@ P prefix frames . K latent frames of the prefix . F latent frames in all . Z cha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Generator, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -282,6 +282,8 @@ class WanJob:
         with torch.inference_mode():
             next(self._steps)
         self._steps_left -= 1
+        if self._steps_left == 0:
+            self._steps.close()  # the next job need not have what the autoencoder looks back on, a gigabyte
         return fence(self._generator.parts.device)
 
     def result(self) -> Video:
@@ -300,7 +302,7 @@ class WanJob:
         frames = torch.cat(self._decoded).numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
-    def _run(self) -> Iterator[None]:
+    def _run(self) -> Generator[None, None, None]:
         generator, parts = self._generator, self._generator.parts
         guidance = self._guidance()
         sampler = PrefixSampler(

@@ -214,6 +214,18 @@ def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     assert WanDefaults().num_inference_steps == 50 and WanDefaults().guidance_scale == 5.0
 
 
+def test_a_job_whose_last_step_is_launched_holds_nothing_of_the_autoencoder(
+    generator: WanGenerator, scenario: Scenario
+) -> None:
+    """The next job begins before its result is fetched."""
+    job = generator.start(scenario, PROMPT)
+    while job.steps_left:
+        assert job._steps.gi_frame is not None
+        job.launch()
+    assert job._steps.gi_frame is None
+    assert len(job.result().frames) == generator.spec.num_frames
+
+
 def test_footprint_counts_the_weights_and_grows_with_the_video(generator: WanGenerator) -> None:
     parts = generator.parts
     modules = (parts.transformer, parts.vae, parts.text_encoder)

@@ -133,7 +133,7 @@ class _Outlines:
             )
             form = exported.find(config.denoise, folder.path, outline, device)
             if form is not None:
-                outline.denoiser_bytes = form.num_bytes
+                outline.denoiser_bytes, outline.scratch_bytes = form.num_bytes, form.scratch_bytes
             self._made[key] = outline, form
         found: tuple[Any, exported.Exported | None] = self._made[key]
         return found

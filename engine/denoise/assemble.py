@@ -47,6 +47,8 @@ class Assembled:
     notes: dict[str, str]
     num_bytes: int | None = None
     """Of weights that are not the module's: an exported form has its own."""
+    scratch_bytes: int | None = None
+    """That it holds for its steps, where it does not allocate as it works."""
 
 
 def assemble(

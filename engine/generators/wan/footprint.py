@@ -45,6 +45,8 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
             table=encoder.embed_tokens,
         ),
     }
+    if generator.scratch_bytes is not None:
+        held["denoiser's scratch"], step = generator.scratch_bytes, latents * batch
     if graphs := _num_graphs(generator):
         # they share their pool, and each has inputs of its own; what warms them up comes out of a stream's
         held[GRAPHS] = step + graphs * text

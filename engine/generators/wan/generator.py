@@ -126,7 +126,7 @@ def _use(generator: WanGenerator, made: Assembled) -> None:
     """Its denoiser from now on, and notes on all that was chosen."""
     parts, settings = generator.parts, generator.settings
     generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
-    generator.denoiser_bytes = made.num_bytes
+    generator.denoiser_bytes, generator.scratch_bytes = made.num_bytes, made.scratch_bytes
     if settings.vae_chunk:
         generator.notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
     if parts.streamed:
@@ -155,7 +155,9 @@ class WanGenerator:
     ) -> None:
         self.parts = parts
         self.denoiser = denoiser
-        self.denoiser_bytes: int | None = None  # of an exported form that stands in for the transformer
+        # of an exported form that stands in for the transformer: its weights, and what it holds for its steps
+        self.denoiser_bytes: int | None = None
+        self.scratch_bytes: int | None = None
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
         self.guidance_scale = guidance_scale

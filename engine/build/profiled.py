@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class Profiled:
     picture: Path
     memory: tuple[dict[str, Any], ...]
     """Plan and measurement, an entry for each process that could tell."""
+    setup_s: Mapping[str, float]
+    """Of the process that began the run, before its first span."""
 
     def document(self) -> dict[str, Any]:
         """As JSON values."""
@@ -33,6 +36,7 @@ class Profiled:
             "trace": str(self.trace),
             "picture": str(self.picture),
             "memory": list(self.memory),
+            "setup_s": dict(self.setup_s),
         }
 
 
@@ -46,10 +50,12 @@ def profiled(run: Path) -> Profiled:
     picture = run / PICTURE
     with whole_file(picture) as part:
         part.write_text(Timeline(spans, PICTURE_PX).svg(), encoding="utf-8")
+    manifest = read_manifest(run / MANIFEST)
     return Profiled(
         run=run,
         profile=profile(spans),
         trace=run / TRACE,
         picture=picture,
-        memory=tuple(read_manifest(run / MANIFEST).get("memory_used", ())),
+        memory=tuple(manifest.get("memory_used", ())),
+        setup_s=manifest.get("setup_s", {}),
     )

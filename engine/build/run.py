@@ -7,6 +7,7 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -184,6 +185,13 @@ def lane_threads(wanted: bool, release: Callable[[], None] = release_memory) -> 
         )
 
 
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    began_s = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - began_s
+
+
 def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
@@ -191,13 +199,18 @@ def build_run(config: RunConfig) -> Run:
     with ExitStack() as refused:
         log = RunLog()
         refused.callback(log.close)
-        prepared, loaded_bytes = prepare(config), dict[str, int]()
+        seconds, loaded_bytes = dict[str, float](), dict[str, int]()
+        with _timed(seconds, "prepare"):
+            prepared = prepare(config)
         config = prepared.config  # with what was changed so that it fits
         with _facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
-            loaded = load(prepared, loaded_bytes)
+            with _timed(seconds, "load"):
+                loaded = load(prepared, loaded_bytes)
             denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
             config = replace(config, denoise=denoise)
-            facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
+            with _timed(seconds, "hash"):  # what is left of it once the models are loaded
+                facts = _manifest(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
+            facts["setup_s"] = seconds
         claim = RunStore.claim(config.out, prepared.scenarios)  # before anything of another run is touched
         refused.callback(claim.close)
         log.into(config.out)

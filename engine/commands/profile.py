@@ -83,6 +83,8 @@ def _say(found: Profiled) -> None:
         f"{one.num_scenarios} scenarios in {one.wall_s:.1f} s: {one.seconds_per_scenario:.1f} s each, "
         f"{one.gpu_seconds_per_scenario:.1f} s of the device"
     )
+    if found.setup_s:
+        print_line("before it: " + ", ".join(f"{what} {s:.1f} s" for what, s in found.setup_s.items()))
     busy = ", ".join(f"{lane} {seconds:.1f} s" for lane, seconds in one.busy_s.items())
     print_line(f"lanes worked: {busy}")
     if one.launch_s:

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from report_run import make_run
 from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner
 
 from engine import cli
+from engine.runs.folder import DATABASE
+from engine.runs.trace import Span
+from engine.runs.trace_file import TRACE, write_trace
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +20,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     return make_folders(tmp_path_factory.mktemp("models"))
 
 
-def folder(path: Path) -> Path:
+def old_run(path: Path, *, step_s: float) -> Path:
+    """What a profile reads of a run that is over."""
     path.mkdir()
+    (path / DATABASE).touch()
+    spans = [
+        Span(
+            lane="generate",
+            scenario_id="a",
+            attempt=0,
+            name="generate",
+            stage="denoise step",
+            start_s=index * step_s,
+            end_s=(index + 1) * step_s,
+        )
+        for index in range(4)
+    ]
+    write_trace(path / TRACE, spans)
     return path
 
 
@@ -41,6 +58,7 @@ def test_of_a_new_run_on_a_dataset(folders: Folders, tmp_path: Path, monkeypatch
     assert {("generate", name) for name in ("encode", "denoise step", "VAE pass")} <= stages
     assert {("prefix", "generate"), ("result", "generate"), ("encode", "encode"), ("store", "take")} <= stages
     assert found["num_scenarios"] == 1 and 0 < found["efficiency"] <= 1
+    assert set(found["setup_s"]) == {"prepare", "load", "hash"} and "before it: prepare" in output
     assert "overlap: " in output and (out / "profile.svg").read_text().startswith("<svg")
     again = tmp_path / "again.json"
     call(out, "--json", again)
@@ -49,12 +67,16 @@ def test_of_a_new_run_on_a_dataset(folders: Folders, tmp_path: Path, monkeypatch
 
 
 def test_of_two_runs_side_by_side(tmp_path: Path) -> None:
-    first, second = (make_run(folder(tmp_path / name)) for name in ("first", "second"))
-    output = call(first, "--compare", second)
-    assert "seconds more" in output and "a scenario, then" in output
+    first, second = old_run(tmp_path / "first", step_s=1.0), old_run(tmp_path / "second", step_s=1.5)
+    document = tmp_path / "p.json"
+    output = call(first, "--compare", second, "--json", document)
+    assert "seconds more" in output and "+2.00" in output
+    assert "4.0 s a scenario, then 6.0 s" in output
+    found = json.loads(document.read_text())
+    assert (found["wall_s"], found["compared_with"]["wall_s"]) == (4.0, 6.0)
 
 
 def test_a_run_without_a_trace_is_refused(tmp_path: Path) -> None:
-    run = make_run(folder(tmp_path / "run"))
-    (run / "trace.json").unlink()
+    run = old_run(tmp_path / "run", step_s=1.0)
+    (run / TRACE).unlink()
     assert "holds no trace" in call(run, status=2)

@@ -79,4 +79,4 @@ def test_of_two_runs_side_by_side(tmp_path: Path) -> None:
 def test_a_run_without_a_trace_is_refused(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run", step_s=1.0)
     (run / TRACE).unlink()
-    assert "holds no trace" in call(run, status=2)
+    assert "StoreError" in call(run, status=2)

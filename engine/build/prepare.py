@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.build import exported, fit, libraries, model_folders
+from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import open_dataset
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
+from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
 from engine.machine import compiled
@@ -24,6 +26,7 @@ from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use
 from engine.machine.memory import MemoryPlan, device_budget, enforce_budget
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
+from engine.runs.digests import FileDigests
 from engine.settings.config import PATCH, STREAMED, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Footprint, Scenario, VideoSpec
@@ -49,6 +52,7 @@ class Prepared:
     memory: MemoryPlan
     changed: tuple[str, ...]
     opened: tuple[Path, ...]  # of the dataset so far
+    choosing: Choosing
     exported: exported.Exported | None = None
 
     @property
@@ -82,16 +86,14 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
     outlines = _Outlines(generator, critic, device, dtype, card)
     outline, form = outlines.generator(config)
     spec: VideoSpec = outline.spec
-    with boundary.watch(config.dataset, own=config.out) as watch:
-        dataset = open_dataset(config.dataset)
-        scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
-        refused = dict(_refusals(dataset, scenarios))
-    if only is None and len(refused) == len(scenarios):
-        first = next(iter(refused.values()), "it holds no scenario")
-        raise DatasetError(
-            f"none of the {len(scenarios)} scenarios of {config.dataset} is usable: {first}",
-            fix="mend the clips, or give another dataset",
-        )
+    scenarios, refused, opened = _questions(config, spec.fps, only)
+    chosen_by = choosing(
+        config.loop.gain,
+        generator=generator.path,
+        critic=critic.path,
+        selectors=config.loop.selectors,
+        digest=FileDigests(cache_folder() / "digests").digest,
+    )
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
     fitted = fit.fit(config, budget, outlines.footprints, on_gpu=device == "cuda")
     return Prepared(
@@ -107,9 +109,27 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         refused=refused,
         memory=fitted.plan,
         changed=fitted.changes,
-        opened=watch.paths(),
+        opened=opened,
         exported=form,
+        choosing=chosen_by,
     )
+
+
+def _questions(
+    config: RunConfig, fps: float, only: Sequence[str] | None
+) -> tuple[tuple[Scenario, ...], dict[str, str], tuple[Path, ...]]:
+    """Scenarios, why some are unusable, and what of the dataset was opened to know that."""
+    with boundary.watch(config.dataset, own=config.out) as watch:
+        dataset = open_dataset(config.dataset)
+        scenarios = _wanted(dataset.scenarios(fps), config, only)
+        refused = dict(_refusals(dataset, scenarios))
+    if only is None and len(refused) == len(scenarios):
+        first = next(iter(refused.values()), "it holds no scenario")
+        raise DatasetError(
+            f"none of the {len(scenarios)} scenarios of {config.dataset} is usable: {first}",
+            fix="mend the clips, or give another dataset",
+        )
+    return scenarios, refused, watch.paths()
 
 
 class _Outlines:
@@ -250,7 +270,9 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
             yield scenario.id, str(error)
 
 
-def refinement_policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
+def refinement_policy(
+    config: RunConfig, generator: Generator, gain: GainModel | None = None
+) -> RefinementPolicy:
     given = config.generator.negative
     negative = generator.negative_prompt if given is None else given
-    return RefinementPolicy(settings=config.loop, negative=negative)
+    return RefinementPolicy(settings=config.loop, negative=negative, gain=gain)

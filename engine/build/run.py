@@ -154,7 +154,7 @@ class Run:
         return [ScenarioLoop(scenario=one, by=by, past=self._store.history(one.id)) for one in scenarios]
 
     def _components(self, prepared: Prepared, generator: Generator, critic: Critic, sink: Sink) -> Components:
-        policy = refinement_policy(prepared.config, generator)
+        policy = refinement_policy(prepared.config, generator, prepared.choosing.gain)
         chosen_by = {name: prepared.selectors[name] for name in policy.video_selectors}
         scorer = TakeScorer(self.folder, chosen_by) if chosen_by else None
         return Components(
@@ -339,5 +339,6 @@ def _manifest(
         "resolved": resolved,
         "denoiser": dict(denoiser),
         "critic": dict(critic),
+        "choosing": prepared.choosing.why,
         "memory": {**prepared.memory.document(), "changed": list(prepared.changed)},
     }

@@ -250,7 +250,7 @@ def _loop_alone() -> None:
             critic=ScriptedCritic(),
             policy=RefinementPolicy(settings=LoopConfig(loops=1), negative=""),
             sink=Watched(store, display),
-            encode=build._encoder(store),
+            encode=build.encoder(store),
         )
         loops = [ScenarioLoop(scenario=one, by=by, past=store.history(one.id)) for one in pending]
         lanes = make_lanes(host=host, recorder=HostRecorder(), progress=display)

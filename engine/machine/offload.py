@@ -8,7 +8,6 @@ two calls of a streamed module nothing of it is on the device.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +26,12 @@ def stream(modules: Iterable[nn.Module], device: torch.device) -> int:
 
 
 def look_up_on_host(embedding: nn.Module, device: torch.device) -> None:
-    """A table too large to visit: its rows are looked up where it lies, and these go to `device`."""
+    """A table too large to visit: rows of tokens on the host are looked up there, and go to `device`."""
 
-    def enter(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(arg.cpu() if isinstance(arg, Tensor) else arg for arg in args)
+    def leave(module: nn.Module, args: object, rows: Tensor) -> Tensor:
+        # from pageable memory the copy would wait for the stream
+        return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
 
-    def leave(module: nn.Module, args: tuple[Any, ...], rows: Tensor) -> Tensor:
-        return rows.to(device)
-
-    embedding.register_forward_pre_hook(enter)
     embedding.register_forward_hook(leave)
 
 

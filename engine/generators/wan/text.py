@@ -34,7 +34,9 @@ def embed(parts: WanParts, token_ids: Tensor) -> Tensor:
 
     Encoding without padding equals encoding with masked padding and costs a tenth of it for short prompts.
     """
-    hidden = parts.text_encoder(input_ids=to_device(token_ids, parts.device)).last_hidden_state
+    # a table that stays on the host takes its tokens there: sending them would only have them fetched back
+    given = token_ids if "text_encoder" in parts.streamed else to_device(token_ids, parts.device)
+    hidden = parts.text_encoder(input_ids=given).last_hidden_state
     padded: Tensor = nn.functional.pad(hidden, (0, 0, 0, parts.max_text_tokens - hidden.shape[1]))
     return padded
 

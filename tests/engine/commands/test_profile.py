@@ -80,3 +80,16 @@ def test_a_run_without_a_trace_is_refused(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run", step_s=1.0)
     (run / TRACE).unlink()
     assert "StoreError" in call(run, status=2)
+
+
+@pytest.mark.slow
+def test_the_bundled_models(tmp_path: Path) -> None:
+    """Planned, run and profiled as a user's first run is."""
+    runner, scenes = CliRunner(), tmp_path / "scenes"
+    assert runner.invoke(cli.app, ["scenes", str(scenes)]).exit_code == 0
+    planned = runner.invoke(cli.app, ["plan", str(scenes), "--no-time", "--gpu", "RTX 4090"])
+    assert planned.exit_code == 0 and "critic: slots" in planned.output
+    document = tmp_path / "p.json"
+    call(scenes, "--limit", 1, "--loops", 0, "--steps", 2, "--out", tmp_path / "run", "--json", document)
+    stages = {row["stage"] for row in json.loads(document.read_text())["latencies"]}
+    assert {"denoise step", "VAE pass", "prefill", "16 decode steps"} <= stages

@@ -381,6 +381,10 @@ def test_a_short_or_missing_prefix_costs_only_its_scenario(generator: WanGenerat
 # --- on a GPU -----------------------------------------------------------------------------------------------
 
 
+WORKSPACE = 64 << 20
+"""What a library's convolutions and products take for a moment, which no plan of ours counts."""
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_footprint_covers_the_gpu_peak(folder: Path, scenario: Scenario, tmp_path: Path, dtype: str) -> None:
@@ -392,7 +396,7 @@ def test_footprint_covers_the_gpu_peak(folder: Path, scenario: Scenario, tmp_pat
     run(generator.start(scenario, dataclasses.replace(PROMPT, seed=1)))
     peak = torch.cuda.max_memory_allocated() - before
     estimate = generator.footprint(generator.spec).working_bytes
-    assert peak <= estimate <= 10 * peak, f"peak {peak}, estimate {estimate}"
+    assert peak <= estimate + WORKSPACE and estimate <= 2 * peak, f"peak {peak}, estimate {estimate}"
 
 
 @pytest.mark.gpu

@@ -28,10 +28,10 @@ class Combination:
 
 
 def combinations(presets: Sequence[str], budgets: Sequence[str]) -> list[Combination]:
-    """Those of a preset together; without a budget first, since the others mostly load nothing anew."""
+    """Those of a preset together; without a budget first, and last the smallest, which loads models anew."""
     return [
         Combination(preset=preset, overlap=overlap, vram=vram)
         for preset in presets
         for overlap in (True, False)
-        for vram in (UNLIMITED, *reversed(budgets))
+        for vram in (UNLIMITED, *budgets[1:], *budgets[:1])
     ]

@@ -51,6 +51,17 @@ def plan_error(row: Mapping[str, Any]) -> float | None:
     return float(row["planned_bytes"] / row["peak_allocated_bytes"] - 1)
 
 
+def same_run(rows: Sequence[dict[str, Any]], config: str, vram: str) -> dict[str, Any] | None:
+    """A run of the same settings that kept to a smaller budget; that without one is nobody's."""
+    if not vram:
+        return None
+    for row in rows:
+        smaller = bool(row["vram"]) and read_size(row["vram"]) < read_size(vram)
+        if smaller and row["state"] == RUN and row.get("config") == config and _inside(row):
+            return row
+    return None
+
+
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     errors = [error for row in rows if (error := plan_error(row)) is not None]
     overheads = [row["profile_overhead"] for row in rows if row.get("profile_overhead") is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import shutil
 import time
@@ -17,7 +18,7 @@ from bench.perf.end_to_end.engine_run import BudgetSpent, Watch, replies_forgott
 from bench.perf.end_to_end.made import CLIPS, CRITIC, GENERATOR
 from bench.perf.memory.at_peak import recorded
 from bench.perf.memory.combinations import Combination, combinations
-from bench.perf.memory.document import FAILED, REFUSED, RUN
+from bench.perf.memory.document import FAILED, REFUSED, RUN, same_run
 from engine.build.prepare import Prepared, load, prepare, replies_at_once
 from engine.build.run import Run
 from engine.build.used_memory import USED
@@ -52,7 +53,7 @@ def measure(
     options: argparse.Namespace, rows: Sequence[Mapping[str, Any]], deadline_s: float
 ) -> Iterator[dict[str, Any]]:
     """A row for each combination of `options.only` that is not in `rows`, as far as the time goes."""
-    there = {row["name"] for row in rows}
+    there, made = {row["name"] for row in rows}, [dict(row) for row in rows]
     span_s, loaded = seconds_of_a_span(), Loaded()
     with replies_forgotten():
         for one in combinations([options.only], options.budgets):
@@ -61,12 +62,20 @@ def measure(
             if time.perf_counter() + LEAST_S > deadline_s:
                 return
             try:
-                yield _row(one, options, loaded, deadline_s) | {"seconds_of_a_span": span_s}
+                row = _row(one, options, loaded, deadline_s, made) | {"seconds_of_a_span": span_s}
             except BudgetSpent:
                 return
+            made.append(row)
+            yield row
 
 
-def _row(one: Combination, options: argparse.Namespace, loaded: Loaded, deadline_s: float) -> dict[str, Any]:
+def _row(
+    one: Combination,
+    options: argparse.Namespace,
+    loaded: Loaded,
+    deadline_s: float,
+    made: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": one.name,
         "preset": one.preset,
@@ -84,7 +93,11 @@ def _row(one: Combination, options: argparse.Namespace, loaded: Loaded, deadline
         "planned_bytes": prepared.memory.peak_bytes,
         "budget_bytes": prepared.memory.budget_bytes,
         "parts": prepared.memory.document()["parts"],
+        "config": _without_budget(prepared.config),
     }
+    if (same := same_run(made, row["config"], one.vram)) is not None:
+        print(f"{one.name}: as {same['name']}, which kept to less", flush=True)
+        return same | row | {"same_run_as": same["name"]}
     began_s = time.perf_counter()
     try:
         generator, critic, loaded_bytes = _models(prepared, loaded)
@@ -172,6 +185,12 @@ def seconds_of_a_span() -> float:
     seconds = (time.perf_counter() - began_s) / SPANS_TIMED
     recorder.spans()
     return seconds
+
+
+def _without_budget(config: RunConfig) -> str:
+    """By which two runs are the same, but for the memory that they may take."""
+    memory = dataclasses.replace(config.memory, vram="")
+    return repr(dataclasses.replace(config, memory=memory, out=Path(), dataset=Path()))
 
 
 def _config(one: Combination, options: argparse.Namespace) -> RunConfig:

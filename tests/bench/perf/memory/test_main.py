@@ -13,7 +13,7 @@ from whole_runs import tiny_models
 from bench.perf.memory import measure
 from bench.perf.memory.__main__ import main
 from bench.perf.memory.combinations import combinations
-from bench.perf.memory.document import joined, plan_error
+from bench.perf.memory.document import joined, plan_error, same_run
 from bench.results_page.page import make_page
 from engine.machine.memory import CONTEXT_BYTES, GIB
 
@@ -83,6 +83,16 @@ def test_plans_are_off_by_their_worst_and_budgets_hold_the_context_too() -> None
 
 
 def test_a_preset_is_measured_without_a_budget_first() -> None:
-    found = combinations(["fast"], ["24GiB", "48GiB"])
-    assert [one.vram for one in found] == ["", "48GiB", "24GiB"] * 2
-    assert len({one.name for one in found}) == 6
+    found = combinations(["fast"], ["24GiB", "48GiB", "80GiB"])
+    assert [one.vram for one in found] == ["", "48GiB", "80GiB", "24GiB"] * 2
+    assert len({one.name for one in found}) == 8
+
+
+def test_what_kept_to_a_smaller_budget_unchanged_need_not_run_under_a_larger_one() -> None:
+    small = row("a", vram="48GiB", peak_reserved_bytes=30 * GIB, config="x")
+    assert same_run([small], "x", "80GiB") is small
+    assert same_run([small], "y", "80GiB") is None, "other settings"
+    assert same_run([small], "x", "24GiB") is None and same_run([small], "x", "") is None
+    assert same_run([small | {"peak_reserved_bytes": 48 * GIB}], "x", "80GiB") is None, (
+        "it did not keep to it"
+    )

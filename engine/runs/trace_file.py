@@ -26,6 +26,8 @@ NOTES = "trace.jsonl"
 
 _HEAD = b'{"displayTimeUnit": "ms", "traceEvents": [\n'
 _END = b"]}\n"
+_A_LAUNCH = f'"cat": "{LAUNCH}"'.encode()
+"""In a text of ours the marks would be escaped."""
 _TAIL_BYTES = 1 << 16  # holds the last events of a file many times over
 
 
@@ -46,7 +48,8 @@ def read_trace(run: Path) -> Iterator[Span]:
         notes = run / NOTES
         if notes.is_file() and not _has_last_of(path, notes):
             path = notes
-            yield from _spans(parse_json(line) for line in _whole_lines(notes))
+            lines = (line for line in _whole_lines(notes) if _A_LAUNCH not in line)
+            yield from _spans(parse_json(line) for line in lines)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is not a trace of this version: {type(error).__name__}: {error}",
@@ -126,7 +129,8 @@ def _traced(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line == _END:
                 return
-            yield parse_json(line.rstrip(b",\n"))
+            if _A_LAUNCH not in line:  # it tells nothing that the step's own event does not
+                yield parse_json(line.rstrip(b",\n"))
     raise ValueError("it ends too soon")
 
 

@@ -159,3 +159,9 @@ def test_alien_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "trace.json").write_text(text)
     with pytest.raises(StoreError, match=r"trace\.json is not a trace"):
         spans_of(tmp_path)
+
+
+def test_a_name_that_looks_like_a_launch_is_read(tmp_path: Path) -> None:
+    odd = replace(span("generate", 0.0, 1.0), scenario_id='"cat": "launch"', launch_s=0.0, launched_s=0.5)
+    write_trace(tmp_path / "trace.json", [odd])
+    assert spans_of(tmp_path) == (odd,)

@@ -43,12 +43,17 @@ def footprint(critic: QwenVLCritic, spec: VideoSpec) -> Footprint:
     }
     if critic.on_gpu:  # logits of a step in both types, and what chooses among them
         held[GRAPHS] = NUM_GRAPHS * ROWS * text.vocab_size * (element + 2 * 4)
-    # at the peak of a layer: the residual, its norm, and three of the width of the feed-forward
-    prefill = tokens * element * (3 * text.intermediate_size + 2 * text.hidden_size)
+    prefill = prefill_bytes(text, tokens, element)
     encode = patches * element * (2 * vision.intermediate_size + 3 * vision.hidden_size)
     pixels = patches * 4 * 3 * critic.geometry.temporal_patch_size * critic.geometry.patch_size**2
     prompt = tokens * kv_bytes + _dequantized_bytes(critic.model, element)
     return Footprint(held=held, working={"prompt": prompt + max(prefill, encode + pixels)})
+
+
+def prefill_bytes(text: Any, tokens: int, element: int) -> int:
+    """At the peak of a layer, beside keys and values: input, residual and its norm, and three of the width of
+    the feed-forward; `text`: the model's text config."""
+    return int(tokens * element * (3 * text.intermediate_size + 3 * text.hidden_size))
 
 
 def longest_prompt(critic: QwenVLCritic, spec: VideoSpec) -> tuple[int, int]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_run import Folders, make_folders, script_the_critic
@@ -60,10 +63,24 @@ def test_of_a_new_run_on_a_dataset(folders: Folders, tmp_path: Path, monkeypatch
     assert found["num_scenarios"] == 1 and 0 < found["efficiency"] <= 1
     assert set(found["setup_s"]) == {"prepare", "load", "hash"} and "before it: prepare" in output
     assert "overlap: " in output and (out / "profile.svg").read_text().startswith("<svg")
+    assert_tracks_are_in_order(json.loads((out / "trace.json").read_text())["traceEvents"])
     again = tmp_path / "again.json"
     call(out, "--json", again)
     assert json.loads(again.read_text())["latencies"] == found["latencies"]
     assert "leave the settings out" in call(out, "--loops", 1, status=2)
+
+
+def assert_tracks_are_in_order(events: list[dict[str, Any]]) -> None:
+    """As the trace format wants it: each track has a name, is of one process, and its slices do not overlap."""
+    named = {(one["pid"], one["tid"]) for one in events if one["name"] == "thread_name"}
+    tracks: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    for one in events:
+        if one["ph"] == "X":
+            tracks[one["pid"], one["tid"]].append((one["ts"], one["ts"] + one["dur"]))
+    assert tracks.keys() <= named and len({tid for _, tid in tracks}) == len(tracks)
+    for slices in tracks.values():
+        ordered = sorted(slices)
+        assert all(end <= start for (_, end), (start, _) in pairwise(ordered))
 
 
 def test_of_two_runs_side_by_side(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_of_a_new_run_on_a_dataset(folders: Folders, tmp_path: Path, monkeypatch
 
 
 def assert_tracks_are_in_order(events: list[dict[str, Any]]) -> None:
-    """As the trace format wants it: each track has a name, is of one process, and its slices do not overlap."""
+    """As the format wants it: each track has a name, is of one process, and no slices of it overlap."""
     named = {(one["pid"], one["tid"]) for one in events if one["name"] == "thread_name"}
     tracks: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     for one in events:

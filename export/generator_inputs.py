@@ -89,14 +89,15 @@ def record(
 ) -> Iterator[Forward]:
     """What the subject is given in `num_scenes` takes of the loaded generator: a transformer at every step,
     a decoder the latents that each take ends with, a text encoder the prompts."""
-    from export.lora import merge_into
+    from engine.denoise.lora import merge_into
+    from engine.generators.wan.lora_names import lora_aliases
     from export.quantization import trajectories
     from export.subjects import text_encoder, vae_decoder
 
     found = model_folders.find_generator(str(request.source))
     family: Any = found.loader()
     generator = family.load(found.path, device=request.device, dtype=dtype)
-    merge_into(generator.parts.transformer, request.loras)
+    merge_into(generator.parts.transformer, request.loras, lora_aliases(generator.parts.transformer))
     with tempfile.TemporaryDirectory() as folder:
         scenarios = _scenarios(dataset, Path(folder), generator.spec.fps)[:num_scenes]
         requests = [(scenario, _prompt(scenario, generator.negative_prompt, seed)) for scenario in scenarios]

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from engine.denoise.lora import read_loras
 from export import generator_inputs, pipeline
 from export.artifacts.store import Artifact, require_checkpoint
 from export.quantization.calibrate import Forward
@@ -83,7 +84,7 @@ def compare(
         recipe=artifact.key["recipe"],
         profiles=spec.profiles,
         out=artifact.folder.parent,
-        loras=pipeline.read_loras(loras),
+        loras=read_loras(loras),
         device=device,
     )
     require_checkpoint(artifact, pipeline.digest_of(request))

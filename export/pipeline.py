@@ -15,12 +15,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from engine.denoise.lora import Lora, lora_key, merge_into
 from engine.errors import nearest
+from engine.generators.wan.lora_names import lora_aliases
 from export.artifacts.device_identity import present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, text_digest
 from export.artifacts.weights import FolderWeights, folder_digest
 from export.dtypes import MODULE_DTYPES
-from export.lora import Lora, lora_key, merge_into, read_lora
 from export.quantization.quantize import with_spec_digest
 from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
@@ -94,16 +95,6 @@ class Step:
     present: bool
     """Stored already, so it costs nothing."""
     need_bytes: int
-
-
-def read_loras(entries: Sequence[str]) -> tuple[Lora, ...]:
-    """From FILE or FILE:STRENGTH each."""
-    found = []
-    for entry in entries:
-        name, colon, text = entry.rpartition(":")
-        strength = _number(text) if colon else None
-        found.append(read_lora(Path(entry)) if strength is None else read_lora(Path(name), strength))
-    return tuple(found)
 
 
 def check(request: Request) -> None:
@@ -184,7 +175,8 @@ def subject_of(request: Request, *, dtype: str, with_weights: bool = True) -> Su
         return text_encoder.prepare(source, profiles=profiles, dtype=dtype)
     made = wan_dit.prepare(source, profiles=profiles, dtype=dtype, with_weights=with_weights)
     if request.loras and with_weights:
-        merge_into(made.module.get_submodule("transformer"), request.loras)
+        transformer = made.module.get_submodule("transformer")
+        merge_into(transformer, request.loras, lora_aliases(transformer))
     return with_spec_digest(made, digest_of(request))
 
 
@@ -381,10 +373,3 @@ def _share(request: Request) -> float:
     """Stored bytes over those of 16 bits, upper bounds: scales, embeddings and norms keep their type."""
     shares = {"none": 1.05, "fp8": 0.65, "int8": 0.65, "int4": 0.45, "nvfp4": 0.45}
     return shares[recipe_of(request.recipe).linear] * (2.0 if request.element_type == "fp32" else 1.0)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

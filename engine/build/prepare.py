@@ -15,6 +15,7 @@ from engine.build import exported, fit, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import open_dataset
+from engine.denoise.lora import read_loras
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
@@ -151,10 +152,7 @@ class _Outlines:
             outline: Any = load_generator(
                 config, folder, device, dtype, with_weights=False, capability=self._capability
             )
-            form = exported.find(config.denoise, folder.path, outline, device)
-            if form is not None:
-                outline.denoiser_bytes, outline.scratch_bytes = form.num_bytes, form.scratch_bytes
-            self._made[key] = outline, form
+            self._made[key] = outline, _exported_form(config, folder, outline, device)
         found: tuple[Any, exported.Exported | None] = self._made[key]
         return found
 
@@ -166,6 +164,21 @@ class _Outlines:
             self._made[key] = load_critic(config, self._folders[1], device, dtype, with_weights=False)
         spec: VideoSpec = outline.spec
         return {"generator": outline.footprint(spec), "critic": self._made[key].footprint(spec)}
+
+
+def _exported_form(
+    config: RunConfig, found: ModelFolder, outline: Any, device: str
+) -> exported.Exported | None:
+    form = exported.find(config.denoise, found.path, outline, device)
+    if form is None:
+        return None
+    if config.generator.loras:
+        raise ConfigError(
+            "an exported denoiser cannot take generator.loras: its weights are built in",
+            fix="export it with `retake export --lora`, or leave --denoiser or --lora out",
+        )
+    outline.denoiser_bytes, outline.scratch_bytes = form.num_bytes, form.scratch_bytes
+    return form
 
 
 def load(prepared: Prepared, loaded: MutableMapping[str, int] | None = None) -> tuple[Generator, Critic]:
@@ -203,6 +216,7 @@ def load_generator(
         dtype=dtype,
         num_inference_steps=config.generator.steps,
         guidance_scale=config.generator.guidance_scale,
+        loras=read_loras(config.generator.loras),
         denoise=config.denoise.settings(),
         cache=cache_folder() / "kernels",
         with_weights=with_weights,

@@ -20,6 +20,7 @@ from engine.build import exported
 from engine.build.prepare import Prepared, load, prepare, refinement_policy, replies_at_once
 from engine.build.relief import Relief
 from engine.build.used_memory import note_used
+from engine.denoise.lora import lora_files
 from engine.errors import StoreError
 from engine.loop import boundary
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
@@ -335,6 +336,10 @@ def _manifest(
     prefixes = {scenario.id: ahead.digest(scenario.prefix.path) for scenario in prepared.usable}
     return {
         **facts,
+        "loras": {
+            f"{place} {path.name}": ahead.digest(path)
+            for place, path in enumerate(lora_files(config.generator.loras), start=1)
+        },
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended
         "resolved": resolved,
         "denoiser": dict(denoiser),

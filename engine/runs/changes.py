@@ -31,6 +31,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of `then` is another in `now`, in words; both are manifests, of `now` as JSON would keep it."""
     now = json.loads(json.dumps(now, default=str))
     found = list(_files(then, now))
+    found += [f"LoRA {name}" for name in _differing(then.get("loras"), now.get("loras"))]
     found += [f"prefix of scenario {name}" for name in _differing(then.get("prefixes"), now.get("prefixes"))]
     for key, (before, after) in _values(_flat(then.get("config")), _flat(now.get("config"))):
         if key not in PLACES:

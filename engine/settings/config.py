@@ -56,6 +56,13 @@ class GeneratorConfig:
         None, low=1.0, high=50.0, unset=BY_MODEL, help="Guidance scale; 1 switches guidance off."
     )
     negative: str | None = setting(None, unset=BY_MODEL, metavar="TEXT", help="Negative prompt.")
+    loras: tuple[str, ...] = setting(
+        (),
+        option="--lora",
+        metavar="FILE[:STRENGTH],...",
+        unset="none",
+        help="LoRA files merged into the transformer, each with its strength, 1 unless given.",
+    )
 
     def __post_init__(self) -> None:
         validate(self, "generator")

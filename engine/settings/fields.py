@@ -26,7 +26,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
-    unset: str = ""  # what None or an empty text stands for
+    unset: str = ""  # what None, an empty text or list stands for
     shown: str = ""  # in place of a default that is too long for a table
     option: str = ""  # where it is not named after the field
     metavar: str = ""
@@ -79,8 +79,8 @@ class Entry:
 
     @property
     def default_text(self) -> str:
-        """The default as one would type it; for None and an empty text, what they stand for."""
-        if self.default is MISSING or self.default in (None, ""):
+        """The default as one would type it; for None, an empty text or list what they stand for."""
+        if self.default is MISSING or self.default in (None, "", ()):
             return self.setting.unset
         if self.setting.shown:
             return self.setting.shown

@@ -48,10 +48,10 @@ def read_sidecar(folder: Path, cls: type[T]) -> T:
     return made
 
 
-def refuse_adapters(folder: Path, parts: Sequence[str] = (), *, merge: str) -> None:
+def refuse_adapters(folder: Path, parts: Sequence[str] = (), *, fix: str) -> None:
     """ModelError for an adapter in the folder or in one of `parts`: the libraries read the base model alone.
 
-    merge: how one makes a whole model of both, with what.
+    fix: how one has a run with it.
     """
     places = (folder, *(folder / part for part in parts))
     found = [place / name for place in places for name in ADAPTERS if (place / name).is_file()]
@@ -59,5 +59,5 @@ def refuse_adapters(folder: Path, parts: Sequence[str] = (), *, merge: str) -> N
         names = ", ".join(str(path.relative_to(folder)) for path in found)
         raise ModelError(
             f"{folder} holds an adapter ({names}), which is not loaded",
-            fix=f"merge it into the model ({merge}) and give that folder",
+            fix=fix,
         )

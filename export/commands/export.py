@@ -105,6 +105,7 @@ def build(
     An artifact is kept under a key of weights, recipe, scales, shapes, target, library, card and LoRAs; the
     same call costs nothing the second time. A build whose gates fail keeps nothing.
     """
+    from engine.denoise.lora import read_loras
     from engine.machine.device import resolve_device
     from engine.settings.environment import offline
     from export import generator_inputs, pipeline
@@ -121,7 +122,7 @@ def build(
         profiles=generator_inputs.profiles_of(made, shape, _rows(rows)),
         out=out or exports_folder(),
         capabilities=_capabilities(cc),
-        loras=pipeline.read_loras(lora or ()),
+        loras=read_loras(lora or ()),
         options=BuildOptions(weight_streaming=weight_streaming),
         device=resolve_device(device),
         low_memory=low_memory,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_exportable import build_exportable, build_lora
 
+from engine.denoise.lora import read_loras
 from export import pipeline
 from export.artifacts.device_identity import Machine
 from export.artifacts.store import Artifact, Store
@@ -52,7 +53,7 @@ def quiet(text: str, peak_bytes: int | None) -> None: ...
 
 def test_strengths_follow_the_colon(tmp_path: Path) -> None:
     path = build_lora(tmp_path / "a.safetensors")
-    found = pipeline.read_loras([str(path), f"{path}:0.5", f"{path}:-1"])
+    found = read_loras([str(path), f"{path}:0.5", f"{path}:-1"])
     assert [lora.strength for lora in found] == [1.0, 0.5, -1.0]
     assert len({lora.digest for lora in found}) == 1
 
@@ -96,7 +97,7 @@ def test_missing_packages_say_how_to_install(
 
 
 def test_loras_are_refused_where_they_cannot_be_merged(source: Path, tmp_path: Path) -> None:
-    loras = pipeline.read_loras([str(build_lora(tmp_path / "a.safetensors"))])
+    loras = read_loras([str(build_lora(tmp_path / "a.safetensors"))])
     for change in ({"subject": "vae_decoder"}, {"low_memory": True}):
         with pytest.raises(ExportError, match=r"LoRAs"):
             pipeline.check(request_of(source, tmp_path, loras=loras, **change))
@@ -131,7 +132,7 @@ def test_a_lora_changes_digest_and_weights_but_not_the_folder(source: Path, tmp_
     path = build_lora(tmp_path / "a.safetensors")
     plain = request_of(source, tmp_path)
     once, half = (
-        dataclasses.replace(plain, loras=pipeline.read_loras([f"{path}:{strength}"])) for strength in (1, 0.5)
+        dataclasses.replace(plain, loras=read_loras([f"{path}:{strength}"])) for strength in (1, 0.5)
     )
     assert len({pipeline.digest_of(one) for one in (plain, once, half)}) == 3
     assert len({pipeline.scales_path(one) for one in (plain, once, half)}) == 3

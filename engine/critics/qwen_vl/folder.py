@@ -59,7 +59,10 @@ def read_folder(
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     options = _quantization_options(quantization, torch_dtype(dtype), device)
-    refuse_adapters(folder, merge="peft: merge_and_unload, save_pretrained")
+    refuse_adapters(
+        folder,
+        fix="merge it into the model (peft: merge_and_unload, save_pretrained) and give that folder",
+    )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
         tokenizer = read_tokenizer(folder)

@@ -71,9 +71,7 @@ MAX_TEXT_TOKENS = 512
 """What the published Wan models were trained with; a tokenizer may set a smaller limit."""
 
 _COMPLETE = "copy or download the whole folder again"
-_MERGE = (
-    "diffusers: load_lora_weights, fuse_lora, save_pretrained; its conversion drops .diff tensors silently"
-)
+_ADAPTER = "move it out of the folder and name it with --lora FILE, if a run shall have it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +113,7 @@ def read_folder(
         raise unknown_name("dtype", dtype, DTYPES)
     target, weight_dtype = torch.device(device), torch_dtype(dtype)
     _check_index(folder)
-    refuse_adapters(folder, ("transformer", "text_encoder"), merge=_MERGE)
+    refuse_adapters(folder, ("transformer", "text_encoder"), fix=_ADAPTER)
     scheduler = _read_scheduler(folder)
     with_weights_at = functools.partial(_read_weights, device=target)
     read_part = with_weights_at if with_weights else _outline

@@ -7,7 +7,7 @@ P prefix frames . K latent frames of the prefix . F latent frames in all . Z cha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Hashable
+from collections.abc import Collection, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from engine.denoise.early_stop import EarlyStop
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
 from engine.errors import ConfigError
@@ -27,6 +28,7 @@ from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.folder import WanParts, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
+from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.memory import latent_shape, num_tokens, padded, to_uint8
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.text import embed, to_device, token_ids
@@ -61,6 +63,7 @@ def load(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     denoise: DenoiseSettings | None = None,
+    loras: Sequence[Lora] = (),
     cache: Path | None = None,
     with_weights: bool = True,
     exported: Assembled | None = None,
@@ -69,6 +72,7 @@ def load(
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
+    `loras` are merged into the transformer first; one that does not fit is refused with shapes alone.
     `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
     transformer, whose weights are then not read; of `denoise` only what is around it is used. `streamed`:
     "text_encoder" and "blocks" stay on the host. `capability`: of a GPU that is not here, to plan for.
@@ -93,6 +97,9 @@ def load(
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    check_names(parts.transformer, loras, lora_aliases(parts.transformer))
+    if with_weights:
+        merge_into(parts.transformer, loras, lora_aliases(parts.transformer))
     generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
     if with_weights:
         family = WanFamily(parts.transformer)

@@ -54,9 +54,9 @@ def test_what_does_not_fit_is_refused_with_its_place(tmp_path: Path, table: Any,
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("part", ["", "transformer"])
 def test_an_adapter_is_refused_by_name(tmp_path: Path, name: str, part: str) -> None:
-    refuse_adapters(tmp_path, ["transformer"], merge="some tool")
+    refuse_adapters(tmp_path, ["transformer"], fix="use some tool")
     (tmp_path / part).mkdir(exist_ok=True)
     (tmp_path / part / name).touch()
     with pytest.raises(ModelError, match=rf"holds an adapter \({Path(part) / name}\)") as error:
-        refuse_adapters(tmp_path, ["transformer"], merge="some tool")
-    assert error.value.fix == "merge it into the model (some tool) and give that folder"
+        refuse_adapters(tmp_path, ["transformer"], fix="use some tool")
+    assert error.value.fix == "use some tool"

@@ -106,7 +106,7 @@ REFUSALS: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "adapter",
         lambda f: (f / "pytorch_lora_weights.safetensors").write_bytes(b""),
-        r"adapter \(pytorch_lora_weights.safetensors\), which is not loaded\n.*fuse_lora",
+        r"adapter \(pytorch_lora_weights.safetensors\), which is not loaded\n.*--lora FILE",
     ),
     (
         "inner adapter",

@@ -12,8 +12,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from export.lora import Lora, lora_key, merge_into, merged, read_lora, updates_of
-from export.spec import ExportError
+from engine.denoise.lora import (
+    Lora,
+    aliases_of,
+    check_names,
+    lora_key,
+    lora_of,
+    merge_into,
+    merged,
+    read_lora,
+)
+from engine.errors import ModelError
 
 RANK = 3
 
@@ -48,8 +57,7 @@ def tensors(prefix: str = "", names: tuple[str, str] = ("lora_A", "lora_B"), end
 
 
 def lora(found: Mapping[str, Tensor], *, alpha: float | None = None, strength: float = 1.0) -> Lora:
-    updates = updates_of(found, "a.safetensors", default_alpha=alpha)
-    return Lora(name="a.safetensors", digest="sha256:a", strength=strength, updates=updates)
+    return lora_of(found, "a.safetensors", digest="sha256:a", strength=strength, default_alpha=alpha)
 
 
 @pytest.mark.parametrize(("alpha", "strength"), [(None, 1.0), (6.0, 1.0), (6.0, 0.5), (1.0, -2.0)])
@@ -76,6 +84,46 @@ def test_merging_equals_running_the_branch(model: Model, alpha: float | None, st
 def test_every_spelling_means_the_same(model: Model, spelling: dict[str, Tensor]) -> None:
     expected = merged(model, [lora(tensors())]).block["to_q"].weight
     assert torch.equal(merged(model, [lora(spelling)]).block["to_q"].weight, expected)
+
+
+def test_changes_of_weights_and_biases_are_added(model: Model) -> None:
+    prefix = "diffusion_model."
+    deltas = {
+        f"{prefix}block.to_q.diff_b": torch.ones(6),
+        f"{prefix}norm.diff": torch.full((8,), 2.0),
+        f"{prefix}norm.diff_b": torch.ones(8),
+    }
+    found = merged(model, [lora({**tensors(prefix), **deltas}, strength=0.5)])
+    both = merged(model, [lora(tensors(), strength=0.5)])
+    torch.testing.assert_close(found.block["to_q"].weight, both.block["to_q"].weight)
+    torch.testing.assert_close(found.block["to_q"].bias, model.block["to_q"].bias + 0.5)
+    torch.testing.assert_close(found.norm.weight, model.norm.weight + 1.0)
+    torch.testing.assert_close(found.norm.bias, model.norm.bias + 0.5)
+
+
+def named(*names: str) -> dict[str, Tensor]:
+    return {f"{name}.{part}.weight": tensor for name in names for part, tensor in pair().items()}
+
+
+def test_other_names_are_those_of_aliases_alone(model: Model) -> None:
+    aliases = aliases_of(
+        ["block.to_q", "block.to_out", "norm"], lambda name: name.replace("block.to", "layer")
+    )
+    assert aliases["layer_q"] == aliases["block_to_q"] == "block.to_q"
+    expected = merged(model, [lora(tensors())]).block["to_q"].weight
+    for name in ("layer_q", "lora_unet_layer_q", "lora_unet_block_to_q"):
+        assert torch.equal(merged(model, [lora(named(name))], aliases).block["to_q"].weight, expected), name
+    with pytest.raises(ModelError, match="does not have, among them layer_q"):
+        merged(model, [lora(named("layer_q"))])
+    with pytest.raises(ModelError, match=r"changes block\.to_q\.weight twice, once as block\.to_q"):
+        merged(model, [lora(named("layer_q", "block.to_q"))], aliases)
+    assert aliases_of(["a.b", "a_b"]) == {"a.b": "a.b"}, "a_b could be both"
+
+
+def test_names_are_checked_on_shapes_alone(model: Model) -> None:
+    check_names(model.to("meta"), [lora(tensors())])
+    with pytest.raises(ModelError, match="does not have"):
+        check_names(model, [lora({"other.diff": torch.zeros(3)})])
 
 
 def test_the_copy_is_changed_and_nothing_else(model: Model) -> None:
@@ -119,7 +167,7 @@ def test_a_file_is_read_with_its_alpha_and_digest(tmp_path: Path) -> None:
 
 def refused(found: dict[str, Tensor], model: Model, message: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ModelError, match=message):
         merge_into(model, [lora(found)])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -133,9 +181,9 @@ def test_a_name_the_model_lacks_is_refused_before_any_change(model: Model) -> No
     ("found", "message"),
     [
         ({}, "is no plain LoRA: it is empty"),
-        ({**tensors(), "block.to_q.diff_b": torch.zeros(6)}, "is no plain LoRA: block.to_q.diff_b"),
-        ({**tensors(), "block.to_q.diff": torch.zeros(6, 8)}, "is no plain LoRA: block.to_q.diff"),
-        ({**tensors(), "norm.diff": torch.zeros(8)}, "is no plain LoRA: norm.diff"),
+        ({**tensors(), "block.to_q.diff_b": torch.zeros(5)}, r"of block.to_q is \[5\], its bias \[6\]"),
+        ({**tensors(), "norm.diff": torch.zeros(8, 1)}, r"of norm is \[8, 1\], its weight \[8\]"),
+        ({**tensors(), "norms.diff": torch.zeros(8)}, "does not have, among them norms; nearest: norm"),
         (tensors() | tensors(names=("lora_down", "lora_up")), "has two tensors down for block.to_q"),
         (tensors() | tensors(end=".default.weight"), "has two tensors down for block.to_q"),
         ({**tensors(), "block.to_q.dora_scale": torch.zeros(6)}, "is no plain LoRA: block.to_q.dora_scale"),
@@ -167,11 +215,11 @@ def test_what_is_no_lora_of_this_model_is_refused(
 def test_unreadable_files_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
     for path in (tmp_path / "a.safetensors", tmp_path / "nowhere.safetensors"):
-        with pytest.raises(ExportError, match="is not a LoRA file"):
+        with pytest.raises(ModelError, match="is not a LoRA file"):
             read_lora(path)
 
 
 def test_an_alpha_for_each_layer_is_not_guessed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", tensors(), {"lora_alpha": 8, "alpha_pattern": {"to_q": 4}})
-    with pytest.raises(ExportError, match="an alpha for each layer"):
+    with pytest.raises(ModelError, match="an alpha for each layer"):
         read_lora(path)

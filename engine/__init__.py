@@ -1,5 +1,6 @@
 """The engine: plans, generates, critiques and keeps the best take of each scenario."""
 
-from engine.settings.environment import let_waiting_threads_sleep
+from engine.settings.environment import let_memory_grow_in_place, let_waiting_threads_sleep
 
 let_waiting_threads_sleep()  # here, since torch reads it once and may be the next import
+let_memory_grow_in_place()

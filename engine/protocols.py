@@ -48,6 +48,11 @@ class Job(Protocol[T_co]):
     @property
     def steps_left(self) -> int: ...
 
+    @property
+    def stage(self) -> str:
+        """What the next launch does, in a word or two: "denoise step"."""
+        ...
+
     def launch(self) -> Fence: ...
 
     def result(self) -> T_co: ...
@@ -73,6 +78,10 @@ class Generator(Protocol):
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         """Device memory at `spec`, before a weight is read."""
+        ...
+
+    def relieve(self) -> str | None:
+        """Where the device had no memory: take less from the next job on, and say how; None: no more."""
         ...
 
     def start(self, scenario: Scenario, prompt: Prompt) -> Job[Video]:
@@ -193,9 +202,13 @@ Calls = Callable[[Callable[[], None]], Future[None]]
 
 
 class Recorder(Protocol):
-    """Notes when one step of a lane ran. Thread-safe; entering and leaving never wait for the device."""
+    """Notes when one step of a lane ran, or host work around it (`engine.runs.trace.HOST_LANES`).
 
-    def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> AbstractContextManager[None]: ...
+    Thread-safe; entering and leaving never wait for the device."""
+
+    def span(
+        self, lane: str, scenario_id: str, attempt: int, name: str, stage: str = ""
+    ) -> AbstractContextManager[None]: ...
 
 
 class Progress(Protocol):

@@ -7,6 +7,7 @@ Legend: T pixel frames . H, W pixels. Times named `_s` are seconds after the swi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -267,7 +268,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Memory of one component at one spec, in bytes."""
+    """Memory of one component at one spec in bytes, by what takes it."""
 
-    weights_bytes: int
-    activation_bytes: int
+    held: Mapping[str, int]
+    """As long as the component is loaded: its models, caches of fixed size, the pools of its graphs."""
+    working: Mapping[str, int] = field(default_factory=dict)
+    """Beyond that at the peak of each kind of step; a component does one of them at a time."""
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(self.held.values())
+
+    @property
+    def working_bytes(self) -> int:
+        return max(self.working.values(), default=0)

@@ -24,6 +24,7 @@ ORDER = (
     "end_to_end",
     "scaling",
     "overlap",
+    "memory",
     "denoiser",
     "vlm_decode",
     "attention",

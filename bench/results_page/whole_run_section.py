@@ -53,7 +53,7 @@ CAUSES = {
     "before_first_s": "before the first step",
     "after_last_s": "after the last step",
 }
-"""Parts of a run's time as its generate lane spent it (bench/perf/end_to_end/idle.py)."""
+"""Parts of a run's time as its generate lane spent it (engine/runs/idle.py)."""
 TOLD_WAITS = 3
 
 

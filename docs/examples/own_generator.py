@@ -17,7 +17,10 @@ class Still:
     notes: Mapping[str, str] = {}
 
     def footprint(self, spec: retake.VideoSpec) -> retake.Footprint:
-        return retake.Footprint(weights_bytes=0, activation_bytes=0)
+        return retake.Footprint(held={})
+
+    def relieve(self) -> None:
+        """It takes nothing of a device that it could give up."""
 
     def start(self, scenario: retake.Scenario, prompt: retake.Prompt) -> retake.Job[retake.Video]:
         return retake.OneStep(lambda: self.make(scenario, prompt))

@@ -152,6 +152,10 @@ class OneStep(Generic[T]):
     steps_left: int = 1
     _value: T | None = None
 
+    @property
+    def stage(self) -> str:
+        return ""
+
     def launch(self) -> Fence:
         from engine.machine.streams import HostFence
 

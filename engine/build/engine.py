@@ -5,12 +5,14 @@ Knows no store of a run and no other engine: whoever has one gives it scenarios 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.build.prepare import Prepared, refinement_policy, replies_at_once
+from engine.build.relief import Relief
+from engine.build.used_memory import note_used
 from engine.loop import boundary
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
 from engine.loop.scenario import Components, ScenarioLoop
@@ -35,12 +37,15 @@ Keeping = Callable[[HostRecorder | CudaRecorder], AbstractContextManager[Callabl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """`folder` is where takes are written, and where those of a `History` lie."""
+    """`folder` is where takes are written, where those of a `History` lie, and where the manifest gets what
+    memory was taken."""
 
     prepared: Prepared
     generator: Generator
     critic: Critic
     folder: Path
+    loaded_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What each model took of a GPU, where that was measured."""
 
     def run(
         self,
@@ -65,18 +70,21 @@ class Engine:
         on_gpu = self.prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
         opened(self.prepared.opened)
+        on_lane = LaneStreams(torch.device(self.prepared.device))
+        relief = Relief(self.generator, release_memory if on_gpu else lambda: None)
         allowed = [scenario.prefix.path for scenario in self.prepared.usable]
         with (
             boundary.watch(config.dataset, own=self.folder, allowed=allowed) as watch,
             HostPool(HOST_THREADS) as host,
-            lane_threads(on_gpu and config.schedule.overlap) as threads,
+            lane_threads(on_gpu and config.schedule.overlap, relief) as threads,
             keeping(recorder) as note,
+            note_used(self.folder, self.prepared, self.loaded_bytes, on_lane.streams, relief.record),
         ):
             lanes = make_lanes(
                 host=host,
                 recorder=recorder,
                 progress=progress,
-                on_lane=LaneStreams(torch.device(self.prepared.device)),
+                on_lane=on_lane,
                 threads=threads,
                 widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
             )
@@ -134,16 +142,17 @@ def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
 
 
 @contextmanager
-def lane_threads(wanted: bool) -> Iterator[Threads]:
+def lane_threads(wanted: bool, release: Callable[[], None] = release_memory) -> Iterator[Threads]:
     """A host thread for each lane of the device. On a CPU a step is done when its launch returns, and two at
-    once would only share the cores; one job at a time needs none either."""
+    once would only share the cores; one job at a time needs none either. `release`: for whoever finds no
+    memory."""
     if not wanted:
-        yield Threads()
+        yield Threads(release=release)
         return
     with HostThread(GENERATE) as generate, HostThread(CRITIQUE) as critique, HostThread("start") as starts:
         yield Threads(
             of={GENERATE: generate, CRITIQUE: critique},
             starts=starts,
-            release=release_memory,
+            release=release,
             calling=DEVICE_CALLS.call,
         )

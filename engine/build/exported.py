@@ -39,6 +39,12 @@ class Exported:
     def num_bytes(self) -> int | None:
         return None if self.artifact is None else self.artifact.num_bytes
 
+    @property
+    def scratch_bytes(self) -> int | None:
+        """What an engine of TensorRT holds for its steps; None: the form allocates as it works."""
+        sizes = () if self.artifact is None else self.artifact.details.get("activation_bytes", ())
+        return max(map(int, sizes), default=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
@@ -83,7 +89,13 @@ def load(found: Exported | None, denoise: DenoiseConfig, device: str) -> Loaded 
         denoiser = entry.load(found.artifact, device)
     except RetakeError as error:
         return Loaded(assembled=None, notes=_fall_back(denoise, error))
-    return Loaded(assembled=Assembled(denoiser=denoiser, notes=dict(found.notes), num_bytes=found.num_bytes))
+    assembled = Assembled(
+        denoiser=denoiser,
+        notes=dict(found.notes),
+        num_bytes=found.num_bytes,
+        scratch_bytes=found.scratch_bytes,
+    )
+    return Loaded(assembled=assembled)
 
 
 def pinned(denoise: DenoiseConfig, found: Exported | None, notes: Mapping[str, str]) -> DenoiseConfig:

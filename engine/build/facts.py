@@ -65,5 +65,5 @@ def manifest_of(
         "denoiser": dict(denoiser),
         "critic": dict(critic),
         "choosing": prepared.choosing.why,
-        "memory": prepared.memory.table(),
+        "memory": {**prepared.memory.document(), "changed": list(prepared.changed)},
     }

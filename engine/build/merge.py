@@ -29,8 +29,14 @@ from engine.settings.config import RunConfig, write_config
 from engine.types import Attempt, History, Outcome, Scenario
 from kernels.files import file_digest, whole_file
 
-OWN_SETTINGS = frozenset({"out", "shard"})
-"""In which the runs of one merge may differ."""
+OWN_SETTINGS = frozenset(
+    {
+        *("out", "shard", "schedule.replies", "denoise.vae_chunk"),
+        *("memory.vram", "memory.fit", "memory.text_encoder", "memory.blocks"),
+    }
+)
+"""In which the runs of one merge may differ: where they lie, and what each card had memory for, which changes
+neither takes nor replies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.build.estimate import TimeEstimate, estimate
 from engine.build.prepare import load, prepare, refinement_policy
+from engine.machine.cards import Card
 from engine.machine.memory import MemoryPlan
 from engine.settings.config import RunConfig
 
@@ -16,6 +17,8 @@ class Needs:
     """What a run would need."""
 
     memory: MemoryPlan
+    changed: tuple[str, ...]
+    """Settings that were changed so that it fits, each with what it saves and costs."""
     num_steps: int  # of denoising, in one take
     num_scenarios: int
     num_refused: int
@@ -34,16 +37,20 @@ class Needs:
             "num_scenarios": self.num_scenarios,
             "num_refused": self.num_refused,
             "denoise_steps_of_a_take": self.num_steps,
-            "memory": {**asdict(self.memory), "required_bytes": self.memory.required_bytes},
+            "memory": {**self.memory.document(), "changed": list(self.changed)},
             "time": time,
         }
 
 
-def plan_run(config: RunConfig, *, timed: bool) -> Needs:
-    """Memory before a weight is read; with `timed`, also a time from steps run on the first scenario."""
-    prepared = prepare(config)
+def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Needs:
+    """Memory before a weight is read; with `timed`, also a time from steps run on the first scenario.
+
+    `card`: a GPU to plan for that need not be here; nothing is timed then.
+    """
+    prepared = prepare(config, card=card)
+    config = prepared.config
     time = None
-    if timed:
+    if timed and card is None:
         generator, critic = load(prepared)
         rounds, policy = 1 + config.loop.loops, refinement_policy(config, generator)
         takes = rounds * config.loop.samples
@@ -58,6 +65,7 @@ def plan_run(config: RunConfig, *, timed: bool) -> Needs:
         )
     return Needs(
         memory=prepared.memory,
+        changed=prepared.changed,
         num_steps=prepared.num_steps,
         num_scenarios=len(prepared.scenarios),
         num_refused=len(prepared.refused),

@@ -6,12 +6,12 @@ are found by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.build import exported, libraries, model_folders
+from engine.build import exported, fit, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import open_dataset
@@ -22,18 +22,23 @@ from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
 from engine.machine import compiled
+from engine.machine.cards import Card
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
-from engine.machine.memory import MemoryPlan, device_budget
+from engine.machine.memory import MemoryPlan, device_budget, enforce_budget
+from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import PATCH, RunConfig, shard_of
+from engine.settings.config import PATCH, STREAMED, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
-from engine.types import Scenario, VideoSpec
+from engine.types import Footprint, Scenario, VideoSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that is known before a weight is read. `refused` has the reason by id of each unusable scenario."""
+    """All that is known before a weight is read. `refused` has the reason by id of each unusable scenario.
+
+    `config` has what was `changed` of the given one to make it fit, each with its price in words.
+    """
 
     config: RunConfig
     device: str
@@ -46,6 +51,7 @@ class Prepared:
     scenarios: tuple[Scenario, ...]
     refused: Mapping[str, str]
     memory: MemoryPlan
+    changed: tuple[str, ...]
     opened: tuple[Path, ...]  # of the dataset so far
     choosing: Choosing
     exported: exported.Exported | None = None
@@ -55,39 +61,33 @@ class Prepared:
         return tuple(scenario for scenario in self.scenarios if scenario.id not in self.refused)
 
 
-def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared:
+def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card | None = None) -> Prepared:
     """Check settings, folders, every prefix clip and memory. With `only`, of these scenarios.
 
+    `card`: a GPU to plan for that need not be here; nothing can then be loaded.
     A bad clip becomes a reason in `refused`; a new run in which all are bad is refused as a whole.
     """
     offline()
-    device = resolve_device(config.device)
+    if card is not None and config.denoise.engine:
+        raise ConfigError(
+            "an exported denoiser is built for the card at hand", fix="leave --gpu or --denoiser out"
+        )
+    device = "cuda" if card is not None else resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     generator, critic = (
         model_folders.find_generator(config.generator.name),
         model_folders.find_critic(config.critic.name),
     )
-    if device != "cpu":
+    if device != "cpu" and card is None:
         open_ahead(device)
     if compiled.hold(cache_folder() / "compiled"):
         compile_into(cache_folder() / "compiled")
     libraries.import_families(generator, critic)
-    selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
-    outline: Any = load_generator(config, generator, device, dtype, with_weights=False)
-    form = _exported_form(config, generator, outline, device)
-    judge = load_critic(config, critic, device, dtype, with_weights=False)
-    spec = outline.spec
-    with boundary.watch(config.dataset, own=config.out) as watch:
-        dataset = open_dataset(config.dataset)
-        scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
-        refused = dict(_refusals(dataset, scenarios))
-    if only is None and len(refused) == len(scenarios):
-        first = next(iter(refused.values()), "it holds no scenario")
-        raise DatasetError(
-            f"none of the {len(scenarios)} scenarios of {config.dataset} is usable: {first}",
-            fix="mend the clips, or give another dataset",
-        )
-    parts = {"generator": outline.footprint(spec), "critic": judge.footprint(spec)}
+    selectors = load_selectors(config.loop.selectors, config.selectors.on(device if card is None else "cpu"))
+    outlines = _Outlines(generator, critic, device, dtype, card)
+    outline, form = outlines.generator(config)
+    spec: VideoSpec = outline.spec
+    scenarios, refused, opened = _questions(config, spec.fps, only)
     chosen_by = choosing(
         config.loop.gain,
         generator=generator.path,
@@ -95,9 +95,10 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         selectors=config.loop.selectors,
         digest=FileDigests(cache_folder() / "digests").digest,
     )
-    memory = MemoryPlan.solve(device_budget(device), parts, overlap=config.schedule.overlap)
+    budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
+    fitted = fit.fit(config, budget, outlines.footprints, on_gpu=device == "cuda")
     return Prepared(
-        config=config,
+        config=fitted.config,
         device=device,
         dtype=dtype,
         generator=generator,
@@ -107,11 +108,62 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         num_steps=outline.schedule.num_steps,
         scenarios=scenarios,
         refused=refused,
-        memory=memory,
-        opened=watch.paths(),
+        memory=fitted.plan,
+        changed=fitted.changes,
+        opened=opened,
         exported=form,
         choosing=chosen_by,
     )
+
+
+def _questions(
+    config: RunConfig, fps: float, only: Sequence[str] | None
+) -> tuple[tuple[Scenario, ...], dict[str, str], tuple[Path, ...]]:
+    """Scenarios, why some are unusable, and what of the dataset was opened to know that."""
+    with boundary.watch(config.dataset, own=config.out) as watch:
+        dataset = open_dataset(config.dataset)
+        scenarios = _wanted(dataset.scenarios(fps), config, only)
+        refused = dict(_refusals(dataset, scenarios))
+    if only is None and len(refused) == len(scenarios):
+        first = next(iter(refused.values()), "it holds no scenario")
+        raise DatasetError(
+            f"none of the {len(scenarios)} scenarios of {config.dataset} is usable: {first}",
+            fix="mend the clips, or give another dataset",
+        )
+    return scenarios, refused, watch.paths()
+
+
+class _Outlines:
+    """The models of two folders without weights, by the settings that change them; each is made once."""
+
+    def __init__(
+        self, generator: ModelFolder, critic: ModelFolder, device: str, dtype: str, card: Card | None
+    ) -> None:
+        self._folders = generator, critic
+        self._place = device, dtype
+        self._capability = None if card is None else card.capability
+        self._made: dict[object, Any] = {}
+
+    def generator(self, config: RunConfig) -> tuple[Any, exported.Exported | None]:
+        """And the exported form that stands in for its denoiser, if any."""
+        key = (config.generator, config.denoise, config.memory.text_encoder, config.memory.blocks)
+        if key not in self._made:
+            folder, (device, dtype) = self._folders[0], self._place
+            outline: Any = load_generator(
+                config, folder, device, dtype, with_weights=False, capability=self._capability
+            )
+            self._made[key] = outline, _exported_form(config, folder, outline, device)
+        found: tuple[Any, exported.Exported | None] = self._made[key]
+        return found
+
+    def footprints(self, config: RunConfig) -> dict[str, Footprint]:
+        outline, _ = self.generator(config)
+        device, dtype = self._place
+        key = (config.critic, replies_at_once(config, device))
+        if key not in self._made:
+            self._made[key] = load_critic(config, self._folders[1], device, dtype, with_weights=False)
+        spec: VideoSpec = outline.spec
+        return {"generator": outline.footprint(spec), "critic": self._made[key].footprint(spec)}
 
 
 def _exported_form(
@@ -125,20 +177,24 @@ def _exported_form(
             "an exported denoiser cannot take generator.loras: its weights are built in",
             fix="export it with `retake export --lora`, or leave --denoiser or --lora out",
         )
-    outline.denoiser_bytes = form.num_bytes
+    outline.denoiser_bytes, outline.scratch_bytes = form.num_bytes, form.scratch_bytes
     return form
 
 
-def load(prepared: Prepared) -> tuple[Generator, Critic]:
-    """Read the weights of both models onto the device."""
+def load(prepared: Prepared, loaded: MutableMapping[str, int] | None = None) -> tuple[Generator, Critic]:
+    """Read the weights of both models onto the device. `loaded` gets the bytes that each took of a GPU."""
+    loaded = {} if loaded is None else loaded
     if prepared.device == "cpu":
         use_threads(num_threads())
     config, arguments = prepared.config, (prepared.device, prepared.dtype)
+    enforce_budget(prepared.device, config.memory.vram)
+    before = allocated_bytes(prepared.device)
     form = exported.load(prepared.exported, config.denoise, prepared.device)
-    return (
-        load_generator(config, prepared.generator, *arguments, with_weights=True, form=form),
-        load_critic(config, prepared.critic, *arguments, with_weights=True),
-    )
+    generator = load_generator(config, prepared.generator, *arguments, with_weights=True, form=form)
+    between = allocated_bytes(prepared.device)
+    critic = load_critic(config, prepared.critic, *arguments, with_weights=True, takes=generator.spec)
+    loaded["generator"], loaded["critic"] = between - before, allocated_bytes(prepared.device) - between
+    return generator, critic
 
 
 def load_generator(
@@ -149,9 +205,11 @@ def load_generator(
     *,
     with_weights: bool,
     form: exported.Loaded | None = None,
+    capability: tuple[int, int] | None = None,
 ) -> Generator:
     """The generator of a checked folder with the settings of `config`; without weights it is an outline."""
     family: Any = found.loader()
+    places = {"text_encoder": config.memory.text_encoder, "blocks": config.memory.blocks}
     generator: Any = family.load(
         found.path,
         device=device,
@@ -163,6 +221,8 @@ def load_generator(
         cache=cache_folder() / "kernels",
         with_weights=with_weights,
         exported=None if form is None else form.assembled,
+        streamed=[part for part, place in places.items() if place == STREAMED],
+        capability=capability,
     )
     if form is not None:
         generator.notes.update(form.notes)
@@ -171,9 +231,15 @@ def load_generator(
 
 
 def load_critic(
-    config: RunConfig, found: ModelFolder, device: str, dtype: str, *, with_weights: bool
+    config: RunConfig,
+    found: ModelFolder,
+    device: str,
+    dtype: str,
+    *,
+    with_weights: bool,
+    takes: VideoSpec | None = None,
 ) -> Critic:
-    """The critic of a checked folder with the settings of `config`."""
+    """The critic of a checked folder with the settings of `config`, for `takes`."""
     family: Any = found.loader()
     critic: Critic = family.load(
         found.path,
@@ -183,6 +249,7 @@ def load_critic(
         patches=config.critic.critique_form == PATCH,
         with_weights=with_weights,
         replies=replies_at_once(config, device),
+        takes=takes,
     )
     return critic
 

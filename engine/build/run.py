@@ -6,10 +6,10 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,7 @@ from engine.runs.folder import DATABASE
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runs.store import RunStore
+from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
@@ -36,15 +37,25 @@ class Run:
     """A run folder with its models loaded; a context that closes the store. `execute` runs it to the end."""
 
     def __init__(
-        self, store: RunStore, log: RunLog, prepared: Prepared | None, loaded: tuple[Generator, Critic] | None
+        self,
+        store: RunStore,
+        log: RunLog,
+        prepared: Prepared | None,
+        loaded: tuple[Generator, Critic] | None,
+        loaded_bytes: Mapping[str, int] | None = None,
     ) -> None:
-        """`prepared` is None when every scenario has its outcome, `loaded` when no other one is usable."""
+        """`prepared` is None when every scenario has its outcome, `loaded` when no other one is usable.
+
+        `loaded_bytes`: what each model took of a GPU, where that was measured."""
         self.folder = store.folder
         self._store = store
         self._log = log
         self._prepared = prepared
         self._loaded = loaded
+        self._loaded_bytes = loaded_bytes or {}
         self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
+        self.changed = () if prepared is None else prepared.changed
+        """Settings that were changed so that the run fits, with their price."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,16 +81,27 @@ class Run:
         return self._store.outcomes()
 
     def _generate(
-        self, prepared: Prepared, generator: Generator, critic: Critic, sink: Sink, display: Display
+        self, prepared: Prepared, generator: Generator, critic: Critic, sink: Watched, display: Display
     ) -> None:
-        engine = Engine(prepared=prepared, generator=generator, critic=critic, folder=self.folder)
+        engine = Engine(
+            prepared=prepared,
+            generator=generator,
+            critic=critic,
+            folder=self.folder,
+            loaded_bytes=self._loaded_bytes,
+        )
+
+        def keeping(recorder: HostRecorder | CudaRecorder) -> AbstractContextManager[Callable[[], None]]:
+            sink.timed_by(recorder)
+            return kept_trace(self.folder, recorder)
+
         work = [(scenario, self._store.history(scenario.id)) for scenario in prepared.usable]
         engine.run(
             work,
             sink,
             display,
             opened=self._store.opened,
-            keeping=partial(kept_trace, self.folder),
+            keeping=keeping,
             origin_s=end_of_trace_s(self.folder),
         )
 
@@ -91,15 +113,28 @@ def build_run(config: RunConfig) -> Run:
     with ExitStack() as refused:
         log = RunLog()
         refused.callback(log.close)
-        prepared = prepare(config)
+        seconds, loaded_bytes = dict[str, float](), dict[str, int]()
+        with _timed(seconds, "prepare"):
+            prepared = prepare(config)
+        config = prepared.config  # with what was changed so that it fits
         with facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
-            loaded = load(prepared)
+            with _timed(seconds, "load"):
+                loaded = load(prepared, loaded_bytes)
             denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
             config = replace(config, denoise=denoise)
-            facts = manifest_of(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
+            with _timed(seconds, "hash"):  # what is left of it once the models are loaded
+                facts = manifest_of(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
+            facts["setup_s"] = seconds
         store = begin_folder(config, prepared.scenarios, facts, log)
         refused.pop_all()
-    return Run(store, log, prepared, loaded)
+    return Run(store, log, prepared, loaded, loaded_bytes)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    began_s = time.perf_counter()
+    yield
+    seconds[what] = time.perf_counter() - began_s
 
 
 def begin_folder(
@@ -145,15 +180,15 @@ def resume_run(
         store, log, config = reopen(folder, refused, denoiser=denoiser, remake_takes=remake_takes)
         pending = [scenario.id for scenario in store.pending()]
         prepared = prepare(config, only=pending) if pending else None
-        loaded = None
+        loaded, loaded_bytes = None, dict[str, int]()
         if prepared is not None:
             exported.require_same(exported.notes_of(prepared.exported), folder / MANIFEST)
             with facts_ahead(prepared) as ahead:
                 now = manifest_of(prepared, ahead, {}, {})
             require_same(store, prepared.scenarios, now, accept=accept_changes)
-            loaded = load(prepared) if prepared.usable else None
+            loaded = load(prepared, loaded_bytes) if prepared.usable else None
         refused.pop_all()
-        return Run(store, log, prepared, loaded)
+        return Run(store, log, prepared, loaded, loaded_bytes)
 
 
 def reopen(

@@ -9,11 +9,13 @@ import logging
 import time
 from dataclasses import replace
 
-from engine.cluster.messages import Ended, Judged, Message, Opened, Planned, Step, Taken, Worked
+from engine.build.used_memory import USED
+from engine.cluster.messages import Ended, Judged, MemoryUsed, Message, Opened, Planned, Step, Taken, Worked
 from engine.protocols import Display
 from engine.runs.folder import writing
+from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runs.store import RunStore
-from engine.runs.trace import Span
+from engine.runs.trace import AROUND, Span
 from engine.runs.watched import Watched
 from engine.types import Outcome
 from kernels.files import whole_file
@@ -68,6 +70,11 @@ class Desk:
             case Worked():
                 for span in message.spans:
                     self.spans.add(self._on_our_clock(worker, span))
+            case MemoryUsed():
+                path = self._store.folder / MANIFEST
+                facts = read_manifest(path)
+                entries = [{"worker": worker, **entry} for entry in message.entries]
+                write_manifest(path, {**facts, USED: [*facts.get(USED, []), *entries]})
             case Step():
                 self._display.update(message.lane, message.scenario_id, message.done, message.total)
             case logging.LogRecord():
@@ -90,7 +97,7 @@ class Desk:
         shift_s = self._shift_s[worker]
         return replace(
             span,
-            lane=f"{span.lane} {worker}" if self._has_several else span.lane,
+            lane=f"{span.lane} {worker}" if self._has_several and span.lane not in AROUND else span.lane,
             start_s=span.start_s + shift_s,
             end_s=span.end_s + shift_s,
             launch_s=None if span.launch_s is None else span.launch_s + shift_s,

@@ -13,7 +13,6 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from engine.build.run import refuse
@@ -57,6 +56,7 @@ class Driver:
         self._known: set[int] = set()
         """Workers that were ready once."""
         self._ready: set[int] = set()
+        self._why = "nothing that is known"
         self._workers: list[dict[str, Any]] = []
         """Of the manifest."""
         self._messages = pool.messages()
@@ -67,7 +67,7 @@ class Driver:
         self.first = self._first_ready()
         while len(self._ready) < wait_for:
             self._meanwhile(*self._next())
-        self.config = replace(config, denoise=self.first.denoise)
+        self.config = self.first.config
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -149,8 +149,8 @@ class Driver:
         for found in self._messages:
             return found
         raise DeviceError(
-            "no worker is left: each was lost more often than it is started again",
-            fix="see run.log for the reasons, then go on with `retake resume RUN`; what is stored stays",
+            f"no worker is left: each was lost too often to be started again, the last by {self._why}",
+            fix="mend that, then go on with `retake resume RUN` if there is a run folder; what is stored stays",
         )
 
     def _wake(self, node: str) -> None:
@@ -187,6 +187,7 @@ class Driver:
     def _lost(self, worker: int, lost: Lost) -> None:
         """What was never ready may never be: its error is the user's, as of a single run."""
         self._ready.discard(worker)
+        self._why = lost.why
         if lost.error is not None and worker not in self._known:
             raise lost.error
         again = "is not started again" if lost.for_good else "is started again"

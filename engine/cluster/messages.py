@@ -5,7 +5,7 @@ A worker's log records are sent as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from logging import LogRecord
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import RetakeError
 from engine.runs.trace import Span
-from engine.settings.config import DenoiseConfig
+from engine.settings.config import RunConfig
 from engine.types import Attempt, History, Outcome, PlanReply, Scenario
 
 
@@ -30,13 +30,16 @@ class Assignment:
 class Ready:
     """Models are loaded. `facts` is the manifest that a run of this worker alone would have.
 
+    `config` has what was changed so that the models fit, in words in `changed`.
+
     Where weights were not digested, since another worker of the node does it, `facts` has no digests.
     """
 
     scenarios: tuple[Scenario, ...]
     refused: Mapping[str, str]
     facts: Mapping[str, Any]
-    denoise: DenoiseConfig
+    config: RunConfig
+    changed: Sequence[str]
     device: str | None
     warning: str | None
 
@@ -80,6 +83,13 @@ class Worked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUsed:
+    """Entries of a manifest, as `engine.build.used_memory` makes them."""
+
+    entries: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     lane: str
     scenario_id: str
@@ -97,4 +107,4 @@ class Lost:
     for_good: bool
 
 
-Message = Ready | Planned | Taken | Judged | Ended | Opened | Worked | Step | LogRecord
+Message = Ready | Planned | Taken | Judged | Ended | Opened | Worked | MemoryUsed | Step | LogRecord

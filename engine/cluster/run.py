@@ -31,6 +31,7 @@ class ClusterRun:
         """`driver` is None when every scenario has its outcome."""
         self.folder = store.folder
         self.warning = None if driver is None else driver.first.warning
+        self.changed = () if driver is None else driver.first.changed
         self._store, self._log, self._driver = store, log, driver
 
     def __enter__(self) -> Self:

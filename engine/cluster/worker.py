@@ -24,10 +24,12 @@ from engine.build.engine import Engine, Work, device_name
 from engine.build.facts import Facts, facts_ahead, manifest_of
 from engine.build.libraries import importing_ahead, without_unused
 from engine.build.prepare import Prepared, load, prepare
+from engine.build.used_memory import USED
 from engine.cluster.messages import (
     Assignment,
     Ended,
     Judged,
+    MemoryUsed,
     Message,
     Opened,
     Planned,
@@ -41,7 +43,7 @@ from engine.machine.device import use_threads
 from engine.protocols import Critic, Generator
 from engine.runs.folder import VIDEOS, place_of_take, writing
 from engine.runs.log_file import OURS
-from engine.runs.manifest import surroundings
+from engine.runs.manifest import MANIFEST, read_manifest, surroundings
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.config import RunConfig
 from engine.settings.environment import cache_folder, usable_cores
@@ -94,26 +96,31 @@ class Worker:
         """For who measures: between loading the models and `Ready`."""
 
     def _run(self, folder: Path, digest: bool, num_on_node: int) -> None:
-        prepared = prepare(self._config, only=self._only)
+        prepared, loaded_bytes = prepare(self._config, only=self._only), dict[str, int]()
         if prepared.device != "cpu":  # on a CPU outcomes depend on it, so it is as of a single run
             use_threads(max(1, usable_cores() // num_on_node))
         with facts_ahead(prepared) if digest else nullcontext() as facts:
-            generator, critic = load(prepared)
+            generator, critic = load(prepared, loaded_bytes)
             self.loaded(generator, critic)
-            denoise = exported.pinned(self._config.denoise, prepared.exported, generator.notes)
-            prepared = replace(prepared, config=replace(self._config, denoise=denoise))
+            denoise = exported.pinned(prepared.config.denoise, prepared.exported, generator.notes)
+            prepared = replace(prepared, config=replace(prepared.config, denoise=denoise))
             ready = Ready(
                 scenarios=prepared.scenarios,
                 refused=prepared.refused,
                 facts=_facts(prepared, generator, critic, facts),
-                denoise=denoise,
+                config=prepared.config,
+                changed=prepared.changed,
                 device=device_name(prepared.device),
                 warning=generator.notes.get(exported.FALLBACK),
             )
         self._sent.put(ready)
-        engine = Engine(prepared=prepared, generator=generator, critic=critic, folder=folder)
+        engine = Engine(
+            prepared=prepared, generator=generator, critic=critic, folder=folder, loaded_bytes=loaded_bytes
+        )
         sink = _Sender(folder, self._sent.put)
         engine.run(self._work(folder), sink, sink, opened=self._opened, keeping=self._keeping)
+        if used := read_manifest(folder / MANIFEST).get(USED):
+            self._sent.put(MemoryUsed(entries=tuple(used)))
 
     def _work(self, folder: Path) -> Iterator[Work | None]:
         while True:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.types import Outcome
 
 ORDER = (
-    *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
+    *("demo", "scenes", "run", "resume", "merge", "plan", "profile", "report"),
     *("choose", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
     *("runs", "cache", "doctor"),
 )
@@ -120,6 +120,9 @@ def _execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
     if built.warning is not None:
         body = Text.assemble(built.warning, "\n\nThe generator's own denoiser runs instead.")
         errors.print(Panel(body, title="Fallback", title_align="left", border_style="yellow"))
+    if built.changed:
+        body = Text("\n".join(built.changed))
+        errors.print(Panel(body, title="Changed to fit", title_align="left", border_style="yellow"))
     try:
         with built, make_display(console, built.num_pending) as display:
             return built.execute(display)

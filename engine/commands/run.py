@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,7 +15,10 @@ from engine.commands._options import ConfigFile, RunFolder, new_folder, with_set
 from engine.commands._output import DryRun, JsonFile, write_json
 from engine.errors import StoreError
 from engine.settings.config import MACHINE, DenoiseConfig, RunConfig, load_config
-from engine.settings.presets import DenoiseSettings, parts_of_forward
+from engine.settings.presets import DenoiseSettings
+
+if TYPE_CHECKING:
+    from engine.machine.cards import Card
 
 Moved = Annotated[
     str | None,
@@ -73,11 +76,6 @@ RayAddress = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
-
-UNCOUNTED = (
-    "the memory is that of preset exact, but for a fused autoencoder on a GPU: what 8-bit weights save, and "
-    "what compiled blocks and CUDA graphs take, is not counted"
-)
 
 
 @app.command(epilog="Example: [cyan]retake run scenes/test --loops 2 --steps 16 --out runs/first[/]")
@@ -169,11 +167,23 @@ def plan(
     given: Mapping[str, object],
     config: ConfigFile = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the models and time them.")] = True,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="NAME", help="Plan for a card that need not be here, such as RTX 4090; no time."
+        ),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Say what a run with these settings would need: memory part by part, and time at most."""
+    """Say what a run with these settings would need: memory part by part, and time at most.
+
+    What does not fit is changed as the run would change it, and told with what that saves and costs.
+    """
+    from engine.machine import cards
+
+    card = None if gpu is None else cards.find(gpu)
     loaded = _load(config, given)
-    _say_needs(loaded, timed=timed, json_file=json_file)
+    _say_needs(loaded, timed=timed, json_file=json_file, card=card)
 
 
 def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
@@ -185,18 +195,18 @@ def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
     return loaded
 
 
-def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None) -> None:
+def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: Card | None = None) -> None:
     from engine.build.needs import plan_run
 
-    needs = plan_run(loaded, timed=timed)
+    needs = plan_run(loaded, timed=timed, card=card)
     header, *rows = needs.memory.table()
     table = Table(*header, title="memory")
     for row in rows:
         table.add_row(*row)
     console.print(table)
     print_line(f"planned for preset {_preset(loaded.denoise)}, denoise steps of a take: {needs.num_steps}")
-    if parts_of_forward(loaded.denoise.settings()):
-        print_line(UNCOUNTED)
+    for change in needs.changed:
+        print_line(f"changed to fit: {change}", "yellow")
     console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)
     if needs.time is not None:
         console.print(needs.time.describe(), highlight=False)

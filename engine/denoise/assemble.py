@@ -47,6 +47,8 @@ class Assembled:
     notes: dict[str, str]
     num_bytes: int | None = None
     """Of weights that are not the module's: an exported form has its own."""
+    scratch_bytes: int | None = None
+    """That it holds for its steps, where it does not allocate as it works."""
 
 
 def assemble(
@@ -76,7 +78,9 @@ def assemble(
     recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
     policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
-    notes["linear"] = _linear(family.transformer, recipe, settings.linear, site, policy)
+    notes["linear"] = _linear(
+        family.transformer, recipe, settings.linear, Target.of(site.device).capability, site.dtype, policy
+    )
     chosen = _parts(site, shape, settings, notes, cache)
     forward = family.fast_forward(chosen)
     on_gpu = site.device.type == "cuda"
@@ -95,6 +99,23 @@ def assemble(
     for name, choice in notes.items():
         log.info("denoiser %s: %s", name, choice)
     return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes)
+
+
+def quantize_outline(
+    family: Family[Forward],
+    settings: DenoiseSettings,
+    device: torch.device,
+    capability: tuple[int, int] | None,
+    folder: Path | None,
+) -> None:
+    """The linear layers of a transformer without values as `assemble` would leave them on `device`, so that
+    their bytes can be counted. `capability`: of a GPU that is not at hand; None: that of `device`."""
+    if settings.forward == "library":
+        return
+    if capability is None:
+        capability = Target.of(device).capability
+    policy = _policy(settings.policy, folder, {}) if family.calibrated_attentions else None
+    _linear(family.transformer, family.recipe, settings.linear, capability, family.site.dtype, policy)
 
 
 def _parts(
@@ -124,14 +145,15 @@ def _linear(
     transformer: nn.Module,
     recipe: QuantRecipe,
     wanted: str,
-    site: AttentionSite,
+    capability: tuple[int, int] | None,
+    dtype: torch.dtype,
     policy: Policy | None,
 ) -> str:
     """Quantizes the linear layers if the format that is wanted, or that "auto" becomes, is an 8-bit one.
 
     With "auto" only the layers that the policy admits. Returns the note.
     """
-    format_name = _linear_format(wanted, site.device, site.dtype)
+    format_name = _linear_format(wanted, capability, dtype)
     if format_name == "bf16":
         return format_name
     try:
@@ -147,10 +169,9 @@ def _linear(
         return f"bf16: {error.problem}"
 
 
-def _linear_format(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+def _linear_format(wanted: str, capability: tuple[int, int] | None, dtype: torch.dtype) -> str:
     if wanted != AUTO:
         return wanted
-    capability = Target.of(device).capability
     if capability is None or capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
         return "bf16"
     return "fp8" if capability in FP8_RATE_IS_FULL else "int8"

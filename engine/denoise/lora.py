@@ -27,6 +27,9 @@ PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.", "lora_unet_
 """What trainers put before the names of the module; one of them, or none, for a whole file. The last is
 kohya's, whose names have underscores for dots."""
 
+TEXT_ENCODERS = ("lora_te", "text_encoder")
+"""How names of a text encoder's part begin."""
+
 _PART = re.compile(
     r"^(?P<target>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha|diff_b|diff)(\.default)?(\.weight)?$"
 )
@@ -136,6 +139,11 @@ def lora_of(
             f"{f' and {len(strange) - 3} more' if len(strange) > 3 else ''}",
             fix="give a file of lora_A and lora_B (or lora_down and lora_up) pairs, and of changes of weights"
             " and biases (.diff, .diff_b); LoHa and DoRA are not merged",
+        )
+    if texts := [target for target in parts if target.startswith(TEXT_ENCODERS)]:
+        raise ModelError(
+            f"{name} also changes {len(texts)} parts of a text encoder, among them {texts[0]}",
+            fix="give a file with the transformer's part alone: what is trained beside it is not merged",
         )
     prefix = next((p for p in PREFIXES if all(target.startswith(p) for target in parts)), "")
     return Lora(

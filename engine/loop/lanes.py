@@ -23,6 +23,9 @@ from engine.protocols import Calls, Fence, Host, Job, Progress, Recorder
 
 T = TypeVar("T")
 
+PREFIX, RESULT = "prefix", "result"
+"""Lanes of spans around the jobs of a device, as `engine.runs.trace` has them."""
+
 log = logging.getLogger(__name__)
 
 ENCODE, SELECT, GENERATE, CRITIQUE = "encode", "select", "generate", "critique"
@@ -207,6 +210,7 @@ class Lane:
         task.num_begun += 1
         task.call = calls(partial(self._start, task))
         self._collect(task)
+        self._make_room(task)
 
     def _launch(self, task: Task[Any]) -> bool:
         with errors_to(task.fail):
@@ -214,6 +218,7 @@ class Lane:
                 return False
             task.call = self._calls(partial(self._step, task))
             self._collect(task)
+        self._make_room(task)  # before anyone sees the error: without a thread it is there already
         return True
 
     def _collect(self, task: Task[Any]) -> bool:
@@ -235,14 +240,12 @@ class Lane:
             if task.error is None and task.call is None and not task.over and task.poll():
                 task.call = self._calls(partial(self._finish, task))
                 moved = self._collect(task) or moved
-        if task.error is not None:
-            self._make_room(task)
+        self._make_room(task)
         return moved or task.error is not None or len(task.fences) < num_in_flight
 
     def _make_room(self, task: Task[Any]) -> None:
         """A task that found no memory begins anew, beside fewer others and after the caches were emptied."""
-        assert task.error is not None, "only an error is handled here"
-        if not _is_out_of_memory(task.error):
+        if task.error is None or not _is_out_of_memory(task.error):
             return
         if task.num_begun == MEMORY_TRIES:
             task.error = DoesNotFit(
@@ -270,10 +273,11 @@ class Lane:
 
     def _start(self, task: Task[Any]) -> None:
         assert task.start is not None, f"{task.name} is over"
-        with self._on_lane(self.name):
-            task.job = (
-                task.start() if self._host is None else self._host.job(self._on_thread(task, task.start))
-            )
+        if self._host is not None:
+            task.job = self._host.job(self._on_thread(task, task.start))
+            return
+        with self._around(PREFIX, task), self._on_lane(self.name):
+            task.job = task.start()
 
     def _step(self, task: Task[Any]) -> None:
         assert task.job is not None, "an active task has a job"
@@ -284,7 +288,7 @@ class Lane:
     def _finish(self, task: Task[Any]) -> None:
         """Here its caller forgets the job, and what started it: frames are freed with their last consumer."""
         assert task.job is not None, "an active task has a job"
-        with self._device_call(), self._on_lane(self.name):
+        with self._device_call(), self._around(RESULT, task), self._on_lane(self.name):
             task.result = task.job.result()
         task.seconds = time.perf_counter() - task.started_s
         task.job, task.start = None, None
@@ -296,8 +300,15 @@ class Lane:
     def _device_span(self, task: Task[Any]) -> AbstractContextManager[None]:
         return nullcontext() if self._host is not None else self._span(task)
 
+    def _around(self, what: str, task: Task[Any]) -> AbstractContextManager[None]:
+        """What the host does before and after a job of the device; the jobs of a host lane have one span."""
+        if self._host is not None:
+            return nullcontext()
+        return self._recorder.span(what, task.scenario_id, task.attempt, task.name)
+
     def _span(self, task: Task[Any]) -> AbstractContextManager[None]:
-        return self._recorder.span(self.name, task.scenario_id, task.attempt, task.name)
+        stage = "" if task.job is None else task.job.stage
+        return self._recorder.span(self.name, task.scenario_id, task.attempt, task.name, stage)
 
     def _on_thread(self, task: Task[T], work: Callable[[], T]) -> Callable[[], T]:
         """`work` with the lane's stream and span, both entered on the thread that does it."""

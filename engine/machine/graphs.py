@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,13 +78,45 @@ DEVICE_CALLS = DeviceCalls()
 """Of this process: lanes that have threads call into their jobs through it."""
 
 
-def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+_SIDES = threading.local()
+"""Of each thread, the streams on which it captures. The allocator keeps what is freed for the stream that it
+was made on: with a new stream for every graph, what the warm-up took would stay with each of them."""
+
+
+def _side_stream() -> torch.cuda.Stream:
+    """This thread's own, of the priority of its current stream and on the same device."""
+    current = torch.cuda.current_stream()
+    streams: dict[tuple[torch.device, int], torch.cuda.Stream] = _SIDES.__dict__.setdefault("streams", {})
+    key = (current.device, current.priority)
+    if key not in streams:
+        streams[key] = torch.cuda.Stream(current.device, priority=current.priority)
+    return streams[key]
+
+
+class GraphPool:
+    """Memory that graphs share which replay one after the other and leave nothing there that is read once
+    another one has been replayed. None of it is taken before the first capture."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    @property
+    def handle(self) -> Any:
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
+
+
+def captured(
+    function: Callable[[], Result], pool: GraphPool | None = None
+) -> tuple[torch.cuda.CUDAGraph, Result]:
     """A graph of `function` on the current device, and its result, which every replay writes again.
 
     `function` is called WARM_UP_CALLS times before the capture, on a stream of its own of the same priority:
     torch instantiates graphs so that each kernel keeps the priority of the stream it was captured on.
+    `pool`: None is one of its own.
     """
-    side = torch.cuda.Stream(priority=torch.cuda.current_stream().priority)
+    side = _side_stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP_CALLS):
@@ -94,7 +126,9 @@ def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Resu
     # its own stream, since that of torch.cuda.graph is one for all threads
     with (
         DEVICE_CALLS.alone(),
-        torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+        torch.cuda.graph(
+            graph, pool=None if pool is None else pool.handle, stream=side, capture_error_mode="thread_local"
+        ),
     ):
         result = function()
     return graph, result
@@ -103,12 +137,16 @@ def captured(function: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Resu
 class GraphedForward:
     """Replays `function`; every call must have the shapes and dtypes of the first one.
 
+    Its result leaves the graph's memory at once, so that several on one stream may have one `pool`.
     The first `num_changing` inputs are copied at every call. The others are taken to be the same values for
     as long as they are the same tensor: nobody may write into them.
     """
 
-    def __init__(self, function: Callable[..., Tensor], *, num_changing: int) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], *, num_changing: int, pool: GraphPool | None = None
+    ) -> None:
         self._function = function
+        self._pool = pool
         self._num_changing = num_changing
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -133,4 +171,4 @@ class GraphedForward:
     def _capture(self, tensors: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(tensor.clone() for tensor in tensors)
         self._seen = [None] * len(tensors)
-        self._graph, self._output = captured(lambda: self._function(*self._inputs))
+        self._graph, self._output = captured(lambda: self._function(*self._inputs), self._pool)

@@ -1,4 +1,4 @@
-"""The memory plan: solved before a weight is read, compared with what was measured after the warm-up.
+"""The memory plan: solved before a weight is read, compared with what was measured when the run has ended.
 
 Knows no model, only footprints in bytes. Invariant: a plan that exists fits its budget; "out of memory after
 40 minutes" becomes "does not fit" after one second.
@@ -7,18 +7,25 @@ Knows no model, only footprints in bytes. Invariant: a plan that exists fits its
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from engine.errors import DoesNotFit
+from engine.errors import ConfigError, DoesNotFit
 from engine.types import Footprint
 
-RESERVE_FRACTION = 0.1
-"""Of the budget, kept for the CUDA context, library workspaces and the allocator's fragmentation."""
-
 GIB = 2**30
+RESERVE_SHARE, MOST_RESERVE_BYTES = 0.1, 3 * GIB // 2
+"""Of the budget, for workspaces of GEMMs and convolutions and the rounding of the allocator, neither of which
+grows with the card."""
+CONTEXT_BYTES = 3 * GIB // 4
+"""What a process takes of a GPU beside torch's allocator: the driver's context and the code of kernels."""
+SLOTS, GRAPHS, PEAK = "slots", "CUDA graphs", "peak"
+LATER = (SLOTS, GRAPHS)
+"""Of what a component holds, what it takes with its first job."""
+UNITS = {"GIB": GIB, "GB": 10**9, "MIB": 2**20, "MB": 10**6, "G": GIB, "M": 2**20, "": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,87 +38,163 @@ class MemoryPlan:
     overlap: bool
 
     @classmethod
-    def solve(
+    def of(
         cls,
         budget_bytes: int,
         parts: Mapping[str, Footprint],
         *,
         overlap: bool,
-        reserve_fraction: float = RESERVE_FRACTION,
+        reserve_share: float = RESERVE_SHARE,
     ) -> Self:
-        """The plan, or DoesNotFit with the table of its parts and what to do about it."""
-        assert 0 <= reserve_fraction < 1, f"reserve_fraction {reserve_fraction} is not in [0, 1)"
-        plan = cls(
-            budget_bytes=budget_bytes,
-            reserve_bytes=round(budget_bytes * reserve_fraction),
-            parts=dict(parts),
-            overlap=overlap,
-        )
-        if plan.required_bytes > budget_bytes:
-            raise DoesNotFit(
-                f"the models need {_gib(plan.required_bytes)} of {_gib(budget_bytes)} free memory\n"
-                + _as_text(plan.table()),
-                fix=_fix(plan),
-            )
-        return plan
+        """The plan, whether or not it fits."""
+        assert 0 <= reserve_share < 1, f"reserve_share {reserve_share} is not in [0, 1)"
+        reserve_bytes = min(round(budget_bytes * reserve_share), MOST_RESERVE_BYTES)
+        return cls(budget_bytes=budget_bytes, reserve_bytes=reserve_bytes, parts=dict(parts), overlap=overlap)
 
     @property
-    def weights_bytes(self) -> int:
-        return sum(part.weights_bytes for part in self.parts.values())
+    def fits(self) -> bool:
+        return self.required_bytes <= self.budget_bytes
 
     @property
-    def activation_bytes(self) -> int:
+    def held_bytes(self) -> int:
+        return sum(part.held_bytes for part in self.parts.values())
+
+    @property
+    def working_bytes(self) -> int:
         """All that run at once: the sum with overlap, without it the largest."""
-        sizes = [part.activation_bytes for part in self.parts.values()]
+        sizes = [part.working_bytes for part in self.parts.values()]
         return sum(sizes) if self.overlap else max(sizes, default=0)
 
     @property
+    def peak_bytes(self) -> int:
+        """What the run is planned to hold at its peak; the reserve is not part of it."""
+        return self.held_bytes + self.working_bytes
+
+    @property
     def required_bytes(self) -> int:
-        return self.weights_bytes + self.activation_bytes + self.reserve_bytes
+        return self.peak_bytes + self.reserve_bytes
+
+    def refused(self, fix: str) -> DoesNotFit:
+        """The error of a plan that does not fit."""
+        return DoesNotFit(
+            f"the models need {in_gib(self.required_bytes)} of {in_gib(self.budget_bytes)} of memory\n"
+            + _as_text(self.table()),
+            fix=fix,
+        )
 
     def table(self) -> list[tuple[str, str, str]]:
-        """(part, weights, activations) with a header and the closing sums, as text in GiB."""
-        rows = [("part", "weights", "activations")]
-        rows += [(name, _gib(p.weights_bytes), _gib(p.activation_bytes)) for name, p in self.parts.items()]
-        together = "sum: they overlap" if self.overlap else "largest: one at a time"
-        rows.append(("together", _gib(self.weights_bytes), f"{_gib(self.activation_bytes)} ({together})"))
-        rows.append(("reserve", _gib(self.reserve_bytes), ""))
-        rows.append(("required", _gib(self.required_bytes), f"of {_gib(self.budget_bytes)}"))
+        """(part, held, while it works) with a header and the closing sums, as text in GiB."""
+        rows = [("part", "held", "while it works")]
+        for name, part in self.parts.items():
+            rows += [(f"{name}: {what}", in_gib(size), "") for what, size in part.held.items()]
+            rows += [(f"{name}: {what}", "", in_gib(size)) for what, size in part.working.items()]
+        together = "they overlap" if self.overlap else "one at a time"
+        rows.append(("together", in_gib(self.held_bytes), f"{in_gib(self.working_bytes)} ({together})"))
+        rows.append(("reserve", in_gib(self.reserve_bytes), ""))
+        rows.append(("required", in_gib(self.required_bytes), f"of {in_gib(self.budget_bytes)}"))
         return rows
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values, in bytes."""
+        return {
+            "budget_bytes": self.budget_bytes,
+            "reserve_bytes": self.reserve_bytes,
+            "overlap": self.overlap,
+            "parts": {
+                name: {"held": dict(part.held), "working": dict(part.working)}
+                for name, part in self.parts.items()
+            },
+            "peak_bytes": self.peak_bytes,
+            "required_bytes": self.required_bytes,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """One part after the warm-up: what was planned for it and the peak that was measured."""
+    """What was planned for a part of the run and the most that was measured of it."""
 
     part: str
     planned_bytes: int
     measured_bytes: int
 
     @property
+    def error(self) -> float:
+        """Of the plan, as a share of what was measured; above 0 it planned too much."""
+        return (
+            (self.planned_bytes - self.measured_bytes) / self.measured_bytes if self.measured_bytes else 0.0
+        )
+
+    @property
     def over(self) -> bool:
         return self.measured_bytes > self.planned_bytes
 
+    def document(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "planned_bytes": self.planned_bytes,
+            "measured_bytes": self.measured_bytes,
+            "error": self.error,
+        }
 
-def check(plan: MemoryPlan, measured: Mapping[str, Footprint]) -> tuple[Usage, ...]:
-    """Plan against measured peak, part by part, for the manifest; measured parts must be the planned ones.
 
-    A part may exceed its own share as long as the whole still fits; otherwise DoesNotFit, now and not later.
-    """
-    assert measured.keys() == plan.parts.keys(), f"planned {sorted(plan.parts)}, measured {sorted(measured)}"
-    MemoryPlan.solve(plan.budget_bytes, measured, overlap=plan.overlap, reserve_fraction=0.0)
+def check(plan: MemoryPlan, measured: Mapping[str, int]) -> tuple[Usage, ...]:
+    """Plan against measurement, part by part: bytes of what `planned_parts` names, as far as known."""
+    planned = dict(planned_parts(plan))
+    assert measured.keys() <= planned.keys(), f"planned {sorted(planned)}, measured {sorted(measured)}"
     return tuple(
-        Usage(
-            part=name,
-            planned_bytes=planned.weights_bytes + planned.activation_bytes,
-            measured_bytes=measured[name].weights_bytes + measured[name].activation_bytes,
-        )
-        for name, planned in plan.parts.items()
+        Usage(part=name, planned_bytes=planned[name], measured_bytes=size) for name, size in measured.items()
     )
 
 
-def device_budget(device: str) -> int:
-    """Bytes that are free now: on the GPU for "cuda" or "cuda:1", of the host's memory for "cpu"."""
+def planned_parts(plan: MemoryPlan) -> Iterator[tuple[str, int]]:
+    """What can be measured apart: the models of each component once they are loaded, what its lane takes
+    while it works, the graphs of all, and everything at the peak."""
+    for name, part in plan.parts.items():
+        yield f"{name} loaded", sum(size for what, size in part.held.items() if what not in LATER)
+        yield f"{name} lane", part.working_bytes + part.held.get(SLOTS, 0)
+    yield GRAPHS, sum(part.held.get(GRAPHS, 0) for part in plan.parts.values())
+    yield PEAK, plan.peak_bytes
+
+
+def read_size(text: str) -> int:
+    """Bytes of "24GiB", "24 GB" or "24G" (GiB). ConfigError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS or not float(match[1]) > 0:
+        raise ConfigError(f"{text!r} is not an amount of memory", fix="give one such as 24GiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def device_budget(device: str, vram: str = "") -> int:
+    """Bytes that models may take: what is free on the GPU for "cuda" or "cuda:1", of the host's memory for
+    "cpu". `vram`: at most so much, with all that the process takes of the device. ConfigError: that leaves
+    nothing."""
+    budget = _free_bytes(device)
+    return budget if not vram else min(budget, allowed_bytes(device, vram))
+
+
+def allowed_bytes(device: str, vram: str) -> int:
+    """What `vram` leaves for torch's allocator. ConfigError: nothing."""
+    allowed = read_size(vram) - (CONTEXT_BYTES if device.startswith("cuda") else 0)
+    if allowed <= 0:
+        raise ConfigError(
+            f"memory.vram is {vram}, of which a process on a GPU takes {in_gib(CONTEXT_BYTES)} before a model"
+            " is loaded",
+            fix="give at least 2GiB",
+        )
+    return allowed
+
+
+def enforce_budget(device: str, vram: str) -> None:
+    """From now on torch's allocator refuses what would exceed `vram`, after giving back what it keeps."""
+    if not vram or not device.startswith("cuda"):
+        return
+    import torch
+
+    share = allowed_bytes(device, vram) / torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share), torch.device(device).index)
+
+
+def _free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         import torch
 
@@ -143,18 +226,10 @@ def _container_available_bytes(group: Path = Path("/sys/fs/cgroup")) -> int:
     return int(limit) - used + int(stat.get("inactive_file", 0))
 
 
-def _gib(size_bytes: int) -> str:
+def in_gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.2f} GiB"
 
 
 def _as_text(rows: list[tuple[str, str, str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {a.ljust(widths[0])}  {b.rjust(widths[1])}  {c}".rstrip() for a, b, c in rows)
-
-
-def _fix(plan: MemoryPlan) -> str:
-    steps = ["choose smaller models with --generator or --critic"]
-    if plan.overlap:
-        steps.append("run one lane at a time with --no-overlap")
-    steps.append('quantize the critic (critic.quantization = "nf4")')
-    return "; or ".join(steps)

@@ -141,6 +141,10 @@ class _HostJob(Generic[T]):
     def steps_left(self) -> int:
         return 1 if self._future is None else 0
 
+    @property
+    def stage(self) -> str:
+        return ""
+
     def launch(self) -> Fence:
         assert self._future is None, "a host job is launched once"
         self._future = self._pool.submit(self._work)

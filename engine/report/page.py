@@ -22,9 +22,11 @@ from markupsafe import Markup
 
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
+from engine.report.performance import performance
 from engine.report.scores import Groups, score_plots, why_missing
 from engine.report.word_diff import Diff, word_diff
 from engine.runs.choices import command_for
+from engine.runs.profile import Tally
 from engine.runs.timeline import Totals
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
@@ -78,6 +80,7 @@ class ReportData:
     scores: Scores | None = None
     timeline: str | None = None  # SVG
     totals: Totals | None = None
+    tally: Tally | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
     has_stale_scores: bool = False  # of takes that the run no longer has, or that it had not yet
     changed_takes: Set[tuple[str, int]] = frozenset()  # whose file is not the one that was stored
@@ -384,6 +387,7 @@ def render(data: ReportData, *, max_embedded: int = MAX_EMBEDDED) -> str:
     return environment.get_template("template.html.j2").render(
         data=data,
         summary=summarize(data),
+        performance=performance(data.tally, data.totals, summarize(data).gain, data.manifest),
         scenes=build_scenes(data, max_embedded=max_embedded),
         charts=build_charts(data),
         score_plots={} if data.scores is None else score_plots(data.scores.groups),

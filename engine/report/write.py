@@ -13,6 +13,7 @@ from engine.errors import ScorerError
 from engine.report.page import TIMELINE_PX, Record, ReportData, Scores, render
 from engine.report.scores import read_groups
 from engine.runs.manifest import MANIFEST, read_manifest
+from engine.runs.profile import Tally
 from engine.runs.store import RunStore
 from engine.runs.takes import is_of
 from engine.runs.timeline import Timeline
@@ -61,7 +62,9 @@ def gather(run: Path) -> ReportData:
         scores = scores_from(document, run / SCORES)
         if is_stale:
             scores = _of_single_takes(scores)
-    timeline, manifest = Timeline(read_trace(run), TIMELINE_PX), read_manifest(run / MANIFEST)
+    tally = Tally()
+    timeline = Timeline(tally.watching(read_trace(run)), TIMELINE_PX)
+    manifest = read_manifest(run / MANIFEST)
     return ReportData(
         run=run.resolve(),
         records=tuple(records),
@@ -71,6 +74,7 @@ def gather(run: Path) -> ReportData:
         prefix_digests=manifest.get("prefixes", {}),
         timeline=timeline.svg() if timeline else None,
         totals=timeline.totals() if timeline else None,
+        tally=tally if timeline else None,
         manifest=manifest,
     )
 

@@ -20,7 +20,7 @@ from engine.runs.store import RunStore
 from kernels.files import is_part
 
 OWN: Final = (
-    *(VIDEOS, CHOSEN, "report.html", "scores.json", LOG),
+    *(VIDEOS, CHOSEN, "report.html", "profile.svg", "scores.json", LOG),
     *(name for name in WRITTEN_UNDER_LOCK if name != DATABASE),
 )
 """What a run and those who read it write there, but for store and lock, which go last."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.runs.trace import LANES, Span
+from engine.runs.trace import AROUND, LANES, Span
 
 PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 LABEL_PX, ROW_PX, BAR_PX, AXIS_PX, MARGIN_PX = 70, 30, 22, 24, 10
@@ -30,7 +30,8 @@ Intervals = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """`overlap_share` is the part of the busy time in which at least two lanes worked at once."""
+    """`overlap_share` is the part of the busy time in which at least two lanes worked at once; what the host
+    does around them counts for neither."""
 
     wall_s: float
     busy_s: dict[str, float]  # by lane
@@ -76,7 +77,7 @@ class Timeline:
         if not self:
             return Totals(wall_s=0.0, busy_s={}, overlap_share=0.0)
         by_lane = {lane: _union(_intervals(self._times[lane])) for lane in self.lanes}
-        any_s, two_s = _at_once(list(by_lane.values()))
+        any_s, two_s = _at_once([found for lane, found in by_lane.items() if lane not in AROUND])
         return Totals(
             wall_s=self._end_s - self._start_s,
             busy_s={lane: float((found[:, 1] - found[:, 0]).sum()) for lane, found in by_lane.items()},
@@ -137,6 +138,12 @@ def totals(spans: Iterable[Span]) -> Totals:
     return Timeline(spans, width_px=LABEL_PX + MARGIN_PX + 1).totals()
 
 
+def covered_s(times: array[float]) -> float:
+    """Seconds in which any of the spans lasted: start, end, start, end ... in any order."""
+    found = _union(_intervals(times)) if times else np.zeros((0, 2))
+    return float((found[:, 1] - found[:, 0]).sum())
+
+
 def _few(bars: Sequence[Bar], pixel_s: float) -> list[Bar]:
     """By their starts: steps of one job that are closer than a pixel as one, and, where there are more than
     MOST_BARS, whatever meets in a pixel."""
@@ -187,6 +194,8 @@ def _union(intervals: Intervals) -> Intervals:
 
 def _at_once(lanes: Sequence[Intervals]) -> tuple[float, float]:
     """Seconds in which at least one, and at least two of them were busy."""
+    if not lanes:
+        return 0.0, 0.0
     times = np.concatenate([found.ravel() for found in lanes])
     changes = np.tile(np.array([1, -1], np.int8), len(times) // 2)
     order = np.lexsort((changes, times))

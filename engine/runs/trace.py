@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 LANES = ("generate", "critique", "encode", "select")
-HOST_LANES = frozenset({"encode", "select"})
+PREFIX, RESULT, STORE = "prefix", "result", "store"
+AROUND = (PREFIX, RESULT, STORE)
+"""What the host does around the lanes: reads a prefix, takes over a result, writes what is finished."""
+HOST_LANES = frozenset({"encode", "select", *AROUND})
 _PENDING_EVENT_PAIRS = 1024
-_Work = tuple[str, str, int, str, tuple[float, float]]
-"""Lane, scenario, attempt, name; when the host began and ended to launch."""
+_Work = tuple[str, str, int, str, str, tuple[float, float]]
+"""Lane, scenario, attempt, name, stage; when the host began and ended to launch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class Span:
     scenario_id: str
     attempt: int
     name: str  # "plan", "generate", "critique", "encode", "select", "read"
+    stage: str = ""  # of the job, where it has several: "denoise step"
     start_s: float
     end_s: float
     launch_s: float | None = None
@@ -51,7 +55,7 @@ class HostRecorder:
         return time.perf_counter() - self._zero_s
 
     @contextmanager
-    def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
+    def span(self, lane: str, scenario_id: str, attempt: int, name: str, stage: str = "") -> Iterator[None]:
         start_s = self.now_s()
         try:
             yield
@@ -62,6 +66,7 @@ class HostRecorder:
                     scenario_id=scenario_id,
                     attempt=attempt,
                     name=name,
+                    stage=stage,
                     start_s=start_s,
                     end_s=self.now_s(),
                 )
@@ -77,12 +82,13 @@ class HostRecorder:
 
 
 class CudaRecorder:
-    """Device lanes by event pairs on the current stream, host lanes by the host's clock."""
+    """Device lanes by event pairs on the current stream, host lanes by the host's clock; NVTX ranges too."""
 
     def __init__(self, device: str = "cuda", *, origin_s: float = 0.0) -> None:
         import torch
 
         torch.cuda.synchronize(device)  # once, before the run: ties the device's clock to the host's
+        self._range = torch.cuda.nvtx.range  # named as the spans, for whoever runs it under Nsight
         self._new_event = lambda: torch.cuda.Event(enable_timing=True)
         self._host = HostRecorder(origin_s=origin_s)
         self._origin_s = origin_s
@@ -93,9 +99,17 @@ class CudaRecorder:
         self._lock = threading.Lock()  # device lanes record on threads of their own
 
     @contextmanager
-    def span(self, lane: str, scenario_id: str, attempt: int, name: str) -> Iterator[None]:
+    def span(self, lane: str, scenario_id: str, attempt: int, name: str, stage: str = "") -> Iterator[None]:
+        told = self._range(f"{lane}: {stage or name}")
+        with told, self._host_or_device(lane, scenario_id, attempt, name, stage):
+            yield
+
+    @contextmanager
+    def _host_or_device(
+        self, lane: str, scenario_id: str, attempt: int, name: str, stage: str
+    ) -> Iterator[None]:
         if lane in HOST_LANES:
-            with self._host.span(lane, scenario_id, attempt, name):
+            with self._host.span(lane, scenario_id, attempt, name, stage):
                 yield
             return
         start, end = self._new_event(), self._new_event()
@@ -107,7 +121,7 @@ class CudaRecorder:
             end.record()
             launch = launch_s, self._host.now_s()
             with self._lock:
-                self._pending.append((start, end, (lane, scenario_id, attempt, name, launch)))
+                self._pending.append((start, end, (lane, scenario_id, attempt, name, stage, launch)))
                 while len(self._pending) > _PENDING_EVENT_PAIRS and self._pending[0][1].query():
                     self._resolve_oldest()
 
@@ -129,13 +143,14 @@ class CudaRecorder:
         return [*found, *self._host.settled()]
 
     def _resolve_oldest(self) -> None:
-        start, end, (lane, scenario_id, attempt, name, launch) = self._pending.popleft()
+        start, end, (lane, scenario_id, attempt, name, stage, launch) = self._pending.popleft()
         self._resolved.append(
             Span(
                 lane=lane,
                 scenario_id=scenario_id,
                 attempt=attempt,
                 name=name,
+                stage=stage,
                 start_s=self._origin_s + self._origin.elapsed_time(start) / 1000,
                 end_s=self._origin_s + self._origin.elapsed_time(end) / 1000,
                 launch_s=launch[0],

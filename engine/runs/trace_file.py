@@ -7,19 +7,17 @@ millions of spans. Knows no recorder's clock.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import StoreError
 from engine.runs.folder import place_in, writing
-from engine.runs.trace import LANES, Span
+from engine.runs.trace import Span
+from engine.runs.trace_events import LAUNCH, Tracks, events
 from kernels.files import parse_json, read_json, whole_file
 
 TRACE = "trace.json"
@@ -28,6 +26,8 @@ NOTES = "trace.jsonl"
 
 _HEAD = b'{"displayTimeUnit": "ms", "traceEvents": [\n'
 _END = b"]}\n"
+_A_LAUNCH = f'"cat": "{LAUNCH}"'.encode()
+"""In a text of ours the marks would be escaped."""
 _TAIL_BYTES = 1 << 16  # holds the last events of a file many times over
 
 
@@ -44,8 +44,8 @@ class Spans(Protocol):
 
 
 def write_trace(path: Path, spans: Iterable[Span]) -> None:
-    """Chrome trace JSON, one thread per lane, times in microseconds; opens in Perfetto. Atomic."""
-    _write(path, _events(spans, set()))
+    """Chrome trace JSON, a track for each lane and scenario, in microseconds; opens in Perfetto. Atomic."""
+    _write(path, events(spans, Tracks()))
 
 
 def read_trace(run: Path) -> Iterator[Span]:
@@ -60,7 +60,8 @@ def read_trace(run: Path) -> Iterator[Span]:
         notes = run / NOTES
         if notes.is_file() and not _has_last_of(path, notes):
             path = notes
-            yield from _spans(parse_json(line) for line in _whole_lines(notes))
+            lines = (line for line in _whole_lines(notes) if _A_LAUNCH not in line)
+            yield from _spans(parse_json(line) for line in lines)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is not a trace of this version: {type(error).__name__}: {error}",
@@ -81,11 +82,11 @@ def kept_trace(run: Path, recorder: Spans) -> Iterator[Callable[[], None]]:
     that is killed has noted all until the last call.
     """
     trace, notes = run / TRACE, place_in(run, NOTES)
-    named: set[str] = set()
+    tracks = Tracks()
 
     def keep(spans: Iterable[Span]) -> None:
         with writing(run), notes.open("ab") as file:
-            file.writelines(line + b"\n" for line in _events(spans, named))
+            file.writelines(line + b"\n" for line in events(spans, tracks))
 
     def finish() -> None:
         with writing(run):
@@ -105,28 +106,6 @@ def kept_trace(run: Path, recorder: Spans) -> Iterator[Callable[[], None]]:
     finish()
 
 
-def _events(spans: Iterable[Span], named: set[str]) -> Iterator[bytes]:
-    """Each span as an event in JSON; before the first of a lane that is not in `named`, the lane's name."""
-    for span in spans:
-        # the number of a lane that we do not know is its own too, whichever process writes it
-        lane = LANES.index(span.lane) if span.lane in LANES else zlib.crc32(span.lane.encode())
-        if span.lane not in named:
-            named.add(span.lane)
-            name = {"ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": {"name": span.lane}}
-            yield json.dumps(name).encode()
-        event = {
-            "ph": "X",
-            "name": span.name,
-            "cat": span.lane,
-            "ts": span.start_s * 1e6,
-            "dur": (span.end_s - span.start_s) * 1e6,
-            "pid": 1,
-            "tid": lane,
-            "args": asdict(span),
-        }
-        yield json.dumps(event).encode()
-
-
 def _write(path: Path, events: Iterable[bytes]) -> None:
     with whole_file(path) as part, part.open("wb") as file:
         file.write(_HEAD)
@@ -139,18 +118,18 @@ def _write(path: Path, events: Iterable[bytes]) -> None:
 
 def _lines_of(trace: Path, notes: Path) -> Iterator[bytes]:
     """The events of both as they are written, none of them parsed where they have our form."""
-    named: set[str] = set()
+    tracks = Tracks()
     if trace.is_file():
         with trace.open("rb") as file:
             ours = file.readline() == _HEAD
             if ours:
                 yield from (line.rstrip(b",\n") for line in file if line != _END)
         if not ours:
-            yield from _events(_spans(_traced(trace)), named)
+            yield from events(_spans(_traced(trace)), tracks)
     for line in _whole_lines(notes):
         values = parse_json(line) if not line.startswith(b'{"ph"') else None
         # notes of earlier versions are the bare spans
-        yield from [line] if values is None else _events([_span(values)], named)
+        yield from [line] if values is None else events([_span(values)], tracks)
 
 
 def _traced(path: Path) -> Iterator[dict[str, Any]]:
@@ -162,7 +141,8 @@ def _traced(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line == _END:
                 return
-            yield parse_json(line.rstrip(b",\n"))
+            if _A_LAUNCH not in line:  # it tells nothing that the step's own event does not
+                yield parse_json(line.rstrip(b",\n"))
     raise ValueError("it ends too soon")
 
 
@@ -191,7 +171,7 @@ def _tail(path: Path) -> bytes:
 def _spans(events: Iterable[dict[str, Any]]) -> Iterator[Span]:
     """Of events, and of the bare spans that notes of earlier versions hold."""
     for event in events:
-        if event.get("ph", "X") == "X":
+        if event.get("ph", "X") == "X" and event.get("cat") != LAUNCH:
             yield _span(event["args"] if "ph" in event else event)
 
 
@@ -201,13 +181,14 @@ def _span(values: dict[str, Any]) -> Span:
         scenario_id=values["scenario_id"],
         attempt=values["attempt"],
         name=values["name"],
+        stage=values.get("stage", ""),  # absent in traces of earlier versions, as the launch is
         start_s=values["start_s"],
         end_s=values["end_s"],
-        launch_s=values.get("launch_s"),  # absent in traces of earlier versions
+        launch_s=values.get("launch_s"),
         launched_s=values.get("launched_s"),
     )
     launch = [s for s in (span.launch_s, span.launched_s) if s is not None]
-    words, times = (span.lane, span.scenario_id, span.name), (span.start_s, span.end_s, *launch)
+    words, times = (span.lane, span.scenario_id, span.name, span.stage), (span.start_s, span.end_s, *launch)
     if not all(isinstance(word, str) for word in words) or not isinstance(span.attempt, int):
         raise TypeError(f"{span} names no work")
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in times) or span.end_s < span.start_s:

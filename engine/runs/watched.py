@@ -6,8 +6,10 @@ Knows neither a terminal nor a database.
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
-from engine.protocols import Display, Sink
+from engine.protocols import Display, Recorder, Sink
+from engine.runs.trace import STORE
 from engine.types import Attempt, Outcome, PlanReply
 
 log = logging.getLogger(__name__)
@@ -19,29 +21,43 @@ class Watched:
     def __init__(self, store: Sink, display: Display) -> None:
         self._store = store
         self._display = display
+        self._recorder: Recorder | None = None
+
+    def timed_by(self, recorder: Recorder) -> None:
+        """Writing to the store has a span from now on."""
+        self._recorder = recorder
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
-        self._store.plan(scenario_id, reply)
+        with self._span(scenario_id, 0, "plan"):
+            self._store.plan(scenario_id, reply)
         log.info("plan scenario=%s readable=%s s=%.1f", scenario_id, reply.plan is not None, reply.seconds)
         self._display.plan(scenario_id, reply)
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        self._store.attempt(scenario_id, attempt)
+        with self._span(scenario_id, attempt.index, "take"):
+            self._store.attempt(scenario_id, attempt)
         log.info("take %s", _told(scenario_id, attempt))
         self._display.attempt(scenario_id, attempt)
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
-        self._store.judged(scenario_id, attempt)
+        with self._span(scenario_id, attempt.index, "critique"):
+            self._store.judged(scenario_id, attempt)
         log.info("judged %s", _told(scenario_id, attempt))
         self._display.judged(scenario_id, attempt)
 
     def outcome(self, outcome: Outcome) -> None:
-        self._store.outcome(outcome)
+        with self._span(outcome.scenario_id, max(len(outcome.attempts) - 1, 0), "outcome"):
+            self._store.outcome(outcome)
         log.info(
             "outcome scenario=%s takes=%d chosen=%s stopped=%s failure=%s",
             outcome.scenario_id, len(outcome.attempts), outcome.chosen, outcome.stopped, outcome.failure,
         )  # fmt: skip
         self._display.outcome(outcome)
+
+    def _span(self, scenario_id: str, attempt: int, name: str) -> AbstractContextManager[None]:
+        if self._recorder is None:
+            return nullcontext()
+        return self._recorder.span(STORE, scenario_id, attempt, name)
 
 
 def _told(scenario_id: str, attempt: Attempt) -> str:

@@ -27,6 +27,8 @@ QUANTIZATIONS = ("none", "nf4", "int8")
 FULL, PATCH = "full", "patch"
 EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
 MACHINE = "Machine"
+DEVICE, STREAMED = "device", "streamed"
+PLACES = (DEVICE, STREAMED)
 RENAMED = {
     "denoise.low_attention": "denoise.quantized_attention",
     "denoise.low_first": "denoise.quantized_first",
@@ -98,6 +100,7 @@ class DenoiseConfig:
     compile: str | None = _part("compile")
     graphs: str | None = _part("graphs")
     vae: str | None = _part("vae")
+    vae_chunk: int | None = _part("vae_chunk")
     cfg_gate: float | None = _part("cfg_gate")
     step_cache: float | None = _part("step_cache")
     early_stop: float | None = _part("early_stop")
@@ -216,6 +219,35 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig:
+    """What the plan has to go by, and where what does not fit lies instead."""
+
+    vram: str = setting(
+        "",
+        unset="what is free",
+        metavar="SIZE",
+        help="Memory of the device that the run may take, such as 24GiB; on a GPU the allocator keeps to it.",
+    )
+    fit: str = setting(
+        "auto",
+        choices=("auto", "refuse"),
+        help="What becomes of a run that does not fit. auto: what saves memory at the least cost is set, "
+        "told, and noted in its config.toml; refuse: an error that names it.",
+    )
+    text_encoder: str = setting(
+        DEVICE, choices=PLACES, help="Where the text encoder lies. streamed: on the host, layer by layer."
+    )
+    blocks: str = setting(
+        DEVICE,
+        choices=PLACES,
+        help="Where the blocks of the generator lie; streamed needs the library's forward.",
+    )
+
+    def __post_init__(self) -> None:
+        validate(self, "memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """One run. `dataset` and `out` are absolute once they come from `load_config`."""
 
@@ -253,6 +285,9 @@ class RunConfig:
     )
     schedule: ScheduleConfig = section(
         ScheduleConfig, title=MACHINE, help="How the work is laid out on the machine."
+    )
+    memory: MemoryConfig = section(
+        MemoryConfig, title="Memory", help="How much memory models may take, and where they lie."
     )
 
     def __post_init__(self) -> None:

@@ -80,6 +80,12 @@ class DenoiseSettings:
         choices=VAES,
         help="The autoencoder's own passes, or norms and activations fused.",
     )
+    vae_chunk: int = setting(
+        0,
+        low=0,
+        high=16,
+        help="Latent frames that the autoencoder takes at a time; 0: 4, on a CPU fewer where they are large.",
+    )
     cfg_gate: float = setting(
         1.0,
         low=0.0,
@@ -100,7 +106,7 @@ class DenoiseSettings:
     )
 
 
-WITH_ANY_FORWARD = ("vae", "cfg_gate", "step_cache", "early_stop")
+WITH_ANY_FORWARD = ("vae", "vae_chunk", "cfg_gate", "step_cache", "early_stop")
 """Parts around the forward; all others are of our own forward."""
 
 

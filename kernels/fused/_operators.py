@@ -99,6 +99,7 @@ def entry_points(
 
     plain: the formula in torch, which is the path of the CPU and the oracle of the kernel. launch: the
     kernel, also under Triton's interpreter. run: `check`, then launch where the first argument is on a GPU.
+    On the device meta, where memory is counted, it is launch too: the shapes that the kernel allocates.
     """
     first = next(iter(inspect.signature(arguments).parameters))
 
@@ -106,7 +107,8 @@ def entry_points(
         given = arguments(*args, **kwargs)
         if check is not None:
             check(given)
-        return launch(given) if getattr(given, first).is_cuda else plain(given)
+        tensor = getattr(given, first)
+        return launch(given) if tensor.is_cuda or (tensor.is_meta and HAS_TRITON) else plain(given)
 
     def _plain(*args: Signature.args, **kwargs: Signature.kwargs) -> Result:
         return plain(arguments(*args, **kwargs))

@@ -20,6 +20,7 @@ from engine.build import doctor
 from engine.build.doctor import Check
 from engine.demo import showcase
 from engine.errors import ConfigError
+from engine.machine.memory import CONTEXT_BYTES
 from engine.runs.store import RunStore
 from engine.settings.config import DenoiseConfig, RunConfig, read_config
 from engine.video.files import probe
@@ -175,22 +176,35 @@ def test_plan(folders: Folders) -> None:
     assert "one take" not in call("plan", *run_options(folders), "--no-time").output
 
 
-def test_plan_goes_by_the_preset_and_says_what_it_did_not_count(folders: Folders, tmp_path: Path) -> None:
+def test_plan_goes_by_the_preset(folders: Folders, tmp_path: Path) -> None:
     options = [*run_options(folders), "--no-time"]
     output = call("plan", *options).output
     assert "planned for preset exact, denoise steps of a take: 1" in output
-    assert "not counted" not in output
-    (tmp_path / "s.toml").write_text('[denoise]\npreset = "fast"\nlinear = "int8"\n')
-    for fast in (["--preset", "fast", "--linear", "int8"], ["--config", tmp_path / "s.toml"]):
+    (tmp_path / "s.toml").write_text('[denoise]\npreset = "fast"\ncfg_gate = 0.5\n')
+    for fast in (["--preset", "fast", "--cfg-gate", "0.5"], ["--config", tmp_path / "s.toml"]):
         output = call("plan", *options, *fast, "--steps", 3).output
-        assert "planned for preset fast with linear, denoise steps of a take: 3" in output
-        assert "what 8-bit weights save" in output and "is not counted" in output
+        assert "planned for preset fast with cfg_gate, denoise steps of a take: 3" in output
+
+
+def test_plan_for_a_card_that_is_not_here(folders: Folders, tmp_path: Path) -> None:
+    """Its memory, its formats; what would be changed to fit, or what is the least."""
+    options = [folders.dataset, "--generator", folders.generator, "--critic", folders.critic]
+    document = tmp_path / "plan.json"
+    output = call("plan", *options, "--gpu", "rtx 4090", "--json", document).output
+    found = json.loads(document.read_text())
+    assert found["memory"]["budget_bytes"] == (24 << 30) - CONTEXT_BYTES and found["time"] is None
+    assert set(found["memory"]["parts"]["critic"]["held"]) == {"model", "slots", "CUDA graphs"}
+    assert found["memory"]["changed"] == [] and "changed to fit" not in output
+    needed = found["memory"]["peak_bytes"] + CONTEXT_BYTES
+    output = call("plan", *options, "--gpu", "RTX 4090", "--vram", f"{needed >> 20}MiB").output
+    assert "changed to fit: " in output
+    assert "not a GPU that is known" in call("plan", *options, "--gpu", "RTX 9", status=2).output
 
 
 def test_run_and_plan_resolve_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[RunConfig] = []
 
-    def keep(config: RunConfig, timed: bool | None = None) -> None:
+    def keep(config: RunConfig, timed: bool | None = None, card: object = None) -> None:
         resolved.append(config)
         raise ConfigError("far enough", fix="none")
 

@@ -59,6 +59,10 @@ class FakeJob:
     error: Exception | None = None
     late: bool = True
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         assert self.steps_left > 0
         self.steps_left -= 1
@@ -81,7 +85,10 @@ class FakeModels:
     spec: VideoSpec = SPEC
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=1, activation_bytes=1)
+        return Footprint(held={"model": 1}, working={"step": 1})
+
+    def relieve(self) -> None:
+        return None
 
     def _job(self, name: str, scenario: Scenario, revision: int, value: object) -> FakeJob:
         self.calls.append((name, scenario.id, revision))

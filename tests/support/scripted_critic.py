@@ -32,6 +32,10 @@ class Ready:
     value: Any
     steps_left: int = 1
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.steps_left -= 1
         return HostFence()
@@ -46,7 +50,7 @@ class ScriptedCritic:
     notes: Mapping[str, str] = {"chat_template": "scripted"}
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=1, activation_bytes=1)
+        return Footprint(held={"model": 1}, working={"step": 1})
 
     def plan(self, scenario: Scenario) -> Any:
         return Ready(PlanReply(plan=_plan("sideways"), raw="{}", num_tokens=2, seconds=0.1))

@@ -60,7 +60,7 @@ def make_folders(root: Path) -> Folders:
 
 
 def script_the_critic(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*arguments: object, with_weights: bool) -> Critic:
+    def load(*arguments: object, **options: object) -> Critic:
         return ScriptedCritic()
 
     monkeypatch.setattr(preparing, "load_critic", load)

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from bench.perf.end_to_end.idle import idle, jobs_of
 from bench.perf.end_to_end.made import CLIPS, read_facts
 from bench.perf.end_to_end.measured import LOOPS, Measured, Options
 from engine.build.libraries import without_unused
 from engine.errors import ConfigError
+from engine.runs.idle import idle, jobs_of
 from engine.runs.manifest import collect
 from engine.runs.timeline import totals
+from engine.runs.trace import LANES
 from engine.settings.environment import cache_folder
 from kernels import timing
 
@@ -130,12 +131,12 @@ def _work(found: Measured, *, complete: bool) -> dict[str, Any]:
     total = totals(found.spans)
     tokens = {name: facts["tokens"] for name, facts in found.facts.items()}
     lengths: Mapping[str, list[float]] = defaultdict(list)
-    for lane in total.busy_s:
+    for lane in LANES:
         for spans in jobs_of(found.spans, lane):
             lengths[spans[0].name].append(spans[-1].end_s - spans[0].start_s)
     work: dict[str, Any] = {
         "tokens_per_scenario": tokens,
-        "busy_s": total.busy_s,
+        "busy_s": {lane: total.busy_s[lane] for lane in LANES if lane in total.busy_s},
         "overlap_share": total.overlap_share,
         "median_s": {name: statistics.median(values) for name, values in lengths.items()},
     }

@@ -21,6 +21,10 @@ class Answered(Generic[T]):
     value: T
     steps_left: int = 1
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.steps_left -= 1
         return HostFence()
@@ -51,4 +55,4 @@ class InstantCritic:
         return Answered(parse_critique(self.judged, num_tokens=0, seconds=0.0))
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=0, activation_bytes=0)
+        return Footprint(held={})

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from bench.perf.end_to_end.gpu_samples import GpuSampler
-from bench.perf.end_to_end.idle import jobs_of
 from bench.perf.end_to_end.made import CRITIC, GENERATOR
 from bench.perf.end_to_end.models import make, make_clip
 from bench.perf.end_to_end.sizes import Size
@@ -30,6 +29,7 @@ from engine.loop.scenario import Begin, Waits
 from engine.loop.scheduler import Scheduler
 from engine.machine.sharing import STREAMS, OnLane
 from engine.machine.streams import HostPool, LaneStreams
+from engine.runs.idle import jobs_of
 from engine.runs.trace import CudaRecorder, HostRecorder, Span
 from engine.settings.config import load_config
 from engine.types import Critique, Outcome, Prompt, Scenario, Video

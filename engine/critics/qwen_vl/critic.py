@@ -21,6 +21,7 @@ import torch
 
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.folder import read_folder
+from engine.critics.qwen_vl.footprint import footprint, planned_length
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
 from engine.critics.qwen_vl.preprocess import (
@@ -80,6 +81,8 @@ class QwenVLCritic:
     slots: Slots | None  # None: the model has shapes only
     replies: int = 1
     """How many are written side by side."""
+    device: str = "cpu"
+    """Where it is, or would be with weights."""
     notes: Mapping[str, str]
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
     recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
@@ -139,37 +142,12 @@ class QwenVLCritic:
             seed=prompt.seed,
         )
 
-    def footprint(self, spec: VideoSpec) -> Footprint:
-        """Bytes of the loaded weights, and an upper estimate for `replies` critiques of such takes."""
-        weights = [*self.model.parameters(), *self.model.buffers()]
-        return Footprint(
-            weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
-            activation_bytes=self._activation_bytes(spec),
-        )
+    @property
+    def on_gpu(self) -> bool:
+        return torch.device(self.device).type == "cuda"
 
-    def _activation_bytes(self, spec: VideoSpec) -> int:
-        """Keys and values of each slot, and once more of the prompt whose prefill is copied into one; a layer
-        of that prefill in fp32; logits and masks of each slot."""
-        text, vision = self.model.config.get_text_config(), self.model.config.vision_config
-        samples = min(self.settings.num_prefix_frames, spec.prefix_frames)
-        samples += min(self.settings.num_take_frames, spec.num_frames)
-        groups = math.ceil(samples / self.geometry.temporal_patch_size) + 1  # each clip may round up
-        video_tokens = groups * self.geometry.tokens_per_group(spec.height, spec.width)
-        words = self.settings.critique_instruction + self.settings.plan_instruction
-        if self.patches:
-            words += self.settings.patch_instruction
-        prompt_tokens = len(self.tokenizer(words)["input_ids"]) + 512 + groups * 12 + video_tokens
-        prompt_tokens += self.settings.max_new_tokens * self.patches  # the plan, which the critic wrote
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        kv_bytes = (
-            2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * self.model.dtype.itemsize
-        )
-        patches = video_tokens * self.geometry.merge_size**2
-        patch_values = 3 * self.geometry.temporal_patch_size * self.geometry.patch_size**2
-        prefill = 4 * prompt_tokens * (3 * text.intermediate_size + 8 * text.hidden_size)
-        encode = 4 * patches * (3 * vision.intermediate_size + 8 * vision.hidden_size + 2 * patch_values)
-        cache = (1 + self.replies) * (prompt_tokens + self.settings.max_new_tokens) * kv_bytes
-        return int(cache + max(prefill, encode) + 16 * self.replies * text.vocab_size)
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        return footprint(self, spec)
 
     def _prefix(self, clip: Clip) -> VideoSegment:
         prefix = prefix_frames(clip)
@@ -232,6 +210,14 @@ class ReplyJob(Generic[T]):
         if self._decoding.finished:
             return 1
         return 1 + self._decoding.steps_left
+
+    @property
+    def stage(self) -> str:
+        if self._frames is None or not self._frames.done():
+            return "prefix"
+        if self._decoding is None:
+            return "prefill"
+        return "reply" if self._decoding.finished else f"{CHUNK_TOKENS} decode steps"
 
     def launch(self) -> Fence:
         if self._reply is not None:
@@ -301,11 +287,13 @@ def load(
     patches: bool = False,
     with_weights: bool = True,
     replies: int = 1,
+    takes: VideoSpec | None = None,
 ) -> QwenVLCritic:
     """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
     Without weights the model has shapes only (device meta): enough for the footprint.
-    `patches`: critiques write only what changes of the plan.
+    `patches`: critiques write only what changes of the plan. `takes`: what it will be asked about; a GPU
+    then gives the memory for it at once.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
@@ -330,7 +318,7 @@ def load(
             at_once=replies,
         )
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
-    return QwenVLCritic(
+    critic = QwenVLCritic(
         model=model,
         tokenizer=parts.tokenizer,
         settings=settings,
@@ -340,5 +328,9 @@ def load(
         patches=patches,
         slots=slots,
         replies=replies,
+        device=device,
         notes={"chat_template": parts.chat_template},
     )
+    if slots is not None and critic.on_gpu and takes is not None:
+        slots.expect(planned_length(critic, takes))
+    return critic

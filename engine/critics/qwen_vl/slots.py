@@ -120,10 +120,16 @@ class Slots:
         self._cache = step.empty_cache(0, 0)
         self._state = State.of(0, max_new_tokens, step.vocab_size, device)
         self._at_once = at_once
+        self._expected = 0
         self._free: list[int] = []
         self._given_back: deque[int] = deque()
         self._steered: set[int] = set()
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+
+    def expect(self, length: int) -> None:
+        """The cache has so many positions from the first slot on. One that grows takes the old and the new
+        memory at once, leaves the old to nobody but its stream, and has every graph captured again."""
+        self._expected = length
 
     def take(self) -> int:
         """A slot that nobody else has; at most MAX_SLOTS."""
@@ -132,7 +138,7 @@ class Slots:
             before = len(self._state.token)
             assert before < MAX_SLOTS, f"all of {MAX_SLOTS} slots are taken"
             slots = max(self._at_once, before + 1)
-            self._resize(slots, self._cache.length)
+            self._resize(slots, max(self._cache.length, self._expected))
             self._free += range(before, slots)
         return self._free.pop(0)
 
@@ -167,7 +173,7 @@ class Slots:
         what the first token may be; with it each further token needs a `grant`. lookup: tokens of earlier
         replies, the likeliest last.
         """
-        length = prompt.length + self.max_new_tokens + DRAFTS
+        length = slot_length(prompt.length, self.max_new_tokens)
         self._resize(len(self._state.token), max(self._cache.length, length))
         cache, state = self._cache, self._state
         for mine, given in zip((*cache.keys, *cache.values), (*prompt.keys, *prompt.values), strict=True):
@@ -255,7 +261,7 @@ class Slots:
 
         Where the device has no room, everything stays as it was.
         """
-        length = -(-length // LENGTH_STEP) * LENGTH_STEP
+        length = whole_steps(length)
         before, old = self._state, self._cache
         if len(before.token) == slots and old.length == length:
             return
@@ -268,6 +274,16 @@ class Slots:
         for mine, theirs in (*zip(state.parts(), before.parts(), strict=True), *pairs):
             mine[tuple(slice(size) for size in theirs.shape)].copy_(theirs)
         self._state, self._cache = state, cache
+
+
+def whole_steps(length: int) -> int:
+    """The positions that a cache has which must hold `length`."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def slot_length(prompt_tokens: int, max_new_tokens: int) -> int:
+    """Positions of a slot that takes such a prompt."""
+    return whole_steps(prompt_tokens + max_new_tokens + DRAFTS)
 
 
 def drafted(state: State, count: int) -> Tensor:

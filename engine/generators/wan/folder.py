@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from engine.errors import ModelError, unknown_name
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
+from engine.machine.offload import look_up_on_host, stream
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
 from engine.types import VideoSpec
@@ -87,15 +88,24 @@ class WanParts:
     defaults: WanDefaults
     spec: VideoSpec
     max_text_tokens: int
+    streamed: frozenset[str] = frozenset()
+    """Of "text_encoder" and "blocks", what stays on the host."""
 
 
 def read_folder(
-    folder: Path, device: str, dtype: str, *, with_weights: bool = True, with_transformer: bool = True
+    folder: Path,
+    device: str,
+    dtype: str,
+    *,
+    with_weights: bool = True,
+    with_transformer: bool = True,
+    streamed: frozenset[str] = frozenset(),
 ) -> WanParts:
     """Load a Wan folder with per-token timesteps from local files only.
 
     Without weights the modules have shapes only (device meta): enough for the spec and the footprint. Without
-    the transformer's the others are whole: an exported form stands in for it.
+    the transformer's the others are whole: an exported form stands in for it. `streamed`: "text_encoder" and
+    "blocks" stay on the host, and visit the device.
 
     Raises ModelError when a component is missing or incomplete, or when they are not of one such model.
     """
@@ -111,10 +121,8 @@ def read_folder(
     read_transformer = with_weights_at if with_transformer else _outline
     transformer = read_transformer(folder, "transformer", WanTransformer3DModel, weight_dtype)
     vae = read_part(folder, "vae", AutoencoderKLWan, weight_dtype)
-    encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
-    if encoder_type not in TEXT_ENCODERS:
-        raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
-    text_encoder = read_part(folder, "text_encoder", TEXT_ENCODERS[encoder_type], weight_dtype)
+    read_text = _read_on_host if with_weights and "text_encoder" in streamed else read_part
+    text_encoder = read_text(folder, "text_encoder", _text_encoder_class(folder), weight_dtype)
     tokenizer = _refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
     use_channels_last(vae)
     defaults = _on_the_grid(folder, read_sidecar(folder, WanDefaults), scheduler)
@@ -122,14 +130,20 @@ def read_folder(
     if defaults.prefix_attention == OWN:
         prefix = 1 - (1 - defaults.prefix_frames) // TEMPORAL_STRIDE  # latent frames, the first one padded
         use_own_prefix(transformer, prefix, prefix + defaults.num_frames // TEMPORAL_STRIDE)
-    meta = torch.device("meta")
-    place = target if with_weights else meta
+    for part in (transformer, vae, text_encoder):
+        part.eval().requires_grad_(False)
+    if with_weights:
+        vae.to(target)
+        _place_text(text_encoder, target, streamed="text_encoder" in streamed)
+    if with_transformer:
+        _place(transformer, transformer.blocks, target, streamed="blocks" in streamed)
     return WanParts(
         folder=folder,
         device=target,
-        transformer=transformer.eval().requires_grad_(False).to(target if with_transformer else meta),
-        vae=vae.eval().requires_grad_(False).to(place),
-        text_encoder=text_encoder.eval().requires_grad_(False).to(place),
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        streamed=streamed,
         tokenizer=tokenizer,
         scheduler=scheduler,
         defaults=defaults,
@@ -207,18 +221,60 @@ def _read_weights(
     return model
 
 
+def _read_on_host(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
+    return _read_weights(folder, component, model_class, dtype, device=torch.device("cpu"))
+
+
+def _text_encoder_class(folder: Path) -> Any:
+    encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
+    if encoder_type not in TEXT_ENCODERS:
+        raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
+    return TEXT_ENCODERS[encoder_type]
+
+
+def _place_text(text_encoder: Any, device: torch.device, *, streamed: bool) -> None:
+    encoder = text_encoder.encoder
+    _place(text_encoder, encoder.block, device, streamed=streamed, table=encoder.embed_tokens)
+
+
+def _place(model: Any, blocks: Any, device: torch.device, *, streamed: bool, table: Any = None) -> None:
+    """All of a model on the device; or all but its blocks, which visit it, and its table of tokens."""
+    if not streamed:
+        model.to(device)
+        return
+    at_home = [*blocks]
+    if table is not None:
+        look_up_on_host(table, device)
+        at_home.append(table)
+    ours = {id(tensor) for part in at_home for tensor in (*part.parameters(), *part.buffers())}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if id(tensor) not in ours:
+            tensor.data = tensor.data.to(device)
+    stream(blocks, device)
+
+
 def _outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
     """The module of a component's config, with shapes and without values."""
     path = folder / component
 
     def build() -> Any:
-        with torch.device("meta"):
-            if component == "text_encoder":
-                return model_class(model_class.config_class.from_pretrained(path, local_files_only=True))
-            return model_class.from_config(model_class.load_config(path, local_files_only=True))
+        if component == "text_encoder":
+            config = model_class.config_class.from_pretrained(path, local_files_only=True)
+            with torch.device("meta"):
+                return _in_dtype(model_class(config), (), dtype)
+        return without_values(model_class, model_class.load_config(path, local_files_only=True), dtype)
 
-    model = _refusing(folder, component, build)
-    islands = () if component == "text_encoder" else model._keep_in_fp32_modules or ()
+    return _refusing(folder, component, build)
+
+
+def without_values(model_class: Any, config: Any, dtype: torch.dtype) -> Any:
+    """A module of diffusers by its configuration, on the device meta; its fp32 islands stay."""
+    with torch.device("meta"):
+        model = model_class.from_config(config)
+    return _in_dtype(model, model._keep_in_fp32_modules or (), dtype)
+
+
+def _in_dtype(model: Any, islands: Collection[str], dtype: torch.dtype) -> Any:
     for name, parameter in model.named_parameters():
         if set(name.split(".")).isdisjoint(islands):
             parameter.data = parameter.data.to(dtype)

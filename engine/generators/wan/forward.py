@@ -25,7 +25,7 @@ from engine.denoise.layers import (
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixTimestep
 from engine.generators.wan.block import FastBlock
-from engine.machine.graphs import GraphedForward
+from engine.machine.graphs import GraphedForward, GraphPool
 from engine.quant.precision_policy import Range
 
 REMEMBERED_TIMES = 256
@@ -162,6 +162,7 @@ class FastDenoiser:
         self._quantized_ranges = ((),) * len(wan.blocks) if quantized_ranges is None else quantized_ranges
         assert len(self._quantized_ranges) == len(wan.blocks), "ranges are given block by block"
         self._graphs: dict[Hashable, GraphedForward] | None = {} if graphs else None
+        self._pool = GraphPool()  # of all graphs: a lane replays them one after the other
 
     def prepare(self, text: Tensor) -> TextKeys:
         return self.wan.text_keys(text)
@@ -189,6 +190,6 @@ class FastDenoiser:
             return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
 
         if key not in self._graphs:
-            self._graphs[key] = GraphedForward(forward, num_changing=3)
+            self._graphs[key] = GraphedForward(forward, num_changing=3, pool=self._pool)
         flat = tuple(tensor for pair in text.pairs for tensor in pair)
         return self._graphs[key](latents, rows.block, rows.out, *flat)

@@ -7,16 +7,15 @@ P prefix frames . K latent frames of the prefix . F latent frames in all . Z cha
 
 from __future__ import annotations
 
-import html
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.denoise.assemble import Assembled, assemble
+from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.early_stop import EarlyStop
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
@@ -24,20 +23,15 @@ from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_ste
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.folder import WanParts, read_folder
+from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.lora_names import lora_aliases
-from engine.generators.wan.memory import (
-    bytes_of,
-    chunk_bytes,
-    chunk_size,
-    denoise_bytes,
-    latent_shape,
-    padded,
-)
+from engine.generators.wan.memory import latent_shape, num_tokens, padded, to_uint8
 from engine.generators.wan.settings import WanDefaults
+from engine.generators.wan.text import embed, to_device, token_ids
 from engine.generators.wan.vae import (
     decode_in_chunks,
     denormalise,
@@ -54,6 +48,9 @@ from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
+BLOCKS = "blocks"
+ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
+"""Stages of a job."""
 REMEMBERED = 16
 """Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
 
@@ -70,21 +67,28 @@ def load(
     cache: Path | None = None,
     with_weights: bool = True,
     exported: Assembled | None = None,
+    streamed: Collection[str] = (),
+    capability: tuple[int, int] | None = None,
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
     `loras` are merged into the transformer first; one that does not fit is refused with shapes alone.
     `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
-    transformer, whose weights are then not read; of `denoise` only what is around it is used.
+    transformer, whose weights are then not read; of `denoise` only what is around it is used. `streamed`:
+    "text_encoder" and "blocks" stay on the host. `capability`: of a GPU that is not here, to plan for.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
-    if num_inference_steps is not None and num_inference_steps < 1:
-        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
-    if guidance_scale is not None and guidance_scale < 1.0:
-        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
-        raise ConfigError(problem, fix="give 1 or more")
-    parts = read_folder(folder, device, dtype, with_weights=with_weights, with_transformer=exported is None)
+    settings = denoise or DenoiseSettings()
+    _refuse(num_inference_steps, guidance_scale, settings, streamed, exported)
+    parts = read_folder(
+        folder,
+        device,
+        dtype,
+        with_weights=with_weights,
+        with_transformer=exported is None,
+        streamed=frozenset(streamed),
+    )
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(
@@ -93,24 +97,49 @@ def load(
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    settings = denoise or DenoiseSettings()
     check_names(parts.transformer, loras, lora_aliases(parts.transformer))
     if with_weights:
         merge_into(parts.transformer, loras, lora_aliases(parts.transformer))
     generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
     if with_weights:
-        made = exported or assemble(
-            WanFamily(parts.transformer),
-            settings,
-            generator.shape,
-            cache=cache,
-            folder=folder,
-        )
-        generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
-        generator.denoiser_bytes = made.num_bytes
-        if generator.fused:
-            generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
+        family = WanFamily(parts.transformer)
+        made = exported or assemble(family, settings, generator.shape, cache=cache, folder=folder)
+        _use(generator, made)
+    elif exported is None:
+        quantize_outline(WanFamily(parts.transformer), settings, parts.device, capability, folder)
     return generator
+
+
+def _refuse(
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    settings: DenoiseSettings,
+    streamed: Collection[str],
+    exported: Assembled | None,
+) -> None:
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
+    if guidance_scale is not None and guidance_scale < 1.0:
+        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
+        raise ConfigError(problem, fix="give 1 or more")
+    if BLOCKS in streamed and (settings.forward != "library" or exported is not None):
+        raise ConfigError(
+            "memory.blocks is streamed, which only the library's forward can be",
+            fix='use preset exact without --denoiser, or set memory.blocks = "device"',
+        )
+
+
+def _use(generator: WanGenerator, made: Assembled) -> None:
+    """Its denoiser from now on, and notes on all that was chosen."""
+    parts, settings = generator.parts, generator.settings
+    generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
+    generator.denoiser_bytes, generator.scratch_bytes = made.num_bytes, made.scratch_bytes
+    if settings.vae_chunk:
+        generator.notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
+    if parts.streamed:
+        generator.notes["streamed"] = ", ".join(sorted(parts.streamed))
+    if generator.fused:
+        generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
 
 
 def pad_first(frames: Frames) -> Frames:
@@ -133,13 +162,17 @@ class WanGenerator:
     ) -> None:
         self.parts = parts
         self.denoiser = denoiser
-        self.denoiser_bytes: int | None = None  # of an exported form that stands in for the transformer
+        # of an exported form that stands in for the transformer: its weights, and what it holds for its steps
+        self.denoiser_bytes: int | None = None
+        self.scratch_bytes: int | None = None
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
         self.guidance_scale = guidance_scale
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
         self.batched = parts.device.type == "cuda" and guidance_scale != 1.0
         self.fused = self.settings.vae == "fused"
+        self.most_chunk_latents = self.settings.vae_chunk
+        """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         fixed = parts.defaults.timesteps
         self.schedule: Schedule = (
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
@@ -162,11 +195,9 @@ class WanGenerator:
     @property
     def shape(self) -> Shape:
         """What one forward of the denoiser sees."""
-        patch = self.parts.transformer.config.patch_size
-        _, _, frames, height, width = latent_shape(self.parts, self.spec)
         return Shape(
             batch=2 if self.batched else 1,
-            tokens=(frames // patch[0]) * (height // patch[1]) * (width // patch[2]),
+            tokens=num_tokens(self.parts, latent_shape(self.parts, self.spec)),
             text_tokens=self.parts.max_text_tokens,
         )
 
@@ -183,26 +214,18 @@ class WanGenerator:
         return not self.batched or gate is not None
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        """Bytes of the weights; the larger of a guided denoise step and a decode step, plus the history."""
-        history_bytes = 4 * (self.schedule.num_steps + 3) * int(np.prod(latent_shape(self.parts, spec)))
-        peaks = (
-            self._denoise_bytes(spec),
-            chunk_bytes(self.parts, spec, self.chunk_latents(spec), fused=self.fused),
-        )
-        denoiser_bytes = self.denoiser_bytes
-        if denoiser_bytes is None:
-            denoiser_bytes = bytes_of(self.parts.transformer)
-        return Footprint(
-            weights_bytes=denoiser_bytes + bytes_of(self.parts.vae) + bytes_of(self.parts.text_encoder),
-            activation_bytes=history_bytes + max(peaks),
-        )
+        return footprint(self, spec)
 
     def chunk_latents(self, spec: VideoSpec) -> int:
-        """Latent frames per pass of the autoencoder, as many as the memory of a denoise step holds."""
-        return chunk_size(self.parts, spec, most_bytes=self._denoise_bytes(spec), fused=self.fused)
+        """Latent frames per pass of the autoencoder."""
+        return chunk_latents(self, spec)
 
-    def _denoise_bytes(self, spec: VideoSpec) -> int:
-        return denoise_bytes(self.parts, latent_shape(self.parts, spec), batch=2 if self.batched else 1)
+    def relieve(self) -> str | None:
+        """Takes less memory from the next job on, in words; None: there is nothing left to give up."""
+        if self.most_chunk_latents == 1:
+            return None
+        self.most_chunk_latents = 1
+        return "the autoencoder takes one latent frame at a time"
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
@@ -216,9 +239,9 @@ class WanGenerator:
             prefix_key=key,
             prefix=frames,
             prefix_latents=latents,
-            token_ids=_token_ids(self.parts, prompt.text),
+            token_ids=token_ids(self.parts, prompt.text),
             negative=prompt.negative,
-            negative_ids=_token_ids(self.parts, prompt.negative),
+            negative_ids=token_ids(self.parts, prompt.negative),
             seed=prompt.seed,
         )
         return WanJob(self, request)
@@ -250,6 +273,7 @@ class WanJob:
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
         self._steps_left = 1 + generator.schedule.num_steps + passes
+        self._stage = ENCODE
         self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
 
@@ -257,12 +281,18 @@ class WanJob:
     def steps_left(self) -> int:
         return self._steps_left
 
+    @property
+    def stage(self) -> str:
+        return self._stage
+
     def launch(self) -> Fence:
         """Enqueue the next step on the current stream of the generator's device; never waits for it."""
         assert self._steps_left > 0, "the job is finished"
         with torch.inference_mode():
             next(self._steps)
         self._steps_left -= 1
+        if self._steps_left == 0:
+            self._steps.close()  # the next job need not have what the autoencoder looks back on, a gigabyte
         return fence(self._generator.parts.device)
 
     def result(self) -> Video:
@@ -281,7 +311,7 @@ class WanJob:
         frames = torch.cat(self._decoded).numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
-    def _run(self) -> Iterator[None]:
+    def _run(self) -> Generator[None, None, None]:
         generator, parts = self._generator, self._generator.parts
         guidance = self._guidance()
         sampler = PrefixSampler(
@@ -290,6 +320,7 @@ class WanJob:
             self._encode_prefix(),
             patch_px=parts.transformer.config.patch_size[1],
         )
+        self._stage = DENOISE
         yield
         result = None
         stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
@@ -299,10 +330,12 @@ class WanJob:
             self.num_denoised += 1
             if stop is not None and stop.settled(preview := sampler.preview(velocity)):
                 self._steps_left -= generator.schedule.num_steps - 1 - step
-                result = preview
+                result, self._stage = preview, VAE_PASS
                 yield
                 break
             sampler.advance(velocity)
+            if step + 1 == generator.schedule.num_steps:
+                self._stage = VAE_PASS
             yield
         result = sampler.latents if result is None else result
         latents = denormalise(parts.vae, result.to(parts.vae.dtype))
@@ -311,7 +344,7 @@ class WanJob:
         for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents, first_frame=prefix):
             if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
                 self._watch.note("decoding the latents", pixels)
-                self._decoded.append(_to_host_uint8(pixels))
+                self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
             yield
 
     def _guidance(self) -> Guidance:
@@ -332,9 +365,9 @@ class WanJob:
         if generator.guidance_scale != 1.0:
             uncond = generator.negatives.get(request.negative)
             if uncond is None:
-                uncond = _embed(generator.parts, request.negative_ids)
+                uncond = embed(generator.parts, request.negative_ids)
                 generator.negatives.put(request.negative, uncond)
-        return GuidedText(cond=_embed(generator.parts, request.token_ids), uncond=uncond)
+        return GuidedText(cond=embed(generator.parts, request.token_ids), uncond=uncond)
 
     def _encode_prefix(self) -> Tensor:
         """Normalised clean latents of the prefix, float32 [1, Z, K, h, w]."""
@@ -343,8 +376,9 @@ class WanJob:
             return self._request.prefix_latents
         assert self._request.prefix is not None
         host = torch.from_numpy(self._request.prefix)  # uint8 [P, H, W, 3]
-        pixels = _to_device(host, parts.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
-        latents = encode_mode(parts.vae, pixels.to(parts.vae.dtype), self._chunk_latents).float()
+        pixels = to_device(host, parts.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+        pixels = pixels.to(parts.vae.dtype)  # those in float32 are not kept
+        latents = encode_mode(parts.vae, pixels, self._chunk_latents).float()
         self._watch.note("encoding the prefix", latents)
         generator.prefixes.put(self._request.prefix_key, latents)
         return latents
@@ -354,43 +388,7 @@ class WanJob:
         parts = self._generator.parts
         source = torch.Generator().manual_seed(self._request.seed)
         shape = latent_shape(parts, parts.spec)
-        return _to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
-
-
-def _token_ids(parts: WanParts, text: str) -> Tensor:
-    """int64 [1, n] with the end mark; entities unescaped and white space collapsed as in training."""
-    cleaned = " ".join(html.unescape(html.unescape(text)).split())
-    ids = parts.tokenizer(cleaned, add_special_tokens=True, verbose=False).input_ids
-    if len(ids) > parts.max_text_tokens and parts.defaults.clip_prompts:
-        ids = parts.tokenizer(cleaned, truncation=True, max_length=parts.max_text_tokens).input_ids
-    if len(ids) > parts.max_text_tokens:
-        raise ModelError(
-            f"the prompt has {len(ids)} tokens; the text encoder of {parts.folder} reads at most "
-            f"{parts.max_text_tokens}: {cleaned[:60]!r}...",
-            fix="shorten the prompt",
-        )
-    return torch.tensor([ids])
-
-
-def _embed(parts: WanParts, token_ids: Tensor) -> Tensor:
-    """Text embeddings [1, max_text_tokens, D], zero after the last token, as the models were trained.
-
-    Encoding without padding equals encoding with masked padding and costs a tenth of it for short prompts.
-    """
-    hidden = parts.text_encoder(input_ids=_to_device(token_ids, parts.device)).last_hidden_state
-    padded: Tensor = nn.functional.pad(hidden, (0, 0, 0, parts.max_text_tokens - hidden.shape[1]))
-    return padded
-
-
-def _to_device(host: Tensor, device: torch.device) -> Tensor:
-    # From pageable memory the copy would wait for the stream; pinned memory is kept until the copy is done.
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
-
-
-def _to_host_uint8(pixels: Tensor) -> Tensor:
-    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3] on the host, there when the stream has come so far."""
-    rounded = pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8)
-    return rounded.permute(1, 2, 3, 0).contiguous().to("cpu", non_blocking=True)  # torch pins the copy
+        return to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
 
 
 def _digest(path: Path) -> str:

@@ -25,7 +25,10 @@ class Shades:
         self.prompts: list[retake.Prompt] = []
 
     def footprint(self, spec: retake.VideoSpec) -> retake.Footprint:
-        return retake.Footprint(weights_bytes=0, activation_bytes=0)
+        return retake.Footprint(held={})
+
+    def relieve(self) -> None:
+        return None
 
     def start(self, scenario: retake.Scenario, prompt: retake.Prompt) -> retake.Job[retake.Video]:
         def make() -> retake.Video:

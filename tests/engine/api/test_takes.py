@@ -84,6 +84,10 @@ class Counting:
     most: int = 0
     waited: list[int] = field(default_factory=list)
 
+    @property
+    def stage(self) -> str:
+        return "count"
+
     def launch(self) -> Fence:
         self.steps_left -= 1
         self.in_flight += 1

@@ -24,6 +24,10 @@ class SleepingJob:
     def steps_left(self) -> int:
         return len(self.steps_s) - self.done
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.clock[0] += self.steps_s[self.done]
         self.done += 1

@@ -119,6 +119,24 @@ def test_a_target_means_the_newest_that_fits_and_is_pinned(
     assert read_config(tmp_path / "run").denoise.engine == str(stored)
 
 
+def test_what_an_engine_holds_for_its_steps_is_planned_instead_of_a_step(
+    folders: Folders, graph: Path, tmp_path: Path
+) -> None:
+    """TensorRT is given the memory of its largest profile once."""
+    config = folders.config(tmp_path / "run", settings={"denoise.engine": str(graph)})
+    found = prepare(config).exported
+    assert found is not None and found.scratch_bytes is None
+    outline = wan.load(folders.generator, device="cpu", dtype="fp32", with_weights=False)
+    before = outline.footprint(outline.spec)
+    details = {**found.artifact.details, "activation_bytes": [5 << 20, 7 << 20]}
+    engine = dataclasses.replace(found, artifact=dataclasses.replace(found.artifact, details=details))
+    assert engine.scratch_bytes == 7 << 20
+    outline.denoiser_bytes, outline.scratch_bytes = 1 << 20, engine.scratch_bytes
+    after = outline.footprint(outline.spec)
+    assert after.held["denoiser's scratch"] == 7 << 20 and after.held["transformer"] == 1 << 20
+    assert after.working["denoise step"] < before.working["denoise step"]
+
+
 def test_the_weights_of_the_artifact_are_planned_instead_of_the_modules(
     folders: Folders, graph: Path, tmp_path: Path
 ) -> None:
@@ -127,7 +145,7 @@ def test_the_weights_of_the_artifact_are_planned_instead_of_the_modules(
     size = sum(path.stat().st_size for path in graph.iterdir() if path.name != "artifact.json")
     assert built.exported is not None and built.exported.num_bytes == size
     assert plain.exported is None
-    own, form = (one.memory.parts["generator"].weights_bytes for one in (plain, built))
+    own, form = (one.memory.parts["generator"].held_bytes for one in (plain, built))
     outline = wan.load(folders.generator, device="cpu", dtype="fp32", with_weights=False)
     assert form - size == own - bytes_of(outline.parts.transformer) > 0
 

@@ -23,14 +23,18 @@ from engine.build import run as build
 from engine.build.needs import plan_run
 from engine.build.opened_dataset import open_dataset
 from engine.build.prepare import prepare
+from engine.build.relief import EMPTIED
 from engine.build.run import build_run, resume_run
+from engine.build.used_memory import USED
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import folder as critic_folder
 from engine.datasets.folder import ClipFolder
 from engine.datasets.physics_iq import PhysicsIQ
 from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
 from engine.generators.wan import generator as wan
+from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
+from engine.runs.trace import AROUND
 from engine.runs.trace_file import read_trace
 from engine.settings.config import read_config
 from engine.settings.presets import PRESETS
@@ -91,7 +95,7 @@ def test_real_small_models_run_end_to_end(folders: Folders, tmp_path: Path) -> N
     assert manifest["resolved"]["dtype"] == "fp32"
     assert manifest["models"]["generator"]["sha256"]
     assert manifest["critic"] == {"chat_template": "chat_template.jinja"}
-    assert {span.lane for span in read_trace(out)} == {"generate", "critique", "encode"}
+    assert {span.lane for span in read_trace(out)} == {"generate", "critique", "encode", *AROUND}
     assert read_config(out) == folders.config(out)
     with RunStore.open(out, read_only=True) as store:
         table = next(folders.dataset.rglob("descriptions.csv"))
@@ -139,7 +143,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
 
     monkeypatch.setattr(wan.WanJob, "launch", noting(generate))
     monkeypatch.setattr(qwen_vl.ReplyJob, "launch", noting(decode))
-    monkeypatch.setattr(engine, "lane_threads", lambda wanted: threads(True))
+    monkeypatch.setattr(engine, "lane_threads", lambda wanted, release: threads(True, lambda: None))
     for module in (engine, preparing):
         monkeypatch.setattr(module, "replies_at_once", lambda config, device: 3)
     with build_run(folders.config(tmp_path / "threads", settings=settings)) as run:
@@ -169,7 +173,7 @@ def test_best_of_three_is_the_same_serial_and_interrupted(
             a.critique is not None for a in outcome.attempts
         ]
     spans = tuple(read_trace(tmp_path / "whole"))
-    assert {span.lane for span in spans} == {"generate", "critique", "encode", "select"}
+    assert {span.lane for span in spans} == {"generate", "critique", "encode", "select", *AROUND}
     serial = BEST_OF_THREE | {"schedule.overlap": False}
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
         assert facts(run.execute(Silent())) == facts(whole)
@@ -265,7 +269,7 @@ def test_wrong_folders_and_names_are_refused_before_loading(folders: Folders, tm
 def test_models_that_do_not_fit_are_refused(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "device_budget", lambda device: 2**20)
+    monkeypatch.setattr(preparing, "device_budget", lambda device, vram: 2**20)
     with pytest.raises(DoesNotFit, match="generator"):
         prepare(folders.config(tmp_path / "run"))
 
@@ -412,15 +416,62 @@ def test_needs(folders: Folders, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_of_a_preset_is_that_of_exact(folders: Folders, tmp_path: Path) -> None:
-    """`retake plan` says so; once it is planned by preset, that line has to go."""
-    plans = [
-        prepare(folders.config(tmp_path / "run", settings={"denoise.preset": preset})).memory.parts
+def test_a_job_that_finds_no_memory_gives_some_up_and_the_run_goes_on(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: first what the allocator keeps, then the passes of the autoencoder; the manifest says so."""
+    script_the_critic(monkeypatch)
+    launch, seen = wan.WanJob.launch, list[int]()
+
+    def short_of_memory(job: wan.WanJob) -> Any:
+        if len(seen) < 2:
+            seen.append(job._chunk_latents)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return launch(job)
+
+    settings = {"loop.loops": 0, "limit": 1}
+    with build_run(folders.config(tmp_path / "whole", settings=settings)) as run:
+        expected = run.execute(Silent())
+    monkeypatch.setattr(wan.WanJob, "launch", short_of_memory)
+    with build_run(folders.config(tmp_path / "run", settings=settings)) as run:
+        outcomes = run.execute(Silent())
+    assert facts(outcomes) == facts(expected), "passes of another size give the same frames"
+    assert seen == [4, 4]
+    (entry,) = read_manifest(tmp_path / "run" / MANIFEST)[USED]
+    assert entry["relieved"] == [EMPTIED, "the autoencoder takes one latent frame at a time"]
+
+
+def test_memory_is_planned_by_preset_and_by_steps(folders: Folders, tmp_path: Path) -> None:
+    plans = {
+        preset: prepare(folders.config(tmp_path / "run", settings={"denoise.preset": preset})).memory.parts
         for preset in PRESETS
-    ]
-    assert all(plan == plans[0] for plan in plans)
+    }
+    assert plans["fast"]["critic"] == plans["exact"]["critic"]
+    working = {preset: plan["generator"].working for preset, plan in plans.items()}
+    assert working["fast"]["denoise step"] != working["exact"]["denoise step"]
+    assert working["fast"]["autoencoder pass"] != working["exact"]["autoencoder pass"], "its passes are fused"
     steps = folders.config(tmp_path / "run", settings={"generator.steps": 5})
-    assert prepare(steps).memory.parts != plans[0] and plan_run(steps, timed=False).num_steps == 5
+    needs = plan_run(steps, timed=False)
+    assert needs.memory.parts != plans["exact"] and needs.num_steps == 5
+
+
+def test_what_does_not_fit_is_changed_told_and_pinned(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_the_critic(monkeypatch)
+    given = folders.config(tmp_path / "run", settings={"loop.loops": 0, "limit": 1})
+    whole = prepare(given).memory
+    monkeypatch.setattr(preparing, "device_budget", lambda device, vram: whole.peak_bytes)
+    with build_run(given) as run:
+        assert [line.partition(" saves ")[0] for line in run.changed] == ["denoise.vae_chunk = 2"]
+        assert all(outcome.failure is None for outcome in run.execute(Silent()).values())
+    assert read_config(tmp_path / "run").denoise.vae_chunk == 2
+    manifest = read_manifest(tmp_path / "run" / MANIFEST)
+    assert manifest["memory"]["changed"] == list(run.changed)
+    assert manifest["memory"]["required_bytes"] <= manifest["memory"]["budget_bytes"]
+    refusing = folders.config(tmp_path / "no", settings={"memory.fit": "refuse"})
+    with pytest.raises(DoesNotFit, match=r"denoise\.vae_chunk = 2 saves"):
+        prepare(refusing)
 
 
 def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,6 +487,6 @@ def test_a_quantized_critic_is_planned_smaller(folders: Folders, monkeypatch: py
     }
     language = qwen_vl.load(folders.critic, device="cpu", dtype="bf16").model.model.language_model
     num_weights = sum(m.weight.numel() for m in language.modules() if isinstance(m, torch.nn.Linear))
-    saved = {name: planned["none"].weights_bytes - plan.weights_bytes for name, plan in planned.items()}
+    saved = {name: planned["none"].held_bytes - plan.held_bytes for name, plan in planned.items()}
     assert saved["int8"] == num_weights
     assert saved["nf4"] == pytest.approx(num_weights * (2 - 0.516), rel=0.01)

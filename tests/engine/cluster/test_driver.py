@@ -46,9 +46,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     script_the_critic(monkeypatch)
     loading = threading.Lock()  # libraries load one model at a time in a process
 
-    def one_at_a_time(prepared: Prepared) -> tuple[Generator, Critic]:
+    def one_at_a_time(prepared: Prepared, loaded_bytes: dict[str, int]) -> tuple[Generator, Critic]:
         with loading:
-            return load(prepared)
+            return load(prepared, loaded_bytes)
 
     monkeypatch.setattr(worker, "load", one_at_a_time)
 

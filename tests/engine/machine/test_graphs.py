@@ -13,7 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.machine.graphs import DEVICE_CALLS, WARM_UP_CALLS, DeviceCalls, GraphedForward, captured
+from engine.machine.graphs import (
+    DEVICE_CALLS,
+    WARM_UP_CALLS,
+    DeviceCalls,
+    GraphedForward,
+    GraphPool,
+    captured,
+)
 
 
 def affine(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -121,6 +128,42 @@ def test_a_graph_keeps_the_priority_of_its_lane() -> None:
         with torch.cuda.stream(torch.cuda.Stream(priority=priority)):
             captured(lambda: seen.append(torch.cuda.current_stream().priority))
     assert set(seen[:3]) == {-1} and set(seen[3:]) == {0}
+
+
+@pytest.mark.gpu
+def test_graphs_of_one_pool_replay_in_any_order_and_take_its_memory_once() -> None:
+    """Results are copies, so that what one leaves in the pool is nobody's when another overwrites it."""
+    pool, wide = GraphPool(), torch.randn(2048, 2048, device="cuda")
+
+    def work(x: Tensor) -> Tensor:
+        return torch.tanh(x @ x).sum(0)
+
+    def captured_bytes(pool: GraphPool | None) -> tuple[int, list[GraphedForward]]:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        made = [GraphedForward(work, num_changing=1, pool=pool) for _ in range(4)]
+        for graphed in made:
+            graphed(wide)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved() - before, made
+
+    apart, _ = captured_bytes(None)
+    together, made = captured_bytes(pool)
+    assert together < apart - 2 * wide.nbytes
+    for seed in (0, 3, 1, 2, 0, 2):
+        x = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(seed)).cuda()
+        assert same(made[seed](x), work(x))
+
+
+@pytest.mark.gpu
+def test_captures_of_a_thread_have_one_stream() -> None:
+    """The allocator keeps for each stream what was freed on it."""
+    seen: list[int] = []
+    for _ in range(3):
+        captured(lambda: seen.append(torch.cuda.current_stream().cuda_stream))
+    assert len(set(seen)) == 1
 
 
 @pytest.mark.gpu

@@ -240,6 +240,18 @@ def test_linked_videos_play_from_the_run_folder(browser: Browser, run: Path) -> 
     assert browser.run("document.documentElement.dataset.errors || ''") == ""
 
 
+def test_the_timeline_and_what_the_run_cost_are_there(page: Browser) -> None:
+    """A bar for each take in its lane, told by its title; tables that open."""
+    bars = "document.querySelectorAll('#lanes svg rect')"
+    assert page.run(f"{bars}.length") > 30
+    assert page.run(f"[...{bars}].every(bar => bar.querySelector('title').textContent.includes(' s'))")
+    assert page.run(f"[...{bars}].some(bar => bar.getBoundingClientRect().width > 1)")
+    page.click("#performance summary")
+    page.until("document.querySelector('#performance details').open")
+    rows = "[...document.querySelectorAll('#performance details tbody tr')].map(row => row.textContent)"
+    assert any("generate" in row and "6.20 s" in row for row in page.run(rows))
+
+
 def test_narrow_and_wide_pages_do_not_overflow(page: Browser) -> None:
     for width in (360, 800, 1600):
         page.call(

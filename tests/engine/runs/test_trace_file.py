@@ -35,10 +35,14 @@ def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
     write_trace(path, [*SPANS, launched])
     assert spans_of(tmp_path) == (*SPANS, launched)
     events = json.loads(path.read_text())["traceEvents"]
-    names = [event["args"]["name"] for event in events if event["ph"] == "M"]
-    assert names == ["generate", "critique", "encode"]
-    first = next(event for event in events if event["ph"] == "X")
-    assert (first["ts"], first["dur"], first["tid"]) == (0.0, 4e6, 0)
+    names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
+    assert names == ["generate (device)", "critique (device)", "encode (host)", "generate (launches)"]
+    slices = [event for event in events if event["ph"] == "X"]
+    assert (slices[0]["ts"], slices[0]["dur"]) == (0.0, 4e6)
+    assert [(one["cat"], one["ts"], one["dur"]) for one in slices[4:]] == [
+        ("generate", 7e6, 1e6),
+        ("launch", 6.5e6, 0.25e6),
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["trace.json"]
 
 
@@ -117,7 +121,7 @@ def test_the_trace_and_the_notes_of_an_earlier_version_are_taken_in(tmp_path: Pa
         work(recorder, "c")
     assert [s.scenario_id for s in spans_of(tmp_path)] == ["a", "b", "c"]
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    assert [event["ph"] for event in events] == ["M", "X", "X", "M", "X"]  # each process names its lanes
+    assert [event["ph"] for event in events] == ["M", "M", "X", "M", "X", "M", "M", "X"]  # names of its own
 
 
 def test_a_trace_that_was_cut_short_is_refused(tmp_path: Path) -> None:
@@ -155,3 +159,9 @@ def test_alien_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "trace.json").write_text(text)
     with pytest.raises(StoreError, match=r"trace\.json is not a trace"):
         spans_of(tmp_path)
+
+
+def test_a_name_that_looks_like_a_launch_is_read(tmp_path: Path) -> None:
+    odd = replace(span("generate", 0.0, 1.0), scenario_id='"cat": "launch"', launch_s=0.0, launched_s=0.5)
+    write_trace(tmp_path / "trace.json", [odd])
+    assert spans_of(tmp_path) == (odd,)

@@ -151,6 +151,7 @@ def test_parts_are_laid_over_the_preset() -> None:
         "compile": "off",
         "graphs": "on",
         "vae": VAES[-1],
+        "vae_chunk": 3,
         "cfg_gate": 1.0,
         "step_cache": 0.0,
         "early_stop": 0.1,

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.settings.environment import compile_into, let_waiting_threads_sleep
+from engine.settings.environment import (
+    compile_into,
+    let_memory_grow_in_place,
+    let_waiting_threads_sleep,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 HOUSES = ("engine", "export", "bench")
@@ -51,6 +55,25 @@ def test_how_the_user_wants_threads_to_wait_stays(
     before = dict(os.environ)
     let_waiting_threads_sleep()
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_allocator_grows_in_place_unless_the_user_says_how(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "platform", "win32")
+    let_memory_grow_in_place()
+    assert "PYTORCH_ALLOC_CONF" not in os.environ, "torch has no such segments there"
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    before = dict(os.environ)
+    let_memory_grow_in_place()
+    assert dict(os.environ) == before
+    monkeypatch.delenv(name)
+    let_memory_grow_in_place()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
 def test_compiled_code_lies_where_the_user_said_else_in_our_cache(

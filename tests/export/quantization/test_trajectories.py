@@ -30,6 +30,10 @@ class Job:
     def __init__(self, generator: Any, steps: int) -> None:
         self.generator, self.steps_left = generator, steps + 1
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.steps_left -= 1
         if self.steps_left:  # the last step decodes

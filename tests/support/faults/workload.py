@@ -198,7 +198,10 @@ class DrawnGenerator:
         self.notes: dict[str, str] = {}
 
     def footprint(self, spec: VideoSpec) -> Footprint:
-        return Footprint(weights_bytes=1, activation_bytes=1)
+        return Footprint(held={"model": 1}, working={"step": 1})
+
+    def relieve(self) -> None:
+        return None
 
     def start(self, scenario: Scenario, prompt: Prompt) -> Any:
         draw = np.random.default_rng([prompt.seed, *prompt.text.encode()])
@@ -263,7 +266,7 @@ def _scene(number: int) -> Scenario:
 
 
 def _script_the_critic() -> None:
-    preparing.load_critic = lambda *arguments, with_weights: ScriptedCritic()
+    preparing.load_critic = lambda *arguments, **options: ScriptedCritic()
 
 
 def _stand_in() -> None:

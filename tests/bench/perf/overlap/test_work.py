@@ -24,6 +24,10 @@ class Reply(Answered[Any]):
         super().__init__(SimpleNamespace(raw="{}", num_tokens=7))
         self.models, self.steps_left = models, 2
 
+    @property
+    def stage(self) -> str:
+        return "step"
+
     def launch(self) -> Fence:
         self.models.open += self.steps_left == 2
         self.models.most = max(self.models.most, self.models.open)

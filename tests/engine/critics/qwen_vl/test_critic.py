@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, DynamicCache, Qwen3VLConfig
 from vlm_replies import PLAN, REPLY
 
 from engine.build.model_folders import find_critic
@@ -21,6 +21,7 @@ from engine.build.prepare import load_critic
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
 from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.footprint import prefill_bytes
 from engine.critics.qwen_vl.instructions import PATCH_INSTRUCTION, plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
 from engine.critics.qwen_vl.schema import critique_json_schema, parse_plan
@@ -28,6 +29,7 @@ from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ConfigError, ModelError, VideoError
+from engine.machine.counted import peak_bytes
 from engine.settings.config import BUNDLED, CriticConfig, RunConfig
 from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
 from engine.video.files import probe, write_mp4
@@ -325,11 +327,41 @@ def test_a_model_that_has_learned_its_reply_gives_a_plan(folder: Path, scenario:
 def test_footprint_is_of_the_loaded_weights_and_grows_with_the_take(critic: QwenVLCritic) -> None:
     spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
     footprint = critic.footprint(spec)
-    assert footprint.weights_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
+    assert footprint.held_bytes >= 4 * sum(p.numel() for p in critic.model.parameters())
     fewer = critic.footprint(replace(spec, num_frames=2))
-    assert 0 < fewer.activation_bytes < footprint.activation_bytes
+    assert 0 < fewer.working_bytes < footprint.working_bytes
     told = replace(critic, patches=True).footprint(spec)
-    assert told.activation_bytes > footprint.activation_bytes, "the prompt holds the plan too"
+    assert told.working_bytes > footprint.working_bytes, "the prompt holds the plan too"
+
+
+def test_reading_a_prompt_is_planned_as_it_is_counted() -> None:
+    """Layers as wide as a published model's, without values: keys and values beside the peak of a layer."""
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": 4096,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+        }
+    )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).eval()
+    tokens, text = 2000, config.get_text_config()
+    given = torch.empty(1, tokens, 4096, device="meta", dtype=torch.bfloat16)
+    positions = torch.empty(3, 1, tokens, device="meta", dtype=torch.long)
+
+    def read() -> Any:
+        cache = DynamicCache(config=text)
+        return model.model.language_model(
+            inputs_embeds=given, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+
+    keys_and_values = 2 * 3 * 8 * 128 * 2 * tokens
+    planned = prefill_bytes(text, tokens, 2)
+    assert peak_bytes(read) - keys_and_values == pytest.approx(planned, rel=0.02)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -355,8 +387,8 @@ def test_a_quantized_critic(
     expected, actual = (each.model(**inputs).logits.float() for each in (exact, critic))
     assert 0 < (actual - expected).norm() / expected.norm() < most
     spec = VideoSpec(width=64, height=64, fps=8.0, prefix_frames=24, num_frames=40)
-    planned = load(quantization=quantization, with_weights=False).footprint(spec).weights_bytes
-    assert critic.footprint(spec).weights_bytes == pytest.approx(planned, rel=0.05)
+    planned = load(quantization=quantization, with_weights=False).footprint(spec).held_bytes
+    assert critic.footprint(spec).held_bytes == pytest.approx(planned, rel=0.05)
     assert finish(critic.plan(scenario)).num_tokens > 0
     assert finish(critic.start(scenario, PROMPT, take(), None)).num_tokens > 0
 

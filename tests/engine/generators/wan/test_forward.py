@@ -253,10 +253,12 @@ def test_each_block_has_its_own_ranges() -> None:
 def test_a_graph_is_captured_for_every_combination_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal tensors, other kernels: a graph that did not know which blocks are low would replay the wrong."""
     made: list[object] = []
+    pools: set[object] = set()
 
     class Eager:
-        def __init__(self, forward: Any, *, num_changing: int) -> None:
+        def __init__(self, forward: Any, *, num_changing: int, pool: object) -> None:
             made.append(self)
+            pools.add(pool)
             self.forward = forward
 
         def __call__(self, *tensors: Tensor) -> Tensor:
@@ -273,6 +275,7 @@ def test_a_graph_is_captured_for_every_combination_of_blocks(monkeypatch: pytest
             d(tiny.latents(), tiny.at(value), d.prepare(tiny.text()), branch="cond") for d in (graphed, plain)
         )
         assert torch.equal(ours, expected) and len(made) == num_graphs, value
+    assert len(pools) == 1, "a lane replays them one after the other"
 
 
 # --- compiled and replayed ----------------------------------------------------------------------------------

@@ -214,6 +214,18 @@ def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     assert WanDefaults().num_inference_steps == 50 and WanDefaults().guidance_scale == 5.0
 
 
+def test_a_job_whose_last_step_is_launched_holds_nothing_of_the_autoencoder(
+    generator: WanGenerator, scenario: Scenario
+) -> None:
+    """The next job begins before its result is fetched."""
+    job = generator.start(scenario, PROMPT)
+    while job.steps_left:
+        assert job._steps.gi_frame is not None
+        job.launch()
+    assert job._steps.gi_frame is None
+    assert len(job.result().frames) == generator.spec.num_frames
+
+
 def test_footprint_counts_the_weights_and_grows_with_the_video(generator: WanGenerator) -> None:
     parts = generator.parts
     modules = (parts.transformer, parts.vae, parts.text_encoder)
@@ -221,10 +233,10 @@ def test_footprint_counts_the_weights_and_grows_with_the_video(generator: WanGen
     small = generator.footprint(generator.spec)
     large = generator.footprint(dataclasses.replace(generator.spec, width=64, height=64))
     longer = generator.footprint(dataclasses.replace(generator.spec, num_frames=80))
-    assert stored <= small.weights_bytes < 1.2 * stored
-    assert small.weights_bytes == large.weights_bytes
-    assert large.activation_bytes > 3 * small.activation_bytes
-    assert longer.activation_bytes > small.activation_bytes
+    assert stored <= small.held_bytes < 1.2 * stored
+    assert small.held_bytes == large.held_bytes
+    assert large.working_bytes > 3 * small.working_bytes
+    assert longer.working_bytes > small.working_bytes
 
 
 def enlarged(folder: Path, target: Path) -> Path:
@@ -248,7 +260,7 @@ def test_footprint_covers_the_cpu_peak(folder: Path, scenario: Scenario, tmp_pat
     memory = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
     before = memory[0]["args"]["Total Allocated"] - memory[0]["args"]["Bytes"]
     peak = max(event["args"]["Total Allocated"] for event in memory) - before
-    estimate = generator.footprint(generator.spec).activation_bytes
+    estimate = generator.footprint(generator.spec).working_bytes
     assert peak <= estimate <= 10 * peak, f"peak {peak}, estimate {estimate}"
 
 
@@ -369,6 +381,10 @@ def test_a_short_or_missing_prefix_costs_only_its_scenario(generator: WanGenerat
 # --- on a GPU -----------------------------------------------------------------------------------------------
 
 
+WORKSPACE = 64 << 20
+"""What a library's convolutions and products take for a moment, which no plan of ours counts."""
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_footprint_covers_the_gpu_peak(folder: Path, scenario: Scenario, tmp_path: Path, dtype: str) -> None:
@@ -379,8 +395,8 @@ def test_footprint_covers_the_gpu_peak(folder: Path, scenario: Scenario, tmp_pat
     torch.cuda.reset_peak_memory_stats()
     run(generator.start(scenario, dataclasses.replace(PROMPT, seed=1)))
     peak = torch.cuda.max_memory_allocated() - before
-    estimate = generator.footprint(generator.spec).activation_bytes
-    assert peak <= estimate <= 10 * peak, f"peak {peak}, estimate {estimate}"
+    estimate = generator.footprint(generator.spec).working_bytes
+    assert peak <= estimate + WORKSPACE and estimate <= 2 * peak, f"peak {peak}, estimate {estimate}"
 
 
 @pytest.mark.gpu

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tiny_wan import build_folder
 
+from engine.denoise.assemble import quantize_outline
 from engine.generators.wan import generator as wan
-from engine.generators.wan.memory import CHUNK_BYTES, MAX_CHUNK_LATENTS, chunk_bytes, chunk_size, latent_shape
+from engine.generators.wan import memory
+from engine.generators.wan.family import WanFamily
+from engine.generators.wan.folder import without_values
+from engine.generators.wan.memory import (
+    MAX_CHUNK_LATENTS,
+    bytes_of,
+    chunk_bytes,
+    chunk_size,
+    denoise_bytes,
+    encode_bytes,
+)
 from engine.generators.wan.vae import decode_pixels, encode_moments
 from engine.generators.wan.vae_fused import use_fused_vae
+from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import VideoSpec
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -50,18 +64,134 @@ def test_chunks_are_as_large_as_memory_allows(generator: wan.WanGenerator) -> No
         assert chunk_size(parts, large, most_bytes=needed - 1, fused=False) == latents - 1
 
 
-def test_a_decode_step_takes_no_more_than_a_denoise_step_where_that_is_large(
-    generator: wan.WanGenerator,
+def test_a_decode_step_takes_no_more_than_a_denoise_step_on_a_cpu(
+    generator: wan.WanGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that larger chunks cost nothing in the plan."""
-    spec = dataclasses.replace(generator.spec, width=1024, height=1024, num_frames=2000)
-    most = generator._denoise_bytes(spec)
-    size = generator.chunk_latents(spec)
-    assert most > CHUNK_BYTES and size > 1
-    assert chunk_bytes(generator.parts, spec, size, fused=False) <= most
-    values = math.prod(latent_shape(generator.parts, spec))
-    history = 4 * (generator.schedule.num_steps + 3) * values
-    assert generator.footprint(spec).activation_bytes == most + history
+    """So that larger chunks cost nothing in its plan; a GPU takes the largest, and fewer if it must."""
+    needed = [chunk_bytes(generator.parts, generator.spec, size, fused=False) for size in (1, 2, 3)]
+    for size, most in enumerate(needed, start=1):
+        monkeypatch.setattr(memory, "CPU_CHUNK_BYTES", most)
+        assert generator.chunk_latents(generator.spec) == size
+    parts = dataclasses.replace(generator.parts, device=torch.device("cuda"))
+    outline = wan.WanGenerator(parts, generator.denoiser, 3, 3.0)
+    assert outline.chunk_latents(generator.spec) == MAX_CHUNK_LATENTS
+    assert outline.relieve() is not None and outline.chunk_latents(generator.spec) == 1
+    assert outline.relieve() is None, "nothing is left to give up"
+
+
+RESULTS = Path(__file__).parents[4] / "bench" / "results"
+TRANSFORMERS: dict[str, tuple[dict[str, Any], VideoSpec]] = {
+    "denoiser_h200_5b": (
+        {
+            "num_attention_heads": 24,
+            "in_channels": 48,
+            "out_channels": 48,
+            "ffn_dim": 14336,
+            "num_layers": 30,
+        },
+        VideoSpec(width=1280, height=704, fps=24.0, prefix_frames=1, num_frames=120),
+    ),
+    "denoiser_h200": (
+        {"num_attention_heads": 12, "in_channels": 16, "out_channels": 16, "ffn_dim": 8960, "num_layers": 30},
+        VideoSpec(width=832, height=480, fps=16.0, prefix_frames=1, num_frames=80),
+    ),
+    "denoiser_h200_14b": (
+        {
+            "num_attention_heads": 40,
+            "in_channels": 16,
+            "out_channels": 16,
+            "ffn_dim": 13824,
+            "num_layers": 40,
+        },
+        VideoSpec(width=832, height=480, fps=16.0, prefix_frames=1, num_frames=80),
+    ),
+}
+COMPILED = DenoiseSettings(forward="fast", linear="fp8", compile="on")
+
+
+def published(name: str) -> Any:
+    """The parts of a published model without values, on a GPU that is not here."""
+    layout, _ = TRANSFORMERS[name]
+    transformer = without_values(
+        WanTransformer3DModel,
+        {"text_dim": 4096, "freq_dim": 256, "cross_attn_norm": True, **layout},
+        torch.bfloat16,
+    )
+    vae = without_values(
+        AutoencoderKLWan, LAYOUTS["Wan2.2-5B" if layout["in_channels"] == 48 else "Wan2.1"], torch.bfloat16
+    )
+    return SimpleNamespace(
+        transformer=transformer,
+        vae=vae,
+        device=torch.device("cuda"),
+        max_text_tokens=512,
+        defaults=SimpleNamespace(prefix_attention="all"),
+    )
+
+
+def measured(name: str, variant: str) -> int:
+    document = json.loads((RESULTS / f"{name}.json").read_text())
+    found = {one["name"]: one for one in document["subjects"][0]["variants"]}
+    return int(found[variant]["activation_peak_bytes"])
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_denoise_step_is_counted_as_it_was_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the library, and of the compiled 8-bit forward, on an H200. The models of 1.3B and 14B were measured
+    with one timestep for all tokens, the 5B one with one for each, as all of ours run."""
+    spec, parts = TRANSFORMERS[name][1], published(name)
+    if name != "denoiser_h200_5b":
+        scalar = lambda time, device: torch.empty(1, device=device)  # noqa: E731
+        monkeypatch.setattr(memory.PrefixTimestep, "per_token", scalar)
+        monkeypatch.setattr(
+            torch.Tensor, "expand", lambda x, *sizes: x if x.shape == (1,) else EXPAND(x, *sizes)
+        )
+    memory._counted_forward.cache_clear()
+    exact = denoise_bytes(parts, spec, 1, PRESETS["exact"])
+    memory._counted_forward.cache_clear()
+    assert exact == pytest.approx(measured(name, "diffusers eager"), rel=0.02)
+    quantize_outline(WanFamily(parts.transformer), COMPILED, parts.device, (9, 0), None)
+    fast = denoise_bytes(parts, spec, 1, COMPILED)
+    assert fast == pytest.approx(measured(name, "ours FP8 linear, FP8 attention"), rel=0.02)
+
+
+EXPAND = torch.Tensor.expand
+
+
+def test_a_pass_of_the_autoencoder_is_counted_as_it_was_measured() -> None:
+    """Decoding 81 frames of 480x832 on an H200; the measured peak has the weights in it."""
+    document = json.loads((RESULTS / "vae_h200.json").read_text())
+    peaks = {row["name"]: row.get("peak_allocated_bytes") for row in document["rows"]}
+    parts, spec = published("denoiser_h200"), TRANSFORMERS["denoiser_h200"][1]
+    weights = bytes_of(parts.vae)
+    for row, chunk, fused in (
+        ("chunks of 4, channels last", 4, False),
+        ("fused, merged and paired, chunks of 4", 4, True),
+    ):
+        planned = weights + memory._counted_vae("decode", *memory._vae_key(parts, spec, fused), chunk)
+        assert planned == pytest.approx(peaks[row], rel=0.05), row
+
+
+def test_presets_differ_in_weights_as_in_steps() -> None:
+    """8-bit layers, as of the capability that is planned for."""
+    parts, spec = published("denoiser_h200_5b"), TRANSFORMERS["denoiser_h200_5b"][1]
+    whole = bytes_of(parts.transformer)
+    step = denoise_bytes(parts, spec, 2, PRESETS["exact"])
+    quantize_outline(WanFamily(parts.transformer), PRESETS["fast"], parts.device, (7, 5), None)
+    assert bytes_of(parts.transformer) == whole, "nothing 8-bit is fast there"
+    quantize_outline(WanFamily(parts.transformer), PRESETS["fast"], parts.device, (8, 9), None)
+    saved = json.loads((RESULTS / "denoiser_h200_5b.json").read_text())["subjects"][0]["variants"][4]
+    before, after = (int(word) for word in re.findall(r"[0-9]+", saved["choices"]["linear"])[2:4])
+    assert whole - bytes_of(parts.transformer) == pytest.approx((before - after) << 20, rel=0.01)
+    assert denoise_bytes(parts, spec, 2, PRESETS["fast"]) < 0.5 * step
+
+
+def test_encoding_a_prefix_grows_with_its_frames_and_decoding_does_not(generator: wan.WanGenerator) -> None:
+    """Frames of a take go to the host pass by pass."""
+    parts, spec = generator.parts, generator.spec
+    longer = dataclasses.replace(spec, prefix_frames=600, num_frames=2000)
+    assert encode_bytes(parts, longer, 4, fused=False) > encode_bytes(parts, spec, 4, fused=False)
+    assert chunk_bytes(parts, longer, 4, fused=False) == chunk_bytes(parts, spec, 4, fused=False)
 
 
 @pytest.mark.gpu
@@ -87,7 +217,8 @@ def test_published_sizes_stay_below_the_plan(layout: str, fused: bool) -> None:
             torch.cuda.reset_peak_memory_stats()
             result = way(vae, given, size)
             peak = torch.cuda.max_memory_allocated() - before - result.nbytes
-            assert peak <= estimate, f"{way.__name__} of {size}: peak {peak}, estimate {estimate}"
+            told = f"{way.__name__} of {size}: peak {peak}, estimate {estimate}"
+            assert peak <= 1.1 * estimate + (64 << 20), told  # workspaces of convolutions
             if way is decode_pixels:
-                assert estimate <= 4 * peak, f"{size}: peak {peak}, estimate {estimate}"
+                assert estimate <= 1.25 * peak, told
             del result

@@ -45,6 +45,7 @@ FLIPS: dict[str, tuple[DenoiseSettings, object, str]] = {
     "compile": (FAST, "on", "notes"),
     "graphs": (FAST, "on", "error"),
     "vae": (EXACT, VAES[-1], "notes"),
+    "vae_chunk": (EXACT, 2, "notes"),
     "cfg_gate": (EXACT, 0.5, "frames"),
     "step_cache": (EXACT, 0.4, "frames"),
     "early_stop": (EXACT, 0.9, "frames"),
@@ -142,7 +143,7 @@ def test_order_and_interleaving_change_nothing(
 
 def test_weights_are_not_needed_to_plan_with_a_preset(folder: Path) -> None:
     outline = load(folder, PRESETS["fast"], with_weights=False)
-    assert outline.footprint(outline.spec).weights_bytes > 0 and outline.notes == {}
+    assert outline.footprint(outline.spec).held_bytes > 0 and outline.notes == {}
 
 
 # --- early stop ---------------------------------------------------------------------------------------------
@@ -236,3 +237,24 @@ def test_launch_never_synchronizes_once_compiled(
         torch.cuda.set_sync_debug_mode("default")
     fences[-1].wait()
     assert np.array_equal(job.result().frames, expected), "the same numbers when replayed"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("part", ["text_encoder", "blocks"])
+def test_a_streamed_part_gives_the_same_video_in_less_memory(
+    folder: Path, scenario: Scenario, part: str, device: str
+) -> None:
+    resident = load(folder, EXACT, device=device)
+    streamed = load(folder, EXACT, device=device, streamed=[part])
+    assert np.array_equal(frames(resident, scenario), frames(streamed, scenario))
+    assert streamed.notes["streamed"] == part
+    held = [generator.footprint(generator.spec).held for generator in (resident, streamed)]
+    name = "text encoder" if part == "text_encoder" else "transformer"
+    assert held[1][name] < held[0][name] and held[0] | held[1] | {name: 0} == held[0] | {name: 0}
+    outline = load(folder, EXACT, device=device, streamed=[part], with_weights=False)
+    assert outline.footprint(outline.spec) == streamed.footprint(streamed.spec)
+
+
+def test_blocks_that_visit_cannot_be_ours(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="only the library's forward"):
+        load(folder, FAST, streamed=["blocks"])

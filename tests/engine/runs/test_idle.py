@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.perf.end_to_end.idle import idle
+from engine.runs.idle import idle
 from engine.runs.trace import Span
 
 

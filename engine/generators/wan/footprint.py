@@ -1,0 +1,101 @@
+"""What a Wan generator takes of the memory of its device, by its settings. Runs nothing of a job.
+
+Used by the outline, before a weight is read, and by the loaded generator alike. S tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from engine.denoise.assemble import GRAPHED_TOKENS
+from engine.generators.wan.memory import (
+    MAX_CHUNK_LATENTS,
+    bytes_of,
+    chunk_bytes,
+    chunk_size,
+    denoise_bytes,
+    encode_bytes,
+    latent_shape,
+    text_bytes,
+)
+from engine.machine.memory import GRAPHS
+from engine.types import Footprint, VideoSpec
+
+if TYPE_CHECKING:
+    from engine.generators.wan.generator import WanGenerator
+
+
+def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
+    """Models and pools of graphs; encoding the prefix, a denoise step, a pass of the autoencoder."""
+    parts, settings = generator.parts, generator.settings
+    latents = 4 * math.prod(latent_shape(parts, spec))
+    history = (generator.schedule.num_steps + 3) * latents  # a sampler keeps noise and velocities
+    batch = 2 if generator.batched else 1
+    step, text = denoise_bytes(parts, spec, batch, settings), text_bytes(parts, batch, settings)
+    chunk = chunk_latents(generator, spec)
+    encoder = parts.text_encoder.encoder
+    held = {
+        "transformer": _transformer_bytes(generator),
+        "autoencoder": bytes_of(parts.vae),
+        "text encoder": _held_bytes(
+            parts.text_encoder,
+            encoder.block,
+            streamed="text_encoder" in parts.streamed,
+            table=encoder.embed_tokens,
+        ),
+    }
+    if generator.scratch_bytes is not None:
+        held["denoiser's scratch"], step = generator.scratch_bytes, latents * batch
+    if graphs := _num_graphs(generator):
+        # they share their pool, and each has inputs of its own; what warms them up comes out of a stream's
+        held[GRAPHS] = step + graphs * text
+    # frames that are done go to the host, which a CPU is itself; they are there twice when they are joined
+    done = 2 * spec.num_frames * spec.height * spec.width * 3 if parts.device.type == "cpu" else 0
+    return Footprint(
+        held=held,
+        working={
+            "prefix and text": encode_bytes(parts, spec, chunk, fused=generator.fused) + text,
+            "denoise step": history + step + text,
+            "autoencoder pass": latents + chunk_bytes(parts, spec, chunk, fused=generator.fused) + done,
+        },
+    )
+
+
+def chunk_latents(generator: WanGenerator, spec: VideoSpec) -> int:
+    """Latent frames per pass of the autoencoder: as set; else MAX_CHUNK_LATENTS, on a CPU only where a
+    denoise step takes as much, since its memory is the user's."""
+    parts = generator.parts
+    if generator.most_chunk_latents:
+        return generator.most_chunk_latents
+    if parts.device.type == "cuda":
+        return MAX_CHUNK_LATENTS
+    step = denoise_bytes(parts, spec, 2 if generator.batched else 1, generator.settings)
+    return chunk_size(parts, spec, most_bytes=step, fused=generator.fused)
+
+
+def _transformer_bytes(generator: WanGenerator) -> int:
+    if generator.denoiser_bytes is not None:
+        return generator.denoiser_bytes
+    transformer = generator.parts.transformer
+    return _held_bytes(transformer, transformer.blocks, streamed="blocks" in generator.parts.streamed)
+
+
+def _held_bytes(model: Any, blocks: Any, *, streamed: bool, table: Any = None) -> int:
+    """Of a streamed model what stays, and two blocks: the next may come before the last one is freed."""
+    if not streamed:
+        return bytes_of(model)
+    sizes = [bytes_of(block) for block in blocks]
+    away = sum(sizes) + (0 if table is None else bytes_of(table))
+    return bytes_of(model) - away + 2 * max(sizes, default=0)
+
+
+def _num_graphs(generator: WanGenerator) -> int:
+    """Of the forwards of a take that differ in shape or in the blocks whose attention is 8-bit."""
+    settings, shape = generator.settings, generator.shape
+    if settings.forward == "library" or generator.parts.device.type != "cuda" or settings.graphs == "off":
+        return 0
+    if settings.graphs == "auto" and shape.batch * shape.tokens > GRAPHED_TOKENS:
+        return 0
+    rows = 2 if generator.batched and generator.has_single_rows else 1
+    return rows * (2 if settings.quantized_attention else 1)

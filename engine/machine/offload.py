@@ -1,0 +1,66 @@
+"""Modules whose weights stay on the host and visit the device for the moment in which they are used.
+
+For models that a budget does not hold: the device then keeps one block at a time, and a pass reads all of
+them through the bus. Results are the same bits as with resident weights. Knows no model. Invariant: between
+two calls of a streamed module nothing of it is on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def stream(modules: Iterable[nn.Module], device: torch.device) -> int:
+    """Each module of the list visits `device` for its forward; returns how many. Their weights must be on the
+    host now; for a GPU they are pinned, so that copies run beside the host."""
+    count = 0
+    for module in modules:
+        visit = _Visit(module, device)
+        module.register_forward_pre_hook(visit.enter)
+        module.register_forward_hook(visit.leave, always_call=True)
+        count += 1
+    return count
+
+
+def look_up_on_host(embedding: nn.Module, device: torch.device) -> None:
+    """A table too large to visit: rows of tokens on the host are looked up there, and go to `device`."""
+
+    def leave(module: nn.Module, args: object, rows: Tensor) -> Tensor:
+        # from pageable memory the copy would wait for the stream
+        return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+
+    embedding.register_forward_hook(leave)
+
+
+class _Visit:
+    """The hooks of one module, which may call itself again while it visits."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._device = device
+        pin = device.type == "cuda"
+        self._home = {
+            name: tensor.data.pin_memory() if pin else tensor.data
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        self._depth = 0
+        self._place(module, self._home)
+
+    def enter(self, module: nn.Module, args: object) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            # in the order of the stream: what is freed afterwards is not used by anyone before it is over
+            there = {name: home.to(self._device, non_blocking=True) for name, home in self._home.items()}
+            self._place(module, there)
+
+    def leave(self, module: nn.Module, args: object, result: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._place(module, self._home)
+
+    @staticmethod
+    def _place(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            tensor.data = tensors[name]

@@ -150,7 +150,7 @@ class Driver:
             return found
         raise DeviceError(
             f"no worker is left: each was lost too often to be started again, the last by {self._why}",
-            fix="mend that; where there is a run folder, go on with `retake resume RUN`: what is stored stays",
+            fix="mend that; if there is a run folder, go on with `retake resume RUN`: what is stored stays",
         )
 
     def _wake(self, node: str) -> None:

@@ -24,7 +24,7 @@ from engine.settings.config import RunConfig, load_config
 from engine.types import Attempt
 
 KILLED_AT = 3
-"""Takes that are stored when a worker is killed: each has some in the making, and some are done."""
+"""Takes that are stored when a worker is killed, of few scenarios fewer: it must have work in hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +63,12 @@ class Watch(PlainDisplay):
         self.takes: list[tuple[str, int]] = []
         self.ended_s: dict[str, float] = {}
         self._pool, self._kills = pool, kills
+        self._killed_at = max(1, min(KILLED_AT, num_scenarios // 2))
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         super().attempt(scenario_id, attempt)
         self.takes.append((scenario_id, attempt.index))
-        if self._kills and len(self.takes) == KILLED_AT:
+        if self._kills and len(self.takes) == self._killed_at:
             os.kill(self._pool.process(0), signal.SIGKILL)
 
     def finished(self, scenario_ids: Any) -> None:

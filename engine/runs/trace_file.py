@@ -28,6 +28,7 @@ NOTES = "trace.jsonl"
 
 _HEAD = b'{"displayTimeUnit": "ms", "traceEvents": [\n'
 _END = b"]}\n"
+_EVENT, _ARGS = b'{"ph": "X"', b'"args": '  # in a name the quotes would be escaped
 _TAIL_BYTES = 1 << 16  # holds the last events of a file many times over
 
 
@@ -142,7 +143,10 @@ def _lines_of(trace: Path, notes: Path) -> Iterator[bytes]:
 
 
 def _traced(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a trace, as a stream where it has our form. ValueError: it is no trace, or cut short."""
+    """The events of a trace, or their spans alone, which is quicker; a stream where it has our form.
+
+    ValueError: it is no trace, or cut short.
+    """
     with path.open("rb") as file:
         if file.readline() != _HEAD:
             yield from read_json(path)["traceEvents"]
@@ -150,7 +154,10 @@ def _traced(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line == _END:
                 return
-            yield parse_json(line.rstrip(b",\n"))
+            if line.startswith(_EVENT) and (at := line.find(_ARGS)) > 0:  # the span alone, half of the line
+                yield parse_json(line[at + len(_ARGS) :].rstrip(b",\n").removesuffix(b"}"))
+            else:
+                yield parse_json(line.rstrip(b",\n"))
     raise ValueError("it ends too soon")
 
 
@@ -194,10 +201,15 @@ def _span(values: dict[str, Any]) -> Span:
         launch_s=values.get("launch_s"),  # absent in traces of earlier versions
         launched_s=values.get("launched_s"),
     )
-    launch = [s for s in (span.launch_s, span.launched_s) if s is not None]
-    words, times = (span.lane, span.scenario_id, span.name), (span.start_s, span.end_s, *launch)
-    if not all(isinstance(word, str) for word in words) or not isinstance(span.attempt, int):
+    words = type(span.lane) is type(span.scenario_id) is type(span.name) is str
+    if not words or type(span.attempt) is not int:
         raise TypeError(f"{span} names no work")
-    if not all(isinstance(s, int | float) and math.isfinite(s) for s in times) or span.end_s < span.start_s:
+    if not (_is_time(span.start_s) and _is_time(span.end_s) and span.start_s <= span.end_s):
         raise ValueError(f"{span} has no time")
+    if not all(s is None or _is_time(s) for s in (span.launch_s, span.launched_s)):
+        raise ValueError(f"{span} was launched at no time")
     return span
+
+
+def _is_time(value: object) -> bool:
+    return (type(value) is float or type(value) is int) and math.isfinite(value)

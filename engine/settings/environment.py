@@ -36,6 +36,11 @@ def compile_into(folder: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
+def inherited() -> dict[str, str]:
+    """What a program that we start gets of it: all, as it is."""
+    return dict(os.environ)
+
+
 def cache_folder() -> Path:
     """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
     home = os.environ.get("XDG_CACHE_HOME", "")

@@ -35,6 +35,7 @@ ORDER = (
     "policy",
     *KINDS_BY_NAME,
     "faults",
+    "growth",
 )
 MOVED = {
     **{

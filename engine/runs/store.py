@@ -259,7 +259,7 @@ class RunStore:
         ):
             if only is not None and only != (name, number):
                 continue
-            video = place_in(self.folder, place)
+            video = self.folder / place  # inside of it, as every place was found when the store was opened
             digest = digests.get((name, number))
             is_whole = video.is_file() and (
                 is_readable(video) if digest is None else file_digest(video) == digest

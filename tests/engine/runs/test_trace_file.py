@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ SPANS = (
 
 def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    launched = replace(span("generate", 7.0, 8.0), launch_s=6.5, launched_s=6.75)
+    launched = span("generate", 7.0, 8.0)._replace(launch_s=6.5, launched_s=6.75)
     write_trace(path, [*SPANS, launched])
     assert spans_of(tmp_path) == (*SPANS, launched)
     events = json.loads(path.read_text())["traceEvents"]
@@ -125,6 +124,14 @@ def test_a_trace_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     write_trace(path, SPANS)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     with pytest.raises(StoreError, match="ends too soon"):
+        spans_of(tmp_path)
+
+
+def test_a_line_of_two_events_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    write_trace(path, SPANS)
+    path.write_bytes(path.read_bytes().replace(b"},\n", b"}, 0,\n", 1))
+    with pytest.raises(StoreError, match="more than one event"):
         spans_of(tmp_path)
 
 

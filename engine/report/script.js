@@ -151,8 +151,6 @@ class Rows {
     this.entries = entries;
     this.left = entries;
     this.listed = this.step = listed;
-    const words = (entry) => `${entry.values.slice(0, 2).join(" ")} ${entry.html.replace(/<[^>]*>/g, " ")}`;
-    for (const entry of entries) entry.text = (entry.row ? entry.row.textContent : words(entry)).toLowerCase();
   }
 
   static ofTable(body) {
@@ -173,6 +171,11 @@ class Rows {
     return new Rows(body, entries, Number(body.dataset.listed));
   }
 
+  /** What a row shows, also of one that is not in the page. */
+  static textOf({ row, values, html }) {
+    return row ? row.textContent : `${values.slice(0, 2).join(" ")} ${html.replace(/<[^>]*>/g, " ")}`;
+  }
+
   sort(column, sign) {
     this.entries.sort(byColumn(column, sign));
     const left = new Set(this.left);
@@ -182,6 +185,7 @@ class Rows {
 
   filter(text) {
     const words = text.toLowerCase().split(/\s+/);
+    for (const entry of this.entries) entry.text ??= Rows.textOf(entry).toLowerCase(); // none before it is asked for
     this.left = this.entries.filter((entry) => words.every((word) => entry.text.includes(word)));
     this.listed = this.step;
     this.show();

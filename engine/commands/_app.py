@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "report"),
-    *("choose", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
+    *("choose", "join", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
     *("runs", "cache", "doctor"),
 )
 """Of the commands in --help; others follow by name."""

@@ -226,19 +226,25 @@ def encode_mp4(
     with whole_mp4(path) as container:
         if note is not None:
             container.metadata["comment"] = _NOTE + note
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # x264's macroblock tree reads memory that it never wrote where the width is no multiple of 128: equal
-        # frames gave unequal files, and whatever looks at a stored take would depend on chance.
-        stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
-        stream.codec_context.thread_count = ENCODER_THREADS
-        # Written into the header at every size: players guess BT.709 for large clips that state nothing.
-        stream.codec_context.colorspace = BT601_MATRIX
-        stream.codec_context.color_range = LIMITED_RANGE
-        stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
+        stream = h264_stream(container, width, height, fps, crf=crf)
         for rgb in chain((first,), stream_of):
             container.mux(stream.encode(yuv_of(rgb)))
         container.mux(stream.encode(None))
+
+
+def h264_stream(container: Any, width: int, height: int, fps: float, *, crf: int = 14) -> Any:
+    """A stream of `container` for frames of `yuv_of`, which gives equal bytes for equal frames everywhere."""
+    stream: Any = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    # x264's macroblock tree reads memory that it never wrote where the width is no multiple of 128: equal
+    # frames gave unequal files, and whatever looks at a stored take would depend on chance.
+    stream.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
+    stream.codec_context.thread_count = ENCODER_THREADS
+    # Written into the header at every size: players guess BT.709 for large clips that state nothing.
+    stream.codec_context.colorspace = BT601_MATRIX
+    stream.codec_context.color_range = LIMITED_RANGE
+    stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
+    return stream
 
 
 def read_note(path: Path) -> str | None:

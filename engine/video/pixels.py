@@ -82,8 +82,12 @@ def upright_rgb(path: Path, frame: Any, width: int, height: int, *, like_opencv:
 
 def upright_size(path: Path, frame: Any) -> tuple[int, int]:
     """Width and height of the frame as it is shown."""
-    transposed, _, _ = _orientation(path, frame)
-    return (frame.height, frame.width) if transposed else (frame.width, frame.height)
+    return (frame.height, frame.width) if is_turned(path, frame) else (frame.width, frame.height)
+
+
+def is_turned(path: Path, frame: Any) -> bool:
+    """Whether a display matrix turns it by a quarter, either way: its width is shown as its height."""
+    return _orientation(path, frame)[0]
 
 
 def is_upright(path: Path, frame: Any) -> bool:

@@ -7,13 +7,13 @@ are found by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.build import exported, libraries, model_folders
 from engine.build.model_folders import ModelFolder
-from engine.build.opened_dataset import open_dataset
+from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.errors import DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.policy import RefinementPolicy
@@ -22,7 +22,7 @@ from engine.machine import compiled
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget
 from engine.protocols import Critic, Dataset, Generator, Selector
-from engine.settings.config import PATCH, RunConfig, shard_of
+from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Scenario, VideoSpec
 
@@ -192,4 +192,7 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
 def refinement_policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
     given = config.generator.negative
     negative = generator.negative_prompt if given is None else given
-    return RefinementPolicy(settings=config.loop, negative=negative)
+    loop = config.loop
+    if loop.unreadable == AUTO:
+        loop = replace(loop, unreadable=CHOOSE if is_benchmark(config.dataset) else LEAVE)
+    return RefinementPolicy(settings=loop, negative=negative)

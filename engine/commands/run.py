@@ -14,7 +14,7 @@ from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
 from engine.commands._output import DryRun, JsonFile, write_json
 from engine.errors import StoreError
-from engine.settings.config import DenoiseConfig, RunConfig, load_config
+from engine.settings.config import BUNDLED, DenoiseConfig, RunConfig, load_config
 from engine.settings.presets import DenoiseSettings, parts_of_forward
 
 Moved = Annotated[
@@ -128,11 +128,25 @@ def plan(
 
 def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
     """The settings. A dataset without texts is refused here, before the seconds that model libraries take."""
-    from engine.build.opened_dataset import open_dataset
+    from engine.build.opened_dataset import is_simulated, open_dataset
 
     loaded = load_config(config, given, default_out=new_folder("run"))
     open_dataset(loaded.dataset)
+    if not is_simulated(loaded.dataset):
+        _say_what_they_know(loaded)
     return loaded
+
+
+def _say_what_they_know(loaded: RunConfig) -> None:
+    names = {"generator": loaded.generator.name, "critic": loaded.critic.name}
+    bundled = [part for part, name in names.items() if name == BUNDLED]
+    if bundled:
+        print_line(
+            f"the bundled {' and '.join(bundled)} know simulated scenes only, those of `retake scenes`: of "
+            "real footage they make, or judge, something else than is in it; "
+            f"give {' and '.join(f'--{part} DIR' for part in bundled)} for that",
+            "yellow",
+        )
 
 
 def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None) -> None:

@@ -121,6 +121,17 @@ class RefinementPolicy:
         """By selector, with the critic's among them; one that gave no score is absent."""
         return _scores(attempt, self.settings.selectors)
 
+    def no_choice(self, attempts: Sequence[Attempt]) -> str | None:
+        """Why none of a finished scenario's takes is to be chosen, None where `choose` says which one is."""
+        if self.settings.unreadable != "leave" or _champion_keys(attempts, self.settings.selectors):
+            return None
+        problems = [a.critique.problem for a in attempts if a.critique is not None and a.critique.problem]
+        why = f", the last one for: {problems[-1]}" if problems else ""
+        return (
+            f"no reply of the critic could be read{why}; so none of {len(attempts)} takes was judged: choose "
+            "one with `retake choose`"
+        )
+
     def choose(self, attempts: Sequence[Attempt]) -> int:
         """The champion, see `choose_take`."""
         return choose_take(attempts, self.settings.selectors)

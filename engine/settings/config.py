@@ -25,6 +25,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
 FULL, PATCH = "full", "patch"
+AUTO, CHOOSE, LEAVE = "auto", "choose", "leave"
 EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
 MACHINE = "Machine"
 RENAMED = {
@@ -155,6 +156,14 @@ class LoopConfig:
     selectors: tuple[str, ...] = setting(
         ("critic_score",),
         help="Selectors of the best take, files of engine/selectors; of several, the mean of their ranks.",
+    )
+
+    unreadable: str = setting(
+        AUTO,
+        choices=(AUTO, CHOOSE, LEAVE),
+        help="What becomes of a scenario of which no critique could be read. choose: the last take of a plan "
+        "is its clip; leave: it has none until you name one with retake choose; auto: choose for a "
+        "benchmark, which wants a clip of each scenario, leave for your own clips.",
     )
 
     def __post_init__(self) -> None:

@@ -70,7 +70,11 @@ def test_sound_comes_in_or_it_is_said_why_not(
     assert (made.sound, made.silent) == (sound, silent)
     if sound is not None:
         codec_now, seconds, loudness = sound_of(tmp_path / "post.mp4")
-        assert codec_now == sound.split(",")[0].replace("mp3", "mp3float") and seconds == pytest.approx(3.0, abs=0.1) and loudness > 0.3
+        assert (
+            codec_now == sound.split(",")[0].replace("mp3", "mp3float")
+            and seconds == pytest.approx(3.0, abs=0.1)
+            and loudness > 0.3
+        )
 
 
 def test_an_odd_size_loses_a_line_and_pixels_keep_their_shape(tmp_path: Path, take: Path) -> None:

@@ -13,8 +13,8 @@ from rich.table import Table
 from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
 from engine.commands._output import DryRun, JsonFile, write_json
-from engine.errors import StoreError
-from engine.settings.config import BUNDLED, DenoiseConfig, RunConfig, load_config
+from engine.errors import ModelError, StoreError
+from engine.settings.config import BUNDLED, DenoiseConfig, RunConfig, is_hub_name, load_config
 from engine.settings.presets import DenoiseSettings, parts_of_forward
 
 Moved = Annotated[
@@ -41,6 +41,14 @@ RemakeTakes = Annotated[
     ),
 ]
 
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="Fetch named models that are not here from the hub.",
+    ),
+]
+
 UNCOUNTED = (
     "the memory is that of preset exact, but for a fused autoencoder on a GPU: what 8-bit weights save, and "
     "what compiled blocks and CUDA graphs take, is not counted"
@@ -58,6 +66,7 @@ def run(
             "--dry-run", help="Check settings, models, clips and memory, say what would run, write nothing."
         ),
     ] = False,
+    download: Download = False,
     json_file: JsonFile = None,
 ) -> None:
     """Run the refinement loop over a dataset: plan, generate, critique, rewrite, generate again, choose."""
@@ -65,6 +74,7 @@ def run(
     if dry_run:
         _say_needs(loaded, timed=False, json_file=json_file)
         return
+    _fetch(loaded, download)
     from engine.build.run import build_run
 
     finish(loaded.out, execute(lambda: build_run(loaded)), json_file)
@@ -119,10 +129,12 @@ def plan(
     given: Mapping[str, object],
     config: ConfigFile = None,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Load the models and time them.")] = True,
+    download: Download = False,
     json_file: JsonFile = None,
 ) -> None:
     """Say what a run with these settings would need: memory part by part, and time at most."""
     loaded = _load(config, given)
+    _fetch(loaded, download)
     _say_needs(loaded, timed=timed, json_file=json_file)
 
 
@@ -137,13 +149,29 @@ def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
     return loaded
 
 
+def _fetch(loaded: RunConfig, wanted: bool) -> None:
+    """What is not here, if the user asked for that; said before it begins."""
+    from engine.build import hub
+    from engine.build.model_folders import find_critic, find_generator
+
+    for find, name in ((find_generator, loaded.generator.name), (find_critic, loaded.critic.name)):
+        if not wanted or Path(name).is_dir() or not is_hub_name(name):
+            continue
+        try:
+            find(name)
+        except ModelError:  # not here, or not whole
+            repo, size = hub.repository(name), hub.describe(name)
+            print_line(f"fetching {repo} ({size}) into {hub.cache()}: {hub.command(name)}", "yellow")
+            hub.download(name)
+
+
 def _say_what_they_know(loaded: RunConfig) -> None:
     names = {"generator": loaded.generator.name, "critic": loaded.critic.name}
     bundled = [part for part, name in names.items() if name == BUNDLED]
     if bundled:
         print_line(
-            f"the bundled {' and '.join(bundled)} know simulated scenes only, those of `retake scenes`: of "
-            "real footage they make, or judge, something else than is in it; "
+            f"bundled {' and '.join(bundled)}: made for simulated scenes only, those of `retake scenes`. "
+            "What is made or judged of real footage will be wrong; "
             f"give {' and '.join(f'--{part} DIR' for part in bundled)} for that",
             "yellow",
         )

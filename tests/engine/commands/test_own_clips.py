@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from engine import cli
 from engine.video.files import probe
 
-KNOW = "know simulated scenes only"
+KNOW = "made for simulated scenes only"
 
 
 def retake(*words: object) -> Result:
@@ -54,13 +54,13 @@ def test_the_bundled_models_say_what_they_know_before_anything_is_loaded(
     clips: Path, models: Folders, tmp_path: Path
 ) -> None:
     both = retake("plan", clips, "--no-time", "--json", "-")
-    assert f"the bundled generator and critic {KNOW}" in both.stderr
+    assert f"bundled generator and critic: {KNOW}" in both.stderr
     assert json.loads(both.stdout)["num_scenarios"] == 2
     assert both.stderr.index(KNOW) < both.stderr.index("planned for preset")
     assert KNOW not in retake("plan", models.dataset, "--no-time").output
     own = ["--generator", models.generator, "--critic", models.critic, "--no-time"]
     assert KNOW not in retake("plan", clips, *own).output
-    assert f"the bundled critic {KNOW}" in told(retake("plan", clips, *own[:2], "--no-time"))
+    assert f"bundled critic: {KNOW}" in told(retake("plan", clips, *own[:2], "--no-time"))
 
 
 def test_a_clip_of_which_no_critique_could_be_read_has_no_take_until_one_is_named(

@@ -14,6 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,17 @@ class Browser:
         """Proportional set size of the browser and of all its processes, in MB of 10^6 bytes."""
         kilobytes = 0
         for pid in [self._pid, *_descendants(self._pid)]:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-            kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+                kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return kilobytes * 1024 / 1e6
 
 
 def _descendants(pid: int) -> list[int]:
     """The processes that a process started, and that these started."""
-    children = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(word) for word in (task / "children").read_text(encoding="ascii").split()]
+    children: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                children += [int(word) for word in (task / "children").read_text(encoding="ascii").split()]
     return [one for child in children for one in (child, *_descendants(child))]

@@ -20,7 +20,7 @@ Scenario = Annotated[
 ]
 
 
-@app.command(epilog="Example: [cyan]retake join runs/first 0001_perspective-left --with-prefix[/]")
+@app.command(epilog="Example: [cyan]retake join runs/first 0001_perspective-center --with-prefix[/]")
 def join(
     folder: RunFolder,
     scenario: Scenario = None,

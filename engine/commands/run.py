@@ -55,7 +55,7 @@ UNCOUNTED = (
 )
 
 
-@app.command(epilog="Example: [cyan]retake run scenes/test --loops 2 --steps 16 --out runs/first[/]")
+@app.command(epilog="Example: [cyan]retake run scenes/test --loops 1 --steps 8 --out runs/first[/]")
 @with_settings()
 def run(
     given: Mapping[str, object],
@@ -123,7 +123,7 @@ def _say_rest(folder: Path, json_file: Path | None) -> None:
     write_json(asdict(found), json_file)
 
 
-@app.command(epilog="Example: [cyan]retake plan physics-IQ-benchmark --generator wan2.2-ti2v --steps 32[/]")
+@app.command(epilog="Example: [cyan]retake plan scenes/test --loops 1 --steps 8[/]")
 @with_settings()
 def plan(
     given: Mapping[str, object],

@@ -14,7 +14,7 @@ from engine.commands._options import RunFolder, names, numbers
 from engine.commands._output import JsonFile, write_json
 
 
-@app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1,2[/]")
+@app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1[/]")
 def select(
     folder: RunFolder,
     by: Annotated[

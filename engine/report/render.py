@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,17 +32,27 @@ MAX_UNPACKED = 100
 NUM_LISTED = 100
 """Rows of the table that such a page shows at first; its script has the others."""
 
+BLOCK_SCENES, BLOCK_CHARACTERS = 32, 2 << 20
+"""Of a block, at most; it is unpacked as a whole. A scene with videos in it may be larger alone."""
+
+_SPACES = re.compile(r"\s*\n\s*")
+
 OPEN_BELOW = 8
 """Up to so many scenarios, all takes are unfolded; else the chosen ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Article:
-    """One scenario on the page; `packed` is its HTML as zlib, in base64, and None where `html` stands."""
+    """One scenario on the page: its HTML, or its place in a block, a list of HTML as JSON, zlib and base64.
+
+    The first of a block holds it: scenes are much alike, and together take a quarter of the bytes.
+    """
 
     row: Row
-    html: Markup
-    packed: str | None
+    html: Markup | None = None
+    block: int | None = None
+    place: int = 0
+    packed: str | None = None
 
 
 def render(
@@ -88,18 +99,33 @@ def _articles(
     environment: Environment, data: ReportData, rows: Sequence[Row], embedded: frozenset[str], packed: bool
 ) -> Iterator[Article]:
     template = environment.get_template("scene.html.j2")
+    block: list[tuple[Row, str]] = []
+    num_blocks, size = 0, 0
     for row, record in zip(rows, data.records, strict=True):
         scene = build_scene(data, record, row.scenario.id in embedded)
         html = template.render(scene=scene, row=row, unfold=len(rows) <= OPEN_BELOW, packed=packed)
-        yield Article(
-            row=row,
-            html=Markup("" if packed else html),  # nosec B704 # the template escapes its texts
-            packed=_pack(html) if packed else None,
-        )
+        if not packed:
+            yield Article(row=row, html=Markup(html))  # nosec B704 # the template escapes its texts
+            continue
+        if block and (len(block) == BLOCK_SCENES or size + len(html) > BLOCK_CHARACTERS):
+            yield from _block(block, num_blocks)
+            block, num_blocks, size = [], num_blocks + 1, 0
+        block.append((row, html))
+        size += len(html)
+    yield from _block(block, num_blocks)
+
+
+def _block(block: Sequence[tuple[Row, str]], number: int) -> Iterator[Article]:
+    for place, (row, _) in enumerate(block):
+        packed = _pack(json.dumps([html for _, html in block])) if place == 0 else None
+        yield Article(row=row, block=number, place=place, packed=packed)
 
 
 def _packed_rows(environment: Environment, rows: Sequence[Row]) -> str:
-    """What the script needs to sort, filter and show the rows, as JSON: the values by column, and HTML."""
+    """What the script needs to sort, filter and show the rows, as JSON: the values by column, and HTML.
+
+    In ASCII and without the template's spaces: a browser keeps text with other characters in twice the bytes.
+    """
     table_row: Any = environment.get_template("macros.html.j2").module
     entries = [
         {
@@ -108,11 +134,15 @@ def _packed_rows(environment: Environment, rows: Sequence[Row]) -> str:
                 *(row.chosen, row.stopped, row.seconds),
             ],
             "anchor": row.anchor,
-            "html": str(table_row.table_row(row)).strip(),
+            "html": _ascii(str(table_row.table_row(row))),
         }
         for row in rows
     ]
-    return _pack(json.dumps(entries, ensure_ascii=False))
+    return _pack(json.dumps(entries))
+
+
+def _ascii(html: str) -> str:
+    return _SPACES.sub("", html.strip()).encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _pack(html: str) -> str:

@@ -292,6 +292,9 @@ class Packed {
     this.near = new Set();
     this.wanted = new Set();
     this.kept = new Set(); // what the filter left, to be printed
+    const blocks = scenes.filter((scene) => scene.dataset.packed);
+    this.packed = new Map(blocks.map((scene) => [scene.dataset.block, scene.dataset.packed]));
+    this.recent = new Map(); // unpacked blocks, the last one used at the end
     this.watcher = new IntersectionObserver(
       (entries) => {
         for (const { target, isIntersecting } of entries) {
@@ -312,12 +315,21 @@ class Packed {
     for (const scene of new Set([...before, ...this.kept])) this.settle(scene);
   }
 
+  async htmlOf(scene) {
+    const { block, place } = scene.dataset;
+    const found = this.recent.get(block) || unpacked(this.packed.get(block)).then(JSON.parse);
+    this.recent.delete(block);
+    this.recent.set(block, found);
+    if (this.recent.size > 3) this.recent.delete(this.recent.keys().next().value);
+    return (await found)[Number(place)];
+  }
+
   async settle(scene) {
     const wanted = this.near.has(scene) || this.kept.has(scene);
     if (wanted === this.wanted.has(scene)) return;
     if (wanted) {
       this.wanted.add(scene);
-      const html = await unpacked(scene.dataset.packed);
+      const html = await this.htmlOf(scene);
       if (!this.wanted.has(scene) || players.has(scene)) return; // left behind meanwhile
       const { top, height } = scene.getBoundingClientRect();
       scene.innerHTML = html;

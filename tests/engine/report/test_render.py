@@ -27,7 +27,8 @@ def unpacked(text: str) -> str:
 
 
 def packed_of(page: str) -> Sequence[str]:
-    return [unpacked(text) for text in re.findall(r'<article [^>]*data-packed="([^"]*)"', page)]
+    blocks = re.findall(r'<article [^>]*data-packed="([^"]*)"', page)
+    return [scene for block in blocks for scene in json.loads(unpacked(block))]
 
 
 def test_what_is_packed_is_what_a_small_page_shows(run: Path) -> None:
@@ -39,6 +40,20 @@ def test_what_is_packed_is_what_a_small_page_shows(run: Path) -> None:
         stage = scene[scene.index('<div class="stage">') :].strip().replace("<details open>", "<details>")
         assert stage in small.replace("<details open>", "<details>")
     assert packed_of(small) == []
+
+
+def test_a_block_is_bounded_and_each_scene_knows_its_place(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.report.render.BLOCK_SCENES", 4)
+    page = "".join(render(gather(run), max_unpacked=2))
+    places = re.findall(r'<article [^>]*data-block="(\d+)" data-place="(\d+)"( data-packed)?', page)
+    assert [(int(block), int(place), bool(packed)) for block, place, packed in places] == [
+        *((0, place, place == 0) for place in range(4)),
+        *((1, place, place == 0) for place in range(2)),
+    ]
+    monkeypatch.setattr("engine.report.render.BLOCK_CHARACTERS", 1)
+    assert "".join(render(gather(run), max_unpacked=2)).count(" data-packed=") == 1 + len(SCENES)
 
 
 def test_what_is_packed_is_text_too(run: Path) -> None:

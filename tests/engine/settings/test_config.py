@@ -62,9 +62,7 @@ def test_paths_become_absolute_and_names_stay_names(tmp_path: Path, monkeypatch:
     assert config.dataset == tmp_path / "scenes"
     assert config.generator.name == str(tmp_path / "models/wan")
     assert config.critic.name == "Qwen/Qwen3-VL-8B-Instruct"
-    (tmp_path / "Qwen" / "Qwen3-VL-8B-Instruct").mkdir(
-        parents=True
-    )  # which comes first
+    (tmp_path / "Qwen" / "Qwen3-VL-8B-Instruct").mkdir(parents=True)  # which comes first
     assert load_config(None, given).critic.name == str(tmp_path / "Qwen/Qwen3-VL-8B-Instruct")
     assert load_config(None, MINIMAL).critic.name == "demo"
 

@@ -50,7 +50,8 @@ NOTES = (
     "browser_mb the proportional set of all Chromium processes after loading, scrolled_mb after four jumps "
     "through the page, blank_mb of the browser without a page.",
     "run is what a run keeps: store, opened files, trace, outcomes at the end. start probes clips of 720p.",
-    "Seconds are of the machine as it was: with other work on it they are upper bounds.",
+    "seconds are of the machine as it was: with other work on it they are upper bounds. cpu_s is what the "
+    "process itself used, imports with it; beside a busy neighbour on the same core it is larger too.",
 )
 
 Row = dict[str, float]
@@ -153,8 +154,9 @@ def alone(name: str, folder: Path, num_scenarios: int) -> Row:
     began_s = time.perf_counter()
     found = ROWS[name][0](folder, num_scenarios)
     seconds = time.perf_counter() - began_s
-    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"seconds": seconds, "rss_mb": rss_mb, **found}
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    rss_mb = used.ru_maxrss * 1024 / 1e6
+    return {"seconds": seconds, "cpu_s": used.ru_utime + used.ru_stime, "rss_mb": rss_mb, **found}
 
 
 def measure(most: int, under: Path | None) -> dict[str, dict[str, Row]]:

@@ -1,36 +1,57 @@
 # make demo   the whole loop on six bundled scenarios; prints the path of one HTML report
-# make test   lint, types and tests
+# make fix    format, and mend what lint can
+# make check  lint and types
+# make test   both, and tests
+# make test-package  the wheel, built and installed elsewhere; test-package-short: without a run of the loop
+# make package  wheel and source archive in dist/
 # make test-cpus  tests that compare numbers, under several kernels of this CPU; test-cpus-short takes a minute
 # make bench    speed of kernels, denoiser, critic and lanes on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md, its plots and the figures of README.md and docs from bench/results
 # make docs     docs/settings.md from the settings
 # make faults  kills, signals, full disks, damage, hostile input and an hour of soak -> bench/results/faults.json
 # make audit   bandit over the sources, pip-audit over what is installed (it asks api.osv.dev)
+# make extras  whether each extra can be resolved together with the rest (it asks the package index)
+# make constraints  what is installed in .venv, as .ci/constraints.txt
 # make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
-# All create .venv and install on first use; they install again only when pyproject.toml changes.
+# make weights-acceptance GENERATOR=DIR CRITIC=DIR  published weights: ten scenes -> weights_acceptance.json
+# All create .venv and install on first use; they install again only when pyproject.toml changes. With
+# CONSTRAINTS=FILE, such as .ci/constraints.txt, they install the versions that it names.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_FLAGS := --disable-pip-version-check --quiet
+PIP_FLAGS := --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 RUNTIME := $(VENV)/.installed
 TESTING := $(VENV)/.installed-test
 
-.PHONY: demo test test-slow test-cpus test-cpus-short faults audit bench results docs gpu-acceptance clean
+.PHONY: demo fix check test test-slow test-package test-package-short test-cpus test-cpus-short faults audit bench
+.PHONY: results docs package extras constraints gpu-acceptance weights-acceptance clean
 
 demo: $(RUNTIME)
 	$(BIN)/retake demo
 
-test: $(TESTING)
+fix: $(TESTING)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: $(TESTING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(TESTING)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-package: $(TESTING)
+	$(BIN)/python -m pytest tests/test_package.py
+
+test-package-short: $(TESTING)
+	$(BIN)/python -m pytest tests/test_package.py -k "commands or name"
 
 test-cpus: $(TESTING)
 	$(BIN)/python tests/support/cpu_settings.py -n auto --maxprocesses 4 --dist loadfile
@@ -47,6 +68,21 @@ audit: $(RUNTIME)
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -s osv -r $(VENV)/audit.txt
 
+package: $(TESTING)
+	$(BIN)/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir dist .
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
+	rm -rf build
+
+extras: $(RUNTIME)
+	for extra in test gpu export constrained audit; do echo $$extra; \
+	$(BIN)/python -m pip install $(PIP_FLAGS) --dry-run --ignore-installed ".[$$extra]" || exit 1; done
+	rm -rf build
+
+constraints: $(TESTING)
+	{ grep '^#' .ci/constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } \
+	> .ci/constraints.new
+	mv .ci/constraints.new .ci/constraints.txt
+
 bench: $(TESTING)
 	@mkdir -p .benchmarks
 	$(BIN)/python -m pytest bench/perf -rs --timeout=1800 --benchmark-json=.benchmarks/bench.json
@@ -60,6 +96,10 @@ docs: $(RUNTIME)
 gpu-acceptance: $(RUNTIME)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export]"
 	$(BIN)/python -m bench.perf.gpu_acceptance --json gpu_acceptance.json
+
+weights-acceptance: $(RUNTIME)
+	$(BIN)/python -m bench.perf.weights_acceptance --generator "$(GENERATOR)" --critic "$(CRITIC)" \
+	--json weights_acceptance.json
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \

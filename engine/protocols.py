@@ -54,8 +54,12 @@ class Job(Protocol[T_co]):
 
 
 class Generator(Protocol):
+    """Makes takes: continues the prefix of a scenario as a prompt says."""
+
     @property
-    def spec(self) -> VideoSpec: ...
+    def spec(self) -> VideoSpec:
+        """Of every take it makes, and of the prefix it reads."""
+        ...
 
     @property
     def negative_prompt(self) -> str:
@@ -67,34 +71,54 @@ class Generator(Protocol):
         """Which kernels and formats were chosen and why, for the manifest."""
         ...
 
-    def footprint(self, spec: VideoSpec) -> Footprint: ...
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        """Device memory at `spec`, before a weight is read."""
+        ...
 
-    def start(self, scenario: Scenario, prompt: Prompt) -> Job[Video]: ...
+    def start(self, scenario: Scenario, prompt: Prompt) -> Job[Video]:
+        """One take without its prefix: uint8 RGB [spec.num_frames, spec.height, spec.width, 3] at `spec.fps`.
+
+        Equal prompts give equal takes. Raises VideoError when the prefix cannot be read; its job raises
+        NotFinite for a take that holds no numbers.
+        """
+        ...
 
 
 class Critic(Protocol):
+    """Reads a prefix and says what must follow; reads a take and says what is wrong with it."""
+
     @property
     def notes(self) -> Mapping[str, str]:
         """What of the folder was used where it leaves a choice, for the manifest."""
         ...
 
-    def footprint(self, spec: VideoSpec) -> Footprint: ...
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        """Device memory where takes are of `spec`, before a weight is read."""
+        ...
 
-    def plan(self, scenario: Scenario) -> Job[PlanReply]: ...
+    def plan(self, scenario: Scenario) -> Job[PlanReply]:
+        """From prefix and text alone. Raises VideoError when the prefix cannot be read."""
+        ...
 
     def start(
         self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
     ) -> Job[Critique]:
-        """`plan`: the one that is to be corrected; None where the prefix gave no readable one."""
+        """Of one take. A reply that cannot be read is the verdict UNREADABLE, never an error.
+
+        plan: the one that is to be corrected; None where the prefix gave no readable one.
+        """
         ...
 
 
 class Selector(Protocol):
     """Scores each take of one scenario, higher is better. Target-free: it never sees a reference."""
 
-    def score(
-        self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]
-    ) -> list[float]: ...
+    def score(self, scenario: Scenario, takes: Sequence[Video], attempts: Sequence[Attempt]) -> list[float]:
+        """A number for each of `takes`, in their order; minus infinity where it has none.
+
+        takes: decoded when they are looked at, uint8 RGB [T, H, W, 3]. attempts: what else is known of each.
+        """
+        ...
 
 
 class Dataset(Protocol):

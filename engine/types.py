@@ -50,12 +50,16 @@ class VideoSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanObject:
+    """Something that is there."""
+
     name: str  # "ball"
     trait: str  # what tells it apart: "red", "left", "tall"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanMotion:
+    """How something moves, in words."""
+
     object: str
     direction: str
     speed: str
@@ -63,12 +67,16 @@ class PlanMotion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvent:
+    """Something that happens."""
+
     t: float  # seconds after the switch
     what: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRest:
+    """When something comes to rest."""
+
     object: str
     t: float | None  # seconds after the switch; None: still moving at the end
 
@@ -132,6 +140,8 @@ class Video:
 
 
 class Verdict(StrEnum):
+    """What the critic says of a take as a whole; UNREADABLE is said of its reply."""
+
     ACCEPT = "accept"
     REVISE = "revise"
     UNREADABLE = "unreadable"
@@ -150,6 +160,8 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
+    """One thing that the critic found wrong in a take."""
+
     t: float  # seconds after the switch
     object: str
     issue: str

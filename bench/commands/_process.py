@@ -18,7 +18,8 @@ GRACE_S = 3.0
 
 def run_module(name: str, *arguments: object) -> int:
     """Exit status of the module `name` of the benchmarks, such as "scoring.physics_iq"."""
-    command = [sys.executable, "-m", "bench.commands._evaluator", name, *map(str, arguments)]
+    # -P: a folder of the user's that is called `bench` is not the one that is meant
+    command = [sys.executable, "-P", "-m", "bench.commands._evaluator", name, *map(str, arguments)]
     with subprocess.Popen(command, stdout=_stdout()) as process:  # nosec B603 # our own interpreter
         try:
             status = process.wait()

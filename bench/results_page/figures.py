@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.results_page import commands_table, decode_section, selector_tables
+from bench.results_page import commands_table, decode_section, demo_section, selector_tables
 from bench.results_page import markdown as md
 from bench.results_page.page import Page
 from bench.results_page.speed_sections import PLOTS
@@ -26,11 +26,13 @@ WHOLE_RUN = {"fast_over_script": "warm", "fast_over_script_cold": "in the first 
 
 
 def picture(page: Page) -> str:
-    """What each step of the loop is worth."""
-    found = page.document("demo_quality")
+    """The scenes of `retake demo`, as they were and as they were made."""
+    name = "demo_run"
+    scenes, whole = page.document(name)["scenes"], page.document("demo_quality")
     return (
-        f"![What each step of the loop is worth]({PLOTS}/waterfall-demo-quality.svg)\n\n"
-        f"{found['n']} scenes that the bundled models never saw, {found['num_takes']} takes."
+        f"![{demo_section.ALT}]({PLOTS}/{demo_section.PLOT})\n\n"
+        f"All {len(scenes)} scenes of {page.link(name, 'one run')} of `retake demo`; in the mean "
+        f"{demo_section.told(scenes)}. So few say little; {whole['n']} are measured [below](#measured)."
     )
 
 

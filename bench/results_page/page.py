@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.results_page import (
     decode_section,
+    demo_section,
     export_sections,
     faults_section,
     growth_section,
@@ -40,6 +41,7 @@ INTRODUCTION = (
 )
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
+    "demo_run": demo_section.demo_run,
     "end_to_end": whole_run_section.whole_run,
     "denoiser": speed_sections.denoiser,
     "vlm_decode": decode_section.decode,

@@ -20,6 +20,7 @@ SCHEMA = 1
 KINDS_BY_NAME = ("demo_quality", "scoring", "selectors")
 """Measurements older than `kind`: the file's name says what they are."""
 ORDER = (
+    "demo_run",
     "end_to_end",
     "overlap",
     "denoiser",

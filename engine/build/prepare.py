@@ -68,7 +68,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         compile_into(cache_folder() / "compiled")
     libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device))
-    outline: Any = _load_generator(config, generator, device, dtype, with_weights=False)
+    outline: Any = load_generator(config, generator, device, dtype, with_weights=False)
     form = exported.find(config.denoise, generator.path, outline, device)
     if form is not None:
         outline.denoiser_bytes = form.num_bytes
@@ -110,12 +110,12 @@ def load(prepared: Prepared) -> tuple[Generator, Critic]:
     config, arguments = prepared.config, (prepared.device, prepared.dtype)
     form = exported.load(prepared.exported, config.denoise, prepared.device)
     return (
-        _load_generator(config, prepared.generator, *arguments, with_weights=True, form=form),
+        load_generator(config, prepared.generator, *arguments, with_weights=True, form=form),
         load_critic(config, prepared.critic, *arguments, with_weights=True),
     )
 
 
-def _load_generator(
+def load_generator(
     config: RunConfig,
     found: ModelFolder,
     device: str,
@@ -124,6 +124,7 @@ def _load_generator(
     with_weights: bool,
     form: exported.Loaded | None = None,
 ) -> Generator:
+    """The generator of a checked folder with the settings of `config`; without weights it is an outline."""
     family: Any = found.loader()
     generator: Any = family.load(
         found.path,

@@ -157,7 +157,7 @@ class Run:
             critic=critic,
             policy=refinement_policy(prepared.config, generator),
             sink=sink,
-            encode=_encoder(self._store),
+            encode=encoder(self._store),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
         )
@@ -269,7 +269,9 @@ def _compare(store: RunStore, prepared: Prepared, *, accept: bool) -> None:
     write_manifest(path, {**then, "resumed": [*then.get("resumed", []), note]})
 
 
-def _encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
+def encoder(store: RunStore) -> Callable[[Scenario, int, Video], Path]:
+    """What writes the video of an attempt into a run folder; RunLost where the disk takes no more."""
+
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = store.video_path(scenario.id, index)
         with writing(store.folder):

@@ -18,13 +18,14 @@ class FiniteWatch:
     """The values of one job, in the order in which they were made. Belongs to that job."""
 
     def __init__(self) -> None:
-        self._noted: list[tuple[str, Tensor]] = []  # bool [], on the device
+        self._noted: list[tuple[str, Tensor]] = []  # bool [], on its way to the host
 
     def note(self, where: str, values: Tensor) -> None:
-        self._noted.append((where, torch.isfinite(values).all()))
+        is_finite = torch.isfinite(values).all()
+        self._noted.append((where, is_finite.to("cpu", non_blocking=True)))  # torch pins the copy
 
     def require(self, parts: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
-        """Raises NotFinite with the first place and the likely cause. Waits: ask behind the last fence."""
+        """Raises NotFinite with the first place and the likely cause. The last fence must be over."""
         if not self._noted:
             return
         are_finite = torch.stack([flag for _, flag in self._noted]).tolist()

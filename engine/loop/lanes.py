@@ -90,6 +90,11 @@ class Task(Generic[T]):
             return False
         return len(self.fences) < STEPS_IN_FLIGHT and self.job.steps_left > 0
 
+    @property
+    def is_launched(self) -> bool:
+        """Whether all steps are; some may be in flight."""
+        return self.call is None and self.job is not None and self.job.steps_left == 0
+
     def poll(self) -> bool:
         """Forget the steps that are over; whether that was the last one."""
         while self.fences and self.fences[0].done():
@@ -173,9 +178,11 @@ class Lane:
     def launch(self) -> bool:
         """One step of each job that has less than STEPS_IN_FLIGHT. Whether there was one.
 
-        Never blocks where the lane has a thread.
+        Never blocks where the lane has a thread. The next job begins behind the last step of the one before,
+        so that the device has work while the result of that one is fetched.
         """
-        return any([self._launch(task) for task in self.active[: self.width]])
+        unlaunched = [task for task in self.active if not task.is_launched]
+        return any([self._launch(task) for task in unlaunched[: self.width]])
 
     def retire(self) -> tuple[list[Task[Any]], bool]:
         """The tasks that are over, by result or error; and whether any step ended."""

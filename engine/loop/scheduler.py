@@ -53,7 +53,7 @@ class Scheduler:
         *,
         progress: Progress,
         overlap: bool = True,
-        ahead: int = 4,
+        ahead: int,
     ) -> None:
         assert ahead >= 1, f"ahead {ahead} would admit nothing"
         self._waiting = deque(loops)

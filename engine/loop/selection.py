@@ -49,13 +49,15 @@ def load_selectors(
 def reselect(
     folder: Path,
     *,
-    by: Sequence[str],
+    by: Sequence[str] | Mapping[str, Selector],
     attempts: Sequence[int] = (),
     out: Path | None = None,
     settings: SelectorSettings = BUNDLED_NETWORKS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Selection]:
     """Choose again by the mean rank over the selectors `by`, among the takes `attempts` (none: all).
+
+    by: names, or objects by a name of the caller's.
 
     A scenario that has none of these takes because it stopped earlier offers all it has. With `out` the
     chosen clips are copied there under their benchmark names. Scenario by scenario: one's takes leave memory
@@ -64,7 +66,8 @@ def reselect(
     """
     if not by:
         raise ConfigError("no selector is named", fix=f"use some of: {', '.join(plugins.names(SELECTORS))}")
-    scorer = TakeScorer(folder, load_selectors(by, settings))
+    selectors = by if isinstance(by, Mapping) else load_selectors(by, settings)
+    scorer = TakeScorer(folder, selectors)
     selections = []
     with RunStore.open(folder, read_only=True) as store:
         finished = {key for key, (chosen, _) in store.choices().items() if chosen is not None}

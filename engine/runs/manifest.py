@@ -1,7 +1,7 @@
 """What ran, so that a figure can be traced to it: commit, machine, package versions, weights, seeds, start.
 
-Collects facts only and decides nothing; imports neither torch nor a model library. Invariant: a fact that is
-not to be had is None, never a guess.
+Collects facts only and decides nothing; imports no model library, and torch only where CUDA_VISIBLE_DEVICES
+is set. Invariant: a fact that is not to be had is None, never a guess.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
+from engine.settings.environment import gpus_are_chosen
 from kernels.files import file_digest, read_json, whole_file
 
 MANIFEST = "manifest.json"
@@ -163,15 +164,31 @@ def code_state(root: Path) -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Name, driver, compute capability and memory of each NVIDIA GPU, as the driver states them."""
+    """Name, driver, compute capability and memory of each NVIDIA GPU that this process may use, as the
+    driver states them."""
     fields = ("name", "driver_version", "compute_cap", "memory.total")
-    listing = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
+    listing = _output("nvidia-smi", f"--query-gpu=uuid,{','.join(fields)}", "--format=csv,noheader")
     if listing is None:
         return []
+    visible = _visible_uuids()
+    rows = [[cell.strip() for cell in line.split(",")] for line in listing.splitlines()]
     return [
-        dict(zip(fields, (cell.strip() for cell in line.split(",")), strict=True))
-        for line in listing.splitlines()
+        dict(zip(fields, cells, strict=True))
+        for uuid, *cells in rows
+        if visible is None or uuid.removeprefix("GPU-") in visible
     ]
+
+
+def _visible_uuids() -> set[str] | None:
+    """Of the GPUs that CUDA_VISIBLE_DEVICES leaves; None where it hides none.
+
+    CUDA is asked, since its indices count in another order than the driver's listing.
+    """
+    if not gpus_are_chosen():
+        return None
+    import torch
+
+    return {str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())}
 
 
 def cpu_model() -> str | None:

@@ -206,9 +206,9 @@ class SelectorsConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
     overlap: bool = setting(True, help="Judge one scenario while another is generated.")
-    ahead: int = setting(4, low=1, high=64, help="Scenarios in flight at the same time.")
+    ahead: int = setting(8, low=1, high=64, help="Scenarios in flight at the same time.")
     replies: int = setting(
-        4, low=1, high=16, help="Plans and critiques that the critic writes side by side on a GPU."
+        8, low=1, high=16, help="Plans and critiques that the critic writes side by side on a GPU."
     )
 
     def __post_init__(self) -> None:

@@ -54,6 +54,11 @@ def inherited() -> dict[str, str]:
     return dict(os.environ)
 
 
+def gpus_are_chosen() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES says which GPUs this process may use, or that it may use none."""
+    return "CUDA_VISIBLE_DEVICES" in os.environ
+
+
 def cache_folder() -> Path:
     """Where results that can be made again are kept: XDG_CACHE_HOME/retake, else ~/.cache/retake."""
     home = os.environ.get("XDG_CACHE_HOME", "")

@@ -34,7 +34,7 @@ from engine.video.pixels import (
 )
 from engine.video.times import shown_frames
 
-ENCODER_THREADS: Final = 4
+ENCODER_THREADS: Final = 8
 """x264's pictures depend on its thread count, also at constant quality. By default that is the machine's, and
 equal frames would give other files, scores and digests on a machine with another number of cores."""
 

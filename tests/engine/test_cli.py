@@ -239,7 +239,7 @@ def test_demo_runs_scores_and_reports(
 def test_demo_measure_starts_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = catch_evaluators(monkeypatch, status=3)
     call("demo", "--measure", "--count", 5, "--json", "m.json", "--loops", 1, "--out", "work", status=3)
-    assert started[0][1:5] == ["-m", "bench.commands._evaluator", "quality.demo_quality", "--out"]
+    assert started[0][1:6] == ["-P", "-m", "bench.commands._evaluator", "quality.demo_quality", "--out"]
     monkeypatch.undo()
     from bench.quality import demo_quality  # the options exist there
 
@@ -247,7 +247,7 @@ def test_demo_measure_starts_the_measurement(tmp_path: Path, monkeypatch: pytest
         demo_quality, "make_dataset", lambda *a, **k: pytest.fail("parsed: " + str(k["count"]))
     )
     with pytest.raises(pytest.fail.Exception, match="parsed: 5"):
-        demo_quality.main(started[0][4:])
+        demo_quality.main(started[0][5:])
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def _run(options: argparse.Namespace) -> int:
     import torch
 
     from bench.perf.end_to_end import part
+    from bench.perf.end_to_end.made import read_facts
     from bench.perf.end_to_end.measured import Options
-    from bench.perf.end_to_end.models import read_facts
     from engine.runs.timeline import Timeline
 
     size = SIZES[read_facts(options.models)["size"]]
@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _all(options: argparse.Namespace) -> int:
-    from bench.perf.end_to_end.models import CLIPS, read_facts
+    from bench.perf.end_to_end.made import CLIPS, read_facts
 
     read_facts(options.models)
     told = carry_out(

@@ -6,12 +6,14 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.baselines.script import ScriptScenario
 from engine.runs.store import RunStore
 from engine.types import Critique, PhysicsPlan, Prompt
 from kernels.files import file_digest
+
+if TYPE_CHECKING:  # it brings all of diffusers, which a run of Retake does not
+    from bench.baselines.script import ScriptScenario
 
 Facts = dict[str, Any]
 """tokens of plan and critiques, without end tokens; takes; chosen, stopped, failure of a run of Retake."""

@@ -14,7 +14,7 @@ import torch
 
 from bench.perf.end_to_end.facts import Facts
 from bench.perf.end_to_end.gpu_samples import GpuSampler
-from bench.perf.end_to_end.models import CLIPS, CRITIC, GENERATOR, WARM_UP
+from bench.perf.end_to_end.made import CLIPS, CRITIC, GENERATOR, WARM_UP
 from bench.perf.end_to_end.variants import Variant
 from engine.runs.trace import Span
 from engine.settings.config import RunConfig, load_config

@@ -28,13 +28,12 @@ from transformers import AutoModelForImageTextToText, Qwen3VLConfig, UMT5Config,
 
 from bench.files import write_json
 from bench.perf.end_to_end import reply
-from bench.perf.end_to_end.sizes import FPS, PREFIX_FRAMES, SIZES, Size
+from bench.perf.end_to_end.made import CLIPS, CRITIC, FACTS, GENERATOR, WARM_UP, read_facts
+from bench.perf.end_to_end.sizes import FPS, PREFIX_FRAMES, Size
 from engine.errors import ConfigError
 from engine.types import Frames
 from engine.video.files import encode_mp4
-from kernels.files import read_json
 
-GENERATOR, CRITIC, CLIPS, WARM_UP, FACTS = "generator", "critic", "clips", "warm_up", "made.json"
 CONTRAST = 0.25
 """Deviation of the pixels of random latents; takes that are one grey alike would prove nothing."""
 EMBEDDING_SIZE = 200.0
@@ -69,20 +68,6 @@ def make(folder: Path, size: Size, num_clips: int, device: torch.device) -> None
         _once(folder / CRITIC, lambda place: make_critic(place, size, device))
         for clip in made:
             clip.result()
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What `make` noted of the folder; ConfigError where it made nothing."""
-    path = folder / FACTS
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} was not made for this measurement: it holds no {FACTS}",
-            fix=f"make it: python -m bench.perf.end_to_end make --out {folder}",
-        )
-    facts: dict[str, Any] = read_json(path)
-    if facts.get("size") not in SIZES or "patch_tokens" not in facts:
-        raise ConfigError(f"{path} is another version's: {facts}", fix="make another folder")
-    return facts
 
 
 def make_generator(folder: Path, size: Size, device: torch.device) -> None:

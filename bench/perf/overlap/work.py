@@ -19,7 +19,8 @@ import torch
 
 from bench.perf.end_to_end.gpu_samples import GpuSampler
 from bench.perf.end_to_end.idle import jobs_of
-from bench.perf.end_to_end.models import CRITIC, GENERATOR, make, make_clip
+from bench.perf.end_to_end.made import CRITIC, GENERATOR
+from bench.perf.end_to_end.models import make, make_clip
 from bench.perf.end_to_end.sizes import Size
 from engine.build.prepare import load, prepare
 from engine.build.run import lane_threads
@@ -169,7 +170,7 @@ class Subject:
                 threads=own,
                 widths={CRITIQUE: amount.at_once},
             )
-            for _ in Scheduler([whole], lanes, progress=Nobody(), overlap=overlap).run():
+            for _ in Scheduler([whole], lanes, progress=Nobody(), overlap=overlap, ahead=1).run():
                 pass
             self._settle()
             makespan_s = time.perf_counter() - began_s

@@ -52,8 +52,8 @@ from engine.types import Footprint, Frames, Prompt, Scenario, Video, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
-REMEMBERED = 4
-"""Prefixes and negative prompts kept encoded; a handful of scenarios are in flight at a time."""
+REMEMBERED = 16
+"""Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
 
 
 def load(
@@ -238,7 +238,7 @@ class WanJob:
         self._request = request
         self._padded_prefix = padded(generator.spec.prefix_frames)
         self._chunk_latents = generator.chunk_latents(generator.spec)
-        self._decoded: list[Tensor] = []
+        self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
         latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
         passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
@@ -259,7 +259,7 @@ class WanJob:
         return fence(self._generator.parts.device)
 
     def result(self) -> Video:
-        """The continuation without its prefix; copies to the host, so wait for the last fence first.
+        """The continuation without its prefix, once the last fence is over: frames are on the host before it.
 
         Raises NotFinite where a step made values that are no numbers.
         """
@@ -271,7 +271,7 @@ class WanJob:
             "vae": parts.vae,
         }
         self._watch.require(modules, parts.vae.dtype)
-        frames = torch.cat(self._decoded)[self._padded_prefix :].cpu().numpy()
+        frames = torch.cat(self._decoded).numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
     def _run(self) -> Iterator[None]:
@@ -300,9 +300,11 @@ class WanJob:
         result = sampler.latents if result is None else result
         latents = denormalise(parts.vae, result.to(parts.vae.dtype))
         del sampler, guidance  # their history is as large as num_steps latents
-        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents):
-            self._watch.note("decoding the latents", pixels)
-            self._decoded.append(_to_uint8(pixels))
+        prefix = self._padded_prefix
+        for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents, first_frame=prefix):
+            if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
+                self._watch.note("decoding the latents", pixels)
+                self._decoded.append(_to_host_uint8(pixels))
             yield
 
     def _guidance(self) -> Guidance:
@@ -378,9 +380,10 @@ def _to_device(host: Tensor, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
-def _to_uint8(pixels: Tensor) -> Tensor:
-    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3]."""
-    return pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0)
+def _to_host_uint8(pixels: Tensor) -> Tensor:
+    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3] on the host, there when the stream has come so far."""
+    rounded = pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8)
+    return rounded.permute(1, 2, 3, 0).contiguous().to("cpu", non_blocking=True)  # torch pins the copy
 
 
 def _digest(path: Path) -> str:

@@ -9,6 +9,7 @@ B batch . Z latent channels . F latent frames . T = 4 (F - 1) + 1 pixel frames .
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -61,16 +62,33 @@ def decode_pixels(
 
 
 def decode_in_chunks(
-    vae: AutoencoderKLWan, latents: Tensor, chunk_latents: int = 0, *, clamp: bool = True
+    vae: AutoencoderKLWan,
+    latents: Tensor,
+    chunk_latents: int = 0,
+    *,
+    clamp: bool = True,
+    first_frame: int = 0,
 ) -> Iterator[Tensor]:
-    """`decode_pixels` one chunk at a time: `num_chunks` tensors [B, 3, t, H, W] whose t add up to T."""
+    """`decode_pixels` one chunk at a time: `num_chunks` tensors [B, 3, t, H, W] whose t add up to T.
+
+    Pixel frames before `first_frame` are left out, so that t may be 0. A decoder with `takes_num_blocks` does
+    of them only what the others look back on; those have the same bits.
+    """
     assert not vae.use_tiling, "tiling is the library's own path; call vae.decode"
     hidden = vae.post_quant_conv(latents)
     cache = _empty_cache(vae.decoder)
+    look_back = _look_back(vae.decoder) if getattr(vae.decoder, "takes_num_blocks", False) else None
     for start, end in _chunks(vae.decoder, latents.shape[2], chunk_latents):
-        pixels = vae.decoder(hidden[:, :, start:end], feat_cache=cache, feat_idx=[0], first_chunk=start == 0)
+        first, past = _first_pixel_frame(start), _first_pixel_frame(end)
+        depth = {}
+        if look_back is not None:
+            depth = {"num_blocks": sum(past > first_frame - frames for frames in look_back)}
+        pixels = vae.decoder(
+            hidden[:, :, start:end], feat_cache=cache, feat_idx=[0], first_chunk=start == 0, **depth
+        )
         if vae.config.patch_size is not None:
             pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
+        pixels = pixels[:, :, max(0, first_frame - first) :]
         yield _tensor(pixels.clamp(-1.0, 1.0) if clamp else pixels)
 
 
@@ -138,6 +156,24 @@ def _chunks(module: nn.Module, latent_frames: int, chunk_latents: int) -> list[t
     size = chunk_latents or max(latent_frames - 1, 1)
     first = 1 + size if getattr(module, "joins_first_frame", False) else 1
     return list(pairwise([0, *range(first, latent_frames, size), latent_frames]))
+
+
+def _look_back(decoder: Any) -> list[float]:
+    """Per upsampling block: on how many frames before a pixel frame its input is looked back on for that one.
+
+    Infinite up to the last block that doubles time: the first frame is no past there, so it must see it.
+    """
+    num_doubling = 0
+    for index, block in enumerate(decoder.up_blocks):
+        if any(getattr(module, "time_conv", None) is not None for module in block.modules()):
+            num_doubling = index + 1
+    frames = decoder.conv_out.kernel_size[0] - 1
+    found = []
+    for block in reversed(decoder.up_blocks[num_doubling:]):
+        convolutions = (module for module in block.modules() if isinstance(module, WanCausalConv3d))
+        frames += sum(conv.kernel_size[0] - 1 for conv in convolutions)
+        found.append(frames)
+    return [math.inf] * num_doubling + found[::-1]
 
 
 def _first_pixel_frame(latent_frame: int) -> int:

@@ -242,6 +242,7 @@ class FastDecoder(nn.Module):
     """The forward of a WanDecoder3d over its own children, which takes the first frame along with others."""
 
     joins_first_frame = True
+    takes_num_blocks = True
     out_pairs: Tensor | None
 
     def __init__(self, decoder: WanDecoder3d, paired: frozenset[int]) -> None:
@@ -259,11 +260,17 @@ class FastDecoder(nn.Module):
         feat_cache: Cache | None = None,
         feat_idx: list[int] | None = None,
         first_chunk: bool = False,
+        num_blocks: int | None = None,
     ) -> Tensor:
+        """Pixels; of no frame where only the first `num_blocks` are gone through, which fill the cache."""
         x = _convolve_first(self.conv_in, x, feat_cache, feat_idx)
         x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
-        for block in self.up_blocks:
+        for block in self.up_blocks[:num_blocks]:
             x = block(x, feat_cache=feat_cache, feat_idx=feat_idx, first_chunk=first_chunk)
+        if num_blocks is not None and num_blocks < len(self.up_blocks):
+            doublings = len(self.up_blocks) - 1 - num_blocks  # of height and width, one a block but the last
+            height, width = (size << doublings for size in x.shape[3:])
+            return x.new_empty(x.shape[0], self.conv_out.out_channels, 0, height, width)
         padded = _normed(
             self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs, keeps_sum=False
         )

@@ -357,8 +357,8 @@ def test_the_command_line_hands_its_options_over(
     )
     assert result.exit_code == 0, result.output
     (command,) = started
-    assert command[1:4] == ["-m", "bench.commands._evaluator", "table.make"]
-    assert main(command[4:]) == 0
+    assert command[1:5] == ["-P", "-m", "bench.commands._evaluator", "table.make"]
+    assert main(command[5:]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["scores"] == ["physics_iq_verified"]
     assert [entry["run"] for entry in document["rows"]][3:] == [

@@ -92,7 +92,7 @@ def test_a_failing_nvidia_smi_is_no_driver(tmp_path: Path, monkeypatch: pytest.M
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert doctor._driver() is None
-    tool.write_text("#!/bin/sh\necho NVIDIA H200, 580.65.06, 9.0, 143771 MiB\n")
+    tool.write_text("#!/bin/sh\necho GPU-1, NVIDIA H200, 580.65.06, 9.0, 143771 MiB\n")
     assert doctor._driver() == "580.65.06"
 
 

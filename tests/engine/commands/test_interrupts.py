@@ -102,7 +102,7 @@ def test_an_evaluator_that_is_not_reached_by_the_interrupt_is_stopped(
     real, started = subprocess.Popen, []
 
     def start(command: list[str], stdout: int | None = None) -> subprocess.Popen[bytes]:
-        assert command[1:4] == ["-m", "bench.commands._evaluator", "scoring.physics_iq"]
+        assert command[1:5] == ["-P", "-m", "bench.commands._evaluator", "scoring.physics_iq"]
         code = CHILD.format(
             root=str(ROOT), name="SIGINT", code="stop_at_once()\nprint(flush=True)\nsignal.pause()"
         )

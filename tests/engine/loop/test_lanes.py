@@ -232,6 +232,28 @@ def test_the_next_task_starts_while_one_runs_and_waits_its_turn() -> None:
         assert (first.claim(), second.claim()) == ("first", "second")
 
 
+def test_the_next_task_is_launched_behind_the_last_step_of_the_one_before() -> None:
+    jobs = [ManualJob(2), ManualJob(2)]
+    first, second = (task(lambda job=job: job) for job in jobs)
+    with HostThread("generate") as thread, HostThread("start") as starts:
+        made = lane(threads=Threads(of={GENERATE: thread}, starts=starts))
+        for one in (first, second):
+            made.admit(one)
+            settle(made, one)
+        made.launch()
+        settle(made, first)
+        assert (first.num_launched, second.num_launched) == (1, 0), "the first has a step to launch"
+        for _ in range(2):
+            made.launch()
+            settle(made, first)
+            settle(made, second)
+        assert (first.num_launched, second.num_launched) == (2, 1) and len(first.fences) == 2
+        for fence in jobs[0].fences:
+            fence.over = True
+        made.retire()
+        assert settle(made, first) == [first] and first.claim() == "made" and made.active == [second]
+
+
 class OutOfMemoryError(RuntimeError):
     """As torch's: known by its name."""
 

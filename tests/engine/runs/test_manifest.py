@@ -6,8 +6,10 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from engine.runs import manifest
 from engine.runs.manifest import code_state, collect, gpus, model_digests, package_versions, write_manifest
@@ -40,10 +42,20 @@ def test_no_git_and_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 def test_gpus_from_the_drivers_listing(monkeypatch: pytest.MonkeyPatch) -> None:
-    listing = "NVIDIA H200, 580.1, 9.0, 143771 MiB\nNVIDIA H200, 580.1, 9.0, 143771 MiB"
+    listing = "GPU-1, NVIDIA H200, 580.1, 9.0, 143771 MiB\nGPU-2, NVIDIA L4, 580.1, 8.9, 23034 MiB"
     monkeypatch.setattr(manifest, "_output", lambda program, *arguments: listing)
-    assert [gpu["compute_cap"] for gpu in gpus()] == ["9.0", "9.0"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [gpu["compute_cap"] for gpu in gpus()] == ["9.0", "8.9"]
     assert gpus()[0]["name"] == "NVIDIA H200"
+
+
+def test_gpus_hidden_from_the_process_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = "GPU-1, NVIDIA H200, 580.1, 9.0, 143771 MiB\nGPU-2, NVIDIA L4, 580.1, 8.9, 23034 MiB"
+    monkeypatch.setattr(manifest, "_output", lambda program, *arguments: listing)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # CUDA's first: the faster, whatever the driver's order
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="2"))
+    assert [gpu["name"] for gpu in gpus()] == ["NVIDIA L4"]
 
 
 def test_digests_of_all_that_a_model_is_loaded_from(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def _loop_alone() -> None:
         )
         loops = [ScenarioLoop(scenario=one, by=by, past=store.history(one.id)) for one in pending]
         lanes = make_lanes(host=host, recorder=HostRecorder(), progress=display)
-        for _ in Scheduler(loops, lanes, progress=display).run():
+        for _ in Scheduler(loops, lanes, progress=display, ahead=4).run():
             pass
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.perf.end_to_end.__main__ import main
 from bench.perf.end_to_end.campaign import LEAST_S, PARTS
-from bench.perf.end_to_end.models import CLIPS, FACTS
+from bench.perf.end_to_end.made import CLIPS, FACTS
 
 
 @pytest.fixture

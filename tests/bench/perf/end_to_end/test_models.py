@@ -9,7 +9,8 @@ import pytest
 import torch
 from whole_runs import tiny_models
 
-from bench.perf.end_to_end.models import CRITIC, GENERATOR, make, read_facts
+from bench.perf.end_to_end.made import CRITIC, GENERATOR, read_facts
+from bench.perf.end_to_end.models import make
 from bench.perf.end_to_end.sizes import FULL, TINY
 from engine.errors import ConfigError
 from engine.video.files import probe

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.generators.wan.vae import _empty_cache, decode_in_chunks, decode_pixels, encode_moments
-from engine.generators.wan.vae_fused import FastResidualBlock, use_fused_vae
+from engine.generators.wan.vae_fused import FastDecoder, FastResidualBlock, use_fused_vae
 from engine.quant.recipes import SurgeryError
 from kernels.fused import channel_norm
 
@@ -77,6 +77,30 @@ def test_pixels_and_latents_are_those_of_the_library(
     torch.testing.assert_close(decode_pixels(fast, latents, chunk_latents), expected, atol=1e-5, rtol=1e-5)
     moments = vae.encode(pixels).latent_dist.parameters
     torch.testing.assert_close(encode_moments(fast, pixels, chunk_latents), moments, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first_frame", [1, 24, 57, 60, 85])
+@torch.no_grad()
+def test_frames_that_nobody_wants_are_not_made_and_change_no_bit_of_the_others(
+    pair: tuple[AutoencoderKLWan, AutoencoderKLWan], first_frame: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, fast = pair
+    latents = random_latents(vae, 22, batch=1)  # 85 frames, in chunks of 16
+    depths = []
+
+    def counted(*given: Any, num_blocks: int, **named: Any) -> Any:
+        depths.append(num_blocks)
+        return FastDecoder.forward(fast.decoder, *given, num_blocks=num_blocks, **named)
+
+    whole = torch.cat(list(decode_in_chunks(fast, latents, 4)), dim=2)
+    monkeypatch.setattr(fast.decoder, "forward", counted)
+    chunks = list(decode_in_chunks(fast, latents, 4, first_frame=first_frame))
+    assert torch.equal(torch.cat(chunks, dim=2), whole[:, :, first_frame:])
+    # chunks end at 17, 33, 49, 65, 81 and 85; the last two of four blocks look back on 26 and 14 frames
+    expected = [2 + (end > first_frame - 26) + (end > first_frame - 14) for end in (17, 33, 49, 65, 81, 85)]
+    assert depths == expected and (first_frame < 57 or min(depths) < 4)
+    library = list(decode_in_chunks(vae, latents, 4, first_frame=first_frame))
+    torch.testing.assert_close(torch.cat(library, dim=2), whole[:, :, first_frame:], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ one level, at every size.
 
 from __future__ import annotations
 
+import gc
 import math
 import struct
 from pathlib import Path
@@ -129,6 +130,15 @@ def refuse_colours(path: Path, frame: Any) -> None:
             f"{path} has colours that are not read here: {', '.join(found)}",
             fix=f'convert it to BT.709: ffmpeg -i {path.name} -vf "{chain}" -crf 10 converted.mp4',
         )
+
+
+def free_asked_frames() -> None:
+    """Free frames that were shown or asked for their size and that nobody holds any more.
+
+    PyAV ties a frame to its side data, the display matrix, in a cycle. Python's collector counts objects and
+    not bytes: it comes after hundreds of frames, of which one in 4K has 12 MB. Young objects are soon seen.
+    """
+    gc.collect(1)
 
 
 def _orientation(path: Path, frame: Any) -> tuple[bool, bool, bool]:

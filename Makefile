@@ -2,7 +2,7 @@
 # make fix    format, and mend what lint can
 # make check  lint and types
 # make test   both, and tests
-# make test-package  the wheel, built and installed elsewhere; test-package-short: without a run of the loop
+# make test-package  wheel and source archive, built and tried elsewhere; test-package-short: the wheel alone
 # make package  wheel and source archive in dist/
 # make test-cpus  tests that compare numbers, under several kernels of this CPU; test-cpus-short takes a minute
 # make bench    speed of kernels, denoiser, critic and lanes on this machine's GPU, or tiny sizes on a CPU
@@ -51,7 +51,7 @@ test-package: $(TESTING)
 	$(BIN)/python -m pytest tests/test_package.py
 
 test-package-short: $(TESTING)
-	$(BIN)/python -m pytest tests/test_package.py -k "commands or name"
+	$(BIN)/python -m pytest tests/test_package.py -k "commands or name or loop"
 
 test-cpus: $(TESTING)
 	$(BIN)/python tests/support/cpu_settings.py -n auto --maxprocesses 4 --dist loadfile

@@ -151,8 +151,8 @@ class Policy(Protocol):
 
     def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop: ...
 
-    def scores(self, attempt: Attempt) -> dict[str, float]:
-        """Every score that `choose` goes by."""
+    def scored(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """The attempts with every score that `choose` goes by."""
         ...
 
     def choose(self, attempts: Sequence[Attempt]) -> int: ...

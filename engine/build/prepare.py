@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from engine.build import exported, libraries, model_folders
+from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.errors import DatasetError, VideoError
 from engine.loop import boundary
+from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
 from engine.loop.selection import load_selectors
 from engine.machine import compiled
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget
 from engine.protocols import Critic, Dataset, Generator, Selector
+from engine.runs.digests import FileDigests
 from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Scenario, VideoSpec
@@ -43,6 +46,7 @@ class Prepared:
     refused: Mapping[str, str]
     memory: MemoryPlan
     opened: tuple[Path, ...]  # of the dataset so far
+    choosing: Choosing
     exported: exported.Exported | None = None
 
     @property
@@ -85,6 +89,13 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
             fix="mend the clips, or give another dataset",
         )
     parts = {"generator": outline.footprint(spec), "critic": judge.footprint(spec)}
+    chosen_by = choosing(
+        config.loop.gain,
+        generator=generator.path,
+        critic=critic.path,
+        selectors=config.loop.selectors,
+        digest=FileDigests(cache_folder() / "digests").digest,
+    )
     memory = MemoryPlan.solve(device_budget(device), parts, overlap=config.schedule.overlap)
     return Prepared(
         config=config,
@@ -100,6 +111,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None) -> Prepared
         memory=memory,
         opened=watch.paths(),
         exported=form,
+        choosing=chosen_by,
     )
 
 
@@ -190,10 +202,12 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
             yield scenario.id, str(error)
 
 
-def refinement_policy(config: RunConfig, generator: Generator) -> RefinementPolicy:
+def refinement_policy(
+    config: RunConfig, generator: Generator, gain: GainModel | None = None
+) -> RefinementPolicy:
     given = config.generator.negative
     negative = generator.negative_prompt if given is None else given
     loop = config.loop
     if loop.unreadable == AUTO:
         loop = replace(loop, unreadable=CHOOSE if is_benchmark(config.dataset) else LEAVE)
-    return RefinementPolicy(settings=loop, negative=negative)
+    return RefinementPolicy(settings=loop, negative=negative, gain=gain)

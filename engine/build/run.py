@@ -141,7 +141,7 @@ class Run:
         return [ScenarioLoop(scenario=one, by=by, past=self._store.history(one.id)) for one in scenarios]
 
     def _scorer(self, prepared: Prepared, generator: Generator) -> TakeScorer | None:
-        names = refinement_policy(prepared.config, generator).video_selectors
+        names = refinement_policy(prepared.config, generator, prepared.choosing.gain).video_selectors
         return TakeScorer(self.folder, {name: prepared.selectors[name] for name in names}) if names else None
 
     def _components(
@@ -155,7 +155,7 @@ class Run:
         return Components(
             generator=generator,
             critic=critic,
-            policy=refinement_policy(prepared.config, generator),
+            policy=refinement_policy(prepared.config, generator, prepared.choosing.gain),
             sink=sink,
             encode=encoder(self._store),
             select=scorer.scores if scorer else None,
@@ -320,5 +320,6 @@ def _manifest(
         "resolved": resolved,
         "denoiser": dict(denoiser),
         "critic": dict(critic),
+        "choosing": prepared.choosing.why,
         "memory": prepared.memory.table(),
     }

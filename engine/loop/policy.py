@@ -8,11 +8,13 @@ number; seeds do not depend on the order of scenarios.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from engine.loop.expected_gain import EXPECTED_GAIN, GainModel, plans_take
 from engine.loop.prompting import compile_prompt, text_distance
 from engine.loop.ranking import mean_ranks
 from engine.types import Attempt, Critique, Fault, PhysicsPlan, PlanReply, Prompt, Scenario, Stop, Verdict
@@ -38,6 +40,8 @@ class RefinementPolicy:
 
     settings: LoopConfig
     negative: str
+    gain: GainModel | None = None
+    """Chooses the champion, where it was fitted for these models; else `choose_take`'s rules do."""
 
     @property
     def video_selectors(self) -> tuple[str, ...]:
@@ -117,13 +121,22 @@ class RefinementPolicy:
         keys = [(rank is None, rank or 0.0, i) for rank, i in zip(ranks, positions, strict=True)]
         return min(keys)[-1]
 
-    def scores(self, attempt: Attempt) -> dict[str, float]:
-        """By selector, with the critic's among them; one that gave no score is absent."""
-        return _scores(attempt, self.settings.selectors)
+    def scored(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """With all scores by name, the critic's and the expected gain among them; a missing one is absent."""
+        names = self.settings.selectors
+        found = [replace(attempt, selector_scores=_scores(attempt, names)) for attempt in attempts]
+        if self.gain is None:
+            return found
+        return [
+            replace(attempt, selector_scores={**attempt.selector_scores, EXPECTED_GAIN: gain})
+            for attempt, gain in zip(found, self.gain.gains(found), strict=True)
+        ]
 
     def no_choice(self, attempts: Sequence[Attempt]) -> str | None:
         """Why none of a finished scenario's takes is to be chosen, None where `choose` says which one is."""
-        if self.settings.unreadable != "leave" or _champion_keys(attempts, self.settings.selectors):
+        unread = all(a.critique is None or a.critique.verdict is Verdict.UNREADABLE for a in attempts)
+        looked = any(name in self.video_selectors for a in attempts for name in a.selector_scores)
+        if self.settings.unreadable != "leave" or looked or not unread:
             return None
         problems = [a.critique.problem for a in attempts if a.critique is not None and a.critique.problem]
         why = f", the last one for: {problems[-1]}" if problems else ""
@@ -134,7 +147,7 @@ class RefinementPolicy:
 
     def choose(self, attempts: Sequence[Attempt]) -> int:
         """The champion, see `choose_take`."""
-        return choose_take(attempts, self.settings.selectors)
+        return choose_take(self.scored(attempts), self.settings.selectors)
 
     def _without_critique(
         self, scenario: Scenario, plan: PlanReply, rounds: Sequence[Attempt]
@@ -186,12 +199,16 @@ class RefinementPolicy:
 def choose_take(attempts: Sequence[Attempt], selectors: Sequence[str]) -> int:
     """The champion: accepted, then critic's score, mean rank, a plan's prompt, the earlier.
 
+    Where takes have an expected gain, the largest comes before all that; it has these others in it.
     Where a named selector looks at the takes, the mean rank over all named ones comes before the rest. A
     take that lacks a score which others have has no rank and stands behind those: where `critic_score` is
     named among them, one of the critiqued takes is chosen.
     Where nothing was scored, the last round of a plan's prompt; where there is none of those, attempt 0.
     """
     assert attempts, "a champion needs at least one attempt"
+    if any(EXPECTED_GAIN in attempt.selector_scores for attempt in attempts):
+        gains = [attempt.selector_scores.get(EXPECTED_GAIN, -math.inf) for attempt in attempts]
+        return max(range(len(attempts)), key=lambda i: (gains[i], i == plans_take(attempts), -i))
     keys = _champion_keys(attempts, selectors)
     if keys:
         return max(range(len(attempts)), key=lambda index: (keys[index], -index))
@@ -207,6 +224,8 @@ def why_chosen(attempts: Sequence[Attempt], chosen: int) -> str:
     selectors = tuple(dict.fromkeys(name for attempt in attempts for name in attempt.selector_scores))
     if len(attempts) == 1:
         return "the only take"
+    if EXPECTED_GAIN in selectors:
+        return _why_expected(attempts, chosen)
     keys = _champion_keys(attempts, selectors or (CRITIC_SCORE,))
     if not keys:
         told = attempts[chosen].prompt.plan is not None
@@ -227,6 +246,16 @@ def why_chosen(attempts: Sequence[Attempt], chosen: int) -> str:
         return "by rules of another version"
     pairs = zip(reasons, keys[chosen], best, strict=True)
     return next((reason for reason, own, other in pairs if own != other), "the earliest of equals")
+
+
+def _why_expected(attempts: Sequence[Attempt], chosen: int) -> str:
+    if chosen != choose_take(attempts, ()):
+        return "by rules of another version"
+    gain = attempts[chosen].selector_scores[EXPECTED_GAIN]
+    base = "the plan's take" if any(attempt.prompt.plan for attempt in attempts) else "the first take"
+    if chosen == plans_take(attempts):
+        return f"{base}, and no other is surely better"
+    return f"expected to score {gain:.1f} points or more above {base}"
 
 
 def _champion_keys(attempts: Sequence[Attempt], selectors: Sequence[str]) -> list[_Key]:

@@ -82,7 +82,7 @@ class ScenarioLoop:
             if isinstance(decision, Stop):
                 break
             yield from self._take(begin, decision, attempts[-1].round + 1, 0)
-        attempts[:] = [replace(a, selector_scores=policy.scores(a)) for a in attempts]
+        attempts[:] = policy.scored(attempts)
         if (why := policy.no_choice(attempts)) is not None:
             self._end(failure=why, stopped=decision.reason)
         else:

@@ -161,6 +161,12 @@ class LoopConfig:
         ("critic_score",),
         help="Selectors of the best take, files of engine/selectors; of several, the mean of their ranks.",
     )
+    gain: str = setting(
+        "",
+        unset="gain.json of the critic's folder, where it fits",
+        metavar="FILE",
+        help="What a take is expected to gain, fitted by bench.quality.fit_gain; none: choose by rules.",
+    )
 
     unreadable: str = setting(
         AUTO,

@@ -1,0 +1,105 @@
+"""What a take is expected to gain over the plan's, from all that critic and selectors say of it.
+
+A linear model of the differences within a scenario, fitted on scenes whose scores are known (bench/quality/
+fit_gain.py). Knows no model, no file and no clock. Invariants: the gain of the plan's take is 0; what is not
+known of a take neither helps nor harms it; ranks are taken among the takes that are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.types import Attempt, Verdict
+
+EXPECTED_GAIN = "expected_gain"
+"""Its name among the scores of a take: a lower bound, in points of the benchmark's case score."""
+SCORE, ACCEPTED, UNREADABLE, TOLD, REVISED = "critic_score", "accepted", "unreadable", "told", "revised"
+OF_CRITIQUE = (SCORE, ACCEPTED, UNREADABLE)
+OF_PROMPT = (TOLD, REVISED)
+RANK = "rank "
+"""Before a selector's name: the share of the other takes that it puts below this one, ties by half."""
+
+Features = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainModel:
+    """Points per unit of each feature, and how sure they are.
+
+    `covariance` of the weights has their order. `deviations`: how many of its standard deviations an expected
+    gain is lowered by, so that a take must be surely better than the plan's to stand before it.
+    """
+
+    weights: Mapping[str, float]
+    covariance: tuple[tuple[float, ...], ...]
+    deviations: float
+
+    def __post_init__(self) -> None:
+        size = len(self.weights)
+        assert [len(row) for row in self.covariance] == [size] * size, "a row and a column for each weight"
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Those whose ranks it reads."""
+        return tuple(name.removeprefix(RANK) for name in self.weights if name.startswith(RANK))
+
+    def gains(self, attempts: Sequence[Attempt]) -> list[float]:
+        """Of each take the lower bound of what it gains over `plans_take`; of that one 0."""
+        rows = features(attempts, self.selectors)
+        base = rows[plans_take(attempts)]
+        return [self._bound([row[name] - base[name] for name in self.weights]) for row in rows]
+
+    def _bound(self, difference: Sequence[float]) -> float:
+        expected = sum(w * d for w, d in zip(self.weights.values(), difference, strict=True))
+        variance = sum(
+            one * value * other
+            for one, row in zip(difference, self.covariance, strict=True)
+            for value, other in zip(row, difference, strict=True)
+        )
+        return expected - self.deviations * math.sqrt(max(variance, 0.0))
+
+
+def plans_take(attempts: Sequence[Attempt]) -> int:
+    """Position of the first take that was told the plan; where none was, of the first."""
+    assert attempts, "there is a take to compare with"
+    told = (place for place, attempt in enumerate(attempts) if attempt.prompt.plan is not None)
+    return next(told, 0)
+
+
+def features(attempts: Sequence[Attempt], selectors: Sequence[str]) -> list[Features]:
+    """Of each take. What is missing is as of a middling take: the mean score, half of the others below."""
+    scores = [None if a.critique is None else a.critique.score for a in attempts]
+    known = [score for score in scores if score is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    rows: list[Features] = []
+    for attempt, score in zip(attempts, scores, strict=True):
+        verdict = Verdict.UNREADABLE if attempt.critique is None else attempt.critique.verdict
+        rows.append(
+            {
+                SCORE: (mean if score is None else score) / 100.0,
+                ACCEPTED: float(verdict is Verdict.ACCEPT),
+                UNREADABLE: float(verdict is Verdict.UNREADABLE),
+                TOLD: float(attempt.prompt.plan is not None),
+                REVISED: float(attempt.round > 1),
+            }
+        )
+    for name in selectors:
+        for row, rank in zip(rows, _ranks([a.selector_scores.get(name) for a in attempts]), strict=True):
+            row[RANK + name] = rank
+    return rows
+
+
+def _ranks(values: Sequence[float | None]) -> list[float]:
+    """Share of the other values below each, ties by half; 0.5 where there is nothing to compare."""
+    known = [value for value in values if value is not None]
+    found = []
+    for value in values:
+        if value is None or len(known) < 2:
+            found.append(0.5)
+            continue
+        below = sum(other < value for other in known)
+        equal = sum(other == value for other in known) - 1
+        found.append((below + equal / 2) / (len(known) - 1))
+    return found

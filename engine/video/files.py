@@ -26,8 +26,8 @@ from engine.video.pixels import (
     BT601_MATRIX,
     BT709,
     LIMITED_RANGE,
-    free_asked_frames,
     is_mirrored,
+    orientation,
     refuse_colours,
     upright_rgb,
     upright_size,
@@ -41,9 +41,6 @@ equal frames would give other files, scores and digests on a machine with anothe
 
 PROBES: Final = 4
 """A clip in 4K takes a third of a second, nearly all of it in FFmpeg, and has some 100 MB of frames."""
-
-KEPT_BYTES: Final = 32 << 20
-"""Of frames that were shown and are no longer needed, by their pixels."""
 
 _NOTE = "retake: "
 
@@ -94,10 +91,7 @@ def probe(path: Path) -> Clip:
     if shown.rate is None:
         raise VideoError(f"{path} states no frame rate", fix="write it again with a constant frame rate")
     width, height = upright_size(path, shown.first)
-    clip = Clip(path=path, fps=float(shown.rate), num_frames=shown.count, width=width, height=height)
-    del shown
-    free_asked_frames()
-    return clip
+    return Clip(path=path, fps=float(shown.rate), num_frames=shown.count, width=width, height=height)
 
 
 def refuse_damaged(path: Path, threads: int = 0) -> None:
@@ -175,17 +169,13 @@ def stream_frames(
     assert (width is None) == (height is None), f"give both width and height, got {width} and {height}"
     keep = None if indices is None else frozenset(indices)
     size = (width or clip.width, height or clip.height)
-    decoded, shown_bytes = 0, 0
+    decoded, turned = 0, None
     with opened(clip.path) as (container, stream):
         for frame in decoded_frames(clip.path, container, stream):
+            turned = turned or orientation(clip.path, frame)
             if keep is None or decoded in keep:
-                yield upright_rgb(clip.path, frame, *size, like_opencv=like_opencv)
-                shown_bytes += frame.width * frame.height
+                yield upright_rgb(clip.path, frame, *size, turned, like_opencv=like_opencv)
             decoded += 1
-            if shown_bytes > KEPT_BYTES:
-                shown_bytes = 0
-                free_asked_frames()
-    free_asked_frames()
     _check_count(clip.path, decoded, clip.num_frames)
 
 

@@ -6,7 +6,6 @@ one level, at every size.
 
 from __future__ import annotations
 
-import gc
 import math
 import struct
 from pathlib import Path
@@ -56,18 +55,29 @@ _TONE_MAP = (
     "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
 )
 _TO_BT709 = "zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv420p"
+Orientation = tuple[bool, bool, bool]
+UPRIGHT: Orientation = (False, False, False)
+
 _NEARLY = 0.02  # about a degree
 
 
-def upright_rgb(path: Path, frame: Any, width: int, height: int, *, like_opencv: bool = False) -> Frames:
-    """uint8 RGB [H, W, 3] of a frame as it decodes, at this size once it is turned as `is_upright` tells.
+def upright_rgb(
+    path: Path,
+    frame: Any,
+    width: int,
+    height: int,
+    turned: Orientation = UPRIGHT,
+    *,
+    like_opencv: bool = False,
+) -> Frames:
+    """uint8 RGB [H, W, 3] of a frame as it decodes, at this size once it is turned as `orientation` tells.
 
     By area averaging when shrinking, bicubic otherwise. Frames that state no matrix are taken as BT.601, as
     FFmpeg and OpenCV take them. `like_opencv` rounds as its reader does, at the frame's own size. Raises
     VideoError for colours that eight bits of BT.709 cannot show.
     """
     refuse_colours(path, frame)
-    transposed, across, down = _orientation(path, frame)
+    transposed, across, down = turned
     target = (height, width) if transposed else (width, height)
     shrinks = target[0] * target[1] < frame.width * frame.height
     rgb: Frames = frame.to_ndarray(
@@ -88,17 +98,17 @@ def upright_size(path: Path, frame: Any) -> tuple[int, int]:
 
 def is_turned(path: Path, frame: Any) -> bool:
     """Whether a display matrix turns it by a quarter, either way: its width is shown as its height."""
-    return _orientation(path, frame)[0]
+    return orientation(path, frame)[0]
 
 
 def is_upright(path: Path, frame: Any) -> bool:
     """Whether the frame is shown as it decodes: no display matrix turns or mirrors it."""
-    return not any(_orientation(path, frame))
+    return not any(orientation(path, frame))
 
 
 def is_mirrored(path: Path, frame: Any) -> bool:
     """Whether a display matrix mirrors it, once or with a turn."""
-    transposed, across, down = _orientation(path, frame)
+    transposed, across, down = orientation(path, frame)
     return transposed ^ across ^ down
 
 
@@ -132,23 +142,16 @@ def refuse_colours(path: Path, frame: Any) -> None:
         )
 
 
-def free_asked_frames() -> None:
-    """Free frames that were shown or asked for their size and that nobody holds any more.
-
-    PyAV ties a frame to its side data, the display matrix, in a cycle. Python's collector counts objects and
-    not bytes: it comes after hundreds of frames, of which one in 4K has 12 MB. Young objects are soon seen.
-    """
-    gc.collect(1)
-
-
-def _orientation(path: Path, frame: Any) -> tuple[bool, bool, bool]:
+def orientation(path: Path, frame: Any) -> Orientation:
     """Whether rows and columns are exchanged, then whether it is mirrored across and down, to show the frame.
 
     From the display matrix (ISO/IEC 14496-12, 6.2.2): a point (x, y) is shown at (a x + c y, b x + d y). Its
     angle alone, which is all that `frame.rotation` gives, says nothing of mirrors. Raises VideoError for any
     other angle.
     """
-    data = frame.side_data.get(SideData.DISPLAYMATRIX)
+    # PyAV ties a frame to its side data in a cycle, in which it waits for Python's collector, which counts
+    # objects and not bytes. The matrix goes into a copy too, and that one may wait: it has 16 x 16 pixels.
+    data = frame.reformat(width=16, height=16).side_data.get(SideData.DISPLAYMATRIX)
     if data is None:
         return False, False, False
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))

@@ -33,6 +33,7 @@ from bench.quality.critic_figures import (
     read_plans,
     read_truths,
 )
+from bench.quality.critic_reliability import StatedTake, reliability
 from bench.quality.trivial import BASELINES, write_baseline
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.references import references
@@ -154,7 +155,10 @@ def measure(
         "num_failed": sum(outcome.failure is not None for outcome in outcomes.values()),
         "num_takes": sum(len(outcome.attempts) for outcome in outcomes.values()),
         "stopped": Counter(outcome.stopped or "failed" for outcome in outcomes.values()),
-        "critic": critic_figures(takes, plans, truths),
+        "critic": {
+            **critic_figures(takes, plans, truths),
+            "by_case_score": reliability(stated_takes(outcomes, loop.attempts)),
+        },
         "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
         "by_kind": _groups(cases, lambda case: case.kind),
         **by_labels(cases, read_labels(dataset, list(outcomes))),
@@ -272,6 +276,22 @@ def judged_takes(
     return takes
 
 
+def stated_takes(outcomes: Mapping[str, Outcome], attempts: Sequence[tuple[int, Case]]) -> list[StatedTake]:
+    """Every critiqued take that has a case score."""
+    cases = {(case.scenario_id, index): case for index, case in attempts}
+    return [
+        StatedTake(
+            scene=case.scene,
+            stated=attempt.critique.score,
+            verdict=attempt.critique.verdict,
+            case_score=case_score(case.metrics).score,
+        )
+        for scenario_id, outcome in outcomes.items()
+        for attempt in outcome.attempts
+        if attempt.critique is not None and (case := cases.get((scenario_id, attempt.index))) is not None
+    ]
+
+
 def by_labels(cases: Sequence[Measured], labels: Mapping[str, Labels]) -> dict[str, Any]:
     """Arms by simple or not and by failure type, of the scenes that have labels; nothing where none has."""
     known = [case for case in cases if case.scenario_id in labels]
@@ -302,7 +322,9 @@ def print_table(document: dict[str, Any], console: Console) -> None:
         table.add_row(name, str(group["n"]), *cells)
     console.print(table)
     figures = {**document["critic"]}
-    figures |= {f"controls {name}": value for name, value in figures.pop("controls", {}).items()}
+    for group in ("controls", "by_case_score"):
+        figures |= {f"{group} {name}": value for name, value in figures.pop(group, {}).items()}
+    figures.pop("by_case_score bins", None)  # for the page
     for name, value in figures.items():
         shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
         console.print(f"critic {name}: {shown}", markup=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page import selector_tables
+from bench.results_page.reliability import reliability_plot
 from bench.results_page.result_files import ResultFile
 from bench.results_page.speed_sections import PLOTS
 from bench.results_page.waterfall import Bar, Scale, waterfall
@@ -124,6 +125,8 @@ def demo_quality(file: ResultFile) -> md.Section:
     if "num_truly_acceptable" in critic:
         words = f"{words} {critic['num_truly_acceptable']} takes are truly acceptable."
     plots = _arms_plot(file.name, document)
+    scored = critic.get("by_case_score", {})
+    reliable = reliability_plot(file.name, scored)
     return md.Section(
         title="How good are the bundled models?",
         headline=f"chosen take {md.interval(document.get('chosen'))} Verified, first take "
@@ -138,9 +141,32 @@ def demo_quality(file: ResultFile) -> md.Section:
             md.table([f"critic, {critic.get('num_critiques', '?')} replies", "share"], replies)
             if replies
             else None,
+            _worth_of_score(scored),
+            *(f"![How far the critic's score can be believed]({PLOTS}/{name})" for name in reliable),
         ),
-        plots=plots,
+        plots={**plots, **reliable},
     )
+
+
+def _worth_of_score(scored: Mapping[str, Any]) -> str | None:
+    """What the critic's score says of the benchmark's; None where that was not measured."""
+    if not scored:
+        return None
+    shares = [
+        ["verdicts right, both kinds of takes weighed equally", _percent(scored["balanced_accuracy"])],
+        [
+            "the same, of takes more than ten points from the threshold",
+            _percent(scored["balanced_accuracy_sure"]),
+        ],
+        ["correlation with the case score within a scene", _two(scored["within_scene"])],
+        ["calibration error of its score, points", md.ms(scored["calibration_error"])],
+    ]
+    head = f"critic against a case score of {scored['threshold']:g}, {scored['num']} takes"
+    return md.table([f"{head}, {scored['num_acceptable']} acceptable", "value"], shares)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _arms_plot(name: str, document: Mapping[str, Any]) -> dict[str, str]:

@@ -84,8 +84,7 @@ def _plots(name: str, steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """None where no two steps were measured."""
     bars = [
         Bar(name=step["name"], adds=step["adds"], value=3600 / step["seconds"], stock=step["stock"])
-        for step in steps
-        if "seconds" in step
+        for step in _known(steps)
     ]
     if len(bars) < 2:
         return {}
@@ -93,9 +92,24 @@ def _plots(name: str, steps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {f"waterfall-{md.slug(name)}.svg": waterfall(title, bars, {}, AN_HOUR)}
 
 
+def _known(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The measured steps; one behind others that were not has their names and their worth with its own."""
+    found: list[Mapping[str, Any]] = []
+    waiting: list[Mapping[str, Any]] = []
+    for step in steps:
+        if "seconds" not in step:
+            waiting += [] if step["stock"] else [step]
+            continue
+        joined = [*waiting, step]
+        what = {key: ", ".join(one[key] for one in joined) for key in ("name", "adds")}
+        found.append({**step, **(what if waiting else {})})
+        waiting = []
+    return found
+
+
 def _worth(steps: Sequence[Mapping[str, Any]]) -> str | None:
     """Each step against the one before it that was measured; and which were not."""
-    known = [step for step in steps if "seconds" in step]
+    known = _known(steps)
     if not steps:
         return None
     rows = []
@@ -109,7 +123,7 @@ def _worth(steps: Sequence[Mapping[str, Any]]) -> str | None:
     missing = [f"{step['name']} ({', '.join(step['of'])})" for step in steps if step.get("missing")]
     return md.paragraphs(
         md.table(header, rows, num_text_columns=2) if rows else None,
-        f"Not measured warm: {', '.join(missing)}; what follows is against the part before."
+        f"Not measured warm: {', '.join(missing)}; the worth of such a part is in the one behind it."
         if missing
         else None,
     )

@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.files import write_json, write_whole
 from bench.perf.end_to_end import STARTED_S
 from bench.perf.end_to_end.campaign import PARTS, carry_out
-from bench.perf.end_to_end.sizes import FULL, SIZES
+from bench.perf.end_to_end.sizes import FULL, SIZES, Size
 from bench.perf.end_to_end.variants import VARIANTS
 from engine.errors import RetakeError
 from engine.settings.config import QUANTIZATIONS
@@ -65,16 +66,25 @@ def _make(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from bench.perf.end_to_end.made import read_facts
+
+    size = SIZES[read_facts(options.models)["size"]]
+    runs = options.models.absolute() / "runs"
+    runs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{options.variant}-", dir=runs) as folder:
+        return _measure(options, size, Path(folder))
+
+
+def _measure(options: argparse.Namespace, size: Size, runs: Path) -> int:
     import torch
 
     from bench.perf.end_to_end import part
-    from bench.perf.end_to_end.made import read_facts
     from bench.perf.end_to_end.measured import Options
     from engine.runs.timeline import Timeline
 
-    size = SIZES[read_facts(options.models)["size"]]
     asked = Options(
         models=options.models.absolute(),
+        runs=runs,
         variant=VARIANTS[options.variant],
         num_scenarios=options.scenarios,
         num_steps=options.steps or int(size.generator_sidecar["num_inference_steps"]),

@@ -6,7 +6,6 @@ so that the time to the first take is a user's.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -97,8 +96,6 @@ def _measured(options: Options) -> Measured:
             f"{options.variant.name} needs its warm-up: it replays the replies written there",
             fix="leave --no-warm-up out",
         )
-    if options.runs.is_dir():
-        shutil.rmtree(options.runs)
     seconds: dict[str, float] = {}
     began_s = time.perf_counter()
     config = options.config(warm_up=False)

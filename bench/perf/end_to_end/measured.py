@@ -29,9 +29,13 @@ MARGIN_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`budget_s` is of the whole process, from `started_s` on the clock of perf_counter."""
+    """`budget_s` is of the whole process, from `started_s` on the clock of perf_counter.
+
+    `runs` is an empty folder of this process alone: one variant may be measured on two cards at once.
+    """
 
     models: Path
+    runs: Path
     variant: Variant
     num_scenarios: int
     num_steps: int
@@ -46,10 +50,6 @@ class Options:
         if self.budget_s is None:
             return None
         return self.started_s + self.budget_s - min(MARGIN_S, 0.1 * self.budget_s)
-
-    @property
-    def runs(self) -> Path:
-        return self.models / "runs" / self.variant.name
 
     def config(self, *, warm_up: bool) -> RunConfig:
         """The settings of the measured run, or of the scenario before it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 
 from bench.baselines.script import ScriptScenario, load_script
@@ -16,8 +15,6 @@ from engine.settings.environment import num_threads
 
 def measure(options: Options) -> Measured:
     """No scenario begins that would not end in the budget, by the mean of those before it."""
-    if options.runs.is_dir():
-        shutil.rmtree(options.runs)
     seconds: dict[str, float] = {}
     began_s = time.perf_counter()
     prepared = prepare(options.config(warm_up=False))

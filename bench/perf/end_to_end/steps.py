@@ -33,7 +33,7 @@ def _steps(warm: Mapping[str, Mapping[str, Any]], seconds: Seconds) -> Iterator[
         computed = script - _takes_s(warm[SCRIPT.name]) + _takes_s(ours)
     yield _step(
         "compiled, FP8",
-        "computed: the script with the takes of preset fast",
+        "the takes of preset fast (computed)",
         [SCRIPT, FAST_SEQUENTIAL],
         computed,
     )

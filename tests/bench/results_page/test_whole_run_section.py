@@ -46,7 +46,7 @@ def test_each_part_of_the_way_is_worth_something(tmp_path: Path) -> None:
     ours = part("fast-sequential", 36.0, median_s={"generate": 13.0})
     text = page(tmp_path, script(144.0), ours, part("fast", 30.0))
     assert "| script | diffusers' modules and transformers' generate, eager | 25.0 | – | – | 144 |" in text
-    assert "| compiled, FP8 | computed: the script with the takes of preset fast | 32.7 |" in text
+    assert "| compiled, FP8 | the takes of preset fast (computed) | 32.7 |" in text
     assert "one job at a time | 100 | +67.3 | 3.06× | 36.0 |" in text
     assert "| overlap | lanes that run at once | 120 | +20.0 | 1.20× | 30.0 |" in text
     assert "Not measured warm: patches (fast-patches)" in text
@@ -55,6 +55,15 @@ def test_each_part_of_the_way_is_worth_something(tmp_path: Path) -> None:
     svg = make_page(tmp_path / "results").plots[plot]
     assert "120 an hour" in svg and "+20.0 an hour, 1.20×" in svg
     assert "| script, no warm-up |" in text and "| 200 | 144 |" in text
+
+
+def test_a_part_behind_others_that_were_not_measured_is_worth_all_of_them(tmp_path: Path) -> None:
+    text = page(tmp_path, script(144.0), part("fast", 30.0))
+    whole = "compiled, FP8, critic's engine, overlap"
+    assert f"| {whole} | the takes of preset fast (computed), decoding in graphs" in text
+    assert "lanes that run at once | 120 | +95.0 | 4.80× | 30.0 |" in text
+    alone = page(tmp_path / "alone", part("fast", 30.0), part("fast-patches", 25.0))
+    assert f"| {whole} |" in alone and "| script, compiled" not in alone and "| patches | " in alone
 
 
 def test_missing_parts_are_said_and_one_bar_is_no_waterfall(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_variant_of_patches_asks_for_them(tmp_path: Path) -> None:
     forms = {}
     for name, variant in VARIANTS.items():
-        options = Options(models=tmp_path, variant=variant, num_scenarios=1, num_steps=2)
+        options = Options(models=tmp_path, runs=tmp_path, variant=variant, num_scenarios=1, num_steps=2)
         forms[name] = [options.config(warm_up=warm_up).critic.critique_form for warm_up in (False, True)]
     assert forms.pop("fast-patches") == ["patch", "patch"]
     assert set(map(tuple, forms.values())) == {("full", "full")}

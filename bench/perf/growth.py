@@ -203,6 +203,7 @@ def summary(rows: Mapping[str, Mapping[str, Row]]) -> dict[str, float]:
         ("run_rss_mb_5000", "run", "5000", "rss_mb"),
         ("report_rss_mb_5000", "report", "5000", "rss_mb"),
         ("report_s_5000", "report", "5000", "seconds"),
+        ("report_cpu_s_5000", "report", "5000", "cpu_s"),
         ("browser_load_s_5000", "browser", "5000", "load_s"),
         ("browser_mb_5000", "browser", "5000", "browser_mb"),
         ("select_rss_mb_198", "select", "198", "rss_mb"),

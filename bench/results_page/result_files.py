@@ -37,6 +37,7 @@ ORDER = (
     "policy",
     *KINDS_BY_NAME,
     "faults",
+    "growth",
 )
 MOVED = {
     **{

@@ -117,6 +117,7 @@ class Run:
         on_gpu = prepared.device == "cuda"
         recorder = CudaRecorder(origin_s=origin_s) if on_gpu else HostRecorder(origin_s=origin_s)
         sink.timed_by(recorder)
+        scorer = self._scorer(prepared, generator)
         self._store.opened(prepared.opened)
         on_lane = LaneStreams(torch.device(prepared.device))
         relief = Relief(generator, release_memory if on_gpu else lambda: None)
@@ -137,15 +138,18 @@ class Run:
                 threads=threads,
                 widths={CRITIQUE: replies_at_once(config, prepared.device)},
             )
+            components = self._components(prepared, generator, critic, sink, scorer)
             scheduler = Scheduler(
-                self._loops(scenarios, self._components(prepared, generator, critic, sink)),
+                self._loops(scenarios, components),
                 lanes,
                 progress=display,
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
             )
             try:
-                for _ in scheduler.run():  # each outcome is stored and shown by the sink
+                for outcome in scheduler.run():  # each is stored and shown by the sink
+                    if scorer is not None:
+                        scorer.forget(outcome.attempts)
                     self._store.opened(watch.new_paths())
                     note()
             finally:
@@ -154,14 +158,22 @@ class Run:
     def _loops(self, scenarios: Sequence[Scenario], by: Components) -> list[ScenarioLoop]:
         return [ScenarioLoop(scenario=one, by=by, past=self._store.history(one.id)) for one in scenarios]
 
-    def _components(self, prepared: Prepared, generator: Generator, critic: Critic, sink: Sink) -> Components:
-        policy = refinement_policy(prepared.config, generator, prepared.choosing.gain)
-        chosen_by = {name: prepared.selectors[name] for name in policy.video_selectors}
-        scorer = TakeScorer(self.folder, chosen_by) if chosen_by else None
+    def _scorer(self, prepared: Prepared, generator: Generator) -> TakeScorer | None:
+        names = refinement_policy(prepared.config, generator, prepared.choosing.gain).video_selectors
+        return TakeScorer(self.folder, {name: prepared.selectors[name] for name in names}) if names else None
+
+    def _components(
+        self,
+        prepared: Prepared,
+        generator: Generator,
+        critic: Critic,
+        sink: Sink,
+        scorer: TakeScorer | None,
+    ) -> Components:
         return Components(
             generator=generator,
             critic=critic,
-            policy=policy,
+            policy=refinement_policy(prepared.config, generator, prepared.choosing.gain),
             sink=sink,
             encode=encoder(self._store),
             select=scorer.scores if scorer else None,

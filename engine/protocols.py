@@ -166,6 +166,10 @@ class Policy(Protocol):
 
     def choose(self, attempts: Sequence[Attempt]) -> int: ...
 
+    def no_choice(self, attempts: Sequence[Attempt]) -> str | None:
+        """Why none is to be chosen; None where `choose` is to be asked."""
+        ...
+
 
 class Denoiser(Protocol):
     """One velocity prediction. `branch` is "cond", "uncond" or "both", passed explicitly, never counted."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ def inside(folder: Path, place: str | PurePath) -> Path:
     if not parts or any(name_fault(part) for part in parts):
         raise ValueError(f"{str(place)!r} is no place in a folder")
     path = folder / place
-    if not path.resolve().is_relative_to(folder.resolve()):
+    real, real_folder = (os.path.join(os.path.realpath(one), "") for one in (path, folder))
+    if not real.startswith(real_folder):
         raise ValueError(f"{str(place)!r} leads outside of {folder}, over a symbolic link")
     return path
 

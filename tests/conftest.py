@@ -35,9 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Without a GPU, Triton's interpreter runs the kernels; it is chosen before Triton is imported.
 
+    No example of hypothesis has a deadline: on a busy machine that would be a test of the machine.
     Workers get a COLUMNS of 80 from xdist, at which tables and messages wrap where one process does not.
     """
+    import hypothesis
     import torch
+
+    hypothesis.settings.register_profile("retake", deadline=None)
+    hypothesis.settings.load_profile("retake")
 
     os.environ.pop("COLUMNS", None)
     if not torch.cuda.is_available():

@@ -16,8 +16,8 @@ Side = typer.Argument(
 
 
 @app.command(
-    epilog="Example: [cyan]retake compare runs/first my_clips[/]   or   "
-    "[cyan]retake compare clips_a clips_b --dataset physics-IQ-benchmark-verified[/]"
+    epilog="Example: [cyan]retake compare runs/first runs/whole[/]   or folders of clips: "
+    "[cyan]retake compare runs/first/chosen runs/whole/chosen --dataset scenes/test[/]"
 )
 def compare(
     first: Annotated[Path, Side],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 group = Commands(
     no_args_is_help=True,
     help="Look after a dataset on disk.",
-    epilog="Example: [cyan]retake dataset check physics-IQ-benchmark[/]",
+    epilog="Example: [cyan]retake dataset check scenes/test[/]",
 )
 app.add_typer(group, name="dataset")
 
@@ -29,7 +29,7 @@ def dataset() -> None:
     """Look after a dataset on disk."""
 
 
-@group.command(epilog="Example: [cyan]retake dataset check physics-IQ-benchmark-verified --fps 24[/]")
+@group.command(epilog="Example: [cyan]retake dataset check scenes/test --fps 8[/]")
 def check(
     folder: Annotated[
         Path,

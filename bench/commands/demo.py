@@ -19,7 +19,9 @@ MEASURED = {"out": "--work", "loop.loops": "--loops", "generator.steps": "--step
 """Settings that --measure takes -> the options of bench.quality.demo_quality."""
 
 
-@app.command(epilog="Example: [cyan]retake demo[/]   or   [cyan]retake demo --measure --count 120[/]")
+@app.command(
+    epilog="Example: [cyan]retake demo[/]   or, for a first look: [cyan]retake demo --loops 0 --steps 4[/]"
+)
 @with_settings(without=("dataset",))
 def demo(
     given: Mapping[str, object],

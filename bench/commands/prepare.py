@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: [cyan]retake prepare my_outputs --dataset physics-IQ-benchmark --fps 24 --out clips[/]"
-    "   then   [cyan]retake score clips --dataset physics-IQ-benchmark[/]"
+    epilog="Example: [cyan]retake prepare runs/first/chosen --dataset scenes/test --fps 8 --out clips[/]"
+    "   then   [cyan]retake score clips --dataset scenes/test[/]"
 )
 def prepare(
     videos: Annotated[

@@ -50,7 +50,7 @@ ErrorsOn = Annotated[
 @app.command(
     help=_HELP,
     epilog="Example: [cyan]retake score runs/first[/]   or   "
-    "[cyan]retake score my_clips --dataset physics-IQ-benchmark-verified --csv scores.csv[/]",
+    "[cyan]retake score runs/first/chosen --dataset scenes/test --csv scores.csv[/]",
 )
 def score(
     folder: Annotated[

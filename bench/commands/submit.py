@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Example: [cyan]retake submit runs/s0 runs/s1 runs/s2 runs/s3 --card card.yaml "
-    "--dataset physics-IQ-benchmark-verified --out myorg__mymodel__2026-10-07[/]"
+    epilog="Example: [cyan]retake submit runs/first --card card.yaml --dataset scenes/test[/] writes the "
+    "form; filled in, it is packed with --out myorg__mymodel__2026-10-07"
 )
 def submit(
     folders: Annotated[

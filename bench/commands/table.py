@@ -26,8 +26,8 @@ class Score(StrEnum):
 
 
 @app.command(
-    epilog='Example: [cyan]retake table runs/a runs/b --ensembles "1,2,5;all" --select consensus+vjepa '
-    '--compare "4 vs 1" --format latex[/]'
+    epilog="Example: [cyan]retake score runs/first --all-attempts[/], then [cyan]retake table runs/first "
+    '--ensembles "1,2;all" --select consensus+critic_score --compare "2 vs 1" --format latex[/]'
 )
 def table(
     runs: Annotated[

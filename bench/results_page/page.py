@@ -14,6 +14,7 @@ from bench.results_page import (
     demo_section,
     export_sections,
     faults_section,
+    growth_section,
     memory_section,
     overlap_section,
     policy_section,
@@ -59,6 +60,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
     "faults": faults_section.faults,
+    "growth": growth_section.growth,
 }
 """By kind; any other kind with a list of `rows` becomes tables of rows."""
 

@@ -38,6 +38,7 @@ ORDER = (
     "policy",
     *KINDS_BY_NAME,
     "faults",
+    "growth",
 )
 MOVED = {
     **{

@@ -10,16 +10,19 @@ import hashlib
 import importlib
 import importlib.metadata
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.build import hub
 from engine.build import model_folders as models
 from engine.errors import RetakeError
 from engine.runs.manifest import gpus
 from engine.settings.config import BUNDLED
-from engine.settings.environment import usable_cores
+from engine.settings.environment import cache_folder, usable_cores
 from kernels.files import file_digest
 
 GIB = 2**30
@@ -64,7 +67,40 @@ def examine() -> list[Check]:
         _encoder(),
         bundled("generator", models.find_generator),
         bundled("critic", models.find_critic),
+        _hub_models(),
+        _disk(),
     ]
+
+
+def _hub_models() -> Check:
+    """Of the hub's cache, what a family here loads, whole or not."""
+    found = []
+    for name in hub.in_cache():
+        for find in (models.find_generator, models.find_critic):
+            with suppress(RetakeError):
+                size = sum(path.stat().st_size for path in find(name).path.rglob("*.safetensors"))
+                found.append(f"{name} ({size / 1e9:.1f} GB)")
+    if found:
+        return Check(name="models of the hub", ok=True, detail=", ".join(found))
+    example = next(iter(hub.HOSTED))
+    return Check(
+        name="models of the hub",
+        ok=False,
+        detail=f"none that is loaded here in {hub.cache()}",
+        fix=f"{hub.command(example)}\n{hub.describe(example)}",
+    )
+
+
+def _disk() -> Check:
+    """Where models and what is kept between runs lie, and runs by default."""
+    places = {"models": hub.cache(), "cache": cache_folder(), "here": Path.cwd()}
+    free = {name: shutil.disk_usage(_existing(place)).free / 1e9 for name, place in places.items()}
+    said = ", ".join(f"{free[name]:.0f} GB free for {name} ({place})" for name, place in places.items())
+    return Check(name="disk", ok=True, detail=said)
+
+
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place, *place.parents) if folder.is_dir())
 
 
 def can_run(checks: list[Check]) -> bool:
@@ -161,7 +197,7 @@ def _gpu() -> Check:
             gpu = torch.cuda.get_device_properties(index)
             parts.append(
                 f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, "
-                f"{gpu.multi_processor_count} SMs, {gpu.total_memory / GIB:.0f} GiB"
+                f"{gpu.multi_processor_count} SMs, {gpu.total_memory / GIB:.0f} GiB of memory (VRAM)"
             )
         return Check(
             name="GPU", ok=True, detail=f"{'; '.join(parts)}; driver {driver}, CUDA {torch.version.cuda}"

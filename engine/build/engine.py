@@ -15,6 +15,7 @@ from engine.build.relief import Relief
 from engine.build.used_memory import note_used
 from engine.loop import boundary
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_lanes
+from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
 from engine.loop.selection import TakeScorer
@@ -72,6 +73,8 @@ class Engine:
         opened(self.prepared.opened)
         on_lane = LaneStreams(torch.device(self.prepared.device))
         relief = Relief(self.generator, release_memory if on_gpu else lambda: None)
+        policy = refinement_policy(config, self.generator, self.prepared.choosing.gain)
+        scorer = self._scorer(policy)
         allowed = [scenario.prefix.path for scenario in self.prepared.usable]
         with (
             boundary.watch(config.dataset, own=self.folder, allowed=allowed) as watch,
@@ -89,14 +92,16 @@ class Engine:
                 widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
             )
             scheduler = Scheduler(
-                self._loops(work, self._components(sink)),
+                self._loops(work, self._components(sink, policy, scorer)),
                 lanes,
                 progress=progress,
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
             )
             try:
-                for _ in scheduler.run():  # each outcome is stored and shown by the sink
+                for outcome in scheduler.run():  # each is stored and shown by the sink
+                    if scorer is not None:
+                        scorer.forget(outcome.attempts)
                     opened(watch.new_paths())
                     note()
             finally:
@@ -106,10 +111,11 @@ class Engine:
         for one in work:
             yield None if one is None else ScenarioLoop(scenario=one[0], by=by, past=one[1])
 
-    def _components(self, sink: Sink) -> Components:
-        policy = refinement_policy(self.prepared.config, self.generator, self.prepared.choosing.gain)
-        chosen_by = {name: self.prepared.selectors[name] for name in policy.video_selectors}
-        scorer = TakeScorer(self.folder, chosen_by) if chosen_by else None
+    def _scorer(self, policy: RefinementPolicy) -> TakeScorer | None:
+        selectors = {name: self.prepared.selectors[name] for name in policy.video_selectors}
+        return TakeScorer(self.folder, selectors) if selectors else None
+
+    def _components(self, sink: Sink, policy: RefinementPolicy, scorer: TakeScorer | None) -> Components:
         return Components(
             generator=self.generator,
             critic=self.critic,

@@ -295,7 +295,7 @@ def _end_to_end(kept: Mapping[str, Found], givers: Sequence[Source]) -> Iterator
         shift_s = end_s - first_s
         for span in read_trace(source.folder):
             if span.scenario_id in names:
-                yield replace(span, start_s=span.start_s + shift_s, end_s=span.end_s + shift_s)
+                yield span._replace(start_s=span.start_s + shift_s, end_s=span.end_s + shift_s)
                 end_s = max(end_s, span.end_s + shift_s)
 
 

@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from engine import plugins
+from engine.build import hub
 from engine.errors import ModelError
-from engine.settings.config import BUNDLED
+from engine.settings.config import BUNDLED, is_hub_name
 from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"
@@ -109,6 +110,15 @@ def _folder(name: str, what: str) -> Path:
     path = MODELS / what if name == BUNDLED else Path(name)
     if path.is_dir():
         return path
+    if is_hub_name(name):
+        found = hub.cached(name)
+        if found is not None:
+            return found
+        raise ModelError(
+            f"{what} {name!r} is no folder here, and the hub's cache {hub.cache()} does not have it whole",
+            fix=f"download it, {hub.describe(name)}:\n  {hub.command(name)}\n"
+            "or repeat with --download, or give a model folder",
+        )
     if name == BUNDLED:
         raise ModelError(
             f"the bundled {what} is missing from this installation ({path} is not a folder)",
@@ -159,7 +169,9 @@ def _require_weights(folder: Path, part: str, layout: str) -> None:
 
 
 def _missing(path: Path, part: str, layout: str) -> ModelError:
-    return ModelError(f"{path} lacks {part}", fix=f"complete the folder; its layout is: {layout}")
+    name = hub.name_of(path)
+    complete = "complete the folder" if name is None else f"complete the download:\n  {hub.command(name)}\n"
+    return ModelError(f"{path} lacks {part}", fix=f"{complete}; its layout is: {layout}")
 
 
 def _unknown_family(path: Path, where: str, value: str, families: Mapping[str, str]) -> ModelError:

@@ -7,14 +7,14 @@ are found by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.build import exported, fit, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
-from engine.build.opened_dataset import open_dataset
+from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.denoise.lora import read_loras
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
@@ -28,7 +28,7 @@ from engine.machine.memory import MemoryPlan, device_budget, enforce_budget
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import PATCH, STREAMED, RunConfig, shard_of
+from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Footprint, Scenario, VideoSpec
 
@@ -289,4 +289,7 @@ def refinement_policy(
 ) -> RefinementPolicy:
     given = config.generator.negative
     negative = generator.negative_prompt if given is None else given
-    return RefinementPolicy(settings=config.loop, negative=negative, gain=gain)
+    loop = config.loop
+    if loop.unreadable == AUTO:
+        loop = replace(loop, unreadable=CHOOSE if is_benchmark(config.dataset) else LEAVE)
+    return RefinementPolicy(settings=loop, negative=negative, gain=gain)

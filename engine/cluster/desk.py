@@ -95,8 +95,7 @@ class Desk:
 
     def _on_our_clock(self, worker: int, span: Span) -> Span:
         shift_s = self._shift_s[worker]
-        return replace(
-            span,
+        return span._replace(
             lane=f"{span.lane} {worker}" if self._has_several and span.lane not in AROUND else span.lane,
             start_s=span.start_s + shift_s,
             end_s=span.end_s + shift_s,

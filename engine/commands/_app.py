@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from engine.commands._output import console as console
 from engine.commands._output import errors as errors
 from engine.commands._output import print_line as print_line
 from engine.errors import RetakeError, SystemRefused
+from engine.runs.folder import CHOSEN
 from engine.runs.log_file import LOG
 from kernels.files import meant
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "profile", "report"),
-    *("choose", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
+    *("choose", "join", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
     *("runs", "cache", "doctor"),
 )
 """Of the commands in --help; others follow by name."""
@@ -152,6 +154,11 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None
     )
     report = write_report(folder)
     print_line(f"report: {report}")
+    if len(failed) < len(outcomes):
+        print_line(f"chosen takes, alone as they were made: {folder / CHOSEN}")
+        print_line(
+            f"to post, the clips in front: {shlex.join(('retake', 'join', str(folder), '--with-prefix'))}"
+        )
     scenarios = [_outcome_document(outcome) for outcome in outcomes.values()]
     write_json({"run": folder, "report": report, "log": folder / LOG, "scenarios": scenarios}, json_file)
     if failed:

@@ -53,7 +53,7 @@ def list_cache(json_file: JsonFile = None) -> None:
     write_json(documents, json_file)
 
 
-@group.command("clear", epilog="Example: [cyan]retake cache clear references results[/]")
+@group.command("clear", epilog="Example: [cyan]retake cache clear references results --yes[/]")
 def clear_cache(
     names: Annotated[
         list[str] | None,

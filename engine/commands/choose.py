@@ -21,8 +21,8 @@ Undo = Annotated[bool, typer.Option("--undo", help="Go back to the take that the
 
 
 @app.command(
-    epilog="Example: [cyan]retake choose runs/first 0001_perspective-left 2[/]   or   "
-    "[cyan]retake choose runs/first 0001_perspective-left --undo[/]"
+    epilog="Example: [cyan]retake choose runs/first 0001_perspective-center 1[/]   and back: "
+    "[cyan]retake choose runs/first 0001_perspective-center --undo[/]"
 )
 def choose(folder: RunFolder, scenario: Scenario, take: Take = None, undo: Undo = False) -> None:
     """Choose another take of one scenario than the loop did; the clip in chosen/ and the report follow.

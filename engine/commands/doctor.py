@@ -23,7 +23,7 @@ def doctor(json_file: JsonFile = None) -> None:
     table = Table("", "what", "found", "fix")
     for check in checks:
         mark = Text("ok", "green") if check.ok else Text("no", "bold red" if check.required else "yellow")
-        table.add_row(mark, check.name, Text(check.detail), Text(check.fix))
+        table.add_row(mark, check.name, Text(check.detail, overflow="fold"), Text(check.fix, overflow="fold"))
     console.print(table)
     write_json({"can_run": can_run(checks), "checks": [asdict(check) for check in checks]}, json_file)
     if not can_run(checks):

@@ -11,7 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engine.commands._app import app, console, print_line
 
 
-@app.command(epilog="Example: [cyan]retake merge runs/part-1 runs/part-2 --out runs/whole[/]")
+@app.command(
+    epilog="Example: [cyan]retake run scenes/test --loops 1 --steps 8 --shard 1/2 --out runs/part-1[/], on "
+    "another machine [cyan]retake run scenes/test --loops 1 --steps 8 --shard 2/2 --out runs/part-2[/], then "
+    "[cyan]retake merge runs/part-1 runs/part-2 --out runs/whole[/]"
+)
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, as given to --out.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Run folder to make.")],

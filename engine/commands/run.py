@@ -13,8 +13,8 @@ from rich.table import Table
 from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
 from engine.commands._output import DryRun, JsonFile, write_json
-from engine.errors import StoreError
-from engine.settings.config import MACHINE, DenoiseConfig, RunConfig, load_config
+from engine.errors import ModelError, StoreError
+from engine.settings.config import BUNDLED, MACHINE, DenoiseConfig, RunConfig, is_hub_name, load_config
 from engine.settings.presets import DenoiseSettings
 
 if TYPE_CHECKING:
@@ -77,8 +77,16 @@ RayAddress = Annotated[
     ),
 ]
 
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="Fetch named models that are not here from the hub.",
+    ),
+]
 
-@app.command(epilog="Example: [cyan]retake run scenes/test --loops 2 --steps 16 --out runs/first[/]")
+
+@app.command(epilog="Example: [cyan]retake run scenes/test --loops 1 --steps 8 --out runs/first[/]")
 @with_settings()
 def run(
     given: Mapping[str, object],
@@ -92,6 +100,7 @@ def run(
     gpus: Gpus = None,
     workers: CpuWorkers = None,
     ray: RayAddress = None,
+    download: Download = False,
     json_file: JsonFile = None,
 ) -> None:
     """Run the refinement loop over a dataset: plan, generate, critique, rewrite, generate again, choose."""
@@ -99,6 +108,7 @@ def run(
     if dry_run:
         _say_needs(loaded, timed=False, json_file=json_file)
         return
+    _fetch(loaded, download)
     if (gpus, workers, ray) == (None, None, None):
         from engine.build.run import build_run
 
@@ -161,7 +171,7 @@ def _say_rest(folder: Path, json_file: Path | None) -> None:
     write_json(asdict(found), json_file)
 
 
-@app.command(epilog="Example: [cyan]retake plan physics-IQ-benchmark --generator wan2.2-ti2v --steps 32[/]")
+@app.command(epilog="Example: [cyan]retake plan scenes/test --loops 1 --steps 8[/]")
 @with_settings()
 def plan(
     given: Mapping[str, object],
@@ -173,6 +183,7 @@ def plan(
             "--gpu", metavar="NAME", help="Plan for a card that need not be here, such as RTX 4090; no time."
         ),
     ] = None,
+    download: Download = False,
     json_file: JsonFile = None,
 ) -> None:
     """Say what a run with these settings would need: memory part by part, and time at most.
@@ -183,16 +194,47 @@ def plan(
 
     card = None if gpu is None else cards.find(gpu)
     loaded = _load(config, given)
+    _fetch(loaded, download)
     _say_needs(loaded, timed=timed, json_file=json_file, card=card)
 
 
 def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
     """The settings. A dataset without texts is refused here, before the seconds that model libraries take."""
-    from engine.build.opened_dataset import open_dataset
+    from engine.build.opened_dataset import is_simulated, open_dataset
 
     loaded = load_config(config, given, default_out=new_folder("run"))
     open_dataset(loaded.dataset)
+    if not is_simulated(loaded.dataset):
+        _say_what_they_know(loaded)
     return loaded
+
+
+def _fetch(loaded: RunConfig, wanted: bool) -> None:
+    """What is not here, if the user asked for that; said before it begins."""
+    from engine.build import hub
+    from engine.build.model_folders import find_critic, find_generator
+
+    for find, name in ((find_generator, loaded.generator.name), (find_critic, loaded.critic.name)):
+        if not wanted or Path(name).is_dir() or not is_hub_name(name):
+            continue
+        try:
+            find(name)
+        except ModelError:  # not here, or not whole
+            repo, size = hub.repository(name), hub.describe(name)
+            print_line(f"fetching {repo} ({size}) into {hub.cache()}: {hub.command(name)}", "yellow")
+            hub.download(name)
+
+
+def _say_what_they_know(loaded: RunConfig) -> None:
+    names = {"generator": loaded.generator.name, "critic": loaded.critic.name}
+    bundled = [part for part, name in names.items() if name == BUNDLED]
+    if bundled:
+        print_line(
+            f"bundled {' and '.join(bundled)}: made for simulated scenes only, those of `retake scenes`. "
+            "What is made or judged of real footage will be wrong; "
+            f"give {' and '.join(f'--{part} DIR' for part in bundled)} for that",
+            "yellow",
+        )
 
 
 def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: Card | None = None) -> None:

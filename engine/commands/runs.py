@@ -40,7 +40,7 @@ def list_runs(
     write_json([asdict(one) | {"state": one.state} for one in found], json_file)
 
 
-@group.command("remove", epilog="Example: [cyan]retake runs remove runs/first[/]")
+@group.command("remove", epilog="Example: [cyan]retake runs remove runs/part-1 runs/part-2 --yes[/]")
 def remove_runs(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
     yes: Yes = False,

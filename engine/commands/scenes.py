@@ -11,7 +11,7 @@ from engine.commands._app import app, console
 from engine.commands._options import names
 
 
-@app.command(epilog="Example: [cyan]retake scenes scenes/train --seed 0 --count 20 --views center[/]")
+@app.command(epilog="Example: [cyan]retake scenes scenes/test --seed 1000 --count 2 --views center[/]")
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
     seed: Annotated[int, typer.Option(help="Seed of the first scene; the others follow.", min=0)] = 0,

@@ -14,7 +14,7 @@ from engine.commands._options import RunFolder, names, numbers
 from engine.commands._output import JsonFile, write_json
 
 
-@app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1,2[/]")
+@app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1[/]")
 def select(
     folder: RunFolder,
     by: Annotated[
@@ -35,7 +35,15 @@ def select(
     given = (folder / "config.toml").is_file()
     networks = read_config(folder).selectors if given else SelectorsConfig()
     settings = networks.on(resolve_device(device))
-    selections = reselect(folder, by=names(by), attempts=numbers(attempts), out=out, settings=settings)
+    with console.status(f"reading the takes of {folder}") as status:
+        selections = reselect(
+            folder,
+            by=names(by),
+            attempts=numbers(attempts),
+            out=out,
+            settings=settings,
+            progress=lambda done, total: status.update(f"{done} of {total} scenarios compared"),
+        )
     table = Table("scenario", "scores by take", "chosen now", f"chosen by {by}", title=str(folder))
     for entry in selections:
         scores = [

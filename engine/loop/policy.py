@@ -132,6 +132,19 @@ class RefinementPolicy:
             for attempt, gain in zip(found, self.gain.gains(found), strict=True)
         ]
 
+    def no_choice(self, attempts: Sequence[Attempt]) -> str | None:
+        """Why none of a finished scenario's takes is to be chosen, None where `choose` says which one is."""
+        unread = all(a.critique is None or a.critique.verdict is Verdict.UNREADABLE for a in attempts)
+        looked = any(name in self.video_selectors for a in attempts for name in a.selector_scores)
+        if self.settings.unreadable != "leave" or looked or not unread:
+            return None
+        problems = [a.critique.problem for a in attempts if a.critique is not None and a.critique.problem]
+        why = f", the last one for: {problems[-1]}" if problems else ""
+        return (
+            f"no reply of the critic could be read{why}; so none of {len(attempts)} takes was judged: choose "
+            "one with `retake choose`"
+        )
+
     def choose(self, attempts: Sequence[Attempt]) -> int:
         """The champion, see `choose_take`."""
         return choose_take(self.scored(attempts), self.settings.selectors)

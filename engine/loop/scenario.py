@@ -85,7 +85,10 @@ class ScenarioLoop:
                 break
             yield from self._take(begin, decision, attempts[-1].round + 1, 0)
         attempts[:] = policy.scored(attempts)
-        self._end(chosen=policy.choose(attempts), stopped=decision.reason)
+        if (why := policy.no_choice(attempts)) is not None:
+            self._end(failure=why, stopped=decision.reason)
+        else:
+            self._end(chosen=policy.choose(attempts), stopped=decision.reason)
 
     def fail(self, failure: str) -> None:
         """End here; the attempts that are stored stay, and a later process may go on from them."""

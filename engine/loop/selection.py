@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
@@ -19,7 +19,7 @@ from engine.loop.ranking import score_rows
 from engine.protocols import Selector
 from engine.runs.store import RunStore
 from engine.runs.takes import refuse_changed
-from engine.types import Attempt, Outcome, Scenario, SelectorSettings, Video
+from engine.types import Attempt, Scenario, SelectorSettings, Video
 from engine.video.files import is_readable, probe, read_frames
 
 SELECTORS = "engine.selectors"
@@ -53,14 +53,16 @@ def reselect(
     attempts: Sequence[int] = (),
     out: Path | None = None,
     settings: SelectorSettings = BUNDLED_NETWORKS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Selection]:
     """Choose again by the mean rank over the selectors `by`, among the takes `attempts` (none: all).
 
     by: names, or objects by a name of the caller's.
 
     A scenario that has none of these takes because it stopped earlier offers all it has. With `out` the
-    chosen clips are copied there under their benchmark names. Raises ConfigError for unknown selectors or
-    takes, StoreError where a take is missing or not as it was stored.
+    chosen clips are copied there under their benchmark names. Scenario by scenario: one's takes leave memory
+    before the next one's are read. `progress` is told scenarios done and all of them. Raises ConfigError for
+    unknown selectors or takes, StoreError where a take is missing or not as it was stored.
     """
     if not by:
         raise ConfigError("no selector is named", fix=f"use some of: {', '.join(plugins.names(SELECTORS))}")
@@ -68,15 +70,19 @@ def reselect(
     scorer = TakeScorer(folder, selectors)
     selections = []
     with RunStore.open(folder, read_only=True) as store:
-        outcomes = {key: value for key, value in store.outcomes().items() if value.chosen is not None}
-        _check_takes(attempts, outcomes.values())
+        finished = {key for key, (chosen, _) in store.choices().items() if chosen is not None}
+        _check_takes(attempts, max((made[-1] for made in store.take_numbers().values()), default=0))
         refuse_changed(folder, store.changed_takes(is_readable))
-        for scenario in (scenario for scenario in store.scenarios() if scenario.id in outcomes):
-            outcome = outcomes[scenario.id]
-            takes = [a for a in outcome.attempts if a.index in attempts] or list(outcome.attempts)
+        scenarios = [scenario for scenario in store.scenarios() if scenario.id in finished]
+        for done, scenario in enumerate(scenarios):
+            progress(done, len(scenarios))
+            made = store.attempts(scenario.id)
+            before = store.outcome_of(scenario.id, made)
+            assert before is not None and before.chosen is not None, "failed scenarios are left out"
+            takes = [a for a in made if a.index in attempts] or list(made)
             scores = scorer.scores(scenario, takes)
+            scorer.forget(takes)
             chosen = takes[best_take(takes, scores)]
-            assert outcome.chosen is not None, "failed scenarios are left out"
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / chosen.video_path, out / scenario.output_name)
@@ -85,10 +91,11 @@ def reselect(
                     scenario_id=scenario.id,
                     attempts=tuple(take.index for take in takes),
                     scores=tuple(scores),
-                    before=outcome.chosen,
+                    before=before.chosen,
                     chosen=chosen.index,
                 )
             )
+        progress(len(scenarios), len(scenarios))
     return selections
 
 
@@ -121,7 +128,7 @@ class StoredTakes(Sequence[Video]):
             self._cache[path] = Video(frames=read_frames(clip), fps=clip.fps)
         self._cache.move_to_end(path)
         take = self._cache[path]
-        while sum(video.frames.nbytes for video in self._cache.values()) > CACHE_BYTES:
+        while sum(video.frames.nbytes for video in list(self._cache.values())) > CACHE_BYTES:
             self._cache.popitem(last=False)
         return take
 
@@ -148,6 +155,11 @@ class TakeScorer:
     def read(self, attempt: Attempt) -> Video:
         return self._takes([attempt])[0]
 
+    def forget(self, attempts: Iterable[Attempt]) -> None:
+        """Drop the takes of a scenario that is finished from memory. From any thread."""
+        for attempt in attempts:
+            self._cache.pop(attempt.video_path, None)
+
     def _takes(self, attempts: Sequence[Attempt]) -> StoredTakes:
         return StoredTakes(self._folder, [attempt.video_path for attempt in attempts], self._cache)
 
@@ -161,8 +173,7 @@ def best_take(takes: Sequence[Attempt], scores: Sequence[Mapping[str, float]]) -
     return choose_take(bare, (CRITIC_SCORE,))
 
 
-def _check_takes(attempts: Sequence[int], outcomes: Iterable[Outcome]) -> None:
-    last = max((attempt.index for outcome in outcomes for attempt in outcome.attempts), default=0)
+def _check_takes(attempts: Sequence[int], last: int) -> None:
     for index in attempts:
         if index > last:
             raise ConfigError(f"no scenario of this run has a take {index}", fix=f"use takes 0 to {last}")

@@ -1,39 +1,30 @@
-"""What the report shows, derived from what a run holds, and the page made of it.
+"""What the report shows, derived from what a run holds.
 
-`render` is a pure function of `ReportData` and of the video files it names; it knows no store and no scorer.
-Everything a VLM wrote reaches the page through autoescaping, never as markup.
+Pure functions of `ReportData` and of the video files it names; they know no store and no scorer. Of a large
+run the records are read as they are asked for, so each function here goes through them once, in order.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
-from engine.report.performance import performance
-from engine.report.scores import Groups, score_plots, why_missing
+from engine.report.run_data import Record, ReportData
+from engine.report.scores import why_missing
 from engine.report.word_diff import Diff, word_diff
 from engine.runs.choices import command_for
-from engine.runs.profile import Tally
-from engine.runs.timeline import Totals
-from engine.types import Attempt, Outcome, PlanReply, Scenario, Verdict
+from engine.types import Attempt, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
 from kernels.files import file_digest
-
-MAX_EMBEDDED = 40
-"""Scenarios whose videos are put into the page; with more it would be too large to open comfortably."""
 
 MAX_EMBEDDED_BYTES = 4 << 20
 """A single file above this is linked, whatever the number of scenarios."""
@@ -45,46 +36,6 @@ TIMELINE_PX = 1140
 """Width for which the picture of the lanes is drawn."""
 
 _CHANGED = "not as it was stored"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """The scorer's verdict on a run; all scores are on the scale 0 to 100."""
-
-    physics_iq: float | None
-    physics_iq_verified: float | None
-    sub_scores: Mapping[str, float]
-    by_category: Mapping[str, float]
-    cases: Mapping[str, float]  # by scenario id: the submission's clip
-    attempts: Mapping[tuple[str, int], float]  # by scenario id and attempt index
-    unscored: Mapping[str, str]  # reason by scenario id
-    groups: Groups = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One scenario and what the run holds of it; `outcome` is None while it is unfinished."""
-
-    scenario: Scenario
-    attempts: tuple[Attempt, ...]
-    outcome: Outcome | None
-    plan: PlanReply | None = None  # the critic's reading of the prefix
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportData:
-    """All that the page shows, apart from the bytes of the videos."""
-
-    run: Path
-    records: tuple[Record, ...]
-    scores: Scores | None = None
-    timeline: str | None = None  # SVG
-    totals: Totals | None = None
-    tally: Tally | None = None
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    has_stale_scores: bool = False  # of takes that the run no longer has, or that it had not yet
-    changed_takes: Set[tuple[str, int]] = frozenset()  # whose file is not the one that was stored
-    prefix_digests: Mapping[str, str] = field(default_factory=dict)  # sha256 as the run noted it, by scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,14 +65,12 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """One scenario as the page shows it; `first` and `final` are in the page's measure."""
+class Row:
+    """One scenario in the table; `first` and `final` are in the page's measure."""
 
     scenario: Scenario
     anchor: str
-    plan: PlanReply | None
-    prefix: Media
-    takes: tuple[Take, ...]
+    num_takes: int
     chosen: int | None
     users: bool  # the user chose the take
     failure: str | None
@@ -129,13 +78,23 @@ class Scene:
     first: float | None
     final: float | None
     missing: tuple[str, str]  # why `first` and `final` are None, where they are
-    stages: tuple[str, ...]
-    selectors: tuple[str, ...]
     seconds: float
 
     @property
     def gain(self) -> float | None:
         return None if self.first is None or self.final is None else self.final - self.first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One scenario as the page shows it: all of it."""
+
+    row: Row
+    plan: PlanReply | None
+    prefix: Media
+    takes: tuple[Take, ...]
+    stages: tuple[str, ...]
+    selectors: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,14 +146,41 @@ def _stopped(record: Record) -> str:
     return "failed" if own.failure is not None else own.stopped or "not recorded"
 
 
+def build_rows(data: ReportData) -> tuple[Row, ...]:
+    """One a record, in their order."""
+    return tuple(_row(data, record) for record in data.records)
+
+
+def _row(data: ReportData, record: Record) -> Row:
+    outcome = record.outcome
+    first, final = _ends(data, record)
+    return Row(
+        scenario=record.scenario,
+        anchor="scene-" + re.sub(r"[^A-Za-z0-9_-]", "-", record.scenario.id),
+        num_takes=len(record.attempts),
+        chosen=None if outcome is None else outcome.chosen,
+        users=outcome is not None and outcome.overruled is not None,
+        failure=None if outcome is None else outcome.failure,
+        stopped=_stopped(record),
+        first=first,
+        final=final,
+        missing=_missing(data, record),
+        seconds=sum(sum(attempt.timings.values()) for attempt in record.attempts),
+    )
+
+
+def embedded_of(rows: Sequence[Row], max_embedded: int) -> frozenset[str]:
+    """The scenarios whose videos go into the page: those of the lowest and of the highest gain."""
+    scored = sorted((row.gain is not None, row.gain or 0.0, row.scenario.id) for row in rows)
+    ranked = [name for *_, name in scored]  # unscored first
+    half = max_embedded // 2
+    return frozenset(ranked if len(ranked) <= max_embedded else ranked[:half] + ranked[half - max_embedded :])
+
+
 def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
     """The scenes in the order of the records; the videos of at most `max_embedded` of them as data URIs."""
-    scored = [(_gain(data, record), record.scenario.id) for record in data.records]
-    scored.sort(key=lambda pair: (pair[0] is not None, pair[0] or 0.0, pair[1]))  # unscored first
-    ranked = [name for _, name in scored]
-    half = max_embedded // 2
-    embedded = set(ranked if len(ranked) <= max_embedded else ranked[:half] + ranked[half - max_embedded :])
-    return tuple(_scene(data, record, record.scenario.id in embedded) for record in data.records)
+    embedded = embedded_of(build_rows(data), max_embedded)
+    return tuple(build_scene(data, record, record.scenario.id in embedded) for record in data.records)
 
 
 def _ends(data: ReportData, record: Record) -> tuple[float | None, float | None]:
@@ -213,12 +199,8 @@ def _end_takes(record: Record) -> tuple[Attempt | None, Attempt | None]:
     return first, final
 
 
-def _gain(data: ReportData, record: Record) -> float | None:
-    first, final = _ends(data, record)
-    return None if first is None or final is None else final - first
-
-
-def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
+def build_scene(data: ReportData, record: Record, embed: bool) -> Scene:
+    """`embed`: the videos as data URIs."""
     scenario, outcome = record.scenario, record.outcome
     takes = []
     before: Attempt | None = None  # the first take of the round before, and within a round of this one
@@ -244,23 +226,13 @@ def _scene(data: ReportData, record: Record, embed: bool) -> Scene:
             )
         )
         before = attempt if attempt.sample == 0 else before
-    first, final = _ends(data, record)
     return Scene(
-        scenario=scenario,
-        anchor="scene-" + re.sub(r"[^A-Za-z0-9_-]", "-", scenario.id),
+        row=_row(data, record),
         plan=record.plan,
         prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
-        chosen=None if outcome is None else outcome.chosen,
-        users=outcome is not None and outcome.overruled is not None,
-        failure=None if outcome is None else outcome.failure,
-        stopped=_stopped(record),
-        first=first,
-        final=final,
-        missing=_missing(data, record),
         stages=tuple(dict.fromkeys(stage for take in takes for stage in take.attempt.timings)),
         selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
-        seconds=sum(sum(take.attempt.timings.values()) for take in takes),
     )
 
 
@@ -370,31 +342,3 @@ def build_charts(data: ReportData) -> dict[str, Markup]:
             css="chosen",
         ),
     }
-
-
-def render(data: ReportData, *, max_embedded: int = MAX_EMBEDDED) -> str:
-    """The page as HTML text. The script runs by its hash only, so text can never become a program."""
-    environment = Environment(
-        loader=PackageLoader("engine", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = environment.loader
-    assert source is not None
-    script, style = (source.get_source(environment, name)[0] for name in ("script.js", "style.css"))
-    return environment.get_template("template.html.j2").render(
-        data=data,
-        summary=summarize(data),
-        performance=performance(data.tally, data.totals, summarize(data).gain, data.manifest),
-        scenes=build_scenes(data, max_embedded=max_embedded),
-        charts=build_charts(data),
-        score_plots={} if data.scores is None else score_plots(data.scores.groups),
-        max_embedded=max_embedded,
-        timeline=None if data.timeline is None else Markup(data.timeline),  # nosec B704 # it escapes its texts
-        manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False) if data.manifest else None,
-        script=Markup(script),  # nosec B704 # a file of this package
-        style=Markup(style),  # nosec B704 # the same
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-    )

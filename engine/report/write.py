@@ -6,11 +6,15 @@ Reads the run folder only: no model, no reference clip, no network. What the pag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from engine.errors import ScorerError
-from engine.report.page import TIMELINE_PX, Record, ReportData, Scores, render
+from engine.report.page import TIMELINE_PX
+from engine.report.render import render
+from engine.report.run_data import Record, ReportData, Scores
 from engine.report.scores import read_groups
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.profile import Tally
@@ -18,6 +22,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import is_of
 from engine.runs.timeline import Timeline
 from engine.runs.trace_file import read_trace
+from engine.types import Scenario
 from kernels.files import read_json, whole_file
 
 SCORES = "scores.json"
@@ -29,10 +34,11 @@ def write_report(run: Path) -> Path:
     Raises StoreError when `run` is no run folder or a JSON file in it is damaged; ScorerError when that file
     is scores.json.
     """
-    page = render(gather(run))
     target = run / "report.html"
-    with whole_file(target) as part:
-        part.write_text(page, encoding="utf-8")
+    with RunStore.open(run, read_only=True) as store, whole_file(target) as part:
+        data = _gathered(run, store)
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(render(data))
     return target
 
 
@@ -42,22 +48,42 @@ def gather(run: Path) -> ReportData:
     Raises as `write_report` does. Works on a run that is still being written.
     """
     with RunStore.open(run, read_only=True) as store:
-        outcomes = store.outcomes()
-        records = []
-        for scenario in store.scenarios():
-            history = store.history(scenario.id)
-            records.append(
-                Record(
-                    scenario=scenario,
-                    attempts=history.attempts,
-                    outcome=outcomes.get(scenario.id),
-                    plan=history.plan,
-                )
-            )
-        scores, document = None, _read_document(run / SCORES)
-        is_stale = document is not None and not is_of(document, store)
-        of_takes = document is not None and is_of(document, store, whoever_chosen=True)
-        changed = frozenset(take for take, path in store.changed_takes().items() if path.is_file())
+        data = _gathered(run, store)
+        return replace(data, records=tuple(data.records))
+
+
+class StoredRecords(Sequence[Record]):
+    """The records of a run, each read when it is looked at: thousands of them do not fit well in memory."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._scenarios = store.scenarios()
+
+    def __len__(self) -> int:
+        return len(self._scenarios)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return [self._read(scenario) for scenario in self._scenarios[index]]
+        return self._read(self._scenarios[index])
+
+    def _read(self, scenario: Scenario) -> Record:
+        history = self._store.history(scenario.id)
+        outcome = self._store.outcome_of(scenario.id, history.attempts)
+        return Record(scenario=scenario, attempts=history.attempts, outcome=outcome, plan=history.plan)
+
+
+def _gathered(run: Path, store: RunStore) -> ReportData:
+    scores, document = None, _read_document(run / SCORES)
+    is_stale = document is not None and not is_of(document, store)
+    of_takes = document is not None and is_of(document, store, whoever_chosen=True)
+    changed = frozenset(take for take, path in store.changed_takes().items() if path.is_file())
     if document is not None and of_takes:
         scores = scores_from(document, run / SCORES)
         if is_stale:
@@ -67,7 +93,7 @@ def gather(run: Path) -> ReportData:
     manifest = read_manifest(run / MANIFEST)
     return ReportData(
         run=run.resolve(),
-        records=tuple(records),
+        records=StoredRecords(store),
         scores=scores,
         has_stale_scores=is_stale,
         changed_takes=changed,

@@ -48,7 +48,7 @@ def _outcome(store: RunStore, scenario_id: str) -> Outcome:
             f"{store.folder} has no scenario {scenario_id!r}{nearest(scenario_id, known)}",
             fix="give the name of a scenario as in the report",
         )
-    found = store.outcomes().get(scenario_id)
+    found = store.outcome_of(scenario_id, store.attempts(scenario_id))
     if found is None:
         raise StoreError(
             f"{scenario_id} is not finished",

@@ -19,7 +19,7 @@ from engine.types import Scenario
 from kernels.files import inside, is_part, name_fault, whole_file
 
 DATABASE = "run.sqlite"
-VIDEOS, CHOSEN = "videos", "chosen"
+VIDEOS, CHOSEN, JOINED = "videos", "chosen", "joined"
 LOCK = "run.lock"
 WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json")
 """Of the folder itself; reports and scores may be written beside a run that goes on."""

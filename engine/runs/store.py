@@ -259,7 +259,7 @@ class RunStore:
         ):
             if only is not None and only != (name, number):
                 continue
-            video = place_in(self.folder, place)
+            video = self.folder / place  # inside of it, as every place was found when the store was opened
             digest = digests.get((name, number))
             is_whole = video.is_file() and (
                 is_readable(video) if digest is None else file_digest(video) == digest
@@ -314,20 +314,46 @@ class RunStore:
     def outcomes(self) -> dict[str, Outcome]:
         """By scenario id, in the order of the scenarios; unfinished ones are absent."""
         rows = self._database.rows(
-            "SELECT o.scenario_id, o.chosen, o.failure, o.stopped, c.take FROM outcomes o"
-            " JOIN scenarios s ON s.id = o.scenario_id"
-            f" LEFT JOIN {self._database.choices} c ON c.scenario_id = o.scenario_id ORDER BY s.position"  # nosec B608
+            f"{self._outcome_query} JOIN scenarios s ON s.id = o.scenario_id ORDER BY s.position"
         )
-        found = {}
-        for scenario_id, chosen, failure, stopped, users in rows:
-            attempts = self.attempts(scenario_id)
-            if any(take is not None and take not in range(len(attempts)) for take in (chosen, users)):
-                raise self._damaged(f"{scenario_id} chose take {chosen!r} or {users!r} of {len(attempts)}")
-            own = Outcome(
-                scenario_id=scenario_id, attempts=attempts, chosen=chosen, failure=failure, stopped=stopped
-            )
-            found[scenario_id] = own if users is None else own.with_take(users)
+        return {row[0]: self._outcome(row, self.attempts(row[0])) for row in rows}
+
+    def outcome_of(self, scenario_id: str, attempts: tuple[Attempt, ...]) -> Outcome | None:
+        """Of one scenario whose attempts these are; None where it is unfinished."""
+        rows = self._database.rows(f"{self._outcome_query} WHERE o.scenario_id = ?", (scenario_id,))
+        return self._outcome(rows[0], attempts) if rows else None
+
+    def choices(self) -> dict[str, tuple[int | None, int | None]]:
+        """By scenario id, the numbers of the chosen take and of the loop's own; None where a scenario failed.
+
+        Unfinished scenarios are absent. Reads no attempt.
+        """
+        rows = self._database.rows(self._outcome_query)
+        return {row[0]: (row[1] if row[4] is None else row[4], row[1]) for row in rows}
+
+    def take_numbers(self) -> dict[str, list[int]]:
+        """The numbers of its takes by scenario id; of one without any it is absent. Reads no attempt."""
+        found: dict[str, list[int]] = {}
+        query = "SELECT scenario_id, number FROM attempts ORDER BY scenario_id, number"
+        for scenario_id, number in self._database.rows(query):
+            found.setdefault(scenario_id, []).append(number)
         return found
+
+    @property
+    def _outcome_query(self) -> str:
+        return (
+            "SELECT o.scenario_id, o.chosen, o.failure, o.stopped, c.take FROM outcomes o"
+            f" LEFT JOIN {self._database.choices} c ON c.scenario_id = o.scenario_id"  # nosec B608
+        )
+
+    def _outcome(self, row: tuple[Any, ...], attempts: tuple[Attempt, ...]) -> Outcome:
+        scenario_id, chosen, failure, stopped, users = row
+        if any(take is not None and take not in range(len(attempts)) for take in (chosen, users)):
+            raise self._damaged(f"{scenario_id} chose take {chosen!r} or {users!r} of {len(attempts)}")
+        own = Outcome(
+            scenario_id=scenario_id, attempts=attempts, chosen=chosen, failure=failure, stopped=stopped
+        )
+        return own if users is None else own.with_take(users)
 
     def opened_files(self) -> tuple[Path, ...]:
         rows = self._database.rows("SELECT path FROM opened_files ORDER BY path")

@@ -18,16 +18,16 @@ def takes_of(store: RunStore) -> dict[str, Any]:
 
     With "loops", the number or null that the loop chose, where the user chose another.
     """
-    digests, outcomes = store.video_digests(), store.outcomes()
+    digests, choices, numbers = store.video_digests(), store.choices(), store.take_numbers()
     found: dict[str, Any] = {}
     for scenario in store.scenarios():
-        outcome = outcomes.get(scenario.id)
+        chosen, loops = choices.get(scenario.id, (None, None))
         found[scenario.id] = {
-            "chosen": None if outcome is None else outcome.chosen,
-            "sha256": [digests.get((scenario.id, take.index)) for take in store.attempts(scenario.id)],
+            "chosen": chosen,
+            "sha256": [digests.get((scenario.id, number)) for number in numbers.get(scenario.id, ())],
         }
-        if outcome is not None and outcome.overruled is not None:
-            found[scenario.id]["loops"] = outcome.own.chosen
+        if chosen != loops:
+            found[scenario.id]["loops"] = loops
     return found
 
 
@@ -39,7 +39,7 @@ def is_of(document: Any, store: RunStore, *, whoever_chosen: bool = False) -> bo
     """
     noted = document.get("takes") if isinstance(document, dict) else None
     if noted is None:
-        return whoever_chosen or all(one.overruled is None for one in store.outcomes().values())
+        return whoever_chosen or all(chosen == loops for chosen, loops in store.choices().values())
     now = takes_of(store)
     return (_digests(noted) == _digests(now)) if whoever_chosen else noted == now
 

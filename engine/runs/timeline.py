@@ -49,6 +49,12 @@ class Bar(NamedTuple):
     num_jobs: int = 1
 
 
+_Job = tuple[str, str, int, str]
+"""Lane, scenario, attempt, name."""
+_Open = list[float]
+"""Start and end of a bar that may go on."""
+
+
 class Timeline:
     """Of spans in any order, but for each job's own, which come as they began."""
 
@@ -59,11 +65,11 @@ class Timeline:
         self._bars: dict[str, list[Bar]] = {}
         self._scenarios: dict[str, None] = {}
         self._start_s, self._end_s = float("inf"), float("-inf")
-        open_bars: dict[tuple[str, str, int, str], Bar] = {}
+        open_bars: dict[_Job, _Open] = {}
         for span in spans:
             self._add(span, open_bars)
-        for (lane, *_), bar in open_bars.items():
-            self._bars[lane].append(bar)
+        for job, bar in open_bars.items():
+            self._close(job, bar)
 
     def __bool__(self) -> bool:
         return bool(self._times)
@@ -114,23 +120,28 @@ class Timeline:
             )
         return "".join([*parts, "</svg>"])
 
-    def _add(self, span: Span, open_bars: dict[tuple[str, str, int, str], Bar]) -> None:
-        self._times.setdefault(span.lane, array("d")).extend((span.start_s, span.end_s))
-        bars = self._bars.setdefault(span.lane, [])
+    def _add(self, span: Span, open_bars: dict[_Job, _Open]) -> None:
+        """Called for each of millions of spans."""
+        start_s, end_s = span.start_s, span.end_s
+        if span.lane not in self._times:
+            self._times[span.lane], self._bars[span.lane] = array("d"), []
+        self._times[span.lane].extend((start_s, end_s))
         self._scenarios.setdefault(span.scenario_id)
-        self._start_s, self._end_s = min(self._start_s, span.start_s), max(self._end_s, span.end_s)
+        self._start_s, self._end_s = min(self._start_s, start_s), max(self._end_s, end_s)
         job = (span.lane, span.scenario_id, span.attempt, span.name)
         bar = open_bars.get(job)
         # Steps closer than a pixel are one bar. A pixel of the whole run is no shorter than one of its part.
-        gap_s = (self._end_s - self._start_s) / self._plot_px
-        if bar is not None and span.start_s - bar.end_s < gap_s:
-            open_bars[job] = bar._replace(
-                start_s=min(bar.start_s, span.start_s), end_s=max(bar.end_s, span.end_s)
-            )
+        if bar is not None and start_s - bar[1] < (self._end_s - self._start_s) / self._plot_px:
+            bar[:] = min(bar[0], start_s), max(bar[1], end_s)
             return
         if bar is not None:
-            bars.append(bar)
-        open_bars[job] = Bar(span.start_s, span.end_s, span.scenario_id, span.attempt, span.name)
+            self._close(job, bar)
+        open_bars[job] = [start_s, end_s]
+
+    def _close(self, job: _Job, bar: _Open) -> None:
+        lane, scenario_id, attempt, name = job
+        start_s, end_s = bar
+        self._bars[lane].append(Bar(start_s, end_s, scenario_id, attempt, name))
 
 
 def totals(spans: Iterable[Span]) -> Totals:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.runs.trace import HOST_LANES, LANES, Span
@@ -33,7 +33,7 @@ def events(spans: Iterable[Span], tracks: Tracks) -> Iterator[bytes]:
         on_host = span.lane in HOST_LANES
         place = _place(span, launch=False)
         yield from _names(span, place, f"{span.lane} ({'host' if on_host else 'device'})", tracks)
-        yield _slice(span, place, span.lane, (span.start_s, span.end_s), asdict(span), tracks)
+        yield _slice(span, place, span.lane, (span.start_s, span.end_s), span._asdict(), tracks)
         if span.launch_s is not None and span.launched_s is not None:
             place = _place(span, launch=True)
             yield from _names(span, place, f"{span.lane} (launches)", tracks)

@@ -7,6 +7,7 @@ what a setting does. Invariant: an instance is valid.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
 FULL, PATCH = "full", "patch"
+AUTO, CHOOSE, LEAVE = "auto", "choose", "leave"
 EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
 MACHINE = "Machine"
 DEVICE, STREAMED = "device", "streamed"
@@ -36,6 +38,7 @@ RENAMED = {
 }
 """Old names of settings, which TOML may still have: run folders outlive them."""
 BY_MODEL = "by model folder"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def _part(name: str) -> Any:
@@ -49,7 +52,8 @@ class GeneratorConfig:
         BUNDLED,
         option="--generator",
         metavar="NAME_OR_DIR",
-        help="The video model: demo, which is bundled, or a diffusers folder.",
+        help="The video model: demo, which is bundled, a diffusers folder, or a name on the hub that was "
+        "downloaded.",
     )
     steps: int | None = setting(None, low=1, high=1000, unset=BY_MODEL, help="Denoise steps of a take.")
     guidance_scale: float | None = setting(
@@ -121,7 +125,8 @@ class CriticConfig:
         BUNDLED,
         option="--critic",
         metavar="NAME_OR_DIR",
-        help="The vision-language model: demo, which is bundled, or a transformers folder.",
+        help="The vision-language model: demo, which is bundled, a transformers folder, or a name on the hub "
+        "that was downloaded.",
     )
     quantization: str = setting("none", choices=QUANTIZATIONS, help="Format of the critic's weights.")
     critique_form: str = setting(
@@ -171,6 +176,14 @@ class LoopConfig:
         unset="gain.json of the critic's folder, where it fits",
         metavar="FILE",
         help="What a take is expected to gain, fitted by bench.quality.fit_gain; none: choose by rules.",
+    )
+
+    unreadable: str = setting(
+        AUTO,
+        choices=(AUTO, CHOOSE, LEAVE),
+        help="What becomes of a scenario of which no critique could be read. choose: the last take of a plan "
+        "is its clip; leave: it has none until you name one with retake choose; auto: choose for a "
+        "benchmark, which wants a clip of each scenario, leave for your own clips.",
     )
 
     def __post_init__(self) -> None:
@@ -324,6 +337,11 @@ def write_config(config: RunConfig, path: Path) -> None:
     path.write_text(to_toml(config), encoding="utf-8")
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether it may be a name on the Hugging Face hub, OWNER/NAME; a folder of that name comes first."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """(part, parts) of "2/8", part from 1 on; ConfigError for anything else."""
     part, slash, parts = text.partition("/")
@@ -352,15 +370,18 @@ def _absolute(config: RunConfig) -> RunConfig:
     def folder(name: str, *names: str) -> str:
         return name if name in ("", BUNDLED, *names) else str(Path(name).expanduser().absolute())
 
+    def model(name: str) -> str:
+        return name if is_hub_name(name) and not Path(name).is_dir() else folder(name)
+
     engine, policy = folder(config.denoise.engine, *EXPORT_TARGETS), config.denoise.policy
     policy = policy and folder(policy, *POLICIES)
     return dataclasses.replace(
         config,
         dataset=config.dataset.expanduser().absolute(),
         out=config.out.expanduser().absolute(),
-        generator=dataclasses.replace(config.generator, name=folder(config.generator.name)),
+        generator=dataclasses.replace(config.generator, name=model(config.generator.name)),
         denoise=dataclasses.replace(config.denoise, engine=engine, policy=policy),
-        critic=dataclasses.replace(config.critic, name=folder(config.critic.name)),
+        critic=dataclasses.replace(config.critic, name=model(config.critic.name)),
         selectors=dataclasses.replace(
             config.selectors,
             vjepa=folder(config.selectors.vjepa),

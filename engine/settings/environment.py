@@ -11,17 +11,30 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # they would tear our own display
+}
+_before_offline: dict[str, str | None] = {}
+
 
 def offline() -> None:
     """Forbid model-hub traffic: models are folders. Must run before transformers or diffusers is imported."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # they would tear our own display
+    for name, value in _OFFLINE.items():
+        _before_offline.setdefault(name, os.environ.get(name))
+        os.environ[name] = value
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encode lane forks no tokenizer threads
 
 
 def ray_sends_nothing() -> None:
     """Forbid Ray's usage statistics. Must run before a cluster is started."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+def for_download() -> dict[str, str]:
+    """The environment of a program that may use the hub: as it was before `offline`."""
+    found = {name: value for name, value in os.environ.items() if name not in _OFFLINE}
+    return found | {name: value for name, value in _before_offline.items() if value is not None}
 
 
 def let_waiting_threads_sleep() -> None:
@@ -51,6 +64,11 @@ def compile_into(folder: Path) -> None:
     """Where torch keeps compiled code, unless the user said so. By default that is a folder of a known name
     below /tmp, which is lost at the next start of the machine, and which another user may have made."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def inherited() -> dict[str, str]:
+    """What a program that we start gets of it: all, as it is."""
+    return dict(os.environ)
 
 
 def gpus_are_chosen() -> bool:

@@ -55,18 +55,29 @@ _TONE_MAP = (
     "zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
 )
 _TO_BT709 = "zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv420p"
+Orientation = tuple[bool, bool, bool]
+UPRIGHT: Orientation = (False, False, False)
+
 _NEARLY = 0.02  # about a degree
 
 
-def upright_rgb(path: Path, frame: Any, width: int, height: int, *, like_opencv: bool = False) -> Frames:
-    """uint8 RGB [H, W, 3] of a frame as it decodes, at this size once it is turned as `is_upright` tells.
+def upright_rgb(
+    path: Path,
+    frame: Any,
+    width: int,
+    height: int,
+    turned: Orientation = UPRIGHT,
+    *,
+    like_opencv: bool = False,
+) -> Frames:
+    """uint8 RGB [H, W, 3] of a frame as it decodes, at this size once it is turned as `orientation` tells.
 
     By area averaging when shrinking, bicubic otherwise. Frames that state no matrix are taken as BT.601, as
     FFmpeg and OpenCV take them. `like_opencv` rounds as its reader does, at the frame's own size. Raises
     VideoError for colours that eight bits of BT.709 cannot show.
     """
     refuse_colours(path, frame)
-    transposed, across, down = _orientation(path, frame)
+    transposed, across, down = turned
     target = (height, width) if transposed else (width, height)
     shrinks = target[0] * target[1] < frame.width * frame.height
     rgb: Frames = frame.to_ndarray(
@@ -82,18 +93,22 @@ def upright_rgb(path: Path, frame: Any, width: int, height: int, *, like_opencv:
 
 def upright_size(path: Path, frame: Any) -> tuple[int, int]:
     """Width and height of the frame as it is shown."""
-    transposed, _, _ = _orientation(path, frame)
-    return (frame.height, frame.width) if transposed else (frame.width, frame.height)
+    return (frame.height, frame.width) if is_turned(path, frame) else (frame.width, frame.height)
+
+
+def is_turned(path: Path, frame: Any) -> bool:
+    """Whether a display matrix turns it by a quarter, either way: its width is shown as its height."""
+    return orientation(path, frame)[0]
 
 
 def is_upright(path: Path, frame: Any) -> bool:
     """Whether the frame is shown as it decodes: no display matrix turns or mirrors it."""
-    return not any(_orientation(path, frame))
+    return not any(orientation(path, frame))
 
 
 def is_mirrored(path: Path, frame: Any) -> bool:
     """Whether a display matrix mirrors it, once or with a turn."""
-    transposed, across, down = _orientation(path, frame)
+    transposed, across, down = orientation(path, frame)
     return transposed ^ across ^ down
 
 
@@ -127,14 +142,16 @@ def refuse_colours(path: Path, frame: Any) -> None:
         )
 
 
-def _orientation(path: Path, frame: Any) -> tuple[bool, bool, bool]:
+def orientation(path: Path, frame: Any) -> Orientation:
     """Whether rows and columns are exchanged, then whether it is mirrored across and down, to show the frame.
 
     From the display matrix (ISO/IEC 14496-12, 6.2.2): a point (x, y) is shown at (a x + c y, b x + d y). Its
     angle alone, which is all that `frame.rotation` gives, says nothing of mirrors. Raises VideoError for any
     other angle.
     """
-    data = frame.side_data.get(SideData.DISPLAYMATRIX)
+    # PyAV ties a frame to its side data in a cycle, in which it waits for Python's collector, which counts
+    # objects and not bytes. The matrix goes into a copy too, and that one may wait: it has 16 x 16 pixels.
+    data = frame.reformat(width=16, height=16).side_data.get(SideData.DISPLAYMATRIX)
     if data is None:
         return False, False, False
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))

@@ -77,12 +77,13 @@ def _before_end(clip: Clip, times: Sequence[Fraction], *, fps: float, count: int
             fix=f"give a clip of at least {needed:.2f} s",
         )
     first = times[-1] - span
-    indices = tuple(_nearest(times, first + k * step) for k in range(count))
+    indices = tuple(nearest_frame(times, first + k * step) for k in range(count))
     origin = max(first, times[0])
     return PrefixFrames(indices=indices, times_s=tuple(float(times[i] - origin) for i in indices))
 
 
-def _nearest(times: Sequence[Fraction], wanted: Fraction) -> int:
+def nearest_frame(times: Sequence[Fraction], wanted: Fraction) -> int:
+    """Index of the frame whose time, of these ascending ones, is nearest; of two as near the earlier."""
     after = bisect_left(times, wanted)
     if after == 0:
         return 0

@@ -43,7 +43,7 @@ exports = Commands(
 
     `retake export GENERATOR ...` is `retake export build GENERATOR ...`, whose help has the options.
     """,
-    epilog="Example: [cyan]retake export demo --target tensorrt-rtx --quant fp8 --cc 89,120[/]",
+    epilog="Example: [cyan]retake export demo --target onnx --quant int8 --out exports[/]",
 )
 app.add_typer(exports, name="export")
 
@@ -146,9 +146,7 @@ def build(
     _print_artifacts(artifacts, f"In {request.out}")
 
 
-@exports.command(
-    epilog="Example: [cyan]retake export verify exports/wan_dit-fp8-onnx-here-02d686ebdca96e37[/]"
-)
+@exports.command(epilog="Example: [cyan]retake export verify exports/wan_dit-int8-onnx-*[/]")
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact, as `retake export list` says.")],
     generator: Annotated[str, typer.Option(help="The model it was made of.")] = "demo",

@@ -251,8 +251,8 @@ def test_traces_are_laid_end_to_end_and_a_part_of_them_is_none(tmp_path: Path) -
     one = make_run(tmp_path / "one", {1: [1]}, unfinished={2: [3]})
     two = make_run(tmp_path / "two", {2: [1]})
     span = Span(lane="generate", scenario_id="0001_view", attempt=0, name="generate", start_s=2.0, end_s=5.0)
-    other = replace(span, scenario_id="0002_view")
-    write_trace(one / "trace.json", [span, replace(other, start_s=5.0, end_s=9.0)])
+    other = span._replace(scenario_id="0002_view")
+    write_trace(one / "trace.json", [span, other._replace(start_s=5.0, end_s=9.0)])
     assert not merge([one, two], tmp_path / "all").has_trace
     assert not (tmp_path / "all" / "trace.json").exists()
     write_trace(two / "trace.json", [other])

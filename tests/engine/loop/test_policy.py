@@ -391,3 +391,12 @@ def test_loop_is_pure_terminates_and_never_loses_the_champion(
     assert winner is not None
     if not any(a.critique and a.critique.verdict is Verdict.ACCEPT for a in attempts) or accepted:
         assert winner.score == best
+
+
+def test_what_becomes_of_a_scenario_that_nobody_could_judge() -> None:
+    unread = replace(UNREADABLE, problem="no JSON object")
+    two = [take(index, POLICY.first(SCENARIO), unread) for index in range(2)]
+    assert POLICY.no_choice(two) is None and with_loop(POLICY, unreadable="choose").no_choice(two) is None
+    left = with_loop(POLICY, unreadable="leave")
+    assert "no JSON object; so none of 2 takes was judged" in str(left.no_choice(two))
+    assert left.no_choice([two[0], take(1, two[0].prompt, critique(score=0.0))]) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,23 @@ def test_the_run_is_left_as_it_was(run: Path) -> None:
     reselect(run, by=("consensus",))
     with RunStore.open(run, read_only=True) as store:
         assert store.outcomes() == before
+
+
+def test_takes_of_a_finished_scenario_leave_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    told: list[tuple[int, int]] = []
+    whole = TakeScorer.scores
+
+    def scores(self: TakeScorer, one: Scenario, attempts: Sequence[Attempt]) -> list[dict[str, float]]:
+        assert self._cache == {}
+        found = whole(self, one, attempts)
+        held.append(len(self._cache))
+        return found
+
+    monkeypatch.setattr(TakeScorer, "scores", scores)
+    reselect(run, by=("consensus",), progress=lambda done, total: told.append((done, total)))
+    assert held == [4, 3, 0]  # consensus looks at no single take
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_wrong_names_and_takes(run: Path) -> None:

@@ -3,146 +3,36 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-import json
-import os
-import select
 import shlex
-import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from report_run import SCENES, make_run
 from typer.testing import CliRunner
 
+from bench.perf.chromium import CHROMIUM, Browser
 from engine.cli import app
-from engine.report.page import render
+from engine.report.render import render
 from engine.report.write import gather, write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--window-size=1280,900",
-    "--remote-debugging-pipe",
-]
-TIMEOUT_S = 60.0
 
 
-class Browser:
-    """Chromium's DevTools protocol: JSON messages that end in a zero byte, on descriptors 3 and 4."""
+def look(browser: Browser, width: int | None = None, scheme: str | None = None) -> None:
+    """The width of the page in pixels and the colour scheme, where they are given."""
+    if width is not None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.call("Emulation.setDeviceMetricsOverride", size)
+    if scheme is not None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.call("Emulation.setEmulatedMedia", {"features": features})
 
-    def __init__(self, profile: Path) -> None:
-        assert CHROMIUM is not None
-        # Numbers above 4 first, so that the copies onto 3 and 4 in the child cannot close one another.
-        low = (*os.pipe(), *os.pipe())
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
-        for end in low:
-            os.close(end)
-        to_child, self._write, self._read, from_child = ends
-        self._pid = os.posix_spawn(
-            CHROMIUM,
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, to_child, 3),
-                (os.POSIX_SPAWN_DUP2, from_child, 4),
-            ],
-        )
-        os.close(to_child)
-        os.close(from_child)
-        self._buffer = b""
-        self._number = 0
-        self.session: str | None = None
-        self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
 
-    def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": arguments}
-        if self.session is not None:
-            message["sessionId"] = self.session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        deadline = time.monotonic() + TIMEOUT_S
-        while True:
-            reply = self._next(deadline)
-            if reply.get("id") == self._number:
-                assert "error" not in reply, reply["error"]
-                return dict(reply["result"])
-            self.events.append(reply)
-
-    def _next(self, deadline: float) -> dict[str, Any]:
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = os.read(self._read, 1 << 20) if ready else b""
-            if not chunk:
-                raise TimeoutError(f"chromium did not answer within {TIMEOUT_S} s")
-            self._buffer += chunk
-        message, self._buffer = self._buffer.split(b"\0", 1)
-        return dict(json.loads(message))
-
-    def run(self, script: str) -> Any:
-        """The value of an expression; promises are awaited, exceptions raised here."""
-        reply = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
-        return reply["result"].get("value")
-
-    def until(self, script: str) -> None:
-        deadline = time.monotonic() + 20
-        while not self.run(script):
-            assert time.monotonic() < deadline, f"still false: {script}"
-            time.sleep(0.05)
-
-    def open(self, page: Path) -> None:
-        self.events.clear()
-        self.call("Page.navigate", url=page.absolute().as_uri())
-        self.until("document.readyState === 'complete' && document.documentElement.dataset.ready === 'true'")
-
-    def click(self, selector: str) -> None:
-        """A real mouse click in the middle of the element."""
-        x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def press(self, key: str, code: int, text: str = "") -> None:
-        for kind in ("keyDown", "keyUp"):
-            sent = {"text": text} if kind == "keyDown" and text else {}
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **sent
-            )
-
-    def picture(self) -> np.ndarray:
-        png = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
-        return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-
-    def close(self) -> None:
-        os.kill(self._pid, signal.SIGTERM)
-        os.waitpid(self._pid, 0)
-        os.close(self._write)
-        os.close(self._read)
+def look_as_before(browser: Browser) -> None:
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Emulation.setEmulatedMedia", {"features": []})
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +123,7 @@ def test_table_sorts_and_filters(page: Browser) -> None:
 
 def test_linked_videos_play_from_the_run_folder(browser: Browser, run: Path) -> None:
     linked = run / "linked.html"
-    linked.write_text(render(gather(run), max_embedded=0), encoding="utf-8")
+    linked.write_text("".join(render(gather(run), max_embedded=0)), encoding="utf-8")
     browser.open(linked)
     browser.run(f"document.querySelector('{SCENE}').scrollIntoView({{behavior: 'instant'}})")
     browser.until(f"{TIMES}.every(t => t > 0.1)")
@@ -254,20 +144,18 @@ def test_the_timeline_and_what_the_run_cost_are_there(page: Browser) -> None:
 
 def test_narrow_and_wide_pages_do_not_overflow(page: Browser) -> None:
     for width in (360, 800, 1600):
-        page.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
-        )
+        look(page, width)
         assert page.run("document.documentElement.scrollWidth") <= width
-    page.call("Emulation.clearDeviceMetricsOverride")
+    look_as_before(page)
 
 
 def test_follows_the_colour_scheme(page: Browser) -> None:
     page.run("scrollTo(0, 0)")
     brightness = {}
     for scheme in ("light", "dark"):
-        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        look(page, scheme=scheme)
         brightness[scheme] = float(np.median(page.picture()))
-    page.call("Emulation.setEmulatedMedia", features=[])
+    look_as_before(page)
     assert brightness["light"] > 200 and brightness["dark"] < 60
 
 
@@ -289,11 +177,7 @@ def test_a_take_is_chosen_by_the_command_of_its_control_and_undone(browser: Brow
     assert browser.run(f"document.querySelectorAll('{SCENE} .choose').length") == 3  # not of the chosen one
     assert browser.run(f'document.querySelector("{control}").textContent').endswith("attempt-1.mp4")
     for width, scheme in ((1400, "light"), (390, "dark")):
-        browser.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
-        )
-        scheme_now = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.call("Emulation.setEmulatedMedia", features=scheme_now)
+        look(browser, width, scheme)
         browser.run(f"{code}.textContent = ''; document.querySelector(\"{control}\").focus()")
         browser.press("Enter", 13, "\r")
         browser.until(f"document.querySelector('{SCENE} .copied').textContent !== ''")
@@ -303,8 +187,7 @@ def test_a_take_is_chosen_by_the_command_of_its_control_and_undone(browser: Brow
         assert browser.run("document.documentElement.scrollWidth") <= width
         ends = browser.run(f"(r => [r.left, r.right])({code}.getBoundingClientRect())")
         assert 0 <= ends[0] < ends[1] <= width
-    browser.call("Emulation.clearDeviceMetricsOverride")
-    browser.call("Emulation.setEmulatedMedia", features=[])
+    look_as_before(browser)
 
     type_command(typed)
     assert (run / "chosen" / output).read_bytes() == (run / f"videos/{name}/attempt-1.mp4").read_bytes()
@@ -325,3 +208,101 @@ def type_command(line: str) -> None:
     assert program == "retake"
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+
+
+@pytest.fixture
+def packed(browser: Browser, run: Path) -> Browser:
+    """The page as a run of thousands of scenarios has it, of six: two rows listed, each scene packed."""
+    path = run / "packed.html"
+    path.write_text("".join(render(gather(run), max_unpacked=2, num_listed=2)), encoding="utf-8")
+    browser.open(path)
+    browser.run("scrollTo({top: 0, behavior: 'instant'})")
+    return browser
+
+
+LAST = f"#scene-{SCENES[5][0]}"
+ROWS = "[...document.querySelectorAll('#overview tbody th')].map(cell => cell.textContent)"
+
+
+def type_filter(page: Browser, text: str) -> None:
+    page.run(
+        f"(() => {{ const f = document.getElementById('filter'); f.value = {text!r};"
+        "f.dispatchEvent(new Event('input')); })()"
+    )
+
+
+def test_a_packed_scene_is_there_while_it_is_near_the_screen(packed: Browser) -> None:
+    assert packed.run(f"document.querySelector('{LAST} .stage') === null")
+    assert packed.run(f"document.querySelector('{LAST} h2').textContent") == SCENES[5][0]
+    packed.run(f"document.querySelector('{LAST}').scrollIntoView({{behavior: 'instant'}})")
+    packed.until(f"document.querySelectorAll('{LAST} video[data-role=take]').length === 2")
+    times = f"[...document.querySelectorAll('{LAST} video[data-role=take]')].map(v => v.currentTime)"
+    packed.until(f"{times}.every(t => t > 0.1)")
+    packed.run("scrollTo({top: 0, behavior: 'instant'})")
+    packed.until(f"document.querySelector('{LAST} .stage') === null")
+    assert packed.run("document.documentElement.dataset.errors || ''") == ""
+
+
+def test_a_packed_scene_offers_the_command_that_chooses(packed: Browser, run: Path) -> None:
+    packed.run(f"document.querySelector('{SCENE}').scrollIntoView({{behavior: 'instant'}})")
+    packed.until(f"document.querySelector('{SCENE} .choose') !== null")
+    packed.click(f"{SCENE} [data-take='1'] .choose")
+    code = f"document.querySelector('{SCENE} .command code').textContent"
+    packed.until(f"{code} !== ''")
+    assert shlex.split(packed.run(code)) == ["retake", "choose", str(run), SCENES[0][0], "1"]
+
+
+def test_a_link_in_the_table_leads_to_a_packed_scene(packed: Browser) -> None:
+    packed.click("#overview tbody tr:nth-child(2) th a")
+    second = f"#scene-{SCENES[1][0]}"
+    packed.until(f"document.querySelectorAll('{second} video[data-role=take]').length === 2")
+    packed.until(f"Math.abs(document.querySelector('{second}').getBoundingClientRect().top) < 200")
+
+
+def test_the_filter_finds_rows_that_are_not_listed_and_unpacks_what_it_leaves(packed: Browser) -> None:
+    assert packed.run(ROWS) == [SCENES[0][0], SCENES[1][0]]
+    type_filter(packed, "optics")
+    assert packed.run(ROWS) == [SCENES[2][0]]
+    shown = "[...document.querySelectorAll('.scene:not([hidden])')].map(scene => scene.id)"
+    assert packed.run(shown) == [f"scene-{SCENES[2][0]}"]
+    packed.until(f"document.querySelector('#scene-{SCENES[2][0]} .stage') !== null")
+    type_filter(packed, "")
+    assert len(packed.run(shown)) == 6
+
+
+def test_packed_rows_sort_and_more_are_listed(packed: Browser) -> None:
+    for _ in range(2):
+        packed.click("#overview thead th:nth-child(5) button")  # the gain, largest first
+    assert packed.run(ROWS)[0] == SCENES[0][0]
+    packed.click("#more")
+    packed.click("#more")
+    assert len(packed.run(ROWS)) == 6
+    assert packed.run("document.getElementById('more').hidden")
+
+
+def test_the_packed_table_is_one_stop_of_the_tab_key(packed: Browser) -> None:
+    assert packed.run("document.querySelectorAll('#overview tbody a[tabindex=\"0\"]').length") == 1
+    packed.run("document.querySelector('#overview tbody a').focus()")
+    for _ in range(2):
+        packed.press("ArrowDown", 40)
+    assert packed.run("document.activeElement.textContent") == SCENES[2][0]  # listed as the key came to it
+    packed.press("Home", 36)
+    assert packed.run("document.activeElement.textContent") == SCENES[0][0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_packed_page_fits_the_screen(packed: Browser, width: int, scheme: str) -> None:
+    look(packed, width, scheme)
+    packed.run(f"document.querySelector('{SCENE}').scrollIntoView({{behavior: 'instant'}})")
+    packed.until(f"document.querySelector('{SCENE} .stage') !== null")
+    assert packed.run("document.documentElement.scrollWidth") <= width
+    brightness = float(np.median(packed.picture()))
+    assert brightness > 200 if scheme == "light" else brightness < 60
+    look_as_before(packed)
+
+
+def test_the_filter_hides_scenes_of_a_small_page_too(page: Browser) -> None:
+    type_filter(page, "optics")
+    shown = "[...document.querySelectorAll('.scene:not([hidden])')].map(scene => scene.id)"
+    assert page.run(shown) == [f"scene-{SCENES[2][0]}"]

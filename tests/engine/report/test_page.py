@@ -14,16 +14,10 @@ import pytest
 from report_run import CHOSEN, HOSTILE, SCENES, TRUE, make_run, make_scenarios
 
 from engine.report.charts import estimate
-from engine.report.page import (
-    MAX_EMBEDDED_BYTES,
-    Record,
-    ReportData,
-    build_scenes,
-    champion,
-    render,
-    summarize,
-    word_diff,
-)
+from engine.report.page import MAX_EMBEDDED_BYTES, build_scenes, champion, summarize
+from engine.report.render import MAX_EMBEDDED, render
+from engine.report.run_data import Record, ReportData
+from engine.report.word_diff import word_diff
 from engine.report.write import gather, write_report
 from engine.types import Outcome
 from engine.video.files import write_mp4
@@ -54,6 +48,10 @@ class Page(HTMLParser):
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
         return [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+def page_of(data: ReportData, *, max_embedded: int = MAX_EMBEDDED) -> str:
+    return "".join(render(data, max_embedded=max_embedded))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +190,7 @@ def test_rounds_of_several_takes(data: ReportData) -> None:
     ]
     assert [take.against for take in scene.takes] == [None, 0, 0, 2]
     assert scene.selectors == ("consensus", "critic_score")
-    text = "".join(Page(render(replace(data, records=(record,)))).words)
+    text = "".join(Page(page_of(replace(data, records=(record,)))).words)
     assert "round 1, sample 1" in text and "not judged" in text and "changes from take 0" in text
     unfinished = replace(record, outcome=None)
     by_rank = champion(unfinished, 1, ("consensus",))
@@ -203,12 +201,12 @@ def test_rounds_of_several_takes(data: ReportData) -> None:
 
 def test_large_runs_embed_the_extremes_and_link_the_rest(data: ReportData) -> None:
     scenes = build_scenes(data, max_embedded=2)
-    embedded = {scene.scenario.id for scene in scenes if scene.prefix.embedded}
+    embedded = {scene.row.scenario.id for scene in scenes if scene.prefix.embedded}
     assert len(embedded) == 2 and SCENES[0][0] in embedded  # the largest gain
-    linked = next(scene for scene in scenes if scene.scenario.id == SCENES[1][0])
+    linked = next(scene for scene in scenes if scene.row.scenario.id == SCENES[1][0])
     assert linked.takes[0].media.src == f"videos/{SCENES[1][0]}/attempt-0.mp4"
     assert (data.run / (linked.prefix.src or "")).is_file()
-    text = render(data, max_embedded=2)
+    text = page_of(data, max_embedded=2)
     assert "the others are linked" in text
     outside = [scene for scene in scenes if not scene.prefix.embedded]
     assert len(Page(text).all("video", preload="none")) == sum(1 + len(scene.takes) for scene in outside)
@@ -230,7 +228,7 @@ def test_an_odd_take_is_marked(data: ReportData, tmp_path: Path) -> None:
         black = np.zeros((2, 16, 16, 3), np.uint8)
         (tmp_path / attempt.video_path).parent.mkdir(parents=True, exist_ok=True)
         write_mp4(tmp_path / attempt.video_path, black, 8.0, note=note)
-    html = render(ReportData(run=tmp_path, records=(record,)))
+    html = page_of(ReportData(run=tmp_path, records=(record,)))
     assert html.count("<strong>all black</strong>") == 1
 
 
@@ -238,7 +236,7 @@ def test_missing_files_get_a_note(data: ReportData, tmp_path: Path) -> None:
     first = data.records[0]
     clip = replace(first.scenario.prefix, path=tmp_path / "gone.mp4")
     record = replace(first, scenario=replace(first.scenario, prefix=clip))
-    page = Page(render(ReportData(run=tmp_path, records=(record,))))
+    page = Page(page_of(ReportData(run=tmp_path, records=(record,))))
     text = "".join(page.words)
     assert "The file gone.mp4 is missing." in text and "The file attempt-3.mp4 is missing." in text
     assert page.all("video") == []
@@ -249,7 +247,7 @@ def test_run_without_any_take_renders(tmp_path: Path) -> None:
     (scenario,) = make_scenarios(tmp_path, SCENES[:1])
     failed = Outcome(scenario_id=scenario.id, attempts=(), failure="VideoError: truncated")
     for records in ((), (Record(scenario=scenario, attempts=(), outcome=failed),)):
-        page = Page(render(ReportData(run=tmp_path, records=records)))
+        page = Page(page_of(ReportData(run=tmp_path, records=records)))
         assert page.open == [] and "No values." in "".join(page.words)
 
 
@@ -306,7 +304,7 @@ def test_one_scored_scenario_is_no_headline_for_others(data: ReportData) -> None
         cases={name: 52.8},
         attempts={key: score for key, score in data.scores.attempts.items() if key[0] == name},
     )
-    text = " ".join("".join(Page(render(replace(data, scores=one))).words).split())
+    text = " ".join("".join(Page("".join(render(replace(data, scores=one)))).words).split())
     assert "64.1from one scored scenario alone" in text
     assert "in the one scenario that is scored, which says nothing of others" in text
     assert "mean of 1 scenario, too few for an interval" in text
@@ -319,6 +317,6 @@ def test_a_first_take_that_was_not_judged_is_explained(data: ReportData) -> None
         replace(record, attempts=(replace(record.attempts[0], critique=None), *record.attempts[1:]))
         for record in data.records
     )
-    text = " ".join("".join(Page(render(replace(data, scores=None, records=records))).words).split())
+    text = " ".join("".join(Page("".join(render(replace(data, scores=None, records=records)))).words).split())
     assert "Of several takes a round the critic judged one" in text
     assert "no scenario has a score of both" in text and "not judged" in text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_run import make_run
 
-from engine.report.page import render
+from engine.report.render import render
 from engine.report.scores import GroupScore, read_groups, score_plots
 from engine.report.write import gather, read_scores
 
@@ -53,11 +53,11 @@ def test_plots_show_both_scores_worst_scenario_first() -> None:
 def test_page_has_the_plots_only_of_a_scored_run(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     heading = "Benchmark scores of the chosen takes"
-    assert heading not in render(gather(run))  # a scores.json of an older scorer
+    assert heading not in "".join(render(gather(run)))  # a scores.json of an older scorer
     path = run / "scores.json"
     groups = {key: value for key, value in document().items() if key.startswith(("by_", "groups"))}
     path.write_text(json.dumps(json.loads(path.read_text()) | groups))
-    page = render(gather(run))
+    page = "".join(render(gather(run)))
     assert heading in page and "By scenario, from the lowest" in page and "By view" in page
 
 

@@ -46,7 +46,7 @@ def test_without_scores_the_critic_is_the_measure_and_the_page_says_so(tmp_path:
     data = gather(run)
     assert measured(data) == "critic's score"
     assert (data.scores, data.timeline, data.totals, data.manifest) == (None, None, None, {})
-    assert build_scenes(data, max_embedded=40)[0].gain == 88 - 38
+    assert build_scenes(data, max_embedded=40)[0].row.gain == 88 - 38
     page = write_report(run).read_text(encoding="utf-8")
     assert "not scored against reference clips" in page and 'id="lanes"' not in page
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from engine.runs.idle import idle
@@ -61,7 +59,7 @@ def test_waits_are_told_with_what_went_on_meanwhile() -> None:
 
 
 def test_where_launches_were_not_noted_the_host_was_late() -> None:
-    bare = [replace(span, launch_s=None, launched_s=None) for span in TRACE]
+    bare = [span._replace(launch_s=None, launched_s=None) for span in TRACE]
     parts = idle(bare, "generate", 15.0)["parts_s"]
     assert (parts["no_job_s"], parts["not_launched_s"], parts["not_started_s"]) == (3.0, 2.0, 0.0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ SPANS = (
 
 def test_trace_file_round_trip_and_form(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
-    launched = replace(span("generate", 7.0, 8.0), launch_s=6.5, launched_s=6.75)
+    launched = span("generate", 7.0, 8.0)._replace(launch_s=6.5, launched_s=6.75)
     write_trace(path, [*SPANS, launched])
     assert spans_of(tmp_path) == (*SPANS, launched)
     events = json.loads(path.read_text())["traceEvents"]
@@ -132,6 +131,14 @@ def test_a_trace_that_was_cut_short_is_refused(tmp_path: Path) -> None:
         spans_of(tmp_path)
 
 
+def test_a_line_of_two_events_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    write_trace(path, SPANS)
+    path.write_bytes(path.read_bytes().replace(b"},\n", b"}, 0,\n", 1))
+    with pytest.raises(StoreError, match="more than one event"):
+        spans_of(tmp_path)
+
+
 GOOD = {"lane": "encode", "scenario_id": "a", "attempt": 0, "name": "encode", "start_s": 0.0, "end_s": 1.0}
 
 
@@ -162,6 +169,6 @@ def test_alien_files_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_name_that_looks_like_a_launch_is_read(tmp_path: Path) -> None:
-    odd = replace(span("generate", 0.0, 1.0), scenario_id='"cat": "launch"', launch_s=0.0, launched_s=0.5)
+    odd = span("generate", 0.0, 1.0)._replace(scenario_id='"cat": "launch"', launch_s=0.0, launched_s=0.5)
     write_trace(tmp_path / "trace.json", [odd])
     assert spans_of(tmp_path) == (odd,)

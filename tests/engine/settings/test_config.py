@@ -55,11 +55,16 @@ def test_defaults() -> None:
     assert config.generator.steps is None  # the model folder decides
 
 
-def test_paths_become_absolute_and_demo_stays_a_name() -> None:
-    config = load_config(None, MINIMAL | {"generator.name": "models/wan"})
-    assert config.dataset == Path.cwd() / "scenes"
-    assert config.generator.name == str(Path.cwd() / "models/wan")
-    assert config.critic.name == "demo"
+def test_paths_become_absolute_and_names_stay_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = MINIMAL | {"generator.name": "./models/wan", "critic.name": "Qwen/Qwen3-VL-8B-Instruct"}
+    config = load_config(None, given)
+    assert config.dataset == tmp_path / "scenes"
+    assert config.generator.name == str(tmp_path / "models/wan")
+    assert config.critic.name == "Qwen/Qwen3-VL-8B-Instruct"
+    (tmp_path / "Qwen" / "Qwen3-VL-8B-Instruct").mkdir(parents=True)  # which comes first
+    assert load_config(None, given).critic.name == str(tmp_path / "Qwen/Qwen3-VL-8B-Instruct")
+    assert load_config(None, MINIMAL).critic.name == "demo"
 
 
 def test_networks_of_the_selectors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from engine.video.files import (
     probed,
     read_frames,
     resample_indices,
+    stream_frames,
     write_mp4,
 )
 from engine.video.prefix import read_prefix
@@ -184,6 +186,26 @@ def test_wrong_rate_and_length_name_found_and_allowed(clip_path: Path) -> None:
         check_clip(clip, fps=16.0, num_frames=48)
     with pytest.raises(VideoError, match=r"has 24 frames .*40 ± 1 frames"):
         check_clip(clip, fps=8.0, num_frames=40)
+
+
+def test_frames_that_nobody_needs_leave_memory(clip_path: Path) -> None:
+    """The collector of cycles, which counts objects, stands still here."""
+
+    def held() -> int:
+        found = [one for one in gc.get_objects() if isinstance(one, av.VideoFrame)]
+        return sum(one.width > 16 for one in found)
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = held()
+        for _ in range(3):
+            clip = probe(clip_path)
+        assert held() == before
+        assert sum(1 for _ in stream_frames(clip)) == clip.num_frames
+        assert held() == before
+    finally:
+        gc.enable()
 
 
 def test_resampled_indices() -> None:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from engine.build.run import _encoder as encoder
+from engine.build.run import encoder
 from engine.commands._progress import odd_takes
 from engine.types import Attempt, Frames, Outcome, Prompt, Video
 from engine.video.files import read_note

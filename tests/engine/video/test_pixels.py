@@ -159,6 +159,7 @@ def test_any_other_angle_is_refused(corners: Path, tmp_path: Path) -> None:
 
 def test_a_frame_without_a_matrix_is_upright() -> None:
     frame: Any = SimpleNamespace(side_data={}, width=32, height=16)
+    frame.reformat = lambda **_: frame
     assert is_upright(Path("a"), frame) and upright_size(Path("a"), frame) == (32, 16)
     mirrored = struct.pack("=9i", -ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30)
     frame.side_data[SideData.DISPLAYMATRIX] = mirrored

@@ -21,11 +21,6 @@ def open_dataset(root: Path) -> Dataset:
     return opened
 
 
-def is_simulated(root: Path) -> bool:
-    """Whether `retake scenes` rendered it: the truth of each scene lies beside the benchmark's tree."""
-    return any((folder / "truth").is_dir() for folder in (root, root.absolute().parent))
-
-
 def is_benchmark(root: Path) -> bool:
     trees = [root / tree / "split-videos" for tree in ("", *TREES)]
     return (root / "descriptions.csv").is_file() or any(tree.is_dir() for tree in trees)

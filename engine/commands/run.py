@@ -200,11 +200,11 @@ def plan(
 
 def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
     """The settings. A dataset without texts is refused here, before the seconds that model libraries take."""
-    from engine.build.opened_dataset import is_simulated, open_dataset
+    from engine.build.opened_dataset import open_dataset
 
     loaded = load_config(config, given, default_out=new_folder("run"))
     open_dataset(loaded.dataset)
-    if not is_simulated(loaded.dataset):
+    if not _is_simulated(loaded.dataset):
         _say_what_they_know(loaded)
     return loaded
 
@@ -223,6 +223,11 @@ def _fetch(loaded: RunConfig, wanted: bool) -> None:
             repo, size = hub.repository(name), hub.describe(name)
             print_line(f"fetching {repo} ({size}) into {hub.cache()}: {hub.command(name)}", "yellow")
             hub.download(name)
+
+
+def _is_simulated(root: Path) -> bool:
+    """Whether `retake scenes` rendered it: the truth of each scene lies beside the benchmark's tree."""
+    return any((folder / "truth").is_dir() for folder in (root, root.absolute().parent))
 
 
 def _say_what_they_know(loaded: RunConfig) -> None:

@@ -73,6 +73,7 @@ def test_own_generator(tiny: Folders, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_run_score_and_select(tiny: Folders, tmp_path: Path) -> None:
     scores = load("run_and_score").main(str(tiny.dataset), "run")
     assert scores.complete and scores.num_cases == 2

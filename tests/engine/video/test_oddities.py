@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from engine.build.run import encoder
+from engine.build.engine import encoder
 from engine.commands._progress import odd_takes
 from engine.types import Attempt, Frames, Outcome, Prompt, Video
 from engine.video.files import read_note
@@ -57,13 +57,13 @@ def test_a_take_carries_what_is_odd_about_it(tmp_path: Path) -> None:
     prompt = Prompt(text="", negative="", seed=0, revision=0)
     takes = {"black": np.zeros((4, 48, 64, 3), np.uint8), "still": np.repeat(PICTURE, 4, axis=0)}
     takes["moves"] = with_square(np.zeros((4, 48, 64, 3), np.uint8), 4)
-    store: Any = SimpleNamespace(folder=tmp_path, video_path=lambda scenario, index: f"{scenario}.mp4")
     attempts = []
     for index, (name, frames) in enumerate(takes.items()):
         scenario: Any = SimpleNamespace(id=name)
-        path = encoder(store)(scenario, index, Video(frames=frames, fps=8.0))
+        path = encoder(tmp_path)(scenario, index, Video(frames=frames, fps=8.0))
         attempts.append(Attempt(index=index, prompt=prompt, video_path=path, critique=None))
-    assert [read_note(tmp_path / f"{name}.mp4") for name in takes] == [ALL_BLACK, FROZEN, None]
+    notes = [read_note(tmp_path / attempt.video_path) for attempt in attempts]
+    assert notes == [ALL_BLACK, FROZEN, None]
     gone = Attempt(index=3, prompt=prompt, video_path=Path("gone.mp4"), critique=None)
     outcome = Outcome(scenario_id="0001_a", attempts=(*attempts, gone), chosen=1)
     assert odd_takes(tmp_path, [outcome]) == [

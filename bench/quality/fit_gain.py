@@ -49,11 +49,6 @@ class Scene:
     attempts: tuple[Attempt, ...]
     rows: Values  # [takes, features]
     scores: Values  # [takes]
-    chosen: int  # by the loop, when the run was made
-
-    @property
-    def base(self) -> int:
-        return plans_take(self.attempts)
 
 
 def scenes_of(runs: Sequence[ScoredRun], names: Sequence[str]) -> list[Scene]:
@@ -73,7 +68,6 @@ def scenes_of(runs: Sequence[ScoredRun], names: Sequence[str]) -> list[Scene]:
                     attempts=takes,
                     rows=np.array(rows, dtype=np.float64),
                     scores=np.array([record.score for record in records], dtype=np.float64),
-                    chosen=run.chosen(scenario_id),
                 )
             )
     return found
@@ -111,9 +105,7 @@ def left_out(
 
 
 def _by_gain(scene: Scene, model: GainModel) -> float:
-    gains = model.gains(scene.attempts)
-    best = max(range(len(gains)), key=lambda i: (gains[i], i == scene.base, -i))
-    return float(scene.scores[best])
+    return float(scene.scores[choose_take(model.noted(scene.attempts), ())])
 
 
 def _by_rules(scene: Scene, model: GainModel) -> float:
@@ -123,7 +115,7 @@ def _by_rules(scene: Scene, model: GainModel) -> float:
 
 WAYS: Mapping[str, Callable[[Scene, GainModel], float]] = {
     "first": lambda scene, model: float(scene.scores[0]),
-    "plan": lambda scene, model: float(scene.scores[scene.base]),
+    "plan": lambda scene, model: float(scene.scores[plans_take(scene.attempts)]),
     "random": lambda scene, model: float(scene.scores.mean()),
     "rules": _by_rules,
     "gain": _by_gain,

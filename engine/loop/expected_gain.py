@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.types import Attempt, Verdict
 
@@ -50,6 +50,13 @@ class GainModel:
         rows = features(attempts, self.selectors)
         base = rows[plans_take(attempts)]
         return [self._bound([row[name] - base[name] for name in self.weights]) for row in rows]
+
+    def noted(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """With their gains among their scores, by which `choose_take` then goes."""
+        return [
+            replace(attempt, selector_scores={**attempt.selector_scores, EXPECTED_GAIN: gain})
+            for attempt, gain in zip(attempts, self.gains(attempts), strict=True)
+        ]
 
     def _bound(self, difference: Sequence[float]) -> float:
         expected = sum(w * d for w, d in zip(self.weights.values(), difference, strict=True))

@@ -125,12 +125,7 @@ class RefinementPolicy:
         """With all scores by name, the critic's and the expected gain among them; a missing one is absent."""
         names = self.settings.selectors
         found = [replace(attempt, selector_scores=_scores(attempt, names)) for attempt in attempts]
-        if self.gain is None:
-            return found
-        return [
-            replace(attempt, selector_scores={**attempt.selector_scores, EXPECTED_GAIN: gain})
-            for attempt, gain in zip(found, self.gain.gains(found), strict=True)
-        ]
+        return found if self.gain is None else self.gain.noted(found)
 
     def no_choice(self, attempts: Sequence[Attempt]) -> str | None:
         """Why none of a finished scenario's takes is to be chosen, None where `choose` says which one is."""

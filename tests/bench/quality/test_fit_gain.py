@@ -36,7 +36,7 @@ def scene(number: int, draw: np.random.Generator, *, noise: float, weights: Sequ
     )
     rows = np.array([[row[name] for name in NAMES] for row in features(attempts, ["a"])])
     scores = draw.uniform(20, 80) + rows @ np.array(weights) + noise * draw.normal(size=4)
-    return Scene(name=f"s{number}", attempts=attempts, rows=rows, scores=scores, chosen=0)
+    return Scene(name=f"s{number}", attempts=attempts, rows=rows, scores=scores)
 
 
 def scenes(count: int, noise: float, weights: Sequence[float] = (20.0, 3.0, -6.0)) -> list[Scene]:
@@ -67,7 +67,7 @@ def test_a_scene_is_not_in_the_fit_that_chooses_there() -> None:
     told = scenes(20, 0.0)
     # one scene that says the opposite, far from the others: a fit that saw it would follow it
     odd = Scene(
-        name="odd", attempts=told[0].attempts, rows=told[0].rows, chosen=0,
+        name="odd", attempts=told[0].attempts, rows=told[0].rows,
         scores=50.0 - 1000.0 * (told[0].scores - told[0].scores.mean()),
     )  # fmt: skip
     ways = left_out([*told, odd], NAMES)

@@ -39,8 +39,7 @@ class EarlyStop:
 def _to_host(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     if not value.is_cuda:
         return value, None
-    host = torch.empty((), dtype=value.dtype, pin_memory=True)
-    host.copy_(value, non_blocking=True)
+    host = value.to("cpu", non_blocking=True)  # torch pins the copy
     event = torch.cuda.Event()
     event.record()
     return host, event

@@ -97,9 +97,9 @@ def load(
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
     scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    check_names(parts.transformer, loras, lora_aliases(parts.transformer))
-    if with_weights:
-        merge_into(parts.transformer, loras, lora_aliases(parts.transformer))
+    if loras:
+        use = merge_into if with_weights else check_names
+        use(parts.transformer, loras, lora_aliases(parts.transformer))
     generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
     if with_weights:
         family = WanFamily(parts.transformer)

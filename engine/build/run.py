@@ -6,9 +6,8 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from engine.build.engine import Engine
 from engine.build.facts import facts_ahead, manifest_of
 from engine.build.prepare import Prepared, load, prepare
 from engine.errors import StoreError
+from engine.machine.phases import collecting, phase
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.folder import DATABASE
@@ -110,31 +110,23 @@ def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
-    with ExitStack() as refused:
-        log = RunLog()
+    with ExitStack() as refused, collecting() as seconds:
+        log, loaded_bytes = RunLog(), dict[str, int]()
         refused.callback(log.close)
-        seconds, loaded_bytes = dict[str, float](), dict[str, int]()
-        with _timed(seconds, "prepare"):
+        with phase("prepare"):
             prepared = prepare(config)
         config = prepared.config  # with what was changed so that it fits
         with facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
-            with _timed(seconds, "load"):
+            with phase("load"):
                 loaded = load(prepared, loaded_bytes)
             denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
             config = replace(config, denoise=denoise)
-            with _timed(seconds, "hash"):  # what is left of it once the models are loaded
+            with phase("hash"):  # what is left of it once the models are loaded
                 facts = manifest_of(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
             facts["setup_s"] = seconds
         store = begin_folder(config, prepared.scenarios, facts, log)
         refused.pop_all()
     return Run(store, log, prepared, loaded, loaded_bytes)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    began_s = time.perf_counter()
-    yield
-    seconds[what] = time.perf_counter() - began_s
 
 
 def begin_folder(

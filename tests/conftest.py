@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,16 @@ def pytest_configure() -> None:
     os.environ.pop("COLUMNS", None)
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays until the end: the collector need not walk it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else nanobind finds its objects alive at exit and says so
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,14 +66,19 @@ def compile_into(folder: Path) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
+def compiled_folder() -> Path:
+    """Where torch keeps compiled code: TORCHINDUCTOR_CACHE_DIR, else `compiled` in our cache."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "compiled")
+
+
 def inherited() -> dict[str, str]:
     """What a program that we start gets of it: all, as it is."""
     return dict(os.environ)
 
 
-def gpus_are_chosen() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES says which GPUs this process may use, or that it may use none."""
-    return "CUDA_VISIBLE_DEVICES" in os.environ
+def chosen_gpus() -> str | None:
+    """CUDA_VISIBLE_DEVICES: which GPUs this process may use, or none of them; None: it may use all."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def cache_folder() -> Path:

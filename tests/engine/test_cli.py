@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from engine import cli
 from engine.build import doctor
-from engine.build.doctor import Check
+from engine.build.checks import Check
 from engine.demo import showcase
 from engine.errors import ConfigError
 from engine.machine.memory import CONTEXT_BYTES

@@ -7,7 +7,7 @@
 # make test-cpus  tests that compare numbers, under several kernels of this CPU; test-cpus-short takes a minute
 # make bench    speed of kernels, denoiser, critic and lanes on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md, its plots and the figures of README.md and docs from bench/results
-# make docs     docs/settings.md from the settings
+# make docs     docs/settings.md and docs/run-folder.schema.json from settings and stored types
 # make faults  kills, signals, full disks, damage, hostile input and an hour of soak -> bench/results/faults.json
 # make audit   bandit over the sources, pip-audit over what is installed (it asks api.osv.dev)
 # make extras  whether each extra can be resolved together with the rest (it asks the package index)
@@ -92,6 +92,7 @@ results: $(RUNTIME)
 
 docs: $(RUNTIME)
 	$(BIN)/python -m engine.settings.docs
+	$(BIN)/python -m engine.runs.schema
 
 gpu-acceptance: $(RUNTIME)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export]"

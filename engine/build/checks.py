@@ -1,12 +1,17 @@
-"""What a check of this machine says, and the two questions that many checks ask. Knows no check."""
+"""What a check of this machine says, and the questions that many checks ask. Knows no check."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+BROKEN: Final = (ImportError, OSError, RuntimeError, AttributeError)
+"""What a package raises whose parts are missing, or are of other versions, as it is imported or asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,20 @@ def installed(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def answered(
+    name: str,
+    check: Callable[[], Check],
+    *,
+    required: bool = False,
+    fix: str = "mend first what does not import",
+) -> Check:
+    """Its answer; where it rests on a package that does not import, that. A doctor has no other patients."""
+    try:
+        return check()
+    except BROKEN as error:
+        return Check(name=name, ok=False, detail=f"cannot be told: {error}", required=required, fix=fix)
 
 
 def existing(place: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.build import gpu_setup, hub
 from engine.build import model_folders as models
-from engine.build.checks import Check, existing, installed
+from engine.build.checks import BROKEN, Check, answered, existing, installed
 from engine.build.gpu_setup import INSTALL, INSTALL_GPU
 from engine.errors import RetakeError
 from engine.settings.config import BUNDLED
@@ -52,11 +52,11 @@ def examine() -> list[Check]:
         *(package(name) for name in PACKAGES),
         *around_gpu,
         *(optional_package(name) for name in OPTIONAL_PACKAGES if name not in looked_at),
-        encoder(),
+        answered("H.264 encoder", encoder, required=True),
         bundled("generator", models.find_generator),
         bundled("critic", models.find_critic),
-        _hub_models(),
-        _disk(),
+        answered("models of the hub", _hub_models),
+        answered("disk", _disk),
     ]
 
 
@@ -147,10 +147,9 @@ def package(name: str) -> Check:
         return Check(name=name, ok=False, detail="not installed", required=True, fix=INSTALL)
     try:
         importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        return Check(
-            name=name, ok=False, detail=f"{version}, does not import: {error}", required=True, fix=INSTALL
-        )
+    except BROKEN as error:
+        detail, fix = f"{version}, does not import: {error}", f"run `pip install --force-reinstall {name}`"
+        return Check(name=name, ok=False, detail=detail, required=True, fix=fix)
     return Check(name=name, ok=True, detail=version, required=True)
 
 

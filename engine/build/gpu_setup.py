@@ -11,17 +11,18 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
-
-from packaging.requirements import Requirement
+from typing import TYPE_CHECKING, Final
 
 from engine.build import hub
-from engine.build.checks import Check, cannot_write, installed
+from engine.build.checks import Check, answered, cannot_write, installed
 from engine.machine import driver as nvidia
 from engine.machine.compilers import cpp_fault, triton_fault
 from engine.machine.driver import Driver
 from engine.runs.manifest import gpus
 from engine.settings.environment import cache_folder, chosen_gpus, compiled_folder
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GIB = 2**30
 INSTALL: Final = "run `pip install -e .` in the repository"
@@ -34,11 +35,17 @@ SHARED_BYTES: Final = 512 * 2**20
 
 def examine() -> list[Check]:
     """Every check of this room, in the order in which one thing rests on another."""
-    kept = caches()  # before torch's compiler is asked, which writes its own default into the environment
-    found = [gpu(), *torch_libraries(), cpp_compiler()]
-    probes = {"triton": triton, "bitsandbytes": bitsandbytes, "xformers": xformers}
-    found += [probe() for name, probe in probes.items() if installed(name) is not None]
-    return [*found, kept, shared_memory()]
+    found = [
+        answered("GPU", gpu),
+        answered("torch's libraries", torch_libraries),
+        answered("C++ compiler", cpp_compiler),
+    ]
+    for probe in (triton, bitsandbytes, xformers):
+        name = probe.__name__
+        if installed(name) is not None:
+            fix = f"run `pip install --force-reinstall --no-deps {name}`"
+            found.append(answered(name, probe, fix=fix))
+    return [*found, answered("caches", caches), shared_memory()]
 
 
 def gpu() -> Check:
@@ -96,27 +103,28 @@ def older_in_minor(detail: str, driver: Driver | str, torch_cuda: str) -> Check:
     return Check(name="GPU", ok=True, detail=detail)
 
 
-def torch_libraries() -> list[Check]:
-    """The packages that the installed torch was built against; none of a torch for CPUs.
+def torch_libraries() -> Check:
+    """The packages that the installed torch was built against.
 
     pip installs them once, and lets any later package replace them.
     """
-    wanted = list(_needed_by("torch", frozenset()))
-    if not wanted:
-        return []
-    wrong = [
-        f"{one.name} {installed(one.name) or 'not installed'} (wants {one.specifier})"
-        for one in wanted
-        if not one.specifier.contains(installed(one.name) or "", prereleases=True)
-    ]
+    name = "torch's libraries"
+    wanted = [] if installed("torch") is None else list(_needed_by("torch", frozenset()))
+    wrong = [one for one in wanted if not one.specifier.contains(installed(one.name) or "", prereleases=True)]
     if wrong:
-        names = " ".join(f"'{one.name}{one.specifier}'" for one in wanted if one.name in " ".join(wrong))
-        detail = f"not those that it was built with: {', '.join(wrong)}"
-        return [Check(name="torch's libraries", ok=False, detail=detail, fix=f"run `pip install {names}`")]
-    return [Check(name="torch's libraries", ok=True, detail=f"{len(wanted)} of the versions that it wants")]
+        found = (
+            f"{one.name} {installed(one.name) or 'not installed'} (wants {one.specifier})" for one in wrong
+        )
+        names = " ".join(f"'{one.name}{one.specifier}'" for one in wrong)
+        detail = f"not those that it was built with: {', '.join(found)}"
+        return Check(name=name, ok=False, detail=detail, fix=f"run `pip install {names}`")
+    detail = f"{len(wanted)} of the versions that it wants" if wanted else "it wants none"
+    return Check(name=name, ok=True, detail=detail)
 
 
 def _needed_by(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
+    from packaging.requirements import Requirement
+
     for text in importlib.metadata.requires(name) or ():
         one = Requirement(text)
         if not one.name.startswith(TORCH_NEEDS):
@@ -130,8 +138,6 @@ def _needed_by(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
 
 
 def cpp_compiler() -> Check:
-    if installed("torch") is None:
-        return Check(name="C++ compiler", ok=False, detail="unknown without torch", fix=INSTALL)
     name = "C++ compiler"
     if fault := cpp_fault():
         return Check(name=name, ok=False, detail=f"torch.compile {fault[0]}", fix=fault[1])
@@ -146,14 +152,7 @@ def triton() -> Check:
 
 def bitsandbytes() -> Check:
     """With its compiled part, for this torch's CUDA: without, it imports and raises at the first call."""
-    found = f"{installed('bitsandbytes')}"
-    try:
-        library = importlib.import_module("bitsandbytes.cextension").lib
-    except (ImportError, OSError, RuntimeError) as error:
-        return Check(
-            name="bitsandbytes", ok=False, detail=f"{found}, does not import: {error}", fix=INSTALL_GPU
-        )
-    return native_part(found, library)
+    return native_part(str(installed("bitsandbytes")), importlib.import_module("bitsandbytes.cextension").lib)
 
 
 def native_part(found: str, library: object) -> Check:

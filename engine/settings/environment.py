@@ -63,12 +63,22 @@ def let_memory_grow_in_place() -> None:
 def compile_into(folder: Path) -> None:
     """Where torch keeps compiled code, unless the user said so. By default that is a folder of a known name
     below /tmp, which is lost at the next start of the machine, and which another user may have made."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if _compiled_by_user() is None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def compiled_folder() -> Path:
-    """Where torch keeps compiled code: TORCHINDUCTOR_CACHE_DIR, else `compiled` in our cache."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "compiled")
+    """Where torch keeps the compiled code of a run: where the user says, else `compiled` in our cache."""
+    return Path(_compiled_by_user() or cache_folder() / "compiled")
+
+
+def _compiled_by_user() -> str | None:
+    """TORCHINDUCTOR_CACHE_DIR, but where torch wrote its own default there, as it does once it is imported so
+    far that it may compile: by another library, or by a thread that imports ahead."""
+    found = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or None
+    torchs = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    is_default = found is not None and torchs is not None and found == torchs.default_cache_dir()
+    return None if is_default else found
 
 
 def inherited() -> dict[str, str]:

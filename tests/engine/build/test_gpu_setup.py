@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -43,6 +44,35 @@ def test_states_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check.ok and not check.required
 
 
+@pytest.mark.parametrize(
+    ("broken", "rows"),
+    [
+        ("torch", {"GPU", "C++ compiler", "bitsandbytes"}),
+        ("packaging.requirements", {"torch's libraries"}),
+        ("triton.knobs", {"caches"}),
+    ],
+)
+def test_a_broken_package_is_told_and_ends_nothing(
+    broken: str, rows: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.metadata.requires
+    asked = {"torch": ["triton==3.7.1"]}
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: asked.get(name) or real(name))
+    monkeypatch.setattr(gpu_setup, "triton_fault", lambda: None)
+    monkeypatch.setitem(sys.modules, broken, None)
+    told = {check.name: check for check in gpu_setup.examine()}
+    for name in rows & told.keys():
+        assert not told[name].ok and "cannot be told: " in told[name].detail and told[name].fix
+    assert rows & told.keys()
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_works() -> None:
+    driver = nvidia.ask()
+    assert isinstance(driver, Driver) and driver.error == 0
+    assert gpu_setup.gpu().ok and gpu_setup.torch_libraries().ok and gpu_setup.cpp_compiler().ok
+
+
 def test_hidden_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -72,16 +102,16 @@ def test_libraries_that_another_package_replaced(tmp_path: Path, monkeypatch: py
     package(tmp_path, "nvidia_cudnn_cu13", "9.15.1")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    (check,) = gpu_setup.torch_libraries()
+    check = gpu_setup.torch_libraries()
     assert "nvidia-cuda-runtime not installed (wants ==13.0.96)" in check.detail
     assert check.fix == "run `pip install 'nvidia-cuda-runtime==13.0.96'`"
     package(tmp_path, "nvidia_cuda_runtime", "13.2.1")
-    (check,) = gpu_setup.torch_libraries()
+    check = gpu_setup.torch_libraries()
     assert not check.ok and "nvidia-cuda-runtime 13.2.1 (wants ==13.0.96)" in check.detail
     (tmp_path / "nvidia_cuda_runtime-13.2.1.dist-info" / "METADATA").unlink()
     (tmp_path / "nvidia_cuda_runtime-13.2.1.dist-info").rmdir()
     package(tmp_path, "nvidia_cuda_runtime", "13.0.96")
-    (check,) = gpu_setup.torch_libraries()
+    check = gpu_setup.torch_libraries()
     assert check.ok and check.detail.startswith("3 of the versions")
 
 

@@ -11,30 +11,27 @@ from pathlib import Path
 JSON = ("reply", "prompt", "critique", "selector_scores", "timings")
 
 
-def values(row: sqlite3.Row) -> dict:
-    found = {key: json.loads(cell) if key in JSON and cell else cell for key, cell in dict(row).items()}
-    found.pop("scenario_id", None)
-    return found
+def as_dict(cursor: sqlite3.Cursor, row: tuple) -> dict:
+    named = zip([column[0] for column in cursor.description], row, strict=True)
+    return {name: json.loads(cell) if name in JSON and cell else cell for name, cell in named}
 
 
 def read(run: Path) -> dict:
     database = sqlite3.connect((run / "run.sqlite").absolute().as_uri() + "?mode=ro", uri=True)
-    database.row_factory = sqlite3.Row
-    scenarios = [values(row) for row in database.execute("SELECT * FROM scenarios ORDER BY position")]
-    for scenario in scenarios:
-        ask = "SELECT * FROM {} WHERE scenario_id = ? ORDER BY 2"  # the second column of attempts: number
-        plan, takes, outcome, choice = (
-            [values(row) for row in database.execute(ask.format(table), (scenario["id"],))]
+    database.row_factory = as_dict
+    version = database.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()["value"]
+    scenarios = database.execute("SELECT * FROM scenarios ORDER BY position").fetchall()
+    for one in scenarios:
+        plan, one["attempts"], outcome, choice = (
+            list(database.execute(f"SELECT * FROM {table} WHERE scenario_id = ? ORDER BY rowid", [one["id"]]))
             for table in ("plans", "attempts", "outcomes", "choices")
         )
-        scenario["plan"] = plan[0]["reply"] if plan else None
-        scenario["attempts"], scenario["outcome"] = takes, outcome[0] if outcome else None
-        scenario["choice"] = choice[0]["take"] if choice else None
-    (version,) = database.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    document = {"schema_version": int(version), "scenarios": scenarios}
-    if (run / "manifest.json").is_file():
-        document["manifest"] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    return document
+        one["plan"] = plan[0]["reply"] if plan else None
+        one["outcome"] = outcome[0] if outcome else None
+        one["choice"] = choice[0]["take"] if choice else None
+    manifest = run / "manifest.json"
+    facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+    return {"schema_version": int(version), "scenarios": scenarios, "manifest": facts}
 
 
 if __name__ == "__main__":

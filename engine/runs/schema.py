@@ -58,15 +58,15 @@ def run_schema() -> Schema:
         "properties": {
             "schema_version": {"const": SCHEMA_VERSION},
             "scenarios": {"type": "array", "items": whole},
-            "manifest": {"$ref": "#/$defs/manifest"},
+            "manifest": {"anyOf": [{"$ref": "#/$defs/manifest"}, {"type": "null"}]},
         },
-        "required": ["schema_version", "scenarios"],
+        "required": ["schema_version", "scenarios", "manifest"],
         "$defs": dict(sorted(definitions.items())),
     }
 
 
 def _row(table: str, definitions: Schema) -> Schema:
-    """A row by its columns, without that of the scenario in which it stands."""
+    """A row by its columns."""
     database = sqlite3.connect(":memory:")
     database.executescript(SCHEMA)
     # table is one of ours; pragma_table_info takes it as a value
@@ -74,7 +74,6 @@ def _row(table: str, definitions: Schema) -> Schema:
     properties = {
         name: _column(name, kind, bool(not_null or is_key), definitions)
         for name, kind, not_null, is_key in columns
-        if name != "scenario_id"
     }
     database.close()
     return {"type": "object", "properties": properties, "required": list(properties)}

@@ -10,6 +10,7 @@ from run_documents import faults, read, untold
 from tiny_run import Folders, script_the_critic
 
 import retake
+from engine.report.eval_log import write_eval_log
 from engine.runs.manifest import MANIFEST_VERSION
 
 
@@ -44,6 +45,10 @@ def test_a_run_is_stopped_and_gone_on_with(
 
 def other_tools_read(whole: retake.RunRecord) -> None:
     """As docs/run-folder.md says."""
+    log = json.loads(write_eval_log(whole.folder, whole.folder / "log.json").read_text(encoding="utf-8"))
+    assert log["status"] == "success" and log["eval"]["model"] == "retake/generator"
+    assert log["eval"]["packages"]["numpy"] and log["eval"]["dataset"]["name"] == "dataset"
+    (whole.folder / "log.json").unlink()
     document = json.loads(json.dumps(read(whole.folder), allow_nan=False))
     assert faults(document) == [] and untold(whole.folder) == set()
     assert document["manifest"]["manifest_version"] == MANIFEST_VERSION

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from report_run import CHOSEN, CRITIC, SCENES, TRUE, make_run
 
@@ -27,14 +28,69 @@ def document(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_members_that_the_schema_requires(document: dict[str, Any]) -> None:
-    """Of version 2, as inspect_ai 0.3.285 states them."""
-    assert document["version"] == 2 and document["status"] == "cancelled"  # the sixth scene is unfinished
-    assert {"created", "task", "dataset", "model", "config"} <= document["eval"].keys()
+TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
+CONTENT = {
+    "oneOf": [
+        {"properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["type", "text"]},
+        {
+            "properties": {
+                "type": {"const": "video"},
+                "video": TEXT,
+                "format": {"enum": ["mp4", "mpeg", "mov"]},
+            },
+            "required": ["type", "video", "format"],
+        },
+    ]
+}
+MESSAGE = {
+    "properties": {
+        "role": {"enum": ["user", "assistant"]},
+        "content": {"anyOf": [TEXT, {"type": "array", "items": CONTENT}]},
+    },
+    "required": ["role", "content"],
+}
+SAMPLE = {
+    "properties": {
+        "id": TEXT,
+        "epoch": {"const": 1},
+        "input": {"type": "array", "items": MESSAGE},
+        "target": TEXT,
+        "messages": {"type": "array", "items": MESSAGE},
+        "scores": {"additionalProperties": {"properties": {"value": NUMBER}, "required": ["value"]}},
+        "error": {
+            "type": ["object", "null"],
+            "required": ["message", "traceback", "traceback_ansi"],
+        },
+    },
+    "required": ["id", "epoch", "input", "target", "messages", "output", "scores"],
+}
+METRIC = {"properties": {"name": TEXT, "value": NUMBER}, "required": ["name", "value"]}
+RESULT = {
+    "properties": {
+        "name": TEXT,
+        "scored_samples": COUNT,
+        "unscored_samples": COUNT,
+        "metrics": {"additionalProperties": METRIC},
+    },
+    "required": ["name", "scorer", "metrics"],
+}
+LOG = {
+    "properties": {
+        "version": {"const": 2},
+        "status": {"enum": ["started", "success", "cancelled", "error"]},
+        "eval": {"type": "object", "required": ["created", "task", "dataset", "model", "config"]},
+        "results": {"properties": {"scores": {"type": "array", "items": RESULT}}},
+        "samples": {"type": "array", "items": SAMPLE},
+    },
+    "required": ["version", "status", "eval", "plan", "results", "stats", "samples"],
+}
+"""What of its version 2 a run is written in; the whole of it is asked of the package, below."""
+
+
+def test_a_log_has_the_form_of_version_2(document: dict[str, Any]) -> None:
+    jsonschema.validate(document, LOG)
+    assert document["status"] == "cancelled"  # the sixth scene is unfinished
     assert len({document["eval"][f"{name}_id"] for name in ("eval", "run", "task")}) == 3
-    for sample in document["samples"]:
-        assert {"id", "epoch", "input", "target"} <= sample.keys()
-        assert all(message["role"] in ("user", "assistant") for message in sample["messages"])
 
 
 def test_scores_are_those_of_the_chosen_takes(document: dict[str, Any]) -> None:
@@ -111,4 +167,7 @@ def test_inspect_reads_it(name: str, run: Path, tmp_path: Path) -> None:
     summaries = log.read_eval_log_sample_summaries(path)
     assert [bool(one.error) for one in summaries] == [False] * 4 + [True]
     assert log.read_eval_log_sample(path, id=SCENES[1][0]).scores["physics_iq_verified"].value == TRUE[1][1]
-    log.write_eval_log(read, str(tmp_path / "again.eval"))
+    log.write_eval_log(read, str(tmp_path / "again.json"))
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    jsonschema.validate(again, LOG)
+    jsonschema.validate(again, log.EvalLog.model_json_schema())

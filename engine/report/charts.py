@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 
 WIDTH_PX = 560
 _NORMAL_975 = 1.959963984540054  # 97.5 % point of the standard normal
+_STUDENT_975 = {2: 4.302653, 3: 3.182446, 4: 2.776445, 5: 2.570582, 6: 2.446912}
+"""The same of Student's t by degrees of freedom, where the series is more than 0.05 % off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,10 @@ def estimate(values: Sequence[float], *, within: tuple[float, float] | None = No
 
 
 def _student_975(freedom: int) -> float:
-    """97.5 % point of Student's t: Abramowitz & Stegun 26.7.5, within 3.2 % at 2 degrees, 0.2 % from 5 on."""
+    """97.5 % point of Student's t: of few degrees from its table, else Abramowitz & Stegun 26.7.5, within
+    0.04 %."""
+    if freedom in _STUDENT_975:
+        return _STUDENT_975[freedom]
     z = _NORMAL_975
     terms = (
         z,

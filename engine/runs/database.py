@@ -24,7 +24,7 @@ _CHOICES = """
 CREATE TABLE choices (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), take INTEGER NOT NULL);
 """
 
-_SCHEMA = f"""
+SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE scenarios (
     position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, category TEXT NOT NULL,
@@ -90,7 +90,7 @@ class Database:
         with writing(path.parent), _errors_told(path, writes=True), whole_file(path) as partial:
             connection = sqlite3.connect(partial)
             with connection:
-                connection.executescript(f"BEGIN;{_SCHEMA}")
+                connection.executescript(f"BEGIN;{SCHEMA}")
                 connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
                 marks = ",".join("?" * 10)
                 connection.executemany(f"INSERT INTO scenarios VALUES ({marks})", scenarios)  # nosec B608

@@ -22,7 +22,7 @@ from engine.loop.selection import TakeScorer
 from engine.machine.device import release_memory
 from engine.machine.graphs import DEVICE_CALLS
 from engine.machine.streams import HostPool, HostThread, LaneStreams
-from engine.protocols import Critic, Generator, Progress, Sink
+from engine.protocols import Control, Critic, Generator, Progress, Sink
 from engine.runs.folder import place_of_take, writing
 from engine.runs.manifest import cpu_model
 from engine.runs.trace import CudaRecorder, HostRecorder
@@ -56,14 +56,15 @@ class Engine:
         *,
         opened: Callable[[Iterable[Path]], None],
         keeping: Keeping,
+        control: Control | None = None,
         origin_s: float = 0.0,
     ) -> None:
         """All of `work`, which is asked for the next scenario when there is room for one; None from it says
         that there is none at the moment.
 
         opened: told which files were opened, now and then. keeping: keeps the spans of the lanes, of which
-        the first starts at `origin_s`. DeviceError when the GPU is lost, RunLost by the
-        sink or a full disk; every other error is its scenario's.
+        the first starts at `origin_s`. control: what the user asks meanwhile. DeviceError when the GPU is
+        lost, RunLost by the sink or a full disk; every other error is its scenario's.
         """
         import torch
 
@@ -97,6 +98,7 @@ class Engine:
                 progress=progress,
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
+                control=control,
             )
             try:
                 for outcome in scheduler.run():  # each is stored and shown by the sink

@@ -24,6 +24,7 @@ from engine.runs.changes import changes, listed
 from engine.runs.folder import DATABASE
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runs.requests import Requests
 from engine.runs.store import RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import end_of_trace_s, kept_trace
@@ -95,6 +96,7 @@ class Run:
             sink.timed_by(recorder)
             return kept_trace(self.folder, recorder)
 
+        known = [scenario.id for scenario in self._store.scenarios()]
         work = [(scenario, self._store.history(scenario.id)) for scenario in prepared.usable]
         engine.run(
             work,
@@ -102,6 +104,7 @@ class Run:
             display,
             opened=self._store.opened,
             keeping=keeping,
+            control=Requests(self.folder, self._store.requests, known),
             origin_s=end_of_trace_s(self.folder),
         )
 
@@ -201,6 +204,7 @@ def reopen(
     log = RunLog()
     refused.callback(log.close)
     log.into(folder)
+    Requests(folder, store.requests, [one.id for one in store.scenarios()]).go_on()
     config = exported.moved(read_config(folder), denoiser)
     end_of_trace_s(folder)  # refused now, not when the models are loaded
     _mend(store, remake=remake_takes)

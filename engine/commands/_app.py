@@ -35,7 +35,20 @@ if TYPE_CHECKING:
     from engine.types import Outcome
 
 ORDER = (
-    *("demo", "scenes", "run", "resume", "merge", "plan", "profile", "report"),
+    *(
+        "demo",
+        "scenes",
+        "run",
+        "resume",
+        "watch",
+        "pause",
+        "unpause",
+        "skip",
+        "merge",
+        "plan",
+        "profile",
+        "report",
+    ),
     *("choose", "join", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
     *("runs", "cache", "doctor"),
 )

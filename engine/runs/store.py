@@ -30,8 +30,9 @@ from engine.runs.folder import (
     unwritable,
     writing,
 )
+from engine.runs.requests import RequestTable
 from engine.runs.rows import dumps, read_attempt, read_plan, read_scenario, scenario_row
-from engine.types import Attempt, History, Outcome, PlanReply, Scenario
+from engine.types import SKIPPED, Attempt, History, Outcome, PlanReply, Scenario
 from kernels.files import file_digest, whole_file
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class RunStore:
         self.folder = folder
         self._database = database
         self._lock = lock
+        self.requests = RequestTable(database, folder)
 
     @classmethod
     def claim(cls, folder: Path, scenarios: Sequence[Scenario]) -> IO[bytes]:
@@ -198,12 +200,13 @@ class RunStore:
     def forget_failures(self) -> tuple[str, ...]:
         """Make failed scenarios pending again and return their ids; their finished attempts stay.
 
-        One of which the user chose a take is settled.
+        One of which the user chose a take, or that the user skipped, is settled.
         """
         with self._database.transaction() as database:
             rows = database.execute(
-                "DELETE FROM outcomes WHERE failure IS NOT NULL"
-                " AND scenario_id NOT IN (SELECT scenario_id FROM choices) RETURNING scenario_id"
+                "DELETE FROM outcomes WHERE failure IS NOT NULL AND stopped IS NOT ?"
+                " AND scenario_id NOT IN (SELECT scenario_id FROM choices) RETURNING scenario_id",
+                (SKIPPED,),
             )
             return tuple(sorted(scenario_id for (scenario_id,) in rows))
 

@@ -5,6 +5,7 @@ Knows no store of a run and no other engine: whoever has one gives it scenarios 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from engine.video.oddities import oddity_of
 
 Work = tuple[Scenario, History]
 """A scenario, and what is stored of it already."""
+NOTE_EVERY_S = 2.0
 Keeping = Callable[[HostRecorder | CudaRecorder], AbstractContextManager[Callable[[], None]]]
 """As `engine.runs.trace_file.kept_trace`: the block calls what it gets now and then."""
 
@@ -87,7 +89,7 @@ class Engine:
             lanes = make_lanes(
                 host=host,
                 recorder=recorder,
-                progress=progress,
+                progress=_Noting(progress, note),
                 on_lane=on_lane,
                 threads=threads,
                 widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
@@ -128,6 +130,24 @@ class Engine:
             read=scorer.read if scorer else None,
             device=device_name(self.prepared.device),
         )
+
+
+class _Noting:
+    """Progress that is passed on; now and then the lanes' work goes to disk, for whoever looks meanwhile."""
+
+    def __init__(self, progress: Progress, note: Callable[[], None]) -> None:
+        self._progress, self._note = progress, note
+        self._noted_s = time.monotonic()
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        self._progress.update(lane, scenario_id, done, total)
+        now_s = time.monotonic()
+        if now_s >= self._noted_s + NOTE_EVERY_S:
+            self._noted_s = now_s
+            self._note()
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        self._progress.finished(scenario_ids)
 
 
 def device_name(device: str) -> str | None:

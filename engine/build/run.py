@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,9 +20,11 @@ from engine.build.engine import Engine
 from engine.build.facts import facts_ahead, manifest_of
 from engine.build.prepare import Prepared, load, prepare
 from engine.errors import StoreError
+from engine.machine.usage import device_memory
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.folder import DATABASE
+from engine.runs.live import Live
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runs.requests import Requests
@@ -54,6 +57,8 @@ class Run:
         self._prepared = prepared
         self._loaded = loaded
         self._loaded_bytes = loaded_bytes or {}
+        known = [scenario.id for scenario in store.scenarios()]
+        self._control = Requests(store.folder, store.requests, known)
         self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
         self.changed = () if prepared is None else prepared.changed
         """Settings that were changed so that the run fits, with their price."""
@@ -71,14 +76,20 @@ class Run:
     def num_pending(self) -> int:
         return 0 if self._prepared is None else len(self._prepared.scenarios)
 
+    def worked_s(self) -> float:
+        """Since it was loaded, without its pauses."""
+        return self._control.worked_s()
+
     def execute(self, display: Display) -> dict[str, Outcome]:
         """Outcomes of all scenarios by id, also of earlier processes. DeviceError when the GPU is lost."""
         if self._prepared is not None:
-            sink = Watched(self._store, display)
-            refused = refuse(self._store, self._prepared.usable, self._prepared.refused, sink, display)
-            prepared = replace(self._prepared, refused=refused)
-            if self._loaded is not None and prepared.usable:
-                self._generate(prepared, *self._loaded, sink, display)
+            memory = partial(device_memory, self._prepared.device)
+            with Live(self.folder, display, worked_s=self.worked_s, memory=memory) as live:
+                sink = Watched(self._store, live)
+                refused = refuse(self._store, self._prepared.usable, self._prepared.refused, sink, live)
+                prepared = replace(self._prepared, refused=refused)
+                if self._loaded is not None and prepared.usable:
+                    self._generate(prepared, *self._loaded, sink, live)
         return self._store.outcomes()
 
     def _generate(
@@ -96,7 +107,6 @@ class Run:
             sink.timed_by(recorder)
             return kept_trace(self.folder, recorder)
 
-        known = [scenario.id for scenario in self._store.scenarios()]
         work = [(scenario, self._store.history(scenario.id)) for scenario in prepared.usable]
         engine.run(
             work,
@@ -104,7 +114,7 @@ class Run:
             display,
             opened=self._store.opened,
             keeping=keeping,
-            control=Requests(self.folder, self._store.requests, known),
+            control=self._control,
             origin_s=end_of_trace_s(self.folder),
         )
 

@@ -25,7 +25,6 @@ from engine.loop.scheduler import NothingAsked
 from engine.protocols import Control, Display
 from engine.runs.changes import changes, listed
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
-from engine.runs.requests import Requests
 from engine.runs.store import RunStore
 from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.settings.config import RunConfig
@@ -78,7 +77,7 @@ class Driver:
         """The manifest of a run that starts now."""
         return {**self.first.facts, "argv": sys.argv, "workers": list(self._workers)}
 
-    def run(self, store: RunStore, display: Display) -> None:
+    def run(self, store: RunStore, display: Display, control: Control) -> None:
         """Until every scenario has its outcome and the workers have said all. RunLost by the store,
         DeviceError when no worker is left, StoreError for a worker that has other files or versions."""
         desk = Desk(store, display, origin_s=end_of_trace_s(store.folder), num_workers=self.pool.size)
@@ -93,8 +92,7 @@ class Driver:
             num_workers=self.pool.size,
         )
         self._note_workers(store)
-        known = [scenario.id for scenario in store.scenarios()]
-        self._control = Requests(store.folder, store.requests, known)
+        self._control = control
         with kept_trace(store.folder, desk.spans) as note:
             for worker in sorted(self._ready):
                 desk.begins(worker)

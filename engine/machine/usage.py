@@ -78,6 +78,19 @@ def of_run(loaded: Mapping[str, int], streams: Mapping[str, Any], device: str) -
     )
 
 
+def device_memory(device: str) -> dict[str, int]:
+    """Of this process now and at its peak, in bytes; nothing for the CPU. Never waits for the device."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    return {
+        "allocated": int(torch.cuda.memory_allocated(device)),
+        "peak_allocated": int(torch.cuda.max_memory_allocated(device)),
+        "reserved": int(torch.cuda.memory_reserved(device)),
+    }
+
+
 def allocated_bytes(device: str) -> int:
     """Now, of a GPU; 0 for the CPU, whose memory nobody counts."""
     if not device.startswith("cuda"):

@@ -22,7 +22,7 @@ from kernels.files import inside, is_part, name_fault, whole_file
 DATABASE = "run.sqlite"
 VIDEOS, CHOSEN, JOINED = "videos", "chosen", "joined"
 LOCK = "run.lock"
-WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json")
+WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json", "live.json")
 """Of the folder itself; reports and scores may be written beside a run that goes on."""
 
 _TRIES, _AGAIN_S = 4, 0.01

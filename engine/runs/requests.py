@@ -98,6 +98,7 @@ class Requests:
         self._table, self._known, self._now = table, frozenset(known), now
         self._unread: set[bytes] = set()
         self._size, self._next_s = 0, 0.0
+        self._began_s, self._paused_s, self._since_s = now(), 0.0, 0.0
         recorded = table.all()
         self._recorded, self._asked = {one.id for one in recorded}, holds(recorded)
 
@@ -108,6 +109,12 @@ class Requests:
             self._next_s = now_s + LOOK_EVERY_S
             self._read()
         return self._asked
+
+    def worked_s(self) -> float:
+        """Since this was made, without the pauses of the whole run."""
+        now_s = self._now()
+        paused_s = self._paused_s + (now_s - self._since_s if self._asked.is_paused else 0.0)
+        return now_s - self._began_s - paused_s
 
     def go_on(self) -> None:
         """Lift every pause: the user has just asked for the run to go on."""
@@ -132,9 +139,17 @@ class Requests:
             with writing(self._folder):
                 self._table.record(fresh)
             self._recorded.update(one.id for one in fresh)
-            self._asked = holds(self._table.all())
+            self._ask(holds(self._table.all()))
             for one in fresh:
                 log.warning("%s", told(one))
+
+    def _ask(self, asked: Asked) -> None:
+        now_s = self._now()
+        if self._asked.is_paused and not asked.is_paused:
+            self._paused_s += now_s - self._since_s
+        elif asked.is_paused and not self._asked.is_paused:
+            self._since_s = now_s
+        self._asked = asked
 
     def _request(self, line: bytes) -> Request | None:
         try:

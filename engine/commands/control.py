@@ -90,7 +90,7 @@ def _require_unfinished(folder: Path, scenario: str | None) -> None:
         if scenario is None:
             return
         require_scenario(store, scenario)
-        if scenario in store.choices():
+        if scenario in store.overview.choices():
             raise StoreError(
                 f"{scenario} is finished",
                 fix=f"name one that is not, or choose another take: retake choose {folder} {scenario} TAKE",
@@ -114,7 +114,7 @@ def _unskip(folder: Path, scenario: str) -> None:
             store.requests.record([ask(folder, Wish.UNSKIP, scenario)])
             print_line(f"{scenario}: is made when the run is resumed: retake resume {folder}")
             return
-        if scenario in store.choices():
+        if scenario in store.overview.choices():
             raise StoreError(
                 f"{scenario} is finished, and the run goes on",
                 fix="wait for its end, or stop it; then repeat this and `retake resume` it",

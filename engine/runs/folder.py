@@ -130,7 +130,7 @@ def take_lock(folder: Path) -> IO[bytes]:
     lock = None
     try:
         lock = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
-        _lock(lock)
+        lock_alone(lock.fileno())
     except OSError as error:
         if lock is not None:
             lock.close()
@@ -146,8 +146,9 @@ def take_lock(folder: Path) -> IO[bytes]:
     return lock
 
 
-def _lock(file: IO[bytes]) -> None:
-    """BlockingIOError where another process writes; one that only looks, by `is_live`, is gone at once."""
+def lock_alone(file: int) -> None:
+    """BlockingIOError where another process holds the lock; one that only looks whether it is held is gone at
+    once, and waited for."""
     for _ in range(_TRIES - 1):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,11 +165,17 @@ def is_live(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_locked(lock)
     finally:
         os.close(lock)
+
+
+def is_locked(file: int) -> bool:
+    """Whether another process holds the lock alone."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     return False
 
 

@@ -104,11 +104,11 @@ def test_a_run_is_paused_and_goes_on(
         while True:
             with RunStore.open(out, read_only=True) as store:
                 if [one.wish for one in store.requests.all()] == [Wish.PAUSE]:
-                    takes.append((store.take_numbers(), len(launched)))
+                    takes.append((store.overview.take_numbers(), len(launched)))
                     break
         for _ in range(20):
             with RunStore.open(out, read_only=True) as store:
-                takes.append((store.take_numbers(), len(launched)))
+                takes.append((store.overview.take_numbers(), len(launched)))
         said.append(invoke("unpause", out))
 
     def pauses(store: RunStore, name: str) -> None:

@@ -261,9 +261,13 @@ def _missing(data: ReportData, record: Record) -> tuple[str, str]:
 
 def _prefix(data: ReportData, scenario: Scenario, embed: bool) -> Media:
     """Put into the page only if it is what the run saw: a foreign run could name any file of this machine."""
+    return _media(scenario.prefix.path, data.run, embed and prefix_is_seen(data, scenario))
+
+
+def prefix_is_seen(data: ReportData, scenario: Scenario) -> bool:
+    """Whether its clip is the one that the run continued."""
     path, digest = scenario.prefix.path, data.prefix_digests.get(scenario.id)
-    is_seen = digest is not None and path.is_file() and file_digest(path) == digest
-    return _media(path, data.run, embed and is_seen)
+    return digest is not None and path.is_file() and file_digest(path) == digest
 
 
 def _media(path: Path, run: Path, embed: bool) -> Media:

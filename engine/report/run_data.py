@@ -62,10 +62,10 @@ class ReportData:
 
 def bare(data: ReportData) -> ReportData:
     """Without what the model read and wrote: what plots and tables need of thousands of scenarios at once."""
-    return replace(data, records=tuple(_bare(record) for record in data.records))
+    return replace(data, records=tuple(bare_record(record) for record in data.records))
 
 
-def _bare(record: Record) -> Record:
+def bare_record(record: Record) -> Record:
     attempts = tuple(
         replace(
             attempt,

@@ -31,6 +31,7 @@ def watch(folder: RunFolder, port: Port = None, open_it: Open = False) -> None:
     import webbrowser
 
     from engine.runs.listing import require_run
+    from engine.runs.watch_page import page_of
 
     require_run(folder)
     try:
@@ -45,4 +46,9 @@ def watch(folder: RunFolder, port: Port = None, open_it: Open = False) -> None:
         if open_it:
             webbrowser.open(url)
 
+    there = page_of(folder)
+    if there is not None:
+        print_line("a page of this run is open already")
+        ready(there)
+        return
     serve(folder, port=port, ready=ready)

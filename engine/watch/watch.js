@@ -1,7 +1,7 @@
 /** What the page knows: the name of the last change, the rows in their place, and which scenario it shows. */
 const page = { rev: "", rows: null, byPlace: new Map(), shown: null, follows: true, failed: 0, live: true };
+page.period = 1000; // ms between two questions; a page that nobody sees asks less often
 const scenesHere = document.getElementById("scenes");
-const PERIOD = 1000; // ms between two questions; a page that nobody sees asks less often
 
 function ago(seconds) {
   const past = Math.max(0, Date.now() / 1000 - seconds);
@@ -145,6 +145,12 @@ async function take(found) {
   if (wanted !== null && (wanted !== page.shown || found.scenes.includes(wanted))) await show(wanted);
 }
 
+/** What could not be loaded while nobody answered. */
+async function afresh() {
+  for (const video of document.querySelectorAll(".latest video")) if (video.error) video.load();
+  if (page.shown !== null) await show(page.shown);
+}
+
 function linked(is, said) {
   const link = document.getElementById("link");
   link.classList.toggle("on", is);
@@ -161,6 +167,7 @@ async function ask() {
     });
     if (answer.status === 200) await take(await answer.json());
     else if (answer.status !== 304) throw new Error(`status ${answer.status}`);
+    if (page.failed) await afresh();
     page.failed = 0;
     linked(true, page.live ? "live" : "connected");
     root.dataset.ready = "true";
@@ -171,7 +178,7 @@ async function ask() {
   }
   tell();
   const calmly = document.hidden ? 5 : 1;
-  setTimeout(ask, PERIOD * calmly * Math.min(5, 1 + page.failed));
+  setTimeout(ask, page.period * calmly * Math.min(5, 1 + page.failed));
 }
 
 document.addEventListener("click", (event) => {

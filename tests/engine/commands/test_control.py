@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from engine import cli
 from engine.runs.store import RunStore
 from engine.types import SKIPPED, Wish
+from engine.watch.view import RunView
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,9 @@ def test_a_run_is_paused_and_goes_on(
                 if [one.wish for one in store.requests.all()] == [Wish.PAUSE]:
                     takes.append((store.overview.take_numbers(), len(launched)))
                     break
+        view = RunView(out)
+        shown.append(view.changes(""))
+        view.close()
         for _ in range(20):
             with RunStore.open(out, read_only=True) as store:
                 takes.append((store.overview.take_numbers(), len(launched)))
@@ -116,6 +120,7 @@ def test_a_run_is_paused_and_goes_on(
         threading.Thread(target=goes_on).start()
 
     said: list[Result] = []
+    shown: list[dict[str, Any]] = []
     with monkeypatch.context() as patched:
         patched.setattr(ScriptedCritic, "start", noting)
         once_stored(patched, pauses)
@@ -124,6 +129,9 @@ def test_a_run_is_paused_and_goes_on(
     assert [one.exit_code for one in said] == [0, 0]
     assert f"retake unpause {out}" in text(said[0])
     assert len(takes) == 21 and all(each == takes[0] for each in takes)
+    (page,) = shown
+    assert page["live"] and 'data-state="paused"' in page["parts"]["status"] and page["latest"] is not None
+    assert f"retake unpause {out}" in page["parts"]["status"] and "<video" in page["parts"]["latest"]
     assert "is paused, as the user asked" in (out / "run.log").read_text()
     with RunStore.open(out, read_only=True) as store:
         assert all(len(one.attempts) == 2 for one in store.outcomes().values())

@@ -6,6 +6,7 @@ Opens the store to read it. A store that was replaced is opened anew; a run that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Records:
         files = tuple(identity(self.run / name) for name in FILES)
         if files == self._files:
             return set()
-        try:
+        with ExitStack() as refused:
+            refused.callback(self.close)  # what is not read whole is read anew
             store = self._opened(files[0])
             states = store.overview.states()
             changed = {
@@ -79,9 +81,7 @@ class Records:
             self._requests = store.requests.all()
             self._scores, self._is_stale = scores_of(self.run, store)
             self._manifest = read_manifest(self.run / MANIFEST)
-        except BaseException:
-            self.close()
-            raise
+            refused.pop_all()
         self._states, self._files = states, files
         return changed
 
@@ -96,10 +96,9 @@ class Records:
             manifest=self._manifest,
         )
 
-    def whole(self, place: int) -> Record:
-        """All of one scenario."""
-        assert self._stored is not None, "read before"
-        return self._stored[place]
+    def whole(self, place: int) -> Record | None:
+        """All of one scenario; None while the store cannot be read."""
+        return None if self._stored is None else self._stored[place]
 
     def _opened(self, file: Identity) -> RunStore:
         if file is None:

@@ -66,6 +66,8 @@ class RunView:
         if self._data is None or self._now is None or not 0 <= place < len(self._rows):
             return None
         record = self._records.whole(place)
+        if record is None:
+            return None
         scene = build_scene(self._data, record, embed=False)
         seen = self._prefix_is_seen(place)
         commands = []

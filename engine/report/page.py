@@ -190,8 +190,10 @@ def embedded_of(rows: Sequence[Row], max_embedded: int) -> frozenset[str]:
     """The scenarios whose videos go into the page: those of the lowest and of the highest gain."""
     scored = sorted((row.gain is not None, row.gain or 0.0, row.scenario.id) for row in rows)
     ranked = [name for *_, name in scored]  # unscored first
+    if len(ranked) <= max_embedded:
+        return frozenset(ranked)
     half = max_embedded // 2
-    return frozenset(ranked if len(ranked) <= max_embedded else ranked[:half] + ranked[half - max_embedded :])
+    return frozenset(ranked[:half] + ranked[len(ranked) - (max_embedded - half) :])
 
 
 def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
@@ -299,7 +301,7 @@ def summarize(data: ReportData) -> Summary:
     )
 
 
-def _loop_chart(data: ReportData) -> Markup:
+def loop_chart(data: ReportData) -> Markup:
     """Mean by round: of that round's takes, and of the champions (a scenario that stopped keeps its own)."""
     num_rounds = 1 + max((a.round for record in data.records for a in record.attempts), default=0)
     latest, best = [], []
@@ -354,7 +356,7 @@ def build_charts(data: ReportData) -> dict[str, Markup]:
     )
     last = max((a.index for record in data.records for a in record.attempts), default=0)
     return {
-        "loops": _loop_chart(data),
+        "loops": loop_chart(data),
         "categories": _category_chart(data),
         "stops": counts_chart(stops.most_common(), title="Why the loop stopped", css="neutral"),
         "picks": counts_chart(

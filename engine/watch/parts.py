@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from engine.errors import RetakeError
 from engine.report.charts import Estimate, Series, bar_chart
-from engine.report.page import Media, Row, Scene, build_charts, summarize
+from engine.report.page import Media, Row, Scene, Summary, loop_chart
 from engine.report.performance import performance, planned_parts
 from engine.report.run_data import Record, ReportData
 from engine.report.templates import page_script, part_of_page, source_hash, templates
@@ -81,26 +81,32 @@ class Parts:
         )
         return page, source_hash(script)
 
-    def all(
-        self, data: ReportData, rows: Sequence[Row], now: Now, lanes: Lanes, latest: Sequence[tuple[int, int]]
+    def of_facts(
+        self, data: ReportData, rows: Sequence[Row], summary: Summary, latest: Sequence[tuple[int, int]]
     ) -> dict[str, str]:
-        """By name; empty where there is nothing to show."""
-        summary, macros = summarize(data), self._macros
-        totals = lanes.timeline.totals() if lanes.timeline else None
-        cost = performance(lanes.tally if lanes.timeline else None, totals, summary.gain, data.manifest)
-        timeline = Markup(lanes.timeline.svg()) if lanes.timeline else None  # nosec B704 # it escapes its texts
+        """What changes with the store: HTML by name, empty where there is nothing to show."""
+        macros = self._macros
         failed = [(place, row) for place, row in enumerate(rows) if row.failure is not None]
         return {
-            "status": str(macros.status(data, now, self.commands(data, now))),
-            "tiles": str(macros.tiles(data, summary, now)),
-            "now": str(macros.lanes_now(now, LANES)),
+            "tiles": str(macros.tiles(summary)),
             "latest": str(macros.latest([_taken(data.records, *each) for each in latest])),
             "failures": str(macros.failures(failed)),
-            "memory": str(macros.memory(memory_chart(data, now.live), now)),
-            "lanes": str(macros.lanes(timeline, totals, lanes.fault)),
-            "cost": str(cost or ""),
-            "loops": str(macros.loops(build_charts(data)["loops"] if summary.num_takes else None)),
+            "loops": str(macros.loops(loop_chart(data) if summary.num_takes else None)),
             "asked": str(macros.asked(data.requests)),
+        }
+
+    def of_now(self, data: ReportData, now: Now, lanes: Lanes, gain: Estimate | None) -> dict[str, str]:
+        """What changes with every step. `gain`: as `performance` takes it."""
+        macros, timeline = self._macros, lanes.timeline
+        totals = timeline.totals() if timeline else None
+        cost = performance(lanes.tally if timeline else None, totals, gain, data.manifest)
+        drawing = Markup(timeline.svg()) if timeline else None  # nosec B704 # it escapes its texts
+        return {
+            "status": str(macros.status(now, self.commands(data, now))),
+            "now": str(macros.lanes_now(now, LANES)),
+            "memory": str(macros.memory(memory_chart(data, now.live))),
+            "lanes": str(macros.lanes(drawing, totals, lanes.fault)),
+            "cost": str(cost or ""),
         }
 
     def row(self, place: int, row: Row) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class Records:
         self.bare: list[Record] = []
         self.latest: list[tuple[int, int]] = []
         """Place of the scenario and number of the takes that were stored last, the last one first."""
+        self.num_reads = 0
+        """How often anything was there to read."""
         self._store: RunStore | None = None
         self._stored: StoredRecords | None = None
         self._inode: int | None = None
@@ -83,6 +85,7 @@ class Records:
             self._manifest = read_manifest(self.run / MANIFEST)
             refused.pop_all()
         self._states, self._files = states, files
+        self.num_reads += 1
         return changed
 
     def data(self) -> ReportData:

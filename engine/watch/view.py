@@ -7,11 +7,14 @@ holds, there is an answer: what cannot be read is told.
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine.errors import RetakeError, StoreError
-from engine.report.page import Row, build_row, build_scene, prefix_is_seen
+from engine.report.charts import Estimate
+from engine.report.page import Row, build_row, build_scene, prefix_is_seen, summarize
 from engine.report.run_data import ReportData
 from engine.runs.folder import is_live, place_in
 from engine.runs.live import LIVE, read_live
@@ -20,11 +23,19 @@ from engine.watch.lanes import Lanes
 from engine.watch.parts import NUM_LATEST, Now, Parts, served, stands
 from engine.watch.records import FILES, Identity, Records, identity
 
+SHARE = 0.1
+"""A run of thousands of scenarios takes a second to be summed up, and the machine is busy with it."""
+
 
 class RunView:
     """`changes` is what a page asks for again and again; the others are for one scenario, by its place."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(
+        self, run: Path, *, share: float = SHARE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`share`: of the time, at most, in which this reads."""
+        self._share, self._clock, self._due_s = share, clock, float("-inf")
+        self._gain: Estimate | None = None
         self.run = run.resolve()
         self.parts = Parts()
         self._records, self._lanes = Records(self.run), Lanes(self.run)
@@ -101,24 +112,34 @@ class RunView:
         return self._prefixes[key]
 
     def _refresh(self) -> None:
+        """Look at the folder, unless that took so long before that it is not due yet."""
+        began_s = self._clock()
+        if began_s < self._due_s:
+            return
         live = is_live(self.run)
         seen = (*(identity(self.run / name) for name in (*FILES, LIVE, TRACE, NOTES)), live)
         if seen == self._seen:
             return
-        self._is_new = False
-        self._seen = seen
+        self._seen, self._is_new = seen, False
         try:
-            changed = self._records.read(NUM_LATEST)
+            self._read(live)
         except RetakeError as error:
             self._keep({"status": self.parts.fault(error)})
             self._seen = ()  # asked again: a store may be put back
-            return
+        ended_s = self._clock()
+        self._due_s = ended_s + (ended_s - began_s) * (1 / self._share - 1)
+
+    def _read(self, live: bool) -> None:
+        before, changed = self._records.num_reads, self._records.read(NUM_LATEST)
         self._lanes.read()
         data = self._records.data()
         now = stands(data, read_live(self.run) if live else None, is_live=live)
-        self._keep_rows(data, now, changed)
-        rows = [row for _, row, _ in self._rows]
-        self._keep(self.parts.all(data, rows, now, self._lanes, self._records.latest))
+        if self._records.num_reads > before or self._now is None or self._now.state != now.state:
+            self._keep_rows(data, now, changed)
+            summary, rows = summarize(data), [row for _, row, _ in self._rows]
+            self._gain = summary.gain
+            self._keep(self.parts.of_facts(data, rows, summary, self._records.latest))
+        self._keep(self.parts.of_now(data, now, self._lanes, self._gain))
         self._data, self._now = data, now
 
     def _change(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -125,3 +126,10 @@ def test_what_is_no_run_and_a_port_in_use_are_refused(folder: Path, tmp_path: Pa
         port = str(taken.getsockname()[1])
         refused = CliRunner().invoke(cli.app, ["watch", str(other), "--port", port])
     assert refused.exit_code == 2 and f"port {port} cannot be used" in refused.output
+
+
+def test_a_missing_package_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "engine.watch.serve", raising=False)
+    refused = CliRunner().invoke(cli.app, ["watch", str(folder)])
+    assert refused.exit_code == 2 and "uvicorn" in refused.output and "[watch]" in refused.output

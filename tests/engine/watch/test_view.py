@@ -48,7 +48,7 @@ def folder(half: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def view(folder: Path) -> Iterator[RunView]:
-    made = RunView(folder)
+    made = RunView(folder, share=1.0)
     yield made
     made.close()
 
@@ -140,6 +140,18 @@ def test_another_run_in_its_place_is_shown_as_that(view: RunView, folder: Path) 
     assert told["num_rows"] == len(told["rows"]) == 2 and told["latest"] is None
 
 
+def test_it_reads_a_tenth_of_the_time_at_most(folder: Path) -> None:
+    times = iter([0.0, 2.0, 19.9, 20.1, 20.2])  # the first look takes two seconds
+    view = RunView(folder, clock=lambda: next(times))
+    first = view.changes("")
+    with RunStore.open(folder) as store:
+        why = store.pending()[0].id
+        store.outcome(Outcome(scenario_id=why, attempts=store.attempts(why), failure="broken"))
+    assert view.changes("")["rev"] == first["rev"]
+    assert view.changes("")["rev"] != first["rev"]
+    view.close()
+
+
 def test_only_what_the_run_made_or_saw_is_handed_out(view: RunView, folder: Path, tmp_path: Path) -> None:
     view.changes("")
     with RunStore.open(folder, read_only=True) as store:
@@ -169,7 +181,7 @@ def test_a_prefix_is_handed_out_while_it_is_the_one_that_the_run_saw(tmp_path: P
     scenario = replace(SCENARIOS[0], prefix=replace(SCENARIOS[0].prefix, path=clip))
     RunStore.create(out, [scenario]).close()
     (out / "manifest.json").write_text(f'{{"prefixes": {{"{scenario.id}": "{file_digest(clip)}"}}}}')
-    view = RunView(out)
+    view = RunView(out, share=1.0)
     assert view.prefix(0) == clip
     clip.write_bytes(b"another clip")
     assert view.prefix(0) is None

@@ -39,6 +39,7 @@ ORDER = (
     *KINDS_BY_NAME,
     "faults",
     "growth",
+    "demo_seconds",
 )
 MOVED = {
     **{

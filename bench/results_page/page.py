@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench.results_page import (
     decode_section,
-    demo_section,
     demo_seconds_section,
+    demo_section,
     export_sections,
     faults_section,
     growth_section,

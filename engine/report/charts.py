@@ -93,7 +93,8 @@ def line_chart(labels: Sequence[str], series: Sequence[Series], *, title: str) -
     if not points:
         return Markup('<p class="empty">No values.</p>')
     ends = [p.mean if end is None else end for p in points for end in (p.low, p.high)]
-    ticks = _ticks(min(ends), max(ends))
+    low, high = min(ends), max(ends)
+    ticks = _ticks(low, high) if high > low else _ticks(low - 1, high + 1)  # one value, in the middle
     plot_width, plot_height = WIDTH_PX - left - right, height - top - bottom
 
     def x_of(index: int, shift: float) -> float:

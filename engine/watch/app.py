@@ -73,8 +73,8 @@ def make_app(view: RunView, token: str, reader: Executor) -> ASGIApp:
         Route("/", page),
         Route("/state", state),
         Route("/scene/{place:int}", scene),
-        Route("/{path:path}", video),
         Route("/prefix/{place:int}", prefix),
+        Route("/{path:path}", video),
     ]
     return Guard(Starlette(routes=routes), token)
 

@@ -101,7 +101,10 @@ async function show(place) {
       if (at < opened.length) one.open = opened[at];
     });
   }
-  for (const video of scene.querySelectorAll("video")) video.preload = "metadata"; // few, and on this machine
+  for (const video of scene.querySelectorAll("video")) {
+    video.preload = "metadata"; // a picture before it plays: these are few, and on this machine
+    video.load();
+  }
   start(scene);
   const fresh = players.get(scene);
   if (again && wanted !== null && fresh.button) {

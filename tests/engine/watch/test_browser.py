@@ -114,6 +114,8 @@ def test_the_page_follows_a_run_to_its_end_and_comes_back_with_its_server(
 
         browser.run("document.getElementById('viewer').scrollIntoView({behavior: 'instant'})")
         browser.until(f"{TAKES}.length === 1 && {TAKES}[0].currentTime > 0.3")
+        browser.until("document.querySelector('#scenes video[data-role=prefix]').readyState >= 1")
+        assert browser.run("document.documentElement.dataset.brokenVideos || ''") == ""
         browser.run(f"{TAKES}[0].currentTime = 4.2")
         browser.until(f"{TAKES}[0].currentTime >= 4.2")
 

@@ -45,7 +45,7 @@ ROOMS = {
     "build": "settings machine video runs datasets denoise loop kernels",
     "cluster": "settings machine runs loop build kernels",
     "report": "video runs loop",
-    "watch": "video runs loop report",
+    "watch": "runs report",
     "demo": "settings machine video datasets generators critics selectors loop",
     "commands": "settings machine video runs datasets loop build cluster report watch demo kernels",
     "api": "settings machine video runs datasets loop build report",

@@ -84,10 +84,11 @@ def device_memory(device: str) -> dict[str, int]:
         return {}
     import torch
 
+    found = torch.cuda.memory_stats(device)
     return {
-        "allocated": int(torch.cuda.memory_allocated(device)),
-        "peak_allocated": int(torch.cuda.max_memory_allocated(device)),
-        "reserved": int(torch.cuda.memory_reserved(device)),
+        "allocated": int(found["allocated_bytes.all.current"]),
+        "peak_allocated": int(found["allocated_bytes.all.peak"]),
+        "reserved": int(found["reserved_bytes.all.current"]),
     }
 
 

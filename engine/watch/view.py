@@ -23,8 +23,9 @@ from engine.watch.lanes import Lanes
 from engine.watch.parts import NUM_LATEST, Now, Parts, served, stands
 from engine.watch.records import FILES, Identity, Records, identity
 
-SHARE = 0.1
-"""A run of thousands of scenarios takes a second to be summed up, and the machine is busy with it."""
+SHARE, LONGEST_S = 0.1, 5.0
+"""Of the time, at most, in which a view reads, but for a look every LONGEST_S: a run of thousands of
+scenarios takes half a second to be summed up, and the machine is busy with it."""
 
 
 class RunView:
@@ -127,7 +128,7 @@ class RunView:
             self._keep({"status": self.parts.fault(error)})
             self._seen = ()  # asked again: a store may be put back
         ended_s = self._clock()
-        self._due_s = ended_s + (ended_s - began_s) * (1 / self._share - 1)
+        self._due_s = ended_s + min((ended_s - began_s) * (1 / self._share - 1), LONGEST_S)
 
     def _read(self, live: bool) -> None:
         before, changed = self._records.num_reads, self._records.read(NUM_LATEST)

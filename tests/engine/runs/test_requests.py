@@ -145,3 +145,19 @@ def test_an_older_store_has_none_and_a_foreign_row_is_refused(store: RunStore) -
         database.execute("INSERT INTO requests VALUES (1, 'a', 'b', 'dance', NULL)")
     with RunStore.open(store.folder, read_only=True) as foreign, pytest.raises(StoreError, match="dance"):
         foreign.requests.all()
+
+
+def test_pauses_of_the_whole_run_are_no_work(store: RunStore) -> None:
+    now = [100.0]
+    looking = control(store, lambda: now[0])
+    for seconds, wish, name in (
+        (10, Wish.PAUSE, None),
+        (20, Wish.PAUSE, ONE),  # of one scenario: the others go on, but for the pause of all
+        (30, Wish.UNPAUSE, None),
+        (40, Wish.PAUSE, None),
+    ):
+        now[0] = 100.0 + seconds
+        ask(store.folder, wish, name)
+        looking.look()
+    now[0] = 160.0
+    assert looking.worked_s() == 10 + 10, "from 0 to 10 and from 30 to 40"

@@ -73,6 +73,13 @@ def test_whiskers_stay_inside_the_plot() -> None:
         assert 0 <= float(whisker["y1"]) <= 300 and 0 <= float(whisker["y2"]) <= 300
 
 
+def test_the_axis_of_one_value_has_marks_that_differ() -> None:
+    """As of a run that has just stored its first take."""
+    svg = line_chart(["0"], [Series(name="a", css="first", points=(point(80),))], title="t")
+    marks = re.findall(r'text-anchor="end">([^<]*)<', svg)
+    assert len(set(marks)) == len(marks) >= 2 and "80" in marks
+
+
 def test_names_of_equal_lines_do_not_cover_each_other() -> None:
     lines = [Series(name=name, css="first", points=(point(50),)) for name in ("a", "b", "c")]
     heights = sorted(float(e["y"]) for e in attributes(line_chart(["0"], lines, title="t"), "text", "name"))

@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.autotune import Tiles, candidates
@@ -60,13 +59,11 @@ class Chosen:
 
 def means(x: Tensor, block: int) -> Tensor:
     """fp32 [B, A, blocks, D] of x [B, A, N, D]; the last block may be cut."""
-    missing = -x.shape[2] % block
-    padded = F.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, block))
-    total = torch.sum(padded, 3, dtype=torch.float32)
-    if missing == 0:
-        return total / block
-    whole = total[:, :, :-1] / block
-    return torch.cat([whole, total[:, :, -1:] / (block - missing)], dim=2)
+    whole = x.shape[2] // block
+    parts = [torch.mean(x[:, :, : whole * block].unflatten(2, (whole, block)), 3, dtype=torch.float32)]
+    if x.shape[2] > whole * block:
+        parts.append(torch.mean(x[:, :, whole * block :], 2, keepdim=True, dtype=torch.float32))
+    return torch.cat(parts, dim=2)
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, prefix: int, layout: Layout) -> Chosen:

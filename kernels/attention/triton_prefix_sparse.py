@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kernels.attention import _prefix_sparse, _triton
 from kernels.attention._checks import check, first_reason, not_among, refuse_lengths
-from kernels.attention._prefix_sparse import LAYOUT, Layout
+from kernels.attention._prefix_sparse import Layout
 from kernels.autotune import Tiles
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ ACCURACY = "sparse"
 ERROR_FACTOR = 4.0
 TABLE = _prefix_sparse.TABLE
 TAKES_PREFIX = True
+LAYOUT = _prefix_sparse.LAYOUT
 expected = _prefix_sparse.expected
 
 
@@ -36,6 +37,13 @@ def _not_here(problem: AttentionProblem) -> str | None:
     if scores > _prefix_sparse.MAX_SCORES:
         return f"{scores} scores would be kept in memory, more than {_prefix_sparse.MAX_SCORES}"
     return not_among(problem, dtypes=("bf16", "fp16", "fp32"), masks=("none",))
+
+
+def plain(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, prefix: int = 0, rows: slice, layout: Layout = LAYOUT
+) -> Tensor:
+    """fp32 [B, A, n, D]: the formula in torch, for the n queries of `rows` alone."""
+    return _prefix_sparse.attention(q, k, v, scale=scale, prefix=prefix, layout=layout, rows=rows)
 
 
 def run(

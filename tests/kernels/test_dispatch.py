@@ -30,6 +30,8 @@ ROUGH = GOOD.replace('"exact"', '"8bit"')
 
 def test_the_folder_is_the_registry() -> None:
     assert names() == [
+        "comfy_int8",
+        "comfy_sol",
         "cudnn_fp8",
         "fa3",
         "fa3_fp8",

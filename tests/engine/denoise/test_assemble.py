@@ -19,6 +19,7 @@ from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.forward import FastDenoiser
 from engine.generators.wan.recipes import WAN
+from engine.quant.attention_error import LAYOUTS
 from engine.quant.calibration import FORMATS
 from engine.quant.linears import KERNELS, QuantizedLinear
 from engine.quant.precision_policy import FILE, Policy, PolicyEntry, checkpoint_digest
@@ -353,10 +354,9 @@ def test_without_a_policy_everything_is_as_if_there_were_none(with_policy: Path)
 
 
 def test_8_bit_kernels_stand_for_a_measured_format() -> None:
-    eight_bit = {name for name in dispatch.names() if dispatch.load(name).ACCURACY == "8bit"}
-    assert set(module.MEASURED_AS) == eight_bit and set(module.MEASURED_AS.values()) == {
-        KERNELS[f].FORMAT for f in FORMATS
-    }
+    rough = {name for name in dispatch.names() if dispatch.load(name).ACCURACY != "exact"}
+    assert set(module.MEASURED_AS) == rough - {"triton_skip_softmax"}, "whose loss has a bound"
+    assert set(module.MEASURED_AS.values()) == {KERNELS[f].FORMAT for f in FORMATS} | set(LAYOUTS)
 
 
 # --- graphs and other refusals ------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def test_without_the_package_it_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(("q_len", "kv_len"), [(33, 70), (129, 129), (257, 251), (129, 8193), (1000, 77)])
 def test_sizes(q_len: int, kv_len: int, head_dim: int) -> None:
-    """Of 129 queries over 8193 keys its own tests are known to fail (docs/behaviour.md)."""
+    """Those of 129 queries over 8193 keys were published as failing in its own tests."""
     check(comfy_int8, *tensors(q_len, kv_len, head_dim, torch.bfloat16))
 
 

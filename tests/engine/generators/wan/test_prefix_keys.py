@@ -3,21 +3,29 @@ that outlives a take."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_denoise as tiny
 import torch
+from tiny_wan import build_folder, build_scenario, edit
 from torch import Tensor
 
 from engine.denoise.guidance import Guidance, GuidedText
 from engine.denoise.layers import BoundAttention, bind
+from engine.generators.wan import generator as wan
+from engine.generators.wan import job as wan_job
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.forward import FastDenoiser, FastWan
+from engine.generators.wan.memory import prefix_bytes
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.prefix_keys import KeptPrefixDenoiser, OwnPrefixDenoiser, for_take, prefix_note
 from engine.generators.wan.recipes import WAN
 from engine.quant.surgery import quantize_linears
+from engine.settings.presets import DenoiseSettings
+from engine.types import Prompt
 from kernels.reference import plain
 
 TIMES = (900.0, 640.0, 300.0, 100.0)
@@ -191,6 +199,28 @@ def test_other_denoisers_are_left_as_they_are() -> None:
     assert prefix_note(tiny.fast(own()), 4) == "computed once a take"
     with pytest.raises(AssertionError, match="looks at noisy tokens"):
         fast.wan.own_prefix_keys(tiny.latents(), PREFIX)
+
+
+@pytest.mark.parametrize("attention", ["own", "all"])
+def test_what_a_job_keeps_is_in_the_plan(tmp_path: Path, attention: str) -> None:
+    folder = build_folder(tmp_path / "wan")
+    edit(folder, "retake.json", prefix_attention=attention)
+    settings = DenoiseSettings(forward="fast", prefix_steps=3)
+    generator = wan.load(folder, device="cpu", dtype="fp32", denoise=settings)
+    planned = prefix_bytes(generator.parts, generator.spec, generator.guidance_scale, settings)
+    assert generator.notes["prefix"] == f"computed {'once a take' if attention == 'own' else 'every 3 steps'}"
+    prompt = Prompt(text="a ball", negative="still", seed=1, revision=0)
+    job = generator.start(build_scenario(tmp_path), prompt)
+    takes: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wan_job, "for_take", lambda *given: takes.append(for_take(*given)) or takes[-1])
+        job.launch()
+        job.launch()
+    (take,) = takes
+    kept = [take._prefix] if attention == "own" else [keys for _, keys in take._kept.values()]
+    assert planned == sum(tensor.nbytes for keys in kept for pair in keys.pairs for tensor in pair) > 0
+    without = dataclasses.replace(settings, forward="library", prefix_steps=1)
+    assert prefix_bytes(generator.parts, generator.spec, generator.guidance_scale, without) == 0
 
 
 @pytest.mark.gpu

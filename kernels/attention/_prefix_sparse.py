@@ -76,8 +76,8 @@ def choose(q: Tensor, k: Tensor, v: Tensor, prefix: int, layout: Layout) -> Chos
     return Chosen(
         blocks=found.sort(dim=3).values.to(torch.int32),
         chosen=torch.zeros_like(scores, dtype=torch.bool).scatter_(3, found, True),
-        keys=keys.to(k.dtype),
-        values=means(v[:, :, prefix:], layout.key_block).to(v.dtype),
+        keys=keys.to(k.dtype).contiguous(),
+        values=means(v[:, :, prefix:], layout.key_block).to(v.dtype).contiguous(),
         last_length=num_keys - (keys.shape[2] - 1) * layout.key_block,
     )
 

@@ -57,7 +57,7 @@ def _prefix_sparse(
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
         full = prefix // BLOCK_N
-        cut = (prefix % BLOCK_N == 0).to(tl.int32)
+        cut = tl.where(prefix % BLOCK_N == 0, 1, 0)
 
     # Blocks are ascending: none but the last can be the one that the end of the keys cuts. So one loop takes
     # the whole tiles of the prefix and all blocks but the last, another what is left of the prefix and that.

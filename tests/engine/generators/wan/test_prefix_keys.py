@@ -201,6 +201,20 @@ def test_other_denoisers_are_left_as_they_are() -> None:
         fast.wan.own_prefix_keys(tiny.latents(), PREFIX)
 
 
+def test_a_take_with_a_prefix_of_its_own_is_that_of_the_library(tmp_path: Path) -> None:
+    folder = build_folder(tmp_path / "wan")
+    edit(folder, "retake.json", prefix_attention="own")
+    scenario, prompt = build_scenario(tmp_path), Prompt(text="a ball", negative="still", seed=1, revision=0)
+    found = []
+    for forward in ("library", "fast"):
+        generator = wan.load(folder, device="cpu", dtype="fp32", denoise=DenoiseSettings(forward=forward))
+        job = generator.start(scenario, prompt)
+        while job.steps_left:
+            job.launch().wait()
+        found.append(job.result().frames.astype(int))
+    assert abs(found[0] - found[1]).max() <= 1 and found[0].std() > 1
+
+
 @pytest.mark.parametrize("attention", ["own", "all"])
 def test_what_a_job_keeps_is_in_the_plan(tmp_path: Path, attention: str) -> None:
     folder = build_folder(tmp_path / "wan")

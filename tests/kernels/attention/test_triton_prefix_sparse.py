@@ -140,6 +140,12 @@ def test_supports_says_what_is_wrong() -> None:
         triton_prefix_sparse.run(*tensors(16, 16), scale=0.1, kv_lengths=lengths(3, 3))
 
 
+def test_it_is_traced_in_one_piece() -> None:
+    q, k, v = tensors(40, 70, dtype=DTYPE, batch=1)
+    traced = torch.compile(launched, fullgraph=True, backend="eager")
+    assert torch.equal(traced(q, k, v, 6), launched(q, k, v, 6))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [64, 128])

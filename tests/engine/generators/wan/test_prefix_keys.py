@@ -179,6 +179,15 @@ def test_each_branch_has_its_own_and_a_step_that_was_left_out_makes_it_older(
     assert made == [(900.0, "uncond"), (900.0, "cond"), (300.0, "cond"), (100.0, "uncond")]
 
 
+def test_blocks_are_traced_in_one_piece() -> None:
+    """As they are compiled, with a backend that costs nothing."""
+    transformer = own(num_layers=1)
+    plain, traced = (for_take(tiny.fast(transformer), TIMES, 1) for _ in range(2))
+    for block in traced._denoiser.wan.blocks:
+        block.compile(fullgraph=True, dynamic=False, backend="eager")
+    assert tiny.largest(at_step(traced, 0), at_step(plain, 0)) < 1e-5
+
+
 def test_guidance_runs_over_it() -> None:
     """As a job does: batched and not, the same numbers."""
     found = []

@@ -28,6 +28,7 @@ ORDER = (
     "denoiser",
     "vlm_decode",
     "attention",
+    "past_dense",
     "linear",
     "vae",
     "aoti",

@@ -45,7 +45,7 @@ def spelled(capability: str) -> list[int]:
 def check(rows: list[dict], capability: str) -> None:
     failed = [row for row in rows if "error" in row]
     assert not failed, "\n".join(f"{row['case']}: {row['error']}" for row in failed)
-    expected = {"_kernel", "_gemm_kernel", "_forward", "_int8_rows"}
+    expected = {"_kernel", "_gemm_kernel", "_forward", "_int8_rows", "_prefix_sparse"}
     if capability != "8.0":
         expected |= {"_chunk_amax", "_quantize"}
     assert expected <= {row["kernel"] for row in rows}

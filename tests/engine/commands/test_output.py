@@ -314,7 +314,7 @@ def test_a_run_keeps_a_log_and_tells_its_outcomes_as_json(
 def test_a_failed_scenario_is_told_on_stderr_and_its_traceback_logged(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.generators.wan.generator import WanJob
+    from engine.generators.wan.job import WanJob
 
     def fail(self: WanJob) -> None:
         raise ValueError(HOSTILE)

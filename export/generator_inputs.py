@@ -113,7 +113,7 @@ def _latents_of_takes(
     generator: Any, requests: Sequence[tuple[Scenario, Prompt]], spec: ExportSpec
 ) -> Iterator[Forward]:
     """Normalised, as the decoder's subject takes them; nothing is decoded."""
-    from engine.generators.wan.vae import normalise
+    from engine.autoencoder.vae import normalise
 
     vae = generator.parts.vae
     for scenario, prompt in requests:
@@ -185,7 +185,7 @@ def _prompt(scenario: Scenario, negative: str, seed: int) -> Prompt:
 
 def _own(made: Any) -> tuple[int, int, int]:
     """Latent height, width and frames of prefix and continuation together."""
-    from engine.generators.wan.vae import TEMPORAL_STRIDE, latent_frames_of
+    from engine.autoencoder.vae import TEMPORAL_STRIDE, latent_frames_of
 
     spec, stride = made.spec, made.parts.vae.config.scale_factor_spatial
     prefix = spec.prefix_frames + (1 - spec.prefix_frames) % TEMPORAL_STRIDE
@@ -194,7 +194,7 @@ def _own(made: Any) -> tuple[int, int, int]:
 
 def _latents(made: Any, shape: str) -> tuple[int, int, int]:
     """Of HEIGHTxWIDTHxFRAMES in pixels; ConfigError when the autoencoder has no such latents."""
-    from engine.generators.wan.vae import TEMPORAL_STRIDE
+    from engine.autoencoder.vae import TEMPORAL_STRIDE
 
     parts = shape.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):

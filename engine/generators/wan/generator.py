@@ -15,6 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.autoencoder.memory import latent_shape, padded, to_uint8
+from engine.autoencoder.vae import (
+    decode_in_chunks,
+    denormalise,
+    encode_mode,
+    latent_frames_of,
+    num_chunks,
+)
+from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.early_stop import EarlyStop
 from engine.denoise.family import Shape
@@ -29,17 +38,9 @@ from engine.generators.wan.family import WanFamily
 from engine.generators.wan.folder import WanParts, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.lora_names import lora_aliases
-from engine.generators.wan.memory import latent_shape, num_tokens, padded, to_uint8
+from engine.generators.wan.memory import num_tokens
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.text import embed, to_device, token_ids
-from engine.generators.wan.vae import (
-    decode_in_chunks,
-    denormalise,
-    encode_mode,
-    latent_frames_of,
-    num_chunks,
-)
-from engine.generators.wan.vae_fused import use_fused_vae
 from engine.machine.streams import fence
 from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings
@@ -197,14 +198,14 @@ class WanGenerator:
         """What one forward of the denoiser sees."""
         return Shape(
             batch=2 if self.batched else 1,
-            tokens=num_tokens(self.parts, latent_shape(self.parts, self.spec)),
+            tokens=num_tokens(self.parts, latent_shape(self.parts.vae, self.spec)),
             text_tokens=self.parts.max_text_tokens,
         )
 
     @property
     def forward_sizes(self) -> dict[str, int]:
         """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for."""
-        _, _, frames, height, width = latent_shape(self.parts, self.spec)
+        _, _, frames, height, width = latent_shape(self.parts.vae, self.spec)
         return {"F": frames, "h": height, "w": width, "L": self.parts.max_text_tokens}
 
     @property
@@ -387,7 +388,7 @@ class WanJob:
         """Initial noise from a host generator seeded by the prompt alone: the same on every device."""
         parts = self._generator.parts
         source = torch.Generator().manual_seed(self._request.seed)
-        shape = latent_shape(parts, parts.spec)
+        shape = latent_shape(parts.vae, parts.spec)
         return to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)
 
 

@@ -40,7 +40,8 @@ from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.memory import num_tokens
 from engine.generators.wan.settings import WanDefaults
-from engine.generators.wan.text import embed, to_device, token_ids
+from engine.generators.wan.text import embed, token_ids
+from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Denoiser, Fence
 from engine.settings.presets import DenoiseSettings

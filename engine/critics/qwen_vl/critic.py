@@ -59,6 +59,7 @@ CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
 NUM_TRIES = 2
 NUM_RECENT = 4
+SHARED = "those of the generator's text tower, in memory once"
 
 
 def _reader() -> ThreadPoolExecutor:
@@ -84,6 +85,8 @@ class QwenVLCritic:
     device: str = "cpu"
     """Where it is, or would be with weights."""
     notes: Mapping[str, str]
+    lent: Any = None
+    """The transformer of a generator whose text tower is the model's; its memory is that of the generator."""
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
     recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
     """The tokens of the last replies, which the next ones partly repeat."""
@@ -288,19 +291,27 @@ def load(
     with_weights: bool = True,
     replies: int = 1,
     takes: VideoSpec | None = None,
+    tower: Any = None,
 ) -> QwenVLCritic:
     """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
     Without weights the model has shapes only (device meta): enough for the footprint.
     `patches`: critiques write only what changes of the plan. `takes`: what it will be asked about; a GPU
-    then gives the memory for it at once.
+    then gives the memory for it at once. `tower`: the transformer of a loaded Cosmos3 generator of the same
+    folder, by whose text tower the critic reads; None reads the weights of a language model of its own.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
     settings = read_settings(folder, patches=patches)
+    lent = tower if quantization == "none" else None  # weights of fewer bits are the critic's own
     parts = read_folder(
-        folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
+        folder,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        with_weights=with_weights,
+        tower=lent,
     )
     model, config = parts.model, parts.model.config
     slots: Slots | None = None
@@ -329,7 +340,8 @@ def load(
         slots=slots,
         replies=replies,
         device=device,
-        notes={"chat_template": parts.chat_template},
+        notes={"chat_template": parts.chat_template, **({} if lent is None else {"weights": SHARED})},
+        lent=lent,
     )
     if slots is not None and critic.on_gpu and takes is not None:
         slots.expect(planned_length(critic, takes))

@@ -107,7 +107,7 @@ def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> N
         ModelError, match="'FluxPipeline', which no family loads; known: Cosmos3Omni, Wan"
     ) as caught:
         model_folders.find_generator(str(pipeline))
-    assert caught.value.fix == "give a folder of one of the families: wan", "only those that load something"
+    assert caught.value.fix == "give a folder of one of the families: cosmos3, wan"
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="'llama', which no family loads; known: qwen2_5_vl, qwen3_vl"):
         model_folders.find_critic(str(critic))

@@ -153,3 +153,79 @@ def add_reasoner(folder: Path) -> Path:
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "edge": {
+        "hidden_size": 2048,
+        "intermediate_size": 9216,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "vocab_size": 131072,
+        **EDGE,
+    },
+    "nano": {"sound_gen": True, "sound_dim": 64, "action_gen": True, "action_dim": 64},
+    "super": {
+        "hidden_size": 5120,
+        "intermediate_size": 25600,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 64,
+    },
+}
+"""What differs from Nano, whose sizes are the defaults of the library."""
+WAN22_VAE: dict[str, Any] = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,
+    "latents_std": [1.0] * 48,
+}
+
+
+def outline_folder(folder: Path, architecture: str, **sidecar: Any) -> Path:
+    """A folder of a published size whose weights are empty files: enough for a plan, which reads none."""
+    with torch.device("meta"):
+        made = Cosmos3OmniTransformer(**ARCHITECTURES[architecture])
+        vae = AutoencoderKLWan(**WAN22_VAE)
+    made.save_config(folder / "transformer")
+    vae.save_config(folder / "vae")
+    UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction").save_pretrained(
+        folder / "scheduler"
+    )
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder / "text_tokenizer")
+    tokenizer.save_pretrained(folder)
+    for part in ("transformer", "vae"):
+        (folder / part / "weights.safetensors").touch()
+    index = {"_class_name": "Cosmos3OmniPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    (folder / "retake.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    _reasoner_config(made.config, tokenizer, architecture).save_pretrained(folder)
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def _reasoner_config(sizes: Any, tokenizer: Any, architecture: str) -> Any:
+    """The text tower as transformers has it, and eyes of Qwen3-VL's size."""
+    ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIALS}
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads", "head_dim")
+    text = Qwen3VLTextConfig(**{name: getattr(sizes, name) for name in names})
+    eyes = Qwen3VLVisionConfig(out_hidden_size=sizes.hidden_size)
+    config = Cosmos3OmniConfig(
+        text_config=text.to_dict(),
+        vision_config=eyes.to_dict(),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    if architecture == "edge":
+        config.model_type = "cosmos3_edge"
+    return config

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from engine.critics.qwen_vl.decode import Decoding
-from engine.critics.qwen_vl.folder import read_folder
+from engine.critics.qwen_vl.folder import CriticParts, read_folder
 from engine.critics.qwen_vl.footprint import footprint, planned_length
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
@@ -314,20 +314,10 @@ def load(
         tower=lent,
     )
     model, config = parts.model, parts.model.config
-    slots: Slots | None = None
-    grammars: Grammars | None = None
+    grammars = None
     if with_weights:
         grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
-        if torch.device(model.device).type == "cuda":
-            pack_linears(groups(model))
-            torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
-        slots = Slots(
-            TextStep(model),
-            device=torch.device(model.device),
-            eos_ids=parts.eos_ids,
-            max_new_tokens=settings.max_new_tokens,
-            at_once=replies,
-        )
+    slots = _slots(parts, settings.max_new_tokens, replies) if with_weights else None
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     critic = QwenVLCritic(
         model=model,
@@ -346,3 +336,14 @@ def load(
     if slots is not None and critic.on_gpu and takes is not None:
         slots.expect(planned_length(critic, takes))
     return critic
+
+
+def _slots(parts: CriticParts, max_new_tokens: int, replies: int) -> Slots:
+    device = torch.device(parts.model.device)
+    if device.type == "cuda":
+        pack_linears(groups(parts.model))
+        torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
+    step = TextStep(parts.model)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what was merged, once more
+    return Slots(step, device=device, eos_ids=parts.eos_ids, max_new_tokens=max_new_tokens, at_once=replies)

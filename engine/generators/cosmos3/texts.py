@@ -10,8 +10,8 @@ from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixTimestep
 from engine.protocols import Denoiser
 
-KEPT: Final = 3
-"""The negative prompt, the prompt of the take under way, and that of the next one."""
+KEPT: Final = 2
+"""The negative prompt, and the prompt of the take under way."""
 
 
 class KeptTexts:

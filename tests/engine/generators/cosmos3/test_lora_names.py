@@ -36,9 +36,7 @@ def test_a_file_is_merged_under_either_name(folder: Path, tmp_path: Path, target
     loras = [read_lora(lora(tmp_path / "a.safetensors", target), 0.5)]
     plain = cosmos3.load(folder, device="cpu", dtype="fp32")
     made = cosmos3.load(folder, device="cpu", dtype="fp32", loras=loras)
-    change = (
-        made.parts.transformer.get_submodule(HERE).weight - plain.parts.transformer.get_submodule(HERE).weight
-    )
+    after, before = (one.parts.transformer.get_submodule(HERE).weight for one in (made, plain))
     (update,) = loras[0].updates.values()
     torch.testing.assert_close(after - before, 0.5 * update.up @ update.down, atol=1e-5, rtol=1e-5)
 

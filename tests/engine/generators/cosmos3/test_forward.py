@@ -150,6 +150,23 @@ def test_blocks_compile_as_one_graph(layout: dict[str, Any], monkeypatch: pytest
     torch._dynamo.reset()
 
 
+def test_texts_of_every_length_share_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two lengths each is compiled; from then on one compilation serves all, with the same numbers."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
+    torch._dynamo.reset()
+    model = tiny.transformer(num_layers=1)
+    plain, quick = fast(model), fast(model)
+    compile_blocks(quick.blocks, lengths_vary=True)
+    counts = []
+    for length in (5, 6, 9, 11):
+        text = tiny.token_ids(length)
+        assert tiny_denoise.largest(ask(quick, text=text), ask(plain, text=text)) < 1e-5
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts[1] == counts[-1], counts
+    torch._dynamo.reset()
+
+
 def test_patches_come_back() -> None:
     video = torch.randn(2, 4, 3, 4, 6)
     tokens = patchify(video, 2)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results_page import (
+    cosmos3_section,
     decode_section,
     demo_section,
     export_sections,
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "demo_run": demo_section.demo_run,
     "end_to_end": whole_run_section.whole_run,
     "scaling": scaling_section.scaling,
+    "cosmos3": cosmos3_section.cosmos3,
     "denoiser": speed_sections.denoiser,
     "vlm_decode": decode_section.decode,
     "overlap": overlap_section.overlap,

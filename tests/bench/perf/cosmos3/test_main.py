@@ -12,6 +12,7 @@ import pytest
 
 from bench.perf.cosmos3 import __main__ as command
 from bench.perf.cosmos3.document import CRITIQUED, LIBRARY, OURS, joined, summary
+from bench.results_page.page import make_page
 
 ROWS: list[dict[str, Any]] = [
     {"part": "480p", "name": "480p memory", "memory": [{"error": -0.03}, {"error": 0.01}]},
@@ -37,6 +38,15 @@ def test_the_summary_has_medians_ratios_and_the_worst_error() -> None:
 def test_latents_that_differ_fail_the_check() -> None:
     good, bad = ({**ROWS[1], "latent_error": error} for error in (0.05, 0.5))
     assert joined([good], {}, "c")["all_checks_hold"] and not joined([bad], {}, "c")["all_checks_hold"]
+
+
+def test_the_results_page_has_a_section_of_it(tmp_path: Path) -> None:
+    rows = [{**row, "stages": {"denoise step": 20.0}} if "way" in row else row for row in ROWS]
+    document = joined(rows, {"size": "nano", "steps": 35, "preset": "fast"}, "python -m bench.perf.cosmos3")
+    (tmp_path / "cosmos3_h200.json").write_text(json.dumps(document))
+    text = make_page(tmp_path).text
+    assert "480p: 33.0 s, 2.02x diffusers; 720p: 130.0 s; memory planned at most 3.0 % off" in text
+    assert "| 480p | library | 66.50 | 66.00 | 67.00 | 2 | denoise step 20.00 |" in text
 
 
 def options(out: Path, *more: str) -> list[str]:

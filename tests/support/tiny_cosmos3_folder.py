@@ -53,22 +53,24 @@ def autoencoder() -> AutoencoderKLWan:
 
 def transformer(vocabulary: int, layout: dict[str, Any] | None = None) -> Cosmos3OmniTransformer:
     """Random, also in the norms; as the published ones it could make sound and actions too."""
-    other = {"sound_gen": True, "sound_dim": 4, "action_gen": True, "action_dim": 3}
-    made = Cosmos3OmniTransformer(
-        head_dim=16,
-        hidden_size=64,
-        intermediate_size=128,
-        latent_channel=CHANNELS,
-        patch_latent_dim=4 * CHANNELS,
-        num_attention_heads=4,
-        num_hidden_layers=3,
-        num_key_value_heads=2,
-        vocab_size=vocabulary,
-        rope_axes_dim=(4, 2, 2),
-        rope_theta=10000.0,
-        num_embodiment_domains=2,
-        **other | (layout or {}),
-    ).eval()
+    config: dict[str, Any] = {
+        "head_dim": 16,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "latent_channel": CHANNELS,
+        "patch_latent_dim": 4 * CHANNELS,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 2,
+        "rope_axes_dim": (4, 2, 2),
+        "rope_theta": 10000.0,
+        "sound_gen": True,
+        "sound_dim": 4,
+        "action_gen": True,
+        "action_dim": 3,
+        "num_embodiment_domains": 2,
+    }
+    made = Cosmos3OmniTransformer(vocab_size=vocabulary, **config | (layout or {})).eval()
     for name, parameter in made.named_parameters():
         if "norm" in name:
             parameter.data = 1 + 0.3 * torch.randn_like(parameter)

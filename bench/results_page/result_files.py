@@ -54,6 +54,7 @@ MOVED = {
             "selector_quality",
         )
     },
+    "bench.perf.demo_seconds": "bench.quality.demo_seconds",
     "bench.suites.export_build": "bench.perf.export_build",
     "bench.suites.scoring_check": "bench.scoring.check.compare",
 }

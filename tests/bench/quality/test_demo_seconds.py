@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.perf.demo_seconds import cores_of, summary
+from bench.quality.demo_seconds import cores_of, summary
 from engine.errors import ConfigError
 
 

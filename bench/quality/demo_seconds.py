@@ -1,6 +1,6 @@
 """How long `retake demo` takes, start to report, on this GPU and on two cores of this machine's CPU.
 
-    python -m bench.perf.demo_seconds --out bench/results/demo_seconds_h200.json --budget 300
+    python -m bench.quality.demo_seconds --out bench/results/demo_seconds_h200.json --budget 300
 
 Every run is the command itself in a process and folder of its own. The first on each device is cold: it
 makes the caches that the later ones find. Both devices run at once, on cores of
@@ -51,7 +51,7 @@ def main() -> None:
     if "gpu" in devices and not around["machine"]["gpus"]:
         raise ConfigError("this machine has no GPU", fix="--only cpu measures the CPU alone")
     runs = measure(devices, asked.rounds, asked.budget, asked.options)
-    words = ["python -m bench.perf.demo_seconds", *["--", *asked.options] * bool(asked.options)]
+    words = ["python -m bench.quality.demo_seconds", *["--", *asked.options] * bool(asked.options)]
     found = summary(runs)
     document = {
         "schema": 1,
@@ -96,11 +96,11 @@ def once(device: str, left_s: float, options: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="demo-") as folder:
         run = Path(folder) / "run"
         words = [sys.executable, "-m", "engine.cli", "demo", "--out", str(run), *options]
+        hidden = [] if device == "gpu" else ["env", "CUDA_VISIBLE_DEVICES="]
         began_s = time.perf_counter()
         try:
             done = subprocess.run(  # nosec B603 # our own command
-                ["taskset", "--cpu-list", cores_of(device, sorted(os.sched_getaffinity(0))), *words],
-                env={**os.environ, **({} if device == "gpu" else {"CUDA_VISIBLE_DEVICES": ""})},
+                [*hidden, "taskset", "--cpu-list", cores_of(device, sorted(os.sched_getaffinity(0))), *words],
                 capture_output=True,
                 text=True,
                 timeout=max(left_s, 1.0),

@@ -50,6 +50,8 @@ pytestmark = [
 RTX = "tensorrt-rtx"
 CAPABILITIES = (89, 120)
 NUM_TOKENS = 17 * 8 * 8
+NUM_STEPS = {2: 2, 8: 3}
+"""Of the take, by the number of layers that are exported."""
 
 PARITY = {"fp16": 4e-3, "fp8": 0.05, "int8": 0.03, "fp8-attention": 0.07}
 """ONNX Runtime against the fake-quantized module: norm(difference) / norm(module), at most."""
@@ -112,8 +114,9 @@ def first_layers(num_layers: int, folder: Path) -> Path:
 
 @pytest.fixture(scope="module", params=[2, pytest.param(8, marks=pytest.mark.slow)])
 def take(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Take:
-    """Two steps of two forwards of the whole generator on a held-out scene; parity uses one of each."""
-    generator = wan.load(find_generator("demo").path, device="cpu", dtype="fp32", num_inference_steps=2)
+    """Steps of the whole generator on a held-out scene, two forwards each; parity uses the first and last."""
+    steps = NUM_STEPS[request.param]
+    generator = wan.load(find_generator("demo").path, device="cpu", dtype="fp32", num_inference_steps=steps)
     profile = bundled_profile(generator)
     transformer = first_layers(request.param, tmp_path_factory.mktemp("transformer"))
     subject = prepared(transformer, profile, "fp32")

@@ -24,6 +24,6 @@ def eval_log(
     ] = None,
 ) -> None:
     """Write the run as an evaluation log of Inspect, which `inspect view` shows: prompts, takes, scores."""
-    from engine.report.eval_log import write_eval_log
+    from engine.report.eval_log import DEFAULT_NAME, write_eval_log
 
-    print_line(f"log: {write_eval_log(folder, out or folder / 'inspect.eval')}")
+    print_line(f"log: {write_eval_log(folder, out or folder / DEFAULT_NAME)}")

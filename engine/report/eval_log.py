@@ -28,6 +28,8 @@ from engine.types import Attempt, Outcome
 from kernels.files import read_json, whole_file
 
 LOG_VERSION: Final = 2
+DEFAULT_NAME: Final = "inspect.eval"
+"""In the run folder."""
 VERIFIED, CRITIC = "physics_iq_verified", "critic"
 """The names of the two scores: percent, 0 to 100, higher is better."""
 KEPT_FACTS: Final = ("machine", "models", "seeds", "resolved")

@@ -23,7 +23,19 @@ from engine.runs.watch_page import WATCH
 from kernels.files import is_part
 
 OWN: Final = (
-    *(VIDEOS, CHOSEN, JOINED, "report.html", "profile.svg", "scores.json", LOG, NOTES, CONTROL, WATCH),
+    *(
+        VIDEOS,
+        CHOSEN,
+        JOINED,
+        "report.html",
+        "inspect.eval",
+        "profile.svg",
+        "scores.json",
+        LOG,
+        NOTES,
+        CONTROL,
+        WATCH,
+    ),
     *(name for name in WRITTEN_UNDER_LOCK if name != DATABASE),
 )
 """What a run and those who read it write there, but for store and lock, which go last."""

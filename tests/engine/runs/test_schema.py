@@ -14,8 +14,11 @@ from report_run import SCENES
 from report_run import make_run as make_report_run
 from run_documents import DOCS, PAGE, TOLD, faults, read
 
+from engine.report.eval_log import DEFAULT_NAME
 from engine.runs.choices import choose
 from engine.runs.database import SCHEMA, SCHEMA_VERSION
+from engine.runs.folder import CHOSEN, DATABASE, JOINED, LOCK, VIDEOS
+from engine.runs.listing import OWN
 from engine.runs.manifest import MANIFEST_VERSION
 from engine.runs.schema import PATH as SCHEMA_FILE
 from engine.runs.schema import main, run_schema, schema_text
@@ -79,6 +82,13 @@ def test_the_page_names_every_table_and_column() -> None:
         columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
         assert {table, *columns} <= TOLD, table
     database.close()
+
+
+def test_the_page_names_every_file_that_a_run_may_have() -> None:
+    """Those that are removed with it, which `retake eval-log` writes to among them."""
+    folders = {f"{name}/" for name in (VIDEOS, CHOSEN, JOINED)}
+    assert ({*OWN, DATABASE, LOCK} - {VIDEOS, CHOSEN, JOINED}) | folders <= TOLD
+    assert DEFAULT_NAME in OWN
 
 
 def test_the_page_states_the_versions() -> None:

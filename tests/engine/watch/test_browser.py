@@ -141,7 +141,8 @@ def test_the_page_follows_a_run_to_its_end_and_comes_back_with_its_server(
     browser.until("document.getElementById('link').classList.contains('off')")
     made, why = going.store.attempts(second.id), "Broken: no\n  fix: mend"
     going.store.outcome(Outcome(scenario_id=second.id, attempts=made, failure=why))
-    with watching(going.folder):  # at the same address
+    with watching(going.folder) as again:
+        assert again.url == page.url
         browser.until("document.getElementById('link').classList.contains('on')")
         browser.until("document.getElementById('failures').textContent.includes('fix: mend')")
         assert text(browser, "#scenes h2") == first.id
@@ -176,6 +177,7 @@ def fits_every_screen(browser: Browser) -> None:
     browser.call("Emulation.setEmulatedMedia", {"features": []})
 
 
+@pytest.mark.slow
 def test_names_that_a_url_would_read_otherwise_play(browser: Browser, tmp_path: Path) -> None:
     folder = tmp_path / "run #1"
     (scenario,) = make_scenarios(tmp_path, SCENES[:1])

@@ -6,6 +6,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from engine import cli
 from engine.errors import ConfigError
 from engine.runs.folder import take_lock
 from engine.runs.store import RunStore
-from engine.runs.watch_page import WATCH, claimed, page_of
+from engine.runs.watch_page import WATCH, Place, claimed, page_of
 
 
 @pytest.fixture(scope="module")
@@ -97,25 +98,39 @@ def test_takes_are_served_in_ranges(page: Page, folder: Path) -> None:
         assert page.get(other)[0].status == 404, other
 
 
-def test_it_comes_back_at_its_address_and_there_is_one_of_a_run(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    RunStore.create(folder, SCENARIOS[:1]).close()
-    with watching(folder) as first:
-        assert page_of(folder) == first.url
-        assert stat.S_IMODE((folder / WATCH).stat().st_mode) == 0o600
-        second = CliRunner().invoke(cli.app, ["watch", str(folder)])
-        assert second.exit_code == 0 and f"open already\nwatch: {first.url}" in second.output
-        with pytest.raises(ConfigError, match="has a page already"), claimed(folder):
-            pass
-        with take_lock(folder):
+def test_there_is_one_of_a_run_and_others_find_it(page: Page, folder: Path) -> None:
+    assert page_of(folder) == page.url
+    assert stat.S_IMODE((folder / WATCH).stat().st_mode) == 0o600
+    second = CliRunner().invoke(cli.app, ["watch", str(folder)])
+    assert second.exit_code == 0 and f"open already\nwatch: {page.url}" in second.output
+    with pytest.raises(ConfigError, match="has a page already"), claimed(folder):
+        pass
+    for goes_on in (True, False):
+        with take_lock(folder) if goes_on else nullcontext():
             report = CliRunner().invoke(cli.app, ["report", str(folder)])
-            assert report.exit_code == 0, report.output
-            assert first.url in (folder / "report.html").read_text() and first.url in report.output
-    assert page_of(folder) is None
-    CliRunner().invoke(cli.app, ["report", str(folder)])
-    assert first.url not in (folder / "report.html").read_text()
-    with watching(folder) as again:
-        assert again.url == first.url
+        assert report.exit_code == 0 and page.url in report.output, report.output
+        assert (page.url in (folder / "report.html").read_text()) is goes_on, "a finished run needs no page"
+
+
+def test_the_place_of_a_page_outlives_it_and_another_users_is_not_taken(tmp_path: Path) -> None:
+    place = Place(port=4711, token="a" * 48)
+    with claimed(tmp_path) as first:
+        assert first.before() is None
+        first.note(place)
+        assert page_of(tmp_path) == place.url
+    assert page_of(tmp_path) is None, "nobody is there"
+    with claimed(tmp_path) as second:
+        assert second.before() == place
+    for odd in (
+        "",
+        "{",
+        "[]",
+        '{"port": 0, "token": "x"}',
+        '{"port": 80, "token": "../../../../../etc/pass"}',
+    ):
+        (tmp_path / WATCH).write_text(odd)
+        with claimed(tmp_path) as third:
+            assert third.before() is None and page_of(tmp_path) is None
 
 
 def test_what_is_no_run_and_a_port_in_use_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.results_page import (
     decode_section,
+    demo_seconds_section,
     demo_section,
     export_sections,
     faults_section,
@@ -45,6 +46,7 @@ INTRODUCTION = (
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "demo_run": demo_section.demo_run,
+    "demo_seconds": demo_seconds_section.demo_seconds,
     "end_to_end": whole_run_section.whole_run,
     "scaling": scaling_section.scaling,
     "denoiser": speed_sections.denoiser,

@@ -40,6 +40,7 @@ ORDER = (
     *KINDS_BY_NAME,
     "faults",
     "growth",
+    "demo_seconds",
 )
 MOVED = {
     **{

@@ -19,6 +19,7 @@ from engine.denoise.family import AttentionSite, Family, Forward, Parts, Shape
 from engine.denoise.layers import BoundAttention, bind, compile_blocks, quantized_range
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ConfigError
+from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.quant import precision_policy, surgery
 from engine.quant.attention_error import SOL, SPARSE
@@ -87,10 +88,11 @@ def assemble(
     recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
     policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
-    notes["linear"] = _linear(
-        family.transformer, recipe, settings.linear, Target.of(site.device).capability, site.dtype, policy
-    )
-    chosen = _parts(site, shape, settings, notes, cache)
+    capability = Target.of(site.device).capability
+    with phase("linear layers"):
+        notes["linear"] = _linear(family.transformer, recipe, settings.linear, capability, site.dtype, policy)
+    with phase("attention kernels"):
+        chosen = _parts(site, shape, settings, notes, cache)
     forward = family.fast_forward(chosen)
     on_gpu = site.device.type == "cuda"
     if _switched(settings.compile, "compile", notes, on_gpu):
@@ -124,7 +126,8 @@ def quantize_outline(
     if capability is None:
         capability = Target.of(device).capability
     policy = _policy(settings.policy, folder, {}) if family.calibrated_attentions else None
-    _linear(family.transformer, family.recipe, settings.linear, capability, family.site.dtype, policy)
+    with phase("linear layers"):
+        _linear(family.transformer, family.recipe, settings.linear, capability, family.site.dtype, policy)
 
 
 def _parts(

@@ -36,6 +36,7 @@ from engine.critics.qwen_vl.schema import critique_json_schema, parse_critique, 
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
+from engine.machine.phases import phase
 from engine.machine.streams import FutureFence, HostFence
 from engine.protocols import Fence
 from engine.quant.four_bit import pack_linears
@@ -299,16 +300,19 @@ def load(
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
     settings = read_settings(folder, patches=patches)
-    parts = read_folder(
-        folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
-    )
+    with phase("weights" if with_weights else "modules"):
+        parts = read_folder(
+            folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
+        )
     model, config = parts.model, parts.model.config
     slots: Slots | None = None
     grammars: Grammars | None = None
     if with_weights:
-        grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
+        with phase("grammar"):
+            grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
         if torch.device(model.device).type == "cuda":
-            pack_linears(groups(model))
+            with phase("linear layers"):
+                pack_linears(groups(model))
             torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
         slots = Slots(
             TextStep(model),

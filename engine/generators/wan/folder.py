@@ -23,6 +23,7 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
+from diffusers.models.modeling_utils import no_init_weights
 from safetensors import SafetensorError
 from transformers import T5EncoderModel, UMT5EncoderModel
 
@@ -269,7 +270,7 @@ def _outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype)
 
 def without_values(model_class: Any, config: Any, dtype: torch.dtype) -> Any:
     """A module of diffusers by its configuration, on the device meta; its fp32 islands stay."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = model_class.from_config(config)
     return _in_dtype(model, model._keep_in_fp32_modules or (), dtype)
 

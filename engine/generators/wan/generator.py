@@ -34,6 +34,7 @@ from engine.generators.wan.vae import (
     latent_frames_of,
 )
 from engine.generators.wan.vae_fused import use_fused_vae
+from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
@@ -72,14 +73,15 @@ def load(
     """
     settings = denoise or DenoiseSettings()
     _refuse(num_inference_steps, guidance_scale, settings, streamed, exported)
-    parts = read_folder(
-        folder,
-        device,
-        dtype,
-        with_weights=with_weights,
-        with_transformer=exported is None,
-        streamed=frozenset(streamed),
-    )
+    with phase("weights" if with_weights else "modules"):
+        parts = read_folder(
+            folder,
+            device,
+            dtype,
+            with_weights=with_weights,
+            with_transformer=exported is None,
+            streamed=frozenset(streamed),
+        )
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import engine
 from engine import cli
 from engine.build import doctor
-from engine.build.doctor import Check
+from engine.build.checks import Check
 from engine.commands import _app, _output
 from engine.errors import ConfigError
 from engine.runs.log_file import LOG, take_over_libraries

@@ -243,7 +243,7 @@ def test_footprint_counts_the_weights_and_grows_with_the_video(generator: WanGen
 
 def enlarged(folder: Path, target: Path) -> Path:
     larger = copy(folder, target)
-    edit(larger, "retake.json", width=128, height=128, num_frames=40, num_inference_steps=1)
+    edit(larger, "retake.json", width=64, height=64, num_frames=40, num_inference_steps=1)
     return larger
 
 

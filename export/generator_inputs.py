@@ -39,6 +39,7 @@ def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Prof
     from export.spec import Profile
 
     height, width, latent_frames = _own(made) if shape is None else _latents(made, shape)
+    tokens = _joined_tokens(made, height, width, latent_frames)
     return tuple(
         Profile(
             name=f"{height}x{width}x{latent_frames}-rows{count}",
@@ -48,6 +49,7 @@ def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Prof
                 "h": height,
                 "w": width,
                 "L": made.parts.max_text_tokens,
+                **tokens,
             },
         )
         for count in rows
@@ -90,14 +92,16 @@ def record(
     """What the subject is given in `num_scenes` takes of the loaded generator: a transformer at every step,
     a decoder the latents that each take ends with, a text encoder the prompts."""
     from engine.denoise.lora import merge_into
-    from engine.generators.wan.lora_names import lora_aliases
-    from export.quantization import trajectories
-    from export.subjects import text_encoder, vae_decoder
+    from export import pipeline
+    from export.quantization import tower_inputs, trajectories
+    from export.subjects import cosmos3, text_encoder, vae_decoder
 
     found = model_folders.find_generator(str(request.source))
     family: Any = found.loader()
     generator = family.load(found.path, device=request.device, dtype=dtype)
-    merge_into(generator.parts.transformer, request.loras, lora_aliases(generator.parts.transformer))
+    transformer = generator.parts.transformer
+    if request.loras:
+        merge_into(transformer, request.loras, pipeline.ALIASES[request.subject](transformer))
     with tempfile.TemporaryDirectory() as folder:
         scenarios = _scenarios(dataset, Path(folder), generator.spec.fps)[:num_scenes]
         requests = [(scenario, _prompt(scenario, generator.negative_prompt, seed)) for scenario in scenarios]
@@ -105,6 +109,8 @@ def record(
             yield from _latents_of_takes(generator, requests, spec)
         elif request.subject == text_encoder.SUBJECT:
             yield from _token_ids(generator, requests, spec)
+        elif request.subject == cosmos3.SUBJECT:
+            yield from tower_inputs.record(generator, requests, spec)
         else:
             yield from trajectories.record(generator, requests, spec)
 
@@ -113,7 +119,7 @@ def _latents_of_takes(
     generator: Any, requests: Sequence[tuple[Scenario, Prompt]], spec: ExportSpec
 ) -> Iterator[Forward]:
     """Normalised, as the decoder's subject takes them; nothing is decoded."""
-    from engine.generators.wan.vae import normalise
+    from engine.autoencoder.vae import normalise
 
     vae = generator.parts.vae
     for scenario, prompt in requests:
@@ -185,7 +191,7 @@ def _prompt(scenario: Scenario, negative: str, seed: int) -> Prompt:
 
 def _own(made: Any) -> tuple[int, int, int]:
     """Latent height, width and frames of prefix and continuation together."""
-    from engine.generators.wan.vae import TEMPORAL_STRIDE, latent_frames_of
+    from engine.autoencoder.vae import TEMPORAL_STRIDE, latent_frames_of
 
     spec, stride = made.spec, made.parts.vae.config.scale_factor_spatial
     prefix = spec.prefix_frames + (1 - spec.prefix_frames) % TEMPORAL_STRIDE
@@ -194,14 +200,16 @@ def _own(made: Any) -> tuple[int, int, int]:
 
 def _latents(made: Any, shape: str) -> tuple[int, int, int]:
     """Of HEIGHTxWIDTHxFRAMES in pixels; ConfigError when the autoencoder has no such latents."""
-    from engine.generators.wan.vae import TEMPORAL_STRIDE
+    from engine.autoencoder.vae import TEMPORAL_STRIDE
 
     parts = shape.lower().split("x")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"--shape {shape!r} is not HEIGHTxWIDTHxFRAMES", fix="give such as 480x832x81")
     height, width, frames = map(int, parts)
     config = made.parts.vae.config
-    multiple = config.scale_factor_spatial * made.parts.transformer.config.patch_size[1]
+    # where a patch may be half empty, a latent pixel is the measure
+    patch = 1 if "S" in made.forward_sizes else made.parts.transformer.config.patch_size[1]
+    multiple = config.scale_factor_spatial * patch
     if height % multiple or width % multiple or frames % TEMPORAL_STRIDE != 1:
         raise ConfigError(
             f"--shape {shape}: this model takes heights and widths in multiples of {multiple} and "
@@ -211,6 +219,14 @@ def _latents(made: Any, shape: str) -> tuple[int, int, int]:
         )
     stride = config.scale_factor_spatial
     return height // stride, width // stride, (frames - 1) // TEMPORAL_STRIDE + 1
+
+
+def _joined_tokens(made: Any, height: int, width: int, frames: int) -> dict[str, int]:
+    """S, where text and video are one sequence: its tables have a size of their own."""
+    if "S" not in made.forward_sizes:
+        return {}
+    patch = made.parts.patch_px
+    return {"S": frames * -(-height // patch) * -(-width // patch)}
 
 
 def _near(value: int, multiple: int, *, least: int = 1) -> int:

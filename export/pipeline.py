@@ -17,7 +17,8 @@ from torch import Tensor
 
 from engine.denoise.lora import Lora, lora_key, merge_into
 from engine.errors import nearest
-from engine.generators.wan.lora_names import lora_aliases
+from engine.generators.cosmos3 import lora_names as cosmos3_names
+from engine.generators.wan import lora_names as wan_names
 from export.artifacts.device_identity import present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, text_digest
 from export.artifacts.weights import FolderWeights, folder_digest
@@ -25,7 +26,7 @@ from export.dtypes import MODULE_DTYPES
 from export.quantization.quantize import with_spec_digest
 from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
-from export.subjects import text_encoder, vae_decoder, wan_dit
+from export.subjects import cosmos3, text_encoder, vae_decoder, wan_dit
 from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
 from export.targets.onnx_graph import require
@@ -37,16 +38,23 @@ ONNX: Final = "onnx"
 TARGETS: Final = (ONNX, *tensorrt.TARGETS, aoti.TARGET)
 COMPONENTS: Final = {
     wan_dit.SUBJECT: "transformer",
+    cosmos3.SUBJECT: "transformer",
     vae_decoder.SUBJECT: "vae",
     text_encoder.SUBJECT: "text_encoder",
 }
 """Subject -> the folder of a pipeline that holds its weights."""
 SIZES: Final = {
     wan_dit.SUBJECT: ("B", "F", "h", "w", "L"),
+    cosmos3.SUBJECT: ("B", "F", "h", "w", "S", "L"),
     vae_decoder.SUBJECT: ("B", "F", "h", "w"),
     text_encoder.SUBJECT: ("B", "L"),
 }
 """Subject -> the sizes of a video that its profiles are made of."""
+ALIASES: Final[Mapping[str, Callable[[Any], Mapping[str, str]]]] = {
+    wan_dit.SUBJECT: wan_names.lora_aliases,
+    cosmos3.SUBJECT: cosmos3_names.lora_aliases,
+}
+"""Subject that LoRAs change -> the names of other tools for its parts."""
 
 Built = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -109,8 +117,8 @@ def check(request: Request) -> None:
             )
     recipe = recipe_of(request.recipe)
     _check_dtype(request)
-    if request.loras and request.subject != wan_dit.SUBJECT:
-        raise ExportError(f"LoRAs change no {request.subject}", fix=f"give them with {wan_dit.SUBJECT}")
+    if request.loras and request.subject not in ALIASES:
+        raise ExportError(f"LoRAs change no {request.subject}", fix=f"give them with {' or '.join(ALIASES)}")
     if request.loras and request.low_memory:
         raise ExportError("merging LoRAs needs the weights in memory", fix="leave out --low-memory or --lora")
     if request.target in tensorrt.TARGETS:
@@ -173,10 +181,11 @@ def subject_of(request: Request, *, dtype: str, with_weights: bool = True) -> Su
         return vae_decoder.prepare(source, profiles=profiles, dtype=dtype)
     if request.subject == text_encoder.SUBJECT:
         return text_encoder.prepare(source, profiles=profiles, dtype=dtype)
-    made = wan_dit.prepare(source, profiles=profiles, dtype=dtype, with_weights=with_weights)
+    kind = cosmos3 if request.subject == cosmos3.SUBJECT else wan_dit
+    made = kind.prepare(source, profiles=profiles, dtype=dtype, with_weights=with_weights)
     if request.loras and with_weights:
         transformer = made.module.get_submodule("transformer")
-        merge_into(transformer, request.loras, lora_aliases(transformer))
+        merge_into(transformer, request.loras, ALIASES[request.subject](transformer))
     return with_spec_digest(made, digest_of(request))
 
 

@@ -38,7 +38,8 @@ ROOMS = {
     "datasets": "video",
     "quant": "kernels",
     "denoise": "settings machine quant kernels",
-    "generators": "settings machine video quant denoise kernels",
+    "autoencoder": "machine quant kernels",
+    "generators": "settings machine video quant denoise autoencoder kernels",
     "critics": "settings machine video quant kernels",
     "selectors": "machine video loop",
     "loop": "runs video",
@@ -46,7 +47,7 @@ ROOMS = {
     "cluster": "settings machine runs loop build kernels",
     "report": "video runs loop",
     "watch": "runs report",
-    "demo": "settings machine video datasets generators critics selectors loop",
+    "demo": "settings machine video datasets autoencoder generators critics selectors loop",
     "commands": "settings machine video runs datasets loop build cluster report watch demo kernels",
     "api": "settings machine video runs datasets loop build report",
 }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from engine.autoencoder.vae import TEMPORAL_STRIDE, latent_frames_of
 from engine.critics.qwen_vl.critic import PAIR_SECONDS
 from engine.critics.qwen_vl.folder import CriticParts
 from engine.critics.qwen_vl.folder import read_folder as read_critic
@@ -34,7 +35,6 @@ from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.generators.wan.folder import WanParts
 from engine.generators.wan.folder import read_folder as read_generator
 from engine.generators.wan.generator import pad_first
-from engine.generators.wan.vae import TEMPORAL_STRIDE, latent_frames_of
 from engine.loop.policy import scenario_seed
 from engine.loop.prompting import compile_prompt
 from engine.protocols import Recorder

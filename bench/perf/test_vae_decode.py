@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bench.perf.benchmark_tools import DEVICE, HAS_GPU, Benchmark, measure, normal, sizes
 from bench.perf.vae_table import SIZES, build, exact_pixels
-from engine.generators.wan.vae import decode_pixels, use_channels_last
-from engine.generators.wan.vae_fused import use_fused_vae
+from engine.autoencoder.vae import decode_pixels, use_channels_last
+from engine.autoencoder.vae_fused import use_fused_vae
 from kernels import reference
 
 WAYS: dict[str, tuple[Callable[[AutoencoderKLWan], int] | None, int | None]] = {

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.files import write_json
-from engine.generators.wan.vae import decode_pixels, decode_preview, use_channels_last
-from engine.generators.wan.vae_fused import use_fused_vae
+from engine.autoencoder.vae import decode_pixels, decode_preview, use_channels_last
+from engine.autoencoder.vae_fused import use_fused_vae
 from engine.runs.manifest import collect
 from kernels import timing
 

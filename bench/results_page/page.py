@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results_page import (
+    cosmos3_section,
     decode_section,
     demo_seconds_section,
     demo_section,
@@ -49,6 +50,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "demo_seconds": demo_seconds_section.demo_seconds,
     "end_to_end": whole_run_section.whole_run,
     "scaling": scaling_section.scaling,
+    "cosmos3": cosmos3_section.cosmos3,
     "denoiser": speed_sections.denoiser,
     "vlm_decode": decode_section.decode,
     "overlap": overlap_section.overlap,

@@ -25,6 +25,7 @@ ORDER = (
     "scaling",
     "overlap",
     "memory",
+    "cosmos3",
     "denoiser",
     "vlm_decode",
     "attention",

@@ -60,6 +60,12 @@ def _quantized_critic(config: RunConfig) -> Mapping[str, Any] | None:
     return {"critic.quantization": "nf4"} if config.critic.quantization == "none" else None
 
 
+def _critic_of_its_own(config: RunConfig) -> Mapping[str, Any] | None:
+    """Where one folder is generator and critic: neither of the two saves anything without the other."""
+    text, critic = _text_encoder(config), _quantized_critic(config)
+    return None if text is None or critic is None else {**critic, **text}
+
+
 def _streamed_blocks(config: RunConfig) -> Mapping[str, Any] | None:
     return {"memory.blocks": STREAMED} if config.memory.blocks == DEVICE else None
 
@@ -75,6 +81,11 @@ SAVINGS = (
     Saving(costs="the autoencoder takes more passes", on_gpu_only=False, settings=_smaller_chunks(2)),
     Saving(costs="the autoencoder takes twice as long", on_gpu_only=False, settings=_smaller_chunks(1)),
     Saving(costs="other replies: the critic's weights have 4 bits", settings=_quantized_critic),
+    Saving(
+        costs="other replies: the critic has weights of its own, of 4 bits, and the tower that it shared is "
+        "read from the host for each new text",
+        settings=_critic_of_its_own,
+    ),
     Saving(
         costs="other takes: layers of the generator have 8 bits where that is fast here",
         settings=_quantized_generator,

@@ -7,7 +7,7 @@ milliseconds. A family is a room in engine/generators or engine/critics, which s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +23,14 @@ GENERATORS = "engine.generators"
 CRITICS = "engine.critics"
 MODELS = Path(__file__).parents[1] / "demo" / "models"
 
-# The parts of a pipeline that run. Others (an image encoder, a second transformer) are checked only when
-# model_index.json names a class for them.
+# The parts of a pipeline that run, unless a family names its own as PARTS. Others (an image encoder, a second
+# transformer) are checked where model_index.json names a class for them, but for what a family calls UNUSED.
 PIPELINE_PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTLESS_PARTS = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
-PIPELINE_LAYOUT = (
-    "model_index.json, transformer/, vae/, text_encoder/ (each config.json and *.safetensors), "
-    "tokenizer/, scheduler/"
-)
+WEIGHTLESS_PARTS = {
+    "tokenizer": "tokenizer_config.json",
+    "text_tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
 CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
 
 
@@ -42,6 +42,11 @@ class ModelFolder:
     package: str
     family: str
 
+    @property
+    def lends(self) -> bool:
+        """Whether a critic of the same folder can read by the generator's own text tower."""
+        return bool(getattr(plugins.load(self.package, self.family), "LENDS", False))
+
     def loader(self) -> ModuleType:
         """The module whose `load` reads the folder, such as generators/wan/generator.py."""
         kind = self.package.rpartition(".")[2].removesuffix("s")
@@ -51,17 +56,21 @@ class ModelFolder:
 def find_generator(name: str) -> ModelFolder:
     """`name` is "demo" or a diffusers folder. Raises ModelError: no folder, unknown family, part missing."""
     path = _folder(name, "generator")
-    index = _read_json(path / "model_index.json", "a video generator", PIPELINE_LAYOUT)
+    index = _read_json(path / "model_index.json", "a video generator", _layout(PIPELINE_PARTS))
     class_name = str(index.get("_class_name", ""))
     families = _families(GENERATORS, "PIPELINES")
     family = next((families[start] for start in families if class_name.startswith(start)), None)
     if family is None:
         raise _unknown_family(path, "model_index.json _class_name", class_name, families)
+    declared: Any = plugins.load(GENERATORS, family)
+    parts = getattr(declared, "PARTS", PIPELINE_PARTS)
     listed = [
         key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([None], [])
     ]
-    for part in dict.fromkeys([*PIPELINE_PARTS, *listed]):
-        _require_part(path, part)
+    for part in dict.fromkeys(
+        [*parts, *(key for key in listed if key not in getattr(declared, "UNUSED", ()))]
+    ):
+        _require_part(path, part, parts)
     return ModelFolder(path=path, package=GENERATORS, family=family)
 
 
@@ -72,6 +81,9 @@ def find_critic(name: str) -> ModelFolder:
     model_type = str(config.get("model_type", ""))
     families = _families(CRITICS, "MODEL_TYPES")
     if model_type not in families:
+        for family in plugins.names(CRITICS):
+            if reason := getattr(plugins.load(CRITICS, family), "REFUSED", {}).get(model_type):
+                raise ModelError(f"{path} cannot be a critic: {reason}", fix="name another one with --critic")
         raise _unknown_family(path, "config.json model_type", model_type, families)
     _require_weights(path, "the model", CRITIC_LAYOUT)
     if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
@@ -144,28 +156,38 @@ def _read_json(path: Path, what: str, layout: str) -> dict[str, Any]:
     return data
 
 
-def _require_part(path: Path, part: str) -> None:
-    folder = path / part
+def _require_part(path: Path, part: str, parts: Sequence[str]) -> None:
+    folder, layout = path / part, _layout(parts)
     if not folder.is_dir():
-        raise _missing(path, part, PIPELINE_LAYOUT)
+        raise _missing(path, part, layout)
     if part in WEIGHTLESS_PARTS:
         if not (folder / WEIGHTLESS_PARTS[part]).is_file():
-            raise _missing(path, f"{part}/{WEIGHTLESS_PARTS[part]}", PIPELINE_LAYOUT)
+            raise _missing(path, f"{part}/{WEIGHTLESS_PARTS[part]}", layout)
     elif (folder / "config.json").is_file():
-        _require_weights(folder, part, PIPELINE_LAYOUT)
-    elif part in PIPELINE_PARTS:
-        raise _missing(path, f"{part}/config.json", PIPELINE_LAYOUT)
+        _require_weights(folder, part, layout)
+    elif part in parts:
+        raise _missing(path, f"{part}/config.json", layout)
+
+
+def _layout(parts: Sequence[str]) -> str:
+    with_weights = "/, ".join(part for part in parts if part not in WEIGHTLESS_PARTS)
+    others = "/, ".join(part for part in parts if part in WEIGHTLESS_PARTS)
+    return f"model_index.json, {with_weights}/ (each config.json and *.safetensors), {others}/"
 
 
 def _require_weights(folder: Path, part: str, layout: str) -> None:
-    """At least one safetensors file, and every shard that an index names."""
-    present = {path.name for path in folder.glob("*.safetensors")}
-    if not present:
+    """At least one safetensors file, and every shard that an index names, which may lie in other folders."""
+    named = [
+        name
+        for index in sorted(folder.glob("*.safetensors.index.json"))
+        for name in _read_json(index, part, layout).get("weight_map", {}).values()
+    ]
+    shards = dict.fromkeys(sorted(named))
+    absent = [name for name in shards if ".." in Path(name).parts or not (folder / name).is_file()]
+    if len(absent) == len(shards) and not any(folder.glob("*.safetensors")):
         raise _missing(folder, f"the weights of {part} (*.safetensors)", layout)
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        named = set(_read_json(index, part, layout).get("weight_map", {}).values())
-        if absent := sorted(named - present):
-            raise _missing(folder, f"{len(absent)} of {len(named)} shards, the first {absent[0]}", layout)
+    if absent:
+        raise _missing(folder, f"{len(absent)} of {len(shards)} shards, the first {absent[0]}", layout)
 
 
 def _missing(path: Path, part: str, layout: str) -> ModelError:

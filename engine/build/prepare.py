@@ -151,11 +151,18 @@ class _Outlines:
 
     def generator(self, config: RunConfig) -> tuple[Any, exported.Exported | None]:
         """And the exported form that stands in for its denoiser, if any."""
-        key = (config.generator, config.denoise, config.memory.text_encoder, config.memory.blocks)
+        lent = lends(config, *self._folders)
+        key = (config.generator, config.denoise, config.memory.text_encoder, config.memory.blocks, lent)
         if key not in self._made:
             folder, (device, dtype) = self._folders[0], self._place
             outline: Any = load_generator(
-                config, folder, device, dtype, with_weights=False, capability=self._capability
+                config,
+                folder,
+                device,
+                dtype,
+                with_weights=False,
+                capability=self._capability,
+                lends=lent,
             )
             self._made[key] = outline, _exported_form(config, folder, outline, device)
         found: tuple[Any, exported.Exported | None] = self._made[key]
@@ -164,9 +171,12 @@ class _Outlines:
     def footprints(self, config: RunConfig) -> dict[str, Footprint]:
         outline, _ = self.generator(config)
         device, dtype = self._place
-        key = (config.critic, replies_at_once(config, device))
+        lent = tower_for(config, self._folders, outline)
+        key = (config.critic, replies_at_once(config, device), id(lent))
         if key not in self._made:
-            self._made[key] = load_critic(config, self._folders[1], device, dtype, with_weights=False)
+            self._made[key] = load_critic(
+                config, self._folders[1], device, dtype, with_weights=False, tower=lent
+            )
         spec: VideoSpec = outline.spec
         return {"generator": outline.footprint(spec), "critic": self._made[key].footprint(spec)}
 
@@ -195,11 +205,17 @@ def load(prepared: Prepared, loaded: MutableMapping[str, int] | None = None) -> 
     enforce_budget(prepared.device, config.memory.vram)
     before = allocated_bytes(prepared.device)
     form = exported.load(prepared.exported, config.denoise, prepared.device)
+    folders = prepared.generator, prepared.critic
     with phase("generator"):
-        generator = load_generator(config, prepared.generator, *arguments, with_weights=True, form=form)
+        generator = load_generator(
+            config, folders[0], *arguments, with_weights=True, form=form, lends=lends(config, *folders)
+        )
     between = allocated_bytes(prepared.device)
+    tower = tower_for(config, folders, generator)
     with phase("critic"):
-        critic = load_critic(config, prepared.critic, *arguments, with_weights=True, takes=generator.spec)
+        critic = load_critic(
+            config, folders[1], *arguments, with_weights=True, takes=generator.spec, tower=tower
+        )
     loaded["generator"], loaded["critic"] = between - before, allocated_bytes(prepared.device) - between
     return generator, critic
 
@@ -213,8 +229,10 @@ def load_generator(
     with_weights: bool,
     form: exported.Loaded | None = None,
     capability: tuple[int, int] | None = None,
+    lends: bool = False,
 ) -> Generator:
-    """The generator of a checked folder with the settings of `config`; without weights it is an outline."""
+    """The generator of a checked folder with the settings of `config`; without weights it is an outline.
+    `lends`: the critic is to read by its text tower."""
     family: Any = found.loader()
     places = {"text_encoder": config.memory.text_encoder, "blocks": config.memory.blocks}
     generator: Any = family.load(
@@ -230,6 +248,7 @@ def load_generator(
         exported=None if form is None else form.assembled,
         streamed=[part for part, place in places.items() if place == STREAMED],
         capability=capability,
+        **({"lends": True} if lends else {}),
     )
     if form is not None:
         generator.notes.update(form.notes)
@@ -245,8 +264,10 @@ def load_critic(
     *,
     with_weights: bool,
     takes: VideoSpec | None = None,
+    tower: Any = None,
 ) -> Critic:
-    """The critic of a checked folder with the settings of `config`, for `takes`."""
+    """The critic of a checked folder with the settings of `config`, for `takes`. `tower`: of the generator,
+    by which it reads."""
     family: Any = found.loader()
     critic: Critic = family.load(
         found.path,
@@ -257,8 +278,31 @@ def load_critic(
         with_weights=with_weights,
         replies=replies_at_once(config, device),
         takes=takes,
+        **({} if tower is None else {"tower": tower}),
     )
     return critic
+
+
+def lends(config: RunConfig, generator: ModelFolder, critic: ModelFolder) -> bool:
+    """Whether the critic reads by the generator's text tower: one folder is both, and the critic has no
+    weights of fewer bits, which would be its own."""
+    return generator.path == critic.path and generator.lends and config.critic.quantization == "none"
+
+
+def tower_for(config: RunConfig, folders: tuple[ModelFolder, ModelFolder], generator: Any) -> Any:
+    """What the critic reads by of the generator; None: by weights of its own.
+
+    Raises ConfigError where it would read by a second copy of the same weights.
+    """
+    if not lends(config, *folders):
+        return None
+    tower = generator.reasoner
+    if tower is None:
+        raise ConfigError(
+            "memory.text_encoder is streamed, but the critic of the same folder reads by that tower too",
+            fix='set critic.quantization = "nf4", for weights of its own, or leave the tower on the device',
+        )
+    return tower
 
 
 def replies_at_once(config: RunConfig, device: str) -> int:

@@ -82,12 +82,16 @@ class BoundAttention:
     takes_prefix: bool = False
 
 
-def compile_blocks(blocks: nn.ModuleList) -> None:
-    """Regional compilation, at the first call: blocks are alike, so one compilation serves them all."""
+def compile_blocks(blocks: nn.ModuleList, *, lengths_vary: bool = False) -> None:
+    """Regional compilation, at the first call: blocks are alike, so one compilation serves them all.
+
+    lengths_vary: their inputs differ in length from text to text; from the second length on one compilation
+    serves all. Else each shape has its own, and a constant shape is faster.
+    """
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS, 4 * len(blocks))
     for block in blocks:
-        block.compile(fullgraph=True, dynamic=False)
+        block.compile(fullgraph=True, dynamic=None if lengths_vary else False)
 
 
 def quantized_range(first: float, last: float) -> Range:

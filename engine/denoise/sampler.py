@@ -32,6 +32,8 @@ class Schedule:
 
     timesteps: tuple[float, ...]
     weights: tuple[tuple[float, ...], ...]
+    first_share: float = 1.0
+    """Of noise in what the first step is given, which is noise alone: some models begin a little below 1."""
 
     @property
     def num_steps(self) -> int:
@@ -42,7 +44,7 @@ class Schedule:
 
         The timesteps say it too, but some schedulers (UniPC) round them to whole numbers.
         """
-        return 1.0 + sum(self.weights[step - 1][1:]) if step else 1.0
+        return self.first_share + (sum(self.weights[step - 1][1:]) if step else 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +75,17 @@ class PrefixTimestep:
         return self.per_frame(device).repeat_interleave(self.tokens_per_frame, dim=1)
 
 
-def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
+def read_schedule(scheduler: Any, num_steps: int, *, sigmas: Any = None) -> Schedule:
     """What a deterministic diffusers scheduler does in `num_steps` steps, by running it on basis vectors.
 
     The noise is unit vector 0 and the velocity of step j unit vector j + 1, so the sample that the scheduler
     returns *is* the row of weights. Works for any scheduler that is linear in its inputs (UniPC, Euler).
+    sigmas: the noise levels before its shift, an array of `num_steps`; None leaves them to it.
 
     Raises ModelError where the timesteps that the model is told are not those of the noise that is left.
     """
     stepper = type(scheduler).from_config(scheduler.config)  # a scheduler carries state; leave the given one
-    stepper.set_timesteps(num_steps)
+    stepper.set_timesteps(num_steps, **({} if sigmas is None else {"sigmas": sigmas}))
     basis = torch.eye(num_steps + 1, dtype=torch.float64)[:, None, None, :, None, None]
     sample = basis[0]  # [1, 1, num_steps + 1, 1, 1]: the schedulers expect five axes
     weights = []
@@ -90,7 +93,9 @@ def read_schedule(scheduler: Any, num_steps: int) -> Schedule:
         sample = stepper.step(basis[step + 1], timestep, sample, return_dict=False)[0]
         weights.append(tuple(sample.flatten()[: step + 2].tolist()))
     schedule = Schedule(
-        timesteps=tuple(float(timestep) for timestep in stepper.timesteps), weights=tuple(weights)
+        timesteps=tuple(float(timestep) for timestep in stepper.timesteps),
+        weights=tuple(weights),
+        first_share=1.0 if sigmas is None else float(stepper.sigmas[0]),
     )
     _require_one_grid(schedule, type(scheduler).__name__)
     return schedule

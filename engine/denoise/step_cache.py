@@ -29,6 +29,11 @@ def steps_to_extrapolate(
     return quiet_steps(timesteps, settings.step_cache, _curve(rule, settings.policy, folder))
 
 
+def note_of(settings: DenoiseSettings, extrapolated: frozenset[int]) -> str:
+    """The rule, and its steps as a user counts them, from 1."""
+    return f"{settings.step_cache_by}: steps {', '.join(str(s + 1) for s in sorted(extrapolated)) or 'none'}"
+
+
 def even_steps(num_steps: int, share: float) -> frozenset[int]:
     """About `share` of the steps, evenly between the first two and the last, which are always predicted.
 

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(wanted: str) -> str:
@@ -68,6 +72,14 @@ def use_threads(num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+
+
+def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device, without waiting for it; one that is there already as it is."""
+    if host.device.type == device.type:
+        return host
+    # From pageable memory the copy would wait for the stream; pinned memory is kept until the copy is done.
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def release_memory() -> None:

@@ -272,6 +272,12 @@ class RunConfig:
         }
     )
     out: Path = field(metadata={"setting": Setting(unset="a new one in runs/", help="Run folder to make.")})
+    model: str = setting(
+        "",
+        unset="generator and critic apart",
+        metavar="NAME_OR_DIR",
+        help="One folder that is both generator and critic, as Cosmos3's are; each of those wins over it.",
+    )
     limit: int | None = setting(None, low=1, unset="all", help="Only the first scenarios.")
     shard: str | None = setting(
         None,
@@ -325,6 +331,10 @@ def load_config(
             put(table, key, value)
     if default_out is not None:
         table.setdefault("out", str(default_out))
+    if model := table.pop("model", None):
+        for part in ("generator", "critic"):
+            if "name" not in table.setdefault(part, {}):
+                put(table, f"{part}.name", model)
     return _absolute(from_table(RunConfig, table))
 
 

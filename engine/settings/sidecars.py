@@ -15,6 +15,8 @@ from engine.settings.toml import from_table
 from kernels.files import read_json
 
 SIDECAR: Final = "retake.json"
+CRITIC: Final = "critic"
+"""What a critic may set in the file of a folder that is a generator too."""
 ADAPTERS: Final = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -27,8 +29,11 @@ ADAPTERS: Final = (
 T = TypeVar("T")
 
 
-def read_sidecar(folder: Path, cls: type[T]) -> T:
+def read_sidecar(folder: Path, cls: type[T], *, section: str = "") -> T:
     """The settings `cls` of a model folder, by default those of the class.
+
+    section: the object of that name in the file instead of the file itself, where one folder holds models of
+    two kinds; who reads the file itself leaves out `CRITIC`.
 
     Raises ModelError: not a JSON object, an unknown key, a value of another type or out of range.
     """
@@ -39,6 +44,8 @@ def read_sidecar(folder: Path, cls: type[T]) -> T:
         table = read_json(path)
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}", fix=f"repair or delete {SIDECAR}") from error
+    if isinstance(table, dict):
+        table = table.get(section, {}) if section else {key: table[key] for key in table if key != CRITIC}
     if not isinstance(table, dict):
         raise ModelError(f"{path} holds no JSON object", fix=f"repair or delete {SIDECAR}")
     try:

@@ -80,7 +80,7 @@ def build(
         str, typer.Option(metavar="CC,...", help="Compute capabilities of tensorrt-rtx: 89 is 8.9.")
     ] = "",
     out: Out = None,
-    subject: Annotated[str, typer.Option(help="wan_dit, vae_decoder or text_encoder.")] = "wan_dit",
+    subject: Annotated[str, typer.Option(help="wan_dit, cosmos3, vae_decoder or text_encoder.")] = "wan_dit",
     rows: Annotated[
         str, typer.Option(metavar="N,...", help="Rows of guidance at a time: 1, 2, or 1,2.")
     ] = "1",

@@ -9,6 +9,7 @@ A heads . K heads of keys and values . D head size . C model width
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine.generators.cosmos3 import text as cosmos3_text
+from engine.generators.cosmos3.forward import patch_grid, patchify, unpatchify
 from engine.generators.cosmos3.text import rotate
+from engine.generators.cosmos3.towers import drop_idle
 from export.artifacts.weights import folder_digest, module_digest
 from export.model_inputs import MASKED
 from export.quantization.quantized import AttentionCore
@@ -67,7 +70,7 @@ def prepare(
 
     Sizes of a profile: B, F, h, w, S (tokens) and L. `prefill` and the engine's `rotary_tables` make the text
     and rotary inputs, and need a transformer that was not prepared. Raises ExportError for a profile whose S
-    is not what its video has, an unreadable folder, or a model that also makes sound or actions.
+    is not what its video has, or an unreadable folder.
     """
     if isinstance(source, Path):
         folder = component_folder(source, "transformer")
@@ -99,7 +102,8 @@ class GenerationTower(nn.Module):
             for name in UNDERSTANDING:
                 delattr(layer.self_attn, name)
             del layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
-        del transformer.embed_tokens, transformer.lm_head, transformer.norm, transformer.rotary_emb
+        drop_idle(transformer, words=False)
+        del transformer.embed_tokens, transformer.rotary_emb
         replace_norms(transformer, NORMS, "eps", expect=4 * config.num_hidden_layers + 1)
         self.transformer = transformer
         count = config.num_hidden_layers
@@ -134,23 +138,9 @@ class GenerationTower(nn.Module):
             x = self.shared_mlp[index](layer.post_attention_layernorm_moe_gen(hidden))
             hidden = hidden + layer.mlp_moe_gen(x)
         tokens = model.proj_out(model.norm_moe_gen(hidden))
-        velocity = unpatchify(tokens, latents.shape, patch)
+        velocity = unpatchify(tokens, patch_grid(latents.shape, patch), patch)
+        velocity = velocity[..., : latents.shape[3], : latents.shape[4]]
         return velocity.float() * noisy[:, None, :, None, None]
-
-
-def patchify(latents: Tensor, patch: int) -> Tensor:
-    """[B, Z, F, h, w] -> [B, S, p p Z], frame by frame and row by row."""
-    x = latents.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, Z, F, y, p, x, q]
-    tokens: Tensor = x.permute(0, 2, 3, 5, 4, 6, 1).flatten(4).flatten(1, 3)
-    return tokens
-
-
-def unpatchify(tokens: Tensor, shape: Sequence[int], patch: int) -> Tensor:
-    """The inverse, for latents of `shape`."""
-    _, channels, frames, height, width = shape
-    x: Tensor = tokens.unflatten(1, (frames, height // patch, width // patch))
-    x = x.unflatten(4, (patch, patch, channels)).permute(0, 6, 1, 2, 4, 3, 5)
-    return x.flatten(5).flatten(3, 4)
 
 
 def prefill(transformer: Any, token_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,17 +184,13 @@ def _with_time(model: Any, hidden: Tensor, timestep: Tensor, noisy: Tensor) -> T
 
 
 def _check(config: Any, profiles: Sequence[Profile]) -> None:
-    if config.sound_gen or config.action_gen:
-        raise ExportError(
-            "the transformer also generates sound or actions", fix="export a video-only checkpoint"
-        )
-    patch = config.latent_patch_size
     for profile in profiles:
         sizes = {name: profile.sizes.get(name, 0) for name in ("F", "h", "w", "S")}
-        tokens = sizes["F"] * (sizes["h"] // patch) * (sizes["w"] // patch)
-        if sizes["h"] % patch or sizes["w"] % patch or sizes["S"] != tokens:
-            problem = f"profile {profile.name}: {sizes}, patches of {patch}"
-            raise ExportError(problem, fix=f"use multiples of {patch}, and S={tokens}")
+        shape = (1, 1, sizes["F"], sizes["h"], sizes["w"])
+        tokens = math.prod(patch_grid(shape, config.latent_patch_size))
+        if sizes["S"] != tokens:
+            problem = f"profile {profile.name}: {sizes}, patches of {config.latent_patch_size}"
+            raise ExportError(problem, fix=f"use S={tokens}")
 
 
 def _spec(config: Any, profiles: tuple[Profile, ...], digest: str) -> ExportSpec:

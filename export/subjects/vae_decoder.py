@@ -17,7 +17,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock
 from torch import Tensor, nn
 
-from engine.generators.wan.vae import TEMPORAL_STRIDE, decode_pixels
+from engine.autoencoder.vae import TEMPORAL_STRIDE, decode_pixels
 from export.artifacts.weights import folder_digest, module_digest
 from export.spec import ExportSpec, Gate, Profile, Subject, TensorSpec, Tolerance, recipe_of
 from export.subjects._loading import component_folder, load_module

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,8 +64,8 @@ def make(folder: Path, size: Size, num_clips: int, device: torch.device) -> None
     clips[folder / WARM_UP / "clip.mp4"] = WARM_UP_CLIP
     with ThreadPoolExecutor(CLIPS_AT_ONCE) as pool:  # on host cores, while the device makes the models
         made = [pool.submit(make_clip, path, index, size) for path, index in clips.items()]
-        _once(folder / GENERATOR, lambda place: make_generator(place, size, device))
-        _once(folder / CRITIC, lambda place: make_critic(place, size, device))
+        once(folder / GENERATOR, lambda place: make_generator(place, size, device))
+        once(folder / CRITIC, lambda place: make_critic(place, size, device))
         for clip in made:
             clip.result()
 
@@ -73,8 +73,7 @@ def make(folder: Path, size: Size, num_clips: int, device: torch.device) -> None
 def make_generator(folder: Path, size: Size, device: torch.device) -> None:
     torch.manual_seed(0)
     tokenizer = reply.text_tokenizer()
-    channels = size.vae["z_dim"]
-    with _on(device, _dtype(device)):
+    with on(device, dtype_on(device)):
         transformer = WanTransformer3DModel(
             patch_size=(1, 2, 2),
             cross_attn_norm=True,
@@ -83,6 +82,31 @@ def make_generator(folder: Path, size: Size, device: torch.device) -> None:
             rope_max_seq_len=1024,
             **size.transformer,
         ).eval()
+        config = UMT5Config(
+            vocab_size=len(tokenizer),
+            is_gated_act=True,
+            feed_forward_proj="gated-gelu",
+            **size.text_encoder,
+        )
+        encoder = UMT5EncoderModel(config).eval()
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=make_autoencoder(size.vae, device),
+        transformer=transformer,
+        scheduler=UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
+        ),
+        expand_timesteps=True,
+    )
+    pipeline.save_pretrained(folder)
+    (folder / "retake.json").write_text(json.dumps(dict(size.generator_sidecar)), encoding="utf-8")
+
+
+def make_autoencoder(shape: Mapping[str, Any], device: torch.device) -> AutoencoderKLWan:
+    """In the layout of Wan2.2, whose random latents become pictures of some contrast."""
+    channels = shape["z_dim"]
+    with on(device, dtype_on(device)):
         vae = AutoencoderKLWan(
             dim_mult=[1, 2, 4, 4],
             temperal_downsample=[False, True, True],
@@ -94,28 +118,10 @@ def make_generator(folder: Path, size: Size, device: torch.device) -> None:
             scale_factor_temporal=4,
             latents_mean=[0.0] * channels,
             latents_std=[1.0] * channels,
-            **size.vae,
+            **shape,
         ).eval()
-        config = UMT5Config(
-            vocab_size=len(tokenizer),
-            is_gated_act=True,
-            feed_forward_proj="gated-gelu",
-            **size.text_encoder,
-        )
-        encoder = UMT5EncoderModel(config).eval()
     _give_contrast(vae, channels, device)
-    pipeline = WanImageToVideoPipeline(
-        tokenizer=tokenizer,
-        text_encoder=encoder,
-        vae=vae,
-        transformer=transformer,
-        scheduler=UniPCMultistepScheduler(
-            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
-        ),
-        expand_timesteps=True,
-    )
-    pipeline.save_pretrained(folder)
-    (folder / "retake.json").write_text(json.dumps(dict(size.generator_sidecar)), encoding="utf-8")
+    return vae
 
 
 def make_critic(folder: Path, size: Size, device: torch.device) -> None:
@@ -140,8 +146,10 @@ def make_critic(folder: Path, size: Size, device: torch.device) -> None:
     )
     assert len(tokenizer) <= size.text["vocab_size"], f"{len(tokenizer)} words"
     with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=_dtype(device)).eval()
-    _chain(model, [[ids[start], *tokens] for start, tokens in replies.items()], ids[reply.END], size)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype_on(device)).eval()
+    orders = [[ids[start], *tokens] for start, tokens in replies.items()]
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    chain(embeddings, head, orders, end=ids[reply.END], gain=size.next_token_gain)
     model.generation_config.eos_token_id = ids[reply.END]
     model.generation_config.pad_token_id = ids[reply.PAD]
     model.save_pretrained(folder, max_shard_size=SHARD)
@@ -175,32 +183,31 @@ def _pictures(index: int, width: int, height: int) -> Iterator[Frames]:
 def _give_contrast(vae: Any, channels: int, device: torch.device) -> None:
     """Scales the last layer, so that random latents become pictures of some contrast."""
     with torch.no_grad():
-        latents = torch.randn((1, channels, 3, 8, 12), device=device).to(_dtype(device))
+        latents = torch.randn((1, channels, 3, 8, 12), device=device).to(dtype_on(device))
         deviation = float(vae.decode(latents).sample.float().std())
         assert deviation > 0, "a random autoencoder decodes to one value"
         vae.decoder.conv_out.weight.mul_(CONTRAST / deviation)
 
 
-def _chain(model: Any, orders: Sequence[list[int]], end: int, size: Size) -> None:
+def chain(embeddings: Any, head: Any, orders: Sequence[list[int]], *, end: int, gain: float) -> None:
     """Each token of an order makes the next one the greedy choice, the last one `end`.
 
-    The head's row of a token is along the embedding of the one before it.
+    The head's row of a token is along the embedding of the one before it. gain: of these rows.
     """
     known = [token for order in orders for token in order]
     assert len({*known, end}) == len(known) + 1, "a token that comes twice has two successors"
-    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
         head[end] = 0
         for order in orders:
             rows = torch.randn((len(order), embeddings.shape[1]), device=embeddings.device)
             rows /= rows.pow(2).mean(dim=1, keepdim=True).sqrt()
             embeddings[order] = (EMBEDDING_SIZE * rows).to(embeddings.dtype)
-            along = (size.next_token_gain * rows).to(head.dtype)
+            along = (gain * rows).to(head.dtype)
             head[order[1:]] = along[:-1]
             head[end] += along[-1]
 
 
-def _once(folder: Path, work: Callable[[Path], None]) -> None:
+def once(folder: Path, work: Callable[[Path], None]) -> None:
     """`work` in a folder that gets its name when all went well; nothing where it has it already."""
     if folder.is_dir():
         print(f"{folder} is there", flush=True)
@@ -216,12 +223,12 @@ def _once(folder: Path, work: Callable[[Path], None]) -> None:
     print(f"made {folder}: {num_bytes / 2**30:.2f} GiB in {seconds:.1f} s", flush=True)
 
 
-def _dtype(device: torch.device) -> torch.dtype:
+def dtype_on(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 @contextmanager
-def _on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Modules made inside are on this device and in this dtype."""
     before = torch.get_default_dtype()
     try:

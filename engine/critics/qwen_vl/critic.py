@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from engine.critics.qwen_vl.decode import Decoding
-from engine.critics.qwen_vl.folder import read_folder
+from engine.critics.qwen_vl.folder import CriticParts, read_folder
 from engine.critics.qwen_vl.footprint import footprint, planned_length
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
@@ -60,6 +60,7 @@ CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
 NUM_TRIES = 2
 NUM_RECENT = 4
+SHARED = "those of the generator's text tower, in memory once"
 
 
 def _reader() -> ThreadPoolExecutor:
@@ -85,6 +86,8 @@ class QwenVLCritic:
     device: str = "cpu"
     """Where it is, or would be with weights."""
     notes: Mapping[str, str]
+    lent: Any = None
+    """The transformer of a generator whose text tower is the model's; its memory is that of the generator."""
     reader: ThreadPoolExecutor = field(default_factory=_reader, repr=False, compare=False)
     recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
     """The tokens of the last replies, which the next ones partly repeat."""
@@ -289,38 +292,35 @@ def load(
     with_weights: bool = True,
     replies: int = 1,
     takes: VideoSpec | None = None,
+    tower: Any = None,
 ) -> QwenVLCritic:
     """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
     Without weights the model has shapes only (device meta): enough for the footprint.
     `patches`: critiques write only what changes of the plan. `takes`: what it will be asked about; a GPU
-    then gives the memory for it at once.
+    then gives the memory for it at once. `tower`: the transformer of a loaded Cosmos3 generator of the same
+    folder, by whose text tower the critic reads; None reads the weights of a language model of its own.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
     settings = read_settings(folder, patches=patches)
+    lent = tower if quantization == "none" else None  # weights of fewer bits are the critic's own
     with phase("weights" if with_weights else "modules"):
         parts = read_folder(
-            folder, device=device, dtype=dtype, quantization=quantization, with_weights=with_weights
+            folder,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            with_weights=with_weights,
+            tower=lent,
         )
     model, config = parts.model, parts.model.config
-    slots: Slots | None = None
-    grammars: Grammars | None = None
+    grammars = None
     if with_weights:
         with phase("grammar"):
             grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
-        if torch.device(model.device).type == "cuda":
-            with phase("linear layers"):
-                pack_linears(groups(model))
-            torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
-        slots = Slots(
-            TextStep(model),
-            device=torch.device(model.device),
-            eos_ids=parts.eos_ids,
-            max_new_tokens=settings.max_new_tokens,
-            at_once=replies,
-        )
+    slots = _slots(parts, settings.max_new_tokens, replies) if with_weights else None
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     critic = QwenVLCritic(
         model=model,
@@ -333,8 +333,21 @@ def load(
         slots=slots,
         replies=replies,
         device=device,
-        notes={"chat_template": parts.chat_template},
+        notes={"chat_template": parts.chat_template, **({} if lent is None else {"weights": SHARED})},
+        lent=lent,
     )
     if slots is not None and critic.on_gpu and takes is not None:
         slots.expect(planned_length(critic, takes))
     return critic
+
+
+def _slots(parts: CriticParts, max_new_tokens: int, replies: int) -> Slots:
+    device = torch.device(parts.model.device)
+    if device.type == "cuda":
+        with phase("linear layers"):
+            pack_linears(groups(parts.model))
+        torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
+    step = TextStep(parts.model)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what was merged, once more
+    return Slots(step, device=device, eos_ids=parts.eos_ids, max_new_tokens=max_new_tokens, at_once=replies)

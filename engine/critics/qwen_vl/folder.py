@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from engine.critics.qwen_vl.chat_template import chat_template
+from engine.critics.qwen_vl.lent_tower import over_tower
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
 from engine.errors import ModelError, unknown_name
 from engine.machine.tokenizer import read_tokenizer
@@ -50,7 +51,7 @@ class CriticParts:
 
 
 def read_folder(
-    folder: Path, *, device: str, dtype: str, quantization: str, with_weights: bool
+    folder: Path, *, device: str, dtype: str, quantization: str, with_weights: bool, tower: Any = None
 ) -> CriticParts:
     """Raises ConfigError for unknown names and ModelError for what does not fit; see `load`."""
     from safetensors import SafetensorError
@@ -69,7 +70,9 @@ def read_folder(
         _require_quantizer(folder, config, quantization)
         if not options and getattr(config, "quantization_config", None) is None:
             options = {"device_map": {"": device}}  # on several threads, without a copy in the host's memory
-        if with_weights:
+        if tower is not None:
+            model = over_tower(folder, config, tower, torch_dtype(dtype), with_weights=with_weights)
+        elif with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:
             model = _outline(config, torch_dtype(dtype), quantization, device)
@@ -82,7 +85,12 @@ def read_folder(
         )
     template = chat_template(folder, tokenizer)
     tokenizer.chat_template = template.text
-    stays = bool(options) or not with_weights or getattr(model, "quantization_method", None) is not None
+    stays = (
+        tower is not None
+        or bool(options)
+        or not with_weights
+        or getattr(model, "quantization_method", None) is not None
+    )
     model = model.eval() if stays else model.to(device).eval()
     return CriticParts(
         model=model,

@@ -36,7 +36,9 @@ def footprint(critic: QwenVLCritic, spec: VideoSpec) -> Footprint:
     tokens, patches = longest_prompt(critic, spec)
     kv_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim(text) * element  # a token
     slots = critic.replies * (slot_length(tokens, settings.max_new_tokens) * kv_bytes + text.vocab_size)
-    weights = [*critic.model.parameters(), *critic.model.buffers()]
+    lent = set() if critic.lent is None else {id(tensor) for tensor in critic.lent.parameters()}
+    tensors = (*critic.model.parameters(), *critic.model.buffers())
+    weights = [tensor for tensor in tensors if id(tensor) not in lent]
     held = {
         "model": sum(tensor.numel() * tensor.element_size() for tensor in weights),
         SLOTS: slots,

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.critics.qwen_vl.instructions import CRITIQUE_INSTRUCTION, PATCH_INSTRUCTION, PLAN_INSTRUCTION
 from engine.errors import ConfigError, ModelError
 from engine.settings.fields import setting, validate
-from engine.settings.sidecars import read_sidecar
+from engine.settings.sidecars import CRITIC, read_sidecar
 
 _INSTRUCTIONS = "that of engine/critics/qwen_vl/instructions.py"
 
@@ -60,7 +60,8 @@ def read_settings(folder: Path, *, patches: bool = False) -> CriticSettings:
     and none for patches. The model was trained on the former, or a user wrote it: ours in its place would get
     replies that nobody can read, or ask something else than was meant.
     """
-    found = read_sidecar(folder, CriticSettings)
+    both = (folder / "model_index.json").is_file()  # a generator of the same folder has the file itself
+    found = read_sidecar(folder, CriticSettings, section=CRITIC if both else "")
     own = found.critique_instruction != CRITIQUE_INSTRUCTION
     if patches and own and found.patch_instruction == PATCH_INSTRUCTION:
         raise ModelError(

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from engine.autoencoder.vae import decode_pixels, denormalise, encode_mode
 from engine.demo.training.train_dit import (
     FLOW_SHIFT,
     PREFIX_LATENTS,
@@ -20,7 +21,6 @@ from engine.demo.training.train_dit import (
     tokenize,
 )
 from engine.demo.training.train_vae import load_vae, to_pixels
-from engine.generators.wan.vae import decode_pixels, denormalise, encode_mode
 
 NUM_INFERENCE_STEPS: Final = 12  # what the bundled generator is run with, here and by its retake.json
 GUIDANCE_SCALE: Final = 2.5

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from engine.autoencoder.vae import encode_mode
 from engine.demo.training import checkpoint, prompts
 from engine.demo.training.checkpoint import Progress, Trained
 from engine.demo.training.clips import Block, ClipFactory, ClipRecord
@@ -24,7 +25,6 @@ from engine.demo.training.train_vae import LATENT_CHANNELS, save_half, to_pixels
 from engine.errors import ModelError
 from engine.generators.wan.own_prefix import told_prefix_attention, use_own_prefix
 from engine.generators.wan.settings import ALL, OWN
-from engine.generators.wan.vae import encode_mode
 
 TEXT_DIM: Final = 128
 MAX_TOKENS: Final = 192  # complete prompts of the scenes have up to 140, with irrelevant sentences 190

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from engine.autoencoder.vae import decode_pixels, encode_moments
 from engine.demo.training.clips import ClipFactory
 from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
-from engine.generators.wan.vae import decode_pixels, encode_moments
 
 LATENT_CHANNELS = 32
 CROP_FRAMES = 17  # 5 latent frames

@@ -1,4 +1,9 @@
-"""The generation tower of Cosmos3: its forward and its text.
+"""The Cosmos3 family: one transformer with a tower that reads text and a tower that makes video."""
 
-Its generator is coming; until then it declares no pipelines, so no folder is loaded by it.
-"""
+PIPELINES = ("Cosmos3Omni",)
+PARTS = ("transformer", "vae", "text_tokenizer", "scheduler")
+"""Folders that a take needs."""
+UNUSED = ("sound_tokenizer", "vision_encoder", "safety_checker")
+"""Folders that the index may name and no take reads; the reasoner's eyes are its critic's."""
+LENDS = True
+"""A critic of the same folder can read by this generator's text tower."""

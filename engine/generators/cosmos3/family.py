@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Never
 
 from diffusers import Cosmos3OmniTransformer
 
 from engine.denoise.family import AttentionSite, Parts, Shape
 from engine.errors import ConfigError
+from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3
 from engine.generators.cosmos3.recipes import cosmos3_recipe
 from engine.quant.precision_policy import Range
@@ -48,21 +48,19 @@ class Cosmos3Family:
         return ()
 
     def refuse(self, settings: DenoiseSettings, shape: Shape) -> None:
-        if settings.forward == "library":
-            self.library_denoiser()
         if settings.graphs == "on":
             raise ConfigError("there is no CUDA graph of Cosmos3", fix="leave graphs off or auto")
         if settings.prefix_steps != 1:
             raise ConfigError("Cosmos3 computes its prefix in every step", fix="leave prefix_steps at 1")
         if shape.batch != 1:
             raise ConfigError(
-                f"Cosmos3 predicts one branch at a time, not {shape.batch}", fix="run the branches one by one"
+                f"Cosmos3 predicts one branch of guidance at a time, not {shape.batch}: prompt and negative "
+                "prompt differ in length, and the length of a text moves the positions of the video",
+                fix="run the branches one by one",
             )
 
-    def library_denoiser(self) -> Never:
-        raise ConfigError(
-            "Cosmos3 has no denoiser over the library's forward", fix='set denoise.forward = "fast"'
-        )
+    def library_denoiser(self) -> EagerDenoiser:
+        return EagerDenoiser(self.transformer, fps=self.fps)
 
     def fast_forward(self, parts: Parts) -> FastCosmos3:
         return FastCosmos3(

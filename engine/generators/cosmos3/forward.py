@@ -1,6 +1,6 @@
 """The generation tower of Cosmos3: fast blocks between the library's own embeddings, over cached text.
 
-The understanding tower runs once per prompt, rotary tables are made once per shape, and the last norm and
+The text tower runs once per prompt, rotary tables are made once per shape, and the last norm and
 projection see the noisy frames only. Knows no sampler and no guidance. Invariant: in fp32 with plain GEMMs it
 equals the library's full forward to rounding; clean frames get no timestep and have velocity 0.
 Z latent channels . F, h, w latent frames and pixels . S video tokens . L text tokens . C channels
@@ -8,11 +8,14 @@ Z latent channels . F, h, w latent frames and pixels . S video tokens . L text t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import Cosmos3OmniTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from engine.denoise.guidance import COND, UNCOND
 from engine.denoise.layers import BoundAttention, ElementWise, quantized_blocks
@@ -20,7 +23,6 @@ from engine.denoise.sampler import PrefixTimestep
 from engine.generators.cosmos3.block import FastCosmos3Block, LayerText
 from engine.generators.cosmos3.text import prefill, video_rotary
 from engine.quant.precision_policy import Range
-from engine.quant.recipes import SurgeryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +46,8 @@ class FastCosmos3(nn.Module):
         quantized_attention: BoundAttention | None,
     ) -> None:
         super().__init__()
-        config = transformer.config
-        if config.sound_gen or config.action_gen:
-            raise SurgeryError(
-                "the transformer also generates sound or actions, which the fast forward does not know",
-                fix="use a video-only checkpoint",
-            )
         self.library, self.fps = transformer, fps
-        self.patch_px = int(config.latent_patch_size)
+        self.patch_px = int(transformer.config.latent_patch_size)
         self.blocks = nn.ModuleList(
             FastCosmos3Block(
                 layer,
@@ -66,7 +62,7 @@ class FastCosmos3(nn.Module):
         self._rotary: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
     def prompt(self, token_ids: Tensor) -> Prompt:
-        """Of token ids [L]; runs the understanding tower."""
+        """Of token ids [L]; runs the text tower."""
         cache = prefill(self.library, token_ids)
         layers = tuple(
             block.text(keys, values)
@@ -80,12 +76,11 @@ class FastCosmos3(nn.Module):
     ) -> Tensor:
         """Velocity fp32 [1, Z, F, h, w] of latents alike, of which the first `prefix` frames are clean;
         `quantized` says for each block whether its attention is the quantized one."""
-        _, _, frames, height, width = latents.shape
-        grid = (frames, height // self.patch_px, width // self.patch_px)
+        grid = patch_grid(latents.shape, self.patch_px)
         cos, sin = self._tables(prompt.num_tokens, grid)
         split = prefix * grid[1] * grid[2]  # tokens
         h = self.library.proj_in(patchify(latents.to(self.dtype), self.patch_px))  # [1, S, C]
-        h[:, split:] += self._time(value)
+        h[:, split:] += time_embedding(self.library, value)
         pending = None
         for block, text, eight_bit in zip(self.blocks, prompt.layers, quantized, strict=True):
             assert isinstance(block, FastCosmos3Block)
@@ -93,23 +88,16 @@ class FastCosmos3(nn.Module):
         norm = self.library.norm_moe_gen
         assert pending is not None, "there are no layers"
         _, n, _ = self.ops.rms_norm(h[:, split:], pending[:, split:], norm.weight, eps=float(norm.eps))
-        noisy = unpatchify(self.library.proj_out(n), (frames - prefix, *grid[1:]), self.patch_px)
+        noisy = unpatchify(self.library.proj_out(n), (grid[0] - prefix, *grid[1:]), self.patch_px)
         velocity = torch.zeros_like(latents, dtype=torch.float32)
-        velocity[:, :, prefix:] = noisy
+        velocity[:, :, prefix:] = noisy[..., : latents.shape[3], : latents.shape[4]]
         return velocity
-
-    def _time(self, value: float) -> Tensor:
-        """The embedding of one timestep [1, C], in the dtype of the tokens."""
-        model = self.library
-        times = torch.full((1,), value, device=model.proj_in.weight.device)
-        features = model.time_proj(times * model.config.timestep_scale)
-        embedded: Tensor = model.time_embedder(features.to(model.time_embedder.linear_1.weight.dtype))
-        return embedded.to(self.dtype)
 
     def _tables(self, num_text: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         key = (num_text, *grid)
-        if key not in self._rotary:
-            self._rotary[key] = video_rotary(self.library, num_text, grid, self.fps)
+        if key not in self._rotary:  # those of two texts are kept, of both branches of guidance
+            last = dict([*self._rotary.items()][-1:])
+            self._rotary = {**last, key: video_rotary(self.library, num_text, grid, self.fps)}
         return self._rotary[key]
 
 
@@ -138,15 +126,33 @@ class Cosmos3Denoiser:
         return velocity
 
 
+def time_embedding(transformer: Any, value: float) -> Tensor:
+    """Of one timestep: [1, C], in the dtype of the tokens."""
+    weight = transformer.proj_in.weight
+    times = torch.full((1,), value, device=weight.device)
+    features = transformer.time_proj(times * transformer.config.timestep_scale)
+    embedded: Tensor = transformer.time_embedder(features.to(transformer.time_embedder.linear_1.weight.dtype))
+    return embedded.to(weight.dtype)
+
+
+def patch_grid(shape: Sequence[int], patch: int) -> tuple[int, int, int]:
+    """Patches (frames, rows, columns) of latents [B, Z, F, h, w]; the last row and column may be half empty,
+    as those of 720 lines are."""
+    return shape[2], -(-shape[3] // patch), -(-shape[4] // patch)
+
+
 def patchify(latents: Tensor, patch: int) -> Tensor:
-    """[B, Z, F, h, w] -> [B, S, p p Z], frame by frame and row by row."""
+    """[B, Z, F, h, w] -> [B, S, p p Z], frame by frame and row by row; zeros fill what a patch lacks."""
+    height, width = latents.shape[3:]
+    if height % patch or width % patch:
+        latents = functional.pad(latents, (0, -width % patch, 0, -height % patch))
     cells = latents.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, Z, F, y, p, x, q]
     tokens: Tensor = cells.permute(0, 2, 3, 5, 4, 6, 1).flatten(4).flatten(1, 3)
     return tokens
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch: int) -> Tensor:
-    """The inverse, for a video of `grid` patches (frames, rows, columns)."""
+    """[B, S, p p Z] -> [B, Z, F, p y, p x], for a video of `grid` patches (frames, rows, columns)."""
     cells = tokens.unflatten(1, grid).unflatten(4, (patch, patch, -1))  # [B, F, y, x, p, q, Z]
     video: Tensor = cells.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
     return video

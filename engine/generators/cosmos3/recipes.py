@@ -21,6 +21,11 @@ _KEPT_IN_BLOCK = tuple(
     Kept(pattern=pattern, why="understanding tower: computed once per prompt, so 8 bits save nothing")
     for pattern in ("self_attn.to_q", "self_attn.to_k", "self_attn.to_v", "self_attn.to_out", "mlp.*_proj")
 )
+_WORDS = Kept(pattern="lm_head*", why="makes words, which no step asks for")
+_IDLE = tuple(
+    Kept(pattern=f"{name}*", why="sound and actions, which no step asks for")
+    for name in ("audio_proj_in", "audio_proj_out")
+)
 COSMOS3_EDGE = QuantRecipe(
     family="cosmos3_edge",
     blocks="layers",
@@ -33,7 +38,7 @@ COSMOS3_EDGE = QuantRecipe(
         Kept(pattern="proj_in*", why="the first layer that sees the latents"),
         Kept(pattern="time_embedder.*", why="the timestep decides the size of the step"),
         Kept(pattern="proj_out*", why="the final projection is the velocity itself"),
-        Kept(pattern="lm_head*", why="makes words, which no step asks for"),
+        _WORDS,
     ),
 )
 COSMOS3 = dataclasses.replace(
@@ -45,6 +50,8 @@ COSMOS3 = dataclasses.replace(
 
 
 def cosmos3_recipe(transformer: nn.Module) -> QuantRecipe:
-    """With or without a gate in the feed-forward layers, as the weights say."""
-    gated = any(name.endswith("mlp_moe_gen.gate_proj") for name, _ in transformer.named_modules())
-    return COSMOS3 if gated else COSMOS3_EDGE
+    """With or without a gate in the feed-forward layers, words and sound, as the weights say."""
+    names = [name for name, _ in transformer.named_modules()]
+    recipe = COSMOS3 if any(name.endswith("mlp_moe_gen.gate_proj") for name in names) else COSMOS3_EDGE
+    kept = [rule for rule in recipe.kept if rule.pattern != _WORDS.pattern or "lm_head" in names]
+    return dataclasses.replace(recipe, kept=(*kept, *(rule for rule in _IDLE if rule.pattern[:-1] in names)))

@@ -1,6 +1,6 @@
 """The text of Cosmos3 as its generation tower reads it: keys and values of every layer, once per prompt.
 
-The understanding tower is causal over the text and sees neither video nor timestep, so what it hands over is
+The text tower is causal over the text and sees neither video nor timestep, so what it hands over is
 the same at every step. Knows no sampler. Invariant: the numbers of the library's full forward.
 L text tokens . S video tokens . C channels . A heads . K heads of keys and values . D head size
 """
@@ -17,6 +17,8 @@ from diffusers.pipelines.cosmos.pipeline_cosmos3_omni import (
 )
 from torch import Tensor
 from torch.nn import functional
+
+from engine.machine.device import to_device
 
 FRAMES_PER_LATENT = 4
 """Of the family's video autoencoder."""
@@ -36,7 +38,7 @@ class TextCache:
 
 @torch.no_grad()
 def prefill(transformer: Any, token_ids: Tensor, positions: Tensor | None = None) -> TextCache:
-    """Runs the understanding tower of a Cosmos3OmniTransformer over token ids [L].
+    """Runs the text tower of a Cosmos3OmniTransformer over token ids [L].
 
     positions [3, L]: by default those of a text that stands first.
     """
@@ -45,7 +47,8 @@ def prefill(transformer: Any, token_ids: Tensor, positions: Tensor | None = None
             len(token_ids), 0, use_float_positions=transformer.config.enable_fps_modulation
         )
     cos, sin = (table.unsqueeze(1) for table in rotary_tables(transformer, positions))  # [L, 1, D]
-    hidden = transformer.embed_tokens(token_ids)  # [L, C]
+    table = transformer.embed_tokens.weight.device  # the host where the tower visits
+    hidden = transformer.embed_tokens(to_device(token_ids, table))  # [L, C]
     keys, values = [], []
     for layer in transformer.layers:
         attn = layer.self_attn
@@ -74,23 +77,31 @@ def video_rotary(
 
     In the rounding of the transformer's dtype, as the library has them.
     """
-    config = transformer.config
-    positions, _ = get_3d_mrope_ids_vae_tokens(
+    cos, sin = rotary_tables(transformer, video_positions(transformer.config, num_text, grid, fps))
+    return cos.float().contiguous(), sin.float().contiguous()
+
+
+def video_positions(config: Any, num_text: int, grid: tuple[int, int, int], fps: float) -> Tensor:
+    """[3, S], on the host."""
+    positions: Tensor = get_3d_mrope_ids_vae_tokens(
         *grid,
         temporal_offset=num_text + config.unified_3d_mrope_temporal_modality_margin,
         reset_spatial_indices=config.unified_3d_mrope_reset_spatial_ids,
         fps=fps if config.enable_fps_modulation else None,
         base_fps=float(config.base_fps),
         temporal_compression_factor=FRAMES_PER_LATENT,
-    )
-    cos, sin = rotary_tables(transformer, positions)
-    return cos.float().contiguous(), sin.float().contiguous()
+    )[0]
+    return positions
 
 
 def rotary_tables(transformer: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin [S, D] of positions [3, S], as the library's rotary embedding makes them."""
     weight = transformer.proj_in.weight
-    positions = positions.to(weight.device).unsqueeze(1)
+    if weight.is_meta:  # there the library cannot switch autocasting off
+        shape = (positions.shape[1], transformer.config.head_dim)
+        table = torch.empty(shape, dtype=weight.dtype, device="meta")
+        return table, torch.empty_like(table)
+    positions = to_device(positions, weight.device).unsqueeze(1)
     cos, sin = transformer.rotary_emb(positions, device=weight.device, dtype=weight.dtype)
     return cos.squeeze(0), sin.squeeze(0)
 

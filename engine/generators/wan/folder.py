@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,26 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
-from diffusers.models.modeling_utils import no_init_weights
-from safetensors import SafetensorError
 from transformers import T5EncoderModel, UMT5EncoderModel
 
+from engine.autoencoder.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
-from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.machine.offload import look_up_on_host, stream
+from engine.machine.outline import in_dtype
+from engine.machine.pipeline_folder import (
+    COMPLETE,
+    outline_component,
+    read_component,
+    read_object,
+    refusing,
+)
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
-from kernels.files import read_json
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 SCHEDULERS = {
@@ -71,7 +76,6 @@ CONFIG_FILES = {
 MAX_TEXT_TOKENS = 512
 """What the published Wan models were trained with; a tokenizer may set a smaller limit."""
 
-_COMPLETE = "copy or download the whole folder again"
 _ADAPTER = "move it out of the folder and name it with --lora FILE, if a run shall have it"
 
 
@@ -124,7 +128,7 @@ def read_folder(
     vae = read_part(folder, "vae", AutoencoderKLWan, weight_dtype)
     read_text = _read_on_host if with_weights and "text_encoder" in streamed else read_part
     text_encoder = read_text(folder, "text_encoder", _text_encoder_class(folder), weight_dtype)
-    tokenizer = _refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
+    tokenizer = refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
     use_channels_last(vae)
     defaults = _on_the_grid(folder, read_sidecar(folder, WanDefaults), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)
@@ -165,7 +169,7 @@ def _check_index(folder: Path) -> None:
     for component, config_name in CONFIG_FILES.items():
         if not (folder / component / config_name).is_file():
             raise ModelError(
-                f"{folder} lacks the component {component}: no {component}/{config_name}", fix=_COMPLETE
+                f"{folder} lacks the component {component}: no {component}/{config_name}", fix=COMPLETE
             )
 
 
@@ -199,27 +203,8 @@ def _read_scheduler(folder: Path) -> Any:
 def _read_weights(
     folder: Path, component: str, model_class: Any, dtype: torch.dtype, *, device: torch.device
 ) -> Any:
-    # The dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
-    # transformers reads straight to the device on several threads; diffusers maps the file into memory, on
-    # the CPU as on a GPU, and is as quick without.
-    options: dict[str, Any] = {"torch_dtype": dtype}
-    if component == "text_encoder":
-        options = {"dtype": dtype, "device_map": {"": device}}
-    model, info = _refusing(
-        folder,
-        component,
-        lambda: model_class.from_pretrained(
-            folder / component, local_files_only=True, output_loading_info=True, **options
-        ),
-    )
-    faults = [
-        f"{kind} {sorted(map(str, info[kind]))[:3]}"
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if info[kind]
-    ]
-    if faults:
-        raise _unfit(folder, component, "; ".join(faults), "exactly the tensors of its config")
-    return model
+    at = device if component == "text_encoder" else None
+    return read_component(folder, component, model_class, dtype, device=at)
 
 
 def _read_on_host(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
@@ -256,38 +241,15 @@ def _place(model: Any, blocks: Any, device: torch.device, *, streamed: bool, tab
 
 def _outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
     """The module of a component's config, with shapes and without values."""
-    path = folder / component
+    if component != "text_encoder":
+        return outline_component(folder, component, model_class, dtype)
 
     def build() -> Any:
-        if component == "text_encoder":
-            config = model_class.config_class.from_pretrained(path, local_files_only=True)
-            with torch.device("meta"):
-                return _in_dtype(model_class(config), (), dtype)
-        return without_values(model_class, model_class.load_config(path, local_files_only=True), dtype)
+        config = model_class.config_class.from_pretrained(folder / component, local_files_only=True)
+        with torch.device("meta"):
+            return in_dtype(model_class(config), (), dtype)
 
-    return _refusing(folder, component, build)
-
-
-def without_values(model_class: Any, config: Any, dtype: torch.dtype) -> Any:
-    """A module of diffusers by its configuration, on the device meta; its fp32 islands stay."""
-    with torch.device("meta"), no_init_weights():
-        model = model_class.from_config(config)
-    return _in_dtype(model, model._keep_in_fp32_modules or (), dtype)
-
-
-def _in_dtype(model: Any, islands: Collection[str], dtype: torch.dtype) -> Any:
-    for name, parameter in model.named_parameters():
-        if set(name.split(".")).isdisjoint(islands):
-            parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def _refusing(folder: Path, component: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        problem = f"{folder}: the component {component} cannot be loaded: {error}"
-        raise ModelError(problem, fix=_COMPLETE) from error
+    return refusing(folder, component, build)
 
 
 def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefaults:
@@ -355,15 +317,7 @@ def _check_fit(folder: Path, transformer: Any, vae: Any, text_encoder: Any) -> N
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist", fix="give a diffusers folder of the Wan family") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}", fix=_COMPLETE) from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no JSON object", fix=_COMPLETE)
-    return values
+    return read_object(path, kind="a diffusers folder of the Wan family")
 
 
 def _unfit(folder: Path, component: str, found: str, allowed: str) -> ModelError:

@@ -8,19 +8,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from engine.denoise.assemble import GRAPHED_TOKENS
-from engine.generators.wan.memory import (
+from engine.autoencoder.memory import (
     MAX_CHUNK_LATENTS,
-    bytes_of,
     chunk_bytes,
     chunk_size,
-    denoise_bytes,
     encode_bytes,
     latent_shape,
-    prefix_bytes,
-    text_bytes,
 )
+from engine.denoise.assemble import GRAPHED_TOKENS
+from engine.generators.wan.memory import denoise_bytes, prefix_bytes, text_bytes
 from engine.machine.memory import GRAPHS
+from engine.machine.outline import bytes_of
 from engine.types import Footprint, VideoSpec
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     """Models and pools of graphs; encoding the prefix, a denoise step, a pass of the autoencoder."""
     parts, settings = generator.parts, generator.settings
-    latents = 4 * math.prod(latent_shape(parts, spec))
+    latents = 4 * math.prod(latent_shape(parts.vae, spec))
     history = (generator.schedule.num_steps + 3) * latents  # a sampler keeps noise and velocities
     batch = 2 if generator.batched else 1
     step, text = denoise_bytes(parts, spec, batch, settings), text_bytes(parts, batch, settings)
@@ -57,9 +55,12 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     return Footprint(
         held=held,
         working={
-            "prefix and text": encode_bytes(parts, spec, chunk, fused=generator.fused) + text,
+            "prefix and text": encode_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
+            + text,
             "denoise step": history + step + text + prefix,
-            "autoencoder pass": latents + chunk_bytes(parts, spec, chunk, fused=generator.fused) + done,
+            "autoencoder pass": latents
+            + chunk_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
+            + done,
         },
     )
 
@@ -73,7 +74,7 @@ def chunk_latents(generator: WanGenerator, spec: VideoSpec) -> int:
     if parts.device.type == "cuda":
         return MAX_CHUNK_LATENTS
     step = denoise_bytes(parts, spec, 2 if generator.batched else 1, generator.settings)
-    return chunk_size(parts, spec, most_bytes=step, fused=generator.fused)
+    return chunk_size(parts.vae, parts.device, spec, most_bytes=step, fused=generator.fused)
 
 
 def _transformer_bytes(generator: WanGenerator) -> int:

@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from engine.autoencoder.memory import latent_shape, padded
+from engine.autoencoder.vae import latent_frames_of
+from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.family import Shape
 from engine.denoise.guidance import gate_step
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
-from engine.denoise.step_cache import steps_to_extrapolate
+from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.errors import ConfigError
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
@@ -26,14 +29,10 @@ from engine.generators.wan.folder import WanParts, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
-from engine.generators.wan.memory import latent_shape, num_tokens, padded
+from engine.generators.wan.memory import num_tokens
 from engine.generators.wan.prefix_keys import prefix_note
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.text import token_ids
-from engine.generators.wan.vae import (
-    latent_frames_of,
-)
-from engine.generators.wan.vae_fused import use_fused_vae
 from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
@@ -128,8 +127,7 @@ def _use(generator: WanGenerator, made: Assembled) -> None:
     generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
     generator.denoiser_bytes, generator.scratch_bytes = made.num_bytes, made.scratch_bytes
     if settings.step_cache:
-        steps = ", ".join(str(step + 1) for step in sorted(generator.extrapolated))
-        generator.notes["step_cache"] = f"{settings.step_cache_by}: steps {steps or 'none'}"
+        generator.notes["step_cache"] = note_of(settings, generator.extrapolated)
     if settings.vae_chunk:
         generator.notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
     if prefix := prefix_note(made.denoiser, settings.prefix_steps):
@@ -194,7 +192,7 @@ class WanGenerator:
     @property
     def shape(self) -> Shape:
         """What one forward of the denoiser sees."""
-        shape = latent_shape(self.parts, self.spec)
+        shape = latent_shape(self.parts.vae, self.spec)
         tokens = num_tokens(self.parts, shape)
         return Shape(
             batch=2 if self.batched else 1,
@@ -206,7 +204,7 @@ class WanGenerator:
     @property
     def forward_sizes(self) -> dict[str, int]:
         """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for."""
-        _, _, frames, height, width = latent_shape(self.parts, self.spec)
+        _, _, frames, height, width = latent_shape(self.parts.vae, self.spec)
         return {"F": frames, "h": height, "w": width, "L": self.parts.max_text_tokens}
 
     @property

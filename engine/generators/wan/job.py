@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from engine.denoise.early_stop import EarlyStop
-from engine.denoise.finite import FiniteWatch
-from engine.denoise.guidance import Guidance, GuidedText, gate_step
-from engine.denoise.sampler import PrefixSampler
-from engine.generators.wan.memory import latent_shape, padded, to_uint8
-from engine.generators.wan.prefix_keys import for_take
-from engine.generators.wan.text import embed, to_device
-from engine.generators.wan.vae import (
+from engine.autoencoder.memory import latent_shape, padded, to_uint8
+from engine.autoencoder.vae import (
     decode_in_chunks,
     denormalise,
     encode_mode,
     latent_frames_of,
     num_chunks,
 )
+from engine.denoise.early_stop import EarlyStop
+from engine.denoise.finite import FiniteWatch
+from engine.denoise.guidance import Guidance, GuidedText, gate_step
+from engine.denoise.sampler import PrefixSampler
+from engine.generators.wan.prefix_keys import for_take
+from engine.generators.wan.text import embed
+from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
 from engine.types import Frames, Video
@@ -179,5 +180,5 @@ class WanJob:
         """Initial noise from a host generator seeded by the prompt alone: the same on every device."""
         parts = self._generator.parts
         source = torch.Generator().manual_seed(self._request.seed)
-        shape = latent_shape(parts, parts.spec)
+        shape = latent_shape(parts.vae, parts.spec)
         return to_device(torch.randn(shape, generator=source, dtype=torch.float32), parts.device)

@@ -10,61 +10,31 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import Tensor
+from diffusers import WanTransformer3DModel
 
+from engine.autoencoder.memory import latent_shape, padded
+from engine.autoencoder.vae import latent_frames_of
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.layers import BoundAttention, bind
 from engine.denoise.sampler import PrefixTimestep
 from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.folder import WanParts, without_values
+from engine.generators.wan.folder import WanParts
 from engine.generators.wan.forward import FastDenoiser, FastWan
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.recipes import wan_recipe
 from engine.generators.wan.settings import OWN
-from engine.generators.wan.vae import (
-    TEMPORAL_STRIDE,
-    decode_in_chunks,
-    encode_moments,
-    latent_frames_of,
-    use_channels_last,
-)
-from engine.generators.wan.vae_fused import use_fused_vae
 from engine.machine.counted import peak_bytes
+from engine.machine.outline import frozen, without_values
 from engine.quant import surgery
 from engine.quant.linears import QuantizedLinear
 from engine.settings.presets import DenoiseSettings
 from engine.types import VideoSpec
 
-MAX_CHUNK_LATENTS = 4
-"""Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps grow."""
-
-CPU_CHUNK_BYTES = 2**30
-"""On a CPU a pass of the autoencoder may always take this; beyond it, what a denoise step takes (one latent
-frame at least)."""
 COUNTED_BLOCKS = 3
 """Blocks are alike: the peak is inside one, and the inner ones are those that may be 8-bit."""
-
-
-def padded(num_frames: int) -> int:
-    return num_frames + (1 - num_frames) % TEMPORAL_STRIDE
-
-
-def latent_shape(parts: WanParts, spec: VideoSpec) -> tuple[int, int, int, int, int]:
-    """(1, Z, F, h, w) for padded prefix and continuation together."""
-    stride = parts.vae.config.scale_factor_spatial
-    latent_frames = latent_frames_of(padded(spec.prefix_frames) + spec.num_frames)
-    return 1, parts.vae.config.z_dim, latent_frames, spec.height // stride, spec.width // stride
-
-
-def bytes_of(module: Any) -> int:
-    """Of parameters and buffers, each storage once."""
-    tensors = (*module.parameters(), *module.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def num_tokens(parts: WanParts, shape: tuple[int, ...]) -> int:
@@ -82,11 +52,11 @@ def is_compiled(settings: DenoiseSettings, device: torch.device) -> bool:
 
 def denoise_bytes(parts: WanParts, spec: VideoSpec, batch: int, settings: DenoiseSettings) -> int:
     """Peak of one forward for so many rows of guidance, without the text that all steps share."""
-    shape, formats = latent_shape(parts, spec), _formats(parts.transformer)
+    shape, formats = latent_shape(parts.vae, spec), _formats(parts.transformer)
     if is_compiled(settings, parts.device):
         return _compiled_bytes(parts, batch * num_tokens(parts, shape), eight_bit=bool(formats))
     return _counted_forward(
-        _frozen(parts.transformer.config),
+        frozen(parts.transformer.config),
         parts.transformer.patch_embedding.weight.dtype,
         shape,
         batch,
@@ -113,51 +83,11 @@ def prefix_bytes(parts: WanParts, spec: VideoSpec, guidance_scale: float, settin
     if settings.forward == "library" or not (own or settings.prefix_steps > 1):
         return 0
     config, element = parts.transformer.config, parts.transformer.patch_embedding.weight.element_size()
-    shape = latent_shape(parts, spec)
+    shape = latent_shape(parts.vae, spec)
     tokens = num_tokens(parts, shape) // shape[2] * latent_frames_of(padded(spec.prefix_frames))
     rows = 1 if own or guidance_scale == 1.0 else 2
     width = config.num_attention_heads * config.attention_head_dim
     return int(rows * tokens * 2 * element * config.num_layers * width)
-
-
-def chunk_size(parts: WanParts, spec: VideoSpec, *, most_bytes: int, fused: bool) -> int:
-    """Latent frames per pass of the autoencoder, whose peak stays below `most_bytes`, on a CPU also below
-    CPU_CHUNK_BYTES."""
-    limit = max(most_bytes, CPU_CHUNK_BYTES)
-    sizes = range(MAX_CHUNK_LATENTS, 1, -1)
-    return next((size for size in sizes if chunk_bytes(parts, spec, size, fused=fused) <= limit), 1)
-
-
-def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
-    """Peak of one pass of the autoencoder, the larger one of both ways; see `encode_bytes`."""
-    return max(
-        _counted_vae(way, *_vae_key(parts, spec, fused), chunk_latents)
-        + _unfolded(parts, spec, chunk_latents)
-        for way in ("decode", "encode")
-    )
-
-
-def encode_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
-    """Peak while a prefix is encoded: its pixels in float32, and once more; then those that the autoencoder
-    takes, cut into patches too, and a pass."""
-    values = padded(spec.prefix_frames) * 3 * spec.height * spec.width
-    element: int = parts.vae.encoder.conv_in.weight.element_size()
-    given = values * element * (2 if parts.vae.config.patch_size else 1)
-    peak = _counted_vae("encode", *_vae_key(parts, spec, fused), chunk_latents)
-    return max(2 * 4 * values, given + peak + _unfolded(parts, spec, chunk_latents))
-
-
-def _unfolded(parts: WanParts, spec: VideoSpec, chunk_latents: int) -> int:
-    """On a CPU convolutions of float32 unfold their input, 27 times as large."""
-    config, element = parts.vae.config, parts.vae.encoder.conv_in.weight.element_size()
-    if parts.device.type != "cpu" or element != 4:
-        return 0
-    patch = config.patch_size or 1
-    width = max(
-        config.base_dim, (2 if config.is_residual else 1) * (config.decoder_base_dim or config.base_dim)
-    )
-    frames = TEMPORAL_STRIDE * chunk_latents + 2
-    return int(27 * frames * (spec.height // patch) * (spec.width // patch) * width * element)
 
 
 def _compiled_bytes(parts: WanParts, tokens: int, *, eight_bit: bool) -> int:
@@ -174,13 +104,6 @@ def _compiled_bytes(parts: WanParts, tokens: int, *, eight_bit: bool) -> int:
 
 def _formats(transformer: Any) -> list[str]:
     return [module.format for module in transformer.modules() if isinstance(module, QuantizedLinear)]
-
-
-def _frozen(config: Mapping[str, Any]) -> str:
-    """A configuration as a key of a cache, the same of an outline and of the loaded module, which also knows
-    where it came from."""
-    known = {name: value for name, value in config.items() if not name.startswith("_")}
-    return json.dumps(known, sort_keys=True, default=str)
 
 
 @functools.lru_cache(maxsize=64)
@@ -228,47 +151,3 @@ def _fast(transformer: Any, element_wise: str, format: str) -> FastDenoiser:
         cross_attention=attention,
     )
     return FastDenoiser(wan)
-
-
-def _vae_key(parts: WanParts, spec: VideoSpec, fused: bool) -> tuple[str, torch.dtype, int, int, bool]:
-    dtype = parts.vae.encoder.conv_in.weight.dtype
-    return _frozen(parts.vae.config), dtype, spec.height, spec.width, fused
-
-
-@functools.lru_cache(maxsize=64)
-def _counted_vae(
-    way: str,
-    config: str,
-    dtype: torch.dtype,
-    height: int,
-    width: int,
-    fused: bool,
-    chunk_latents: int,
-) -> int:
-    """The first pass and two more, since each keeps frames for the next; without the pixels of an encoder."""
-    vae: Any = without_values(AutoencoderKLWan, json.loads(config), dtype).eval()
-    use_channels_last(vae)
-    if fused:
-        # paired columns are views, which without values are taken for copies
-        use_fused_vae(vae, merge_upsampling=True, paired=frozenset())
-    latent_frames = 1 + 2 * chunk_latents
-    if way == "encode":
-        frames = 1 + TEMPORAL_STRIDE * (latent_frames - 1)
-        pixels = torch.empty(1, 3, frames, height, width, device="meta", dtype=dtype)
-        patches = pixels.nbytes if vae.config.patch_size else 0
-        return peak_bytes(lambda: encode_moments(vae, pixels, chunk_latents)) - patches
-    stride = vae.config.scale_factor_spatial
-    size = (1, vae.config.z_dim, latent_frames, height // stride, width // stride)
-    latents = torch.empty(size, device="meta", dtype=dtype)
-    return peak_bytes(lambda: _decode(vae, latents, chunk_latents))
-
-
-def _decode(vae: Any, latents: Tensor, chunk_latents: int) -> None:
-    for pixels in decode_in_chunks(vae, latents, chunk_latents):
-        to_uint8(pixels)
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """[1, 3, T, H, W] in [-1, 1] -> uint8 [T, H, W, 3], ready to be copied to the host."""
-    rounded = pixels[0].float().add(1.0).mul(127.5).round_().to(torch.uint8)
-    return rounded.permute(1, 2, 3, 0).contiguous()

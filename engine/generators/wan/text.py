@@ -1,4 +1,4 @@
-"""A prompt of the Wan family -> token ids -> embeddings, and how host tensors reach the device.
+"""A prompt of the Wan family -> token ids -> embeddings.
 
 Knows no job and no prefix. n tokens . S of a padded text . D text width
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.generators.wan.folder import WanParts
+from engine.machine.device import to_device
 
 
 def token_ids(parts: WanParts, text: str) -> Tensor:
@@ -39,8 +40,3 @@ def embed(parts: WanParts, token_ids: Tensor) -> Tensor:
     hidden = parts.text_encoder(input_ids=given).last_hidden_state
     padded: Tensor = nn.functional.pad(hidden, (0, 0, 0, parts.max_text_tokens - hidden.shape[1]))
     return padded
-
-
-def to_device(host: Tensor, device: torch.device) -> Tensor:
-    # From pageable memory the copy would wait for the stream; pinned memory is kept until the copy is done.
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)

@@ -25,7 +25,7 @@ from bench.perf import (
     test_prefill,
     test_vae_decode,
 )
-from engine.generators.wan.vae import decode_pixels
+from engine.autoencoder.vae import decode_pixels
 from kernels import dispatch
 from kernels.fused.formats import FP8, quantize_rows
 

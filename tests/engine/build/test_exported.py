@@ -23,7 +23,7 @@ from engine.build.prepare import prepare
 from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, RetakeError, StoreError
 from engine.generators.wan import generator as wan
-from engine.generators.wan.memory import bytes_of
+from engine.machine.outline import bytes_of
 from engine.settings.config import read_config
 from engine.types import Frames, Prompt
 from export.artifacts.store import text_digest

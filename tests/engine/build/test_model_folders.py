@@ -103,9 +103,11 @@ def test_folders_are_judged_without_torch() -> None:
 
 def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> None:
     (pipeline / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ModelError, match="'FluxPipeline', which no family loads; known: Wan") as caught:
+    with pytest.raises(
+        ModelError, match="'FluxPipeline', which no family loads; known: Cosmos3Omni, Wan"
+    ) as caught:
         model_folders.find_generator(str(pipeline))
-    assert caught.value.fix == "give a folder of one of the families: wan", "only those that load something"
+    assert caught.value.fix == "give a folder of one of the families: cosmos3, wan"
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="'llama', which no family loads; known: qwen2_5_vl, qwen3_vl"):
         model_folders.find_critic(str(critic))

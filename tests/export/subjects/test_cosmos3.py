@@ -100,13 +100,6 @@ def test_equals_the_library(layout: dict[str, Any], length: int) -> None:
     assert not velocity[:, :, :CLEAN].any() and velocity[:, :, CLEAN:].abs().min() > 0
 
 
-def test_patches_come_back() -> None:
-    latents = torch.randn(2, 4, 3, 4, 6)
-    tokens = cosmos3.patchify(latents, 2)
-    assert tokens.shape == (2, 18, 16)
-    assert torch.equal(cosmos3.unpatchify(tokens, latents.shape, 2), latents)
-
-
 def test_the_understanding_tower_is_gone() -> None:
     before = sum(parameter.numel() for parameter in transformer(SUPER).layers.parameters())
     module = cosmos3.prepare(transformer(SUPER), profiles=(PROFILE,)).module
@@ -140,6 +133,3 @@ def test_quantized_graph(tmp_path: Path) -> None:
 def test_refusals() -> None:
     with pytest.raises(ExportError, match="S=18"):
         cosmos3.prepare(transformer(SUPER), profiles=(Profile(name="p", sizes={**SIZES, "S": 17}),))
-    sound = {**SUPER, "sound_gen": True, "sound_dim": 4}
-    with pytest.raises(ExportError, match="sound or actions"):
-        cosmos3.prepare(transformer(sound), profiles=(PROFILE,))

@@ -9,7 +9,7 @@ import torch
 from tiny_export import relative
 from tiny_wan import build_autoencoder
 
-from engine.generators.wan.vae import denormalise
+from engine.autoencoder.vae import denormalise
 from export.quantization.quantize import quantize
 from export.spec import ExportError, Profile
 from export.subjects import vae_decoder

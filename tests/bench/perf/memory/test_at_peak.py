@@ -19,7 +19,7 @@ def event(action: str, address: int, size: int, *frames: str) -> dict[str, Any]:
 
 
 LIBRARY = "/lib/site-packages/engine/torch.py:9 x"
-OURS = "/home/a/engine/generators/wan/vae.py:70 x"
+OURS = "/home/a/engine/autoencoder/vae.py:70 x"
 CALLER = "/home/a/engine/loop/lanes.py:300 x"
 
 
@@ -36,7 +36,7 @@ def test_what_was_there_at_the_peak_is_summed_by_its_line() -> None:
     ]
     assert at_peak(events, start_bytes=500) == [
         (BEFORE, 470),
-        ("engine/generators/wan/vae.py:70 f", 300),
+        ("engine/autoencoder/vae.py:70 f", 300),
         (NOT_OURS, 50),
     ]
 

@@ -83,9 +83,9 @@ def test_quantized_attention_has_its_range() -> None:
 def test_refusals() -> None:
     model = tiny.transformer(num_layers=4)
     for settings, shape, text in (
-        (DenoiseSettings(), SHAPE, "library's forward"),
+        (DenoiseSettings(linear="int8"), SHAPE, "library's forward"),
         (replace(FAST, graphs="on"), SHAPE, "CUDA graph"),
-        (FAST, replace(SHAPE, batch=2), "one branch at a time"),
+        (FAST, replace(SHAPE, batch=2), "one branch of guidance at a time"),
         (replace(FAST, attention=("fa3",)), SHAPE, "no attention kernel does"),
     ):
         with pytest.raises(ConfigError, match=text):

@@ -14,7 +14,6 @@ from engine.denoise.guidance import BOTH, COND
 from engine.denoise.layers import BoundAttention, ElementWise, bind, compile_blocks, quantized_range
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patchify, unpatchify
 from engine.generators.cosmos3.recipes import cosmos3_recipe
-from engine.quant.recipes import SurgeryError
 from engine.quant.surgery import quantize_linears
 
 torch.set_num_threads(1)
@@ -151,6 +150,23 @@ def test_blocks_compile_as_one_graph(layout: dict[str, Any], monkeypatch: pytest
     torch._dynamo.reset()
 
 
+def test_texts_of_every_length_share_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two lengths each is compiled; from then on one compilation serves all, with the same numbers."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
+    torch._dynamo.reset()
+    model = tiny.transformer(num_layers=1)
+    plain, quick = fast(model), fast(model)
+    compile_blocks(quick.blocks, lengths_vary=True)
+    counts = []
+    for length in (5, 6, 9, 11):
+        text = tiny.token_ids(length)
+        assert tiny_denoise.largest(ask(quick, text=text), ask(plain, text=text)) < 1e-5
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts[1] == counts[-1], counts
+    torch._dynamo.reset()
+
+
 def test_patches_come_back() -> None:
     video = torch.randn(2, 4, 3, 4, 6)
     tokens = patchify(video, 2)
@@ -158,9 +174,13 @@ def test_patches_come_back() -> None:
     assert torch.equal(unpatchify(tokens, (3, 2, 3), 2), video)
 
 
+def test_a_model_that_could_make_sound_too_makes_video() -> None:
+    model = tiny.transformer(sound_gen=True, sound_dim=4, action_gen=True, action_dim=3)
+    expected = tiny.library(model, tiny.latents(), tiny.token_ids(), tiny.at(640.0))
+    assert tiny_denoise.largest(ask(fast(model)), expected) < 1e-5
+
+
 def test_refusals() -> None:
-    with pytest.raises(SurgeryError, match="sound or actions"):
-        fast(tiny.transformer(sound_gen=True, sound_dim=4))
     made = Cosmos3Denoiser(fast(tiny.transformer(num_layers=1)))
     with pytest.raises(AssertionError, match="one at a time"):
         made(tiny.latents(), tiny.at(1.0), made.prepare(tiny.token_ids()), branch=BOTH)

@@ -14,24 +14,20 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tiny_wan import build_folder
 
+from engine.autoencoder import memory as autoencoder_memory
+from engine.autoencoder.memory import MAX_CHUNK_LATENTS, chunk_bytes, chunk_size, encode_bytes
+from engine.autoencoder.vae import decode_pixels, encode_moments
+from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import quantize_outline
 from engine.generators.wan import generator as wan
 from engine.generators.wan import memory
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.folder import without_values
-from engine.generators.wan.memory import (
-    MAX_CHUNK_LATENTS,
-    bytes_of,
-    chunk_bytes,
-    chunk_size,
-    denoise_bytes,
-    encode_bytes,
-)
-from engine.generators.wan.vae import decode_pixels, encode_moments
-from engine.generators.wan.vae_fused import use_fused_vae
+from engine.generators.wan.memory import denoise_bytes
+from engine.machine.outline import bytes_of, without_values
 from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import VideoSpec
 
+CPU = torch.device("cpu")
 LAYOUTS: dict[str, dict[str, Any]] = {
     "Wan2.1": {},
     "Wan2.2-5B": {
@@ -57,20 +53,20 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> wan.WanGenerator:
 def test_chunks_are_as_large_as_memory_allows(generator: wan.WanGenerator) -> None:
     parts, large = generator.parts, dataclasses.replace(generator.spec, width=4096, height=2176)
     assert generator.chunk_latents(generator.spec) == MAX_CHUNK_LATENTS
-    assert chunk_size(parts, large, most_bytes=0, fused=False) == 1
+    assert chunk_size(parts.vae, parts.device, large, most_bytes=0, fused=False) == 1
     for latents in (2, 3, 4):
-        needed = chunk_bytes(parts, large, latents, fused=False)
-        assert chunk_size(parts, large, most_bytes=needed, fused=False) == latents
-        assert chunk_size(parts, large, most_bytes=needed - 1, fused=False) == latents - 1
+        needed = chunk_bytes(parts.vae, parts.device, large, latents, fused=False)
+        assert chunk_size(parts.vae, parts.device, large, most_bytes=needed, fused=False) == latents
+        assert chunk_size(parts.vae, parts.device, large, most_bytes=needed - 1, fused=False) == latents - 1
 
 
 def test_a_decode_step_takes_no_more_than_a_denoise_step_on_a_cpu(
     generator: wan.WanGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that larger chunks cost nothing in its plan; a GPU takes the largest, and fewer if it must."""
-    needed = [chunk_bytes(generator.parts, generator.spec, size, fused=False) for size in (1, 2, 3)]
+    needed = [chunk_bytes(generator.parts.vae, CPU, generator.spec, size, fused=False) for size in (1, 2, 3)]
     for size, most in enumerate(needed, start=1):
-        monkeypatch.setattr(memory, "CPU_CHUNK_BYTES", most)
+        monkeypatch.setattr(autoencoder_memory, "CPU_CHUNK_BYTES", most)
         assert generator.chunk_latents(generator.spec) == size
     parts = dataclasses.replace(generator.parts, device=torch.device("cuda"))
     outline = wan.WanGenerator(parts, generator.denoiser, 3, 3.0)
@@ -168,7 +164,9 @@ def test_a_pass_of_the_autoencoder_is_counted_as_it_was_measured() -> None:
         ("chunks of 4, channels last", 4, False),
         ("fused, merged and paired, chunks of 4", 4, True),
     ):
-        planned = weights + memory._counted_vae("decode", *memory._vae_key(parts, spec, fused), chunk)
+        planned = weights + autoencoder_memory._counted_vae(
+            "decode", *autoencoder_memory._vae_key(parts.vae, spec, fused), chunk
+        )
         assert planned == pytest.approx(peaks[row], rel=0.05), row
 
 
@@ -190,8 +188,12 @@ def test_encoding_a_prefix_grows_with_its_frames_and_decoding_does_not(generator
     """Frames of a take go to the host pass by pass."""
     parts, spec = generator.parts, generator.spec
     longer = dataclasses.replace(spec, prefix_frames=600, num_frames=2000)
-    assert encode_bytes(parts, longer, 4, fused=False) > encode_bytes(parts, spec, 4, fused=False)
-    assert chunk_bytes(parts, longer, 4, fused=False) == chunk_bytes(parts, spec, 4, fused=False)
+    assert encode_bytes(parts.vae, parts.device, longer, 4, fused=False) > encode_bytes(
+        parts.vae, parts.device, spec, 4, fused=False
+    )
+    assert chunk_bytes(parts.vae, parts.device, longer, 4, fused=False) == chunk_bytes(
+        parts.vae, parts.device, spec, 4, fused=False
+    )
 
 
 @pytest.mark.gpu
@@ -209,7 +211,7 @@ def test_published_sizes_stay_below_the_plan(layout: str, fused: bool) -> None:
     latents = torch.randn(1, vae.config.z_dim, 13, 256 // stride, 416 // stride, device="cuda").bfloat16()
     pixels = torch.rand(1, 3, 17, 256, 416, device="cuda").bfloat16()
     for size in (1, 4):
-        estimate = chunk_bytes(parts, spec, size, fused=fused)
+        estimate = chunk_bytes(parts.vae, parts.device, spec, size, fused=fused)
         for way, given in ((decode_pixels, latents), (encode_moments, pixels)):
             way(vae, given, size)  # workspaces of the convolutions
             torch.cuda.synchronize()

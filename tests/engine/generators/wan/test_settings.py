@@ -157,7 +157,7 @@ class Settled:
 
     def __init__(self, generator: WanGenerator, seed: int) -> None:
         self._schedule = generator.schedule
-        shape = wan.latent_shape(generator.parts, generator.spec)
+        shape = wan.latent_shape(generator.parts.vae, generator.spec)
         self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         self._clean = torch.sin(torch.arange(self._noise.numel()) / 50).reshape(shape)
         self.num_calls = 0

@@ -9,8 +9,8 @@ from eight_bit import normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.generators.wan import causal_conv
-from engine.generators.wan.causal_conv import (
+from engine.autoencoder import causal_conv
+from engine.autoencoder.causal_conv import (
     PaddedInput,
     filled_up,
     merged_upsampling,

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLWan
 from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from torch import Tensor
 
-from engine.generators.wan.vae import (
+from engine.autoencoder.vae import (
     decode_in_chunks,
     decode_pixels,
     decode_preview,
@@ -20,7 +20,7 @@ from engine.generators.wan.vae import (
     num_chunks,
     use_channels_last,
 )
-from engine.generators.wan.vae_fused import use_fused_vae
+from engine.autoencoder.vae_fused import use_fused_vae
 
 torch.set_num_threads(1)
 

@@ -14,8 +14,8 @@ from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.generators.wan.vae import _empty_cache, decode_in_chunks, decode_pixels, encode_moments
-from engine.generators.wan.vae_fused import FastDecoder, FastResidualBlock, use_fused_vae
+from engine.autoencoder.vae import _empty_cache, decode_in_chunks, decode_pixels, encode_moments
+from engine.autoencoder.vae_fused import FastDecoder, FastResidualBlock, use_fused_vae
 from engine.quant.recipes import SurgeryError
 from kernels.fused import channel_norm
 

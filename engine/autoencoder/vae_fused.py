@@ -29,7 +29,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
-from engine.generators.wan.causal_conv import (
+from engine.autoencoder.causal_conv import (
     NUM_CACHED,
     OUTPUT_MULTIPLE,
     PaddedInput,
@@ -41,7 +41,7 @@ from engine.generators.wan.causal_conv import (
     paired_channels,
     paired_columns,
 )
-from engine.generators.wan.vae import use_channels_last
+from engine.autoencoder.vae import use_channels_last
 from engine.quant.recipes import SurgeryError
 from kernels.descriptors import Target
 from kernels.fused import channel_norm

@@ -1,0 +1,175 @@
+"""Measures takes of Cosmos3-Nano from end to end, beside diffusers' pipeline, in alternating rounds.
+
+A process for each video size; what was measured is in --out already and is not repeated: the same command
+goes on where the time ended. The models (33 GB) are made where they are measured unless they are there.
+
+    python -m bench.perf.cosmos3 --models /tmp/models --out bench/results/cosmos3_h200.json
+    python -m bench.perf.cosmos3 --models /tmp/tiny --size tiny --out x.json    # on a CPU: that it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import subprocess  # nosec B404 # this interpreter, on this package
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.files import write_json
+from bench.perf.cosmos3 import STARTED_S
+from bench.perf.cosmos3.document import CRITIQUED, LIBRARY, OURS, joined, read_rows, unfinished
+from bench.perf.cosmos3.sizes import NANO, SIZES
+from engine.errors import RetakeError
+from engine.settings.environment import offline
+
+PROGRAM = "python -m bench.perf.cosmos3"
+LEAST_S = 90.0
+"""With less time than this no part is begun: its models would hardly be loaded."""
+MARGIN_S = 5.0
+CLIPS = "cosmos3-clips"
+SLOW = "720p"
+"""Of which the library takes four minutes a take: it is measured there when asked."""
+
+
+def main(arguments: Sequence[str] | None = None, *, started_s: float = STARTED_S) -> int:
+    """Exit status: 0 all is measured; 1 something is left, or a check does not hold; 2 the user's error."""
+    options = _parser().parse_args(arguments)
+    offline()  # before the model libraries are imported
+    try:
+        if options.only is not None:
+            return _measure(options, started_s + options.budget - MARGIN_S)
+        return _all(options, started_s)
+    except RetakeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _all(options: argparse.Namespace, started_s: float) -> int:
+    for part in options.parts:
+        if not _left(options, part):
+            print(f"{part} is there", flush=True)
+            continue
+        left_s = options.budget - (time.perf_counter() - started_s)
+        if left_s < (LEAST_S if options.size == NANO.name else 0):
+            print(f"{part}: {left_s:.0f} s are left, too few; the same command goes on", flush=True)
+            break
+        words = [*_words(options), "--only", part, "--budget", f"{left_s:.0f}"]
+        status = subprocess.run([sys.executable, "-m", "bench.perf.cosmos3", *words], check=False)  # nosec B603
+        if status.returncode:
+            print(f"{part}: exit status {status.returncode}", flush=True)
+    rows = read_rows(options.out)
+    settings = {"size": options.size, "steps": _steps(options), "preset": options.preset}
+    document = joined(rows, settings, f"{PROGRAM} --size {options.size} --rounds {options.rounds}")
+    write_json(options.out, document)
+    for name, value in document["summary"].items():
+        print(f"{name:32s} {value:.3f}")
+    for check in document["checks"]:
+        print(f"{'holds' if check['holds'] else 'FAILS'}: {check['name']}: {check['found']:.4f}")
+    left = [name for part in options.parts for name in _left(options, part)]
+    if left:
+        print(f"not measured yet: {', '.join(left)}", flush=True)
+    return 0 if not left and document["all_checks_hold"] else 1
+
+
+def _measure(options: argparse.Namespace, deadline_s: float) -> int:
+    """One part, in this process; a row is in the file as soon as it is measured."""
+    part, rows, longest_s = options.only, read_rows(options.out), 0.0
+    for row in _rows(options, part):
+        began_s = time.perf_counter()
+        if began_s + longest_s > deadline_s:
+            print(f"{part}: the budget is spent", flush=True)
+            return 0
+        made = row()
+        longest_s = max(longest_s, time.perf_counter() - began_s)
+        if made is not None:
+            rows.append({"part": part, **made})
+            write_json(options.out, unfinished(rows))
+            told = f"{made['seconds']:.2f} s" if "seconds" in made else ""
+            print(f"{made['name']}: {told} {made.get('stages', '')}", flush=True)
+    return 0
+
+
+def _rows(options: argparse.Namespace, part: str) -> Iterator[Callable[[], dict[str, Any] | None]]:
+    """What is left, in order; None of one that only warms up. Ours comes first, alone, for its memory."""
+    import torch
+
+    from bench.perf.cosmos3 import models, takes
+    from bench.perf.end_to_end.models import make_clip
+    from bench.perf.end_to_end.sizes import FULL, TINY
+
+    size, steps = SIZES[options.size], _steps(options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.make(options.models.absolute(), size, device)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # of the models that were made
+    clips = options.models.absolute() / CLIPS
+    make_clip(clips / "clip.mp4", 0, FULL if size is NANO else TINY)
+    left = _left(options, part)
+    pair = takes.pair_of(models.view(model, size, part, steps=steps), clips, preset=options.preset)
+    yield lambda: _nothing(pair.ours, 901)
+    if f"{part} memory" in left:
+        yield lambda: {"name": f"{part} memory", "memory": pair.memory()}
+    yield lambda: _nothing(pair.subject.show)
+    library = any(LIBRARY in name or "error" in name for name in left)
+    if library:
+        yield lambda: _nothing(pair.load_pipeline)
+        if f"{part} error" in left:
+            yield lambda: {"name": f"{part} error", "latent_error": pair.error()}
+    ways = {OURS: pair.ours, LIBRARY: pair.library, CRITIQUED: lambda index: pair.with_critique()}
+    for turn in range(options.rounds):
+        for way, run in ways.items():
+            if (name := f"{part} {way} {turn}") in left:
+                yield lambda name=name, way=way, run=run, turn=turn: _timed(name, way, run(turn))  # type: ignore[misc]
+
+
+def _nothing(work: Callable[..., object], *arguments: object) -> None:
+    work(*arguments)
+
+
+def _timed(name: str, way: str, found: tuple[float, dict[str, float]]) -> dict[str, Any]:
+    seconds, stages = found
+    return {"name": name, "way": way, "seconds": seconds, "stages": stages}
+
+
+def _left(options: argparse.Namespace, part: str) -> list[str]:
+    """Names of the rows of a part that are not measured yet."""
+    library = part != SLOW or options.library_at_720p
+    ways = [OURS, *([LIBRARY] if library else []), CRITIQUED]
+    wanted = [f"{part} memory", *([f"{part} error"] if library else [])]
+    wanted += [f"{part} {way} {turn}" for turn in range(options.rounds) for way in ways]
+    there = {row["name"] for row in read_rows(options.out)}
+    return [name for name in wanted if name not in there]
+
+
+def _steps(options: argparse.Namespace) -> int:
+    return options.steps or SIZES[options.size].steps
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    words = ["--models", str(options.models), "--out", str(options.out), "--size", options.size]
+    words += ["--rounds", str(options.rounds), "--steps", str(_steps(options)), "--preset", options.preset]
+    return [*words, *(["--library-at-720p"] if options.library_at_720p else [])]
+
+
+def _parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=plain)
+    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="made if need be")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--size", choices=SIZES, default=NANO.name)
+    parser.add_argument("--parts", nargs="+", choices=tuple(NANO.videos), default=list(NANO.videos))
+    parser.add_argument("--rounds", type=int, default=2, help="of which the median counts")
+    parser.add_argument("--steps", type=int, help="of denoising; those of the size unless given")
+    parser.add_argument("--preset", choices=("exact", "fast", "fastest"), default="fast")
+    parser.add_argument("--library-at-720p", action="store_true", help="four minutes a take on an H200")
+    parser.add_argument("--budget", type=float, default=560.0, metavar="SECONDS", help="of the process")
+    parser.add_argument("--only", choices=tuple(NANO.videos), help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

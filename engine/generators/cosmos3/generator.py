@@ -1,0 +1,251 @@
+"""Cosmos3 Edge, Nano and Super: a clean prefix of 3 s, the rest denoised behind it by the generation tower.
+
+The text tower reads each prompt once; its keys and values are kept, and at every step the generation tower
+runs alone. Modules come from the library, the loop is ours. Knows no attempts and no reference clip.
+Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not on what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Never
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.autoencoder.memory import latent_shape, padded
+from engine.autoencoder.vae_fused import use_fused_vae
+from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.family import Shape
+from engine.denoise.lora import Lora, check_names, merge_into
+from engine.denoise.recent import Recent
+from engine.denoise.step_cache import note_of, steps_to_extrapolate
+from engine.errors import ConfigError
+from engine.generators.cosmos3.eager import EagerDenoiser
+from engine.generators.cosmos3.family import Cosmos3Family
+from engine.generators.cosmos3.folder import Cosmos3Parts, read_folder
+from engine.generators.cosmos3.footprint import chunk_latents, footprint
+from engine.generators.cosmos3.forward import patch_grid
+from engine.generators.cosmos3.job import Cosmos3Job, Request
+from engine.generators.cosmos3.lora_names import lora_aliases, refuse_text_changes
+from engine.generators.cosmos3.prompt import negative_text, structured, token_ids, with_metadata
+from engine.generators.cosmos3.schedule import schedule_of
+from engine.generators.cosmos3.settings import Cosmos3Defaults
+from engine.generators.cosmos3.texts import KeptTexts
+from engine.protocols import Denoiser
+from engine.settings.presets import DenoiseSettings
+from engine.types import Footprint, Frames, Prompt, Scenario, VideoSpec
+from engine.video.prefix import read_prefix
+from kernels.files import file_digest
+
+BLOCKS = "blocks"
+REMEMBERED = 16
+"""Prefixes kept encoded, each some megabytes, for the scenarios in flight at a time."""
+
+
+def load(
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    denoise: DenoiseSettings | None = None,
+    loras: Sequence[Lora] = (),
+    cache: Path | None = None,
+    with_weights: bool = True,
+    exported: Assembled | None = None,
+    streamed: Collection[str] = (),
+    capability: tuple[int, int] | None = None,
+    lends: bool = False,
+) -> Cosmos3Generator:
+    """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
+
+    `loras` are merged into the transformer first. `cache` is a folder for probed kernel choices. `streamed`:
+    "text_encoder", the text tower, and "blocks" stay on the host. `capability`: of a GPU that is not here, to
+    plan for. `lends`: a critic of the same folder reads by the text tower, which is then kept whole.
+
+    Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
+    """
+    settings = denoise or DenoiseSettings()
+    if exported is not None:
+        _refuse_exported()
+    _refuse(num_inference_steps, guidance_scale, settings, streamed)
+    parts = read_folder(
+        folder, device, dtype, with_weights=with_weights, streamed=frozenset(streamed), words=lends
+    )
+    if loras:
+        aliases = lora_aliases(parts.transformer)
+        if lends:
+            refuse_text_changes(loras, aliases)
+        (merge_into if with_weights else check_names)(parts.transformer, loras, aliases)
+    steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+    scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
+    family = Cosmos3Family(parts.transformer, fps=parts.spec.fps)
+    eager = EagerDenoiser(parts.transformer, fps=parts.spec.fps)
+    generator = Cosmos3Generator(parts, eager, steps, scale, settings)
+    if with_weights:
+        made = assemble(family, settings, generator.shape, cache=cache, folder=folder)
+        generator.use(made)
+    else:
+        quantize_outline(family, settings, parts.device, capability, folder)
+    return generator
+
+
+def _refuse_exported() -> Never:
+    raise ConfigError(
+        "an exported denoiser of Cosmos3 cannot stand in for its module: prompts differ in length, and an "
+        "artifact is built for one",
+        fix="leave --denoiser out",
+    )
+
+
+def _refuse(
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    settings: DenoiseSettings,
+    streamed: Collection[str],
+) -> None:
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
+    if guidance_scale is not None and guidance_scale < 1.0:
+        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
+        raise ConfigError(problem, fix="give 1 or more")
+    if BLOCKS in streamed and settings.forward != "library":
+        raise ConfigError(
+            "memory.blocks is streamed, which only the library's forward can be",
+            fix='use preset exact, or set memory.blocks = "device"',
+        )
+
+
+def pad_first(frames: Frames) -> Frames:
+    """Repeat the *first* frame until the count is 4k + 1, as NVIDIA's recipe does: the autoencoder drops what
+    exceeds it at the end, which would be the frames just before the switch."""
+    missing = padded(len(frames)) - len(frames)
+    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
+
+
+class Cosmos3Generator:
+    """Generator over one loaded folder. Holds no state of a job; its caches only save encoding twice."""
+
+    def __init__(
+        self,
+        parts: Cosmos3Parts,
+        denoiser: Denoiser,
+        num_inference_steps: int,
+        guidance_scale: float,
+        settings: DenoiseSettings | None = None,
+    ) -> None:
+        self.parts = parts
+        self.denoiser: Denoiser = KeptTexts(denoiser)
+        self.notes: dict[str, str] = {}
+        self.settings = settings or DenoiseSettings()
+        self.guidance_scale = guidance_scale
+        self.fused = self.settings.vae == "fused"
+        self.most_chunk_latents = self.settings.vae_chunk
+        """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
+        self.schedule = schedule_of(parts.scheduler, num_inference_steps)
+        self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
+        self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+
+    @property
+    def spec(self) -> VideoSpec:
+        return self.parts.spec
+
+    @property
+    def negative_prompt(self) -> str:
+        return self.parts.defaults.negative_prompt
+
+    @property
+    def defaults(self) -> Cosmos3Defaults:
+        return self.parts.defaults
+
+    @property
+    def reasoner(self) -> Any:
+        """The transformer whose text tower a critic of the same folder may read by; None where that tower is
+        not on the device."""
+        return None if "text_encoder" in self.parts.streamed else self.parts.transformer
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the video, in one forward."""
+        frames, rows, columns = patch_grid(latent_shape(self.parts.vae, self.spec), self.parts.patch_px)
+        return frames * rows * columns
+
+    @property
+    def shape(self) -> Shape:
+        """What one forward of the denoiser sees."""
+        return Shape(batch=1, tokens=self.num_tokens, text_tokens=self.parts.max_text_tokens)
+
+    @property
+    def forward_sizes(self) -> dict[str, int]:
+        """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for."""
+        _, _, frames, height, width = latent_shape(self.parts.vae, self.spec)
+        sizes = {"F": frames, "h": height, "w": width, "S": self.num_tokens}
+        return {**sizes, "L": self.parts.max_text_tokens}
+
+    def use(self, made: Assembled) -> None:
+        """Its denoiser from now on, and notes on all that was chosen."""
+        self.denoiser, self.notes = KeptTexts(made.denoiser), dict(made.notes)
+        if self.settings.step_cache:
+            self.notes["step_cache"] = note_of(self.settings, self.extrapolated)
+        if self.settings.vae_chunk:
+            self.notes["vae_chunk"] = f"{self.settings.vae_chunk} latent frames a pass"
+        if self.parts.streamed:
+            self.notes["streamed"] = ", ".join(sorted(self.parts.streamed))
+        if self.fused:
+            self.notes["vae"] = f"fused: {use_fused_vae(self.parts.vae)} modules"
+
+    def footprint(self, spec: VideoSpec) -> Footprint:
+        return footprint(self, spec)
+
+    def chunk_latents(self, spec: VideoSpec) -> int:
+        """Latent frames per pass of the autoencoder."""
+        return chunk_latents(self, spec)
+
+    def relieve(self) -> str | None:
+        """Takes less memory from the next job on, in words; None: there is nothing left to give up."""
+        if self.most_chunk_latents == 1:
+            return None
+        self.most_chunk_latents = 1
+        return "the autoencoder takes one latent frame at a time"
+
+    def start(self, scenario: Scenario, prompt: Prompt) -> Cosmos3Job:
+        """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
+
+        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        """
+        path = scenario.prefix.path
+        key = (scenario.id, file_digest(path) if path.is_file() else "")
+        latents = self.prefixes.get(key)
+        frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
+        text, negative = self._texts(scenario, prompt)
+        request = Request(
+            prefix_key=key,
+            prefix=frames,
+            prefix_latents=latents,
+            token_ids=self._token_ids(text),
+            negative_ids=self._token_ids(negative),
+            seed=prompt.seed,
+        )
+        return Cosmos3Job(self, request)
+
+    def _texts(self, scenario: Scenario, prompt: Prompt) -> tuple[str, str]:
+        """Prompt and negative prompt as they are read."""
+        spec, defaults = self.spec, self.defaults
+        prefix = padded(spec.prefix_frames)
+        text = prompt.text
+        if defaults.structured_prompt:
+            text = structured(scenario.text, prompt, spec, prefix_frames=prefix)
+        num_frames = prefix + spec.num_frames
+        return (
+            with_metadata(text, num_frames, spec, inverse=False),
+            negative_text(prompt.negative, num_frames, spec, defaults),
+        )
+
+    def _token_ids(self, text: str) -> Tensor:
+        parts = self.parts
+        most = parts.max_text_tokens
+        return torch.tensor(token_ids(parts.tokenizer, text, system=parts.system_prompt, most=most))

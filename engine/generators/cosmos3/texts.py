@@ -1,0 +1,34 @@
+"""Keys and values of the last texts, kept: takes of a round share their prompt, all the negative one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torch import Tensor
+
+from engine.denoise.recent import Recent
+from engine.denoise.sampler import PrefixTimestep
+from engine.protocols import Denoiser
+
+KEPT: Final = 2
+"""The negative prompt, and the prompt of the take under way."""
+
+
+class KeptTexts:
+    """A denoiser whose `prepare` runs once a text. Token ids come on the host, so looking is no wait."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.inner = denoiser
+        self._texts: Recent[Any] = Recent(KEPT)
+
+    def prepare(self, text: Tensor) -> Any:
+        """text: token ids [L] on the host."""
+        key = tuple(text.tolist())
+        made = self._texts.get(key)
+        if made is None:
+            made = self.inner.prepare(text)
+            self._texts.put(key, made)
+        return made
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Any, *, branch: str) -> Any:
+        return self.inner(latents, timestep, text, branch=branch)

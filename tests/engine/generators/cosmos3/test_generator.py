@@ -1,0 +1,224 @@
+"""The Cosmos3 generator on tiny random folders: the pipeline, determinism, refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_cosmos3_folder as tiny
+import torch
+from diffusers import Cosmos3OmniPipeline, UniPCMultistepScheduler
+from tiny_wan import build_scenario
+
+from engine.errors import ConfigError, ModelError, NotFinite
+from engine.generators.cosmos3 import generator as cosmos3
+from engine.generators.cosmos3 import job as jobs
+from engine.generators.cosmos3.generator import Cosmos3Generator, pad_first
+from engine.generators.cosmos3.job import Cosmos3Job
+from engine.settings.presets import PRESETS, DenoiseSettings
+from engine.types import Prompt, Scenario, Video
+from engine.video.prefix import read_prefix
+
+torch.set_num_threads(1)
+
+PROMPT = Prompt(text="a red ball rolls to the right.", negative="still", seed=7, revision=0)
+FAST = DenoiseSettings(forward="fast", compile="off")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build_folder(tmp_path_factory.mktemp("models") / "cosmos3")
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+    return build_scenario(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def generator(folder: Path) -> Cosmos3Generator:
+    return cosmos3.load(folder, device="cpu", dtype="fp32")
+
+
+def run(job: Cosmos3Job) -> Video:
+    while job.steps_left:
+        job.launch().wait()
+    return job.result()
+
+
+def pipeline_of(folder: Path, shift: float = 5.0) -> Any:
+    """The library's pipeline over a folder, with the levels that NVIDIA samples at."""
+    made = Cosmos3OmniPipeline.from_pretrained(
+        folder, local_files_only=True, enable_safety_checker=False, use_native_flow_schedule=True
+    )
+    config = made.scheduler.config
+    made.scheduler = UniPCMultistepScheduler.from_config(config, use_karras_sigmas=False, flow_shift=shift)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def arguments(generator: Cosmos3Generator, scenario: Scenario) -> dict[str, Any]:
+    frames = pad_first(read_prefix(scenario.prefix, generator.spec))
+    return {
+        "prompt": PROMPT.text,
+        "negative_prompt": PROMPT.negative,
+        "video": frames.astype(np.float32) / 255.0,
+        "condition_frame_indexes_vision": [0, 1, 2],
+        "num_frames": 17,
+        "height": 48,
+        "width": 64,
+        "fps": 8.0,
+        "num_inference_steps": 5,
+        "guidance_scale": 3.0,
+        "generator": torch.Generator().manual_seed(PROMPT.seed),
+    }
+
+
+@pytest.mark.parametrize("settings", [PRESETS["exact"], FAST], ids=["exact", "fast"])
+@pytest.mark.parametrize(
+    ("layout", "metadata"), [(None, "same"), (tiny.EDGE, "inverse")], ids=["super", "edge"]
+)
+def test_a_take_equals_the_pipeline(
+    tmp_path: Path,
+    scenario: Scenario,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: DenoiseSettings,
+    layout: dict[str, Any] | None,
+    metadata: str,
+) -> None:
+    """Latents to 2e-5 of values of size 1, the rounding of five steps in fp32; pixels to one level."""
+    folder = tiny.build_folder(
+        tmp_path / "model",
+        layout=layout,
+        num_inference_steps=5,
+        structured_prompt=False,
+        negative_metadata=metadata,
+    )
+    generator = cosmos3.load(folder, device="cpu", dtype="fp32", denoise=settings)
+    decoded: list[torch.Tensor] = []
+    denormalise = jobs.denormalise
+    monkeypatch.setattr(jobs, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
+    video = run(generator.start(scenario, PROMPT))
+
+    pipeline = pipeline_of(folder)
+    if metadata == "same":
+        pipeline.inverse_duration_template = pipeline.duration_template
+        pipeline.inverse_video_resolution_template = pipeline.video_resolution_template
+    latents = pipeline(**arguments(generator, scenario), output_type="latent").video
+    pixels = pipeline(**arguments(generator, scenario), output_type="np").video
+
+    torch.testing.assert_close(decoded[0], latents, atol=2e-5, rtol=0)
+    assert latents[:, :, 3:].std() > 0.1
+    assert np.abs(video.frames.astype(int) - (pixels[9:] * 255).round()).max() <= 1  # rounding at .5
+
+
+def test_the_text_tower_runs_once_a_text(generator: Cosmos3Generator, scenario: Scenario) -> None:
+    calls: list[int] = []
+    layer = generator.parts.transformer.layers[0].self_attn.to_q
+    handle = layer.register_forward_hook(lambda module, args, out: calls.append(len(out)))
+    other = replace(PROMPT, text="another text")
+    for prompt in (PROMPT, replace(PROMPT, seed=8), other):
+        run(generator.start(scenario, prompt))
+    handle.remove()
+    assert len(calls) == 3, "the negative prompt, and each of two prompts"
+
+
+def test_takes_do_not_depend_on_what_ran_before(folder: Path, scenario: Scenario) -> None:
+    fresh = cosmos3.load(folder, device="cpu", dtype="fp32")
+    first = run(fresh.start(scenario, PROMPT)).frames
+    run(fresh.start(scenario, replace(PROMPT, seed=9)))
+    assert (run(fresh.start(scenario, PROMPT)).frames == first).all()
+    assert (run(fresh.start(scenario, replace(PROMPT, seed=9))).frames != first).any()
+
+
+@pytest.mark.parametrize("streamed", [("text_encoder",), ("text_encoder", "blocks")])
+def test_towers_that_visit_give_the_same_bits(
+    generator: Cosmos3Generator, folder: Path, scenario: Scenario, streamed: tuple[str, ...]
+) -> None:
+    visiting = cosmos3.load(folder, device="cpu", dtype="fp32", streamed=streamed)
+    assert visiting.notes["streamed"] and visiting.reasoner is None
+    frames = run(visiting.start(scenario, PROMPT)).frames
+    assert (frames == run(generator.start(scenario, PROMPT)).frames).all()
+
+
+def test_what_a_take_never_reads_is_not_kept(folder: Path, generator: Cosmos3Generator) -> None:
+    names = {name.split(".")[0] for name, _ in generator.parts.transformer.named_parameters()}
+    assert names == {"embed_tokens", "layers", "norm_moe_gen", "proj_in", "proj_out", "time_embedder"}
+    lending = cosmos3.load(folder, device="cpu", dtype="fp32", lends=True, with_weights=False)
+    assert hasattr(lending.parts.transformer, "lm_head") and lending.reasoner is lending.parts.transformer
+
+
+def test_a_preset_is_taken(folder: Path, scenario: Scenario, tmp_path: Path) -> None:
+    settings = replace(PRESETS["fastest"], compile="off", vae_chunk=1)
+    fast = cosmos3.load(folder, device="cpu", dtype="fp32", denoise=settings, cache=tmp_path)
+    job = fast.start(scenario, PROMPT)
+    assert run(job).frames.shape == (8, 48, 64, 3)
+    assert fast.notes["forward"] == "fast" and fast.notes["vae_chunk"]
+
+
+def test_a_weight_that_is_no_number_is_named(folder: Path, scenario: Scenario) -> None:
+    broken = cosmos3.load(folder, device="cpu", dtype="fp32")
+    broken.parts.transformer.layers[1].mlp_moe_gen.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NotFinite, match=r"layers\.1\.mlp_moe_gen\.down_proj\.weight"):
+        run(broken.start(scenario, PROMPT))
+
+
+def edited(folder: Path, target: Path, name: str, **changes: Any) -> Path:
+    import shutil
+
+    copy = Path(shutil.copytree(folder, target / "copy"))
+    path = copy / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "distilled"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 500}, "500 training levels"),
+        ("retake.json", {"width": 40}, "multiple of 16"),
+        ("retake.json", {"num_frames": 6}, "multiple of 4"),
+        ("transformer/config.json", {"patch_latent_dim": 8}, "patch_latent_dim|cannot be loaded"),
+        ("model_index.json", {"_class_name": "WanPipeline"}, "Cosmos3OmniPipeline"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused_before_a_weight_is_read(
+    folder: Path, tmp_path: Path, name: str, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ModelError, match=text):
+        cosmos3.load(
+            edited(folder, tmp_path, name, **changes), device="cpu", dtype="fp32", with_weights=False
+        )
+
+
+def test_a_scheduler_of_a_newer_library_is_read(folder: Path, tmp_path: Path) -> None:
+    newer = {"_class_name": "Cosmos3EdgeUniPCMultistepScheduler"}
+    copy = edited(folder, tmp_path, "scheduler/scheduler_config.json", **newer)
+    made = cosmos3.load(copy, device="cpu", dtype="fp32", with_weights=False)
+    assert made.schedule == cosmos3.load(folder, device="cpu", dtype="fp32", with_weights=False).schedule
+
+
+def test_levels_are_nvidias_whatever_the_folder_says(generator: Cosmos3Generator) -> None:
+    """Of shift 5 over even levels; Karras' levels of the folder would end at 0.13."""
+    even = np.linspace(1 - 1 / 1000, 0, 4)[:-1]
+    wanted = 5 * even / (1 + 4 * even)
+    found = [generator.schedule.noise_share(step) for step in range(1, 3)]
+    assert found == pytest.approx(wanted[1:].tolist(), abs=1e-4)
+
+
+def test_refusals(folder: Path, generator: Cosmos3Generator, scenario: Scenario) -> None:
+    for options, text in (
+        ({"num_inference_steps": 0}, "below 1"),
+        ({"guidance_scale": 0.5}, "below 1"),
+        ({"streamed": ("blocks",), "denoise": FAST}, "only the library's forward"),
+        ({"denoise": replace(FAST, graphs="on")}, "no CUDA graph"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            cosmos3.load(folder, device="cpu", dtype="fp32", **options)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="at most 2048"):
+        generator.start(scenario, replace(PROMPT, text="word " * 3000))

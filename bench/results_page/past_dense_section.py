@@ -21,7 +21,7 @@ def past_dense(file: ResultFile) -> md.Section:
     }
     return md.Section(
         title="What does leaving dense attention behind gain?",
-        headline="; ".join(_headline(name, rows) for name, rows in groups.items() if timed(rows)),
+        headline="; ".join(filter(None, (_headline(name, rows) for name, rows in groups.items()))),
         body=md.paragraphs(*(_group(name, rows) for name, rows in groups.items())),
     )
 
@@ -38,11 +38,11 @@ def neighbour(row: Row, rows: Sequence[Row]) -> Row | None:
     return fastest(dense) or next(iter(timed(rows)), None)
 
 
-def _headline(name: str, rows: Sequence[Row]) -> str:
-    """The largest gain of a group, over its neighbour."""
+def _headline(name: str, rows: Sequence[Row]) -> str | None:
+    """The largest gain of a group, over its neighbour; None where nothing has one."""
     gains = {row.name: gain for row in timed(rows) if (gain := _gain(row, rows)) is not None}
-    best = max(gains, key=lambda row: gains[row])
-    return f"{name}: {best} {md.times(gains[best])}"
+    best = max(gains, key=lambda row: gains[row], default=None)
+    return None if best is None else f"{name}: {best} {md.times(gains[best])}"
 
 
 def _gain(row: Row, rows: Sequence[Row]) -> float | None:

@@ -43,6 +43,9 @@ NOTES = (
 )
 
 
+SPENT = "the budget was spent"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Cases that are timed in turn. `seconds`: about what it takes, of which none begins without."""
@@ -70,8 +73,9 @@ def groups(*, small: bool, cache: Path) -> list[Group]:
     return [first, *of_forwards, *others, of_passes]
 
 
-def measure(group: Group, rounds: int) -> list[dict[str, Any]]:
-    """A row for each case: error, times, or the reason why it was not timed."""
+def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]]:
+    """A row for each case: error, times, or the reason why it was not timed. None is made ready behind
+    `deadline_s` of `perf_counter`; those that are, are timed all the same."""
     rows: list[dict[str, Any]] = []
     functions: dict[str, timing.Function] = {}
     with torch.inference_mode():
@@ -79,6 +83,9 @@ def measure(group: Group, rounds: int) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"name": case.name, "of": case.of}
             rows.append(row)
             start_s = time.perf_counter()
+            if start_s > deadline_s:
+                row["reason"] = SPENT
+                continue
             try:
                 function = case.make()
                 found = function()
@@ -100,6 +107,11 @@ def measure(group: Group, rounds: int) -> list[dict[str, Any]]:
             row["ms"] = times[row["name"]]
             row["summary"] = asdict(timing.summary(row["ms"]))
     return rows
+
+
+def is_whole(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the budget left nothing out."""
+    return all(row.get("reason") != SPENT for row in rows)
 
 
 def _wait() -> None:
@@ -136,17 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
     )
     for group in groups(small=options.small, cache=cache_folder() / "kernels"):
-        if group.name in document["groups"] or not group.name.startswith(options.only):
+        known = document["groups"].get(group.name)
+        if (known is not None and known["whole"]) or not group.name.startswith(options.only):
             continue
         left_s = options.budget - (time.perf_counter() - began_s)
         if left_s < group.seconds and not options.small:
             print(f"{group.name}: left out, {left_s:.0f} s are left of the budget", flush=True)
             continue
         print(f"{group.name} ({left_s:.0f} s left)", flush=True)
-        rows = measure(group, options.rounds)
+        rows = measure(group, options.rounds, began_s + options.budget)
         for row in rows:
             _say(row)
-        document["groups"][group.name] = {"rows": rows} | ceilings.power_and_clock()
+        document["groups"][group.name] = {"rows": rows, "whole": is_whole(rows)} | ceilings.power_and_clock()
         write_manifest(options.out, document)
         torch._dynamo.reset()
         gc.collect()

@@ -133,12 +133,28 @@ def _parts(
         allowed=ALLOWED["exact"],
     )
     yield Case(
+        name="fa3_fp8 over the prefix, inputs in E4M3",
+        of="what FP8 would make of that part",
+        make=lambda: _dense_prefix("fa3_fp8", problem, inputs, scale),
+        check=against(expected, lambda found: found[:, :, rows]),
+        allowed=ALLOWED["8bit"],
+    )
+    yield Case(
         name="choice of blocks, and means",
         of="part of both",
         make=lambda: lambda: _prefix_sparse.choose(q, k, v, prefix, layout),
         check=lambda found: {"chosen": float(found.chosen.float().mean())},
         allowed=0.0,
     )
+
+
+def _dense_prefix(
+    name: str, problem: AttentionProblem, inputs: tuple[Tensor, Tensor, Tensor], scale: float
+) -> Callable[[], Any]:
+    kernel, (q, k, v) = dispatch.load(name), inputs
+    _require(kernel.supports(problem) or dispatch.self_test(name, problem).failure)
+    prefix = problem.prefix
+    return dispatch.timed_call(kernel, q, k[:, :, :prefix], v[:, :, :prefix], {"scale": scale})
 
 
 def _registered(

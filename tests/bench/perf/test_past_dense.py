@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from bench.perf.past_dense import __main__ as past_dense
-from bench.perf.past_dense.__main__ import Group, main, measure
+from bench.perf.past_dense.__main__ import Group, is_whole, main, measure
 from bench.perf.past_dense.case import Case, against
 
 torch.set_num_threads(1)
@@ -53,10 +54,14 @@ def test_what_is_wrong_is_not_timed() -> None:
         return Case(name=name, of="", make=lambda: lambda: result, check=check, allowed=0.1)
 
     cases = [case("right", one * 1.01), case("wrong", one * 2), case("nan", one * float("nan"))]
-    made = {row["name"]: row for row in measure(Group(name="g", seconds=0.0, cases=lambda: cases), 2)}
+    group = Group(name="g", seconds=0.0, cases=lambda: cases)
+    made = {row["name"]: row for row in measure(group, 2, math.inf)}
     assert len(made["right"]["ms"]) == 2
     for name in ("wrong", "nan"):
         assert "not timed" in made[name]["reason"] and "ms" not in made[name]
+    late = measure(group, 2, -math.inf)
+    assert [row["reason"] for row in late] == ["the budget was spent"] * 3
+    assert is_whole(list(made.values())) and not is_whole(late)
 
 
 def test_without_time_left_no_group_begins(

@@ -72,7 +72,7 @@ class Pair:
 
     @contextmanager
     def few_steps(self) -> Iterator[None]:
-        """Inside, takes have so few steps that they only compile; levels of both attentions are among them."""
+        """Inside, takes have so few steps that they only compile; with levels of both attentions."""
         generator = self.generator
         before, generator.schedule = generator.schedule, schedule_of(generator.parts.scheduler, CHECK_STEPS)
         try:

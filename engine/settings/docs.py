@@ -49,7 +49,8 @@ SIDECARS = """\
 ## Beside a model: `retake.json`
 
 A JSON object in the folder of a model may set what that model wants to be run with. The options of a run win
-over it. An unknown key, another type or a value out of range is refused.
+over it. An unknown key, another type or a value out of range is refused. In a folder that is generator and
+critic, what the critic may set stands in an object of its own, under `critic`.
 """
 
 

@@ -1,6 +1,6 @@
-"""The generation tower of Cosmos3 as an export subject; its understanding tower runs outside, once a prompt.
+"""The generation tower of Cosmos3 as an export subject; its text tower runs outside, once a prompt.
 
-The text enters as the keys and values that the understanding tower made of it, padded to a fixed length and
+The text enters as the keys and values that the text tower made of it, padded to a fixed length and
 masked, so that a denoise step holds half of the weights. Knows no tokenizer and no sampler. Invariant: the
 velocity of the library's full forward; clean frames get no timestep and have velocity 0.
 B batch . Z latent channels . F latent frames . h, w latent pixels . S tokens . L text tokens . E layers
@@ -66,7 +66,7 @@ def prepare(
     dtype: str = "bf16",
     with_weights: bool = True,
 ) -> Subject:
-    """The subject of a diffusers folder or of a loaded module, which loses its understanding tower.
+    """The subject of a diffusers folder or of a loaded module, which loses its text tower.
 
     Sizes of a profile: B, F, h, w, S (tokens) and L. `prefill` and the engine's `rotary_tables` make the text
     and rotary inputs, and need a transformer that was not prepared. Raises ExportError for a profile whose S

@@ -110,15 +110,16 @@ def _rows(options: argparse.Namespace, part: str) -> Iterator[Callable[[], dict[
     make_clip(clips / "clip.mp4", 0, FULL if size is NANO else TINY)
     left = _left(options, part)
     pair = takes.pair_of(models.view(model, size, part, steps=steps), clips, preset=options.preset)
-    yield lambda: _nothing(pair.ours, 901)
+    yield lambda: _nothing(pair.warm_up)
     if f"{part} memory" in left:
         yield lambda: {"name": f"{part} memory", "memory": pair.memory()}
-    yield lambda: _nothing(pair.subject.show)
     library = any(LIBRARY in name or "error" in name for name in left)
     if library:
         yield lambda: _nothing(pair.load_pipeline)
         if f"{part} error" in left:
             yield lambda: {"name": f"{part} error", "latent_error": pair.error()}
+    if any(CRITIQUED in name for name in left):
+        yield lambda: _nothing(pair.warm_up_critic)
     ways = {OURS: pair.ours, LIBRARY: pair.library, CRITIQUED: lambda index: pair.with_critique()}
     for turn in range(options.rounds):
         for way, run in ways.items():

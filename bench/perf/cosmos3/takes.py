@@ -23,6 +23,7 @@ from engine.build.prepare import load, prepare
 from engine.denoise.recent import Recent
 from engine.generators.cosmos3.generator import REMEMBERED, pad_first
 from engine.generators.cosmos3.schedule import schedule_of
+from engine.generators.cosmos3.texts import KeptTexts
 from engine.machine.memory import MemoryPlan, check
 from engine.machine.sharing import STREAMS, shared
 from engine.machine.streams import LaneStreams
@@ -69,6 +70,26 @@ class Pair:
         made.set_progress_bar_config(disable=True)
         self.pipeline = made.to(self.subject.device)
 
+    @contextmanager
+    def few_steps(self) -> Iterator[None]:
+        """Inside, takes have so few steps that they only compile; with levels of both attentions."""
+        generator = self.generator
+        before, generator.schedule = generator.schedule, schedule_of(generator.parts.scheduler, CHECK_STEPS)
+        try:
+            yield
+        finally:
+            generator.schedule = before
+
+    def warm_up(self) -> None:
+        """A take, and the take that is critiqued."""
+        with self.few_steps():
+            self.ours(901)
+            self.subject.show()
+
+    def warm_up_critic(self) -> None:
+        with shared(STREAMS, self.subject.lanes) as on_lane:
+            self.subject.run(Amount(takes=0, replies=1), on_lane)
+
     def ours(self, index: int) -> tuple[float, dict[str, float]]:
         """Seconds of a take, in all and by stage."""
         self.generator.prefixes = Recent(REMEMBERED)  # as of a scenario that is new
@@ -103,15 +124,10 @@ class Pair:
 
     def error(self) -> float:
         """Relative difference of the latents after a few steps from the library's (L2)."""
-        generator = self.generator
-        before, generator.schedule = generator.schedule, schedule_of(generator.parts.scheduler, CHECK_STEPS)
-        try:
-            job = generator.start(self.subject.scenario, self.prompt(0))
-            with _seeing(generator.parts.vae.post_quant_conv) as seen:
-                while not seen:
-                    job.launch().wait()
-        finally:
-            generator.schedule = before
+        with self.few_steps(), _seeing(self.generator.parts.vae.post_quant_conv) as seen:
+            job = self.generator.start(self.subject.scenario, self.prompt(0))
+            while not seen:
+                job.launch().wait()
         theirs = self._pipeline(0, CHECK_STEPS, "latent").float()  # normalised; the statistics are 0 and 1
         ours = seen[0].float()
         return float((ours - theirs).norm() / theirs.norm())
@@ -121,6 +137,7 @@ class Pair:
         if self.subject.device.type != "cuda":
             return []
         measured = {f"{name} loaded": size for name, size in self.loaded.items()}
+        self.generator.denoiser = KeptTexts(self.generator.denoiser.inner)  # no text is read yet
         with _peak(self.subject.device) as taken:
             self.ours(900)
         measured["generator lane"] = taken[0]

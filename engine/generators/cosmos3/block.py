@@ -75,7 +75,7 @@ class FastCosmos3Block(nn.Module):
         self.register_buffer("k_scale", k_scale, persistent=False)
 
     def text(self, keys: Tensor, values: Tensor) -> LayerText:
-        """Of keys and values [B, L, K, D], as the understanding tower made them."""
+        """Of keys and values [B, L, K, D], as the text tower made them."""
         eight_bit = any(bound.quantized is not None for bound in (self.attention, self.quantized_attention))
         quantized = hadamard_fp8(keys.float(), self.k_scale) if eight_bit else None
         return LayerText(keys=keys, values=values, quantized_keys=quantized)

@@ -111,6 +111,13 @@ def _check_index(folder: Path, index: dict[str, Any]) -> None:
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
         raise _unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(PIPELINES))
+    stated = read_object(folder / "transformer" / "config.json", kind=KIND).get("quantization_config")
+    if stated is not None:
+        method = stated.get("quant_method", "unknown") if isinstance(stated, dict) else stated
+        raise ModelError(
+            f"{folder}: the transformer is quantized already ({method}), which is not read",
+            fix="take the folder in bf16: denoise.linear and preset fast quantize it here",
+        )
 
 
 def _system_prompt(defaults: Cosmos3Defaults, index: dict[str, Any]) -> bool:

@@ -40,18 +40,18 @@ def footprint(generator: Cosmos3Generator, spec: VideoSpec) -> Footprint:
         "generation tower": _video_bytes(parts.transformer, "blocks" in parts.streamed),
         "text tower": text,
         "autoencoder": bytes_of(vae),
-        "texts": kept_text_bytes(parts, settings),
     }
+    texts = kept_text_bytes(parts, settings)  # made by the first job that reads them
     # frames that are done go to the host, which a CPU is itself; they are there twice when they are joined
     done = 2 * spec.num_frames * spec.height * spec.width * 3 if device.type == "cpu" else 0
     passes = chunk_bytes(vae, device, spec, chunk, fused=fused)
     return Footprint(
         held=held,
         working={
-            "text": history + units + prefill_bytes(parts),
-            "prefix": encode_bytes(vae, device, spec, chunk, fused=fused),
-            "denoise step": history + denoise_bytes(parts, shape, spec, settings),
-            "autoencoder pass": latents + passes + done,
+            "text": texts + units + prefill_bytes(parts),
+            "prefix": texts + encode_bytes(vae, device, spec, chunk, fused=fused),
+            "denoise step": texts + history + denoise_bytes(parts, shape, spec, settings),
+            "autoencoder pass": texts + latents + passes + done,
         },
     )
 

@@ -18,7 +18,7 @@ _QUANTIZED = (
 )
 _QKV = ("self_attn.add_q_proj", "self_attn.add_k_proj", "self_attn.add_v_proj")
 _KEPT_IN_BLOCK = tuple(
-    Kept(pattern=pattern, why="understanding tower: computed once per prompt, so 8 bits save nothing")
+    Kept(pattern=pattern, why="text tower: computed once per prompt, so 8 bits save nothing")
     for pattern in ("self_attn.to_q", "self_attn.to_k", "self_attn.to_v", "self_attn.to_out", "mlp.*_proj")
 )
 _WORDS = Kept(pattern="lm_head*", why="makes words, which no step asks for")

@@ -109,7 +109,9 @@ def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> N
         model_folders.find_generator(str(pipeline))
     assert caught.value.fix == "give a folder of one of the families: cosmos3, wan"
     (critic / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError, match="'llama', which no family loads; known: qwen2_5_vl, qwen3_vl"):
+    with pytest.raises(
+        ModelError, match="'llama', which no family loads; known: cosmos3_omni, qwen2_5_vl, qwen3_vl"
+    ):
         model_folders.find_critic(str(critic))
 
 

@@ -125,6 +125,25 @@ def test_a_second_copy_of_the_tower_is_refused(folder: Path, dataset: Path, tmp_
         prepare(config(folder, dataset, tmp_path / "run", **{"memory.text_encoder": "streamed"}))
 
 
+@pytest.mark.slow
+def test_a_run_with_a_critic_of_4_bits_and_the_tower_on_the_host(
+    folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """The places that a small GPU needs; takes are those of a run with all on the device."""
+    digests = []
+    for name, settings in (
+        ("resident", {}),
+        ("evicted", {"critic.quantization": "nf4", "memory.text_encoder": "streamed"}),
+    ):
+        with build_run(config(folder, dataset, tmp_path / name, **{"loop.loops": 0}, **settings)) as run:
+            outcomes = run.execute(Silent())
+        assert all(outcome.failure is None for outcome in outcomes.values())
+        with RunStore.open(tmp_path / name, read_only=True) as store:
+            digests.append({key: value for key, value in store.video_digests().items() if key[1] == 0})
+    assert digests[0] == digests[1]
+    assert json.loads((tmp_path / "evicted" / "manifest.json").read_text())["denoiser"]["streamed"]
+
+
 def test_edge_is_refused_as_a_critic_by_name(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "cosmos3_edge"}))
     with pytest.raises(ModelError, match="Cosmos3-Edge has feed-forwards without a gate"):

@@ -185,6 +185,11 @@ def edited(folder: Path, target: Path, name: str, **changes: Any) -> Path:
         ("retake.json", {"num_frames": 6}, "multiple of 4"),
         ("transformer/config.json", {"patch_latent_dim": 8}, "patch_latent_dim|cannot be loaded"),
         ("model_index.json", {"_class_name": "WanPipeline"}, "Cosmos3OmniPipeline"),
+        (
+            "transformer/config.json",
+            {"quantization_config": {"quant_method": "modelopt"}},
+            r"quantized already \(modelopt\)",
+        ),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused_before_a_weight_is_read(

@@ -45,6 +45,8 @@ class Assembled:
 
     denoiser: Denoiser
     notes: dict[str, str]
+    module: nn.Module | None = None
+    """That holds its weights; None: an exported form has its own."""
     num_bytes: int | None = None
     """Of weights that are not the module's: an exported form has its own."""
     scratch_bytes: int | None = None
@@ -74,7 +76,8 @@ def assemble(
                 f"{', '.join(parts)} cannot be had with the library's forward",
                 fix='set denoise.forward = "fast", or use --preset fast',
             )
-        return Assembled(denoiser=family.library_denoiser(), notes={"forward": "library"})
+        notes = {"forward": "library"}
+        return Assembled(denoiser=family.library_denoiser(), notes=notes, module=family.transformer)
     recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
     policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
@@ -98,7 +101,8 @@ def assemble(
             ranges = ((_quantized_range(settings, notes),),) * len(forward.blocks)
     for name, choice in notes.items():
         log.info("denoiser %s: %s", name, choice)
-    return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes)
+    assert isinstance(forward, nn.Module)
+    return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes, module=forward)
 
 
 def quantize_outline(

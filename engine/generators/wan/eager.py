@@ -23,8 +23,15 @@ class EagerDenoiser:
     def prepare(self, text: Tensor) -> Tensor:
         return text.to(self._dtype)
 
+    @staticmethod
+    def _times(timestep: PrefixTimestep, batch: int, device: torch.device) -> Tensor:
+        """[B, S], or where all tokens have the same [B], of which the library makes one row each."""
+        if timestep.prefix_frames:
+            return timestep.per_token(device).expand(batch, -1)
+        return torch.full((batch,), timestep.value, device=device)
+
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str) -> Tensor:
-        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z, F, h, w].
+        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z or more, F, h, w].
 
         B is 1 for branches "cond" and "uncond" and 2 for "both"; text is [B, L, D].
         """
@@ -32,7 +39,7 @@ class EagerDenoiser:
         assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
         velocity = self._transformer(
             hidden_states=latents.to(self._dtype).expand(batch, -1, -1, -1, -1),
-            timestep=timestep.per_token(latents.device).expand(batch, -1),
+            timestep=self._times(timestep, batch, latents.device),
             encoder_hidden_states=text,
             return_dict=False,
         )[0]

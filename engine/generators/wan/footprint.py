@@ -14,7 +14,6 @@ from engine.generators.wan.memory import (
     bytes_of,
     chunk_bytes,
     chunk_size,
-    denoise_bytes,
     encode_bytes,
     latent_shape,
     text_bytes,
@@ -30,13 +29,15 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     """Models and pools of graphs; encoding the prefix, a denoise step, a pass of the autoencoder."""
     parts, settings = generator.parts, generator.settings
     latents = 4 * math.prod(latent_shape(parts, spec))
-    history = (generator.schedule.num_steps + 3) * latents  # a sampler keeps noise and velocities
+    # a sampler keeps noise and velocities
+    history = (generator.schedule.num_steps + 3) * latents + parts.variant.run.kept_bytes(parts, spec)
     batch = 2 if generator.batched else 1
-    step, text = denoise_bytes(parts, spec, batch, settings), text_bytes(parts, batch, settings)
+    step = parts.variant.run.denoise_bytes(parts, spec, batch, settings)
+    text = text_bytes(parts, batch, settings)
     chunk = chunk_latents(generator, spec)
     encoder = parts.text_encoder.encoder
     held = {
-        "transformer": _transformer_bytes(generator),
+        **_transformer_bytes(generator),
         "autoencoder": bytes_of(parts.vae),
         "text encoder": _held_bytes(
             parts.text_encoder,
@@ -70,15 +71,21 @@ def chunk_latents(generator: WanGenerator, spec: VideoSpec) -> int:
         return generator.most_chunk_latents
     if parts.device.type == "cuda":
         return MAX_CHUNK_LATENTS
-    step = denoise_bytes(parts, spec, 2 if generator.batched else 1, generator.settings)
+    rows = 2 if generator.batched else 1
+    step = parts.variant.run.denoise_bytes(parts, spec, rows, generator.settings)
     return chunk_size(parts, spec, most_bytes=step, fused=generator.fused)
 
 
-def _transformer_bytes(generator: WanGenerator) -> int:
+def _transformer_bytes(generator: WanGenerator) -> dict[str, int]:
+    """Of each that is on the device: of two that take turns the first."""
     if generator.denoiser_bytes is not None:
-        return generator.denoiser_bytes
-    transformer = generator.parts.transformer
-    return _held_bytes(transformer, transformer.blocks, streamed="blocks" in generator.parts.streamed)
+        return {"transformer": generator.denoiser_bytes}
+    parts, names = generator.parts, ("transformer", "second transformer")
+    count = 1 if "experts" in parts.streamed else len(parts.transformers)
+    return {
+        name: _held_bytes(one, one.blocks, streamed="blocks" in parts.streamed)
+        for name, one in zip(names, parts.transformers[:count], strict=False)
+    }
 
 
 def _held_bytes(model: Any, blocks: Any, *, streamed: bool, table: Any = None) -> int:
@@ -98,4 +105,5 @@ def _num_graphs(generator: WanGenerator) -> int:
     if settings.graphs == "auto" and shape.batch * shape.tokens > GRAPHED_TOKENS:
         return 0
     rows = 2 if generator.batched and generator.has_single_rows else 1
-    return rows * (2 if settings.quantized_attention else 1)
+    places = 1 if "experts" in generator.parts.streamed else len(generator.parts.transformers)
+    return places * rows * (2 if settings.quantized_attention else 1)

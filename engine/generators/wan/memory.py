@@ -11,20 +11,19 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from engine.denoise.family import Family, Parts
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.layers import BoundAttention, bind
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.folder import WanParts, without_values
-from engine.generators.wan.forward import FastDenoiser, FastWan
+from engine.generators.wan.components import without_values
+from engine.generators.wan.conditioning import padded, total_frames
 from engine.generators.wan.own_prefix import use_own_prefix
-from engine.generators.wan.recipes import wan_recipe
 from engine.generators.wan.settings import OWN
 from engine.generators.wan.vae import (
     TEMPORAL_STRIDE,
@@ -40,6 +39,10 @@ from engine.quant.linears import QuantizedLinear
 from engine.settings.presets import DenoiseSettings
 from engine.types import VideoSpec
 
+if TYPE_CHECKING:
+    from engine.generators.wan.folder import WanParts
+    from engine.generators.wan.variant import Variant
+
 MAX_CHUNK_LATENTS = 4
 """Latent frames per pass of the autoencoder: 16 pixel frames. Larger is hardly faster, and steps grow."""
 
@@ -50,14 +53,10 @@ COUNTED_BLOCKS = 3
 """Blocks are alike: the peak is inside one, and the inner ones are those that may be 8-bit."""
 
 
-def padded(num_frames: int) -> int:
-    return num_frames + (1 - num_frames) % TEMPORAL_STRIDE
-
-
 def latent_shape(parts: WanParts, spec: VideoSpec) -> tuple[int, int, int, int, int]:
     """(1, Z, F, h, w) for padded prefix and continuation together."""
     stride = parts.vae.config.scale_factor_spatial
-    latent_frames = latent_frames_of(padded(spec.prefix_frames) + spec.num_frames)
+    latent_frames = latent_frames_of(total_frames(spec))
     return 1, parts.vae.config.z_dim, latent_frames, spec.height // stride, spec.width // stride
 
 
@@ -85,15 +84,17 @@ def denoise_bytes(parts: WanParts, spec: VideoSpec, batch: int, settings: Denois
     shape, formats = latent_shape(parts, spec), _formats(parts.transformer)
     if is_compiled(settings, parts.device):
         return _compiled_bytes(parts, batch * num_tokens(parts, shape), eight_bit=bool(formats))
+    prefix = latent_frames_of(padded(spec.prefix_frames))
     return _counted_forward(
+        parts.variant,
         _frozen(parts.transformer.config),
         parts.transformer.patch_embedding.weight.dtype,
         shape,
         batch,
         parts.max_text_tokens,
-        parts.defaults.prefix_attention == OWN,
-        latent_frames_of(padded(spec.prefix_frames)),
-        (settings.element_wise, next(iter(formats), "")) if settings.forward == "fast" else None,
+        own_prefix=parts.defaults.prefix_attention == OWN,
+        prefix_frames=prefix if parts.variant.conditioning.clean_prefix else 0,
+        fast=(settings.element_wise, next(iter(formats), "")) if settings.forward == "fast" else None,
     )
 
 
@@ -126,7 +127,8 @@ def chunk_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: 
 def encode_bytes(parts: WanParts, spec: VideoSpec, chunk_latents: int, *, fused: bool) -> int:
     """Peak while a prefix is encoded: its pixels in float32, and once more; then those that the autoencoder
     takes, cut into patches too, and a pass."""
-    values = padded(spec.prefix_frames) * 3 * spec.height * spec.width
+    frames = parts.variant.conditioning.encoded_frames(spec)
+    values = frames * 3 * spec.height * spec.width
     element: int = parts.vae.encoder.conv_in.weight.element_size()
     given = values * element * (2 if parts.vae.config.patch_size else 1)
     peak = _counted_vae("encode", *_vae_key(parts, spec, fused), chunk_latents)
@@ -171,11 +173,13 @@ def _frozen(config: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _counted_forward(
+    variant: Variant,
     config: str,
     dtype: torch.dtype,
     shape: tuple[int, ...],
     batch: int,
     text_tokens: int,
+    *,
     own_prefix: bool,
     prefix_frames: int,
     fast: tuple[str, str] | None,
@@ -183,7 +187,9 @@ def _counted_forward(
     """`fast`: form of the element-wise steps and the 8-bit format, or ""; None: the library's forward."""
     values: dict[str, Any] = json.loads(config)
     values["num_layers"] = min(int(values["num_layers"]), COUNTED_BLOCKS)
-    transformer: Any = without_values(WanTransformer3DModel, values, dtype).eval()
+    if layers := values.get("vace_layers"):
+        values["vace_layers"] = [layer for layer in layers if layer < values["num_layers"]]
+    transformer: Any = without_values(variant.transformer_class, values, dtype).eval()
     if own_prefix:
         use_own_prefix(transformer, prefix_frames, shape[2])
     _, patch_h, patch_w = transformer.config.patch_size
@@ -193,27 +199,29 @@ def _counted_forward(
         latent_frames=shape[2],
         tokens_per_frame=(shape[3] // patch_h) * (shape[4] // patch_w),
     )
-    denoiser: Any = EagerDenoiser(transformer) if fast is None else _fast(transformer, *fast)
-    latents = torch.empty(shape, device="meta")
+    family = variant.family(transformer)
+    denoiser: Any = family.library_denoiser() if fast is None else _fast(family, *fast)
+    channels = values["in_channels"] + (values.get("vace_in_channels") or 0)
+    latents = torch.empty(shape[0], channels, *shape[2:], device="meta")
     width = int(values["text_dim"])
     text = denoiser.prepare(torch.empty(batch, text_tokens, width, device="meta", dtype=dtype))
     return peak_bytes(lambda: denoiser(latents, time, text, branch=BOTH if batch == 2 else COND))
 
 
-def _fast(transformer: Any, element_wise: str, format: str) -> FastDenoiser:
-    recipe = wan_recipe(transformer)
-    if format and len(transformer.blocks) > recipe.num_first_kept + recipe.num_last_kept:
+def _fast(family: Family[Any], element_wise: str, format: str) -> Any:
+    recipe, transformer = family.recipe, family.transformer
+    blocks: Any = getattr(transformer, recipe.blocks)
+    if format and len(blocks) > recipe.num_first_kept + recipe.num_last_kept:
         formats = surgery.plan(transformer, recipe, format)
         surgery.quantize_linears(transformer, recipe, format, expect=len(formats))
     attention = BoundAttention(name="counted", run=lambda q, k, v, *, scale: torch.empty_like(q))
-    wan = FastWan(
-        transformer,
+    parts = Parts(
         element_wise=bind("run" if element_wise == "ours" else "plain"),
         attention=attention,
         quantized_attention=None,
         cross_attention=attention,
     )
-    return FastDenoiser(wan)
+    return family.denoiser(family.fast_forward(parts), None, graphs=False)
 
 
 def _vae_key(parts: WanParts, spec: VideoSpec, fused: bool) -> tuple[str, torch.dtype, int, int, bool]:

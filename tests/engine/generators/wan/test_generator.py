@@ -18,7 +18,9 @@ from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, e
 
 from engine.errors import ConfigError, ModelError, NotFinite, VideoError
 from engine.generators.wan import generator as wan
-from engine.generators.wan.generator import WanGenerator, WanJob, pad_first
+from engine.generators.wan import job as taking
+from engine.generators.wan.generator import WanGenerator, WanJob
+from engine.generators.wan.job import pad_first
 from engine.generators.wan.settings import WanDefaults
 from engine.types import Prompt, Scenario, Video
 from engine.video.prefix import read_prefix
@@ -62,8 +64,8 @@ def test_one_prefix_frame_equals_the_pipeline(
     edit(folder, "retake.json", prefix_frames=1, num_inference_steps=5)
     generator = wan.load(folder, device="cpu", dtype="fp32")
     decoded: list[torch.Tensor] = []
-    denormalise = wan.denormalise
-    monkeypatch.setattr(wan, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
+    denormalise = taking.denormalise
+    monkeypatch.setattr(taking, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
     video = run(generator.start(scenario, PROMPT))
 
     pipeline = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
@@ -203,7 +205,7 @@ def test_wan22_layout_with_unit_patch_runs(tmp_path: Path, scenario: Scenario) -
 def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     folder: Path, generator: WanGenerator, tmp_path: Path
 ) -> None:
-    untold = {"timesteps": None, "timesteps_are": None, "prefix_attention": "all"}
+    untold = {"guidance_scale_2": None, "timesteps": None, "timesteps_are": None, "prefix_attention": "all"}
     assert dataclasses.asdict(generator.defaults) == SIDECAR | untold
     assert (generator.spec.fps, generator.spec.prefix_frames, generator.spec.num_frames) == (8.0, 6, 8)
     published = copy(folder, tmp_path)

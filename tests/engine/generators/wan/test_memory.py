@@ -17,8 +17,8 @@ from tiny_wan import build_folder
 from engine.denoise.assemble import quantize_outline
 from engine.generators.wan import generator as wan
 from engine.generators.wan import memory
+from engine.generators.wan.components import without_values
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.folder import without_values
 from engine.generators.wan.memory import (
     MAX_CHUNK_LATENTS,
     bytes_of,
@@ -29,6 +29,7 @@ from engine.generators.wan.memory import (
 )
 from engine.generators.wan.vae import decode_pixels, encode_moments
 from engine.generators.wan.vae_fused import use_fused_vae
+from engine.generators.wan.variants.ti2v import VARIANT
 from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import VideoSpec
 
@@ -73,7 +74,7 @@ def test_a_decode_step_takes_no_more_than_a_denoise_step_on_a_cpu(
         monkeypatch.setattr(memory, "CPU_CHUNK_BYTES", most)
         assert generator.chunk_latents(generator.spec) == size
     parts = dataclasses.replace(generator.parts, device=torch.device("cuda"))
-    outline = wan.WanGenerator(parts, generator.denoiser, 3, 3.0)
+    outline = wan.WanGenerator(parts, generator.denoisers, 3, 3.0)
     assert outline.chunk_latents(generator.spec) == MAX_CHUNK_LATENTS
     assert outline.relieve() is not None and outline.chunk_latents(generator.spec) == 1
     assert outline.relieve() is None, "nothing is left to give up"
@@ -121,6 +122,7 @@ def published(name: str) -> Any:
         AutoencoderKLWan, LAYOUTS["Wan2.2-5B" if layout["in_channels"] == 48 else "Wan2.1"], torch.bfloat16
     )
     return SimpleNamespace(
+        variant=VARIANT,
         transformer=transformer,
         vae=vae,
         device=torch.device("cuda"),

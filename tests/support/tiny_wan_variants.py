@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+from diffusers import (
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
+)
 from tiny_wan import LATENT_CHANNELS, TEXT_TOKENS, build_autoencoder, build_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -141,3 +147,17 @@ def asked(steps: int) -> dict[str, Any]:
         "generator": torch.Generator().manual_seed(PROMPT.seed),
         "output_type": "latent",
     }
+
+
+def control(seed: int = 3, *, num_layers: int = 4, **changes: Any) -> WanVACETransformer3DModel:
+    """As of VACE, with control blocks at two of its layers."""
+    torch.manual_seed(seed)
+    channels = {"in_channels": LATENT_CHANNELS, "vace_in_channels": 2 * LATENT_CHANNELS + 64}
+    layers = {"num_layers": num_layers, "vace_layers": [0, 2]}
+    made = WanVACETransformer3DModel(**MODEL | channels | layers | changes)
+    return randomised(made, seed)  # type: ignore[no-any-return]
+
+
+def build_vace(folder: Path, **sidecar: Any) -> Path:
+    pipeline = WanVACEPipeline(transformer=control(), **around())
+    return with_sidecar(pipeline, folder, **sidecar)

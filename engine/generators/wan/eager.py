@@ -6,7 +6,7 @@ B batch . L text tokens . D text width . Z latent channels . F, h, w latent fram
 from __future__ import annotations
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch import Tensor
 
 from engine.denoise.guidance import BOTH, COND, UNCOND
@@ -16,8 +16,9 @@ from engine.denoise.sampler import PrefixTimestep
 class EagerDenoiser:
     """The untouched library transformer behind the Denoiser protocol: the oracle of every faster one."""
 
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
+    def __init__(self, transformer: WanTransformer3DModel | WanVACETransformer3DModel) -> None:
         self._transformer = transformer
+        self._control_channels = int(transformer.config.get("vace_in_channels") or 0)
         self._dtype: torch.dtype = transformer.patch_embedding.weight.dtype
 
     def prepare(self, text: Tensor) -> Tensor:
@@ -37,10 +38,16 @@ class EagerDenoiser:
         """
         batch = 2 if branch == BOTH else 1
         assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
+        given = latents.to(self._dtype).expand(batch, -1, -1, -1, -1)
+        control = {}
+        if self._control_channels:
+            given, beside = given.tensor_split([given.shape[1] - self._control_channels], dim=1)
+            control = {"control_hidden_states": beside}
         velocity = self._transformer(
-            hidden_states=latents.to(self._dtype).expand(batch, -1, -1, -1, -1),
+            hidden_states=given,
             timestep=self._times(timestep, batch, latents.device),
             encoder_hidden_states=text,
+            **control,
             return_dict=False,
         )[0]
         assert isinstance(velocity, Tensor)

@@ -160,6 +160,7 @@ def variant_of(folder: Path, index: Mapping[str, Any]) -> Variant:
     names = {
         "WanPipeline": "ti2v" if per_token else "",
         "WanImageToVideoPipeline": "ti2v" if per_token else "i2v",
+        "WanVACEPipeline": "vace",
     }
     if pipeline not in names:
         raise unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(names))

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch import Tensor, nn
 
 from engine.denoise.guidance import BOTH, COND, UNCOND
@@ -52,7 +52,7 @@ class FastWan(nn.Module):
 
     def __init__(
         self,
-        transformer: WanTransformer3DModel,
+        transformer: WanTransformer3DModel | WanVACETransformer3DModel,
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
@@ -66,6 +66,10 @@ class FastWan(nn.Module):
             transformer.rope,
         )
         self.patch_size: tuple[int, int, int] = tuple(transformer.config.patch_size)
+        self.control = (
+            ControlBranch(transformer) if isinstance(transformer, WanVACETransformer3DModel) else None
+        )
+        self.num_layers = len(transformer.blocks)
         self.blocks = nn.ModuleList(
             FastBlock(
                 block,
@@ -74,8 +78,9 @@ class FastWan(nn.Module):
                 quantized_attention=quantized_attention or attention,
                 cross_attention=cross_attention,
             )
-            for block in transformer.blocks
+            for block in (*transformer.blocks, *(self.control.sources if self.control else ()))
         )
+        """The model's, and behind them those of the control branch."""
         self.ops = element_wise
         self.table, self.proj_out = transformer.scale_shift_table, transformer.proj_out
         self.eps = float(transformer.norm_out.eps)
@@ -101,17 +106,34 @@ class FastWan(nn.Module):
     def forward(
         self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, quantized: tuple[bool, ...]
     ) -> Tensor:
-        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix;
-        `quantized` says for each block whether its self-attention is the quantized one."""
+        """Velocity fp32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w], whose first `split` tokens are
+        prefix; `quantized` says for each block whether its self-attention is the quantized one."""
         batch = text.pairs[0][0].shape[0]
         cos, sin = self._rotary_tables(latents)
-        h = self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2)
-        h = h.expand(batch, -1, -1).contiguous()
-        pending = gate = None
-        for block, (keys, values), eight_bit in zip(self.blocks, text.pairs, quantized, strict=True):
-            h, pending, gate = block(
-                h, pending, gate, rows.block, keys, values, cos, sin, split=split, quantized=eight_bit
+
+        def through(
+            index: int, h: Tensor, pending: Tensor | None, gate: Tensor | None
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            keys, values = text.pairs[index]
+            made: tuple[Tensor, Tensor, Tensor] = self.blocks[index](
+                h, pending, gate, rows.block, keys, values, cos, sin, split=split, quantized=quantized[index]
             )
+            return made
+
+        given = latents.to(self.dtype)
+        h = as_tokens(self.patch, given[:, : self.patch.in_channels], batch)
+        control = None if self.control is None else self.control.begin(given, h)
+        pending = gate = None
+        for index in range(self.num_layers):
+            hint = None
+            if self.control is not None and index in self.control.layers:
+                branch = self.control.layers[index]
+                # as the library has them all ready before the first block; one at a time takes less memory
+                c, branch_out, branch_gate = through(self.num_layers + branch, control, None, None)
+                control = self.ops.gate_residual(c, branch_out, branch_gate, split=split)
+                hint = self.control.hint(branch, control)
+            h, pending, gate = through(index, h, pending, gate)
+            h = h if hint is None else h + hint
         shift, scale = rows.out.unbind(2)
         _, n, _ = self.ops.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
@@ -147,6 +169,32 @@ class FastWan(nn.Module):
         return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
 
 
+class ControlBranch(nn.Module):
+    """What VACE has beside its blocks: how its stream begins, and what it adds behind some of them."""
+
+    def __init__(self, transformer: WanVACETransformer3DModel) -> None:
+        super().__init__()
+        self.patch = transformer.vace_patch_embedding
+        self.first = transformer.vace_blocks[0].proj_in
+        self.outs = nn.ModuleList(block.proj_out for block in transformer.vace_blocks)
+        self.layers = {int(layer): index for index, layer in enumerate(transformer.config.vace_layers)}
+        """Layer of the model -> the block of the branch whose hint is added behind it."""
+        self.sources: tuple[nn.Module, ...] = tuple(transformer.vace_blocks)
+
+    def begin(self, given: Tensor, h: Tensor) -> Tensor:
+        """[B, S, C] of the last channels of [1, Z + control, F, h, w] and the embedded latents [B, S, C]."""
+        control = as_tokens(self.patch, given[:, -self.patch.in_channels :], len(h))
+        return as_tensor(self.first(control) + h)
+
+    def hint(self, index: int, control: Tensor) -> Tensor:
+        return as_tensor(self.outs[index](control))
+
+
+def as_tokens(patch: nn.Module, latents: Tensor, batch: int) -> Tensor:
+    """[1, Z, F, h, w] -> [B, S, C], equal rows."""
+    return as_tensor(patch(latents)).flatten(2).transpose(1, 2).expand(batch, -1, -1).contiguous()
+
+
 class FastDenoiser:
     """FastWan behind the Denoiser protocol; `quantized_ranges` are for each block the timesteps at which its
     self-attention is the quantized one, None: at none."""
@@ -168,7 +216,7 @@ class FastDenoiser:
         return self.wan.text_keys(text)
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        """Velocity float32 [B, Z, F, h, w] of latents [1, Z, F, h, w]; B is 2 for branch "both"."""
+        """Velocity float32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w]; B is 2 for branch "both"."""
         batch = text.pairs[0][0].shape[0]
         assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"
         rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)

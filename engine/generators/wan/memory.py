@@ -82,10 +82,12 @@ def is_compiled(settings: DenoiseSettings, device: torch.device) -> bool:
 def denoise_bytes(parts: WanParts, spec: VideoSpec, batch: int, settings: DenoiseSettings) -> int:
     """Peak of one forward for so many rows of guidance, without the text that all steps share."""
     shape, formats = latent_shape(parts, spec), _formats(parts.transformer)
+    tokens = batch * num_tokens(parts, shape)
+    hints = _hint_bytes(parts, tokens, settings)
     if is_compiled(settings, parts.device):
-        return _compiled_bytes(parts, batch * num_tokens(parts, shape), eight_bit=bool(formats))
+        return _compiled_bytes(parts, tokens, eight_bit=bool(formats)) + hints
     prefix = latent_frames_of(padded(spec.prefix_frames))
-    return _counted_forward(
+    return hints + _counted_forward(
         parts.variant,
         _frozen(parts.transformer.config),
         parts.transformer.patch_embedding.weight.dtype,
@@ -98,13 +100,26 @@ def denoise_bytes(parts: WanParts, spec: VideoSpec, batch: int, settings: Denois
     )
 
 
+def _hint_bytes(parts: WanParts, tokens: int, settings: DenoiseSettings) -> int:
+    """Of a control branch what the count of few blocks lacks: the library keeps the hint of each block to
+    the end, a compiled forward its stream and one hint."""
+    config = parts.transformer.config
+    layers = config.get("vace_layers") or ()
+    width = config.num_attention_heads * config.attention_head_dim
+    hint = tokens * width * int(parts.transformer.patch_embedding.weight.element_size())
+    if settings.forward == "library":
+        return hint * sum(layer >= COUNTED_BLOCKS for layer in layers)
+    return 2 * hint if layers and is_compiled(settings, parts.device) else 0
+
+
 def text_bytes(parts: WanParts, batch: int, settings: DenoiseSettings) -> int:
     """What a job keeps of its text: embeddings, or the keys and values of every block."""
     config, element = parts.transformer.config, parts.transformer.patch_embedding.weight.element_size()
     tokens = batch * parts.max_text_tokens * element
     if settings.forward == "library":
         return int(tokens * config.text_dim)
-    return int(tokens * 2 * config.num_layers * config.num_attention_heads * config.attention_head_dim)
+    num_blocks = config.num_layers + len(config.get("vace_layers") or ())
+    return int(tokens * 2 * num_blocks * config.num_attention_heads * config.attention_head_dim)
 
 
 def chunk_size(parts: WanParts, spec: VideoSpec, *, most_bytes: int, fused: bool) -> int:

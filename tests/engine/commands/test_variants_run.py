@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_run import script_the_critic
 from tiny_vlm import save_tiny_vlm
-from tiny_wan_variants import build_clip, build_i2v
+from tiny_wan_variants import build_clip, build_i2v, build_vace
 from typer.testing import CliRunner, Result
 
 from engine import cli
@@ -18,6 +18,7 @@ from engine.video.files import probe
 VARIANTS: dict[str, tuple[Callable[..., Path], list[str], int]] = {
     # folder, options, denoise steps of a take
     "i2v": (build_i2v, ["--preset", "fast", "--set", "memory.experts=streamed"], 4),
+    "vace": (build_vace, ["--preset", "exact"], 4),
 }
 
 

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AnyFlowFARPipeline,
+    AnyFlowFARTransformer3DModel,
+    FlowMapEulerDiscreteScheduler,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanTransformer3DModel,
@@ -161,3 +164,17 @@ def control(seed: int = 3, *, num_layers: int = 4, **changes: Any) -> WanVACETra
 def build_vace(folder: Path, **sidecar: Any) -> Path:
     pipeline = WanVACEPipeline(transformer=control(), **around())
     return with_sidecar(pipeline, folder, **sidecar)
+
+
+def chunked(seed: int = 4, *, num_layers: int = 3, **changes: Any) -> AnyFlowFARTransformer3DModel:
+    """As of AnyFlow-FAR."""
+    torch.manual_seed(seed)
+    sizes = {"in_channels": LATENT_CHANNELS, "compressed_patch_size": (1, 4, 4), "num_layers": num_layers}
+    made = AnyFlowFARTransformer3DModel(**MODEL | sizes | changes)
+    return randomised(made, seed)  # type: ignore[no-any-return]
+
+
+def build_anyflow(folder: Path, **sidecar: Any) -> Path:
+    scheduler = FlowMapEulerDiscreteScheduler(shift=5.0)
+    pipeline = AnyFlowFARPipeline(transformer=chunked(), **around(scheduler))
+    return with_sidecar(pipeline, folder, **{"num_frames": 20, "guidance_scale": 1.0} | sidecar)

@@ -8,9 +8,10 @@ B batch . S tokens . C channels . A heads . D head size . L text tokens . R rows
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
 from engine.denoise.layers import (
@@ -30,14 +31,15 @@ from kernels.fused import qk_norm_rope
 
 
 class FastBlock(nn.Module):
-    """The forward of a WanTransformerBlock without image conditioning; shares its parameters."""
+    """The forward of a WanTransformerBlock without image conditioning, or of a block of VACE or AnyFlow: they
+    have the same parts. Shares its parameters."""
 
     q_scale: Tensor  # fp32 [A]
     k_scale: Tensor
 
     def __init__(
         self,
-        block: WanTransformerBlock,
+        block: Any,
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
@@ -47,7 +49,7 @@ class FastBlock(nn.Module):
         """`quantized_attention` is `attention` where there is no 8-bit one."""
         super().__init__()
         self_attn, cross_attn = block.attn1, block.attn2
-        if cross_attn.add_k_proj is not None:
+        if getattr(cross_attn, "add_k_proj", None) is not None:
             raise SurgeryError(
                 "the block has image keys (add_k_proj), which the fast forward does not know",
                 fix="use --preset exact for this model",
@@ -92,18 +94,26 @@ class FastBlock(nn.Module):
         quantized: bool,  # whether self-attention is the quantized one
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(h, its last branch not yet added, the gate of that): what the next block takes."""
-        modulation = self.table[:, None] + rows  # [1, R, 6, C]
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unbind(2)
-        h, n, n_scale = self.ops.residual_norm(
+        h, n, n_scale = self.enter(h, pending, pending_gate, rows, split)
+        out = self._self_attention(n, n_scale, h.dtype, cos, sin, split, quantized)
+        return self.leave(h, out, rows, text_keys, text_values, split)
+
+    def enter(
+        self, h: Tensor, pending: Tensor | None, pending_gate: Tensor | None, rows: Tensor, split: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(h with what was pending, the input of queries, keys and values, its scale where that is 8-bit)."""
+        shift, scale, *_ = self._modulation(rows)
+        return self.ops.residual_norm(
             h, pending, pending_gate,
             scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.qkv),
         )  # fmt: skip
-        y = on_own_input(
-            self.out,
-            self._self_attention(n, n_scale, h.dtype, cos, sin, split, quantized),
-            self.ops.row_quant,
-            h.dtype,
-        )
+
+    def leave(
+        self, h: Tensor, out: Tensor, rows: Tensor, text_keys: Tensor, text_values: Tensor, split: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what self-attention gave [B, S, C]: as `forward`."""
+        _, _, gate, ff_shift, ff_scale, ff_gate = self._modulation(rows)
+        y = on_own_input(self.out, out, self.ops.row_quant, h.dtype)
         h, n, n_scale = self._cross_norm(h, y, gate, split)
         query = self.ops.qk_norm_rope(
             on_shared_input(self.cross_q, n, n_scale, h.dtype),
@@ -122,6 +132,20 @@ class FastBlock(nn.Module):
             h, y, scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up)
         )
         return h, self._feed_forward(n, n_scale, h.dtype), ff_gate
+
+    def projected(
+        self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, A, S, D] in `dtype`, of what `enter` gave."""
+        q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)
+        norm = {"heads": self.heads, "eps": self.qk_eps}
+        q = self.ops.qk_norm_rope(q, self.norm_q, cos, sin, **norm)
+        k = self.ops.qk_norm_rope(k, self.norm_k, cos, sin, **norm)
+        return q.transpose(1, 2), k.transpose(1, 2), v.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def _modulation(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of self-attention and of the feed-forward, each [1, R, C]."""
+        return (self.table[:, None] + rows).unbind(2)
 
     def _self_attention(
         self,

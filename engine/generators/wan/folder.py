@@ -101,7 +101,7 @@ def read_folder(
     variant = variant_of(folder, index)
     boundary = _boundary(folder, index)
     refuse_adapters(folder, (*TRANSFORMERS, "text_encoder"), fix=_ADAPTER)
-    scheduler = read_scheduler(folder)
+    scheduler = read_scheduler(folder, variant.schedulers)
     read_part = functools.partial(read_weights, device=target) if with_weights else outline
     read_one = read_part if with_transformer else outline
     names = TRANSFORMERS[: 1 if boundary is None else 2]
@@ -113,8 +113,8 @@ def read_folder(
     use_channels_last(vae)
     defaults = on_the_grid(folder, read_sidecar(folder, WanDefaults, variant.defaults), scheduler)
     _check_fit(folder, transformers, text_encoder, defaults)
-    variant.check(folder, defaults, transformers[0], vae)
     spec = _spec(folder, defaults, transformers[0], vae)
+    variant.check(folder, defaults, transformers[0], vae)
     _use_prefix_attention(folder, variant, transformers, defaults)
     for part in (*transformers, vae, text_encoder):
         part.eval().requires_grad_(False)
@@ -161,6 +161,7 @@ def variant_of(folder: Path, index: Mapping[str, Any]) -> Variant:
         "WanPipeline": "ti2v" if per_token else "",
         "WanImageToVideoPipeline": "ti2v" if per_token else "i2v",
         "WanVACEPipeline": "vace",
+        "AnyFlowFARPipeline": "anyflow",
     }
     if pipeline not in names:
         raise unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(names))

@@ -138,7 +138,7 @@ class FastWan(nn.Module):
         _, n, _ = self.ops.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
         )
-        return self._unpatchify(self.proj_out(n), latents.shape).float()
+        return unpatchify(self.proj_out(n), latents.shape, self.patch_size).float()
 
     def _compute_rows(self, value: float, has_prefix: bool) -> TimeRows:
         device = self.table.device
@@ -160,13 +160,6 @@ class FastWan(nn.Module):
             cos, sin = self.rope(latents)
             self._rotary[key] = (cos.float().contiguous(), sin.float().contiguous())
         return self._rotary[key]
-
-    def _unpatchify(self, tokens: Tensor, shape: torch.Size) -> Tensor:
-        """[B, S, Z * patch] -> [B, Z, F, h, w], the order of the library's last lines."""
-        (p_t, p_h, p_w), (_, _, frames, height, width) = self.patch_size, shape
-        grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
-        cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
-        return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
 
 
 class ControlBranch(nn.Module):
@@ -193,6 +186,14 @@ class ControlBranch(nn.Module):
 def as_tokens(patch: nn.Module, latents: Tensor, batch: int) -> Tensor:
     """[1, Z, F, h, w] -> [B, S, C], equal rows."""
     return as_tensor(patch(latents)).flatten(2).transpose(1, 2).expand(batch, -1, -1).contiguous()
+
+
+def unpatchify(tokens: Tensor, shape: torch.Size, patch_size: tuple[int, int, int]) -> Tensor:
+    """[B, S, Z * patch] -> [B, Z, F, h, w], the order of the library's last lines."""
+    (p_t, p_h, p_w), (_, _, frames, height, width) = patch_size, shape
+    grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
+    cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
 
 
 class FastDenoiser:

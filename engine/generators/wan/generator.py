@@ -319,6 +319,11 @@ class WanGenerator:
 def _scales(parts: WanParts, given: float | None) -> tuple[float, ...]:
     """Of each transformer. ConfigError where guidance is on for one alone."""
     first = parts.defaults.guidance_scale if given is None else given
+    if first != 1.0 and not parts.variant.is_guided:
+        raise ConfigError(
+            f"guidance_scale {first:g}, and the weights of {parts.variant.name} have guidance in them",
+            fix="leave --guidance-scale out, or give 1",
+        )
     if parts.boundary is None:
         return (first,)
     told = parts.defaults.guidance_scale_2

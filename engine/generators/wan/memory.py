@@ -85,7 +85,7 @@ def denoise_bytes(parts: WanParts, spec: VideoSpec, batch: int, settings: Denois
     tokens = batch * num_tokens(parts, shape)
     hints = _hint_bytes(parts, tokens, settings)
     if is_compiled(settings, parts.device):
-        return _compiled_bytes(parts, tokens, eight_bit=bool(formats)) + hints
+        return compiled_bytes(parts, tokens) + hints
     prefix = latent_frames_of(padded(spec.prefix_frames))
     return hints + _counted_forward(
         parts.variant,
@@ -163,11 +163,11 @@ def _unfolded(parts: WanParts, spec: VideoSpec, chunk_latents: int) -> int:
     return int(27 * frames * (spec.height // patch) * (spec.width // patch) * width * element)
 
 
-def _compiled_bytes(parts: WanParts, tokens: int, *, eight_bit: bool) -> int:
+def compiled_bytes(parts: WanParts, tokens: int) -> int:
     """Of width d and feed-forward width m, a token: in the attention 9 d e, or 7.5 d e where it reads 8-bit
     layers; in the feed-forward m e and 4 d e, or m (e + 1) and 3 d e. Measured on an H200 with models of
     1.3B, 5B and 14B, in which these are within 2 %."""
-    config = parts.transformer.config
+    config, eight_bit = parts.transformer.config, bool(_formats(parts.transformer))
     element = parts.transformer.patch_embedding.weight.element_size()
     width = config.num_attention_heads * config.attention_head_dim
     attention = (7.5 if eight_bit else 9) * width * element

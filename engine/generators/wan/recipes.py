@@ -71,6 +71,15 @@ WAN_VACE = replace(
         Kept(pattern="vace_blocks.*", why="every hint is added to the stream, and with it its error"),
     ),
 )
+WAN_FAR = replace(
+    WAN,
+    family="wan_far",
+    kept=(
+        *_KEPT,
+        Kept(pattern="far_patch_embedding.*", why="the first layer that sees past latents"),
+        Kept(pattern="condition_embedder.delta_embedder.*", why="the timestep decides the size of the step"),
+    ),
+)
 
 
 def wan_recipe(transformer: nn.Module) -> QuantRecipe:

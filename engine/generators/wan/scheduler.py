@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    FlowMapEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError
@@ -24,6 +28,7 @@ from engine.settings.sidecars import SIDECAR
 SCHEDULERS = {
     "UniPCMultistepScheduler": UniPCMultistepScheduler,
     "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
+    "FlowMapEulerDiscreteScheduler": FlowMapEulerDiscreteScheduler,
 }
 REFUSED_SETTINGS = (
     "use_dynamic_shifting",
@@ -36,17 +41,22 @@ REFUSED_SETTINGS = (
 )
 """Scheduler settings that silently override the flow shift, or are not linear in the velocities."""
 
-SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+SHIFTS = {
+    "UniPCMultistepScheduler": "flow_shift",
+    "FlowMatchEulerDiscreteScheduler": "shift",
+    "FlowMapEulerDiscreteScheduler": "shift",
+}
 """The flow shift s' = shift s / (1 + (shift - 1) s) by the name that each class reads; the library
 ignores the other one's name."""
 GRID_WORDS = ("shift", "sigma", "timestep")
 
 
-def read_scheduler(folder: Path) -> Any:
+def read_scheduler(folder: Path, allowed: Sequence[str]) -> Any:
+    """One of the classes `allowed`. ModelError for another, or for what they do not make a plain grid of."""
     config = read_json_object(folder / "scheduler" / CONFIG_FILES["scheduler"])
     name = str(config.get("_class_name"))
-    if name not in SCHEDULERS:
-        raise unfit(folder, "scheduler", name, " or ".join(SCHEDULERS))
+    if name not in allowed:
+        raise unfit(folder, "scheduler", name, " or ".join(allowed))
     read = inspect.signature(SCHEDULERS[name].__init__).parameters
     unread = [key for key in config if key not in read and any(word in key for word in GRID_WORDS)]
     if unread:

@@ -82,6 +82,9 @@ class Variant:
     """At which its models were trained; None: a folder may say any."""
     takes_an_image: bool = False
     """Whether a prefix of one frame is one of its tasks."""
+    schedulers: tuple[str, ...] = ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
+    is_guided: bool = True
+    """False: guidance is in the weights, and there is none beside them."""
     has_exports: bool = False
     """Whether `retake export` knows its forward."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_run import script_the_critic
 from tiny_vlm import save_tiny_vlm
-from tiny_wan_variants import build_clip, build_i2v, build_vace
+from tiny_wan_variants import build_anyflow, build_clip, build_i2v, build_vace
 from typer.testing import CliRunner, Result
 
 from engine import cli
@@ -19,6 +19,7 @@ VARIANTS: dict[str, tuple[Callable[..., Path], list[str], int]] = {
     # folder, options, denoise steps of a take
     "i2v": (build_i2v, ["--preset", "fast", "--set", "memory.experts=streamed"], 4),
     "vace": (build_vace, ["--preset", "exact"], 4),
+    "anyflow": (build_anyflow, ["--preset", "fastest"], 8),
 }
 
 
@@ -48,5 +49,6 @@ def test_a_variant_runs_from_clip_to_report(
     done = retake("run", tmp_path / "clips", *models, "--loops", 0, "--out", out)
     assert done.exit_code == 0, done.output
     chosen = probe(next((out / "chosen").glob("*.mp4")))
-    assert (chosen.width, chosen.height, chosen.fps, chosen.num_frames) == (32, 32, 16.0, 8)
+    told = json.loads((generator / "retake.json").read_text())["num_frames"]
+    assert (chosen.width, chosen.height, chosen.fps, chosen.num_frames) == (32, 32, 16.0, told)
     assert (out / "report.html").is_file()

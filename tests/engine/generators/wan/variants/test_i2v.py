@@ -102,6 +102,7 @@ def test_channels_of_a_prefix_say_which_frames_are_given(generator: wan.WanGener
     assert (found[:, 4:, :13] - encode_mode(vae, prefix)).abs().max() < 1e-4, "what comes later is not seen"
 
 
+@pytest.mark.slow
 def test_a_prefix_of_three_seconds_decides_the_take(generator: wan.WanGenerator, tmp_path: Path) -> None:
     takes = [take(generator.start(build_clip(tmp_path / str(s), shade=s), PROMPT)) for s in (0, 60)]
     assert takes[0].shape == (8, 32, 32, 3) and (takes[0] != takes[1]).any()
@@ -128,8 +129,10 @@ def test_experts_that_take_turns_make_the_same_takes_in_any_order(
     assert in_turn.notes["streamed"] == "experts"
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_runs_with_both_ways_of_residence(folder: Path, scenario: Scenario, preset: str) -> None:
+@pytest.mark.parametrize("preset", ["fastest"])
+def test_a_preset_runs_alike_with_both_ways_of_residence(
+    folder: Path, scenario: Scenario, preset: str
+) -> None:
     both, in_turn = (load(folder, denoise=PRESETS[preset], streamed=s) for s in ((), ("experts",)))
     assert np.array_equal(take(both.start(scenario, PROMPT)), take(in_turn.start(scenario, PROMPT)))
 

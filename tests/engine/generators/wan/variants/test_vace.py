@@ -100,6 +100,7 @@ def test_our_forward_equals_the_library_s(branch: str) -> None:
     assert tiny.largest(fast(without, time, fast.prepare(text), branch=branch), expected) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_prefix_decides_the_take_in_every_preset(
     folder: Path, scenario: Scenario, tmp_path: Path
 ) -> None:

@@ -205,7 +205,7 @@ def merge_into(
 
     aliases: other tools' names -> those of the module or parameter here.
     """
-    assert not any(lora.expert for lora in loras), "they are chosen by `for_expert`"
+    loras = for_expert(loras, "", ("",))
     checked = [_placed(lora, module, aliases or {}) for lora in loras]
     for lora, places in zip(loras, checked, strict=True):
         with torch.no_grad():
@@ -220,7 +220,7 @@ def merge_into(
 
 def check_names(module: nn.Module, loras: Sequence[Lora], aliases: Mapping[str, str] | None = None) -> None:
     """ModelError where `merge_into` would raise one; the module may have shapes only."""
-    for lora in loras:
+    for lora in for_expert(loras, "", ("",)):
         _placed(lora, module, aliases or {})
 
 

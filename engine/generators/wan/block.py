@@ -145,7 +145,8 @@ class FastBlock(nn.Module):
 
     def _modulation(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of self-attention and of the feed-forward, each [1, R, C]."""
-        return (self.table[:, None] + rows).unbind(2)
+        parts: tuple[Tensor, ...] = (self.table[:, None] + rows).unbind(2)
+        return parts
 
     def _self_attention(
         self,

@@ -127,6 +127,7 @@ class FastWan(nn.Module):
         for index in range(self.num_layers):
             hint = None
             if self.control is not None and index in self.control.layers:
+                assert control is not None
                 branch = self.control.layers[index]
                 # as the library has them all ready before the first block; one at a time takes less memory
                 c, branch_out, branch_gate = through(self.num_layers + branch, control, None, None)

@@ -106,9 +106,9 @@ def _hint_bytes(parts: WanParts, tokens: int, settings: DenoiseSettings) -> int:
     config = parts.transformer.config
     layers = config.get("vace_layers") or ()
     width = config.num_attention_heads * config.attention_head_dim
-    hint = tokens * width * int(parts.transformer.patch_embedding.weight.element_size())
+    hint = int(tokens * width * parts.transformer.patch_embedding.weight.element_size())
     if settings.forward == "library":
-        return hint * sum(layer >= COUNTED_BLOCKS for layer in layers)
+        return hint * len([layer for layer in layers if layer >= COUNTED_BLOCKS])
     return 2 * hint if layers and is_compiled(settings, parts.device) else 0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from engine.denoise.family import Family, Shape
+from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.sampler import Schedule
@@ -73,8 +73,8 @@ class Variant:
     transformer_class: Any
     """Of diffusers."""
     conditioning: Conditioning
-    family: Callable[[Any], Family[Any]]
-    """Over a transformer, for `assemble` and the library's denoiser."""
+    family: Callable[[Any], Any]
+    """Over a transformer, `engine.denoise.family.Family`; its denoisers are what `run` calls."""
     run: Run
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Where they differ from those of `WanDefaults`; a folder's sidecar is laid over them."""

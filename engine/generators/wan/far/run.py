@@ -94,7 +94,7 @@ class FarRun:
         whole, small, own = context_tokens(chunks, limit, full, compressed)
         tokens = whole + small + own
         scores = SCORE_BYTES * parts.transformer.config.num_attention_heads * tokens**2
-        return memory.compiled_bytes(parts, 2 * tokens) + scores
+        return memory.compiled_bytes(parts, 2 * tokens) + int(scores)
 
     def kept_bytes(self, parts: WanParts, spec: VideoSpec) -> int:
         """Keys and values of every block."""

@@ -126,7 +126,8 @@ def _parts(
     site: AttentionSite, shape: Shape, settings: DenoiseSettings, notes: dict[str, str], cache: Path | None
 ) -> Parts:
     """ConfigError with all reasons where a named attention cannot run."""
-    problem = _problem(site, shape, shape.tokens + (shape.text_tokens if site.joins_text else 0))
+    seen = shape.context_tokens or shape.tokens
+    problem = _problem(site, shape, seen + (shape.text_tokens if site.joins_text else 0))
     cross = None
     try:
         exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)

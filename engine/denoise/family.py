@@ -25,6 +25,8 @@ class Shape:
     batch: int
     tokens: int
     text_tokens: int
+    context_tokens: int = 0
+    """That the tokens of video look at at most, where these are not they themselves alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

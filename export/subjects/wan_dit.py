@@ -84,6 +84,9 @@ def prepare(
     """
     if isinstance(source, Path):
         folder = component_folder(source, "transformer")
+        if (folder.parent / "transformer_2").is_dir():
+            problem = "the model has two transformers, of which a denoiser would be one"
+            raise ExportError(problem, fix="export a model of one transformer")
         own_prefix = OWN in (told_prefix_attention(source), told_prefix_attention(folder.parent))
         digest = folder_digest(folder)
         transformer = load_module(folder, WanTransformer3DModel, dtype, with_weights=with_weights)

@@ -8,6 +8,7 @@ A heads . D head size . N tokens of the context . S tokens at work . C channels 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ class FarContext:
     tail: int
     num_compressed: int = 0  # chunks
     num_frames: int = 0  # of all chunks in it
+    total_frames: int  # of the take
 
 
 class Entered(nn.Module):
@@ -106,7 +108,7 @@ class FarWan(nn.Module):
         self.eps = float(transformer.norm_out.eps)
         self.dtype: torch.dtype = transformer.patch_embedding.weight.dtype
         self._times: Recent[TimeRows] = Recent(REMEMBERED_TIMES)
-        self._tables: Recent[tuple[Tensor, Tensor]] = Recent(4)
+        self._tables: Recent[tuple[Tensor, Tensor]] = Recent(2)  # whole and compressed
 
     def text_keys(self, text: Tensor) -> TextKeys:
         """text [1, L, text width]."""
@@ -152,29 +154,32 @@ class FarWan(nn.Module):
         )
         return unpatchify(self.proj_out(n), shape, self.patch_size).float()
 
-    def rotary(self, latents: Tensor, frames: tuple[int, int], *, compressed: bool) -> tuple[Tensor, Tensor]:
-        """Tables fp32 [1, S, 1, D] of frames from and to."""
+    def rotary(
+        self, latents: Tensor, frames: tuple[int, int, int], *, compressed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Tables fp32 [1, S, 1, D] of the frames from and to, of so many in all."""
+        start, end, total = frames
         height, width = latents.shape[3:]
-        grid = self.grid(height, width, compressed=compressed)
-        key = (grid, frames, compressed)
+        full, small = (self.grid(height, width, compressed=c) for c in (False, True))
+        key = (full, total, compressed)
         tables = self._tables.get(key)
         if tables is None:
-            full, small = (self.grid(height, width, compressed=c) for c in (False, True))
             layout = {
-                "total_frames": frames[1],
+                "total_frames": total,
                 "full_frame_shape": full,
                 "compressed_frame_shape": small,
-                "num_compressed_frames": frames[1] if compressed else 0,
+                "num_compressed_frames": total if compressed else 0,
             }
             angles = self.rope(far_cfg=layout, device=latents.device)["key"][0, 0]  # complex [S, D / 2]
-            angles = angles[frames[0] * grid[0] * grid[1] :]
-            tables = tuple(  # type: ignore[assignment]
+            cos, sin = (
                 part.float().repeat_interleave(2, dim=-1)[None, :, None].contiguous()
                 for part in (angles.real, angles.imag)
             )
-            assert tables is not None
+            tables = (cos, sin)
             self._tables.put(key, tables)
-        return tables
+        num_tokens = math.prod(small if compressed else full)
+        cos, sin = (table[:, start * num_tokens : end * num_tokens] for table in tables)
+        return cos, sin
 
     def grid(self, height: int, width: int, *, compressed: bool) -> tuple[int, int]:
         patch = self.config.compressed_patch_size if compressed else self.patch_size
@@ -258,7 +263,8 @@ class FarDenoiser:
         h = far.embedded(latents, compressed=False)
         place = _Place(context=context, at=context.tail, first=context.head, past=context.tail + h.shape[1])
         rows = far.time_rows(times)
-        rotary = far.rotary(latents, (start, start + latents.shape[2]), compressed=False)
+        frames = start, start + latents.shape[2], context.total_frames
+        rotary = far.rotary(latents, frames, compressed=False)
         return far.predicted(*far.through(h, rows, text, rotary, place), rows, latents.shape)
 
     def _embedded(self, latents: Tensor, chunks: Sequence[int], index: int, *, compressed: bool) -> Tensor:
@@ -276,7 +282,7 @@ class FarDenoiser:
         *,
         compressed: bool,
     ) -> None:
-        frames = sum(chunks[:index]), sum(chunks[: index + 1])
+        frames = sum(chunks[:index]), sum(chunks[: index + 1]), sum(chunks)
         rotary = self.far.rotary(latents, frames, compressed=compressed)
         self.far.through(h, self.far.time_rows(CLEAN), text, rotary, place)
 
@@ -298,4 +304,11 @@ class FarDenoiser:
             [torch.zeros(size, dtype=self.far.dtype, device=latents.device) for _ in range(config.num_layers)]
             for _ in range(2)
         )
-        return FarContext(keys=keys, values=values, origin=sizes[0], head=sizes[0], tail=sizes[0])
+        return FarContext(
+            keys=keys,
+            values=values,
+            origin=sizes[0],
+            head=sizes[0],
+            tail=sizes[0],
+            total_frames=sum(chunks),
+        )

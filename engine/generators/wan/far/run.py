@@ -79,30 +79,32 @@ class FarRun:
 
     def shape(self, parts: WanParts, rows: int) -> Shape:
         assert rows == 1, "there is no guidance"
-        chunks, _ = _partition(parts, parts.spec)
-        full, _ = _frame_tokens(parts, parts.spec)
-        return Shape(batch=1, tokens=max(chunks) * full, text_tokens=parts.max_text_tokens)
+        (chunks, _), (full, _) = _partition(parts, parts.spec), _frame_tokens(parts, parts.spec)
+        return Shape(
+            batch=1,
+            tokens=max(chunks) * full,
+            text_tokens=parts.max_text_tokens,
+            context_tokens=_context_tokens(parts, parts.spec),
+        )
 
     def denoise_bytes(self, parts: WanParts, spec: VideoSpec, rows: int, settings: DenoiseSettings) -> int:
         """Of our forward as of any other with so many tokens; of the library's with all scores of the largest
         pass, which fills the cache."""
         chunks, _ = _partition(parts, spec)
-        full, compressed = _frame_tokens(parts, spec)
+        full, _ = _frame_tokens(parts, spec)
         if settings.forward != "library":
             return memory.compiled_bytes(parts, max(chunks) * full)
-        limit = parts.transformer.config.full_chunk_limit
-        whole, small, own = context_tokens(chunks, limit, full, compressed)
-        tokens = whole + small + own
+        tokens = _context_tokens(parts, spec)
         scores = SCORE_BYTES * parts.transformer.config.num_attention_heads * tokens**2
         return memory.compiled_bytes(parts, 2 * tokens) + int(scores)
 
     def kept_bytes(self, parts: WanParts, spec: VideoSpec) -> int:
-        """Keys and values of every block."""
+        """Keys and values of every block, and the rotary tables of all frames, whole and compressed."""
         config, (chunks, _) = parts.transformer.config, _partition(parts, spec)
-        num_tokens = sum(context_tokens(chunks, config.full_chunk_limit, *_frame_tokens(parts, spec)))
         width = config.num_attention_heads * config.attention_head_dim
         element: int = parts.transformer.patch_embedding.weight.element_size()
-        return int(2 * config.num_layers * width * element * num_tokens)
+        tables = 2 * 4 * config.attention_head_dim * sum(chunks) * sum(_frame_tokens(parts, spec))
+        return int(2 * config.num_layers * width * element * _context_tokens(parts, spec) + tables)
 
     def rollout(
         self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
@@ -124,6 +126,12 @@ def _partition(parts: WanParts, spec: VideoSpec) -> tuple[tuple[int, ...], int]:
     found = partition_of(parts.transformer.config.chunk_partition, prefix, total)
     assert found is not None, f"{prefix} of {total} latent frames"
     return found
+
+
+def _context_tokens(parts: WanParts, spec: VideoSpec) -> int:
+    chunks, _ = _partition(parts, spec)
+    limit = parts.transformer.config.full_chunk_limit
+    return sum(context_tokens(chunks, limit, *_frame_tokens(parts, spec)))
 
 
 def _frame_tokens(parts: WanParts, spec: VideoSpec) -> tuple[int, int]:

@@ -154,6 +154,12 @@ def test_every_preset_says_what_it_leaves_out(folder: Path, scenario: Scenario, 
         assert np.array_equal(first, again) and (first != other).any()
 
 
+def test_inner_blocks_run_with_eight_bit_layers(folder: Path, scenario: Scenario) -> None:
+    generator = load(folder, denoise=dataclasses.replace(PRESETS["fast"], linear="fp8"), dtype="bf16")
+    assert generator.notes["linear"].startswith("fp8: 8 layers")
+    assert take(generator.start(scenario, PROMPT)).std() > 1
+
+
 def test_the_plan_has_the_context_in_it(folder: Path) -> None:
     """Two of each block: what both forwards keep from chunk to chunk."""
     outline = load(folder, with_weights=False, denoise=PRESETS["fast"])
@@ -162,7 +168,10 @@ def test_the_plan_has_the_context_in_it(folder: Path) -> None:
     with torch.inference_mode():
         latents = tiny.random(1, LATENT_CHANNELS, 16, 4, 4)
         context = model.remember(latents, (1, 3, 3, 3, 3, 3, 2), 6, model.prepare(tiny.text()), None)
-    held = sum(buffer.nbytes for buffer in (*context.keys, *context.values))
+        for compressed in (False, True):
+            model.far.rotary(latents, (0, 18, 18), compressed=compressed)
+    tables = [table for pair in model.far._tables._values.values() for table in pair]
+    held = sum(buffer.nbytes for buffer in (*context.keys, *context.values, *tables))
     assert outline.parts.variant.run.kept_bytes(outline.parts, spec) == held
     assert outline.footprint(spec).working["denoise step"] > held
 

@@ -102,6 +102,8 @@ def _num_graphs(generator: WanGenerator) -> int:
     settings, shape = generator.settings, generator.shape
     if settings.forward == "library" or generator.parts.device.type != "cuda" or settings.graphs == "off":
         return 0
+    if not generator.parts.variant.family(generator.parts.transformer).has_graphs:
+        return 0
     if settings.graphs == "auto" and shape.batch * shape.tokens > GRAPHED_TOKENS:
         return 0
     rows = 2 if generator.batched and generator.has_single_rows else 1

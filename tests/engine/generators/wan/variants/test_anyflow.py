@@ -36,6 +36,7 @@ from engine.generators.wan.far.forward import FarDenoiser
 from engine.generators.wan.far.library import LibraryFar
 from engine.generators.wan.far.rollout import ChunkModel, ChunkRollout
 from engine.generators.wan.job import pad_first
+from engine.machine.memory import GRAPHS
 from engine.settings.presets import PRESETS
 from engine.types import Scenario
 from engine.video.prefix import read_prefix
@@ -174,6 +175,10 @@ def test_the_plan_has_the_context_in_it(folder: Path) -> None:
     held = sum(buffer.nbytes for buffer in (*context.keys, *context.values, *tables))
     assert outline.parts.variant.run.kept_bytes(outline.parts, spec) == held
     assert outline.footprint(spec).working["denoise step"] > held
+    card = load(
+        folder, with_weights=False, denoise=PRESETS["fast"], device="cuda", capability=(9, 0)
+    ).footprint(spec)
+    assert GRAPHS not in card.held, "short as a forward is, there is no graph of it"
 
 
 # --- refusals, before a weight is read ----------------------------------------------------------------------

@@ -110,7 +110,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         critic=critic,
         selectors=selectors,
         spec=spec,
-        num_steps=outline.schedule.num_steps,
+        num_steps=outline.num_steps,
         scenarios=scenarios,
         refused=refused,
         memory=fitted.plan,
@@ -152,7 +152,7 @@ class _Outlines:
     def generator(self, config: RunConfig) -> tuple[Any, exported.Exported | None]:
         """And the exported form that stands in for its denoiser, if any."""
         lent = lends(config, *self._folders)
-        key = (config.generator, config.denoise, config.memory.text_encoder, config.memory.blocks, lent)
+        key = (config.generator, config.denoise, *_places(config).items(), lent)
         if key not in self._made:
             folder, (device, dtype) = self._folders[0], self._place
             outline: Any = load_generator(
@@ -234,7 +234,6 @@ def load_generator(
     """The generator of a checked folder with the settings of `config`; without weights it is an outline.
     `lends`: the critic is to read by its text tower."""
     family: Any = found.loader()
-    places = {"text_encoder": config.memory.text_encoder, "blocks": config.memory.blocks}
     generator: Any = family.load(
         found.path,
         device=device,
@@ -246,7 +245,7 @@ def load_generator(
         cache=cache_folder() / "kernels",
         with_weights=with_weights,
         exported=None if form is None else form.assembled,
-        streamed=[part for part, place in places.items() if place == STREAMED],
+        streamed=[part for part, place in _places(config).items() if place == STREAMED],
         capability=capability,
         **({"lends": True} if lends else {}),
     )
@@ -254,6 +253,12 @@ def load_generator(
         generator.notes.update(form.notes)
     made: Generator = generator
     return made
+
+
+def _places(config: RunConfig) -> dict[str, str]:
+    """Where each part of a generator lies that need not be on the device."""
+    memory = config.memory
+    return {"text_encoder": memory.text_encoder, "blocks": memory.blocks, "experts": memory.experts}
 
 
 def load_critic(

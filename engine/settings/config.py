@@ -65,7 +65,8 @@ class GeneratorConfig:
         option="--lora",
         metavar="FILE[:STRENGTH],...",
         unset="none",
-        help="LoRA files merged into the transformer, each with its strength, 1 unless given.",
+        help="LoRA files merged into the transformer, each with its strength, 1 unless given. Of two "
+        "transformers each says which: high=FILE (noisy steps), low=FILE or both=FILE.",
     )
 
     def __post_init__(self) -> None:
@@ -256,6 +257,12 @@ class MemoryConfig:
         DEVICE,
         choices=PLACES,
         help="Where the blocks of the generator lie; streamed needs the library's forward.",
+    )
+    experts: str = setting(
+        DEVICE,
+        choices=PLACES,
+        help="Where the two transformers of a generator such as Wan2.2-A14B lie. streamed: both on the host, "
+        "and on the device the one at work.",
     )
 
     def __post_init__(self) -> None:

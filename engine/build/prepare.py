@@ -29,8 +29,9 @@ from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig, shard_of
+from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
+from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 
 

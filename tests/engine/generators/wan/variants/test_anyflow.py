@@ -221,6 +221,7 @@ def test_unfit_folders_are_refused_before_weights_are_read(folder: Path, tmp_pat
         ({"early_stop": 0.1}, "early_stop ends a take by its preview"),
         ({"quantized_attention": ("sdpa_math",), "forward": "fast"}, "8-bit attention has no scales"),
         ({"graphs": "on", "forward": "fast"}, "there is no CUDA graph of AnyFlow-FAR"),
+        ({"prefix_steps": 2, "forward": "fast"}, "computes what chunks look at once"),
     ],
 )
 def test_parts_that_it_does_not_have_are_refused_by_name(

@@ -13,7 +13,7 @@ from diffusers import WanImageToVideoPipeline
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_wan import copy, edit
+from tiny_wan import LATENT_CHANNELS, copy, edit
 from tiny_wan_variants import (
     PROMPT,
     asked,
@@ -223,6 +223,29 @@ def test_unfit_folders_are_refused_before_weights_are_read(folder: Path, tmp_pat
         edit(spoiled, file if file.endswith(".json") else f"{file}/config.json", **changes)
     with pytest.raises((ModelError, ConfigError), match=message):
         load(spoiled, with_weights=False)
+
+
+def test_what_is_kept_of_a_clean_prefix_needs_one_and_a_transformer_that_stays(
+    folder: Path, tmp_path: Path
+) -> None:
+    kept = dataclasses.replace(PRESETS["fast"], prefix_steps=2)
+    with pytest.raises(ConfigError, match=r"prefix_steps 2 is for a clean prefix .* Wan I2V has none"):
+        load(folder, with_weights=False, denoise=kept)
+    assert load(folder, with_weights=False).shape.prefix_tokens == 0
+    per_token = copy(folder, tmp_path)
+    edit(per_token, *INDEX, expand_timesteps=True)
+    for name in BOTH:
+        edit(per_token, f"{name}/config.json", in_channels=LATENT_CHANNELS)
+    outline = load(per_token, with_weights=False, denoise=kept)
+    assert outline.shape.prefix_tokens * 21 == outline.shape.tokens * 19 > 0
+    with pytest.raises(ConfigError, match=r"prefix_steps keeps .* memory\.experts is streamed"):
+        load(per_token, with_weights=False, denoise=kept, streamed=["experts"])
+
+
+def test_no_step_is_skipped_by_what_was_measured_on_one_transformer(folder: Path) -> None:
+    by_curve = dataclasses.replace(PRESETS["fastest"], step_cache_by="magnitude")
+    with pytest.raises(ConfigError, match="step_cache_by 'magnitude' needs what was measured"):
+        load(folder, with_weights=False, denoise=by_curve)
 
 
 def test_a_second_transformer_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:

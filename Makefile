@@ -7,9 +7,10 @@
 # make test-cpus  tests that compare numbers, under several kernels of this CPU; test-cpus-short takes a minute
 # make bench    speed of kernels, denoiser, critic and lanes on this machine's GPU, or tiny sizes on a CPU
 # make results  RESULTS.md, its plots and the figures of README.md and docs from bench/results
-# make docs     docs/settings.md from the settings
+# make docs     docs/settings.md and docs/run-folder.schema.json from settings and stored types
 # make faults  kills, signals, full disks, damage, hostile input and an hour of soak -> bench/results/faults.json
-# make audit   bandit over the sources, pip-audit over what is installed (it asks api.osv.dev)
+# make audit   bandit over the sources, hadolint over the Dockerfile, pip-audit over what is installed (it asks
+#              api.osv.dev)
 # make extras  whether each extra can be resolved together with the rest (it asks the package index)
 # make constraints  what is installed in .venv, as .ci/constraints.txt
 # make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
@@ -65,6 +66,7 @@ faults: $(TESTING)
 audit: $(RUNTIME)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[audit]"
 	$(BIN)/bandit -q -c pyproject.toml -r engine kernels export bench
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -s osv -r $(VENV)/audit.txt
 
@@ -74,7 +76,7 @@ package: $(TESTING)
 	rm -rf build
 
 extras: $(RUNTIME)
-	for extra in test gpu export constrained audit; do echo $$extra; \
+	for extra in test gpu export constrained watch audit; do echo $$extra; \
 	$(BIN)/python -m pip install $(PIP_FLAGS) --dry-run --ignore-installed ".[$$extra]" || exit 1; done
 	rm -rf build
 
@@ -92,6 +94,7 @@ results: $(RUNTIME)
 
 docs: $(RUNTIME)
 	$(BIN)/python -m engine.settings.docs
+	$(BIN)/python -m engine.runs.schema
 
 gpu-acceptance: $(RUNTIME)
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export]"

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from engine.types import (
+    Asked,
     Attempt,
     Critique,
     Footprint,
@@ -213,6 +214,17 @@ class Recorder(Protocol):
     def span(
         self, lane: str, scenario_id: str, attempt: int, name: str, stage: str = ""
     ) -> AbstractContextManager[None]: ...
+
+
+class Control(Protocol):
+    """What the user asks of a run while it goes on."""
+
+    def look(self) -> Asked:
+        """The same object until something else is asked.
+
+        Called at every turn of the scheduler, so it costs a look at the clock, and a few times a second more.
+        """
+        ...
 
 
 class Progress(Protocol):

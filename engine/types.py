@@ -266,6 +266,38 @@ class Outcome:
         return replace(self.own, chosen=take, failure=None, overruled=self.own)
 
 
+SKIPPED = "skipped"
+"""Why the loop of a scenario ended that the user skipped."""
+
+
+class Wish(StrEnum):
+    """What a user may ask of a run that goes on; each of the first two can be taken back."""
+
+    PAUSE = "pause"
+    SKIP = "skip"
+    UNPAUSE = "unpause"
+    UNSKIP = "unskip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One of them, as it was asked."""
+
+    id: str
+    at: str  # ISO 8601, UTC
+    wish: Wish
+    scenario_id: str | None = None  # None: of the whole run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What holds now of all that was asked."""
+
+    is_paused: bool = False  # the whole run
+    held: frozenset[str] = frozenset()  # scenarios that are paused
+    skipped: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """Memory of one component at one spec in bytes, by what takes it."""

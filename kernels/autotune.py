@@ -65,6 +65,17 @@ TABLE: dict[str, dict[tuple[tuple[int, int], int], tuple[Tiles, ...]]] = {
         ((12, 0), 64): (_tiles(128, 64, 4, 3), _tiles(128, 64, 4, 4)),
         ((12, 0), 128): (_tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2), _tiles(64, 64, 4, 3)),
     },
+    # the sizes are those of the blocks that are chosen (kernels/attention/_prefix_sparse.py)
+    "prefix_sparse": {
+        ((8, 0), 64): (_tiles(128, 64, 4, 3), _tiles(128, 64, 8, 3), _tiles(128, 64, 4, 2)),
+        ((8, 0), 128): (_tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2)),
+        ((8, 6), 64): (_tiles(128, 64, 4, 3), _tiles(128, 64, 4, 2)),
+        ((8, 6), 128): (_tiles(128, 64, 8, 2),),
+        ((9, 0), 64): (_tiles(128, 64, 4, 3), _tiles(128, 64, 8, 3), _tiles(128, 64, 4, 4)),
+        ((9, 0), 128): (_tiles(128, 64, 8, 3), _tiles(128, 64, 8, 4), _tiles(128, 64, 4, 3)),
+        ((12, 0), 64): (_tiles(128, 64, 4, 3), _tiles(128, 64, 4, 2)),
+        ((12, 0), 128): (_tiles(128, 64, 8, 2),),
+    },
 }
 INTERPRETED = _tiles(32, 32, 1, 1)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = ("fa3_fwd", "nvidia-cudnn-frontend", "xformers", "triton")
+LIBRARIES = ("fa3_fwd", "nvidia-cudnn-frontend", "xformers", "triton", "comfy-kitchen")
 """Distributions whose version changes what is fastest."""
 
 

@@ -59,7 +59,8 @@ class Target:
 class AttentionProblem:
     """Attention of q [B, A, q_len, D] over k, v [B, A, kv_len, D].
 
-    Masks: "none" or "lengths" (the number of valid keys of each batch row).
+    Masks: "none" or "lengths" (the number of valid keys of each batch row). `prefix`: the leading keys that a
+    sparse kernel keeps exact; to others it says nothing.
     """
 
     batch: int
@@ -70,10 +71,12 @@ class AttentionProblem:
     dtype: str
     mask: str
     target: Target
+    prefix: int = 0
 
     def __post_init__(self) -> None:
         sizes = {n: getattr(self, n) for n in ("batch", "heads", "q_len", "kv_len", "head_dim")}
         assert all(size >= 1 for size in sizes.values()), f"sizes must be at least 1: {sizes}"
+        assert 0 <= self.prefix <= self.kv_len, f"a prefix of {self.prefix} of {self.kv_len} keys"
         assert self.dtype in DTYPES, f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}"
         assert self.mask in MASKS, f"mask {self.mask!r} is not one of {', '.join(MASKS)}"
 
@@ -85,6 +88,7 @@ class AttentionProblem:
     def __str__(self) -> str:
         tokens = f"{self.q_len}" if self.q_len == self.kv_len else f"{self.q_len}x{self.kv_len}"
         mask = "" if self.mask == "none" else f" mask {self.mask}"
+        mask += f" prefix {self.prefix}" if self.prefix else ""
         return f"[{self.batch}, {self.heads}, {tokens}, {self.head_dim}] {self.dtype}{mask} {self.target}"
 
 

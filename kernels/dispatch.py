@@ -36,7 +36,8 @@ PROBE_ROUNDS = 5
 
 
 class Implementation(Protocol):
-    """A file of the folder."""
+    """A file of the folder. One with TAKES_PREFIX is given the prefix of its problem. One with `expected`, of
+    the arguments of `run`, is compared with that: it leaves keys out on purpose."""
 
     ACCURACY: str
     ERROR_FACTOR: float
@@ -103,9 +104,12 @@ def self_test(name: str, problem: AttentionProblem, package: str = FOLDER) -> Se
     """Compare `name` with the reference on small tensors; a failure is logged as a warning that names it."""
     implementation = load(name, package)
     small = _small(problem)
-    q, k, v, options = example(small, seed=0)
-    expected = reference.attention(q, k, v, **options)
-    neighbour = reference.compare(reference.plain(q, k, v, **options), expected)
+    q, k, v, masks = example(small, seed=0)
+    options = masks | prefix_of(implementation, small)
+    exact = reference.attention(q, k, v, **masks)
+    neighbour = reference.compare(reference.plain(q, k, v, **masks), exact)
+    own = getattr(implementation, "expected", None)
+    expected = exact if own is None else own(q, k, v, **options)
     allowed = reference.allowed_error(
         neighbour.largest, expected, torch_dtype(problem.dtype), implementation.ERROR_FACTOR
     )
@@ -225,11 +229,21 @@ def example(problem: AttentionProblem, *, seed: int) -> tuple[Tensor, Tensor, Te
     return q, k, v, options
 
 
+def prefix_of(implementation: Implementation, problem: AttentionProblem) -> dict[str, int]:
+    """The argument `prefix` of a call, where the kernel takes it."""
+    return {"prefix": problem.prefix} if getattr(implementation, "TAKES_PREFIX", False) else {}
+
+
 def _small(problem: AttentionProblem) -> AttentionProblem:
     """Of the same kind: several tiles, the last one cut, and cross-attention where `problem` is."""
     q_len, kv_len = (40, 75) if problem.target.interpreted else (200, 333)
     return dataclasses.replace(
-        problem, batch=2, heads=2, q_len=kv_len if problem.q_len == problem.kv_len else q_len, kv_len=kv_len
+        problem,
+        batch=2,
+        heads=2,
+        q_len=kv_len if problem.q_len == problem.kv_len else q_len,
+        kv_len=kv_len,
+        prefix=kv_len * problem.prefix // problem.kv_len,
     )
 
 
@@ -303,8 +317,10 @@ def _timed(
             continue
         try:
             tiles = None if cache is None else tuned_tiles(verdict.name, problem, cache, package)
-            more = options if tiles is None else options | {"tiles": tiles}
-            function = timed_call(load(verdict.name, package), q, k, v, more)
+            implementation = load(verdict.name, package)
+            more = options | prefix_of(implementation, problem)
+            more |= {} if tiles is None else {"tiles": tiles}
+            function = timed_call(implementation, q, k, v, more)
             function()
             torch.cuda.synchronize()
         except failures() as error:
@@ -341,6 +357,7 @@ def tuned_tiles(
     if table is None or problem.target.kind != "cuda":
         return None
     q, k, v, options = example(problem, seed=1)
+    options |= prefix_of(implementation, problem)
     return autotune.tune(
         name,
         problem,

@@ -12,6 +12,7 @@ from typing import Any
 
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial(-journal)?", re.DOTALL)
 """With what SQLite keeps beside a database in the making."""
+_DEVICES = Path("/dev")
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and line end, what reverses text, and bytes of file names that are no UTF-8."""
 
@@ -21,8 +22,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A place to write that becomes `path` when all went well: all or nothing, and the last writer's stands.
 
     Each writer has a part of its own, which the block creates: with the rights that any file gets there, and
-    with the errors of whoever writes. Makes the folder.
+    with the errors of whoever writes. Makes the folder. A device or a pipe, such as /dev/null, is written as
+    it is: for root, a file would take its place.
     """
+    if path.parent == _DEVICES or (path.exists() and not path.is_file()):
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:

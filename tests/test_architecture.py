@@ -46,8 +46,9 @@ ROOMS = {
     "build": "settings machine video runs datasets denoise loop kernels",
     "cluster": "settings machine runs loop build kernels",
     "report": "video runs loop",
+    "watch": "runs report",
     "demo": "settings machine video datasets autoencoder generators critics selectors loop",
-    "commands": "settings machine video runs datasets loop build cluster report demo kernels",
+    "commands": "settings machine video runs datasets loop build cluster report watch demo kernels",
     "api": "settings machine video runs datasets loop build report",
 }
 """Room of the engine -> the rooms (and houses) below it. Models are reached by name, through plugins."""

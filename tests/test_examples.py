@@ -19,7 +19,7 @@ from engine.demo.showcase import write_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
-TESTED = ("one_take", "own_generator", "own_selector", "run_and_score")
+TESTED = ("one_take", "own_generator", "own_selector", "read_run", "run_and_score")
 SELECTOR_LINES = 15
 
 
@@ -57,6 +57,7 @@ def clip_of(folders: Folders, place: Path) -> Path:
 
 
 def test_every_example_is_tested() -> None:
+    """`read_run` beside the schema, tests/engine/runs/test_schema.py."""
     assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted(TESTED)
 
 

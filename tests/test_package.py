@@ -145,5 +145,9 @@ def test_the_source_archive_makes_the_same_wheel(tree: Path, wheel: Path, tmp_pa
         assert sorted(one.namelist()) == sorted(other.namelist())
         names = set(one.namelist())
     assert {"retake/__init__.py", "retake/py.typed", "kernels/linear/four_bit.cu"} <= names
-    assert {"engine/report/script.js", "engine/demo/models/critic/config.json"} <= names
+    assert {
+        "engine/report/script.js",
+        "engine/watch/watch.js",
+        "engine/demo/models/critic/config.json",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "engine/api/name/"))]

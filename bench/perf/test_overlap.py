@@ -1,6 +1,6 @@
 """A forward of the denoiser and steps of the critic's decoding: each alone, and both at once on two lanes.
 
-Each way to share the GPU of engine/machine/sharing.py; one stream is what they are compared with. A whole
+Each way to share the GPU of bench/perf/overlap/sharing.py; one stream is what they are compared with. A whole
 run of product jobs is bench.perf.overlap. What both compute is compared with what they compute alone.
 """
 
@@ -19,8 +19,8 @@ from bench.perf.benchmark_tools import DEVICE, HAS_GPU, Benchmark, assert_close,
 from bench.perf.critic_steps import critic, decode_step, missing
 from bench.perf.denoisers.base import Forward
 from bench.perf.denoisers.by_name import SUBJECTS
-from engine.machine import sharing
-from engine.machine.sharing import CRITIQUE, GENERATE, SHARINGS, STREAMS, OnLane, shared
+from bench.perf.overlap import sharing
+from bench.perf.overlap.sharing import CRITIQUE, GENERATE, SHARINGS, STREAMS, OnLane, shared
 from engine.machine.streams import LaneStreams
 from engine.settings.environment import cache_folder
 

@@ -24,11 +24,14 @@ from engine.build.model_folders import find_generator
 from engine.errors import ConfigError
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.settings.environment import cache_folder
-from engine.settings.presets import PRESETS, DenoiseSettings
+from engine.settings.presets import PRESETS, STEP_CACHES, DenoiseSettings
 
 EXACT = "exact"
 FAST = DenoiseSettings(forward="fast")
 EAGER_8_BIT = replace(FAST, quantized_first=0.0, quantized_last=0.0)
+SPARSE = ("triton_prefix_sparse",)
+"""Runs its formula on a CPU; on a GPU fa3_prefix_sparse chooses the same blocks."""
+CACHED = replace(PRESETS["exact"], step_cache=0.25)
 UNCOMPILED = {"compile": "off", "graphs": "off"}
 """Of the presets: many processes a GPU would each compile; what compiling costs has a row of its own."""
 VARIANTS: dict[str, DenoiseSettings] = {
@@ -40,8 +43,13 @@ VARIANTS: dict[str, DenoiseSettings] = {
     "FA3 FP8 attention but the ends": replace(FAST, quantized_attention=("fa3_fp8",)),
     "Triton INT8 attention": replace(EAGER_8_BIT, quantized_attention=("triton_int8",)),
     "skip-softmax attention": replace(FAST, attention=("triton_skip_softmax",)),
+    "sparse attention behind the prefix": replace(EAGER_8_BIT, quantized_attention=SPARSE),
+    "sparse attention where the policy admits it": replace(FAST, quantized_attention=SPARSE, policy="auto"),
+    "prefix kept for 2 steps": replace(FAST, prefix_steps=2),
+    "prefix kept for 4 steps": replace(FAST, prefix_steps=4),
     "guidance gated at 0.5": replace(PRESETS["exact"], cfg_gate=0.5),
-    "steps cached 0.25": replace(PRESETS["exact"], step_cache=0.25),
+    "steps cached 0.25": CACHED,
+    **{f"steps cached 0.25 by {rule}": replace(CACHED, step_cache_by=rule) for rule in STEP_CACHES[1:]},
     "early stop 0.02": replace(PRESETS["exact"], early_stop=0.02),
     "fused VAE": replace(PRESETS["exact"], vae="fused"),
     "preset fast": replace(PRESETS["fast"], **UNCOMPILED),

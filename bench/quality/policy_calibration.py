@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from rich.console import Console
 from bench.files import write_json
 from bench.quality import export_trajectories
 from engine.build.model_folders import find_generator
+from engine.denoise.guidance import UNCOND
+from engine.denoise.step_changes import StepChanges
 from engine.errors import RetakeError
 from engine.generators.wan import generator as wan
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.recipes import read_attention
 from engine.machine.device import resolve_device, use_threads
 from engine.quant.calibration import Budget, LayerError, Meter, choose
-from engine.quant.precision_policy import FILE, Policy, checkpoint_digest
+from engine.quant.precision_policy import FILE, Curve, Policy, checkpoint_digest
 from engine.quant.recipes import resolve
 from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
@@ -41,27 +43,49 @@ NOTES = (
     "which may not make the error a tenth larger, fp8_full_accum without (engine/quant/accumulation.py).",
     "8-bit attention is computed in plain torch as the FP8 and INT8 kernels round it, in another order of "
     "summation; formats are measured on blocks that the policy may make 8-bit.",
-    "8-bit with skip is not offered: the kernel that skips tiles (triton_skip_softmax) works in 16 bits, and "
-    "block-sparse attention needs a mask that no calibration here chooses.",
+    "sparse attention keeps the keys of the prefix and a quarter of the blocks behind it exact, per head and "
+    "call, and counts every other block as its mean; sol, comfy-kitchen's, has no exact prefix. No kernel is "
+    "both sparse or skipping and 8-bit where a policy decides.",
+    "changes: from step to step, behind the prefix, by the rules of step caches; one curve each.",
 )
 
 
 class _Timed:
-    """The denoiser of a generator, which tells the meter the timestep of every call."""
+    """The denoiser of a generator, which tells the meter the timestep of every call, and `changes` what the
+    branch with the text sees and says behind the prefix."""
 
-    def __init__(self, inner: Any, meter: Meter) -> None:
-        self._inner, self._meter = inner, meter
+    def __init__(self, inner: Any, module: Any, meter: Meter, changes: StepChanges) -> None:
+        self._inner, self._module, self._meter, self._changes = inner, module, meter, changes
+        self._block: Any = None
 
     def prepare(self, text: Any) -> Any:
         return self._inner.prepare(text)
 
     def __call__(self, latents: Any, timestep: Any, text: Any, *, branch: str) -> Any:
         self._meter.timestep = float(timestep.value)
-        return self._inner(latents, timestep, text, branch=branch)
+        self._meter.prefix_tokens = timestep.prefix_tokens
+        hook = self._module.blocks[0].register_forward_hook(self._keep, with_kwargs=True)
+        try:
+            velocity = self._inner(latents, timestep, text, branch=branch)
+        finally:
+            hook.remove()
+        if branch != UNCOND:  # of both rows the last is that of the text
+            frames, tokens = timestep.prefix_frames, timestep.prefix_tokens
+            self._changes.note(
+                float(timestep.value),
+                latents[:, :, frames:],
+                self._block[-1:, tokens:],
+                velocity[-1:, :, frames:],
+            )
+        return velocity
+
+    def _keep(self, block: Any, args: Any, kwargs: Any, output: Any) -> None:
+        self._block = output - (args[0] if args else kwargs["hidden_states"])
 
 
-def measure(generator: Any, num_scenes: int, num_rows: int) -> list[LayerError]:
-    """The errors of every layer on takes of training scenes; the generator is as before afterwards."""
+def measure(generator: Any, num_scenes: int, num_rows: int) -> tuple[list[LayerError], Mapping[str, Curve]]:
+    """The errors of every layer on takes of training scenes, and what those change from step to step; the
+    generator is as before afterwards."""
     module = generator.parts.transformer
     family, inner = WanFamily(module), generator.denoiser
     meter = Meter(
@@ -71,18 +95,20 @@ def measure(generator: Any, num_scenes: int, num_rows: int) -> list[LayerError]:
         read=read_attention,
         num_rows=num_rows,
     )
-    generator.denoiser = _Timed(inner, meter)
+    changes = StepChanges()
+    generator.denoiser = _Timed(inner, module, meter, changes)
     try:
         with tempfile.TemporaryDirectory() as folder, meter:
             for scenario, prompt in export_trajectories.requests(
                 Path(folder), num_scenes, held_out=False, negative=generator.negative_prompt
             ):
+                changes.begin()
                 job = generator.start(scenario, prompt)
                 for _ in range(1 + generator.schedule.num_steps):  # what follows is decoding
                     job.launch().wait()
     finally:
         generator.denoiser = inner
-    return meter.errors()
+    return meter.errors(), changes.curves()
 
 
 def document(errors: Sequence[LayerError], policy: Policy, budget: Budget, num_scenes: int) -> dict[str, Any]:
@@ -116,6 +142,7 @@ def document(errors: Sequence[LayerError], policy: Policy, budget: Budget, num_s
         "source": policy.source,
         "rows": rows,
         "errors": [asdict(error) for error in errors],
+        "changes": policy.changes,
         "notes": NOTES,
         "manifest": collect({}, {}, seeds={}, argv=[]),
     }
@@ -143,10 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype=options.dtype,
             num_inference_steps=options.steps,
         )
-        errors = measure(generator, options.scenes, options.rows)
+        errors, changes = measure(generator, options.scenes, options.rows)
         producer = f"bench.quality.policy_calibration: {options.scenes} training scenes, {options.dtype}"
         budget = Budget()
         policy = choose(errors, budget, source=checkpoint_digest(folder), producer=producer)
+        policy = replace(policy, changes=changes)
         path = options.policy or folder / FILE
         policy.save(path)
     except RetakeError as error:

@@ -12,12 +12,14 @@ from pathlib import Path
 from bench.results_page import (
     cosmos3_section,
     decode_section,
+    demo_seconds_section,
     demo_section,
     export_sections,
     faults_section,
     growth_section,
     memory_section,
     overlap_section,
+    past_dense_section,
     policy_section,
     quality_sections,
     scaling_section,
@@ -45,6 +47,7 @@ INTRODUCTION = (
 PLOT_PATTERN = "waterfall-*.svg"
 SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "demo_run": demo_section.demo_run,
+    "demo_seconds": demo_seconds_section.demo_seconds,
     "end_to_end": whole_run_section.whole_run,
     "scaling": scaling_section.scaling,
     "cosmos3": cosmos3_section.cosmos3,
@@ -55,6 +58,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "denoiser_quality": quality_sections.denoiser_quality,
     "export_quality": quality_sections.export_quality,
     "policy": policy_section.policy,
+    "past_dense": past_dense_section.past_dense,
     "demo_quality": quality_sections.demo_quality,
     "aoti": export_sections.aoti,
     "export_errors": export_sections.export_errors,

@@ -29,6 +29,7 @@ ORDER = (
     "denoiser",
     "vlm_decode",
     "attention",
+    "past_dense",
     "linear",
     "vae",
     "aoti",
@@ -40,6 +41,7 @@ ORDER = (
     *KINDS_BY_NAME,
     "faults",
     "growth",
+    "demo_seconds",
 )
 MOVED = {
     **{
@@ -52,6 +54,7 @@ MOVED = {
             "selector_quality",
         )
     },
+    "bench.perf.demo_seconds": "bench.quality.demo_seconds",
     "bench.suites.export_build": "bench.perf.export_build",
     "bench.suites.scoring_check": "bench.scoring.check.compare",
 }

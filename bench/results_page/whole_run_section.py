@@ -75,8 +75,32 @@ def whole_run(file: ResultFile) -> md.Section:
             md.table([*HEADER, *COST_HEADER], [_row(part) for part in parts], num_text_columns=2),
             md.bullets([_check(check) for check in document["checks"]]),
             _waits([part for part in parts if part.get("idle")]),
+            *(_start(part) for part in parts if not part["warm_up"] and "process_to_first_take_s" in part),
         ),
         plots=plots,
+    )
+
+
+def _start(part: Mapping[str, Any]) -> str | None:
+    """From the start of the process to its first take on disk: the phases, then what its lanes did.
+
+    None for a script, and for files of before the phases were noted.
+    """
+    before: Mapping[str, float] = part["seconds_before"]
+    if "hash" not in before or "first_denoise_step_s" not in part:
+        return None
+    rows = [
+        ["&nbsp;" * 4 * path.count("/") + path.rpartition("/")[2], md.ms(s)] for path, s in before.items()
+    ]
+    left_s = part["process_to_window_s"] - sum(s for path, s in before.items() if "/" not in path)
+    rows += [
+        ["between the phases", md.ms(left_s)],
+        ["to the end of the first denoise step", md.ms(part["first_denoise_step_s"])],
+        ["to the first take on disk", md.ms(part["first_take_s"] - part["first_denoise_step_s"])],
+        ["**all**", md.ms(part["process_to_first_take_s"])],
+    ]
+    return md.paragraphs(
+        f"Where the seconds before the first take of {_named(part)} went:", md.table(["phase", "s"], rows)
     )
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from engine.build import hub
+from engine.build import gpu_setup, hub
 from engine.build import model_folders as models
+from engine.build.checks import BROKEN, Check, answered, existing, installed
+from engine.build.gpu_setup import INSTALL, INSTALL_GPU
 from engine.errors import RetakeError
-from engine.runs.manifest import gpus
 from engine.settings.config import BUNDLED
 from engine.settings.environment import cache_folder, usable_cores
 from kernels.files import file_digest
@@ -28,8 +27,6 @@ from kernels.files import file_digest
 GIB = 2**30
 MIN_RAM_BYTES = 3 * GIB  # the bundled models with torch and both lanes peak below this
 
-INSTALL = "run `pip install -e .` in the repository"
-INSTALL_GPU = "run `pip install -e '.[gpu]'`"
 INSTALL_EXPORT = "run `pip install -e '.[export]'`"
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "av", "pymunk")
@@ -44,31 +41,22 @@ OPTIONAL_PACKAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """`fix` is empty when there is nothing to mend."""
-
-    name: str
-    ok: bool
-    detail: str
-    required: bool = False
-    fix: str = ""
-
-
 def examine() -> list[Check]:
     """Every check of this machine, in the order in which a reader wants them."""
+    around_gpu = gpu_setup.examine()
+    looked_at = {check.name for check in around_gpu}
     return [
         _python(),
         _cores(),
         _memory(),
-        *(_package(name) for name in PACKAGES),
-        _gpu(),
-        *(_optional_package(name) for name in OPTIONAL_PACKAGES),
-        _encoder(),
+        *(package(name) for name in PACKAGES),
+        *around_gpu,
+        *(optional_package(name) for name in OPTIONAL_PACKAGES if name not in looked_at),
+        answered("H.264 encoder", encoder, required=True),
         bundled("generator", models.find_generator),
         bundled("critic", models.find_critic),
-        _hub_models(),
-        _disk(),
+        answered("models of the hub", _hub_models),
+        answered("disk", _disk),
     ]
 
 
@@ -94,13 +82,9 @@ def _hub_models() -> Check:
 def _disk() -> Check:
     """Where models and what is kept between runs lie, and runs by default."""
     places = {"models": hub.cache(), "cache": cache_folder(), "here": Path.cwd()}
-    free = {name: shutil.disk_usage(_existing(place)).free / 1e9 for name, place in places.items()}
+    free = {name: shutil.disk_usage(existing(place)).free / 1e9 for name, place in places.items()}
     said = ", ".join(f"{free[name]:.0f} GB free for {name} ({place})" for name, place in places.items())
     return Check(name="disk", ok=True, detail=said)
-
-
-def _existing(place: Path) -> Path:
-    return next(folder for folder in (place, *place.parents) if folder.is_dir())
 
 
 def can_run(checks: list[Check]) -> bool:
@@ -156,81 +140,28 @@ def _memory() -> Check:
     return Check(name="memory", ok=ok, detail=f"{total / GIB:.1f} GiB", required=True, fix=fix)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _package(name: str) -> Check:
+def package(name: str) -> Check:
     """Installed and importable: a broken binary wheel shows here, not in the middle of a run."""
-    version = _version(name)
+    version = installed(name)
     if version is None:
         return Check(name=name, ok=False, detail="not installed", required=True, fix=INSTALL)
     try:
         importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        return Check(
-            name=name, ok=False, detail=f"{version}, does not import: {error}", required=True, fix=INSTALL
-        )
+    except BROKEN as error:
+        detail, fix = f"{version}, does not import: {error}", f"run `pip install --force-reinstall {name}`"
+        return Check(name=name, ok=False, detail=detail, required=True, fix=fix)
     return Check(name=name, ok=True, detail=version, required=True)
 
 
-def _optional_package(name: str) -> Check:
-    version = _version(name)
+def optional_package(name: str) -> Check:
+    version = installed(name)
     purpose, fix = OPTIONAL_PACKAGES[name]
     if version is None:
         return Check(name=name, ok=False, detail=f"not installed; for {purpose}", fix=fix)
     return Check(name=name, ok=True, detail=version)
 
 
-def _gpu() -> Check:
-    if _version("torch") is None:
-        return Check(name="GPU", ok=False, detail="unknown without torch", fix=INSTALL)
-    import torch
-
-    driver = _driver()
-    if torch.cuda.is_available():
-        parts = []
-        for index in range(torch.cuda.device_count()):
-            gpu = torch.cuda.get_device_properties(index)
-            parts.append(
-                f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, "
-                f"{gpu.multi_processor_count} SMs, {gpu.total_memory / GIB:.0f} GiB of memory (VRAM)"
-            )
-        return Check(
-            name="GPU", ok=True, detail=f"{'; '.join(parts)}; driver {driver}, CUDA {torch.version.cuda}"
-        )
-    if driver is None:
-        return Check(
-            name="GPU",
-            ok=False,
-            detail="none found; runs use the CPU",
-            fix="install an NVIDIA driver if this machine has an NVIDIA GPU",
-        )
-    if torch.version.cuda is None:
-        return Check(
-            name="GPU",
-            ok=False,
-            detail=f"driver {driver}, but torch {torch.__version__} is built without CUDA",
-            fix="install a CUDA build of torch",
-        )
-    return Check(
-        name="GPU",
-        ok=False,
-        detail=f"driver {driver}, but torch (CUDA {torch.version.cuda}) cannot use it",
-        fix="update the driver to one that supports this CUDA version",
-    )
-
-
-def _driver() -> str | None:
-    """The version of the NVIDIA driver, or None where nvidia-smi is absent or finds no GPU."""
-    listed = gpus()
-    return listed[0]["driver_version"] if listed else None
-
-
-def _encoder() -> Check:
+def encoder() -> Check:
     """H.264 by libx264, which every take is written with."""
     missing = Check(
         name="H.264 encoder",
@@ -239,7 +170,7 @@ def _encoder() -> Check:
         required=True,
         fix="install the PyAV wheel: `pip install --force-reinstall av`",
     )
-    if _version("av") is None:
+    if installed("av") is None:
         return missing
     import av
     import av.codec

@@ -5,6 +5,7 @@ Knows no store of a run and no other engine: whoever has one gives it scenarios 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from engine.loop.selection import TakeScorer
 from engine.machine.device import release_memory
 from engine.machine.graphs import DEVICE_CALLS
 from engine.machine.streams import HostPool, HostThread, LaneStreams
-from engine.protocols import Critic, Generator, Progress, Sink
+from engine.protocols import Control, Critic, Generator, Progress, Sink
 from engine.runs.folder import place_of_take, writing
 from engine.runs.manifest import cpu_model
 from engine.runs.trace import CudaRecorder, HostRecorder
@@ -32,6 +33,7 @@ from engine.video.oddities import oddity_of
 
 Work = tuple[Scenario, History]
 """A scenario, and what is stored of it already."""
+NOTE_EVERY_S = 2.0
 Keeping = Callable[[HostRecorder | CudaRecorder], AbstractContextManager[Callable[[], None]]]
 """As `engine.runs.trace_file.kept_trace`: the block calls what it gets now and then."""
 
@@ -56,14 +58,15 @@ class Engine:
         *,
         opened: Callable[[Iterable[Path]], None],
         keeping: Keeping,
+        control: Control | None = None,
         origin_s: float = 0.0,
     ) -> None:
         """All of `work`, which is asked for the next scenario when there is room for one; None from it says
         that there is none at the moment.
 
         opened: told which files were opened, now and then. keeping: keeps the spans of the lanes, of which
-        the first starts at `origin_s`. DeviceError when the GPU is lost, RunLost by the
-        sink or a full disk; every other error is its scenario's.
+        the first starts at `origin_s`. control: what the user asks meanwhile. DeviceError when the GPU is
+        lost, RunLost by the sink or a full disk; every other error is its scenario's.
         """
         import torch
 
@@ -86,7 +89,7 @@ class Engine:
             lanes = make_lanes(
                 host=host,
                 recorder=recorder,
-                progress=progress,
+                progress=_Noting(progress, note),
                 on_lane=on_lane,
                 threads=threads,
                 widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
@@ -97,6 +100,7 @@ class Engine:
                 progress=progress,
                 overlap=config.schedule.overlap,
                 ahead=config.schedule.ahead,
+                control=control,
             )
             try:
                 for outcome in scheduler.run():  # each is stored and shown by the sink
@@ -126,6 +130,24 @@ class Engine:
             read=scorer.read if scorer else None,
             device=device_name(self.prepared.device),
         )
+
+
+class _Noting:
+    """Progress that is passed on; now and then the lanes' work goes to disk, for whoever looks meanwhile."""
+
+    def __init__(self, progress: Progress, note: Callable[[], None]) -> None:
+        self._progress, self._note = progress, note
+        self._noted_s = time.monotonic()
+
+    def update(self, lane: str, scenario_id: str, done: int, total: int) -> None:
+        self._progress.update(lane, scenario_id, done, total)
+        now_s = time.monotonic()
+        if now_s >= self._noted_s + NOTE_EVERY_S:
+            self._noted_s = now_s
+            self._note()
+
+    def finished(self, scenario_ids: Iterable[str]) -> None:
+        self._progress.finished(scenario_ids)
 
 
 def device_name(device: str) -> str | None:

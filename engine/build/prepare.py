@@ -25,6 +25,7 @@ from engine.machine import compiled
 from engine.machine.cards import Card
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
 from engine.machine.memory import MemoryPlan, device_budget, enforce_budget
+from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
@@ -82,12 +83,15 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         open_ahead(device)
     if compiled.hold(cache_folder() / "compiled"):
         compile_into(cache_folder() / "compiled")
-    libraries.import_families(generator, critic)
+    with phase("imports"):
+        libraries.import_families(generator, critic)
     selectors = load_selectors(config.loop.selectors, config.selectors.on(device if card is None else "cpu"))
     outlines = _Outlines(generator, critic, device, dtype, card)
-    outline, form = outlines.generator(config)
+    with phase("outlines"):
+        outline, form = outlines.generator(config)
     spec: VideoSpec = outline.spec
-    scenarios, refused, opened = _questions(config, spec.fps, only)
+    with phase("clips"):
+        scenarios, refused, opened = _questions(config, spec.fps, only)
     chosen_by = choosing(
         config.loop.gain,
         generator=generator.path,
@@ -96,7 +100,8 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         digest=FileDigests(cache_folder() / "digests").digest,
     )
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
-    fitted = fit.fit(config, budget, outlines.footprints, on_gpu=device == "cuda")
+    with phase("memory plan"):
+        fitted = fit.fit(config, budget, outlines.footprints, on_gpu=device == "cuda")
     return Prepared(
         config=fitted.config,
         device=device,
@@ -201,12 +206,16 @@ def load(prepared: Prepared, loaded: MutableMapping[str, int] | None = None) -> 
     before = allocated_bytes(prepared.device)
     form = exported.load(prepared.exported, config.denoise, prepared.device)
     folders = prepared.generator, prepared.critic
-    generator = load_generator(
-        config, folders[0], *arguments, with_weights=True, form=form, lends=lends(config, *folders)
-    )
+    with phase("generator"):
+        generator = load_generator(
+            config, folders[0], *arguments, with_weights=True, form=form, lends=lends(config, *folders)
+        )
     between = allocated_bytes(prepared.device)
     tower = tower_for(config, folders, generator)
-    critic = load_critic(config, folders[1], *arguments, with_weights=True, takes=generator.spec, tower=tower)
+    with phase("critic"):
+        critic = load_critic(
+            config, folders[1], *arguments, with_weights=True, takes=generator.spec, tower=tower
+        )
     loaded["generator"], loaded["critic"] = between - before, allocated_bytes(prepared.device) - between
     return generator, critic
 

@@ -6,10 +6,10 @@ is read, models are loaded before a run folder exists, and from then on nothing 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,11 +19,15 @@ from engine.build.engine import Engine
 from engine.build.facts import facts_ahead, manifest_of
 from engine.build.prepare import Prepared, load, prepare
 from engine.errors import StoreError
+from engine.machine.phases import collecting, phase
+from engine.machine.usage import device_memory
 from engine.protocols import Critic, Display, Generator, Sink
 from engine.runs.changes import changes, listed
 from engine.runs.folder import DATABASE
+from engine.runs.live import Live
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runs.requests import Requests
 from engine.runs.store import RunStore
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.runs.trace_file import end_of_trace_s, kept_trace
@@ -53,6 +57,8 @@ class Run:
         self._prepared = prepared
         self._loaded = loaded
         self._loaded_bytes = loaded_bytes or {}
+        known = [scenario.id for scenario in store.scenarios()]
+        self._control = Requests(store.folder, store.requests, known)
         self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
         self.changed = () if prepared is None else prepared.changed
         """Settings that were changed so that the run fits, with their price."""
@@ -70,14 +76,20 @@ class Run:
     def num_pending(self) -> int:
         return 0 if self._prepared is None else len(self._prepared.scenarios)
 
+    def worked_s(self) -> float:
+        """Since it was loaded, without its pauses."""
+        return self._control.worked_s()
+
     def execute(self, display: Display) -> dict[str, Outcome]:
         """Outcomes of all scenarios by id, also of earlier processes. DeviceError when the GPU is lost."""
         if self._prepared is not None:
-            sink = Watched(self._store, display)
-            refused = refuse(self._store, self._prepared.usable, self._prepared.refused, sink, display)
-            prepared = replace(self._prepared, refused=refused)
-            if self._loaded is not None and prepared.usable:
-                self._generate(prepared, *self._loaded, sink, display)
+            memory = partial(device_memory, self._prepared.device)
+            with Live(self.folder, display, worked_s=self.worked_s, memory=memory) as live:
+                sink = Watched(self._store, live)
+                refused = refuse(self._store, self._prepared.usable, self._prepared.refused, sink, live)
+                prepared = replace(self._prepared, refused=refused)
+                if self._loaded is not None and prepared.usable:
+                    self._generate(prepared, *self._loaded, sink, live)
         return self._store.outcomes()
 
     def _generate(
@@ -102,6 +114,7 @@ class Run:
             display,
             opened=self._store.opened,
             keeping=keeping,
+            control=self._control,
             origin_s=end_of_trace_s(self.folder),
         )
 
@@ -110,31 +123,23 @@ def build_run(config: RunConfig) -> Run:
     """A new run in `config.out`. Raises the RetakeError of whatever does not fit, cheapest checks first."""
     if (config.out / DATABASE).exists():
         RunStore.claim(config.out, ())  # refuses, with the way out
-    with ExitStack() as refused:
-        log = RunLog()
+    with ExitStack() as refused, collecting() as seconds:
+        log, loaded_bytes = RunLog(), dict[str, int]()
         refused.callback(log.close)
-        seconds, loaded_bytes = dict[str, float](), dict[str, int]()
-        with _timed(seconds, "prepare"):
+        with phase("prepare"):
             prepared = prepare(config)
         config = prepared.config  # with what was changed so that it fits
         with facts_ahead(prepared) as ahead:  # weights are read once for their digests, once to load them
-            with _timed(seconds, "load"):
+            with phase("load"):
                 loaded = load(prepared, loaded_bytes)
             denoise = exported.pinned(config.denoise, prepared.exported, loaded[0].notes)
             config = replace(config, denoise=denoise)
-            with _timed(seconds, "hash"):  # what is left of it once the models are loaded
+            with phase("hash"):  # what is left of it once the models are loaded
                 facts = manifest_of(replace(prepared, config=config), ahead, loaded[0].notes, loaded[1].notes)
             facts["setup_s"] = seconds
         store = begin_folder(config, prepared.scenarios, facts, log)
         refused.pop_all()
     return Run(store, log, prepared, loaded, loaded_bytes)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
-    began_s = time.perf_counter()
-    yield
-    seconds[what] = time.perf_counter() - began_s
 
 
 def begin_folder(
@@ -201,6 +206,7 @@ def reopen(
     log = RunLog()
     refused.callback(log.close)
     log.into(folder)
+    Requests(folder, store.requests, [one.id for one in store.scenarios()]).go_on()
     config = exported.moved(read_config(folder), denoiser)
     end_of_trace_s(folder)  # refused now, not when the models are loaded
     _mend(store, remake=remake_takes)

@@ -21,13 +21,14 @@ from engine.cluster.handout import MOST_LOSSES, HandOut
 from engine.cluster.messages import Assignment, Ended, Lost, Message, Ready
 from engine.cluster.pool import Pool
 from engine.errors import DeviceError, StoreError
-from engine.protocols import Display
+from engine.loop.scheduler import NothingAsked
+from engine.protocols import Control, Display
 from engine.runs.changes import changes, listed
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.settings.config import RunConfig
-from engine.types import Outcome, Scenario
+from engine.types import Asked, Outcome, Scenario
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Driver:
         self._workers: list[dict[str, Any]] = []
         """Of the manifest."""
         self._messages = pool.messages()
+        self._control: Control = NothingAsked()
+        self._asked = Asked()
         for node in self._asleep:
             self._wake(node)
         for worker in itertools.chain.from_iterable(self._asleep.values()):
@@ -74,7 +77,7 @@ class Driver:
         """The manifest of a run that starts now."""
         return {**self.first.facts, "argv": sys.argv, "workers": list(self._workers)}
 
-    def run(self, store: RunStore, display: Display) -> None:
+    def run(self, store: RunStore, display: Display, control: Control) -> None:
         """Until every scenario has its outcome and the workers have said all. RunLost by the store,
         DeviceError when no worker is left, StoreError for a worker that has other files or versions."""
         desk = Desk(store, display, origin_s=end_of_trace_s(store.folder), num_workers=self.pool.size)
@@ -89,32 +92,44 @@ class Driver:
             num_workers=self.pool.size,
         )
         self._note_workers(store)
+        self._control = control
         with kept_trace(store.folder, desk.spans) as note:
             for worker in sorted(self._ready):
                 desk.begins(worker)
-                self._fill(worker, handout, store)
+            self._obeys()
+            room = self._ready
             while not handout.over:
-                worker, message = self._next()
-                room = {worker}
-                if isinstance(message, Ready):
-                    self._compare(self._nodes[worker], message)
-                    self._arrived(worker, message)
-                    self._note_workers(store)
-                    desk.begins(worker)
-                elif isinstance(message, Lost):
-                    self._lost(worker, message)
-                    for name in handout.lost(worker, for_good=message.for_good):
-                        desk.outcome(_given_up(name, store, message.why))
-                    room = self._ready
-                else:
-                    desk.take(worker, message)
-                    if not isinstance(message, Ended):
-                        continue
-                    handout.finished(worker, message.outcome.scenario_id)
-                    note()
                 for each in sorted(room & self._ready):
                     self._fill(each, handout, store)
+                found = self._heard()
+                room = self._ready if self._obeys() else set()
+                if found is not None:
+                    room = room | self._take(*found, handout, desk, store)
+                    if isinstance(found[1], Ended):
+                        note()
             self._finish(desk)
+
+    def _take(
+        self, worker: int, message: Message | Lost | None, handout: HandOut, desk: Desk, store: RunStore
+    ) -> set[int]:
+        """The workers that may have room now."""
+        if isinstance(message, Ready):
+            self._compare(self._nodes[worker], message)
+            self._arrived(worker, message)
+            self._note_workers(store)
+            desk.begins(worker)
+            self.pool.give(worker, self._asked)
+        elif isinstance(message, Lost):
+            self._lost(worker, message)
+            for name in handout.lost(worker, for_good=message.for_good):
+                desk.outcome(_given_up(name, store, message.why))
+            return self._ready
+        else:
+            desk.take(worker, message)
+            if not isinstance(message, Ended):
+                return set()
+            handout.finished(worker, message.outcome.scenario_id)
+        return {worker}
 
     def _finish(self, desk: Desk) -> None:
         """Hear what the workers have left to say; one that is lost now costs its part of the trace."""
@@ -145,7 +160,23 @@ class Driver:
         elif isinstance(message, logging.LogRecord):
             logging.getLogger(message.name).handle(message)
 
+    def _obeys(self) -> bool:
+        """Whether something else is asked than before; then the workers know it, and hold back themselves."""
+        asked = self._control.look()
+        if asked is self._asked:
+            return False
+        self._asked = asked
+        for worker in self._ready:
+            self.pool.give(worker, asked)
+        return True
+
     def _next(self) -> tuple[int, Message | Lost | None]:
+        while (found := self._heard()) is None:
+            pass
+        return found
+
+    def _heard(self) -> tuple[int, Message | Lost | None] | None:
+        """None where nobody said anything for a second."""
         for found in self._messages:
             return found
         raise DeviceError(
@@ -196,7 +227,7 @@ class Driver:
             self._wake(self._nodes[worker])
 
     def _fill(self, worker: int, handout: HandOut, store: RunStore) -> None:
-        while (scenario := handout.next(worker)) is not None:
+        while (scenario := handout.next(worker, self._asked.held)) is not None:
             self.pool.give(worker, _assignment(scenario, store))
 
     def _note_workers(self, store: RunStore) -> None:

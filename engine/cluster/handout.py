@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from statistics import fmean
 
 from engine.types import Attempt, History, Scenario
@@ -64,16 +64,26 @@ class HandOut:
     def over(self) -> bool:
         return not self._waiting and not self._num_held
 
-    def next(self, worker: int) -> Scenario | None:
-        """One more for this worker; None where none waits, or it has no room."""
+    def next(self, worker: int, paused: Set[str] = frozenset()) -> Scenario | None:
+        """One more for this worker; None where none waits, or it has no room.
+
+        paused: scenarios that are not handed out, and take no room where they were.
+        """
         held = self._held.setdefault(worker, set())
         share = math.ceil((len(self._waiting) + self._num_held) / self._num_workers)
-        if not self._waiting or len(held) >= min(self._most_each, share):
+        if len(held - paused) >= min(self._most_each, share):
             return None
-        _, name = heapq.heappop(self._waiting)
-        held.add(name)
+        left = []
+        while self._waiting and self._waiting[0][1] in paused:
+            left.append(heapq.heappop(self._waiting))
+        found = heapq.heappop(self._waiting)[1] if self._waiting else None
+        for one in left:
+            heapq.heappush(self._waiting, one)
+        if found is None:
+            return None
+        held.add(found)
         self._num_held += 1
-        return self._all[name]
+        return self._all[found]
 
     def finished(self, worker: int, scenario_id: str) -> None:
         self._held[worker].remove(scenario_id)

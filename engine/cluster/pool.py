@@ -22,6 +22,7 @@ from engine.cluster.worker import Worker
 from engine.errors import ConfigError, DeviceError, RetakeError
 from engine.settings.config import RunConfig
 from engine.settings.environment import ray_sends_nothing
+from engine.types import Asked
 
 LOCAL = "local"
 INSTALL = "pip install 'retake-engine[cluster]' (from a clone: pip install '.[cluster]')"
@@ -131,21 +132,21 @@ class Pool:
     def import_ahead(self, worker: int) -> None:
         self._actors[worker].import_ahead.remote()
 
-    def give(self, worker: int, assignment: Assignment | None) -> None:
-        self._actors[worker].give.remote(assignment)
+    def give(self, worker: int, given: Assignment | Asked | None) -> None:
+        self._actors[worker].give.remote(given)
 
-    def messages(self) -> Iterator[tuple[int, Message | Lost | None]]:
-        """As they come, until no worker is left; None is a worker's last. One that is lost is started again,
-        and says `Ready` anew."""
+    def messages(self) -> Iterator[tuple[int, Message | Lost | None] | None]:
+        """As they come, until no worker is left; None is a worker's last, and None in place of a worker says
+        that none said anything for a second. One that is lost is started again, and says `Ready` anew."""
         ray = self._ray
         while self._streams or self._again_s:
             self._ask_again()
             if not self._streams:
                 time.sleep(AGAIN_S)
                 continue
-            ready, _ = ray.wait(
-                list(self._streams), num_returns=1, timeout=AGAIN_S if self._again_s else None
-            )
+            ready, _ = ray.wait(list(self._streams), num_returns=1, timeout=AGAIN_S)
+            if not ready:
+                yield None
             for stream in ready:
                 worker = self._streams.pop(stream)
                 try:

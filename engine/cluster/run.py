@@ -17,8 +17,10 @@ from engine.cluster.pool import Pool, Workers
 from engine.cluster.worker import Worker
 from engine.protocols import Display
 from engine.runs.folder import DATABASE
+from engine.runs.live import Live
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import MANIFEST
+from engine.runs.requests import Requests
 from engine.runs.store import RunStore
 from engine.settings.config import RunConfig
 from engine.types import Outcome
@@ -33,6 +35,8 @@ class ClusterRun:
         self.warning = None if driver is None else driver.first.warning
         self.changed = () if driver is None else driver.first.changed
         self._store, self._log, self._driver = store, log, driver
+        known = [scenario.id for scenario in store.scenarios()]
+        self._control = Requests(store.folder, store.requests, known)
 
     def __enter__(self) -> Self:
         return self
@@ -53,11 +57,16 @@ class ClusterRun:
     def num_pending(self) -> int:
         return 0 if self._driver is None else len(self._driver.first.scenarios)
 
+    def worked_s(self) -> float:
+        """As of a single engine."""
+        return self._control.worked_s()
+
     def execute(self, display: Display) -> dict[str, Outcome]:
         """Outcomes of all scenarios by id. DeviceError when no worker is left, StoreError for a worker that
         has other weights, versions or files than the first."""
         if self._driver is not None:
-            self._driver.run(self._store, display)
+            with Live(self.folder, display, worked_s=self.worked_s) as live:
+                self._driver.run(self._store, live, self._control)
         return self._store.outcomes()
 
 

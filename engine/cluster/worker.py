@@ -47,7 +47,7 @@ from engine.runs.manifest import MANIFEST, read_manifest, surroundings
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.config import RunConfig
 from engine.settings.environment import cache_folder, usable_cores
-from engine.types import Attempt, Outcome, PlanReply
+from engine.types import Asked, Attempt, Outcome, PlanReply
 
 STEP_EVERY_S = 0.5
 """Between two messages on how far a lane is: a person looks at them, and each costs a few hundred us."""
@@ -64,6 +64,7 @@ class Worker:
         """`only`: the scenarios that are left of a run that is resumed. `name`: for the log."""
         self._config, self._only, self._name = config, only, name
         self._given: SimpleQueue[Assignment | None] = SimpleQueue()
+        self._asked = Asked()
         self._sent: SimpleQueue[Message | None] = SimpleQueue()
 
     def import_ahead(self) -> None:
@@ -71,9 +72,16 @@ class Worker:
         with importing_ahead(self._config):
             pass  # left when all is imported
 
-    def give(self, assignment: Assignment | None) -> None:
-        """One more scenario; None: there will be none."""
-        self._given.put(assignment)
+    def give(self, given: Assignment | Asked | None) -> None:
+        """One more scenario; what the user asks of the run now; None: there will be no more scenarios."""
+        if isinstance(given, Asked):
+            self._asked = given
+        else:
+            self._given.put(given)
+
+    def look(self) -> Asked:
+        """As the control of its engine."""
+        return self._asked
 
     def work(self, *, digest: bool, num_on_node: int, sends_log: bool = True) -> Iterator[Message]:
         """Load the models, then work at what is given, until there will be none.
@@ -118,7 +126,7 @@ class Worker:
             prepared=prepared, generator=generator, critic=critic, folder=folder, loaded_bytes=loaded_bytes
         )
         sink = _Sender(folder, self._sent.put)
-        engine.run(self._work(folder), sink, sink, opened=self._opened, keeping=self._keeping)
+        engine.run(self._work(folder), sink, sink, opened=self._opened, keeping=self._keeping, control=self)
         if used := read_manifest(folder / MANIFEST).get(USED):
             self._sent.put(MemoryUsed(entries=tuple(used)))
 

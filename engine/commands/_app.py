@@ -35,7 +35,20 @@ if TYPE_CHECKING:
     from engine.types import Outcome
 
 ORDER = (
-    *("demo", "scenes", "run", "resume", "merge", "plan", "profile", "report"),
+    *(
+        "demo",
+        "scenes",
+        "run",
+        "resume",
+        "watch",
+        "pause",
+        "unpause",
+        "skip",
+        "merge",
+        "plan",
+        "profile",
+        "report",
+    ),
     *("choose", "join", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
     *("runs", "cache", "doctor"),
 )
@@ -126,7 +139,7 @@ def _execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
         body = Text("\n".join(built.changed))
         errors.print(Panel(body, title="Changed to fit", title_align="left", border_style="yellow"))
     try:
-        with built, make_display(console, built.num_pending) as display:
+        with built, make_display(console, built.num_pending, built.worked_s) as display:
             return built.execute(display)
     except KeyboardInterrupt:
         errors.print(f"\nstopped; go on with: retake resume {built.folder}", soft_wrap=True)

@@ -20,6 +20,8 @@ from engine.build.estimate import clock
 from engine.loop.policy import CRITIC_SCORE, why_chosen
 from engine.protocols import Display
 from engine.runs.choices import numbered
+from engine.runs.live import costs_time
+from engine.runs.pace import Left, Pace
 from engine.types import Attempt, Outcome, PlanReply
 from engine.video.files import read_note
 
@@ -46,36 +48,40 @@ class BestScores:
 class TimeLeft:
     """How long the rest takes if it goes on as so far; unknown before the first scenario has ended.
 
-    Scenarios that were refused cost no time and do not count.
+    Scenarios that were refused cost no time and do not count. `now`: seconds that the run has worked.
     """
 
     def __init__(self, num_scenarios: int, now: Callable[[], float] = time.monotonic) -> None:
         self._now, self._start_s = now, now()
-        self._num_scenarios = num_scenarios
-        self._refused: set[str] = set()
-        self._done: set[str] = set()
+        self._pace, self._num_left = Pace(), num_scenarios
 
     def outcome(self, outcome: Outcome) -> None:
-        free = outcome.failure is not None and not outcome.attempts
-        (self._refused if free else self._done).add(outcome.scenario_id)
+        self._num_left -= 1
+        if costs_time(outcome):
+            self._pace.ended(self._now() - self._start_s)
 
     @property
-    def seconds(self) -> float | None:
-        left = self._num_scenarios - len(self._refused) - len(self._done)
-        return (self._now() - self._start_s) / len(self._done) * left if self._done else None
+    def left(self) -> Left | None:
+        return self._pace.left(self._num_left)
 
     def __str__(self) -> str:
-        """ "about 12 min left", or nothing."""
-        seconds = self.seconds
-        return f"about {clock(seconds)} left" if seconds else ""
+        """ "about 12 min left (9 min to 15 min)", or nothing."""
+        found = self.left
+        if found is None or not found.seconds:
+            return ""
+        if found.low is None or found.high is None:
+            return f"about {clock(found.seconds)} left"
+        return f"about {clock(found.seconds)} left ({clock(found.low)} to {clock(found.high)})"
 
 
 class LiveDisplay:
     """Bars that move in place."""
 
-    def __init__(self, console: Console, num_scenarios: int) -> None:
+    def __init__(
+        self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._scores = BestScores()
-        self._left = TimeLeft(num_scenarios)
+        self._left = TimeLeft(num_scenarios, now)
         self._done: set[str] = set()
         columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
         note = TextColumn("{task.fields[note]}", markup=False)
@@ -126,10 +132,12 @@ class LiveDisplay:
 class PlainDisplay:
     """One line per plan, take and finished scenario; nothing for single steps."""
 
-    def __init__(self, console: Console, num_scenarios: int) -> None:
+    def __init__(
+        self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
         self._scores = BestScores()
-        self._left = TimeLeft(num_scenarios)
+        self._left = TimeLeft(num_scenarios, now)
         self._num_scenarios = num_scenarios
         self._done: set[str] = set()
 
@@ -170,9 +178,9 @@ class PlainDisplay:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def make_display(console: Console, num_scenarios: int) -> Display:
-    """Bars on a terminal, lines elsewhere."""
-    return (LiveDisplay if console.is_terminal else PlainDisplay)(console, num_scenarios)
+def make_display(console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic) -> Display:
+    """Bars on a terminal, lines elsewhere. `now`: seconds that the run has worked, pauses left out."""
+    return (LiveDisplay if console.is_terminal else PlainDisplay)(console, num_scenarios, now)
 
 
 def describe_take(attempt: Attempt) -> str:

@@ -31,6 +31,9 @@ def kernels(
     ] = SHAPE,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     mask: Annotated[str, typer.Option(help="none or lengths.")] = "none",
+    prefix: Annotated[
+        int, typer.Option(min=0, help="Leading keys that sparse kernels keep exact: tokens of the prefix.")
+    ] = 0,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time them; only on a GPU.")] = True,
     tune: Annotated[
         bool, typer.Option("--tune", help="Search tile sizes of our Triton kernels and keep them.")
@@ -48,7 +51,7 @@ def kernels(
     from kernels.dispatch import pick, survey
 
     target = Target.of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    problem = _problem(shape, dtype, mask, target)
+    problem = _problem(shape, dtype, mask, prefix, target)
     timed = time and target.kind == "cuda"
     with console.status(f"testing the attention kernels on {problem}"):
         verdicts = survey(problem, timed=timed, cache=cache_folder() / "kernels" if tune else None)
@@ -59,7 +62,7 @@ def kernels(
         write_json(_document(problem, verdicts, chosen), json_file)
 
 
-def _problem(shape: str, dtype: str, mask: str, target: Any) -> AttentionProblem:
+def _problem(shape: str, dtype: str, mask: str, prefix: int, target: Any) -> AttentionProblem:
     from kernels.descriptors import DTYPES, MASKS, AttentionProblem
 
     sizes = shape.lower().split("x")
@@ -72,6 +75,10 @@ def _problem(shape: str, dtype: str, mask: str, target: Any) -> AttentionProblem
         if value not in allowed:
             raise ConfigError(f"{option} {value!r} is unknown", fix=f"use one of: {', '.join(allowed)}")
     batch, heads, q_len, *kv_len, head_dim = map(int, sizes)
+    if prefix > (kv_len or [q_len])[0]:
+        raise ConfigError(
+            f"--prefix {prefix} is more than the keys of --shape {shape}", fix="give fewer, or a longer shape"
+        )
     return AttentionProblem(
         batch=batch,
         heads=heads,
@@ -81,6 +88,7 @@ def _problem(shape: str, dtype: str, mask: str, target: Any) -> AttentionProblem
         dtype=dtype,
         mask=mask,
         target=target,
+        prefix=prefix,
     )
 
 

@@ -13,6 +13,7 @@ from engine.commands._app import app, console, execute, print_line
 from engine.commands._options import ConfigFile, new_folder, with_settings
 from engine.commands._output import JsonFile, write_json
 from engine.errors import ConfigError
+from engine.machine.phases import INSIDE
 from engine.runs.folder import DATABASE
 from engine.settings.config import load_config
 
@@ -78,13 +79,12 @@ def _say(found: Profiled) -> None:
         values = (str(row.num), _ms(row.p50_s), _ms(row.p95_s), f"{row.total_s:.2f} s", f"{row.share:.0%}")
         table.add_row(row.lane, row.stage, *values)
     console.print(table)
+    _say_start(found.setup_s)
     _say_memory(found.memory)
     print_line(
         f"{one.num_scenarios} scenarios in {one.wall_s:.1f} s: {one.seconds_per_scenario:.1f} s each, "
         f"{one.gpu_seconds_per_scenario:.1f} s of the device"
     )
-    if found.setup_s:
-        print_line("before it: " + ", ".join(f"{what} {s:.1f} s" for what, s in found.setup_s.items()))
     busy = ", ".join(f"{lane} {seconds:.1f} s" for lane, seconds in one.busy_s.items())
     print_line(f"lanes worked: {busy}")
     if one.launch_s:
@@ -95,6 +95,18 @@ def _say(found: Profiled) -> None:
     )
     print_line(f"timeline: {found.picture}")
     print_line(f"trace: {found.trace} opens in ui.perfetto.dev")
+
+
+def _say_start(setup_s: Mapping[str, float]) -> None:
+    """The phases before the first step; one inside another is set in."""
+    if not setup_s:
+        return
+    table = Table("phase", title="start of the process that began the run")
+    table.add_column("seconds", justify="right")
+    for path, seconds in setup_s.items():
+        *outer, name = path.split(INSIDE)
+        table.add_row("  " * len(outer) + name, f"{seconds:.2f}")
+    console.print(table)
 
 
 def _say_memory(memory: tuple[Mapping[str, Any], ...]) -> None:

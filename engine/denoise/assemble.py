@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,10 @@ from engine.denoise.family import AttentionSite, Family, Forward, Parts, Shape
 from engine.denoise.layers import BoundAttention, bind, compile_blocks, quantized_range
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ConfigError
+from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.quant import precision_policy, surgery
+from engine.quant.attention_error import SOL, SPARSE
 from engine.quant.precision_policy import BF16, Policy, Range
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 from engine.settings.presets import QUANTIZED_END, DenoiseSettings, parts_of_forward
@@ -33,8 +35,16 @@ AUTO = "auto"
 FP8_RATE_IS_FULL = ((9, 0), (10, 0), (10, 3))
 """Compute capabilities whose FP8 GEMMs with fp32 accumulation run at twice the bf16 rate; on 8.9 and 12.x
 they run at half of what INT8 reaches (NVIDIA's architecture papers of Ada and of GeForce Blackwell)."""
-MEASURED_AS = {"fa3_fp8": "fp8", "cudnn_fp8": "fp8", "triton_int8": "int8"}
-"""8-bit kernel of attention -> the format of a policy's calibration that stands for it."""
+MEASURED_AS = {
+    "fa3_fp8": "fp8",
+    "cudnn_fp8": "fp8",
+    "triton_int8": "int8",
+    "comfy_int8": "int8",
+    "triton_prefix_sparse": SPARSE,
+    "fa3_prefix_sparse": SPARSE,
+    "comfy_sol": SOL,
+}
+"""8-bit or sparse kernel of attention -> the format of a policy's calibration that stands for it."""
 GRAPHED_TOKENS = 10_000
 """Below this many tokens a forward is so short that launching its kernels shows."""
 
@@ -78,10 +88,11 @@ def assemble(
     recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
     policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
-    notes["linear"] = _linear(
-        family.transformer, recipe, settings.linear, Target.of(site.device).capability, site.dtype, policy
-    )
-    chosen = _parts(site, shape, settings, notes, cache)
+    capability = Target.of(site.device).capability
+    with phase("linear layers"):
+        notes["linear"] = _linear(family.transformer, recipe, settings.linear, capability, site.dtype, policy)
+    with phase("attention kernels"):
+        chosen = _parts(site, shape, settings, notes, cache)
     forward = family.fast_forward(chosen)
     on_gpu = site.device.type == "cuda"
     if _switched(settings.compile, "compile", notes, on_gpu):
@@ -115,7 +126,8 @@ def quantize_outline(
     if capability is None:
         capability = Target.of(device).capability
     policy = _policy(settings.policy, folder, {}) if family.calibrated_attentions else None
-    _linear(family.transformer, family.recipe, settings.linear, capability, family.site.dtype, policy)
+    with phase("linear layers"):
+        _linear(family.transformer, family.recipe, settings.linear, capability, family.site.dtype, policy)
 
 
 def _parts(
@@ -126,7 +138,10 @@ def _parts(
     cross = None
     try:
         exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)
-        quantized = _quantized_attention(problem, settings, notes, cache)
+        if exact.takes_prefix:
+            raise KernelError(f"{exact.name} is for denoise.quantized_attention, not for denoise.attention")
+        behind_prefix = replace(problem, prefix=shape.prefix_tokens)
+        quantized = _quantized_attention(behind_prefix, settings, notes, cache)
         if not site.joins_text:
             of_text = _problem(site, shape, shape.text_tokens)
             cross = _attention(of_text, (), ("exact",), notes, "cross_attention", cache)
@@ -271,6 +286,7 @@ def _attention(
         run=choice.run,
         quantized=getattr(kernel, "run_quantized", None) if fused else None,
         grouped=getattr(kernel, "GROUPED", False),
+        takes_prefix=getattr(kernel, "TAKES_PREFIX", False),
     )
 
 
@@ -286,6 +302,8 @@ def _quantized_attention(
     automatic = settings.quantized_attention == (AUTO,)
     named, accuracy = ((), ("exact", "8bit")) if automatic else (settings.quantized_attention, ("8bit",))
     found = _attention(problem, named, accuracy, notes, "quantized_attention", cache)
+    if found.takes_prefix and not problem.prefix:
+        raise KernelError(f"{found.name} needs a prefix, of which {problem} has none")
     if automatic and dispatch.load(found.name).ACCURACY == "exact":
         notes["quantized_attention"] = (
             f"none: no 8-bit kernel is faster here than {notes['quantized_attention']}"

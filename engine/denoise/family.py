@@ -20,11 +20,13 @@ from engine.settings.presets import DenoiseSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the denoiser will be asked: rows of guidance at a time, tokens of video and of text."""
+    """What the denoiser will be asked: rows of guidance at a time, tokens of video, which those of its clean
+    prefix begin, and of text."""
 
     batch: int
     tokens: int
     text_tokens: int
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,17 +100,6 @@ class Guidance:
         return velocity + (velocity - before) * ((timestep - newest) / (newest - older))
 
 
-def cached_steps(num_steps: int, share: float) -> frozenset[int]:
-    """About `share` of the steps, evenly between the first two and the last, which are always predicted.
-
-    The first two set the motion and give the extrapolation its slope, the last the detail. Never two in a
-    row, so at most half of the steps between.
-    """
-    inner = range(2, num_steps - 1)
-    count = min(round(share * num_steps), (len(inner) + 1) // 2)
-    return frozenset(inner[(2 * index + 1) * len(inner) // (2 * count)] for index in range(count))
-
-
 def gate_step(num_steps: int, share: float) -> int | None:
     """The step from which only the conditional branch runs, after `share` of the steps; None: it never comes.
 

@@ -72,12 +72,14 @@ class BoundAttention:
     """A chosen kernel. `run(q, k, v, *, scale)` on [B, A, N, D]; `quantized` instead where it takes E4M3.
 
     `grouped`: several heads of queries may share one of keys and values; else each needs its own.
+    `takes_prefix`: `run` is also told how many leading keys are `prefix`, which it attends exactly.
     """
 
     name: str
     run: Callable[..., Tensor]
     quantized: Callable[..., Tensor] | None = None
     grouped: bool = False
+    takes_prefix: bool = False
 
 
 def compile_blocks(blocks: nn.ModuleList, *, lengths_vary: bool = False) -> None:

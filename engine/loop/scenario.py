@@ -15,7 +15,18 @@ from typing import Any, Protocol, TypeVar
 
 from engine.loop.lanes import CRITIQUE, ENCODE, GENERATE, SELECT, Task
 from engine.protocols import Critic, Generator, Policy, Sink
-from engine.types import Attempt, Critique, History, Outcome, PlanReply, Prompt, Scenario, Stop, Video
+from engine.types import (
+    SKIPPED,
+    Attempt,
+    Critique,
+    History,
+    Outcome,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Stop,
+    Video,
+)
 
 T = TypeVar("T")
 
@@ -93,6 +104,17 @@ class ScenarioLoop:
     def fail(self, failure: str) -> None:
         """End here; the attempts that are stored stay, and a later process may go on from them."""
         self._end(failure=failure)
+
+    def skip(self) -> None:
+        """End here since the user asks for it: the best of the takes that are stored is chosen."""
+        policy, stopped = self.by.policy, SKIPPED
+        self.attempts = attempts = policy.scored(self.attempts or list(self.past.attempts))
+        if not attempts:
+            self._end(failure="skipped by the user before a take was stored", stopped=stopped)
+        elif (why := policy.no_choice(attempts)) is not None:
+            self._end(failure=f"skipped by the user: {why}", stopped=stopped)
+        else:
+            self._end(chosen=policy.choose(attempts), stopped=stopped)
 
     def close(self) -> Outcome:
         """Store the outcome. An error of the store ends the run: nothing more could be kept."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,14 +16,23 @@ from typing import Any
 from engine.errors import DeviceError, RunLost
 from engine.loop.lanes import Lane, Task, errors_to
 from engine.loop.scenario import ScenarioLoop, Waits
-from engine.protocols import Progress
-from engine.types import Outcome
+from engine.protocols import Control, Progress
+from engine.types import Asked, Outcome
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.0005
 IDLE_S = 0.02
 """Between two looks at a source that has no scenario at the moment, when none is in flight."""
+
+
+class NothingAsked:
+    """The control of a run that nobody can reach."""
+
+    _asked = Asked()
+
+    def look(self) -> Asked:
+        return self._asked
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -48,6 +57,10 @@ class Scheduler:
 
     `ahead` bounds the scenarios in flight and with them the videos in memory: each has at most one take in
     the making. With `overlap=False` one job is in flight at a time.
+
+    `control` is looked at between steps. A run that is paused launches none. A scenario that is held begins
+    no task, and what it has in a lane is finished, so that the lane is free and no work is lost; it does not
+    count for `ahead`, so that the others go on. One that is skipped drops its tasks and ends.
     """
 
     def __init__(
@@ -58,6 +71,7 @@ class Scheduler:
         progress: Progress,
         overlap: bool = True,
         ahead: int,
+        control: Control | None = None,
     ) -> None:
         assert ahead >= 1, f"ahead {ahead} would admit nothing"
         self._waiting: Iterator[ScenarioLoop | None] | None = iter(loops)
@@ -68,26 +82,45 @@ class Scheduler:
         self._in_flight: dict[
             str, InFlight
         ] = {}  # by scenario, the oldest first: it frees its videos soonest
+        self._control = control or NothingAsked()
+        self._asked = Asked()
+        self._aside: list[ScenarioLoop] = []  # held before they began
         self._moved = True  # whether the last tick did anything
 
     def run(self) -> Iterator[Outcome]:
         """Every outcome, in the order of finishing. DeviceError when the GPU is lost, RunLost by the sink."""
-        while self._waiting is not None or self._in_flight:
+        while self._waiting is not None or self._in_flight or self._aside:
             yield from self.tick()
             if not self._moved:
                 self._rest()
 
     def tick(self) -> list[Outcome]:
         self._moved = False
-        self._admit()  # host: give idle lanes a job
-        self._launch()  # device: one step per job
+        self._obey()
+        if not self._asked.is_paused:
+            self._admit()  # host: give idle lanes a job
+            self._launch()  # device: one step per job
         return self._retire()  # host: consume what has finished
 
+    def _obey(self) -> None:
+        """What was asked since the last look."""
+        asked = self._control.look()
+        if asked is self._asked:
+            return
+        self._asked, self._moved = asked, True
+        for name in asked.skipped & self._in_flight.keys():
+            scenario = self._in_flight[name]
+            if scenario.loop.outcome is None:
+                self._end(scenario, scenario.loop.skip)
+
     def _admit(self) -> None:
-        while len(self._in_flight) < self._ahead and (loop := self._next()) is not None:
+        while len(self._in_flight.keys() - self._asked.held) < self._ahead and (loop := self._next()):
             scenario = InFlight(loop=loop)
-            self._in_flight[scenario.loop.scenario.id] = scenario
-            scenario.steps = scenario.loop.run(scenario.begin)
+            self._in_flight[loop.scenario.id] = scenario
+            if loop.scenario.id in self._asked.skipped:
+                self._end(scenario, loop.skip)
+                continue
+            scenario.steps = loop.run(scenario.begin)
             self._advance(scenario)
         for lane in self._lanes:
             while self._has_room(lane) and (found := self._next_queued(lane)) is not None:
@@ -98,13 +131,20 @@ class Scheduler:
                 self._check(scenario, task)
 
     def _next(self) -> ScenarioLoop | None:
-        if self._waiting is None:
-            return None
-        try:
-            return next(self._waiting)
-        except StopIteration:
-            self._waiting = None
-            return None
+        """One that is not held."""
+        for place, loop in enumerate(self._aside):
+            if loop.scenario.id not in self._asked.held:
+                return self._aside.pop(place)
+        while self._waiting is not None:
+            try:
+                found = next(self._waiting)
+            except StopIteration:
+                self._waiting = None
+                break
+            if found is None or found.scenario.id not in self._asked.held:
+                return found
+            self._aside.append(found)
+        return None
 
     def _launch(self) -> None:
         for lane in self._lanes:
@@ -142,7 +182,11 @@ class Scheduler:
 
     def _next_queued(self, lane: Lane) -> tuple[InFlight, Task[Any]] | None:
         found = (
-            (one, task) for one in self._in_flight.values() for task in one.queued if task.lane == lane.name
+            (one, task)
+            for name, one in self._in_flight.items()
+            if name not in self._asked.held
+            for task in one.queued
+            if task.lane == lane.name
         )
         return next(found, None)
 
@@ -151,13 +195,13 @@ class Scheduler:
 
     def _rest(self) -> None:
         """Nothing moved: block on the only pending job, or sleep briefly where any may end first."""
-        if not self._in_flight:
-            if self._waiting is not None:
-                time.sleep(IDLE_S)
-            return
         pending = [(lane, task) for lane in self._lanes for task in lane.active if task.call or task.fences]
-        assert pending, "no lane has work, yet scenarios are left"
-        if len(pending) == 1:
+        if not pending:
+            is_held = self._asked.is_paused or self._asked.held
+            assert not self._in_flight or is_held, "no lane has work, yet scenarios are left"
+            if self._waiting is not None or is_held:
+                time.sleep(IDLE_S)
+        elif len(pending) == 1:
             lane, task = pending[0]
             lane.wait(task)
         else:
@@ -178,10 +222,14 @@ class Scheduler:
                 fix="continue with `retake resume RUN` (finished attempts stay); see `retake doctor`",
             ) from error
         log.info("scenario=%s fails", name, exc_info=error)
+        self._end(scenario, partial(scenario.loop.fail, f"{type(error).__name__}: {error}"))
+
+    def _end(self, scenario: InFlight, how: Callable[[], None]) -> None:
+        """Forget its tasks, and let its loop end."""
         scenario.queued.clear()
         for lane in self._lanes:
-            lane.drop(name)
-        scenario.loop.fail(f"{type(error).__name__}: {error}")
+            lane.drop(scenario.loop.scenario.id)
+        how()
 
 
 def _is_sticky(error: Exception) -> bool:

@@ -70,8 +70,8 @@ def reselect(
     scorer = TakeScorer(folder, selectors)
     selections = []
     with RunStore.open(folder, read_only=True) as store:
-        finished = {key for key, (chosen, _) in store.choices().items() if chosen is not None}
-        _check_takes(attempts, max((made[-1] for made in store.take_numbers().values()), default=0))
+        finished = {key for key, (chosen, _) in store.overview.choices().items() if chosen is not None}
+        _check_takes(attempts, max((made[-1] for made in store.overview.take_numbers().values()), default=0))
         refuse_changed(folder, store.changed_takes(is_readable))
         scenarios = [scenario for scenario in store.scenarios() if scenario.id in finished]
         for done, scenario in enumerate(scenarios):

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import no_init_weights
 
 
 def without_values(model_class: Any, config: Any, dtype: torch.dtype) -> Any:
     """A module of diffusers by its configuration, on the device meta; its fp32 islands stay."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = model_class.from_config(config)
     return in_dtype(model, model._keep_in_fp32_modules or (), dtype)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from engine.protocols import Fence, Job
@@ -68,11 +69,20 @@ def fence(device: torch.device) -> Fence:
     return EventFence() if device.type == "cuda" else HostFence()
 
 
+@cache
+def _lane_stream(index: int, lane: str) -> torch.cuda.Stream:
+    """The one of this process for a lane of the GPU with that index."""
+    import torch
+
+    return torch.cuda.Stream(index, priority=LANE_PRIORITY[lane])
+
+
 class LaneStreams:
     """Called with a lane's name: the context in which that lane launches its work, on the caller's thread.
 
     On a GPU each lane with device work has its own stream; on a CPU, and for the encode lane, the context
-    does nothing.
+    does nothing. All runs of a process have the same streams: the allocator keeps what was freed for the
+    stream that it was made on, so that with new ones the next run would take its memory once more.
     Lane streams first wait for the stream that was current at construction, on which models were loaded.
     """
 
@@ -81,8 +91,9 @@ class LaneStreams:
         if device.type == "cuda":
             import torch
 
-            for lane, priority in LANE_PRIORITY.items():
-                stream = torch.cuda.Stream(device, priority=priority)
+            index = torch.cuda.current_device() if device.index is None else device.index
+            for lane in LANE_PRIORITY:
+                stream = _lane_stream(index, lane)
                 stream.wait_stream(torch.cuda.current_stream(device))
                 self.streams[lane] = stream
 

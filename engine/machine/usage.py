@@ -78,6 +78,20 @@ def of_run(loaded: Mapping[str, int], streams: Mapping[str, Any], device: str) -
     )
 
 
+def device_memory(device: str) -> dict[str, int]:
+    """Of this process now and at its peak, in bytes; nothing for the CPU. Never waits for the device."""
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    found = torch.cuda.memory_stats(device)
+    return {
+        "allocated": int(found["allocated_bytes.all.current"]),
+        "peak_allocated": int(found["allocated_bytes.all.peak"]),
+        "reserved": int(found["reserved_bytes.all.current"]),
+    }
+
+
 def allocated_bytes(device: str) -> int:
     """Now, of a GPU; 0 for the CPU, whose memory nobody counts."""
     if not device.startswith("cuda"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.quant import accumulation
-from engine.quant.attention_error import Projected, outputs, reason_against
+from engine.quant.attention_error import LAYOUTS, Projected, outputs, reason_against
 from engine.quant.linears import FP8_FULL_ACCUM, KERNELS, QuantizedLinear
 from engine.quant.precision_policy import ATTENTION, KINDS, LINEAR, Policy, PolicyEntry
 from engine.quant.surgery import linear_of
@@ -99,7 +99,7 @@ def compare(actual: Tensor, exact: Tensor) -> tuple[float, float]:
 
 
 class Meter:
-    """Measures between `with meter:` and its end; set `timestep` before each forward.
+    """Measures between `with meter:` and its end; set `timestep` and `prefix_tokens` before each forward.
 
     Takes about `num_rows` evenly spaced rows (or queries) of each call, adds up the calls at one timestep,
     and holds the 8-bit twins of the linear layers and no activation.
@@ -117,6 +117,7 @@ class Meter:
     ) -> None:
         assert read is not None or not attentions, "attentions are measured, but not how to read them"
         self.timestep = NUM_TRAIN_TIMESTEPS
+        self.prefix_tokens = 0
         self._linears = {name: linear_of(module, name) for name in linears}
         self._attentions = {name: module.get_submodule(name) for name in attentions}
         self._twins = {
@@ -186,9 +187,10 @@ class Meter:
         @torch.no_grad()
         def hook(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             assert self._read is not None
-            given = self._read(attention, args, kwargs)
+            given = replace(self._read(attention, args, kwargs), prefix=self.prefix_tokens)
             exact = outputs(given, None, self._num_rows)
-            for format in dict.fromkeys(KERNELS[format].FORMAT for format in self._formats):
+            eight_bit = dict.fromkeys(KERNELS[format].FORMAT for format in self._formats)
+            for format in (*eight_bit, *LAYOUTS):
                 if reason_against(exact.shape[-1], format) is None:
                     self._add(ATTENTION, name, format, outputs(given, format, self._num_rows), exact)
 

@@ -8,9 +8,11 @@ Knows no kernel. "8-bit with skip" is no format here: no kernel of ours both rou
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -33,6 +35,8 @@ SAMPLE_BYTES = 65536
 
 Range = tuple[float, float]
 """Timesteps from the first to the second, both included."""
+Curve = tuple[tuple[float, float], ...]
+"""(timestep, all change of a trajectory from noise to it), the noisiest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +45,20 @@ class PolicyEntry:
 
     layer: str
     kind: str  # "linear" or "attention"
-    format: str  # "fp8" or "int8"; of a linear layer "fp8_full_accum" too
+    format: str  # "fp8" or "int8"; of a linear layer "fp8_full_accum" too, of attention "sparse" and "sol"
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a calibration decided. `source` is the digest of the weights that it was measured on."""
+    """What a calibration decided. `source` is the digest of the weights that it was measured on; `changes`
+    has a curve for each rule by which steps may be left out."""
 
     source: str
     producer: str
     entries: tuple[PolicyEntry, ...]
+    changes: Mapping[str, Curve] = field(default_factory=dict)
 
     def other_linears(self, module: nn.Module, recipe: QuantRecipe, format: str) -> dict[str, str]:
         """What the layers get that the recipe would quantize and that may not be `format`, as the rest is:
@@ -85,7 +91,9 @@ class Policy:
     def save(self, path: Path) -> None:
         lines = ",\n".join(f"  {json.dumps(asdict(entry))}" for entry in self.entries)
         head = f'{{\n "schema": {SCHEMA},\n "source": {json.dumps(self.source)},\n'
-        head += f' "producer": {json.dumps(self.producer)},\n "entries": [\n'
+        head += f' "producer": {json.dumps(self.producer)},\n'
+        curves = ",\n".join(f"  {json.dumps(rule)}: {json.dumps(c)}" for rule, c in self.changes.items())
+        head += f' "changes": {{\n{curves}\n }},\n "entries": [\n' if curves else ' "entries": [\n'
         path.write_text(f"{head}{lines}\n ]\n}}\n", encoding="utf-8")
 
     @classmethod
@@ -98,12 +106,26 @@ class Policy:
             entries = tuple(PolicyEntry(**entry) for entry in document["entries"])
             if wrong := {entry.kind for entry in entries}.difference(KINDS):
                 raise ValueError(f"kinds {sorted(wrong)}, known are {', '.join(KINDS)}")
-            return cls(source=document["source"], producer=document["producer"], entries=entries)
+            changes = {rule: _curve(points) for rule, points in document.get("changes", {}).items()}
+            return cls(
+                source=document["source"], producer=document["producer"], entries=entries, changes=changes
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"policy {path} is not usable: {error}",
                 fix='calibrate again, or set denoise.policy = "off"',
             ) from error
+
+
+def _curve(points: Iterable[tuple[float, float]]) -> Curve:
+    """ValueError for what is no curve."""
+    curve = tuple((float(timestep), float(total)) for timestep, total in points)
+    times, totals = [point[0] for point in curve], [point[1] for point in curve]
+    falls = all(after < before for before, after in itertools.pairwise(times))
+    rises = all(after >= before for before, after in itertools.pairwise(totals))
+    if not (curve and falls and rises and all(map(math.isfinite, (*times, *totals)))):
+        raise ValueError("changes are timesteps that fall, each with a total that does not")
+    return curve
 
 
 def find(folder: Path | None, wanted: str) -> tuple[Policy | None, str]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from engine.runs.pace import FEWEST, student_975
+
 WIDTH_PX = 560
-_NORMAL_975 = 1.959963984540054  # 97.5 % point of the standard normal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,23 +45,11 @@ def estimate(values: Sequence[float], *, within: tuple[float, float] | None = No
     if not values:
         return None
     n, mean = len(values), statistics.fmean(values)
-    if n < 3:
+    if n < FEWEST:
         return Estimate(mean=mean, low=None, high=None, n=n)
-    half = _student_975(n - 1) * statistics.stdev(values) / math.sqrt(n)
+    half = student_975(n - 1) * statistics.stdev(values) / math.sqrt(n)
     least, most = within or (-math.inf, math.inf)
     return Estimate(mean=mean, low=max(mean - half, least), high=min(mean + half, most), n=n)
-
-
-def _student_975(freedom: int) -> float:
-    """97.5 % point of Student's t: Abramowitz & Stegun 26.7.5, within 3.2 % at 2 degrees, 0.2 % from 5 on."""
-    z = _NORMAL_975
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -104,7 +93,8 @@ def line_chart(labels: Sequence[str], series: Sequence[Series], *, title: str) -
     if not points:
         return Markup('<p class="empty">No values.</p>')
     ends = [p.mean if end is None else end for p in points for end in (p.low, p.high)]
-    ticks = _ticks(min(ends), max(ends))
+    low, high = min(ends), max(ends)
+    ticks = _ticks(low, high) if high > low else _ticks(low - 1, high + 1)  # one value, in the middle
     plot_width, plot_height = WIDTH_PX - left - right, height - top - bottom
 
     def x_of(index: int, shift: float) -> float:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -22,7 +24,8 @@ from engine.report.run_data import Record, ReportData
 from engine.report.scores import why_missing
 from engine.report.word_diff import Diff, word_diff
 from engine.runs.choices import command_for
-from engine.types import Attempt, PlanReply, Scenario, Verdict
+from engine.runs.requests import holds
+from engine.types import SKIPPED, Asked, Attempt, Outcome, PlanReply, Scenario, Verdict
 from engine.video.files import read_note
 from kernels.files import file_digest
 
@@ -74,6 +77,7 @@ class Row:
     chosen: int | None
     users: bool  # the user chose the take
     failure: str | None
+    again: str | None  # what to type to have a failed one made after all
     stopped: str
     first: float | None
     final: float | None
@@ -139,19 +143,23 @@ def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRIT
     return so_far[choose_take(so_far, selectors)]
 
 
-def _stopped(record: Record) -> str:
+def _stopped(record: Record, asked: Asked) -> str:
+    """Why the loop of a scenario ended, or what became of it so far."""
+    name = record.scenario.id
     if record.outcome is None:
-        return "unfinished"
+        return "to be skipped" if name in asked.skipped else "paused" if name in asked.held else "unfinished"
     own = record.outcome.own
-    return "failed" if own.failure is not None else own.stopped or "not recorded"
+    return "failed" if own.failure is not None and own.stopped != SKIPPED else own.stopped or "not recorded"
 
 
 def build_rows(data: ReportData) -> tuple[Row, ...]:
     """One a record, in their order."""
-    return tuple(_row(data, record) for record in data.records)
+    asked = holds(data.requests)
+    return tuple(build_row(data, record, asked) for record in data.records)
 
 
-def _row(data: ReportData, record: Record) -> Row:
+def build_row(data: ReportData, record: Record, asked: Asked) -> Row:
+    """`asked`: what holds of the requests of `data`."""
     outcome = record.outcome
     first, final = _ends(data, record)
     return Row(
@@ -161,7 +169,8 @@ def _row(data: ReportData, record: Record) -> Row:
         chosen=None if outcome is None else outcome.chosen,
         users=outcome is not None and outcome.overruled is not None,
         failure=None if outcome is None else outcome.failure,
-        stopped=_stopped(record),
+        again=_again(data.run, outcome),
+        stopped=_stopped(record, asked),
         first=first,
         final=final,
         missing=_missing(data, record),
@@ -169,12 +178,22 @@ def _row(data: ReportData, record: Record) -> Row:
     )
 
 
+def _again(run: Path, outcome: Outcome | None) -> str | None:
+    if outcome is None or outcome.failure is None:
+        return None
+    if outcome.own.stopped == SKIPPED:
+        return shlex.join(("retake", "skip", str(run), outcome.scenario_id, "--undo"))
+    return shlex.join(("retake", "resume", str(run)))
+
+
 def embedded_of(rows: Sequence[Row], max_embedded: int) -> frozenset[str]:
     """The scenarios whose videos go into the page: those of the lowest and of the highest gain."""
     scored = sorted((row.gain is not None, row.gain or 0.0, row.scenario.id) for row in rows)
     ranked = [name for *_, name in scored]  # unscored first
+    if len(ranked) <= max_embedded:
+        return frozenset(ranked)
     half = max_embedded // 2
-    return frozenset(ranked if len(ranked) <= max_embedded else ranked[:half] + ranked[half - max_embedded :])
+    return frozenset(ranked[:half] + ranked[len(ranked) - (max_embedded - half) :])
 
 
 def build_scenes(data: ReportData, *, max_embedded: int) -> tuple[Scene, ...]:
@@ -227,7 +246,7 @@ def build_scene(data: ReportData, record: Record, embed: bool) -> Scene:
         )
         before = attempt if attempt.sample == 0 else before
     return Scene(
-        row=_row(data, record),
+        row=build_row(data, record, holds(data.requests)),
         plan=record.plan,
         prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
@@ -244,9 +263,13 @@ def _missing(data: ReportData, record: Record) -> tuple[str, str]:
 
 def _prefix(data: ReportData, scenario: Scenario, embed: bool) -> Media:
     """Put into the page only if it is what the run saw: a foreign run could name any file of this machine."""
+    return _media(scenario.prefix.path, data.run, embed and prefix_is_seen(data, scenario))
+
+
+def prefix_is_seen(data: ReportData, scenario: Scenario) -> bool:
+    """Whether its clip is the one that the run continued."""
     path, digest = scenario.prefix.path, data.prefix_digests.get(scenario.id)
-    is_seen = digest is not None and path.is_file() and file_digest(path) == digest
-    return _media(path, data.run, embed and is_seen)
+    return digest is not None and path.is_file() and file_digest(path) == digest
 
 
 def _media(path: Path, run: Path, embed: bool) -> Media:
@@ -255,7 +278,7 @@ def _media(path: Path, run: Path, embed: bool) -> Media:
     if embed and path.stat().st_size <= MAX_EMBEDDED_BYTES:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         return Media(src=f"data:video/mp4;base64,{data}", embedded=True)
-    return Media(src=Path(os.path.relpath(path, run)).as_posix(), embedded=False)
+    return Media(src=quote(Path(os.path.relpath(path, run)).as_posix()), embedded=False)
 
 
 def summarize(data: ReportData) -> Summary:
@@ -264,7 +287,6 @@ def summarize(data: ReportData) -> Summary:
     attempts = [attempt for record in data.records for attempt in record.attempts]
     critiques = [attempt.critique for attempt in attempts if attempt.critique is not None]
     both = [(first, final) for first, final in ends if first is not None and final is not None]
-    stops = Counter(_stopped(record) for record in data.records)
     return Summary(
         measure=measured(data),
         first=estimate([first for first, _ in both], within=SCALE),
@@ -272,14 +294,14 @@ def summarize(data: ReportData) -> Summary:
         gain=estimate([final - first for first, final in both], within=(-SCALE[1], SCALE[1])),
         num_chosen=sum(r.outcome is not None and r.outcome.failure is None for r in data.records),
         num_failed=sum(r.outcome is not None and r.outcome.failure is not None for r in data.records),
-        num_unfinished=stops["unfinished"],
+        num_unfinished=sum(record.outcome is None for record in data.records),
         num_takes=len(attempts),
         num_critiques=len(critiques),
         num_unreadable=sum(critique.verdict is Verdict.UNREADABLE for critique in critiques),
     )
 
 
-def _loop_chart(data: ReportData) -> Markup:
+def loop_chart(data: ReportData) -> Markup:
     """Mean by round: of that round's takes, and of the champions (a scenario that stopped keeps its own)."""
     num_rounds = 1 + max((a.round for record in data.records for a in record.attempts), default=0)
     latest, best = [], []
@@ -325,7 +347,8 @@ def _category_chart(data: ReportData) -> Markup:
 
 def build_charts(data: ReportData) -> dict[str, Markup]:
     """The four plots by name: loops, categories, stops, picks."""
-    stops = Counter(_stopped(record) for record in data.records)
+    asked = holds(data.requests)
+    stops = Counter(_stopped(record, asked) for record in data.records)
     picks = Counter(
         record.outcome.chosen
         for record in data.records
@@ -333,7 +356,7 @@ def build_charts(data: ReportData) -> dict[str, Markup]:
     )
     last = max((a.index for record in data.records for a in record.attempts), default=0)
     return {
-        "loops": _loop_chart(data),
+        "loops": loop_chart(data),
         "categories": _category_chart(data),
         "stops": counts_chart(stops.most_common(), title="Why the loop stopped", css="neutral"),
         "picks": counts_chart(

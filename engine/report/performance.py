@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.report.charts import Estimate
+from engine.report.templates import templates
 from engine.runs.profile import Tally
 from engine.runs.timeline import Totals
 
@@ -26,21 +26,18 @@ def performance(
     """None without a trace. `gain`: of the chosen takes over the first ones, in the page's measure."""
     if tally is None or totals is None or not tally.num_scenarios:
         return None
-    environment = Environment(
-        loader=PackageLoader("engine", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     used = [entry for entry in manifest.get(USED, ()) if isinstance(entry, Mapping) and "parts" in entry]
-    text = environment.get_template(TEMPLATE).render(
-        rows=tally.latencies(),
-        seconds=totals.wall_s / tally.num_scenarios,
-        device_seconds=tally.gpu_s / tally.num_scenarios,
-        points=points_per_minute(gain, tally.gpu_s),
-        memory=used[-1]["parts"] if used else planned_parts(manifest),
-        relieved=[line for entry in manifest.get(USED, ()) for line in entry.get("relieved", ())],
+    text = (
+        templates("report")
+        .get_template(TEMPLATE)
+        .render(
+            rows=tally.latencies(),
+            seconds=totals.wall_s / tally.num_scenarios,
+            device_seconds=tally.gpu_s / tally.num_scenarios,
+            points=points_per_minute(gain, tally.gpu_s),
+            memory=used[-1]["parts"] if used else planned_parts(manifest),
+            relieved=[line for entry in manifest.get(USED, ()) for line in entry.get("relieved", ())],
+        )
     )
     return Markup(text)  # nosec B704 # the template escapes
 

@@ -8,7 +8,6 @@ hundred nodes for each that is shown.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import zlib
@@ -16,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from engine.report.page import Row, build_charts, build_rows, build_scene, embedded_of, summarize
 from engine.report.performance import performance
 from engine.report.run_data import ReportData, bare
 from engine.report.scores import score_plots
+from engine.report.templates import page_script, part_of_page, source_hash, templates
 
 MAX_EMBEDDED = 40
 """Scenarios whose videos are put into the page; with more it would be too large to open comfortably."""
@@ -64,16 +64,8 @@ def render(
     num_listed: int = NUM_LISTED,
 ) -> Iterator[str]:
     """Parts of the page. The script runs by its hash only, so text can never become a program."""
-    environment = Environment(
-        loader=PackageLoader("engine", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    source = environment.loader
-    assert source is not None
-    script, style = (source.get_source(environment, name)[0] for name in ("script.js", "style.css"))
+    environment = templates("report")
+    script, style = page_script("script.js"), part_of_page("style.css")
     few = bare(data)
     rows = build_rows(few)
     is_packed = len(rows) > max_unpacked
@@ -93,7 +85,7 @@ def render(
         manifest=json.dumps(data.manifest, indent=2, ensure_ascii=False) if data.manifest else None,
         script=Markup(script),  # nosec B704 # a file of this package
         style=Markup(style),  # nosec B704 # the same
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        script_hash=source_hash(script),
     )
 
 
@@ -105,7 +97,8 @@ def _articles(
     num_blocks, size = 0, 0
     for row, record in zip(rows, data.records, strict=True):
         scene = build_scene(data, record, row.scenario.id in embedded)
-        html = template.render(scene=scene, row=row, unfold=len(rows) <= OPEN_BELOW, packed=packed)
+        unfold = len(rows) <= OPEN_BELOW
+        html = template.render(scene=scene, row=row, unfold=unfold, packed=packed, live=False)
         if not packed:
             yield Article(row=row, html=Markup(html))  # nosec B704 # the template escapes its texts
             continue

@@ -13,7 +13,7 @@ from typing import Any
 from engine.report.scores import Groups
 from engine.runs.profile import Tally
 from engine.runs.timeline import Totals
-from engine.types import Attempt, Outcome, PlanReply, Prompt, Scenario
+from engine.types import Attempt, Outcome, PlanReply, Prompt, Request, Scenario
 
 _NO_PROMPT = Prompt(text="", negative="", seed=0, revision=0)
 
@@ -55,15 +55,17 @@ class ReportData:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     has_stale_scores: bool = False  # of takes that the run no longer has, or that it had not yet
     changed_takes: Set[tuple[str, int]] = frozenset()  # whose file is not the one that was stored
+    requests: Sequence[Request] = ()  # of the user, while the run went on
+    watch: str | None = None  # where the page of the run is that goes on
     prefix_digests: Mapping[str, str] = field(default_factory=dict)  # sha256 as the run noted it, by scenario
 
 
 def bare(data: ReportData) -> ReportData:
     """Without what the model read and wrote: what plots and tables need of thousands of scenarios at once."""
-    return replace(data, records=tuple(_bare(record) for record in data.records))
+    return replace(data, records=tuple(bare_record(record) for record in data.records))
 
 
-def _bare(record: Record) -> Record:
+def bare_record(record: Record) -> Record:
     attempts = tuple(
         replace(
             attempt,

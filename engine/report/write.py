@@ -16,12 +16,14 @@ from engine.report.page import TIMELINE_PX
 from engine.report.render import render
 from engine.report.run_data import Record, ReportData, Scores
 from engine.report.scores import read_groups
+from engine.runs.folder import is_live
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.profile import Tally
 from engine.runs.store import RunStore
 from engine.runs.takes import is_of
 from engine.runs.timeline import Timeline
 from engine.runs.trace_file import read_trace
+from engine.runs.watch_page import page_of
 from engine.types import Scenario
 from kernels.files import read_json, whole_file
 
@@ -70,24 +72,32 @@ class StoredRecords(Sequence[Record]):
 
     def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
         if isinstance(index, slice):
-            return [self._read(scenario) for scenario in self._scenarios[index]]
-        return self._read(self._scenarios[index])
+            return [self.of(scenario) for scenario in self._scenarios[index]]
+        return self.of(self._scenarios[index])
 
-    def _read(self, scenario: Scenario) -> Record:
+    def of(self, scenario: Scenario) -> Record:
         history = self._store.history(scenario.id)
         outcome = self._store.outcome_of(scenario.id, history.attempts)
         return Record(scenario=scenario, attempts=history.attempts, outcome=outcome, plan=history.plan)
 
 
-def _gathered(run: Path, store: RunStore) -> ReportData:
+def scores_of(run: Path, store: RunStore) -> tuple[Scores | None, bool]:
+    """What the scorer said of the takes as they are now; and whether it said it of others, as it saw them.
+
+    ScorerError as `read_scores`.
+    """
     scores, document = None, _read_document(run / SCORES)
     is_stale = document is not None and not is_of(document, store)
-    of_takes = document is not None and is_of(document, store, whoever_chosen=True)
-    changed = frozenset(take for take, path in store.changed_takes().items() if path.is_file())
-    if document is not None and of_takes:
+    if document is not None and is_of(document, store, whoever_chosen=True):
         scores = scores_from(document, run / SCORES)
         if is_stale:
             scores = _of_single_takes(scores)
+    return scores, is_stale
+
+
+def _gathered(run: Path, store: RunStore) -> ReportData:
+    scores, is_stale = scores_of(run, store)
+    changed = frozenset(take for take, path in store.changed_takes().items() if path.is_file())
     tally = Tally()
     timeline = Timeline(tally.watching(read_trace(run)), TIMELINE_PX)
     manifest = read_manifest(run / MANIFEST)
@@ -97,6 +107,8 @@ def _gathered(run: Path, store: RunStore) -> ReportData:
         scores=scores,
         has_stale_scores=is_stale,
         changed_takes=changed,
+        requests=store.requests.all(),
+        watch=page_of(run) if is_live(run) else None,
         prefix_digests=manifest.get("prefixes", {}),
         timeline=timeline.svg() if timeline else None,
         totals=timeline.totals() if timeline else None,

@@ -41,13 +41,18 @@ def choose(folder: Path, scenario_id: str, take: int | None) -> tuple[Outcome, O
     return before, after
 
 
-def _outcome(store: RunStore, scenario_id: str) -> Outcome:
+def require_scenario(store: RunStore, scenario_id: str) -> None:
+    """ConfigError for a name that there is not."""
     known = [scenario.id for scenario in store.scenarios()]
     if scenario_id not in known:
         raise ConfigError(
             f"{store.folder} has no scenario {scenario_id!r}{nearest(scenario_id, known)}",
             fix="give the name of a scenario as in the report",
         )
+
+
+def _outcome(store: RunStore, scenario_id: str) -> Outcome:
+    require_scenario(store, scenario_id)
     found = store.outcome_of(scenario_id, store.attempts(scenario_id))
     if found is None:
         raise StoreError(

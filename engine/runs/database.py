@@ -16,15 +16,21 @@ from engine.errors import StoreError
 from engine.runs.folder import run_lost, writing
 from kernels.files import whole_file
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """2: rounds of several takes. 3: the digest of each video. 4: takes that the user chose. 5: what each
-take was made on."""
+take was made on. 6: what the user asked of a run that went on."""
 
 _CHOICES = """
 CREATE TABLE choices (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), take INTEGER NOT NULL);
 """
 
-_SCHEMA = f"""
+_REQUESTS = """
+CREATE TABLE requests (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, wish TEXT NOT NULL,
+    scenario_id TEXT REFERENCES scenarios (id));
+"""
+
+SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE scenarios (
     position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, category TEXT NOT NULL,
@@ -40,7 +46,7 @@ CREATE TABLE outcomes (
     scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), chosen INTEGER, failure TEXT, stopped TEXT,
     CHECK ((chosen IS NULL) <> (failure IS NULL)));
 CREATE TABLE opened_files (path TEXT PRIMARY KEY);
-{_CHOICES}"""
+{_CHOICES}{_REQUESTS}"""
 
 ATTEMPT_COLUMNS = "number, prompt, video_path, critique, selector_scores, timings, round, sample, device"
 _WITHOUT_DEVICE = ATTEMPT_COLUMNS.replace("device", "NULL")
@@ -50,6 +56,7 @@ _COLUMNS_OF_VERSION = {
     3: (_WITHOUT_DEVICE, "video_sha256"),
     4: (_WITHOUT_DEVICE, "video_sha256"),
     5: (ATTEMPT_COLUMNS, "video_sha256"),
+    6: (ATTEMPT_COLUMNS, "video_sha256"),
 }
 _UPGRADES = {
     1: """
@@ -60,6 +67,7 @@ UPDATE attempts SET round = number;
     2: "ALTER TABLE attempts ADD COLUMN video_sha256 TEXT;",
     3: _CHOICES,
     4: "ALTER TABLE attempts ADD COLUMN device TEXT;",
+    5: _REQUESTS,
 }
 _REFUSED = frozenset(
     {
@@ -90,7 +98,7 @@ class Database:
         with writing(path.parent), _errors_told(path, writes=True), whole_file(path) as partial:
             connection = sqlite3.connect(partial)
             with connection:
-                connection.executescript(f"BEGIN;{_SCHEMA}")
+                connection.executescript(f"BEGIN;{SCHEMA}")
                 connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
                 marks = ",".join("?" * 10)
                 connection.executemany(f"INSERT INTO scenarios VALUES ({marks})", scenarios)  # nosec B608
@@ -109,6 +117,13 @@ class Database:
     def choices(self) -> str:
         """The table of what the user chose; an empty one of a store that is older and only read."""
         return "choices" if self._version >= 4 else "(SELECT '' AS scenario_id, 0 AS take WHERE FALSE)"
+
+    @property
+    def requests(self) -> str:
+        """The table of what the user asked; an empty one of a store that is older and only read."""
+        if self._version >= 6:
+            return "requests"
+        return "(SELECT '' AS id, '' AS at, '' AS wish, NULL AS scenario_id WHERE FALSE)"
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with _errors_told(self._path, writes=False):

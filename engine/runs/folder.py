@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,8 +22,11 @@ from kernels.files import inside, is_part, name_fault, whole_file
 DATABASE = "run.sqlite"
 VIDEOS, CHOSEN, JOINED = "videos", "chosen", "joined"
 LOCK = "run.lock"
-WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json")
+WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json", "live.json")
 """Of the folder itself; reports and scores may be written beside a run that goes on."""
+
+_TRIES, _AGAIN_S = 4, 0.01
+"""Of taking the lock."""
 
 _OF_THE_NAME = frozenset(
     {
@@ -126,19 +130,53 @@ def take_lock(folder: Path) -> IO[bytes]:
     lock = None
     try:
         lock = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "ab")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_alone(lock.fileno())
     except OSError as error:
         if lock is not None:
             lock.close()
         if isinstance(error, BlockingIOError):
             raise StoreError(
-                f"{folder} is being written by another process", fix="wait for it to end, or stop it"
+                f"{folder} is being written by another process",
+                fix="wait for it to end, or stop it; if it is paused, `retake unpause` it",
             ) from error
         raise StoreError(
             f"{folder} cannot be locked: {error.strerror}",
             fix="give a folder that you may write, on a disk with file locks (some network disks have none)",
         ) from error
     return lock
+
+
+def lock_alone(file: int) -> None:
+    """BlockingIOError where another process holds the lock; one that only looks whether it is held is gone at
+    once, and waited for."""
+    for _ in range(_TRIES - 1):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_AGAIN_S)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a process writes the run at the moment."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return is_locked(lock)
+    finally:
+        os.close(lock)
+
+
+def is_locked(file: int) -> bool:
+    """Whether another process holds the lock alone."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def remove_parts(folder: Path) -> None:

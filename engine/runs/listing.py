@@ -16,11 +16,26 @@ from engine.errors import StoreError
 from engine.runs.folder import CHOSEN, DATABASE, JOINED, LOCK, VIDEOS, WRITTEN_UNDER_LOCK, take_lock
 from engine.runs.log_file import LOG
 from engine.runs.manifest import MANIFEST, read_manifest
+from engine.runs.requests import CONTROL
 from engine.runs.store import RunStore
+from engine.runs.trace_file import NOTES
+from engine.runs.watch_page import WATCH
 from kernels.files import is_part
 
 OWN: Final = (
-    *(VIDEOS, CHOSEN, JOINED, "report.html", "profile.svg", "scores.json", LOG),
+    *(
+        VIDEOS,
+        CHOSEN,
+        JOINED,
+        "report.html",
+        "inspect.eval",
+        "profile.svg",
+        "scores.json",
+        LOG,
+        NOTES,
+        CONTROL,
+        WATCH,
+    ),
     *(name for name in WRITTEN_UNDER_LOCK if name != DATABASE),
 )
 """What a run and those who read it write there, but for store and lock, which go last."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StoreError
-from engine.settings.environment import gpus_are_chosen
+from engine.settings.environment import chosen_gpus
 from kernels.files import file_digest, read_json, whole_file
 
 MANIFEST = "manifest.json"
@@ -184,7 +184,7 @@ def _visible_uuids() -> set[str] | None:
 
     CUDA is asked, since its indices count in another order than the driver's listing.
     """
-    if not gpus_are_chosen():
+    if chosen_gpus() is None:
         return None
     import torch
 

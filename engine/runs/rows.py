@@ -1,6 +1,7 @@
 """Rows of the run store and the values they hold, both ways.
 
-Knows no connection. Each function that reads raises KeyError, TypeError or ValueError on another shape.
+Knows no connection. Each function that reads raises TypeError or ValueError on another shape or type; a key
+that is not known is left out, as later versions may add some.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.runs.from_json import critique_from_dict, plan_reply_from_dict, prompt_from_dict
-from engine.types import Attempt, Clip, PlanReply, Scenario
-from kernels.files import parse_json
+from pydantic import TypeAdapter
+
+from engine.types import Attempt, Clip, Critique, PlanReply, Prompt, Scenario
+
+_PLAN, _PROMPT, _CRITIQUE = TypeAdapter(PlanReply), TypeAdapter(Prompt), TypeAdapter(Critique)
+_NUMBERS = TypeAdapter(dict[str, float])
 
 
 def dumps(value: object) -> str:
@@ -49,19 +53,19 @@ def read_scenario(row: tuple[Any, ...]) -> Scenario:
 
 
 def read_plan(row: tuple[Any, ...]) -> PlanReply:
-    return plan_reply_from_dict(parse_json(row[0]))
+    return _PLAN.validate_json(row[0], strict=True)
 
 
 def read_attempt(row: tuple[Any, ...]) -> Attempt:
     number, prompt, video_path, critique, selector_scores, timings, round_number, sample, device = row
     return Attempt(
         index=number,
-        prompt=prompt_from_dict(parse_json(prompt)),
+        prompt=_PROMPT.validate_json(prompt, strict=True),
         video_path=Path(video_path),
-        critique=None if critique is None else critique_from_dict(parse_json(critique)),
+        critique=None if critique is None else _CRITIQUE.validate_json(critique, strict=True),
         round=round_number,
         sample=sample,
-        selector_scores=parse_json(selector_scores),
-        timings=parse_json(timings),
+        selector_scores=_NUMBERS.validate_json(selector_scores, strict=True),
+        timings=_NUMBERS.validate_json(timings, strict=True),
         device=device,
     )

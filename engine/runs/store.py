@@ -30,8 +30,10 @@ from engine.runs.folder import (
     unwritable,
     writing,
 )
+from engine.runs.overview import Overview
+from engine.runs.requests import RequestTable
 from engine.runs.rows import dumps, read_attempt, read_plan, read_scenario, scenario_row
-from engine.types import Attempt, History, Outcome, PlanReply, Scenario
+from engine.types import SKIPPED, Attempt, History, Outcome, PlanReply, Scenario
 from kernels.files import file_digest, whole_file
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ class RunStore:
         self.folder = folder
         self._database = database
         self._lock = lock
+        self.requests = RequestTable(database, folder)
+        self.overview = Overview(database)
 
     @classmethod
     def claim(cls, folder: Path, scenarios: Sequence[Scenario]) -> IO[bytes]:
@@ -198,12 +202,13 @@ class RunStore:
     def forget_failures(self) -> tuple[str, ...]:
         """Make failed scenarios pending again and return their ids; their finished attempts stay.
 
-        One of which the user chose a take is settled.
+        One of which the user chose a take, or that the user skipped, is settled.
         """
         with self._database.transaction() as database:
             rows = database.execute(
-                "DELETE FROM outcomes WHERE failure IS NOT NULL"
-                " AND scenario_id NOT IN (SELECT scenario_id FROM choices) RETURNING scenario_id"
+                "DELETE FROM outcomes WHERE failure IS NOT NULL AND stopped IS NOT ?"
+                " AND scenario_id NOT IN (SELECT scenario_id FROM choices) RETURNING scenario_id",
+                (SKIPPED,),
             )
             return tuple(sorted(scenario_id for (scenario_id,) in rows))
 
@@ -314,37 +319,14 @@ class RunStore:
     def outcomes(self) -> dict[str, Outcome]:
         """By scenario id, in the order of the scenarios; unfinished ones are absent."""
         rows = self._database.rows(
-            f"{self._outcome_query} JOIN scenarios s ON s.id = o.scenario_id ORDER BY s.position"
+            f"{self.overview.outcome_query} JOIN scenarios s ON s.id = o.scenario_id ORDER BY s.position"
         )
         return {row[0]: self._outcome(row, self.attempts(row[0])) for row in rows}
 
     def outcome_of(self, scenario_id: str, attempts: tuple[Attempt, ...]) -> Outcome | None:
         """Of one scenario whose attempts these are; None where it is unfinished."""
-        rows = self._database.rows(f"{self._outcome_query} WHERE o.scenario_id = ?", (scenario_id,))
+        rows = self._database.rows(f"{self.overview.outcome_query} WHERE o.scenario_id = ?", (scenario_id,))
         return self._outcome(rows[0], attempts) if rows else None
-
-    def choices(self) -> dict[str, tuple[int | None, int | None]]:
-        """By scenario id, the numbers of the chosen take and of the loop's own; None where a scenario failed.
-
-        Unfinished scenarios are absent. Reads no attempt.
-        """
-        rows = self._database.rows(self._outcome_query)
-        return {row[0]: (row[1] if row[4] is None else row[4], row[1]) for row in rows}
-
-    def take_numbers(self) -> dict[str, list[int]]:
-        """The numbers of its takes by scenario id; of one without any it is absent. Reads no attempt."""
-        found: dict[str, list[int]] = {}
-        query = "SELECT scenario_id, number FROM attempts ORDER BY scenario_id, number"
-        for scenario_id, number in self._database.rows(query):
-            found.setdefault(scenario_id, []).append(number)
-        return found
-
-    @property
-    def _outcome_query(self) -> str:
-        return (
-            "SELECT o.scenario_id, o.chosen, o.failure, o.stopped, c.take FROM outcomes o"
-            f" LEFT JOIN {self._database.choices} c ON c.scenario_id = o.scenario_id"  # nosec B608
-        )
 
     def _outcome(self, row: tuple[Any, ...], attempts: tuple[Attempt, ...]) -> Outcome:
         scenario_id, chosen, failure, stopped, users = row

@@ -18,7 +18,7 @@ def takes_of(store: RunStore) -> dict[str, Any]:
 
     With "loops", the number or null that the loop chose, where the user chose another.
     """
-    digests, choices, numbers = store.video_digests(), store.choices(), store.take_numbers()
+    digests, choices, numbers = store.video_digests(), store.overview.choices(), store.overview.take_numbers()
     found: dict[str, Any] = {}
     for scenario in store.scenarios():
         chosen, loops = choices.get(scenario.id, (None, None))
@@ -39,7 +39,7 @@ def is_of(document: Any, store: RunStore, *, whoever_chosen: bool = False) -> bo
     """
     noted = document.get("takes") if isinstance(document, dict) else None
     if noted is None:
-        return whoever_chosen or all(chosen == loops for chosen, loops in store.choices().values())
+        return whoever_chosen or all(chosen == loops for chosen, loops in store.overview.choices().values())
     now = takes_of(store)
     return (_digests(noted) == _digests(now)) if whoever_chosen else noted == now
 

@@ -56,7 +56,7 @@ _Open = list[float]
 
 
 class Timeline:
-    """Of spans in any order, but for each job's own, which come as they began."""
+    """Of spans in any order, but for each job's own, which come as they began. More can be added later."""
 
     def __init__(self, spans: Iterable[Span], width_px: int) -> None:
         self._plot_px = width_px - LABEL_PX - MARGIN_PX
@@ -65,11 +65,12 @@ class Timeline:
         self._bars: dict[str, list[Bar]] = {}
         self._scenarios: dict[str, None] = {}
         self._start_s, self._end_s = float("inf"), float("-inf")
-        open_bars: dict[_Job, _Open] = {}
+        self._open: dict[_Job, _Open] = {}
+        self.add(spans)
+
+    def add(self, spans: Iterable[Span]) -> None:
         for span in spans:
-            self._add(span, open_bars)
-        for job, bar in open_bars.items():
-            self._close(job, bar)
+            self._add(span)
 
     def __bool__(self) -> bool:
         return bool(self._times)
@@ -96,6 +97,7 @@ class Timeline:
         seconds = max(self._end_s - start_s, 1e-9) if self else 1e-9
         scale = self._plot_px / seconds  # px per second
         height_px = ROW_PX * len(lanes) + AXIS_PX
+        bars = self._all_bars()
         colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(self._scenarios)}
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="timeline of the lanes" '
@@ -109,7 +111,7 @@ class Timeline:
                 f'width="{max((bar.end_s - bar.start_s) * scale, 0.5):.1f}" height="{BAR_PX}" '
                 f'fill="{colours[bar.scenario_id]}" fill-opacity="{_OPACITY.get(bar.name, 1.0)}">'
                 f"<title>{escape(_words(bar))}</title></rect>"
-                for bar in _few(self._bars[lane], 1 / scale)
+                for bar in _few(bars[lane], 1 / scale)
             ]
         for tick_s in _ticks(seconds):
             x = LABEL_PX + tick_s * scale
@@ -120,7 +122,7 @@ class Timeline:
             )
         return "".join([*parts, "</svg>"])
 
-    def _add(self, span: Span, open_bars: dict[_Job, _Open]) -> None:
+    def _add(self, span: Span) -> None:
         """Called for each of millions of spans."""
         start_s, end_s = span.start_s, span.end_s
         if span.lane not in self._times:
@@ -129,14 +131,21 @@ class Timeline:
         self._scenarios.setdefault(span.scenario_id)
         self._start_s, self._end_s = min(self._start_s, start_s), max(self._end_s, end_s)
         job = (span.lane, span.scenario_id, span.attempt, span.name)
-        bar = open_bars.get(job)
+        bar = self._open.get(job)
         # Steps closer than a pixel are one bar. A pixel of the whole run is no shorter than one of its part.
         if bar is not None and start_s - bar[1] < (self._end_s - self._start_s) / self._plot_px:
             bar[:] = min(bar[0], start_s), max(bar[1], end_s)
             return
         if bar is not None:
             self._close(job, bar)
-        open_bars[job] = [start_s, end_s]
+        self._open[job] = [start_s, end_s]
+
+    def _all_bars(self) -> dict[str, list[Bar]]:
+        """Those too that may go on."""
+        bars = {lane: list(found) for lane, found in self._bars.items()}
+        for (lane, scenario_id, attempt, name), (start_s, end_s) in self._open.items():
+            bars[lane].append(Bar(start_s, end_s, scenario_id, attempt, name))
+        return bars
 
     def _close(self, job: _Job, bar: _Open) -> None:
         lane, scenario_id, attempt, name = job

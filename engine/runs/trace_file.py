@@ -66,10 +66,62 @@ def read_trace(run: Path) -> Iterator[Span]:
             lines = (line for line in _whole_lines(notes) if _A_LAUNCH not in line)
             yield from _spans(parse_json(line) for line in lines)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{path} is not a trace of this version: {type(error).__name__}: {error}",
-            fix="delete the file; the report then leaves the timeline out",
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path} is not a trace of this version: {type(error).__name__}: {error}",
+        fix="delete the file; the report then leaves the timeline out",
+    )
+
+
+class TraceTail:
+    """The spans of a run that goes on, each given once: the trace of earlier processes, then notes as they
+    come. Where a process has ended, and its notes were taken into the trace, it begins anew."""
+
+    def __init__(self, run: Path) -> None:
+        self._trace, self._notes = run / TRACE, run / NOTES
+        self._run = run
+        self._trace_was: tuple[int, ...] | None = None
+        self._place = 0
+
+    def begins_anew(self) -> bool:
+        """Whether `new` gives all spans again. To be asked before it."""
+        found = _identity(self._trace)
+        notes = _identity(self._notes)
+        if found != self._trace_was or (notes or (0, 0))[1] < self._place:
+            self._trace_was, self._place = found, 0
+            return True
+        return False
+
+    def new(self, *, anew: bool) -> Iterator[Span]:
+        """Those since the last call, or all of them. StoreError as `read_trace`."""
+        try:
+            if anew and self._trace.is_file():
+                yield from _spans(_traced(self._trace))
+            if self._notes.is_file() and not (anew and _has_last_of(self._trace, self._notes)):
+                yield from _spans(parse_json(line) for line in self._new_lines() if _A_LAUNCH not in line)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(self._run, error) from error
+
+    def _new_lines(self) -> Iterator[bytes]:
+        with self._notes.open("rb") as file:
+            file.seek(self._place)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # it is being written
+                self._place += len(line)
+                yield line.rstrip(b"\n")
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Of a file as it is now: inode and size, and when it was written; None without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def end_of_trace_s(run: Path) -> float:

@@ -63,7 +63,22 @@ def let_memory_grow_in_place() -> None:
 def compile_into(folder: Path) -> None:
     """Where torch keeps compiled code, unless the user said so. By default that is a folder of a known name
     below /tmp, which is lost at the next start of the machine, and which another user may have made."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if _compiled_by_user() is None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def compiled_folder() -> Path:
+    """Where torch keeps the compiled code of a run: where the user says, else `compiled` in our cache."""
+    return Path(_compiled_by_user() or cache_folder() / "compiled")
+
+
+def _compiled_by_user() -> str | None:
+    """TORCHINDUCTOR_CACHE_DIR, but where torch wrote its own default there, as it does once it is imported so
+    far that it may compile: by another library, or by a thread that imports ahead."""
+    found = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or None
+    torchs = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    is_default = found is not None and torchs is not None and found == torchs.default_cache_dir()
+    return None if is_default else found
 
 
 def inherited() -> dict[str, str]:
@@ -71,9 +86,9 @@ def inherited() -> dict[str, str]:
     return dict(os.environ)
 
 
-def gpus_are_chosen() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES says which GPUs this process may use, or that it may use none."""
-    return "CUDA_VISIBLE_DEVICES" in os.environ
+def chosen_gpus() -> str | None:
+    """CUDA_VISIBLE_DEVICES: which GPUs this process may use, or none of them; None: it may use all."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def cache_folder() -> Path:

@@ -17,6 +17,11 @@ SWITCH = ("off", "on", "auto")
 POLICIES = ("off", "auto")
 QUANTIZED_END = 0.1
 VAES = ("library", "fused")
+EVEN, MAGNITUDE, SPECTRUM = "even", "magnitude", "spectrum"
+FIRST_BLOCK, EXTRAPOLATION = "first-block", "extrapolation"
+STEP_CACHES = (EVEN, MAGNITUDE, SPECTRUM, FIRST_BLOCK, EXTRAPOLATION)
+"""Rules by which steps are left out: those of MagCache, SeaCache and first-block caches, as a calibration
+measured them, and the error of the extrapolation itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,14 @@ class DenoiseSettings:
         high=16,
         help="Latent frames that the autoencoder takes at a time; 0: 4, on a CPU fewer where they are large.",
     )
+    prefix_steps: int = setting(
+        1,
+        low=1,
+        high=100,
+        help="Steps for which the keys and values of the prefix are read before they are computed again; 1: "
+        "computed in each. With the fast forward a model whose prefix looks at itself alone computes them "
+        "once a take, exactly, whatever this is.",
+    )
     cfg_gate: float = setting(
         1.0,
         low=0.0,
@@ -98,6 +111,13 @@ class DenoiseSettings:
         high=0.5,
         help="Share of the steps whose velocity is extrapolated instead of predicted.",
     )
+    step_cache_by: str = setting(
+        EVEN,
+        choices=STEP_CACHES,
+        help="Which steps those are: evenly spaced, or where, behind the prefix, the magnitude of the "
+        "velocity, the coarse spectrum of the latents or what the first block adds changes least, or where "
+        "extrapolation errs least: as bench.quality.policy_calibration measured for these weights.",
+    )
     early_stop: float = setting(
         0.0,
         low=0.0,
@@ -106,7 +126,7 @@ class DenoiseSettings:
     )
 
 
-WITH_ANY_FORWARD = ("vae", "vae_chunk", "cfg_gate", "step_cache", "early_stop")
+WITH_ANY_FORWARD = ("vae", "vae_chunk", "cfg_gate", "step_cache", "step_cache_by", "early_stop")
 """Parts around the forward; all others are of our own forward."""
 
 

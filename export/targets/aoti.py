@@ -13,7 +13,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,11 +21,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.package.package import package_aoti
 from torch.export.pt2_archive._package import AOTICompiledModel
 
 from engine.generators.wan.recipes import wan_recipe
+from engine.machine.compilers import cpp_fault
 from engine.quant import surgery
 from export.artifacts.device_identity import Machine, present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
@@ -46,9 +45,6 @@ SETTINGS: Final = {
 """Of every package: its weights lie beside it (aoti_weights.py); the format makes torch hand them over."""
 CODE_BYTES: Final = 2**28
 """More than the code of one profile takes on disk while it is compiled and packed."""
-
-SHARED_RUNTIMES: Final = (b"libstdc++.so", b"libc++.so")
-"""Of g++ and of clang: a library that shares one names it."""
 
 TRY_TO_LOAD: Final = (
     "import sys, torch; path, index = sys.argv[1], int(sys.argv[2]); index < 0 or torch.cuda.init(); "
@@ -147,7 +143,7 @@ def build(
     weights_bytes = module_bytes(subject.module)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        require_shared_runtime()
+        require_compiler()
         seconds: dict[str, dict[str, float]] = {}
         weights: dict[str, Tensor] = {}
         for profile in subject.spec.profiles:
@@ -167,31 +163,12 @@ def build(
     return store.store(key, make, need_bytes=need_bytes)
 
 
-def require_shared_runtime() -> None:
-    """ExportError when the C++ compiler puts a C++ runtime of its own into what it makes.
-
-    torch's libraries share one, and a process with two of them ends when it loads the package. Torch takes
-    the compiler from CXX. Minutes before `require_loadable` would see it, and with the cause.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, "probe.cpp"), Path(folder, "probe.so")
-        source.write_text("#include <iostream>\nvoid probe() { std::cout << 1; }\n", encoding="ascii")
-        try:
-            compiler = get_cpp_compiler()
-            command = [compiler, "-shared", "-fPIC", str(source), "-o", str(library)]
-            subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603 # a fixed probe
-        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            raise ExportError(
-                f"target {TARGET} needs a C++ compiler, and none works here: {_last_line(said)}",
-                fix="install g++ (Debian, Ubuntu: apt-get install g++), or name one: CXX=/usr/bin/g++",
-            ) from error
-        if not any(runtime in library.read_bytes() for runtime in SHARED_RUNTIMES):
-            raise ExportError(
-                f"the C++ compiler {compiler} links libstdc++ statically; torch would crash as it loads what "
-                "it makes",
-                fix="name a compiler that shares the system's libstdc++, for example CXX=/usr/bin/g++",
-            )
+def require_compiler() -> None:
+    """ExportError where the C++ compiler makes nothing that torch can load: minutes before `require_loadable`
+    would see it, and with the cause."""
+    if fault := cpp_fault():
+        problem, fix = fault
+        raise ExportError(f"target {TARGET} {problem}", fix=fix)
 
 
 def require_loadable(package: Path, device: torch.device) -> None:

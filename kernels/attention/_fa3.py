@@ -77,6 +77,31 @@ def _attend(
     return out
 
 
+def attend_with_lse(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, A, N, D] in 16 bits -> the same, and the log-sum-exp of each query, fp32 [B, A, N], natural."""
+    out, lse = _attend_with_lse(*(x.transpose(1, 2) for x in (q, k, v)), scale)
+    return out.transpose(1, 2), lse
+
+
+@torch.library.custom_op("retake::fa3_attention_with_lse", mutates_args=())
+def _attend_with_lse(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, N, A, D] and [B, A, N]."""
+    result = _operator()(q, k, v, softmax_scale=scale, num_splits=1, sm_margin=margins.of_attention())
+    return result[0], result[1]
+
+
+@_attend_with_lse.register_fake
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, num_tokens, heads, _ = q.shape
+    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(
+        (batch, heads, num_tokens), dtype=torch.float32
+    )
+
+
 def _operator() -> Any:
     importlib.import_module("fa3_fwd_interface")
     return torch.ops.fa3_fwd._flash_attn_forward

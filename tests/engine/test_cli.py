@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from engine import cli
 from engine.build import doctor
-from engine.build.doctor import Check
+from engine.build.checks import Check
 from engine.demo import showcase
 from engine.errors import ConfigError
 from engine.machine.memory import CONTEXT_BYTES
@@ -64,7 +64,8 @@ def test_help_is_quick_and_has_an_example_for_each_verb() -> None:
     assert time.perf_counter() - start_s < 3  # 0.2 s on an idle machine; torch alone would take more
     for command in cli.app.registered_commands:
         assert command.callback is not None
-        assert f"retake {command.callback.__name__}" in call(command.callback.__name__, "--help").output
+        name = command.name or command.callback.__name__
+        assert f"retake {name}" in call(name, "--help").output
 
 
 def test_run_writes_a_run_with_the_options_given(folders: Folders, tmp_path: Path) -> None:

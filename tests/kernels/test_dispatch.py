@@ -30,15 +30,19 @@ ROUGH = GOOD.replace('"exact"', '"8bit"')
 
 def test_the_folder_is_the_registry() -> None:
     assert names() == [
+        "comfy_int8",
+        "comfy_sol",
         "cudnn_fp8",
         "fa3",
         "fa3_fp8",
+        "fa3_prefix_sparse",
         "sdpa_cudnn",
         "sdpa_efficient",
         "sdpa_flash",
         "sdpa_math",
         "triton_dense",
         "triton_int8",
+        "triton_prefix_sparse",
         "triton_skip_softmax",
         "xformers_memory_efficient",
     ]
@@ -278,3 +282,29 @@ def test_the_probe_on_a_gpu(mask: str, tmp_path: Path) -> None:
     assert set(choice.ms) | set(choice.reasons) == set(names())
     assert choose(asked, cache=tmp_path).ms == choice.ms
     assert choose(asked, wanted=("sdpa_math",)).name == "sdpa_math"
+
+
+SPARSE = """
+from kernels.reference import attention
+ACCURACY, ERROR_FACTOR, TAKES_PREFIX = "sparse", 4.0, True
+def supports(problem):
+    return None if problem.prefix else "there is no prefix"
+def expected(q, k, v, *, scale, prefix):
+    return attention(q, k[:, :, :prefix], v[:, :, :prefix], scale=scale)
+def run(q, k, v, *, scale, prefix):
+    return expected(q, k, v, scale=scale, prefix=prefix).to(q.dtype)
+"""
+
+
+def test_a_kernel_that_leaves_keys_out_is_compared_with_its_own_formula(write_folder: Write) -> None:  # noqa: F811
+    """And is told the prefix, in the self-test as large a share as in the problem."""
+    package = write_folder(sparse=SPARSE)
+    asked = problem(target=CPU, prefix=512)
+    assert self_test("sparse", asked, package).failure is None
+    choice = choose(asked, wanted=("sparse",), package=package)
+    q, k, v = (x.cpu() for x in tensors(40, 40, 64, torch.bfloat16))
+    near = reference.attention(q, k[:, :, :9], v[:, :, :9], scale=0.1)
+    assert reference.compare(choice.run(q, k, v, scale=0.1, prefix=9), near).relative < 0.01
+    assert candidates(problem(target=CPU), package) == {"sparse": "there is no prefix"}
+    wrong = SPARSE.replace("prefix=prefix).to", "prefix=prefix - 1).to")
+    assert "largest error" in (self_test("sparse", asked, write_folder(sparse=wrong)).failure or "")

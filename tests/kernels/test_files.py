@@ -17,6 +17,21 @@ def write_whole(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def test_a_pipe_is_written_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)  # both, so that nobody waits
+    with whole_file(pipe) as part:
+        part.write_text("all of it")
+    assert os.read(reader, 100) == b"all of it" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_a_device_is_written_as_it_is() -> None:
+    with whole_file(Path("/dev/stdout")) as part:
+        assert part == Path("/dev/stdout")
+
+
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "made" / "choice.json"
     texts = [str(digit) * 20_000 for digit in range(8)]

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,22 +24,28 @@ MAX_STACK_BYTES = 256
 is too large for the card."""
 
 
-def compiled(which: str, capability: str) -> list[dict]:
-    """In a process of its own: here the kernels may be decorated for the interpreter."""
+@cache
+def compiled(which: str) -> dict[str, list[dict]]:
+    """Rows by capability, of one process for all: here the kernels may be decorated for the interpreter."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(TESTS.parent), environment.get("PYTHONPATH")))
     )
-    command = [sys.executable, str(TESTS / "support" / "triton_offline.py"), which, capability]
+    command = [sys.executable, str(TESTS / "support" / "triton_offline.py"), which, *CAPABILITIES]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {one: [row for row in rows if row["capability"] == spelled(one)] for one in CAPABILITIES}
+
+
+def spelled(capability: str) -> list[int]:
+    return [int(part) for part in capability.split(".")]
 
 
 def check(rows: list[dict], capability: str) -> None:
     failed = [row for row in rows if "error" in row]
     assert not failed, "\n".join(f"{row['case']}: {row['error']}" for row in failed)
-    expected = {"_kernel", "_gemm_kernel", "_forward", "_int8_rows"}
+    expected = {"_kernel", "_gemm_kernel", "_forward", "_int8_rows", "_prefix_sparse"}
     if capability != "8.0":
         expected |= {"_chunk_amax", "_quantize"}
     assert expected <= {row["kernel"] for row in rows}
@@ -46,7 +53,7 @@ def check(rows: list[dict], capability: str) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_what_is_used_first_compiles(capability: str) -> None:
-    rows = compiled("few", capability)
+    rows = compiled("few")[capability]
     check(rows, capability)
     spilled = [row for row in rows if row["stack"] > MAX_STACK_BYTES]
     assert not spilled, "\n".join(f"{row['case']}: {row['stack']} bytes of stack" for row in spilled)
@@ -56,6 +63,6 @@ def test_what_is_used_first_compiles(capability: str) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_everything_in_the_tables_compiles(capability: str) -> None:
-    rows = compiled("all", capability)
+    rows = compiled("all")[capability]
     check(rows, capability)
     assert "_epilogue_kernel" in {row["kernel"] for row in rows}

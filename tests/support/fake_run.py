@@ -14,7 +14,7 @@ from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
 from engine.machine.streams import HostFence, HostPool
-from engine.protocols import Fence, Job
+from engine.protocols import Control, Fence, Job
 from engine.runs.store import RunStore
 from engine.runs.trace import HostRecorder
 from engine.settings.config import LoopConfig
@@ -205,6 +205,7 @@ class Run:
         threads: Threads | None = None,
         replies: int = 1,
         source: Callable[[list[ScenarioLoop]], Iterable[ScenarioLoop | None]] = iter,
+        control: Control | None = None,
     ) -> dict[str, Outcome]:
         """Run to the end, or stop dead after `limit` outcomes."""
         pending = self.store.pending()
@@ -227,7 +228,9 @@ class Run:
                 threads=threads,
                 widths={CRITIQUE: replies},
             )
-            scheduler = Scheduler(source(loops), lanes, progress=self.progress, overlap=overlap, ahead=ahead)
+            scheduler = Scheduler(
+                source(loops), lanes, progress=self.progress, overlap=overlap, ahead=ahead, control=control
+            )
             for number, _ in enumerate(scheduler.run(), start=1):
                 if number == limit:
                     break

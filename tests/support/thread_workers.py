@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from engine.cluster.messages import Assignment, Lost, Message
 from engine.cluster.worker import Worker
 from engine.errors import RetakeError
 from engine.settings.config import RunConfig
+from engine.types import Asked
 
 Heard = tuple[int, int, Message | Exception | None]
 """Worker, its life, and what it sends; None is its last."""
@@ -58,12 +59,16 @@ class ThreadWorkers:
     def import_ahead(self, worker: int) -> None:
         pass
 
-    def give(self, worker: int, assignment: Assignment | None) -> None:
-        self._workers[worker].give(assignment)
+    def give(self, worker: int, given: Assignment | Asked | None) -> None:
+        self._workers[worker].give(given)
 
-    def messages(self) -> Iterator[tuple[int, Any]]:
+    def messages(self) -> Iterator[tuple[int, Any] | None]:
         while self._open:
-            worker, life, message = self._heard.get(timeout=60)
+            try:
+                worker, life, message = self._heard.get(timeout=0.1)
+            except Empty:
+                yield None
+                continue
             if life != self._lives[worker]:
                 continue  # of one that was lost
             if isinstance(message, Exception):

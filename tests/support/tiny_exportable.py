@@ -25,7 +25,7 @@ def build_exportable(folder: Path) -> Path:
         text_dim=16,
         freq_dim=16,
         ffn_dim=256,
-        num_layers=2,
+        num_layers=1,
         rope_max_seq_len=32,
     )
     shutil.rmtree(folder / "transformer")

@@ -28,7 +28,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from kernels.attention import (
+    _prefix_sparse,
     _triton_forward,
+    _triton_prefix_sparse,
     _triton_quantize,
     triton_dense,
     triton_int8,
@@ -268,6 +270,13 @@ def attention_cases(capability: tuple[int, int]) -> Iterator[Case]:
                     call=partial(_exact, kind, q, tiles),
                     few=first and (dim == 128 or kind == "none"),
                 )
+        for rank, tiles in enumerate(candidates(_prefix_sparse.TABLE, target, dim)):
+            for started in (False, True):
+                yield Case(
+                    name=f"attention sparse started={started} {dim} {dtype} {tiles}",
+                    call=partial(_sparse, started, q, tiles),
+                    few=rank == 0 and dtype == BF16 and dim == 128,
+                )
         for rank, tiles in enumerate(candidates(triton_int8.TABLE, target, dim)):
             for values in ("wide", "short", "fp8"):
                 yield Case(
@@ -284,6 +293,13 @@ def _exact(kind: str, q: Tensor, tiles: Tiles) -> None:
     else:
         lengths = empty(1, dtype=torch.int32) if kind == "lengths" else None
         triton_dense.run(q, q, q, scale=0.1, kv_lengths=lengths, tiles=tiles)
+
+
+def _sparse(started: bool, q: Tensor, tiles: Tiles) -> None:
+    start = (q, empty(1, 12, 4096, dtype=FP32)) if started else None
+    layout = _prefix_sparse.LAYOUT
+    assert (tiles.block_m, tiles.block_n) == (layout.query_block, layout.key_block)
+    _prefix_sparse.launch(q, q, q, start, scale=0.1, prefix=1500, layout=layout, tiles=tiles)
 
 
 def _eight_bit(values: triton_int8.Values, q: Tensor, tiles: Tiles) -> None:
@@ -322,12 +338,13 @@ def compile_case(case: Case, capability: tuple[int, int], recorder: Recorder) ->
 
 def main(which: str, *capabilities: str) -> None:
     recorder = Recorder()
-    attention = (_triton_forward, _triton_quantize)
+    attention = (_triton_forward, _triton_quantize, _triton_prefix_sparse)
     fused = (residual_norm, row_quant, qk_norm_rope, head_quant, channel_norm, rms_norm, head_norm_rope)
     for module in (*fused, swiglu, int8, *attention):
         module.wrap = recorder
     # Below the operators, which would only compute shapes for tensors without memory.
     _triton_forward.forward, _triton_quantize.int8_rows = _triton_forward._attend, _triton_quantize._quantize
+    _triton_prefix_sparse.forward = _triton_prefix_sparse._attend
     for text in capabilities:
         major, minor = (int(part) for part in text.split("."))
         target = Target(kind="cuda", capability=(major, minor))

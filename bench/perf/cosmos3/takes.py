@@ -17,6 +17,7 @@ import torch
 from diffusers import Cosmos3OmniPipeline, UniPCMultistepScheduler
 from torch import Tensor
 
+from bench.perf.overlap.sharing import STREAMS, shared
 from bench.perf.overlap.work import Amount, Subject
 from engine.autoencoder.memory import padded
 from engine.build.prepare import load, prepare
@@ -25,7 +26,6 @@ from engine.generators.cosmos3.generator import REMEMBERED, pad_first
 from engine.generators.cosmos3.schedule import schedule_of
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.machine.memory import MemoryPlan, check
-from engine.machine.sharing import STREAMS, shared
 from engine.machine.streams import LaneStreams
 from engine.settings.config import load_config
 from engine.types import Frames, Prompt

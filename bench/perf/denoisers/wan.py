@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.perf import kernel_sum
 from bench.perf.denoisers.base import Calls, Forward, attention_backend, module_tree, random_weights
-from engine.denoise.assemble import assemble
+from engine.denoise.assemble import Assembled, assemble
 from engine.denoise.family import Shape
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.sampler import PrefixTimestep
@@ -153,10 +153,20 @@ class WanSubject:
     ) -> tuple[Forward, Mapping[str, str]]:
         latents, timestep, text = self.inputs(transformer.patch_embedding.weight.device)
         branch = BOTH if self.batch == 2 else COND
-        shape = Shape(batch=self.batch, tokens=self.num_tokens, text_tokens=text.shape[1])
-        made = assemble(WanFamily(transformer), settings, shape, cache=cache)
+        made = self.assembled(transformer, settings, cache)
         prepared = made.denoiser.prepare(text)
         return lambda: made.denoiser(latents, timestep, prepared, branch=branch), made.notes
+
+    def assembled(
+        self, transformer: WanTransformer3DModel, settings: DenoiseSettings, cache: Path | None
+    ) -> Assembled:
+        shape = Shape(
+            batch=self.batch,
+            tokens=self.num_tokens,
+            text_tokens=TEXT_TOKENS,
+            prefix_tokens=self.prefix_frames * self.tokens_per_frame,
+        )
+        return assemble(WanFamily(transformer), settings, shape, cache=cache)
 
     def kernels(self, settings: DenoiseSettings) -> Calls:
         return kernel_sum.wan_calls(

@@ -101,9 +101,8 @@ def _measured(options: Options) -> Measured:
     config = options.config(warm_up=False)
     if not options.warm_up:
         with build_run(config) as run:
-            timed(seconds, "build_run", began_s)
-            notes = dict(read_manifest(config.out / MANIFEST)["denoiser"])
-            return _measure(run, options, notes, seconds)
+            manifest = read_manifest(config.out / MANIFEST)
+            return _measure(run, options, dict(manifest["denoiser"]), dict(manifest["setup_s"]))
     prepared = prepare(config)
     timed(seconds, "prepare", began_s)
     began_s = time.perf_counter()

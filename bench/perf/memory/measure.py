@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import gc
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,10 +62,13 @@ def measure(
                 continue
             if time.perf_counter() + LEAST_S > deadline_s:
                 return
-            try:
-                row = _row(one, options, loaded, deadline_s, made) | {"seconds_of_a_span": span_s}
-            except BudgetSpent:
-                return
+            # a folder of its own: another GPU of this machine may be measured at the same time
+            with tempfile.TemporaryDirectory(prefix="memory-", dir=_runs(options)) as folder:
+                try:
+                    row = _row(one, options, loaded, deadline_s, made, Path(folder) / "run")
+                except BudgetSpent:
+                    return
+            row["seconds_of_a_span"] = span_s
             made.append(row)
             yield row
 
@@ -75,6 +79,7 @@ def _row(
     loaded: Loaded,
     deadline_s: float,
     made: Sequence[dict[str, Any]],
+    out: Path,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": one.name,
@@ -83,7 +88,7 @@ def _row(
         "vram": one.vram,
     }
     try:
-        prepared = prepare(_config(one, options))
+        prepared = prepare(_config(one, options, out))
     except DoesNotFit as error:
         print(f"{one.name}: refused", flush=True)
         return row | {"state": REFUSED, "why": error.fix}
@@ -107,6 +112,7 @@ def _row(
     row["load_s"] = time.perf_counter() - began_s
     if one.preset != "exact" and not loaded.is_warm:  # compiled at its first run
         _run(prepared, generator, critic, loaded_bytes, deadline_s)
+        _empty()
         loaded.is_warm = True
     row |= _run(prepared, generator, critic, loaded_bytes, deadline_s, history=options.history)
     print(f"{one.name}: {row['seconds_per_take']:.1f} s a take", flush=True)
@@ -193,13 +199,20 @@ def _without_budget(config: RunConfig) -> str:
     return repr(dataclasses.replace(config, memory=memory, out=Path(), dataset=Path()))
 
 
-def _config(one: Combination, options: argparse.Namespace) -> RunConfig:
+def _runs(options: argparse.Namespace) -> Path:
+    """Where the run folders go: beside the models, on their disk."""
+    folder: Path = options.models.absolute() / "runs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _config(one: Combination, options: argparse.Namespace, out: Path) -> RunConfig:
     models: Path = options.models.absolute()
     return load_config(
         None,
         {
             "dataset": str(models / CLIPS),
-            "out": str(models / "runs" / "memory"),
+            "out": str(out),
             "limit": one.num_scenarios,
             "generator.name": str(models / GENERATOR),
             "generator.steps": options.steps,

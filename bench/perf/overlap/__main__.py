@@ -2,7 +2,7 @@
 
 Models of full size with random weights, made where they are measured unless they are there (28 GB). All ways
 run in turn, every second round backwards; the document is written after each round. What shares the GPU how
-is in engine/machine/sharing.py.
+is in bench/perf/overlap/sharing.py.
 
     python -m bench.perf.overlap --models /models --out bench/results/overlap_h200.json
     python -m bench.perf.overlap --models /tmp/tiny --size tiny --out x.json    # on a CPU: that it runs
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None, *, started_s: float = STARTED_S
 def measure(options: argparse.Namespace, deadline_s: float) -> dict[str, Any]:
     """The document, also written to --out after the warm-up and each round."""
     from bench.perf.overlap.modes import Mode, all_modes
+    from bench.perf.overlap.sharing import SHARINGS, missing
     from bench.perf.overlap.work import Amount, subject_of
-    from engine.machine.sharing import SHARINGS, missing
 
     size = SIZES[options.size]
     subject = subject_of(options.models.absolute(), size, steps=options.steps, preset=options.preset)
@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, deadline_s: float) -> dict[str, Any]:
 
 def _prepare(subject: Any, mode: Any) -> None:
     """Whether products are right that way, and a run that does not count where there is something to make."""
-    from engine.machine.sharing import ONE_STREAM, STREAMS, self_test, shared
+    from bench.perf.overlap.sharing import ONE_STREAM, STREAMS, self_test, shared
 
     if mode.sharing not in (STREAMS, ONE_STREAM):
         with _reason(mode), shared(mode.sharing, subject.lanes) as on_lane:
@@ -100,7 +100,7 @@ def _prepare(subject: Any, mode: Any) -> None:
 def _run(subject: Any, mode: Any, *, counts: bool = True) -> None:
     """One run of a way that has not failed before."""
     from bench.perf.overlap.modes import SEQUENTIAL
-    from engine.machine.sharing import shared
+    from bench.perf.overlap.sharing import shared
 
     if mode.reason is not None:
         return

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.perf.overlap.sharing import ONE_STREAM, STREAMS, Sharing
 from bench.perf.overlap.work import Amount, Ran, medians
-from engine.machine.sharing import ONE_STREAM, STREAMS, Sharing
 
 GENERATION, CRITIC, SEQUENTIAL, BESIDE = "generation alone", "critic alone", "one after the other", "at once"
 READINGS = ("sm_clock_mhz", "power_w", "gpu_percent")

@@ -21,13 +21,13 @@ from bench.perf.end_to_end.gpu_samples import GpuSampler
 from bench.perf.end_to_end.made import CRITIC, GENERATOR
 from bench.perf.end_to_end.models import make, make_clip
 from bench.perf.end_to_end.sizes import Size
+from bench.perf.overlap.sharing import STREAMS, OnLane
 from engine.build.engine import lane_threads
 from engine.build.prepare import load, prepare
 from engine.critics.qwen_vl.slots import Slots
 from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Task, make_lanes
 from engine.loop.scenario import Begin, Waits
 from engine.loop.scheduler import Scheduler
-from engine.machine.sharing import STREAMS, OnLane
 from engine.machine.streams import HostPool, LaneStreams
 from engine.runs.idle import jobs_of
 from engine.runs.trace import CudaRecorder, HostRecorder, Span

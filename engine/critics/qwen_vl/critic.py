@@ -36,6 +36,7 @@ from engine.critics.qwen_vl.schema import critique_json_schema, parse_critique, 
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
+from engine.machine.phases import phase
 from engine.machine.streams import FutureFence, HostFence
 from engine.protocols import Fence
 from engine.quant.four_bit import pack_linears
@@ -305,18 +306,20 @@ def load(
     """
     settings = read_settings(folder, patches=patches)
     lent = tower if quantization == "none" else None  # weights of fewer bits are the critic's own
-    parts = read_folder(
-        folder,
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        with_weights=with_weights,
-        tower=lent,
-    )
+    with phase("weights" if with_weights else "modules"):
+        parts = read_folder(
+            folder,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            with_weights=with_weights,
+            tower=lent,
+        )
     model, config = parts.model, parts.model.config
     grammars = None
     if with_weights:
-        grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
+        with phase("grammar"):
+            grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
     slots = _slots(parts, settings.max_new_tokens, replies) if with_weights else None
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
     critic = QwenVLCritic(
@@ -341,7 +344,8 @@ def load(
 def _slots(parts: CriticParts, max_new_tokens: int, replies: int) -> Slots:
     device = torch.device(parts.model.device)
     if device.type == "cuda":
-        pack_linears(groups(parts.model))
+        with phase("linear layers"):
+            pack_linears(groups(parts.model))
         torch.cuda.empty_cache()  # what bitsandbytes' layers and their repacking held
     step = TextStep(parts.model)
     if device.type == "cuda":

@@ -50,6 +50,8 @@ class Cosmos3Family:
     def refuse(self, settings: DenoiseSettings, shape: Shape) -> None:
         if settings.graphs == "on":
             raise ConfigError("there is no CUDA graph of Cosmos3", fix="leave graphs off or auto")
+        if settings.prefix_steps != 1:
+            raise ConfigError("Cosmos3 computes its prefix in every step", fix="leave prefix_steps at 1")
         if shape.batch != 1:
             raise ConfigError(
                 f"Cosmos3 predicts one branch of guidance at a time, not {shape.batch}: prompt and negative "

@@ -21,6 +21,7 @@ from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.recent import Recent
+from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -146,6 +147,7 @@ class Cosmos3Generator:
         self.most_chunk_latents = self.settings.vae_chunk
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
+        self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
 
     @property
@@ -187,6 +189,8 @@ class Cosmos3Generator:
     def use(self, made: Assembled) -> None:
         """Its denoiser from now on, and notes on all that was chosen."""
         self.denoiser, self.notes = KeptTexts(made.denoiser), dict(made.notes)
+        if self.settings.step_cache:
+            self.notes["step_cache"] = note_of(self.settings, self.extrapolated)
         if self.settings.vae_chunk:
             self.notes["vae_chunk"] = f"{self.settings.vae_chunk} latent frames a pass"
         if self.parts.streamed:

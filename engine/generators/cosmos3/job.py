@@ -17,7 +17,7 @@ from engine.autoencoder.memory import latent_shape, padded, to_uint8
 from engine.autoencoder.vae import decode_in_chunks, denormalise, encode_mode, latent_frames_of, num_chunks
 from engine.denoise.early_stop import EarlyStop
 from engine.denoise.finite import FiniteWatch
-from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.sampler import PrefixSampler
 from engine.machine.device import to_device
 from engine.machine.streams import fence
@@ -130,7 +130,7 @@ class Cosmos3Job:
             generator.guidance_scale,
             batched=False,
             gate_step=gate_step(num_steps, settings.cfg_gate),
-            cached=cached_steps(num_steps, settings.step_cache),
+            cached=generator.extrapolated,
         )
 
     def _encode_prefix(self) -> Tensor:

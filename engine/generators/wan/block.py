@@ -8,6 +8,8 @@ B batch . S tokens . C channels . A heads . D head size . L text tokens . R rows
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
@@ -27,6 +29,10 @@ from engine.generators.wan.own_prefix import OwnPrefix
 from engine.quant.linears import QuantizedLinear
 from engine.quant.recipes import SurgeryError
 from kernels.fused import qk_norm_rope
+
+Pair = tuple[Tensor, Tensor]
+"""Keys and values of some tokens in one block, [B, P, C] each, before norm and rotation: as the layers make
+them, so that every form of attention can read them."""
 
 
 class FastBlock(nn.Module):
@@ -84,26 +90,45 @@ class FastBlock(nn.Module):
         pending: Tensor | None,  # [B, S, C] the branch of the block before, not yet added to h
         pending_gate: Tensor | None,  # [1, R, C]
         rows: Tensor,  # fp32 [1, R, 6, C] time projection
-        text_keys: Tensor,  # [B, A, L, D]
-        text_values: Tensor,
+        text_keys: Tensor | None,  # [B, A, L, D]
+        text_values: Tensor | None,
         cos: Tensor,  # fp32 [1, S, 1, D]
         sin: Tensor,
         split: int,
         quantized: bool,  # whether self-attention is the quantized one
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(h, its last branch not yet added, the gate of that): what the next block takes."""
+        past: Pair | None = None,
+        keep: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor, Pair | None]:
+        """(h, its last branch not yet added, the gate of that): what the next block takes; and the first
+        `keep` keys and values, [B, keep, C] before norm and rotation, None without any.
+
+        `past`: such keys and values of tokens that stand before h; cos and sin are then of them too.
+        `text_keys` and `text_values` None: no token gets anything from the text.
+        """
         modulation = self.table[:, None] + rows  # [1, R, 6, C]
         shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unbind(2)
         h, n, n_scale = self.ops.residual_norm(
             h, pending, pending_gate,
             scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.qkv),
         )  # fmt: skip
-        y = on_own_input(
-            self.out,
-            self._self_attention(n, n_scale, h.dtype, cos, sin, split, quantized),
-            self.ops.row_quant,
-            h.dtype,
+        context, kept = self._self_attention(
+            on_shared_input(self.qkv, n, n_scale, h.dtype), cos, sin, split, quantized, past, keep=keep
         )
+        y = on_own_input(self.out, context, self.ops.row_quant, h.dtype)
+        del n, n_scale, context  # what follows is the peak
+        if text_keys is not None and text_values is not None:
+            h, y = self._cross_attention(h, y, gate, text_keys, text_values, split)
+            gate = None
+        h, n, n_scale = self.ops.residual_norm(
+            h, y, gate,
+            scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up),
+        )  # fmt: skip
+        return h, self._feed_forward(n, n_scale, h.dtype), ff_gate, kept
+
+    def _cross_attention(
+        self, h: Tensor, y: Tensor, gate: Tensor, text_keys: Tensor, text_values: Tensor, split: int
+    ) -> tuple[Tensor, Tensor]:
+        """(h with the branch y of self-attention, what the text adds to it, not yet added)."""
         h, n, n_scale = self._cross_norm(h, y, gate, split)
         query = self.ops.qk_norm_rope(
             on_shared_input(self.cross_q, n, n_scale, h.dtype),
@@ -118,28 +143,32 @@ class FastBlock(nn.Module):
         y = on_own_input(self.cross_out, context, self.ops.row_quant, h.dtype)
         if self.own_prefix:  # whose tokens get nothing from the text
             y = F.pad(y[:, split:], (0, 0, split, 0))
-        h, n, n_scale = self.ops.residual_norm(
-            h, y, scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up)
-        )
-        return h, self._feed_forward(n, n_scale, h.dtype), ff_gate
+        return h, y
 
     def _self_attention(
         self,
-        n: Tensor,
-        n_scale: Tensor | None,
-        dtype: torch.dtype,
+        qkv: Tensor,
         cos: Tensor,
         sin: Tensor,
         split: int,
         quantized: bool,
-    ) -> Tensor:
-        """[B, S, C] in `dtype`."""
-        q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)  # each [B, S, C], strided
+        past: Pair | None,
+        *,
+        keep: int,
+    ) -> tuple[Tensor, Pair | None]:
+        """[B, S, C] of qkv [B, S, 3 C], and what `forward` keeps."""
+        q, k, v = qkv.chunk(3, dim=-1)  # each [B, S, C], strided
+        dtype, before = qkv.dtype, 0
+        kept = (k[:, :keep].contiguous(), v[:, :keep].contiguous()) if keep else None
+        if past is not None:
+            before = past[0].shape[1]
+            k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
         v = v.unflatten(2, (self.heads, -1))
         bound = self.quantized_attention if quantized else self.attention
         eight_bit = bound.quantized is not None
         norm = {"heads": self.heads, "eps": self.qk_eps}
-        q = self.ops.qk_norm_rope(q, self.norm_q, cos, sin, scale=self.q_scale if eight_bit else None, **norm)
+        angles = cos[:, before:], sin[:, before:]
+        q = self.ops.qk_norm_rope(q, self.norm_q, *angles, scale=self.q_scale if eight_bit else None, **norm)
         k = self.ops.qk_norm_rope(k, self.norm_k, cos, sin, scale=self.k_scale if eight_bit else None, **norm)
         softmax_scale = q.shape[-1] ** -0.5
         scales: tuple[Tensor, ...] = ()
@@ -147,15 +176,19 @@ class FastBlock(nn.Module):
             v, v_scale = self.ops.head_quant(v)
             scales = (self.q_scale.expand(len(v), -1), self.k_scale.expand(len(v), -1), v_scale)
         attend = bound.quantized or bound.run
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, A, S, D]
+        if bound.takes_prefix:
+            attend = functools.partial(attend, prefix=before + split)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, A, S, D], of k and v with those before
         if self.own_prefix and split:
-            prefix = (x[:, :, :split] for x in (q, k, v))
-            parts = [attend(*prefix, *scales, scale=softmax_scale)]
+            prefix = [x[:, :, :split] for x in (q, k, v)]
+            # a kernel for a prefix would find nothing behind it
+            alone = self.attention.run if bound.takes_prefix else attend
+            parts = [alone(*prefix, *scales, scale=softmax_scale)]
             parts.append(attend(q[:, :, split:], k, v, *scales, scale=softmax_scale))
             out = torch.cat(parts, dim=2)
         else:
             out = attend(q, k, v, *scales, scale=softmax_scale)
-        return out.transpose(1, 2).flatten(2).to(dtype)
+        return out.transpose(1, 2).flatten(2).to(dtype), kept
 
     def _cross_norm(
         self, h: Tensor, y: Tensor, gate: Tensor, split: int

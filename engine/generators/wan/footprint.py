@@ -16,7 +16,7 @@ from engine.autoencoder.memory import (
     latent_shape,
 )
 from engine.denoise.assemble import GRAPHED_TOKENS
-from engine.generators.wan.memory import denoise_bytes, text_bytes
+from engine.generators.wan.memory import denoise_bytes, prefix_bytes, text_bytes
 from engine.machine.memory import GRAPHS
 from engine.machine.outline import bytes_of
 from engine.types import Footprint, VideoSpec
@@ -32,6 +32,7 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     history = (generator.schedule.num_steps + 3) * latents  # a sampler keeps noise and velocities
     batch = 2 if generator.batched else 1
     step, text = denoise_bytes(parts, spec, batch, settings), text_bytes(parts, batch, settings)
+    prefix = prefix_bytes(parts, spec, generator.guidance_scale, settings)
     chunk = chunk_latents(generator, spec)
     encoder = parts.text_encoder.encoder
     held = {
@@ -48,7 +49,7 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
         held["denoiser's scratch"], step = generator.scratch_bytes, latents * batch
     if graphs := _num_graphs(generator):
         # they share their pool, and each has inputs of its own; what warms them up comes out of a stream's
-        held[GRAPHS] = step + graphs * text
+        held[GRAPHS] = step + graphs * (text + prefix)
     # frames that are done go to the host, which a CPU is itself; they are there twice when they are joined
     done = 2 * spec.num_frames * spec.height * spec.width * 3 if parts.device.type == "cpu" else 0
     return Footprint(
@@ -56,7 +57,7 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
         working={
             "prefix and text": encode_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
             + text,
-            "denoise step": history + step + text,
+            "denoise step": history + step + text + prefix,
             "autoencoder pass": latents
             + chunk_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
             + done,

@@ -8,10 +8,11 @@ B batch . Z latent channels . F, h, w latent frames and pixels . S tokens . C ch
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from engine.denoise.layers import (
 )
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.block import FastBlock
+from engine.generators.wan.block import FastBlock, Pair
 from engine.machine.graphs import GraphedForward, GraphPool
 from engine.quant.precision_policy import Range
 
@@ -38,6 +39,13 @@ class TimeRows:
 
     block: Tensor  # fp32 [1, R, 6, C]
     out: Tensor  # fp32 [1, R, 2, C]: shift and scale of the last norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixKeys:
+    """What the blocks read of the prefix, where it is not computed again."""
+
+    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +88,7 @@ class FastWan(nn.Module):
         self.table, self.proj_out = transformer.scale_shift_table, transformer.proj_out
         self.eps = float(transformer.norm_out.eps)
         self.dtype: torch.dtype = transformer.patch_embedding.weight.dtype
+        self.own_prefix = any(block.own_prefix for block in self.blocks if isinstance(block, FastBlock))
         self._times: Recent[TimeRows] = Recent(REMEMBERED_TIMES)
         self._rotary: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
 
@@ -103,20 +112,99 @@ class FastWan(nn.Module):
     ) -> Tensor:
         """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix;
         `quantized` says for each block whether its self-attention is the quantized one."""
-        batch = text.pairs[0][0].shape[0]
-        cos, sin = self._rotary_tables(latents)
-        h = self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2)
-        h = h.expand(batch, -1, -1).contiguous()
+        return self.keeping(latents, rows, text, split=split, quantized=quantized, keep=0)[0]
+
+    def keeping(
+        self,
+        latents: Tensor,
+        rows: TimeRows,
+        text: TextKeys,
+        *,
+        split: int,
+        quantized: tuple[bool, ...],
+        keep: int,
+    ) -> tuple[Tensor, PrefixKeys]:
+        """`forward`, and what its blocks read of the first `keep` tokens: of none where it is 0."""
+        h = self._tokens(latents).expand(text.pairs[0][0].shape[0], -1, -1).contiguous()
+        h, pending, gate, kept = self._through_blocks(
+            h, rows, text.pairs, self._rotary_tables(latents), None,
+            split=split, quantized=quantized, keep=keep,
+        )  # fmt: skip
+        return self._velocity(h, pending, gate, rows, split, latents.shape), PrefixKeys(pairs=kept)
+
+    def behind(
+        self,
+        latents: Tensor,
+        rows: TimeRows,
+        text: TextKeys,
+        prefix: PrefixKeys,
+        *,
+        prefix_frames: int,
+        quantized: tuple[bool, ...],
+    ) -> Tensor:
+        """`forward` of the tokens behind the first K latent frames alone, which read `prefix`; `rows` have no
+        row of timestep 0. The velocity of the prefix is 0."""
+        h = self._tokens(latents[:, :, prefix_frames:]).expand(text.pairs[0][0].shape[0], -1, -1).contiguous()
+        past = [(k.expand(len(h), -1, -1), v.expand(len(h), -1, -1)) for k, v in prefix.pairs]
+        tables = self._rotary_tables(latents)
+        h, pending, gate, _ = self._through_blocks(
+            h, rows, text.pairs, tables, past, split=0, quantized=quantized, keep=0
+        )
+        shape = torch.Size((*latents.shape[:2], latents.shape[2] - prefix_frames, *latents.shape[3:]))
+        velocity = self._velocity(h, pending, gate, rows, 0, shape)
+        return F.pad(velocity, (0, 0, 0, 0, prefix_frames, 0))
+
+    def own_prefix_keys(self, latents: Tensor, prefix_frames: int) -> PrefixKeys:
+        """What the blocks read of a prefix that looks at itself alone: the same at every step of a take.
+        `latents` [1, Z, F, h, w], of which the first K frames are read. Attention is exact."""
+        assert self.own_prefix, "the prefix of this transformer looks at noisy tokens"
+        h = self._tokens(latents[:, :, :prefix_frames]).contiguous()
+        cos, sin = (table[:, : h.shape[1]] for table in self._rotary_tables(latents))
+        rows = self.time_rows(0.0, has_prefix=False)
+        no_text = ((None, None),) * len(self.blocks)
+        exact = (False,) * len(self.blocks)
+        *_, kept = self._through_blocks(
+            h, rows, no_text, (cos, sin), None, split=0, quantized=exact, keep=h.shape[1]
+        )
+        return PrefixKeys(pairs=kept)
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        """[1, S, C]"""
+        return as_tensor(self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2))
+
+    def _through_blocks(
+        self,
+        h: Tensor,
+        rows: TimeRows,
+        text: Sequence[tuple[Tensor | None, Tensor | None]],
+        tables: tuple[Tensor, Tensor],
+        past: Sequence[Pair] | None,
+        *,
+        split: int,
+        quantized: tuple[bool, ...],
+        keep: int,
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Pair, ...]]:
+        """h, the last branch and its gate, not yet added, and the kept pair of each block."""
         pending = gate = None
-        for block, (keys, values), eight_bit in zip(self.blocks, text.pairs, quantized, strict=True):
-            h, pending, gate = block(
-                h, pending, gate, rows.block, keys, values, cos, sin, split=split, quantized=eight_bit
-            )
+        kept = []
+        each = zip(self.blocks, text, past or (None,) * len(self.blocks), quantized, strict=True)
+        for block, (keys, values), before, eight_bit in each:
+            h, pending, gate, pair = block(
+                h, pending, gate, rows.block, keys, values, *tables,
+                split=split, quantized=eight_bit, past=before, keep=keep,
+            )  # fmt: skip
+            if pair is not None:
+                kept.append(pair)
+        return h, as_tensor(pending), as_tensor(gate), tuple(kept)
+
+    def _velocity(
+        self, h: Tensor, pending: Tensor, gate: Tensor, rows: TimeRows, split: int, shape: torch.Size
+    ) -> Tensor:
         shift, scale = rows.out.unbind(2)
         _, n, _ = self.ops.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
         )
-        return self._unpatchify(self.proj_out(n), latents.shape).float()
+        return self._unpatchify(self.proj_out(n), shape).float()
 
     def _compute_rows(self, value: float, has_prefix: bool) -> TimeRows:
         device = self.table.device
@@ -169,27 +257,79 @@ class FastDenoiser:
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
         """Velocity float32 [B, Z, F, h, w] of latents [1, Z, F, h, w]; B is 2 for branch "both"."""
-        batch = text.pairs[0][0].shape[0]
-        assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"
+        _check_branch(text, branch)
         rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
+        split, quantized = timestep.prefix_tokens, self._quantized(timestep)
+
+        def forward(latents: Tensor, rows: TimeRows, text: TextKeys, _: PrefixKeys) -> Tensor:
+            return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
+
+        return self._run(forward, latents, rows, text, PrefixKeys(pairs=()), key=(split, quantized))
+
+    def keeping(
+        self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str
+    ) -> tuple[Tensor, PrefixKeys]:
+        """The same, and what the blocks read of the prefix, for `behind`. No graph is replayed."""
+        _check_branch(text, branch)
         split = timestep.prefix_tokens
-        quantized = quantized_blocks(self._quantized_ranges, timestep.value)
-        if self._graphs is None:
-            return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
-        return self._replay(latents, rows, text, split, quantized)
+        rows = self.wan.time_rows(timestep.value, has_prefix=True)
+        return self.wan.keeping(
+            latents, rows, text, split=split, quantized=self._quantized(timestep), keep=split
+        )
 
-    def _replay(
-        self, latents: Tensor, rows: TimeRows, text: TextKeys, split: int, quantized: tuple[bool, ...]
+    def behind(
+        self,
+        latents: Tensor,
+        timestep: PrefixTimestep,
+        text: TextKeys,
+        prefix: PrefixKeys,
+        *,
+        branch: str,
     ) -> Tensor:
-        assert self._graphs is not None
-        key = (tuple(latents.shape), tuple(text.pairs[0][0].shape), split, quantized)
+        """The velocity behind the prefix, 0 on it, from what was kept of the prefix."""
+        _check_branch(text, branch)
+        rows = self.wan.time_rows(timestep.value, has_prefix=False)
+        frames, quantized = timestep.prefix_frames, self._quantized(timestep)
 
-        def forward(latents: Tensor, block: Tensor, out: Tensor, *keys: Tensor) -> Tensor:
-            text = TextKeys(pairs=tuple(zip(keys[::2], keys[1::2], strict=True)))
-            rows = TimeRows(block=block, out=out)
-            return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
+        def forward(latents: Tensor, rows: TimeRows, text: TextKeys, prefix: PrefixKeys) -> Tensor:
+            return self.wan.behind(latents, rows, text, prefix, prefix_frames=frames, quantized=quantized)
+
+        return self._run(forward, latents, rows, text, prefix, key=("behind", frames, quantized))
+
+    def _quantized(self, timestep: PrefixTimestep) -> tuple[bool, ...]:
+        return quantized_blocks(self._quantized_ranges, timestep.value)
+
+    def _run(
+        self,
+        forward: Callable[[Tensor, TimeRows, TextKeys, PrefixKeys], Tensor],
+        latents: Tensor,
+        rows: TimeRows,
+        text: TextKeys,
+        prefix: PrefixKeys,
+        *,
+        key: Hashable,
+    ) -> Tensor:
+        """Called, or replayed from the graph of these shapes and of `key`."""
+        if self._graphs is None:
+            return forward(latents, rows, text, prefix)
+        flat = [tensor for pair in (*text.pairs, *prefix.pairs) for tensor in pair]
+        num_text = 2 * len(text.pairs)
+        key = (key, tuple(latents.shape), tuple(flat[0].shape))
+
+        def of_tensors(latents: Tensor, block: Tensor, out: Tensor, *keys: Tensor) -> Tensor:
+            of_text, of_prefix = keys[:num_text], keys[num_text:]
+            return forward(
+                latents,
+                TimeRows(block=block, out=out),
+                TextKeys(pairs=tuple(zip(of_text[::2], of_text[1::2], strict=True))),
+                PrefixKeys(pairs=tuple(zip(of_prefix[::2], of_prefix[1::2], strict=True))),
+            )
 
         if key not in self._graphs:
-            self._graphs[key] = GraphedForward(forward, num_changing=3, pool=self._pool)
-        flat = tuple(tensor for pair in text.pairs for tensor in pair)
+            self._graphs[key] = GraphedForward(of_tensors, num_changing=3, pool=self._pool)
         return self._graphs[key](latents, rows.block, rows.out, *flat)
+
+
+def _check_branch(text: TextKeys, branch: str) -> None:
+    batch = text.pairs[0][0].shape[0]
+    assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"

@@ -76,6 +76,20 @@ def text_bytes(parts: WanParts, batch: int, settings: DenoiseSettings) -> int:
     return int(tokens * 2 * config.num_layers * config.num_attention_heads * config.attention_head_dim)
 
 
+def prefix_bytes(parts: WanParts, spec: VideoSpec, guidance_scale: float, settings: DenoiseSettings) -> int:
+    """What a job keeps of its prefix: keys and values of every block, of one row where the prefix looks at
+    itself alone and of each row of guidance where they are read in several steps."""
+    own = parts.defaults.prefix_attention == OWN
+    if settings.forward == "library" or not (own or settings.prefix_steps > 1):
+        return 0
+    config, element = parts.transformer.config, parts.transformer.patch_embedding.weight.element_size()
+    shape = latent_shape(parts.vae, spec)
+    tokens = num_tokens(parts, shape) // shape[2] * latent_frames_of(padded(spec.prefix_frames))
+    rows = 1 if own or guidance_scale == 1.0 else 2
+    width = config.num_attention_heads * config.attention_head_dim
+    return int(rows * tokens * 2 * element * config.num_layers * width)
+
+
 def _compiled_bytes(parts: WanParts, tokens: int, *, eight_bit: bool) -> int:
     """Of width d and feed-forward width m, a token: in the attention 9 d e, or 7.5 d e where it reads 8-bit
     layers; in the feed-forward m e and 4 d e, or m (e + 1) and 3 d e. Measured on an H200 with models of

@@ -23,6 +23,16 @@ def test_a_statistic_that_is_a_mean_equals_the_mean() -> None:
     assert found["ci95"] == pytest.approx(expected["ci95"])
 
 
+def test_equal_to_scipy() -> None:
+    """scipy.stats.bootstrap (1.17.1) of the scenes' sums and counts: paired, percentile, rng of seed 0."""
+    values = [float(index * index % 17) for index in range(60)]
+    bounds = [float(index % 5) for index in range(60)]
+    scenes = [str(index // 3) for index in range(60)]
+    assert mean_ci95(values, scenes)["ci95"] == pytest.approx([6.132916666666671, 9.583749999999995])
+    share = ratio_ci95(values, bounds, scenes)["ci95"]
+    assert share == pytest.approx([3.069209401709402, 4.92108666061706])
+
+
 def test_a_statistic_that_does_not_exist() -> None:
     assert statistic_ci95(lambda weights: np.full(len(weights), np.nan), 5) == {"mean": None, "ci95": None}
     partly = statistic_ci95(lambda weights: np.where(weights[:, 0] > 1, np.nan, 7.0), 5)

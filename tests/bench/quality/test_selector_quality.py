@@ -13,6 +13,7 @@ from critiques import bare_critique
 from rich.console import Console
 from scored_runs import Made, make_run, scenario_of
 from sliding import SlidingSquare
+from tiny_vjepa import write_tiny_vjepa
 
 from bench.analysis.scored_run import ScoredRun, read_run
 from bench.quality.selector_figures import (
@@ -36,7 +37,7 @@ from engine.loop.selection import load_selectors
 from engine.protocols import Selector
 from engine.runs.store import RunStore
 from engine.settings.config import RunConfig, write_config
-from engine.types import Attempt, Outcome, Prompt, Scenario, Video
+from engine.types import Attempt, Outcome, Prompt, Scenario, SelectorSettings, Video
 from engine.video.files import probe, write_mp4
 
 
@@ -221,9 +222,9 @@ def test_what_is_asked_once_does_judge_each_take_alone(tmp_path: Path) -> None:
 
     write_mp4(tmp_path / "prefix.mp4", clips[0][:24], 8.0)
     scenario = replace(scenario_of(1), prefix=probe(tmp_path / "prefix.mp4"))
-    found = {
-        name: is_alone(selector) for name, selector in load_selectors([*sorted(ALONE), "consensus"]).items()
-    }
+    small = SelectorSettings(vjepa=write_tiny_vjepa(tmp_path / "vjepa"))
+    selectors = load_selectors([*sorted(ALONE), "consensus"], small)
+    found = {name: is_alone(selector) for name, selector in selectors.items()}
     assert found == {**dict.fromkeys(ALONE, True), "consensus": False}
 
 

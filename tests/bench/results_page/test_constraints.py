@@ -29,10 +29,14 @@ def test_each_committed_measurement_can_be_repeated(path: Path) -> None:
     assert not any("+" in version for version in found.values())
 
 
-def test_the_lock_of_ci_has_every_dependency_in_its_range() -> None:
-    locked = pins((ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("constraints.txt", ("test", "export")), ("constraints-gpu.txt", ("gpu", "constrained"))],
+)
+def test_each_lock_has_every_dependency_in_its_range(lock: str, extras: tuple[str, ...]) -> None:
+    locked = pins((ROOT / ".ci" / lock).read_text(encoding="utf-8"))
     asked = [Requirement(text) for text in PROJECT["dependencies"]]
-    for extra in ("test", "export"):
+    for extra in extras:
         asked += [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
     found = [one for one in asked if not one.name.startswith("retake")]
     assert [one.name for one in found if locked.get(one.name.lower(), "0") not in one.specifier] == []

@@ -99,7 +99,7 @@ def test_a_whole_run_tells_what_was_measured(page: Page) -> None:
     file = page.files["end_to_end_h200"]
     summary = {"fast_over_script": 3.2, "fast_over_script_cold": 3.7}
     for kept, told in (
-        (summary, "transformers: 3.20× warm, 3.70× in the first scenario of a process"),
+        (summary, "transformers: 3.20× warm (aim 4.5), 3.70× in the first scenario of a process"),
         ({}, "random weights: nothing can be compared."),
     ):
         document = {**file.document, "summary": kept, "parts": []}

@@ -81,3 +81,26 @@ def test_waits_of_the_lane_are_told(tmp_path: Path) -> None:
     assert "| fast | 60.0 | 54.0 | 0 | 6 | 0 |" in text
     assert "| fast-sequential | 60.0 |" in text and "- fast-sequential: 3.25 s" not in text
     assert "- fast: 3.25 s at 12.0 s, no take begun; meanwhile critique: plan clip0 0 2.5 s" in text
+
+
+def test_the_seconds_before_the_first_take_are_told_by_phase(tmp_path: Path) -> None:
+    phases = {"process": 2.0, "prepare": 7.0, "prepare/imports": 5.0, "load": 6.0, "hash": 0.5}
+    first = part(
+        "fast",
+        40.0,
+        done=1,
+        asked=1,
+        warm_up=False,
+        seconds_before=phases,
+        process_to_window_s=16.0,
+        first_denoise_step_s=4.0,
+        first_take_s=20.0,
+        process_to_first_take_s=36.0,
+    )
+    text = page(tmp_path, first)
+    assert "Where the seconds before the first take of fast, no warm-up went:" in text
+    rows = ("prepare | 7", "&nbsp;&nbsp;&nbsp;&nbsp;imports | 5", "between the phases | 0.5")
+    rows += ("to the end of the first denoise step | 4", "to the first take on disk | 16.0", "**all** | 36.0")
+    assert all(f"| {row} |" in text for row in rows)
+    older = page(tmp_path / "older", first | {"seconds_before": {"build_run": 15.0}})
+    assert "Where the seconds before" not in older

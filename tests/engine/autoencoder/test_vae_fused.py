@@ -60,9 +60,9 @@ def random_pixels(num_frames: int, batch: int = 2) -> Tensor:
     return (torch.rand(batch, 3, num_frames, 32, 48, generator=generator) * 2 - 1).to(DEVICE)
 
 
-def random_latents(vae: AutoencoderKLWan, latent_frames: int, batch: int = 2) -> Tensor:
+def random_latents(latent_frames: int, batch: int = 2, size: tuple[int, int] = (4, 6)) -> Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(batch, LATENT_CHANNELS, latent_frames, 4, 6, generator=generator).to(DEVICE)
+    return torch.randn(batch, LATENT_CHANNELS, latent_frames, *size, generator=generator).to(DEVICE)
 
 
 @pytest.mark.parametrize("chunk_latents", [0, 1, 2, 3])
@@ -71,7 +71,7 @@ def test_pixels_and_latents_are_those_of_the_library(
     pair: tuple[AutoencoderKLWan, AutoencoderKLWan], chunk_latents: int
 ) -> None:
     vae, fast = pair
-    latents, pixels = random_latents(vae, 5), random_pixels(17)
+    latents, pixels = random_latents(5), random_pixels(17)
     expected = vae.decode(latents).sample
     assert expected.std() > 0.01 and (expected[:, :, 1:] != expected[:, :, :-1]).any()
     torch.testing.assert_close(decode_pixels(fast, latents, chunk_latents), expected, atol=1e-5, rtol=1e-5)
@@ -79,20 +79,30 @@ def test_pixels_and_latents_are_those_of_the_library(
     torch.testing.assert_close(encode_moments(fast, pixels, chunk_latents), moments, atol=1e-5, rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def long(pair: tuple[AutoencoderKLWan, AutoencoderKLWan]) -> tuple[Tensor, Tensor]:
+    """Latents of 85 small frames, and the frames of our decoder in chunks of 16."""
+    latents = random_latents(22, batch=1, size=(2, 3))
+    with torch.no_grad():
+        return latents, torch.cat(list(decode_in_chunks(pair[1], latents, 4)), dim=2)
+
+
 @pytest.mark.parametrize("first_frame", [1, 24, 57, 60, 85])
 @torch.no_grad()
 def test_frames_that_nobody_wants_are_not_made_and_change_no_bit_of_the_others(
-    pair: tuple[AutoencoderKLWan, AutoencoderKLWan], first_frame: int, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[AutoencoderKLWan, AutoencoderKLWan],
+    long: tuple[Tensor, Tensor],
+    first_frame: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vae, fast = pair
-    latents = random_latents(vae, 22, batch=1)  # 85 frames, in chunks of 16
+    latents, whole = long
     depths = []
 
     def counted(*given: Any, num_blocks: int, **named: Any) -> Any:
         depths.append(num_blocks)
         return FastDecoder.forward(fast.decoder, *given, num_blocks=num_blocks, **named)
 
-    whole = torch.cat(list(decode_in_chunks(fast, latents, 4)), dim=2)
     monkeypatch.setattr(fast.decoder, "forward", counted)
     chunks = list(decode_in_chunks(fast, latents, 4, first_frame=first_frame))
     assert torch.equal(torch.cat(chunks, dim=2), whole[:, :, first_frame:])
@@ -106,7 +116,7 @@ def test_frames_that_nobody_wants_are_not_made_and_change_no_bit_of_the_others(
 @torch.no_grad()
 def test_the_loops_of_the_library_run_on_them(pair: tuple[AutoencoderKLWan, AutoencoderKLWan]) -> None:
     vae, fast = pair
-    latents, pixels = random_latents(vae, 3), random_pixels(9)
+    latents, pixels = random_latents(3), random_pixels(9)
     torch.testing.assert_close(fast.decode(latents).sample, vae.decode(latents).sample, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         fast.encode(pixels).latent_dist.parameters,
@@ -121,7 +131,7 @@ def test_the_loops_of_the_library_run_on_them(pair: tuple[AutoencoderKLWan, Auto
 def test_every_slot_of_the_cache_is_the_same(
     pair: tuple[AutoencoderKLWan, AutoencoderKLWan], lengths: tuple[int, ...]
 ) -> None:
-    latents = random_latents(pair[0], sum(lengths))
+    latents = random_latents(sum(lengths))
     pixels = random_pixels(1 + 4 * (sum(lengths) - 1))
     if pair[0].config.patch_size is not None:
         pixels = F.pixel_unshuffle(pixels.movedim(2, 1), 2).movedim(1, 2)  # any 12 channels will do
@@ -145,7 +155,7 @@ def test_a_first_pass_of_several_frames_leaves_the_same_cache(
     pair: tuple[AutoencoderKLWan, AutoencoderKLWan],
 ) -> None:
     vae, fast = pair
-    latents = random_latents(vae, 3)
+    latents = random_latents(3)
     expected, actual = _empty_cache(vae.decoder), _empty_cache(fast.decoder)
     for first, frames in ((True, latents[:, :, :1]), (False, latents[:, :, 1:])):
         vae.decoder(frames, feat_cache=expected, feat_idx=[0], first_chunk=first)
@@ -168,7 +178,7 @@ def assert_same_slots(expected: list[Any], actual: list[Any]) -> None:
 def test_without_a_cache() -> None:
     """Time is not doubled then, which the residual layout of the library does not survive."""
     vae = build(residual=False)
-    latents = random_latents(vae, 3)
+    latents = random_latents(3)
     expected = vae.decoder(latents)
     use_fused_vae(vae)
     torch.testing.assert_close(vae.decoder(latents), expected, atol=1e-5, rtol=1e-5)
@@ -180,7 +190,7 @@ def test_without_a_cache() -> None:
 @torch.no_grad()
 def test_bf16_is_as_close_to_fp32_as_the_library(residual: bool, merge: bool, paired: frozenset[int]) -> None:
     vae = build(residual=residual, dtype=torch.bfloat16)
-    latents = random_latents(vae, 3).bfloat16()
+    latents = random_latents(3).bfloat16()
     exact = decode_pixels(copy.deepcopy(vae).float(), latents.float(), clamp=False)
     library = decode_pixels(vae, latents, clamp=False)
     use_fused_vae(vae, merge_upsampling=merge, paired=paired)
@@ -193,7 +203,7 @@ def test_bf16_is_as_close_to_fp32_as_the_library(residual: bool, merge: bool, pa
 @torch.no_grad()
 def test_an_odd_width_is_paired_where_it_has_become_even() -> None:
     vae = build(residual=False)
-    latents = random_latents(vae, 3)[..., :5]
+    latents = random_latents(3)[..., :5]
     shown = vae.decode(latents).sample
     use_fused_vae(vae, merge_upsampling=True, paired=WIDTHS)
     torch.testing.assert_close(decode_pixels(vae, latents), shown, atol=1e-5, rtol=1e-5)
@@ -232,7 +242,7 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
         return channel_norm.launch_both(y, bias, residual, gamma, silu=silu, out=out)
 
     vae = build(residual=residual)
-    latents = random_latents(vae, 3, batch=1)
+    latents = random_latents(3, batch=1, size=(2, 3))  # the interpreter is slow
     expected = decode_pixels(vae, latents)
     use_fused_vae(vae, paired=paired, merge_upsampling=False)
     monkeypatch.setattr(F, "conv3d", last)
@@ -261,7 +271,7 @@ def test_a_gradient_is_refused() -> None:
     vae = build(residual=False).requires_grad_(True)
     use_fused_vae(vae)
     with pytest.raises(AssertionError, match="no gradient"):
-        next(decode_in_chunks(vae, random_latents(vae, 1)))
+        next(decode_in_chunks(vae, random_latents(1)))
 
 
 def test_what_is_not_expected_is_refused_before_anything_changes() -> None:

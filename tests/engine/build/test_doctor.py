@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.build import doctor
 from engine.build import model_folders as models
-from engine.build.doctor import Check, can_run, examine
-
-
-def named(name: str) -> Check:
-    return next(check for check in examine() if check.name == name)
+from engine.build.checks import Check
+from engine.build.doctor import can_run, examine
+from engine.runs.manifest import gpus
 
 
 def test_every_failed_check_has_a_fix() -> None:
@@ -43,7 +40,7 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    check = named("pymunk")
+    check = doctor.package("pymunk")
     assert not check.ok
     assert check.required
     assert "pip install" in check.fix
@@ -51,14 +48,14 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymunk", None)  # makes `import pymunk` an ImportError
-    check = named("pymunk")
+    check = doctor.package("pymunk")
     assert not check.ok
     assert "does not import" in check.detail
 
 
 def test_bundled_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "MODELS", tmp_path)
-    check = named("bundled generator")
+    check = doctor.bundled("generator", models.find_generator)
     assert not check.ok
     assert check.required
 
@@ -74,26 +71,15 @@ def test_bundled_digest_follows_the_bytes(tmp_path: Path) -> None:
     assert len({detail.partition("sha256 ")[2] for detail in details}) == 2
 
 
-def test_gpu_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor, "_driver", lambda: None)
-    assert "none found" in named("GPU").detail
-    monkeypatch.setattr(doctor, "_driver", lambda: "580.1")
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "without CUDA" in named("GPU").detail
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "cannot use it" in named("GPU").detail
-    assert not named("GPU").required
-
-
 def test_a_failing_nvidia_smi_is_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\nexit 9\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert doctor._driver() is None
+    assert gpus() == []
     tool.write_text("#!/bin/sh\necho GPU-1, NVIDIA H200, 580.65.06, 9.0, 143771 MiB\n")
-    assert doctor._driver() == "580.65.06"
+    assert gpus()[0]["driver_version"] == "580.65.06"
 
 
 def test_looking_imports_nothing_heavy() -> None:

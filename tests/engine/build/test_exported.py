@@ -36,6 +36,7 @@ pytestmark = pytest.mark.skipif(
 AROUND: dict[str, object] = {
     "denoise.cfg_gate": 0.5,
     "denoise.step_cache": 0.3,
+    "denoise.step_cache_by": "even",
     "denoise.early_stop": 0.5,
     "denoise.vae": "fused",
 }

@@ -32,6 +32,7 @@ from engine.datasets.folder import ClipFolder
 from engine.datasets.physics_iq import PhysicsIQ
 from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
 from engine.generators.wan import generator as wan
+from engine.generators.wan.job import WanJob
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace import AROUND
@@ -132,7 +133,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
         expected = facts(run.execute(Silent()))
     threads, seen = engine.lane_threads, set[str]()
-    generate, decode = wan.WanJob.launch, qwen_vl.ReplyJob.launch
+    generate, decode = WanJob.launch, qwen_vl.ReplyJob.launch
 
     def noting(own: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def launch(job: Any) -> Any:
@@ -141,7 +142,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
 
         return launch
 
-    monkeypatch.setattr(wan.WanJob, "launch", noting(generate))
+    monkeypatch.setattr(WanJob, "launch", noting(generate))
     monkeypatch.setattr(qwen_vl.ReplyJob, "launch", noting(decode))
     monkeypatch.setattr(engine, "lane_threads", lambda wanted, release: threads(True, lambda: None))
     for module in (engine, preparing):
@@ -421,9 +422,9 @@ def test_a_job_that_finds_no_memory_gives_some_up_and_the_run_goes_on(
 ) -> None:
     """Twice: first what the allocator keeps, then the passes of the autoencoder; the manifest says so."""
     script_the_critic(monkeypatch)
-    launch, seen = wan.WanJob.launch, list[int]()
+    launch, seen = WanJob.launch, list[int]()
 
-    def short_of_memory(job: wan.WanJob) -> Any:
+    def short_of_memory(job: WanJob) -> Any:
         if len(seen) < 2:
             seen.append(job._chunk_latents)
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -432,7 +433,7 @@ def test_a_job_that_finds_no_memory_gives_some_up_and_the_run_goes_on(
     settings = {"loop.loops": 0, "limit": 1}
     with build_run(folders.config(tmp_path / "whole", settings=settings)) as run:
         expected = run.execute(Silent())
-    monkeypatch.setattr(wan.WanJob, "launch", short_of_memory)
+    monkeypatch.setattr(WanJob, "launch", short_of_memory)
     with build_run(folders.config(tmp_path / "run", settings=settings)) as run:
         outcomes = run.execute(Silent())
     assert facts(outcomes) == facts(expected), "passes of another size give the same frames"

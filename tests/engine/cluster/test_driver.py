@@ -27,9 +27,10 @@ from engine.errors import DeviceError, ModelError, RunLost, StoreError
 from engine.protocols import Critic, Generator
 from engine.runs.log_file import RunLog
 from engine.runs.manifest import read_manifest
+from engine.runs.requests import ask
 from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
-from engine.types import Frames
+from engine.types import SKIPPED, Frames, Wish
 
 SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1}
 LOOKS: dict[str, object] = {"loop.loops": 1, "loop.samples": 2, "loop.selectors": ["static_camera"]}
@@ -100,6 +101,45 @@ def test_two_workers_store_what_one_engine_stores(
     assert {"generate 0", "generate 1", "critique 0", "critique 1"} <= lanes
     log = (out / "run.log").read_text()
     assert "worker=1 ready" in log and "outcome scenario=" in log
+
+
+def test_what_the_user_asks_reaches_every_worker(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    """One scenario is skipped before it is handed out; the other is paused with its first take, until that is
+    recorded, and ends as if it had not been."""
+    out, expected = tmp_path / "run", single(SETTINGS)
+    skipped, paused = sorted(expected["outcomes"])
+    asked: list[Wish] = []
+
+    def hears(worker: int, message: Message) -> bool:
+        if isinstance(message, Taken) and not asked:
+            asked.append(ask(out, Wish.PAUSE, paused).wish)
+            threading.Thread(target=goes_on_when_recorded, args=(out, paused)).start()
+        return False
+
+    pool = ThreadWorkers(nodes=("a", "b"), loses=hears)
+    with several(folders, out, pool) as run:
+        ask(out, Wish.SKIP, skipped)
+        run.execute(Silent())
+    with RunStore.open(out, read_only=True) as store:
+        assert [one.wish for one in store.requests.all()] == [Wish.SKIP, Wish.PAUSE, Wish.UNPAUSE]
+        found, videos = store.outcomes(), store.video_digests()
+    assert (found[skipped].stopped, found[skipped].attempts) == (SKIPPED, ())
+    told, own = (
+        [(a.prompt, one.chosen) for a in one.attempts]
+        for one in (found[paused], expected["outcomes"][paused])
+    )
+    assert told == own
+    assert videos == {key: digest for key, digest in expected["videos"].items() if key[0] == paused}
+
+
+def goes_on_when_recorded(out: Path, scenario_id: str) -> None:
+    while True:
+        with RunStore.open(out, read_only=True) as store:
+            if any(one.wish is Wish.PAUSE for one in store.requests.all()):
+                ask(out, Wish.UNPAUSE, scenario_id)
+                return
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,18 @@ def test_a_scenario_that_is_always_with_the_lost_is_given_up() -> None:
     assert given(found, 0) == ["0000"]
     assert found.lost(0, for_good=False) == (scenario(0).id,)
     assert given(found, 0) == ["0001"]
+
+
+def test_what_is_paused_is_not_handed_out_and_takes_no_room() -> None:
+    three = [scenario(number) for number in range(3)]
+    found = handout(three, each=1)
+    paused = {three[0].id}
+    first = found.next(0, paused)
+    assert first is not None and first.id == three[1].id
+    assert found.next(0, paused) is None, "it has one in hand"
+    second = found.next(0, paused | {three[1].id})
+    assert second is not None and second.id == three[2].id, "the one in hand is paused"
+    assert found.next(0, paused) is None
+    for one in three[1:]:
+        found.finished(0, one.id)
+    assert not found.over and given(found, 0) == ["0000"]

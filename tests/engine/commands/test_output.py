@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import engine
 from engine import cli
 from engine.build import doctor
-from engine.build.doctor import Check
+from engine.build.checks import Check
 from engine.commands import _app, _output
 from engine.errors import ConfigError
 from engine.runs.log_file import LOG, take_over_libraries
@@ -314,7 +314,7 @@ def test_a_run_keeps_a_log_and_tells_its_outcomes_as_json(
 def test_a_failed_scenario_is_told_on_stderr_and_its_traceback_logged(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.generators.wan.generator import WanJob
+    from engine.generators.wan.job import WanJob
 
     def fail(self: WanJob) -> None:
         raise ValueError(HOSTILE)

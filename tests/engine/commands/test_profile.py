@@ -61,7 +61,13 @@ def test_of_a_new_run_on_a_dataset(folders: Folders, tmp_path: Path, monkeypatch
     assert {("generate", name) for name in ("encode", "denoise step", "VAE pass")} <= stages
     assert {("prefix", "generate"), ("result", "generate"), ("encode", "encode"), ("store", "take")} <= stages
     assert found["num_scenarios"] == 1 and 0 < found["efficiency"] <= 1
-    assert set(found["setup_s"]) == {"prepare", "load", "hash"} and "before it: prepare" in output
+    outer = {path: seconds for path, seconds in found["setup_s"].items() if "/" not in path}
+    assert {"prepare", "load", "hash"} <= outer.keys() <= {"process", "prepare", "load", "hash"}
+    inner = {"prepare/imports", "prepare/outlines", "prepare/clips", "load/generator/weights", "load/critic"}
+    assert inner <= found["setup_s"].keys() and "│   imports " in output
+    for outer_path, seconds in outer.items():
+        parts = (s for path, s in found["setup_s"].items() if path.rpartition("/")[0] == outer_path)
+        assert seconds >= sum(parts)
     assert "overlap: " in output and (out / "profile.svg").read_text().startswith("<svg")
     assert_tracks_are_in_order(json.loads((out / "trace.json").read_text())["traceEvents"])
     again = tmp_path / "again.json"

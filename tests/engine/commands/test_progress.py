@@ -18,6 +18,7 @@ from engine.commands._progress import (
     describe_outcome,
     make_display,
 )
+from engine.runs.pace import Left
 from engine.types import Attempt, Outcome, PlanReply, Prompt
 
 
@@ -118,11 +119,12 @@ def test_time_left_goes_by_the_scenarios_that_took_time() -> None:
     now = [100.0]
     left = TimeLeft(5, lambda: now[0])
     left.outcome(Outcome(scenario_id="refused", attempts=(), failure="no clip"))
-    assert left.seconds is None and str(left) == ""
+    assert left.left is None and str(left) == ""
     now[0] += 600
     left.outcome(Outcome(scenario_id="x", attempts=(attempt(0, 1.0),), chosen=0, stopped="loops"))
-    assert left.seconds == 1800 and str(left) == "about 30 min left"
+    assert left.left == Left(seconds=1800, low=None, high=None) and str(left) == "about 30 min left"
     now[0] += 600
-    for name in "xyz":
-        left.outcome(Outcome(scenario_id=name, attempts=(attempt(0, 1.0),), failure="broken"))
-    assert left.seconds == 400
+    left.outcome(Outcome(scenario_id="y", attempts=(attempt(0, 1.0),), failure="broken"))
+    now[0] += 900
+    left.outcome(Outcome(scenario_id="z", attempts=(attempt(0, 1.0),), failure="broken"))
+    assert str(left).startswith("about 12 min left (0 s to ")

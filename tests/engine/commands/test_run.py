@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from engine import cli
-from engine.generators.wan.generator import WanJob
+from engine.generators.wan.job import WanJob
 from engine.runs.store import RunStore
 from engine.types import Outcome, Verdict
 

@@ -12,8 +12,12 @@ from typer.testing import CliRunner, Result
 from engine import cli
 from engine.machine import compiled
 from engine.runs.folder import DATABASE, take_lock
+from engine.runs.live import LIVE
 from engine.runs.log_file import LOG
+from engine.runs.requests import CONTROL
 from engine.runs.store import RunStore
+from engine.runs.trace_file import NOTES
+from engine.runs.watch_page import WATCH
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,8 @@ def test_runs_are_listed_with_their_state(runs: Path) -> None:
 
 @pytest.mark.parametrize("name", ["whole", "damaged"])
 def test_a_run_is_removed_with_all_it_made(runs: Path, name: str) -> None:
+    for written in (CONTROL, LIVE, NOTES, WATCH):  # by a run that was killed, and by who asked and watched
+        (runs / name / written).touch()
     call("runs", "remove", runs / name, "--dry-run")
     assert "--yes" in call("runs", "remove", runs / name, status=2).stderr, "nobody answers here"
     assert (runs / name / DATABASE).is_file()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_denoise import Recording
 from torch import Tensor
 
-from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
+from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.generators.wan.eager import EagerDenoiser
 from engine.protocols import Denoiser
 
@@ -202,28 +202,12 @@ def test_interleaved_jobs_equal_jobs_in_sequence(kind: str, batched: bool) -> No
 # --- which steps --------------------------------------------------------------------------------------------
 
 
-@given(num_steps=st.integers(1, 200), share=st.floats(0, 0.5))
-def test_cached_steps_are_apart_and_inside(num_steps: int, share: float) -> None:
-    steps = sorted(cached_steps(num_steps, share))
-    assert all(2 <= step < num_steps - 1 for step in steps), "the first two and the last are predicted"
-    assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(steps)), "never two in a row"
-    room = (max(0, num_steps - 3) + 1) // 2
-    assert len(steps) == min(round(share * num_steps), room)
-
-
-def test_a_share_of_zero_predicts_every_step_and_keeps_nothing() -> None:
+def test_without_steps_to_leave_out_every_one_is_predicted_and_nothing_is_kept() -> None:
     """Thresholds of 0 still skip in some libraries' caches; here off is no cache at all."""
     denoiser = Recording(curved)
-    guidance = Guidance(denoiser, texts(), SCALE, cached=cached_steps(len(TIMESTEPS), 0.0))
+    guidance = Guidance(denoiser, texts(), SCALE, cached=frozenset())
     follow(guidance)
     assert len(denoiser.branches) == len(TIMESTEPS) and not guidance._last
-
-
-def test_cached_steps_are_even() -> None:
-    assert cached_steps(50, 0.0) == frozenset()
-    gaps = {b - a for a, b in itertools.pairwise(sorted(cached_steps(50, 0.25)))}
-    assert gaps <= {3, 4}
-    assert cached_steps(12, 0.5) == {2, 4, 6, 8, 10}
 
 
 @given(num_steps=st.integers(1, 200), share=st.floats(0, 1))

@@ -95,3 +95,16 @@ def test_event_fence_and_lane_streams() -> None:
     running.wait()
     assert running.done()
     assert lanes.streams["generate"].priority < lanes.streams["critique"].priority, "lower goes first"
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_the_next_run_of_a_process_takes_the_memory_of_the_one_before() -> None:
+    device = torch.device("cuda")
+    reserved = []
+    for _ in range(2):
+        with LaneStreams(device)("generate"):
+            torch.empty(256 << 20, dtype=torch.uint8, device=device)
+        torch.cuda.synchronize()
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[0] == reserved[1]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from engine.machine import usage
 from engine.machine.memory import GRAPHS, PEAK
 from engine.machine.usage import by_owner, measured
 
@@ -44,3 +46,11 @@ def test_of_a_gpu() -> None:
     found = of_run({"generator": 1}, streams, "cuda")
     assert found.parts["generator lane"] >= 64 << 20 and found.parts["critic lane"] >= 32 << 20
     assert found.parts[PEAK] >= 96 << 20
+
+
+def test_memory_of_a_device_now_is_the_allocators(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("allocated_bytes.all.current", "allocated_bytes.all.peak", "reserved_bytes.all.current")
+    stats = {name: size for size, name in enumerate(names, start=5)}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: stats)
+    assert usage.device_memory("cuda") == {"allocated": 5, "peak_allocated": 6, "reserved": 7}
+    assert usage.device_memory("cpu") == {}

@@ -43,7 +43,7 @@ def test_every_layer_format_and_timestep_is_measured_and_the_hooks_are_gone() ->
     before = velocity(model)
     errors = measured(model, 900.0, 100.0)
     found = {(e.kind, e.layer, e.format, e.timestep) for e in errors}
-    assert len(found) == len(errors) == (16 * 3 + 4 * 2) * 2
+    assert len(found) == len(errors) == (16 * 3 + 4 * 3) * 2
     assert [e.timestep for e in errors[:2]] == [900.0, 100.0]
     assert not any(layer._forward_pre_hooks for layer in model.modules())
     assert torch.equal(velocity(model), before), "the module is unmodified"

@@ -49,8 +49,17 @@ def test_round_trip_and_refusal(tmp_path: Path) -> None:
     path = tmp_path / FILE
     made.save(path)
     assert Policy.load(path) == made
+    assert "changes" not in path.read_text()
+    made = replace(made, changes={"spectrum": ((1000.0, 0.0), (500.5, 0.25)), "magnitude": ((900.0, 1.0),)})
+    made.save(path)
+    assert Policy.load(path) == made
     text = path.read_text()
     wrong = (
+        text.replace("500.5", "1500.5"),  # timesteps fall
+        text.replace("0.25", "-0.25"),  # and what has changed does not
+        text.replace("0.25", "NaN"),
+        text.replace("[[900.0, 1.0]]", "[]"),
+        text.replace("[900.0, 1.0]", "[900.0]"),
         text.replace('"schema": 2', '"schema": 1'),  # without the sums of FP8
         text[:40],
         text.replace('"format"', '"fromat"', 1),

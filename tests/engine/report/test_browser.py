@@ -127,6 +127,7 @@ def test_linked_videos_play_from_the_run_folder(browser: Browser, run: Path) -> 
     browser.open(linked)
     browser.run(f"document.querySelector('{SCENE}').scrollIntoView({{behavior: 'instant'}})")
     browser.until(f"{TIMES}.every(t => t > 0.1)")
+    assert browser.run(f"document.querySelector('{SCENE} video').src").startswith("file:")
     assert browser.run("document.documentElement.dataset.errors || ''") == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from xml.etree import ElementTree
 
 import pytest
@@ -32,10 +33,24 @@ def test_interval_is_students() -> None:
     assert found.low == pytest.approx(-found.high)
 
 
-def test_interval_with_two_degrees_of_freedom_is_within_the_stated_error() -> None:
-    found = estimate([-1.0, 0.0, 1.0])
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [
+        (2, 4.302652730),
+        (3, 3.182446305),
+        (6, 2.446911851),
+        (7, 2.364624252),
+        (10, 2.228138852),
+        (30, 2.042272456),
+    ],
+)
+def test_points_of_students_t(freedom: int, expected: float) -> None:
+    """Those of scipy.stats.t.ppf(0.975, freedom), scipy 1.17.1."""
+    values = [float(value) for value in range(freedom + 1)]
+    found = estimate(values)
     assert found is not None and found.high is not None
-    assert found.high == pytest.approx(4.3027 / 3**0.5, rel=0.032)
+    half = expected * statistics.stdev(values) / len(values) ** 0.5
+    assert found.high - found.mean == pytest.approx(half, rel=5e-4)
 
 
 def test_estimate_of_few_values() -> None:
@@ -56,6 +71,13 @@ def test_whiskers_stay_inside_the_plot() -> None:
     line = Series(name="a", css="first", points=(point(2, 40), point(97, 60)))
     for whisker in attributes(line_chart(["0", "1"], [line], title="t"), "line", "whisker"):
         assert 0 <= float(whisker["y1"]) <= 300 and 0 <= float(whisker["y2"]) <= 300
+
+
+def test_the_axis_of_one_value_has_marks_that_differ() -> None:
+    """As of a run that has just stored its first take."""
+    svg = line_chart(["0"], [Series(name="a", css="first", points=(point(80),))], title="t")
+    marks = re.findall(r'text-anchor="end">([^<]*)<', svg)
+    assert len(set(marks)) == len(marks) >= 2 and "80" in marks
 
 
 def test_names_of_equal_lines_do_not_cover_each_other() -> None:

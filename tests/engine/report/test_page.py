@@ -14,12 +14,12 @@ import pytest
 from report_run import CHOSEN, HOSTILE, SCENES, TRUE, make_run, make_scenarios
 
 from engine.report.charts import estimate
-from engine.report.page import MAX_EMBEDDED_BYTES, build_scenes, champion, summarize
+from engine.report.page import MAX_EMBEDDED_BYTES, build_rows, build_scenes, champion, summarize
 from engine.report.render import MAX_EMBEDDED, render
 from engine.report.run_data import Record, ReportData
 from engine.report.word_diff import word_diff
 from engine.report.write import gather, write_report
-from engine.types import Outcome
+from engine.types import SKIPPED, Outcome, Request, Wish
 from engine.video.files import write_mp4
 
 
@@ -320,3 +320,37 @@ def test_a_first_take_that_was_not_judged_is_explained(data: ReportData) -> None
     text = " ".join("".join(Page("".join(render(replace(data, scores=None, records=records)))).words).split())
     assert "Of several takes a round the critic judged one" in text
     assert "no scenario has a score of both" in text and "not judged" in text
+
+
+def test_what_the_user_asked_is_told_and_how_to_take_it_back(data: ReportData) -> None:
+    """Of one scenario that was skipped without a take, one that waits and one that is to be skipped."""
+    failed, waits, to_be = data.records[4], data.records[5], data.records[0]
+    skipped = Outcome(scenario_id=failed.scenario.id, attempts=(), failure="no take", stopped=SKIPPED)
+    requests = tuple(
+        Request(id=str(number), at="2026-11-30T10:20:30.000+00:00", wish=wish, scenario_id=record.scenario.id)
+        for number, (wish, record) in enumerate([(Wish.PAUSE, waits), (Wish.SKIP, to_be)])
+    )
+    records = (replace(failed, outcome=skipped, attempts=()), waits, replace(to_be, outcome=None))
+    asked = replace(data, records=records, requests=requests, watch="http://127.0.0.1:1/token/")
+    rows = build_rows(asked)
+    assert [row.stopped for row in rows] == ["skipped", "paused", "to be skipped"]
+    summary = summarize(asked)
+    assert (summary.num_failed, summary.num_unfinished) == (1, 2)
+    text = page_of(asked)
+    page = Page(text)
+    assert {"href": "http://127.0.0.1:1/token/"} in page.all("a")
+    words = " ".join("".join(page.words).split())
+    assert f"2026-11-30 10:20:30 UTC pause {waits.scenario.id}" in words
+    assert f"retake skip {data.run} {failed.scenario.id} --undo" in words
+    again = [row.again for row in build_rows(data)]
+    assert again == [None, None, None, None, f"retake resume {data.run}", None]
+
+
+def test_a_linked_clip_has_an_address_that_no_browser_reads_otherwise(data: ReportData) -> None:
+    record = data.records[0]
+    odd = replace(record.attempts[0], video_path=Path("videos/50 % of #1?/attempt-0.mp4"))
+    path = data.run / odd.video_path
+    path.parent.mkdir()
+    path.write_bytes((data.run / record.attempts[0].video_path).read_bytes())
+    (scene,) = build_scenes(replace(data, records=(replace(record, attempts=(odd,)),)), max_embedded=0)
+    assert scene.takes[0].media.src == "videos/50%20%25%20of%20%231%3F/attempt-0.mp4"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from fake_run import SCENARIOS
 
 from engine.errors import RunLost, StoreError, VideoError
-from engine.runs.folder import place_in, remove_parts, take_lock, unwritable, writing
+from engine.runs.folder import is_live, place_in, remove_parts, take_lock, unwritable, writing
 from kernels.files import whole_file
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -91,3 +93,20 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be locked"):
         take_lock(run)
     assert not target.exists()
+
+
+def test_a_lock_is_waited_for_while_somebody_only_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page asks once a second whether the run goes on, and must not hinder one that starts."""
+    assert not is_live(tmp_path), "there was never a run"
+    take_lock(tmp_path).close()
+    assert not is_live(tmp_path)
+    with (tmp_path / "run.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+        with take_lock(tmp_path):
+            assert is_live(tmp_path)
+            monkeypatch.setattr(time, "sleep", lambda seconds: None)
+            with pytest.raises(StoreError, match="retake unpause"):
+                take_lock(tmp_path)

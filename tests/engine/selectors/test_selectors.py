@@ -11,6 +11,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 from critiques import bare_critique
+from tiny_vjepa import write_tiny_vjepa
 
 from engine import plugins
 from engine.loop.boundary import watch
@@ -76,8 +77,11 @@ def test_every_selector_is_target_free_and_scores_each_take(name: str, scenario:
 
 
 @pytest.mark.parametrize("name", plugins.names("engine.selectors"))
-def test_every_selector_takes_still_small_and_short_takes_in_any_order(name: str, scenario: Scenario) -> None:
-    selector: Selector = plugins.load("engine.selectors", name).build(SelectorSettings())
+def test_every_selector_takes_still_small_and_short_takes_in_any_order(
+    name: str, scenario: Scenario, tmp_path: Path
+) -> None:
+    small = SelectorSettings(vjepa=write_tiny_vjepa(tmp_path / "vjepa"))
+    selector: Selector = plugins.load("engine.selectors", name).build(small)
     takes = [rolling(0.5), rolling(2.0, side=96), rolling(0.0), rolling(1.0, num_frames=9)]
     scores = selector.score(scenario, takes, attempts_for(takes))
     assert all(math.isfinite(score) or score == -math.inf for score in scores)

@@ -157,8 +157,10 @@ def test_parts_are_laid_over_the_preset() -> None:
         "graphs": "on",
         "vae": VAES[-1],
         "vae_chunk": 3,
+        "prefix_steps": 2,
         "cfg_gate": 1.0,
         "step_cache": 0.0,
+        "step_cache_by": "spectrum",
         "early_stop": 0.1,
     }
     assert list(other) == [part.name for part in dataclasses.fields(DenoiseSettings)]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from engine.settings.environment import (
+    cache_folder,
     compile_into,
+    compiled_folder,
     let_memory_grow_in_place,
     let_waiting_threads_sleep,
 )
@@ -82,6 +86,19 @@ def test_compiled_code_lies_where_the_user_said_else_in_our_cache(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
     compile_into(tmp_path)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+    assert str(compiled_folder()) == "/mine"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compile_into(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+
+
+def test_torchs_own_default_is_not_the_users_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch writes it into the environment as it is imported, which may be before we say ours."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")  # and put back what was there
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    cache_dir()
+    assert "torchinductor_" in os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    assert compiled_folder() == cache_folder() / "compiled"
     compile_into(tmp_path)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)

@@ -13,6 +13,7 @@ from engine.settings.presets import (
     POLICIES,
     PRESETS,
     QUANTIZED_END,
+    STEP_CACHES,
     SWITCH,
     VAES,
     DenoiseSettings,
@@ -26,6 +27,7 @@ CHOICES = {
     "compile": SWITCH,
     "graphs": SWITCH,
     "vae": VAES,
+    "step_cache_by": STEP_CACHES,
 }
 SKIPPING = {"cfg_gate": 1.0, "step_cache": 0.0, "early_stop": 0.0}
 

@@ -15,7 +15,7 @@ from kernels.fused import qk_norm_rope
 from kernels.fused.formats import dequantize, hadamard
 
 EPS = 1e-6
-SHAPES = [(1, 1, 16), (1, 3, 32), (17, 3, 32), (5, 12, 128), (7, 3, 24), (7, 3, 20), (4, 2, 6)]
+SHAPES = [(1, 1, 16), (1, 3, 32), (5, 3, 32), (5, 12, 128), (3, 3, 24), (3, 3, 20), (4, 2, 6)]
 NO_HADAMARD = (20, 6)
 """Head sizes whose quarters hold no whole pairs."""
 

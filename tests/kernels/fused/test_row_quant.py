@@ -13,7 +13,7 @@ from kernels.fused.formats import format_of, quantize_rows
 
 
 @needs_triton
-@pytest.mark.parametrize(("rows", "features"), [(1, 1), (1, 17), (17, 96), (3, 127), (2, 1536), (5, 560)])
+@pytest.mark.parametrize(("rows", "features"), [(1, 1), (1, 17), (4, 96), (3, 127), (2, 1536), (5, 560)])
 @pytest.mark.parametrize("quantize", ["fp8", "int8"])
 @pytest.mark.parametrize("activation", row_quant.ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

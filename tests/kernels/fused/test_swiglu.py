@@ -12,7 +12,7 @@ from kernels.fused import swiglu
 
 
 @needs_triton
-@pytest.mark.parametrize(("rows", "features"), [(1, 1), (1, 17), (17, 96), (3, 127), (5, 560)])
+@pytest.mark.parametrize(("rows", "features"), [(1, 1), (1, 17), (4, 96), (3, 127), (5, 560)])
 @pytest.mark.parametrize("quantize", [None, "fp8", "int8"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_kernel_is_plain_torch(rows: int, features: int, quantize: str | None, dtype: torch.dtype) -> None:

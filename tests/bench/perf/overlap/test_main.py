@@ -11,10 +11,10 @@ import pytest
 from whole_runs import tiny_models
 
 from bench.perf.overlap import __main__ as command
+from bench.perf.overlap import sharing
+from bench.perf.overlap.sharing import ONE_STREAM
 from bench.perf.overlap.work import Ran, Subject
 from bench.results_page.page import make_page
-from engine.machine import sharing
-from engine.machine.sharing import ONE_STREAM
 
 
 def run(folder: Path, *more: str) -> tuple[int, dict[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.perf.overlap.modes import BESIDE, CRITIC, GENERATION, Mode, all_modes, checks, find, rows, summary
+from bench.perf.overlap.sharing import ONE_STREAM, SHARINGS, STREAMS
 from bench.perf.overlap.work import Amount, Ran
-from engine.machine.sharing import ONE_STREAM, SHARINGS, STREAMS
 from engine.runs.trace import Span
 
 

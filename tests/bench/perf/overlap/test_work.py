@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bench.perf.end_to_end.stand_in import Answered
+from bench.perf.overlap.sharing import SHARINGS, STREAMS, shared
 from bench.perf.overlap.work import Amount, Subject
-from engine.machine.sharing import SHARINGS, STREAMS, shared
 from engine.machine.streams import HostFence, LaneStreams
 from engine.protocols import Fence
 from engine.types import Video

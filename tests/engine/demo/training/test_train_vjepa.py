@@ -156,7 +156,7 @@ def test_a_run_of_seconds_gives_a_folder_that_the_selector_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_vjepa, "CHECK_SECONDS", 0.0)
-    options = ["--seconds", "4", "--batch", "2", "--clips", "2", "--workers", "1", "--size", f"{SIZE_PX}"]
+    options = ["--seconds", "2", "--batch", "2", "--clips", "2", "--workers", "1", "--size", f"{SIZE_PX}"]
     monkeypatch.setattr(sys, "argv", ["train_vjepa", "--out", f"{tmp_path}", *options, "--check-scenes", "1"])
     train_vjepa.main()
     facts = json.loads((tmp_path / "curves" / "vjepa.json").read_text())["facts"]

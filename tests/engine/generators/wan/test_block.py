@@ -37,7 +37,7 @@ def fast_block(block: WanTransformerBlock, element_wise: ElementWise = OURS) -> 
 def run(block: FastBlock, model: WanTransformer3DModel, h: Tensor, text: Tensor, rows: Tensor) -> Tensor:
     """The hidden states after the block, its last branch added; 16 tokens of prefix."""
     cos, sin = model.rope(tiny.latents())
-    h, branch, gate = block(h, None, None, rows, *block.text_keys(text), cos, sin, 16, False)
+    h, branch, gate, _ = block(h, None, None, rows, *block.text_keys(text), cos, sin, 16, False)
     per_token = gate.repeat_interleave(torch.tensor([16, TOKENS - 16]), dim=1)
     return h + branch * per_token
 

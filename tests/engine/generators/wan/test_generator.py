@@ -18,7 +18,9 @@ from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, e
 
 from engine.errors import ConfigError, ModelError, NotFinite, VideoError
 from engine.generators.wan import generator as wan
-from engine.generators.wan.generator import WanGenerator, WanJob, pad_first
+from engine.generators.wan import job as wan_job
+from engine.generators.wan.generator import WanGenerator, pad_first
+from engine.generators.wan.job import WanJob
 from engine.generators.wan.settings import WanDefaults
 from engine.types import Prompt, Scenario, Video
 from engine.video.prefix import read_prefix
@@ -62,8 +64,8 @@ def test_one_prefix_frame_equals_the_pipeline(
     edit(folder, "retake.json", prefix_frames=1, num_inference_steps=5)
     generator = wan.load(folder, device="cpu", dtype="fp32")
     decoded: list[torch.Tensor] = []
-    denormalise = wan.denormalise
-    monkeypatch.setattr(wan, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
+    denormalise = wan_job.denormalise
+    monkeypatch.setattr(wan_job, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
     video = run(generator.start(scenario, PROMPT))
 
     pipeline = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
@@ -241,7 +243,7 @@ def test_footprint_counts_the_weights_and_grows_with_the_video(generator: WanGen
 
 def enlarged(folder: Path, target: Path) -> Path:
     larger = copy(folder, target)
-    edit(larger, "retake.json", width=128, height=128, num_frames=40, num_inference_steps=1)
+    edit(larger, "retake.json", width=64, height=64, num_frames=40, num_inference_steps=1)
     return larger
 
 

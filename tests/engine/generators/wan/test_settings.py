@@ -21,7 +21,8 @@ from engine.denoise.early_stop import LOOK_BACK
 from engine.denoise.sampler import PrefixTimestep
 from engine.errors import ConfigError
 from engine.generators.wan import generator as wan
-from engine.generators.wan.generator import WanGenerator, WanJob
+from engine.generators.wan.generator import WanGenerator
+from engine.generators.wan.job import WanJob
 from engine.settings.presets import PRESETS, VAES, DenoiseSettings
 from engine.types import Prompt, Scenario, Video
 
@@ -46,8 +47,10 @@ FLIPS: dict[str, tuple[DenoiseSettings, object, str]] = {
     "graphs": (FAST, "on", "error"),
     "vae": (EXACT, VAES[-1], "notes"),
     "vae_chunk": (EXACT, 2, "notes"),
+    "prefix_steps": (FAST, 3, "frames"),
     "cfg_gate": (EXACT, 0.5, "frames"),
     "step_cache": (EXACT, 0.4, "frames"),
+    "step_cache_by": (replace(EXACT, step_cache=0.4), "magnitude", "error"),
     "early_stop": (EXACT, 0.9, "frames"),
 }
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from engine.machine import green_context, sharing
-from engine.machine.sharing import ONE_STREAM, SHARINGS, STREAMS, Sharing, missing, self_test, shared
+from bench.perf.overlap import green_context, sharing
+from bench.perf.overlap.sharing import ONE_STREAM, SHARINGS, STREAMS, Sharing, missing, self_test, shared
 from engine.machine.streams import LaneStreams
 from kernels import sm_margin
 

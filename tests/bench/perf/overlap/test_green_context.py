@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bench.perf.overlap import green_context
 from engine.errors import ConfigError
-from engine.machine import green_context
 
 
 class Driver:

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from engine.machine import green_context
+from bench.perf.overlap import green_context
 from engine.machine.streams import LANE_PRIORITY, LaneStreams
 from kernels import sm_margin
 

@@ -1,0 +1,204 @@
+"""Attention alone: what is dense, what is sparse behind a prefix, and the parts of the latter."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.perf.past_dense.case import Case, Check, against
+from kernels import dispatch, reference
+from kernels.attention import _comfy, _fa3, _prefix_sparse, comfy_sol, fa3, triton_prefix_sparse
+from kernels.attention._prefix_sparse import Layout
+from kernels.descriptors import AttentionProblem, KernelError, Target
+
+CHECKED_QUERIES = 128
+DENSE = ("sdpa_cudnn", "fa3", "fa3_fp8", "triton_dense", "triton_int8", "comfy_int8")
+ALLOWED = {"exact": 0.01, "8bit": 0.1, "sparse": 0.02}
+"""Relative error to the formula of each: rounding to 16 bits, to E4M3, and to 16 bits again."""
+LAYOUTS = (
+    triton_prefix_sparse.LAYOUT,
+    Layout(query_block=128, key_block=128, ratio=0.25),
+    Layout(query_block=128, key_block=64, ratio=0.125),
+    Layout(query_block=128, key_block=128, ratio=0.125),
+)
+
+
+def problems(*, small: bool) -> list[AttentionProblem]:
+    """Of Wan 1.3B at 480p, of its draft with two rows of guidance, and of Wan 14B, 8 of 21 frames prefix."""
+    target = Target.of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    sizes = [(1, 2, 700, 64, 300)] if small else [
+        (1, 12, 32760, 128, 12480),
+        (2, 12, 8190, 128, 3120),
+        (1, 40, 32760, 128, 12480),
+    ]  # fmt: skip
+    return [
+        AttentionProblem(
+            batch=batch, heads=heads, q_len=tokens, kv_len=tokens, head_dim=size,
+            dtype="fp32" if target.kind == "cpu" else "bf16", mask="none", target=target, prefix=prefix,
+        )
+        for batch, heads, tokens, size, prefix in sizes
+    ]  # fmt: skip
+
+
+def cases(problem: AttentionProblem, cache: Path) -> Iterator[Case]:
+    q, k, v, options = dispatch.example(problem, seed=1)
+    scale = options["scale"]
+    rows = slice(None, None, max(1, problem.q_len // CHECKED_QUERIES))
+    exact = functools.cache(lambda: reference.attention(q[:, :, rows], k, v, scale=scale))
+
+    def picked(out: Tensor) -> Tensor:
+        return out[:, :, rows]
+
+    for name in DENSE:
+        kernel = dispatch.load(name)
+        yield Case(
+            name=name,
+            of=f"dense, {kernel.ACCURACY}" + (", inputs in E4M3" if hasattr(kernel, "quantize") else ""),
+            make=functools.partial(_registered, name, problem, (q, k, v), options, cache),
+            check=against(exact, picked),
+            allowed=ALLOWED[kernel.ACCURACY],
+        )
+    for layout in LAYOUTS:
+        formula = functools.partial(
+            triton_prefix_sparse.plain, q, k, v, scale=scale, prefix=problem.prefix, rows=rows, layout=layout
+        )
+        for name in ("triton_prefix_sparse", "fa3_prefix_sparse"):
+            yield Case(
+                name=f"{name} {_told(layout)}",
+                of="sparse, prefix exact",
+                make=functools.partial(_sparse, name, problem, (q, k, v), scale, layout, cache),
+                check=_all(against(formula, picked), _named("error_to_exact", against(exact, picked))),
+                allowed=ALLOWED["sparse"],
+            )
+    yield from _sol(problem, (q, k, v), scale, picked, exact)
+    yield from _parts(problem, (q, k, v), scale, rows)
+
+
+def _sol(
+    problem: AttentionProblem,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    picked: Callable[[Tensor], Tensor],
+    exact: Callable[[], Tensor],
+) -> Iterator[Case]:
+    """Right by the self-test alone: its choice of blocks is made in 8 bits, and not told."""
+    blocks = -(-problem.prefix // comfy_sol.LAYOUT.key_block)
+    for ratio, sink in ((0.25, 0), (0.125, 0), (0.25, blocks)):
+
+        def make(ratio: float = ratio, sink: int = sink) -> Callable[[], Tensor]:
+            _require(comfy_sol.supports(problem) or dispatch.self_test("comfy_sol", problem).failure)
+            tokens_first = [x.transpose(1, 2) for x in inputs]
+            return lambda: _comfy.sol_attention(*tokens_first, scale, ratio, sink).transpose(1, 2)
+
+        yield Case(
+            name=f"comfy_sol {ratio:g}" + (", prefix exact" if sink else ""),
+            of="sparse in 8 bits",
+            make=make,
+            check=_named("error_to_exact", against(exact, picked)),
+            allowed=0.0,
+        )
+
+
+def _parts(
+    problem: AttentionProblem, inputs: tuple[Tensor, Tensor, Tensor], scale: float, rows: slice
+) -> Iterator[Case]:
+    """What fa3_prefix_sparse consists of."""
+    q, k, v = inputs
+    prefix, layout = problem.prefix, triton_prefix_sparse.LAYOUT
+
+    def dense() -> Callable[[], Any]:
+        _require(fa3.supports(problem))
+        return lambda: _fa3.attend_with_lse(q, k[:, :, :prefix], v[:, :, :prefix], scale=scale)
+
+    def expected() -> Tensor:
+        return reference.attention(q[:, :, rows], k[:, :, :prefix], v[:, :, :prefix], scale=scale)
+
+    def of_scores() -> Tensor:
+        scores = q[:, :, rows].double() @ k[:, :, :prefix].double().transpose(2, 3) * scale
+        return scores.logsumexp(3).float()
+
+    yield Case(
+        name="fa3 over the prefix, with log-sum-exp",
+        of="part of fa3_prefix_sparse",
+        make=dense,
+        check=_all(
+            against(expected, lambda found: found[0][:, :, rows]),
+            _named("lse_error", against(of_scores, lambda found: found[1][:, :, rows])),
+        ),
+        allowed=ALLOWED["exact"],
+    )
+    yield Case(
+        name="fa3_fp8 over the prefix, inputs in E4M3",
+        of="what FP8 would make of that part",
+        make=lambda: _dense_prefix("fa3_fp8", problem, inputs, scale),
+        check=against(expected, lambda found: found[:, :, rows]),
+        allowed=ALLOWED["8bit"],
+    )
+    yield Case(
+        name="choice of blocks, and means",
+        of="part of both",
+        make=lambda: lambda: _prefix_sparse.choose(q, k, v, prefix, layout),
+        check=lambda found: {"chosen": float(found.chosen.float().mean())},
+        allowed=0.0,
+    )
+
+
+def _dense_prefix(
+    name: str, problem: AttentionProblem, inputs: tuple[Tensor, Tensor, Tensor], scale: float
+) -> Callable[[], Any]:
+    kernel, (q, k, v) = dispatch.load(name), inputs
+    _require(kernel.supports(problem) or dispatch.self_test(name, problem).failure)
+    prefix = problem.prefix
+    return dispatch.timed_call(kernel, q, k[:, :, :prefix], v[:, :, :prefix], {"scale": scale})
+
+
+def _registered(
+    name: str,
+    problem: AttentionProblem,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    options: dict[str, Any],
+    cache: Path,
+) -> Callable[[], Any]:
+    kernel = dispatch.load(name)
+    _require(kernel.supports(problem) or dispatch.self_test(name, problem).failure)
+    tiles = dispatch.tuned_tiles(name, problem, cache)
+    more = options | dispatch.prefix_of(kernel, problem) | ({} if tiles is None else {"tiles": tiles})
+    return dispatch.timed_call(kernel, *inputs, more)
+
+
+def _sparse(
+    name: str,
+    problem: AttentionProblem,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    layout: Layout,
+    cache: Path,
+) -> Callable[[], Any]:
+    kernel = dispatch.load(name)
+    _require(kernel.supports(problem) or dispatch.self_test(name, problem).failure)
+    tiles = dispatch.tuned_tiles(name, problem, cache)  # warps and stages; blocks are the layout's
+    return functools.partial(
+        kernel.run, *inputs, scale=scale, prefix=problem.prefix, layout=layout, tiles=tiles
+    )
+
+
+def _named(name: str, check: Check) -> Check:
+    return lambda found: {name: check(found)["relative_error"]}
+
+
+def _all(*checks: Check) -> Check:
+    return lambda found: {name: value for check in checks for name, value in check(found).items()}
+
+
+def _told(layout: Layout) -> str:
+    return f"{layout.query_block}x{layout.key_block}, {layout.ratio:g} of the blocks"
+
+
+def _require(reason: str | None) -> None:
+    if reason is not None:
+        raise KernelError(reason)

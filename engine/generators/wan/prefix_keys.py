@@ -1,0 +1,72 @@
+"""The prefix of a take, computed once instead of in every step. Belongs to one job and dies with it.
+
+A prefix that looks at itself alone (`own_prefix`) has the same keys and values in every step, both branches
+and under every text: they are computed once, and the result is the same. Any other prefix looks at noisy
+tokens: what it was some steps ago is an approximation, which has its price (`denoise.prefix_steps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from engine.denoise.sampler import PrefixTimestep
+from engine.generators.wan.forward import FastDenoiser, PrefixKeys, TextKeys
+from engine.protocols import Denoiser
+
+
+def for_take(denoiser: Denoiser, timesteps: Sequence[float], prefix_steps: int) -> Denoiser:
+    """The denoiser of one take. `timesteps` of its schedule, from noise on; `prefix_steps` as set."""
+    if isinstance(denoiser, FastDenoiser) and denoiser.wan.own_prefix:
+        return OwnPrefixDenoiser(denoiser)
+    if isinstance(denoiser, FastDenoiser) and prefix_steps > 1:
+        return KeptPrefixDenoiser(denoiser, timesteps, prefix_steps)
+    return denoiser
+
+
+def prefix_note(denoiser: Denoiser, prefix_steps: int) -> str | None:
+    """How often the prefix is computed, for the manifest; None: in every step."""
+    if not isinstance(denoiser, FastDenoiser):
+        return None
+    if denoiser.wan.own_prefix:
+        return "computed once a take"
+    return f"computed every {prefix_steps} steps" if prefix_steps > 1 else None
+
+
+class OwnPrefixDenoiser:
+    """Of a prefix that looks at itself alone: exact."""
+
+    def __init__(self, denoiser: FastDenoiser) -> None:
+        self._denoiser = denoiser
+        self._prefix: PrefixKeys | None = None
+
+    def prepare(self, text: Tensor) -> TextKeys:
+        return self._denoiser.prepare(text)
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
+        if self._prefix is None:
+            self._prefix = self._denoiser.wan.own_prefix_keys(latents, timestep.prefix_frames)
+        return self._denoiser.behind(latents, timestep, text, self._prefix, branch=branch)
+
+
+class KeptPrefixDenoiser:
+    """Of any other prefix: each branch of guidance keeps its keys and values for `prefix_steps` steps."""
+
+    def __init__(self, denoiser: FastDenoiser, timesteps: Sequence[float], prefix_steps: int) -> None:
+        self._denoiser, self._prefix_steps = denoiser, prefix_steps
+        self._step = {timestep: step for step, timestep in enumerate(timesteps)}
+        self._kept: dict[str, tuple[int, PrefixKeys]] = {}
+
+    def prepare(self, text: Tensor) -> TextKeys:
+        return self._denoiser.prepare(text)
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
+        step = self._step[timestep.value]
+        made_at, prefix = self._kept.get(branch, (step, None))
+        if prefix is None or step - made_at >= self._prefix_steps:
+            velocity, kept = self._denoiser.keeping(latents, timestep, text, branch=branch)
+            recent = {name: old for name, old in self._kept.items() if step - old[0] < self._prefix_steps}
+            self._kept = recent | {branch: (step, kept)}
+            return velocity
+        return self._denoiser.behind(latents, timestep, text, prefix, branch=branch)

@@ -1,0 +1,1 @@
+"""A run that goes on as a page of this machine, which follows it."""

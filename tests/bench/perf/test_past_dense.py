@@ -1,0 +1,77 @@
+"""The measurement on a CPU, in small: checked before it is timed, and gone on with where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.perf.past_dense import __main__ as past_dense
+from bench.perf.past_dense.__main__ import Group, is_whole, main, measure
+from bench.perf.past_dense.case import Case, against
+
+torch.set_num_threads(1)
+
+
+def rows(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    groups = json.loads(path.read_text())["groups"]
+    return {name: {row["name"]: row for row in group["rows"]} for name, group in groups.items()}
+
+
+def test_small_on_a_cpu_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    out = tmp_path / "past_dense.json"
+    arguments = ["--small", "--rounds", "1", "--out", str(out)]
+    assert main([*arguments, "--only", "forwards, prefix"]) == 0
+    assert list(rows(out)) == ["forwards, prefix kept"]
+    assert main(arguments) == 0
+    assert "prefix kept" not in capsys.readouterr().out.split("attention")[-1]
+    document = json.loads(out.read_text())
+    assert document["kind"] == "past_dense" and "machine" in document["manifest"]["timing"]
+    found = rows(out)
+    assert len(found) == 4
+    kept = found["forwards, prefix kept"]
+    assert all("summary" in row for row in kept.values())
+    assert kept["own prefix, FA3 FP8 attention, kept"]["relative_error"] < 0.01
+    assert kept["own prefix, making what is kept"]["kept_bytes"] > 0
+    (attention,) = (group for name, group in found.items() if name.startswith("attention"))
+    sparse = attention["triton_prefix_sparse 128x64, 0.25 of the blocks"]
+    assert sparse["relative_error"] < 1e-5 < sparse["error_to_exact"]
+    assert attention["choice of blocks, and means"]["chosen"] == pytest.approx(2 / 7)
+    assert "needs a CUDA GPU" in attention["fa3"]["reason"]
+    assert "comfy-kitchen" in found["passes"]["comfy-kitchen: int8 linear"]["reason"]
+
+
+def test_what_is_wrong_is_not_timed() -> None:
+    one = torch.ones(4)
+
+    def case(name: str, result: torch.Tensor) -> Case:
+        check = against(lambda: one, lambda found: found)
+        return Case(name=name, of="", make=lambda: lambda: result, check=check, allowed=0.1)
+
+    cases = [case("right", one * 1.01), case("wrong", one * 2), case("nan", one * float("nan"))]
+    group = Group(name="g", seconds=0.0, cases=lambda: cases)
+    made = {row["name"]: row for row in measure(group, 2, math.inf)}
+    assert len(made["right"]["ms"]) == 2
+    for name in ("wrong", "nan"):
+        assert "not timed" in made[name]["reason"] and "ms" not in made[name]
+    late = measure(group, 2, -math.inf)
+    assert [row["reason"] for row in late] == ["the budget was spent"] * 3
+    assert is_whole(list(made.values())) and not is_whole(late)
+
+
+def test_without_time_left_no_group_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = [
+        Group(name="long", seconds=100.0, cases=lambda: []),
+        Group(name="short", seconds=1.0, cases=lambda: []),
+    ]
+    monkeypatch.setattr(past_dense, "groups", lambda **options: groups)
+    out = tmp_path / "o.json"
+    assert main(["--out", str(out), "--budget", "50"]) == 0
+    assert list(rows(out)) == ["short"] and "long: left out" in capsys.readouterr().out

@@ -89,6 +89,7 @@ def test_the_critic_reads_by_the_generators_tower(folder: Path, tmp_path: Path) 
     assert first.num_tokens == 2 * CRITIC_SIDECAR["max_new_tokens"], "both tries wrote all they may"
 
 
+@pytest.mark.slow
 def test_takes_are_the_same_whether_a_critic_reads_beside_or_not(folder: Path, tmp_path: Path) -> None:
     from engine.types import Prompt
 

@@ -17,6 +17,7 @@ from engine import plugins
 from engine.build import hub
 from engine.errors import ModelError
 from engine.settings.config import BUNDLED, is_hub_name
+from engine.weights.linked import linked_file, require_unchanged
 from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"
@@ -31,6 +32,8 @@ PIPELINE_LAYOUT = (
     "model_index.json, transformer/, vae/, text_encoder/ (each config.json and *.safetensors), "
     "tokenizer/, scheduler/"
 )
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+LIBRARIES = ("diffusers", "transformers")
 CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
 
 
@@ -60,8 +63,13 @@ def find_generator(name: str) -> ModelFolder:
     listed = [
         key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([None], [])
     ]
+    own = [key for key in listed if index[key][0] not in LIBRARIES]
+    if own:
+        raise _own_code(path / "model_index.json", f"{own[0]} of {index[own[0]][0]!r}")
     for part in dict.fromkeys([*PIPELINE_PARTS, *listed]):
         _require_part(path, part)
+    _refuse_own_code(path / "tokenizer" / WEIGHTLESS_PARTS["tokenizer"])
+    require_unchanged(path)
     return ModelFolder(path=path, package=GENERATORS, family=family)
 
 
@@ -73,6 +81,8 @@ def find_critic(name: str) -> ModelFolder:
     families = _families(CRITICS, "MODEL_TYPES")
     if model_type not in families:
         raise _unknown_family(path, "config.json model_type", model_type, families)
+    for name in ("config.json", "tokenizer_config.json"):
+        _refuse_own_code(path / name)
     _require_weights(path, "the model", CRITIC_LAYOUT)
     if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
@@ -158,14 +168,35 @@ def _require_part(path: Path, part: str) -> None:
 
 
 def _require_weights(folder: Path, part: str, layout: str) -> None:
-    """At least one safetensors file, and every shard that an index names."""
+    """Linked weights, or at least one safetensors file and every shard that an index names."""
+    if linked_file(folder) is not None:
+        return
     present = {path.name for path in folder.glob("*.safetensors")}
+    if not present and (pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)):
+        raise ModelError(
+            f"{folder} has the weights of {part} as pickles alone ({pickles[0]}), which can run any code; "
+            "none is read",
+            fix="take the same model as .safetensors",
+        )
     if not present:
         raise _missing(folder, f"the weights of {part} (*.safetensors)", layout)
-    for index in sorted(folder.glob("*.safetensors.index.json")):
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
         named = set(_read_json(index, part, layout).get("weight_map", {}).values())
         if absent := sorted(named - present):
             raise _missing(folder, f"{len(absent)} of {len(named)} shards, the first {absent[0]}", layout)
+
+
+def _refuse_own_code(path: Path) -> None:
+    """ModelError for a model that wants Python of its own run (`trust_remote_code`)."""
+    if path.is_file() and (named := _read_json(path, "a model", CRITIC_LAYOUT).get("auto_map")):
+        raise _own_code(path, f"auto_map {named}")
+
+
+def _own_code(path: Path, where: str) -> ModelError:
+    return ModelError(
+        f"{path} asks for code of its own ({where}), which is not run",
+        fix="take the model in the layout of the library, without trust_remote_code",
+    )
 
 
 def _missing(path: Path, part: str, layout: str) -> ModelError:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,29 @@ from diffusers import (
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
-from safetensors import SafetensorError
 from transformers import T5EncoderModel, UMT5EncoderModel
 
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
+from engine.generators.wan.components import (
+    COMPLETE,
+    CONFIG_FILES,
+    outline,
+    place,
+    place_text,
+    read_json_object,
+    read_on_host,
+    read_weights,
+    refusing,
+    unfit,
+)
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
-from engine.machine.offload import look_up_on_host, stream
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
-from kernels.files import read_json
 
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 SCHEDULERS = {
@@ -60,17 +69,9 @@ ignores the other one's name."""
 GRID_WORDS = ("shift", "sigma", "timestep")
 
 TEXT_ENCODERS = {"umt5": UMT5EncoderModel, "t5": T5EncoderModel}
-CONFIG_FILES = {
-    "transformer": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
 MAX_TEXT_TOKENS = 512
 """What the published Wan models were trained with; a tokenizer may set a smaller limit."""
 
-_COMPLETE = "copy or download the whole folder again"
 _ADAPTER = "move it out of the folder and name it with --lora FILE, if a run shall have it"
 
 
@@ -115,15 +116,15 @@ def read_folder(
     _check_index(folder)
     refuse_adapters(folder, ("transformer", "text_encoder"), fix=_ADAPTER)
     scheduler = _read_scheduler(folder)
-    with_weights_at = functools.partial(_read_weights, device=target)
-    read_part = with_weights_at if with_weights else _outline
+    with_weights_at = functools.partial(read_weights, device=target)
+    read_part = with_weights_at if with_weights else outline
     with_transformer &= with_weights
-    read_transformer = with_weights_at if with_transformer else _outline
+    read_transformer = with_weights_at if with_transformer else outline
     transformer = read_transformer(folder, "transformer", WanTransformer3DModel, weight_dtype)
     vae = read_part(folder, "vae", AutoencoderKLWan, weight_dtype)
-    read_text = _read_on_host if with_weights and "text_encoder" in streamed else read_part
+    read_text = read_on_host if with_weights and "text_encoder" in streamed else read_part
     text_encoder = read_text(folder, "text_encoder", _text_encoder_class(folder), weight_dtype)
-    tokenizer = _refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
+    tokenizer = refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
     use_channels_last(vae)
     defaults = _on_the_grid(folder, read_sidecar(folder, WanDefaults), scheduler)
     _check_fit(folder, transformer, vae, text_encoder)
@@ -134,9 +135,9 @@ def read_folder(
         part.eval().requires_grad_(False)
     if with_weights:
         vae.to(target)
-        _place_text(text_encoder, target, streamed="text_encoder" in streamed)
+        place_text(text_encoder, target, streamed="text_encoder" in streamed)
     if with_transformer:
-        _place(transformer, transformer.blocks, target, streamed="blocks" in streamed)
+        place(transformer, transformer.blocks, target, streamed="blocks" in streamed)
     return WanParts(
         folder=folder,
         device=target,
@@ -153,30 +154,30 @@ def read_folder(
 
 
 def _check_index(folder: Path) -> None:
-    index = _read_json(folder / "model_index.json")
+    index = read_json_object(folder / "model_index.json")
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
-        raise _unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(PIPELINES))
+        raise unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(PIPELINES))
     if not index.get("expand_timesteps"):
-        raise _unfit(folder, "model_index.json", "no expand_timesteps", "a model with per-token timesteps")
+        raise unfit(folder, "model_index.json", "no expand_timesteps", "a model with per-token timesteps")
     if index.get("boundary_ratio") is not None:
-        raise _unfit(folder, "model_index.json", "two transformers (boundary_ratio)", "one transformer")
+        raise unfit(folder, "model_index.json", "two transformers (boundary_ratio)", "one transformer")
     for component, config_name in CONFIG_FILES.items():
         if not (folder / component / config_name).is_file():
             raise ModelError(
-                f"{folder} lacks the component {component}: no {component}/{config_name}", fix=_COMPLETE
+                f"{folder} lacks the component {component}: no {component}/{config_name}", fix=COMPLETE
             )
 
 
 def _read_scheduler(folder: Path) -> Any:
-    config = _read_json(folder / "scheduler" / CONFIG_FILES["scheduler"])
+    config = read_json_object(folder / "scheduler" / CONFIG_FILES["scheduler"])
     name = str(config.get("_class_name"))
     if name not in SCHEDULERS:
-        raise _unfit(folder, "scheduler", name, " or ".join(SCHEDULERS))
+        raise unfit(folder, "scheduler", name, " or ".join(SCHEDULERS))
     read = inspect.signature(SCHEDULERS[name].__init__).parameters
     unread = [key for key in config if key not in read and any(word in key for word in GRID_WORDS)]
     if unread:
-        raise _unfit(
+        raise unfit(
             folder,
             "scheduler",
             f"{', '.join(unread)}, which {name} does not read",
@@ -189,104 +190,17 @@ def _read_scheduler(folder: Path) -> Any:
     ):
         refused.append("no flow sigmas or no flow prediction")
     if refused:
-        raise _unfit(
+        raise unfit(
             folder, "scheduler", f"{name} with {', '.join(refused)}", "plain flow sigmas with a shift"
         )
     return scheduler
 
 
-def _read_weights(
-    folder: Path, component: str, model_class: Any, dtype: torch.dtype, *, device: torch.device
-) -> Any:
-    # The dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
-    # transformers reads straight to the device on several threads; diffusers maps the file into memory, on
-    # the CPU as on a GPU, and is as quick without.
-    options: dict[str, Any] = {"torch_dtype": dtype}
-    if component == "text_encoder":
-        options = {"dtype": dtype, "device_map": {"": device}}
-    model, info = _refusing(
-        folder,
-        component,
-        lambda: model_class.from_pretrained(
-            folder / component, local_files_only=True, output_loading_info=True, **options
-        ),
-    )
-    faults = [
-        f"{kind} {sorted(map(str, info[kind]))[:3]}"
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if info[kind]
-    ]
-    if faults:
-        raise _unfit(folder, component, "; ".join(faults), "exactly the tensors of its config")
-    return model
-
-
-def _read_on_host(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
-    return _read_weights(folder, component, model_class, dtype, device=torch.device("cpu"))
-
-
 def _text_encoder_class(folder: Path) -> Any:
-    encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
+    encoder_type = str(read_json_object(folder / "text_encoder" / "config.json").get("model_type"))
     if encoder_type not in TEXT_ENCODERS:
-        raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
+        raise unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
     return TEXT_ENCODERS[encoder_type]
-
-
-def _place_text(text_encoder: Any, device: torch.device, *, streamed: bool) -> None:
-    encoder = text_encoder.encoder
-    _place(text_encoder, encoder.block, device, streamed=streamed, table=encoder.embed_tokens)
-
-
-def _place(model: Any, blocks: Any, device: torch.device, *, streamed: bool, table: Any = None) -> None:
-    """All of a model on the device; or all but its blocks, which visit it, and its table of tokens."""
-    if not streamed:
-        model.to(device)
-        return
-    at_home = [*blocks]
-    if table is not None:
-        look_up_on_host(table, device)
-        at_home.append(table)
-    ours = {id(tensor) for part in at_home for tensor in (*part.parameters(), *part.buffers())}
-    for tensor in (*model.parameters(), *model.buffers()):
-        if id(tensor) not in ours:
-            tensor.data = tensor.data.to(device)
-    stream(blocks, device)
-
-
-def _outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
-    """The module of a component's config, with shapes and without values."""
-    path = folder / component
-
-    def build() -> Any:
-        if component == "text_encoder":
-            config = model_class.config_class.from_pretrained(path, local_files_only=True)
-            with torch.device("meta"):
-                return _in_dtype(model_class(config), (), dtype)
-        return without_values(model_class, model_class.load_config(path, local_files_only=True), dtype)
-
-    return _refusing(folder, component, build)
-
-
-def without_values(model_class: Any, config: Any, dtype: torch.dtype) -> Any:
-    """A module of diffusers by its configuration, on the device meta; its fp32 islands stay."""
-    with torch.device("meta"):
-        model = model_class.from_config(config)
-    return _in_dtype(model, model._keep_in_fp32_modules or (), dtype)
-
-
-def _in_dtype(model: Any, islands: Collection[str], dtype: torch.dtype) -> Any:
-    for name, parameter in model.named_parameters():
-        if set(name.split(".")).isdisjoint(islands):
-            parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def _refusing(folder: Path, component: str, load: Callable[[], Any]) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        problem = f"{folder}: the component {component} cannot be loaded: {error}"
-        raise ModelError(problem, fix=_COMPLETE) from error
 
 
 def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefaults:
@@ -296,7 +210,7 @@ def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefa
     _check_falling(folder, defaults.timesteps)
     shift = float(scheduler.config[SHIFTS[type(scheduler).__name__]] or 1.0)
     if defaults.timesteps_are is None and shift != 1.0:
-        raise _unfit(
+        raise unfit(
             folder,
             SIDECAR,
             f"timesteps beside a flow shift of {shift:g}, and does not say what timesteps_are",
@@ -325,9 +239,9 @@ def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> Vi
     multiple = vae.config.scale_factor_spatial * patch_px
     for side, pixels in (("width", defaults.width), ("height", defaults.height)):
         if pixels < multiple or pixels % multiple:
-            raise _unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
+            raise unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
     if defaults.num_frames % TEMPORAL_STRIDE:
-        raise _unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
+        raise unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
     return VideoSpec(
         width=defaults.width,
         height=defaults.height,
@@ -340,33 +254,14 @@ def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> Vi
 def _check_fit(folder: Path, transformer: Any, vae: Any, text_encoder: Any) -> None:
     patch = tuple(transformer.config.patch_size)
     if patch[0] != 1 or patch[1] != patch[2]:
-        raise _unfit(folder, "transformer", f"patch_size {patch}", "(1, p, p)")
+        raise unfit(folder, "transformer", f"patch_size {patch}", "(1, p, p)")
     channels = (transformer.config.in_channels, transformer.config.out_channels)
     if channels != (vae.config.z_dim, vae.config.z_dim):
-        raise _unfit(
+        raise unfit(
             folder, "transformer", f"channels {channels}", f"the {vae.config.z_dim} of the vae, twice"
         )
     if transformer.config.text_dim != text_encoder.config.d_model:
         found = f"text_dim {transformer.config.text_dim}"
-        raise _unfit(
+        raise unfit(
             folder, "transformer", found, f"the d_model {text_encoder.config.d_model} of text_encoder"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist", fix="give a diffusers folder of the Wan family") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}", fix=_COMPLETE) from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no JSON object", fix=_COMPLETE)
-    return values
-
-
-def _unfit(folder: Path, component: str, found: str, allowed: str) -> ModelError:
-    return ModelError(
-        f"{folder}: {component} has {found}; the wan family needs {allowed}",
-        fix="use a Wan2.2-TI2V style folder, or correct this one",
-    )

@@ -20,8 +20,9 @@ from torch import Tensor
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.layers import BoundAttention, bind
 from engine.denoise.sampler import PrefixTimestep
+from engine.generators.wan.components import without_values
 from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.folder import WanParts, without_values
+from engine.generators.wan.folder import WanParts
 from engine.generators.wan.forward import FastDenoiser, FastWan
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.recipes import wan_recipe

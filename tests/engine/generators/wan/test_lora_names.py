@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from engine.denoise.lora import Lora, lora_of, merged
 from engine.errors import ModelError
-from engine.generators.wan.lora_names import lora_aliases, published_name
+from engine.generators.wan.lora_names import lora_aliases
+from engine.generators.wan.published_names import published_name
 
 RANK, ALPHA, STRENGTH = 2, 3.0, 0.7
 

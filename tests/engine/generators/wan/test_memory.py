@@ -17,8 +17,8 @@ from tiny_wan import build_folder
 from engine.denoise.assemble import quantize_outline
 from engine.generators.wan import generator as wan
 from engine.generators.wan import memory
+from engine.generators.wan.components import without_values
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.folder import without_values
 from engine.generators.wan.memory import (
     MAX_CHUNK_LATENTS,
     bytes_of,

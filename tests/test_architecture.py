@@ -47,7 +47,7 @@ ROOMS = {
     "cluster": "settings machine runs loop build kernels",
     "report": "video runs loop",
     "demo": "settings machine video datasets generators critics selectors loop",
-    "commands": "settings machine video runs datasets loop build cluster report demo kernels",
+    "commands": "settings machine video runs datasets weights loop build cluster report demo kernels",
     "api": "settings machine video runs datasets loop build report",
 }
 """Room of the engine -> the rooms (and houses) below it. Models are reached by name, through plugins."""

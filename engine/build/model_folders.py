@@ -17,6 +17,7 @@ from engine import plugins
 from engine.build import hub
 from engine.errors import ModelError
 from engine.settings.config import BUNDLED, is_hub_name
+from engine.settings.model_names import added_model, added_models
 from engine.weights.linked import linked_file, require_unchanged
 from kernels.files import parse_json, read_json
 
@@ -120,6 +121,8 @@ def _folder(name: str, what: str) -> Path:
     path = MODELS / what if name == BUNDLED else Path(name)
     if path.is_dir():
         return path
+    if (added := added_model(name)) is not None:
+        return added
     if is_hub_name(name):
         found = hub.cached(name)
         if found is not None:
@@ -134,9 +137,12 @@ def _folder(name: str, what: str) -> Path:
             f"the bundled {what} is missing from this installation ({path} is not a folder)",
             fix=f"reinstall from a complete checkout, or give a folder with --{what}",
         )
+    names = [folder.name for folder in added_models()]
+    nor = f", nor one of the models that were added: {', '.join(names)}" if names else ""
     raise ModelError(
-        f"{what} {name!r} is neither {BUNDLED!r} nor a folder",
-        fix=f"give --{what} {BUNDLED} or a model folder",
+        f"{what} {name!r} is neither {BUNDLED!r} nor a folder{nor}",
+        fix=f"give --{what} {BUNDLED} or a model folder"
+        + (", or give the file a name with `retake models add`" if path.is_file() else ""),
     )
 
 

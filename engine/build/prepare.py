@@ -31,6 +31,7 @@ from engine.runs.digests import FileDigests
 from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig, shard_of
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.types import Footprint, Scenario, VideoSpec
+from engine.weights.linked import linked_parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +225,7 @@ def load_generator(
         streamed=[part for part, place in places.items() if place == STREAMED],
         capability=capability,
     )
+    generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
     if form is not None:
         generator.notes.update(form.notes)
     made: Generator = generator

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ORDER = (
     *("demo", "scenes", "run", "resume", "merge", "plan", "profile", "report"),
     *("choose", "join", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
-    *("runs", "cache", "doctor"),
+    *("models", "runs", "cache", "doctor"),
 )
 """Of the commands in --help; others follow by name."""
 

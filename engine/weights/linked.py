@@ -43,19 +43,36 @@ def linked_file(folder: Path) -> Path | None:
 
 def read_links(folder: Path) -> dict[str, Link]:
     """By place in the folder; empty for a folder of another kind. ModelError where they cannot be read."""
+    links: dict[str, Link] = _document(folder)[0]
+    return links
+
+
+def linked_parts(folder: Path) -> dict[str, str]:
+    """Part -> what it is and how its weights are stored, in words, as `links.json` says."""
+    parts: dict[str, str] = _document(folder)[1]
+    return parts
+
+
+def _document(folder: Path) -> tuple[dict[str, Link], dict[str, str]]:
     path = folder / LINKS
     if not path.is_file():
-        return {}
+        return {}, {}
     try:
-        return {place: Link(**link) for place, link in read_json(path)["links"].items()}
+        document = read_json(path)
+        links = {place: Link(**link) for place, link in document["links"].items()}
+        return links, {kind: str(what) for kind, what in document["parts"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is no list of links: {error}", fix="make the folder again with `retake models add`"
         ) from error
 
 
-def links_document(links: Mapping[str, Link]) -> dict[str, object]:
-    return {"version": 1, "links": {place: asdict(link) for place, link in links.items()}}
+def links_document(links: Mapping[str, Link], parts: Mapping[str, str]) -> dict[str, object]:
+    return {
+        "version": 1,
+        "parts": dict(parts),
+        "links": {place: asdict(link) for place, link in links.items()},
+    }
 
 
 def require_unchanged(folder: Path, digest: Callable[[Path], str] | None = None) -> None:

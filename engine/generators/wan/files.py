@@ -41,6 +41,19 @@ SCHEDULER: Final = {
 SUPPORTED: Final = "Wan2.2 TI2V 5B, which has a timestep for each token"
 
 
+HOW_TO_GET: Final = {
+    VAE: "its autoencoder, such as wan2.2_vae.safetensors of ComfyUI, or the folder vae/",
+    TEXT_ENCODER: "umT5, such as umt5_xxl_fp8_e4m3fn_scaled.safetensors of ComfyUI, or text_encoder/",
+    "tokenizer": "the folder tokenizer/ of the model: hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers "
+    "--include 'tokenizer/*'",
+}
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """What a folder of such files says beside them, by place."""
+    return {"model_index.json": dict(MODEL_INDEX), "scheduler/scheduler_config.json": dict(SCHEDULER)}
+
+
 def identify(shapes: Shapes) -> Part | None:
     """The part that tensors of these names and shapes are, or None; ModelError for half of one."""
     if "patch_embedding.weight" in shapes and any(name.startswith("blocks.0.") for name in shapes):
@@ -191,3 +204,11 @@ def _count(shapes: Shapes, pattern: str) -> int:
     """One more than the largest number that the pattern finds at the beginning of a name."""
     found = (re.match(pattern, name) for name in shapes)
     return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def fits(transformer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the configurations of the other parts must say beside this transformer's."""
+    return {
+        VAE: {"z_dim": transformer["out_channels"]},
+        TEXT_ENCODER: {"d_model": transformer["text_dim"]},
+    }

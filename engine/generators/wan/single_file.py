@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 from engine.errors import ModelError
 from engine.generators.wan.files import TEXT_ENCODER, TRANSFORMER, identify
@@ -27,6 +29,7 @@ from engine.weights.contents import Contents, contents
 from engine.weights.fill import fill, parameter_shapes, require_match, tie
 from engine.weights.header import read_header
 from engine.weights.linked import linked_file
+from engine.weights.parts import Part
 from engine.weights.tensors import Weights
 from engine.weights.variants import library_shapes
 
@@ -95,3 +98,15 @@ def _namings(model: Any, component: str) -> dict[str, Renaming]:
         num_res_blocks=int(model.config.num_res_blocks),
     )
     return {"diffusers": str, "publisher": published}
+
+
+def require_whole(found: Contents, part: Part) -> None:
+    """ModelError with both lists where the file lacks tensors of the part that it is, or has others."""
+    with torch.device("meta"):
+        if part.kind == TEXT_ENCODER:
+            model: Any = UMT5EncoderModel(UMT5Config(**part.config))
+        else:
+            model_class: Any = WanTransformer3DModel if part.kind == TRANSFORMER else AutoencoderKLWan
+            model = model_class.from_config(dict(part.config))
+    tie(model)
+    names_in(model, found, part.kind)

@@ -238,7 +238,7 @@ def test_other_models_of_the_family_are_known_by_name(
 
 def test_what_is_no_wan_is_none() -> None:
     assert identify({"transformer_blocks.0.attn.to_q.weight": (8, 8)}) is None
-    with pytest.raises(ModelError, match="a tensor head.head.weight of 2 sides; this file lacks it"):
+    with pytest.raises(ModelError, match=r"a tensor head.head.weight of 2 sides; this file lacks it"):
         identify({name: shape for name, shape in TRANSFORMER.items() if name != "head.head.weight"})
 
 

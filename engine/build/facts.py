@@ -43,8 +43,7 @@ def facts_ahead(prepared: Prepared) -> Iterator[Facts]:
 def manifest_of(
     prepared: Prepared, facts: Facts, denoiser: Mapping[str, str], critic: Mapping[str, str]
 ) -> dict[str, Any]:
-    """`denoiser` and `critic` are the notes of the loaded models. ModelError where a linked file is not what it
-    was when it was linked."""
+    """`denoiser` and `critic` are notes of the loaded models. ModelError where a linked file has changed."""
     config = prepared.config
     for folder in (prepared.generator.path, prepared.critic.path):
         require_unchanged(folder, facts.digest)

@@ -60,7 +60,7 @@ def find_generator(name: str) -> ModelFolder:
     families = _families(GENERATORS, "PIPELINES")
     family = next((families[start] for start in families if class_name.startswith(start)), None)
     if family is None:
-        raise _unknown_family(path, "model_index.json _class_name", class_name, families)
+        raise _unknown_family(path, "model_index.json _class_name", repr(class_name), families)
     listed = [
         key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([None], [])
     ]
@@ -81,7 +81,7 @@ def find_critic(name: str) -> ModelFolder:
     model_type = str(config.get("model_type", ""))
     families = _families(CRITICS, "MODEL_TYPES")
     if model_type not in families:
-        raise _unknown_family(path, "config.json model_type", model_type, families)
+        raise _unknown_family(path, "config.json model_type", _told(model_type), families)
     for name in ("config.json", "tokenizer_config.json"):
         _refuse_own_code(path / name)
     _require_weights(path, "the model", CRITIC_LAYOUT)
@@ -211,8 +211,16 @@ def _missing(path: Path, part: str, layout: str) -> ModelError:
     return ModelError(f"{path} lacks {part}", fix=f"{complete}; its layout is: {layout}")
 
 
+def _told(model_type: str) -> str:
+    """With the reason where a family knows the type of model and does not load it."""
+    modules = (plugins.load(CRITICS, family) for family in plugins.names(CRITICS))
+    reasons = (getattr(module, "NOT_LOADED", {}).get(model_type) for module in modules)
+    reason = next((found for found in reasons if found), None)
+    return f"{model_type!r} ({reason})" if reason else repr(model_type)
+
+
 def _unknown_family(path: Path, where: str, value: str, families: Mapping[str, str]) -> ModelError:
     return ModelError(
-        f"{path}: {where} is {value!r}, which no family loads; known: {', '.join(sorted(families))}",
+        f"{path}: {where} is {value}, which no family loads; known: {', '.join(sorted(families))}",
         fix=f"give a folder of one of the families: {', '.join(sorted(set(families.values())))}",
     )

@@ -5,7 +5,7 @@ Knows no model and no format. Invariant: afterwards every parameter has a value 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,14 @@ from engine.errors import ModelError
 from engine.weights.contents import listed
 
 Shapes = Mapping[str, tuple[int, ...]]
+Renaming = Callable[[str], str]
+"""Name of a parameter -> the one that a file has for it."""
+
+
+def naming_of(own: Iterable[str], found: Iterable[str], namings: Mapping[str, Renaming]) -> str:
+    """Of `namings` the one by which most of `own` are among `found`."""
+    names, there = list(own), set(found)
+    return max(namings, key=lambda naming: sum(namings[naming](name) in there for name in names))
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

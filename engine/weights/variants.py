@@ -33,11 +33,17 @@ def variant_of(folder: Path) -> str | None:
 
 def library_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Of each tensor that the library would read, by the headers of its files; empty where there is none."""
-    variant = variant_of(folder)
-    files = [path for path, its in _variants(folder).items() if its == variant]
     return {
-        name: stored.shape for path in sorted(files) for name, stored in read_header(path).tensors.items()
+        name: stored.shape
+        for path in library_files(folder)
+        for name, stored in read_header(path).tensors.items()
     }
+
+
+def library_files(folder: Path) -> list[Path]:
+    """Those of the variant that is meant; all shards of one."""
+    variant = variant_of(folder)
+    return sorted(path for path, its in _variants(folder).items() if its == variant)
 
 
 def _variants(folder: Path) -> dict[Path, str | None]:

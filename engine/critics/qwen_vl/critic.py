@@ -329,7 +329,7 @@ def load(
         slots=slots,
         replies=replies,
         device=device,
-        notes={"chat_template": parts.chat_template},
+        notes={"chat_template": parts.chat_template, **({"weights": parts.weights} if parts.weights else {})},
     )
     if slots is not None and critic.on_gpu and takes is not None:
         slots.expect(planned_length(critic, takes))

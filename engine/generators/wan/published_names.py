@@ -9,10 +9,10 @@ for the text encoder transformers' own. Imports no model library.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from typing import Final
 
-Renaming = Callable[[str], str]
+from engine.weights.fill import Renaming
+
 _Table = tuple[tuple[str, str], ...]
 """Pattern in the name here -> what the other one has there, in this order."""
 
@@ -121,9 +121,3 @@ def published_vae_name(name: str, *, residual: bool, num_res_blocks: int) -> str
 def text_encoder_namings() -> dict[str, Renaming]:
     """By whose names they are."""
     return {"transformers": str, "publisher": _by(_TEXT_ENCODER), "llama.cpp": _by(_LLAMA_TEXT_ENCODER)}
-
-
-def naming_of(own: Iterable[str], found: Iterable[str], namings: dict[str, Renaming]) -> str:
-    """Of `namings` the one by which most of `own` are among `found`."""
-    names, there = list(own), set(found)
-    return max(namings, key=lambda naming: sum(namings[naming](name) in there for name in names))

@@ -19,14 +19,12 @@ from transformers import UMT5Config, UMT5EncoderModel
 from engine.errors import ModelError
 from engine.generators.wan.files import TEXT_ENCODER, TRANSFORMER, identify
 from engine.generators.wan.published_names import (
-    Renaming,
-    naming_of,
     published_name,
     published_vae_name,
     text_encoder_namings,
 )
 from engine.weights.contents import Contents, contents
-from engine.weights.fill import fill, parameter_shapes, require_match, tie
+from engine.weights.fill import Renaming, fill, naming_of, parameter_shapes, require_match, tie
 from engine.weights.header import read_header
 from engine.weights.linked import linked_file
 from engine.weights.parts import Part

@@ -106,6 +106,11 @@ def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> N
     with pytest.raises(ModelError, match="'FluxPipeline', which no family loads; known: Wan") as caught:
         model_folders.find_generator(str(pipeline))
     assert caught.value.fix == "give a folder of one of the families: wan", "only those that load something"
+    (critic / "config.json").write_text('{"model_type": "qwen3_5"}')
+    with pytest.raises(
+        ModelError, match=r"'qwen3_5' \(.*Gated DeltaNet.*\), which no family loads; known: qwen2"
+    ):
+        model_folders.find_critic(str(critic))
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="'llama', which no family loads; known: qwen2_5_vl, qwen3_vl"):
         model_folders.find_critic(str(critic))

@@ -12,11 +12,11 @@ from diffusers.loaders.single_file_utils import (
 from tiny_wan import build_autoencoder, build_transformer
 
 from engine.generators.wan.published_names import (
-    naming_of,
     published_name,
     published_vae_name,
     text_encoder_namings,
 )
+from engine.weights.fill import naming_of
 
 
 def test_every_name_of_the_transformer_comes_back() -> None:

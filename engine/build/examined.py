@@ -93,11 +93,12 @@ def _lora(path: Path, types: Mapping[str, int]) -> Examined:
     found = read_lora(path)
     ranks = Counter(update.down.shape[0] for update in found.updates.values())
     rank = f" of rank {', '.join(str(rank) for rank in sorted(ranks))}" if ranks else ""
+    steps = "" if found.grid is None or not found.grid.timesteps else f", {len(found.grid.timesteps)} steps"
     changes = f"{len(found.updates)} layers{rank}, {len(found.deltas)} other weights and biases"
     return Examined(
         path=path,
         kind="LoRA",
-        what=f"LoRA that changes {changes}",
+        what=f"LoRA that changes {changes}{steps}",
         stored=", ".join(types),
         weights=types,
         use=f"retake run CLIPS --generator MODEL --lora {shlex.quote(str(path))}",

@@ -16,6 +16,7 @@ from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.denoise.lora import read_loras
+from engine.denoise.lora_grid import grid_of
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
@@ -210,6 +211,7 @@ def load_generator(
 ) -> Generator:
     """The generator of a checked folder with the settings of `config`; without weights it is an outline."""
     family: Any = found.loader()
+    loras = read_loras(config.generator.loras)
     places = {"text_encoder": config.memory.text_encoder, "blocks": config.memory.blocks}
     generator: Any = family.load(
         found.path,
@@ -217,7 +219,7 @@ def load_generator(
         dtype=dtype,
         num_inference_steps=config.generator.steps,
         guidance_scale=config.generator.guidance_scale,
-        loras=read_loras(config.generator.loras),
+        loras=loras,
         denoise=config.denoise.settings(),
         cache=cache_folder() / "kernels",
         with_weights=with_weights,
@@ -226,6 +228,8 @@ def load_generator(
         capability=capability,
     )
     generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
+    if (grid := grid_of(loras)) is not None:
+        generator.notes["steps of a LoRA"] = f"{grid.timesteps}, {grid.timesteps_are}"
     if form is not None:
         generator.notes.update(form.notes)
     made: Generator = generator

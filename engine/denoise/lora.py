@@ -12,7 +12,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from engine.denoise.lora_grid import Grid, read_grid
 from engine.errors import ModelError, nearest
 from kernels.files import file_digest
 
@@ -72,6 +73,8 @@ class Lora:
     strength: float
     updates: Mapping[str, Update]
     deltas: Mapping[Place, Tensor] = field(default_factory=dict)
+    grid: Grid | None = None
+    """What stands beside the file of the steps that it was distilled for."""
 
 
 def read_loras(entries: Sequence[str]) -> tuple[Lora, ...]:
@@ -97,7 +100,9 @@ def aliases_of(names: Iterable[str], other: Callable[[str], str] = str) -> dict[
 
 
 def read_lora(path: Path, strength: float = 1.0) -> Lora:
-    """The updates in a safetensors file; ModelError when it is unreadable, incomplete or no plain LoRA."""
+    """The updates in a safetensors file; ModelError when it is unreadable, incomplete or no plain LoRA, or as
+    `read_grid`."""
+    grid = read_grid(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -105,9 +110,10 @@ def read_lora(path: Path, strength: float = 1.0) -> Lora:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is not a LoRA file: {error}", fix="give a safetensors file") from error
     alpha = _alpha(metadata, path.name)
-    return lora_of(
+    found = lora_of(
         tensors, path.name, digest=f"sha256:{file_digest(path)}", strength=strength, default_alpha=alpha
     )
+    return replace(found, grid=grid)
 
 
 def lora_of(

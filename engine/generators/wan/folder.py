@@ -25,6 +25,7 @@ from diffusers import (
 )
 from transformers import T5EncoderModel, UMT5EncoderModel
 
+from engine.denoise.lora_grid import Grid
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
 from engine.generators.wan.components import (
@@ -151,6 +152,24 @@ def read_folder(
         spec=_spec(folder, defaults, transformer, vae),
         max_text_tokens=min(int(tokenizer.model_max_length), MAX_TEXT_TOKENS),
     )
+
+
+def on_the_grid_of(parts: WanParts, grid: Grid | None) -> WanParts:
+    """With steps and the guidance that a LoRA was distilled for; ModelError where the folder has its own."""
+    if grid is None:
+        return parts
+    if parts.defaults.timesteps is not None:
+        raise ModelError(
+            f"{parts.folder} was distilled for its own steps, and a LoRA brings others",
+            fix="leave that LoRA out, or take the model before its distillation",
+        )
+    defaults = dataclasses.replace(
+        parts.defaults,
+        timesteps=grid.timesteps,
+        timesteps_are=grid.timesteps_are,
+        guidance_scale=grid.guidance_scale,
+    )
+    return dataclasses.replace(parts, defaults=_on_the_grid(parts.folder, defaults, parts.scheduler))
 
 
 def _check_index(folder: Path) -> None:

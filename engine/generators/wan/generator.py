@@ -21,12 +21,13 @@ from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, cached_steps, gate_step
 from engine.denoise.lora import Lora, check_names, merge_into
+from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixSampler, Schedule, fixed_schedule, read_schedule
 from engine.errors import ConfigError
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.folder import WanParts, read_folder
+from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.memory import latent_shape, num_tokens, padded, to_uint8
@@ -89,6 +90,7 @@ def load(
         with_transformer=exported is None,
         streamed=frozenset(streamed),
     )
+    parts = on_the_grid_of(parts, grid_of(loras))
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(

@@ -25,6 +25,7 @@ ORDER = (
     "scaling",
     "overlap",
     "memory",
+    "model_needs",
     "denoiser",
     "vlm_decode",
     "attention",

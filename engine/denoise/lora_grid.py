@@ -85,11 +85,12 @@ def read_grid(path: Path) -> Grid | None:
         table = read_json(sidecar)
         if not isinstance(table, dict):
             raise ValueError("it holds no JSON object")
-        return from_table(Grid, table)
+        made: Grid = from_table(Grid, table)
     except ValueError as error:
         raise ModelError(f"{sidecar} is not JSON: {error}", fix="repair or delete it") from error
     except ConfigError as error:
         raise ModelError(f"{sidecar}: {error.problem}", fix=error.fix) from error
+    return made
 
 
 def grid_of(loras: Sequence[Lora]) -> Grid | None:

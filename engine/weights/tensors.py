@@ -63,7 +63,8 @@ class Weights:
 
     def _stored(self, name: str, stored: Stored) -> Tensor:
         if self.contents.header.format != GGUF:
-            return self._file.get_tensor(name).to(self.device)
+            found: Tensor = self._file.get_tensor(name)
+            return found.to(self.device)
         # a copy: the mapped file is read-only, which torch does not know
         part = self._file[stored.start : stored.start + stored.num_bytes]
         raw = torch.from_numpy(np.array(part)).to(self.device)

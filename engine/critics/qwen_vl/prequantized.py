@@ -181,12 +181,12 @@ class _Files:
                 self._maybe(layer, "weight_g_idx"),
                 bits=scheme.bits,
             )
-        packed = tuple(read(f"{layer}.{part}") for part in ("qweight", "qzeros", "scales"))
+        qweight, qzeros, scales = (read(f"{layer}.{part}") for part in ("qweight", "qzeros", "scales"))
         if scheme.packing == AWQ:
-            return packed_ints.awq(*packed, bits=scheme.bits)
+            return packed_ints.awq(qweight, qzeros, scales, bits=scheme.bits)
         assert scheme.packing == GPTQ
-        g_idx = self._maybe(layer, "g_idx")
-        return packed_ints.gptq(*packed, g_idx, bits=scheme.bits, zero_offset=scheme.zero_offset)
+        g_idx, offset = self._maybe(layer, "g_idx"), scheme.zero_offset
+        return packed_ints.gptq(qweight, qzeros, scales, g_idx, bits=scheme.bits, zero_offset=offset)
 
     def _maybe(self, layer: str, *parts: str) -> Tensor | None:
         names = [name for part in parts if (name := self._layers.part(layer, part)) is not None]

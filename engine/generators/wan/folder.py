@@ -25,7 +25,7 @@ from diffusers import (
 )
 from transformers import T5EncoderModel, UMT5EncoderModel
 
-from engine.denoise.lora_grid import Grid
+from engine.denoise.lora_grid import AFTER_SHIFT, BEFORE_SHIFT, Grid
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
 from engine.generators.wan.components import (
@@ -41,7 +41,7 @@ from engine.generators.wan.components import (
     unfit,
 )
 from engine.generators.wan.own_prefix import use_own_prefix
-from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
+from engine.generators.wan.settings import OWN, WanDefaults
 from engine.generators.wan.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters

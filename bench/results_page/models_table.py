@@ -23,7 +23,7 @@ def models(page: Page) -> str:
             one.what,
             one.licence,
             f"`hf download {name}`, {one.about_gb:g} GB",
-            one.published or "none",
+            one.published or "–",
         ]
         for name, one in HOSTED.items()
     ]
@@ -43,13 +43,13 @@ def _by_card(page: Page) -> str:
     table = [[critic, *(cells[card] for card in cards)] for critic, cells in by_critic.items()]
     note = (
         f"In brackets how many settings `retake` changes to make it fit ({page.link(NAME, 'which')}); * with "
-        "`--no-overlap`; – does not fit."
+        "`--no-overlap`; no: does not fit."
     )
     return md.paragraphs(md.table(header, table, num_text_columns=1), note)
 
 
 def _cell(row: Mapping[str, Any]) -> str:
     if row["planned_gib"] is None:
-        return "–"
+        return "no"
     changes = f" ({len(row['changed'])})" if row["changed"] else ""
     return f"{row['planned_gib']:.1f}{changes}{'' if row['overlap'] else ' *'}"

@@ -16,6 +16,7 @@ def needs(file: ResultFile) -> md.Section:
     """A row a critic and card, with all that was changed to make it fit."""
     document = file.document
     settings = document["settings"]
+    size = f"{settings['width']}x{settings['height']}"
     table = [
         [
             row["critic"],
@@ -30,8 +31,8 @@ def needs(file: ResultFile) -> md.Section:
         title=TITLE,
         headline=f"{settings['generator']} with {len({row['critic'] for row in document['needs']})} critics",
         body=md.paragraphs(
-            f"Planned by `retake plan` for {settings['generator']} at {settings['width']}x{settings['height']}"
-            f" with preset {settings['preset']}, from the headers of files without weights; nothing ran.",
+            f"Planned by `retake plan` for {settings['generator']} at {size} with preset "
+            f"{settings['preset']}, by the headers of files without weights; nothing ran.",
             md.table(["critic", "card", "GiB", "planned GiB", "changed to fit"], table, num_text_columns=2),
         ),
     )

@@ -35,13 +35,14 @@ class WeightFile:
     @property
     def format(self) -> str:
         """How its weights are stored, and what is done with them, in words."""
-        found = self.contents.quantization
+        found, header = self.contents.quantization, self.contents.header
+        words = "; its own tokenizer is not read" if self.contents.has_words else ""
         if found == "none":
-            return f"{self.contents.header.format}, {', '.join(self.contents.header.types)}"
+            return f"{header.format}, {', '.join(header.types)}{words}"
         used = "dequantized once, into the precision of the run"
         if self.contents.num_input_scales:
             used += f"; its {self.contents.num_input_scales} scales of inputs are not used"
-        return f"{self.contents.header.format}, {found}: {used}"
+        return f"{header.format}, {found}: {used}{words}"
 
 
 def is_lora(header: Header) -> bool:

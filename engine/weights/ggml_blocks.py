@@ -17,6 +17,7 @@ _SUPER = 256
 """Weights of a block of the K types."""
 _PAIR_SHIFTS: Final = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
 """Of the four pairs of bits in a byte."""
+_BIT_SHIFTS: Final = torch.arange(8, dtype=torch.uint8)
 
 
 def dequantize(blocks: Tensor, kind: str) -> Tensor:
@@ -36,7 +37,7 @@ def _nibbles(packed: Tensor) -> Tensor:
 
 def _fifth_bits(blocks: Tensor, start: int) -> Tensor:
     """32 bits, the first weight's lowest -> uint8 [B, 32], 0 or 16."""
-    bits = (blocks[:, start : start + 4, None] >> torch.arange(8, device=blocks.device)) & 1
+    bits = (blocks[:, start : start + 4, None] >> _BIT_SHIFTS.to(blocks.device)) & 1
     return bits.reshape(len(blocks), 32).to(torch.uint8) << 4
 
 
@@ -91,7 +92,7 @@ def _q4_k(blocks: Tensor) -> Tensor:
 
 
 def _q5_k(blocks: Tensor) -> Tensor:
-    fifth = (blocks[:, 16:48].reshape(-1, 1, 32) >> torch.arange(8, device=blocks.device).view(1, 8, 1)) & 1
+    fifth = (blocks[:, 16:48].reshape(-1, 1, 32) >> _BIT_SHIFTS.to(blocks.device).view(1, 8, 1)) & 1
     return _scaled(blocks, _pairs(blocks[:, 48:]) | (fifth.to(torch.uint8) << 4))
 
 
@@ -120,7 +121,7 @@ def _q2_k(blocks: Tensor) -> Tensor:
 
 
 def _q3_k(blocks: Tensor) -> Tensor:
-    third = (blocks[:, :32].reshape(-1, 1, 32) >> torch.arange(8, device=blocks.device).view(1, 8, 1)) & 1
+    third = (blocks[:, :32].reshape(-1, 1, 32) >> _BIT_SHIFTS.to(blocks.device).view(1, 8, 1)) & 1
     lower, upper = blocks[:, 96:104], blocks[:, 104:108].reshape(-1, 1, 4)
     upper = ((upper >> _PAIR_SHIFTS.to(blocks.device).view(1, 4, 1)) & 3).reshape(-1, 16)
     scales = (_nibbles(lower) | (upper << 4)).to(torch.int8) - 32

@@ -43,8 +43,8 @@ class Codes:
 
 def unpack(words: Tensor, bits: int) -> Tensor:
     """int32 [R, C] -> uint8 [R, C * 32 / b], the lowest bits first."""
-    shifts = torch.arange(0, 32, bits, device=words.device)
-    codes = (words.long()[..., None] >> shifts) & ((1 << bits) - 1)
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=words.device)
+    codes = (words[..., None] >> shifts) & ((1 << bits) - 1)  # what a negative word fills up with is cut off
     return codes.to(torch.uint8).flatten(-2)
 
 

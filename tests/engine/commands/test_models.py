@@ -70,7 +70,10 @@ def of_the_dataset(folder: Path) -> None:
     (folder / "retake.json").write_text(json.dumps({**SIDECAR, **durations, "clip_prompts": True}))
 
 
-@pytest.mark.parametrize("name", ["plain", "scaled", "gguf"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("plain", marks=pytest.mark.slow), pytest.param("scaled", marks=pytest.mark.slow), "gguf"],
+)
 def test_a_take_is_made_from_every_kind_of_file(
     made: tuple[TinyWan22, Files],
     folders: Folders,

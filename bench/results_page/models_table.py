@@ -43,7 +43,8 @@ def _by_card(page: Page) -> str:
     table = [[critic, *(cells[card] for card in cards)] for critic, cells in by_critic.items()]
     note = (
         f"In brackets how many settings `retake` changes to make it fit ({page.link(NAME, 'which')}); * with "
-        "`--no-overlap`; no: does not fit."
+        "`--no-overlap`; no: does not fit. "
+        "Licences and sizes are those of the models' cards, no published score is one of Retake."
     )
     return md.paragraphs(md.table(header, table, num_text_columns=1), note)
 

@@ -38,7 +38,9 @@ def read_weights(
     if (path := linked_file(folder / component)) is not None:
         with init_empty_weights():  # parameters alone: buffers have values
             model = refusing(folder, component, lambda: _by_config(folder, component, model_class))
-        return read_single_file(path, _in_dtype(model, dtype), component, device)
+        # as the library's classes: transformers' on the device, diffusers' on the host until they are placed
+        home = device if component == "text_encoder" else torch.device("cpu")
+        return read_single_file(path, _in_dtype(model, dtype), component, device, home)
     # The dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
     # transformers reads straight to the device on several threads; diffusers maps the file into memory, on
     # the CPU as on a GPU, and is as quick without.

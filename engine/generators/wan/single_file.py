@@ -75,13 +75,13 @@ def require_names(folder: Path, model: Any, component: str) -> None:
     require_match(folder, shapes, found, what=f"the {component} of its config.json", allowed=allowed)
 
 
-def read_single_file(path: Path, model: Any, component: str, device: torch.device) -> Any:
-    """`model`, which has shapes and types only, with the weights of the file."""
+def read_single_file(path: Path, model: Any, component: str, device: torch.device, home: torch.device) -> Any:
+    """`model`, which has shapes only, with the weights of the file at `home`; dequantized on `device`."""
     found = contents(read_header(path))
     tie(model)
     names = names_in(model, found, component)
     with Weights(found, device) as weights:
-        fill(model, lambda name, dtype: weights.read(names[name], dtype))
+        fill(model, lambda name, dtype: weights.read(names[name], dtype).to(home))
     return model
 
 

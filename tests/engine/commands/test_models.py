@@ -70,6 +70,14 @@ def of_the_dataset(folder: Path) -> None:
     (folder / "retake.json").write_text(json.dumps({**SIDECAR, **durations, "clip_prompts": True}))
 
 
+def lora(folder: Path) -> Path:
+    """In kohya's names, for a layer that the FP8 and GGUF files have quantized."""
+    name = "lora_unet_blocks_0_self_attn_q"
+    pair = {"lora_down.weight": torch.ones(4, 128), "lora_up.weight": torch.ones(128, 4)}
+    tensors = {f"{name}.{part}": tensor for part, tensor in pair.items()}
+    return save(folder / "kohya.safetensors", {**tensors, f"{name}.alpha": torch.tensor(2.0)})
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param("plain", marks=pytest.mark.slow), pytest.param("scaled", marks=pytest.mark.slow), "gguf"],
@@ -93,7 +101,7 @@ def test_a_take_is_made_from_every_kind_of_file(
     of_the_dataset(folder)
     assert check(folder, home)["faults"] == []
     script_the_critic(monkeypatch)
-    settings = {"generator.name": "own", "loop.loops": 0, "limit": 1}
+    settings = {"generator.name": "own", "loop.loops": 0, "limit": 1, "generator.loras": [str(lora(home))]}
     with build_run(folders.config(home / "run", settings=settings)) as run:
         (outcome,) = run.execute(Silent()).values()
     assert outcome.failure is None and len(outcome.attempts) == 1

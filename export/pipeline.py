@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.denoise.lora import Lora, lora_key, merge_into
+from engine.denoise.lora_grid import grid_of
 from engine.errors import nearest
 from engine.generators.cosmos3 import lora_names as cosmos3_names
 from engine.generators.wan import lora_names as wan_names
@@ -121,6 +122,11 @@ def check(request: Request) -> None:
         raise ExportError(f"LoRAs change no {request.subject}", fix=f"give them with {' or '.join(ALIASES)}")
     if request.loras and request.low_memory:
         raise ExportError("merging LoRAs needs the weights in memory", fix="leave out --low-memory or --lora")
+    if grid_of(request.loras) is not None:
+        raise ExportError(
+            "a LoRA of step distillation brings steps, which an artifact does not keep",
+            fix="put its timesteps and guidance_scale into retake.json of the model, and {} beside the LoRA",
+        )
     if request.target in tensorrt.TARGETS:
         library = find(request.target)
         if not library.needs_gpu and not request.capabilities:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.results_page import commands_table, decode_section, demo_section, selector_tables
+from bench.results_page import commands_table, decode_section, demo_section, models_table, selector_tables
 from bench.results_page import markdown as md
 from bench.results_page.page import Page
 from bench.results_page.speed_sections import PLOTS
@@ -223,6 +223,7 @@ FIGURES: Mapping[str, Callable[[Page], str]] = {
     "picture": picture,
     "results": results,
     "commands": commands_table.commands,
+    "models": models_table.models,
     "forwards": forwards,
     "decoding": decoding,
 }

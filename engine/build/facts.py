@@ -18,6 +18,7 @@ from engine.loop.policy import scenario_seed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.manifest import Digest, collect, model_files, surroundings
 from engine.settings.environment import cache_folder, usable_cores
+from engine.weights.linked import require_unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,10 @@ def facts_ahead(prepared: Prepared) -> Iterator[Facts]:
 def manifest_of(
     prepared: Prepared, facts: Facts, denoiser: Mapping[str, str], critic: Mapping[str, str]
 ) -> dict[str, Any]:
-    """`denoiser` and `critic` are the notes of the loaded models."""
+    """`denoiser` and `critic` are notes of the loaded models. ModelError where a linked file has changed."""
     config = prepared.config
+    for folder in (prepared.generator.path, prepared.critic.path):
+        require_unchanged(folder, facts.digest)
     found = collect(
         asdict(config),
         {"generator": prepared.generator.path, "critic": prepared.critic.path},

@@ -28,18 +28,63 @@ class Hosted:
     repository: str
     about_gb: float
     licence: str
+    what: str
+    published: str = ""
+    """Its published score of Physics-IQ Verified, and where it stands."""
 
 
 HOSTED = {
     one.repository: one
     for one in (
-        # fp32 transformer and autoencoder, text encoder in bf16
-        Hosted(repository="Wan-AI/Wan2.2-TI2V-5B-Diffusers", about_gb=34, licence="Apache-2.0"),
-        Hosted(repository="Qwen/Qwen3-VL-2B-Instruct", about_gb=4.3, licence="Apache-2.0"),
-        Hosted(repository="Qwen/Qwen3-VL-4B-Instruct", about_gb=8.9, licence="Apache-2.0"),
-        Hosted(repository="Qwen/Qwen3-VL-8B-Instruct", about_gb=17.5, licence="Apache-2.0"),
-        Hosted(repository="Qwen/Qwen2.5-VL-3B-Instruct", about_gb=7.5, licence="Qwen Research License"),
-        Hosted(repository="Qwen/Qwen2.5-VL-7B-Instruct", about_gb=16.6, licence="Apache-2.0"),
+        Hosted(
+            repository="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+            about_gb=34,
+            licence="Apache-2.0",
+            what="generator: fp32 transformer and autoencoder, text encoder in bf16",
+            published="27.7 from one picture (arXiv 2606.18943)",
+        ),
+        Hosted(
+            repository="Qwen/Qwen3-VL-2B-Instruct",
+            about_gb=4.3,
+            licence="Apache-2.0",
+            what="critic",
+        ),
+        Hosted(
+            repository="Qwen/Qwen3-VL-4B-Instruct",
+            about_gb=8.9,
+            licence="Apache-2.0",
+            what="critic",
+        ),
+        Hosted(
+            repository="Qwen/Qwen3-VL-8B-Instruct",
+            about_gb=17.5,
+            licence="Apache-2.0",
+            what="critic",
+        ),
+        Hosted(
+            repository="Qwen/Qwen3-VL-8B-Instruct-FP8",
+            about_gb=10.6,
+            licence="Apache-2.0",
+            what="critic in FP8",
+        ),
+        Hosted(
+            repository="Qwen/Qwen2.5-VL-3B-Instruct",
+            about_gb=7.5,
+            licence="Qwen Research License",
+            what="critic",
+        ),
+        Hosted(
+            repository="Qwen/Qwen2.5-VL-7B-Instruct",
+            about_gb=16.6,
+            licence="Apache-2.0",
+            what="critic",
+        ),
+        Hosted(
+            repository="Qwen/Qwen2.5-VL-7B-Instruct-AWQ",
+            about_gb=6.9,
+            licence="Apache-2.0",
+            what="critic in 4 bits",
+        ),
     )
 }
 DIFFUSERS = {"Wan-AI/Wan2.2-TI2V-5B": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}

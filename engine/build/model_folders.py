@@ -17,7 +17,9 @@ from engine import plugins
 from engine.build import hub
 from engine.errors import ModelError
 from engine.settings.config import BUNDLED
+from engine.settings.model_names import added_model, added_models
 from engine.settings.notation import is_hub_name
+from engine.weights.linked import linked_file, require_unchanged
 from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"
@@ -32,6 +34,8 @@ WEIGHTLESS_PARTS = {
     "text_tokenizer": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+LIBRARIES = ("diffusers", "transformers")
 CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
 
 
@@ -66,12 +70,20 @@ def find_generator(name: str) -> ModelFolder:
     declared: Any = plugins.load(GENERATORS, family)
     parts = getattr(declared, "PARTS", PIPELINE_PARTS)
     listed = [
-        key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([None], [])
+        key
+        for key, value in index.items()
+        if isinstance(value, list)
+        and value[:1] not in ([None], [])
+        and key not in getattr(declared, "UNUSED", ())
     ]
-    for part in dict.fromkeys(
-        [*parts, *(key for key in listed if key not in getattr(declared, "UNUSED", ()))]
-    ):
+    own = [key for key in listed if index[key][0] not in LIBRARIES]
+    if own:
+        raise _own_code(path / "model_index.json", f"{own[0]} of {index[own[0]][0]!r}")
+    for part in dict.fromkeys([*parts, *listed]):
         _require_part(path, part, parts)
+    for part, config_name in WEIGHTLESS_PARTS.items():
+        _refuse_own_code(path / part / config_name)
+    require_unchanged(path)
     return ModelFolder(path=path, package=GENERATORS, family=family)
 
 
@@ -86,6 +98,8 @@ def find_critic(name: str) -> ModelFolder:
             if reason := getattr(plugins.load(CRITICS, family), "REFUSED", {}).get(model_type):
                 raise ModelError(f"{path} cannot be a critic: {reason}", fix="name another one with --critic")
         raise _unknown_family(path, "config.json model_type", model_type, families)
+    for name in ("config.json", "tokenizer_config.json"):
+        _refuse_own_code(path / name)
     _require_weights(path, "the model", CRITIC_LAYOUT)
     if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
@@ -123,6 +137,8 @@ def _folder(name: str, what: str) -> Path:
     path = MODELS / what if name == BUNDLED else Path(name)
     if path.is_dir():
         return path
+    if (added := added_model(name)) is not None:
+        return added
     if is_hub_name(name):
         found = hub.cached(name)
         if found is not None:
@@ -137,9 +153,12 @@ def _folder(name: str, what: str) -> Path:
             f"the bundled {what} is missing from this installation ({path} is not a folder)",
             fix=f"reinstall from a complete checkout, or give a folder with --{what}",
         )
+    names = [folder.name for folder in added_models()]
+    nor = f", nor one of the models that were added: {', '.join(names)}" if names else ""
     raise ModelError(
-        f"{what} {name!r} is neither {BUNDLED!r} nor a folder",
-        fix=f"give --{what} {BUNDLED} or a model folder",
+        f"{what} {name!r} is neither {BUNDLED!r} nor a folder{nor}",
+        fix=f"give --{what} {BUNDLED} or a model folder"
+        + (", or give the file a name with `retake models add`" if path.is_file() else ""),
     )
 
 
@@ -177,18 +196,44 @@ def _layout(parts: Sequence[str]) -> str:
 
 
 def _require_weights(folder: Path, part: str, layout: str) -> None:
-    """At least one safetensors file, and every shard that an index names, which may lie in other folders."""
+    """Linked weights, or at least one safetensors file and every shard that an index names, which may lie in
+    other folders."""
+    if linked_file(folder) is not None:
+        return
     named = [
         name
-        for index in sorted(folder.glob("*.safetensors.index.json"))
+        for index in sorted(folder.glob("*.safetensors.index*.json"))
         for name in _read_json(index, part, layout).get("weight_map", {}).values()
     ]
     shards = dict.fromkeys(sorted(named))
     absent = [name for name in shards if ".." in Path(name).parts or not (folder / name).is_file()]
     if len(absent) == len(shards) and not any(folder.glob("*.safetensors")):
+        _refuse_pickles(folder, part)
         raise _missing(folder, f"the weights of {part} (*.safetensors)", layout)
     if absent:
         raise _missing(folder, f"{len(absent)} of {len(shards)} shards, the first {absent[0]}", layout)
+
+
+def _refuse_pickles(folder: Path, part: str) -> None:
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
+        raise ModelError(
+            f"{folder} has the weights of {part} as pickles alone ({pickles[0]}), which can run any code; "
+            "none is read",
+            fix="take the same model as .safetensors",
+        )
+
+
+def _refuse_own_code(path: Path) -> None:
+    """ModelError for a model that wants Python of its own run (`trust_remote_code`)."""
+    if path.is_file() and (named := _read_json(path, "a model", CRITIC_LAYOUT).get("auto_map")):
+        raise _own_code(path, f"auto_map {named}")
+
+
+def _own_code(path: Path, where: str) -> ModelError:
+    return ModelError(
+        f"{path} asks for code of its own ({where}), which is not run",
+        fix="take the model in the layout of the library, without trust_remote_code",
+    )
 
 
 def _missing(path: Path, part: str, layout: str) -> ModelError:

@@ -16,6 +16,7 @@ from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.denoise.lora import read_loras
+from engine.denoise.lora_grid import grid_of
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
@@ -33,6 +34,7 @@ from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConf
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
+from engine.weights.linked import linked_parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,13 +237,14 @@ def load_generator(
     """The generator of a checked folder with the settings of `config`; without weights it is an outline.
     `lends`: the critic is to read by its text tower."""
     family: Any = found.loader()
+    loras = read_loras(config.generator.loras)
     generator: Any = family.load(
         found.path,
         device=device,
         dtype=dtype,
         num_inference_steps=config.generator.steps,
         guidance_scale=config.generator.guidance_scale,
-        loras=read_loras(config.generator.loras),
+        loras=loras,
         denoise=config.denoise.settings(),
         cache=cache_folder() / "kernels",
         with_weights=with_weights,
@@ -250,6 +253,9 @@ def load_generator(
         capability=capability,
         **({"lends": True} if lends else {}),
     )
+    generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
+    if (grid := grid_of(loras)) is not None:
+        generator.notes["steps of a LoRA"] = f"{grid.timesteps}, {grid.timesteps_are}"
     if form is not None:
         generator.notes.update(form.notes)
     made: Generator = generator

@@ -50,7 +50,7 @@ ORDER = (
         "report",
     ),
     *("choose", "join", "score", "compare", "table", "select", "prepare", "submit", "dataset"),
-    *("runs", "cache", "doctor"),
+    *("models", "runs", "cache", "doctor"),
 )
 """Of the commands in --help; others follow by name."""
 

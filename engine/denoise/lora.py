@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from engine.denoise.lora_grid import Grid, read_grid
 from engine.errors import ConfigError, ModelError, nearest
 from kernels.files import file_digest
 
@@ -79,6 +80,8 @@ class Lora:
     deltas: Mapping[Place, Tensor] = field(default_factory=dict)
     expert: str = ""
     """Of EXPERT_PREFIXES, for which of two transformers it is meant; "": it does not say."""
+    grid: Grid | None = None
+    """What stands beside the file of the steps that it was distilled for."""
 
 
 def read_loras(entries: Sequence[str]) -> tuple[Lora, ...]:
@@ -126,7 +129,9 @@ def aliases_of(names: Iterable[str], other: Callable[[str], str] = str) -> dict[
 
 
 def read_lora(path: Path, strength: float = 1.0) -> Lora:
-    """The updates in a safetensors file; ModelError when it is unreadable, incomplete or no plain LoRA."""
+    """The updates in a safetensors file; ModelError when it is unreadable, incomplete or no plain LoRA, or as
+    `read_grid`."""
+    grid = read_grid(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -134,9 +139,10 @@ def read_lora(path: Path, strength: float = 1.0) -> Lora:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is not a LoRA file: {error}", fix="give a safetensors file") from error
     alpha = _alpha(metadata, path.name)
-    return lora_of(
+    found = lora_of(
         tensors, path.name, digest=f"sha256:{file_digest(path)}", strength=strength, default_alpha=alpha
     )
+    return dataclasses.replace(found, grid=grid)
 
 
 def lora_of(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from engine.errors import ModelError
 from engine.machine.outline import without_values
+from engine.weights.variants import variant_of as weight_variant
 from kernels.files import read_json
 
 COMPLETE = "copy or download the whole folder again"
@@ -28,9 +29,11 @@ def read_component(
     one of diffusers, which maps the file into memory and is as quick without."""
     # The dtype at load time, not .to() afterwards: only this way the library keeps its fp32 islands.
     # transformers reads straight to the device on several threads.
-    options: dict[str, Any] = {"torch_dtype": dtype}
-    if device is not None:
-        options = {"dtype": dtype, "device_map": {"": device}}
+    options: dict[str, Any] = {"variant": weight_variant(folder / component)}
+    if device is None:
+        options["torch_dtype"] = dtype
+    else:
+        options |= {"dtype": dtype, "device_map": {"": device}}
     model, info = refusing(
         folder,
         component,

@@ -1,8 +1,8 @@
-"""Linear layers with 4-bit weights in the layout of `kernels.linear.four_bit`, made of those of bitsandbytes.
+"""Linear layers with 4-bit weights in the layout of `kernels.linear.four_bit`, made of codes and scales.
 
 Up to 16 rows go through its kernel, which reads the weights once; more rows are a library GEMM over weights
 dequantized to bf16 for the call. Layers that read the same input share one weight, which their single
-weights are parts of. Invariant: levels and scales are bitsandbytes' own.
+weights are parts of. Invariant: levels and scales are those of whoever quantized, such as bitsandbytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from kernels.linear import four_bit
 from kernels.linear.four_bit import FourBitWeight
+
+BYTES_PER_WEIGHT = 1 / 2 + 2 / four_bit.GROUP
+"""With the scale of each group."""
 
 
 class FourBitLinear(nn.Module):
@@ -74,16 +77,28 @@ def pack_linears(groups: Iterable[Sequence[tuple[nn.Module, str]]]) -> int:
         if not all(_fits(layer) for layer in layers):
             continue
         parts = [_codes_and_scales(layer) for layer in layers]
-        levels = layers[0].weight.quant_state.code
-        codes, scales = (torch.cat(column) for column in zip(*parts, strict=True))
-        shared = four_bit.pack(codes, scales, levels)
-        at = 0
-        for (owner, name), layer in zip(group, layers, strict=True):
-            bias = None if layer.bias is None else layer.bias.data.bfloat16()
-            setattr(owner, name, FourBitLinear(shared, at, layer.out_features, bias))
-            at += layer.out_features
-            replaced += 1
+        biases = [None if layer.bias is None else layer.bias.data.bfloat16() for layer in layers]
+        install(group, parts, layers[0].weight.quant_state.code, biases)
+        replaced += len(layers)
     return replaced
+
+
+def install(
+    group: Sequence[tuple[nn.Module, str]],
+    parts: Sequence[tuple[Tensor, Tensor]],
+    levels: Sequence[float] | Tensor,
+    biases: Sequence[Tensor | None],
+) -> None:
+    """Puts 4-bit layers in the place of those of a group, which read the same input.
+
+    parts: codes uint8 [N, K] and scales fp32 [N, K/64] of each; levels [16]; biases bf16 [N].
+    """
+    codes, scales = (torch.cat(column) for column in zip(*parts, strict=True))
+    shared = four_bit.pack(codes, scales, levels)
+    at = 0
+    for (owner, name), (own, _), bias in zip(group, parts, biases, strict=True):
+        setattr(owner, name, FourBitLinear(shared, at, len(own), bias))
+        at += len(own)
 
 
 def _fits(layer: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
+from engine.settings.model_names import added_model
 from engine.settings.notation import is_hub_name, shard_of
 from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
 from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
@@ -51,8 +52,8 @@ class GeneratorConfig:
         BUNDLED,
         option="--generator",
         metavar="NAME_OR_DIR",
-        help="The video model: demo, which is bundled, a diffusers folder, or a name on the hub that was "
-        "downloaded.",
+        help="The video model: demo, which is bundled, a diffusers folder, a name given with `retake models "
+        "add`, or one on the hub that was downloaded.",
     )
     steps: int | None = setting(None, low=1, high=1000, unset=BY_MODEL, help="Denoise steps of a take.")
     guidance_scale: float | None = setting(
@@ -127,8 +128,8 @@ class CriticConfig:
         BUNDLED,
         option="--critic",
         metavar="NAME_OR_DIR",
-        help="The vision-language model: demo, which is bundled, a transformers folder, or a name on the hub "
-        "that was downloaded.",
+        help="The vision-language model: demo, which is bundled, a transformers folder, a name given with "
+        "`retake models add`, or one on the hub that was downloaded.",
     )
     quantization: str = setting("none", choices=QUANTIZATIONS, help="Format of the critic's weights.")
     critique_form: str = setting(
@@ -373,7 +374,10 @@ def _absolute(config: RunConfig) -> RunConfig:
         return name if name in ("", BUNDLED, *names) else str(Path(name).expanduser().absolute())
 
     def model(name: str) -> str:
-        return name if is_hub_name(name) and not Path(name).is_dir() else folder(name)
+        if Path(name).is_dir():
+            return folder(name)
+        added = added_model(name)
+        return str(added) if added else name if is_hub_name(name) else folder(name)
 
     engine, policy = folder(config.denoise.engine, *EXPORT_TARGETS), config.denoise.policy
     policy = policy and folder(policy, *POLICIES)

@@ -97,6 +97,13 @@ def cache_folder() -> Path:
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "retake"
 
 
+def models_folder() -> Path:
+    """Where `retake models add` makes folders of links: in XDG_DATA_HOME, else in ~/.local/share."""
+    home = os.environ.get("XDG_DATA_HOME", "")
+    data = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "share"
+    return data / "retake" / "models"
+
+
 def exports_folder() -> Path:
     """Where `retake export` puts artifacts and `--denoiser TARGET` looks for them, unless told otherwise."""
     return cache_folder() / "exports"

@@ -103,6 +103,14 @@ def test_loras_are_refused_where_they_cannot_be_merged(source: Path, tmp_path: P
             pipeline.check(request_of(source, tmp_path, loras=loras, **change))
 
 
+def test_a_lora_of_step_distillation_is_not_built_in(source: Path, tmp_path: Path) -> None:
+    path = build_lora(tmp_path / "a.safetensors")
+    steps = '{"timesteps": [1000, 500], "timesteps_are": "after shift"}'
+    (tmp_path / "a.retake.json").write_text(steps)
+    with pytest.raises(ExportError, match="brings steps, which an artifact does not keep"):
+        pipeline.check(request_of(source, tmp_path, loras=read_loras([str(path)])))
+
+
 @pytest.mark.parametrize(
     ("target", "recipe", "needed"),
     [

@@ -37,14 +37,18 @@ SIDECAR = {
 }
 
 
-def build_autoencoder(*, residual: bool = False, blocks_per_level: int = 1) -> AutoencoderKLWan:
+def build_autoencoder(
+    *, residual: bool = False, blocks_per_level: int = 1, latents: int = LATENT_CHANNELS
+) -> AutoencoderKLWan:
     """The Wan2.1 layout (8x8 pixels per latent), or the residual one of Wan2.2 (16x16).
 
-    The decoder has one block more on each level.
+    The decoder has one block more on each level. With 16 latents their statistics are the published ones.
     """
     layout: dict[str, Any] = {}
+    if latents == LATENT_CHANNELS:
+        layout = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 0.8, 1.1]}
     if residual:
-        layout = {
+        layout |= {
             "is_residual": True,
             "patch_size": 2,
             "in_channels": 12,
@@ -54,11 +58,9 @@ def build_autoencoder(*, residual: bool = False, blocks_per_level: int = 1) -> A
         }
     return AutoencoderKLWan(
         base_dim=4,
-        z_dim=LATENT_CHANNELS,
+        z_dim=latents,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=blocks_per_level,
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[0.5, 1.5, 0.8, 1.1],
         **layout,
     ).eval()
 

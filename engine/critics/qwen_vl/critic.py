@@ -322,6 +322,7 @@ def load(
             grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
     slots = _slots(parts, settings.max_new_tokens, replies) if with_weights else None
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
+    weights = parts.weights if lent is None else SHARED
     critic = QwenVLCritic(
         model=model,
         tokenizer=parts.tokenizer,
@@ -333,7 +334,7 @@ def load(
         slots=slots,
         replies=replies,
         device=device,
-        notes={"chat_template": parts.chat_template, **({} if lent is None else {"weights": SHARED})},
+        notes={"chat_template": parts.chat_template, **({"weights": weights} if weights else {})},
         lent=lent,
     )
     if slots is not None and critic.on_gpu and takes is not None:

@@ -19,9 +19,12 @@ from torch import nn
 from engine.critics.qwen_vl.chat_template import chat_template
 from engine.critics.qwen_vl.lent_tower import over_tower
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
+from engine.critics.qwen_vl.prequantized import described, load_prequantized, outline_prequantized
 from engine.errors import ModelError, unknown_name
 from engine.machine.tokenizer import read_tokenizer
+from engine.quant import four_bit
 from engine.settings.sidecars import refuse_adapters
+from engine.weights.prequantized import READ, Layers, read_layers, read_scheme
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.linear import int8
 
@@ -34,7 +37,7 @@ UNQUANTIZED = ["model.visual", "lm_head"]
 # nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
 BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 # As they are packed for a GPU (`kernels.linear.four_bit`): two bytes of scale for each 64 weights.
-PACKED_BYTES_PER_WEIGHT = BYTES_PER_WEIGHT | {"nf4": 1 / 2 + 2 / 64}
+PACKED_BYTES_PER_WEIGHT = BYTES_PER_WEIGHT | {"nf4": four_bit.BYTES_PER_WEIGHT}
 
 _COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
@@ -48,6 +51,7 @@ class CriticParts:
     tokenizer: Any  # with the chat template that counts
     eos_ids: tuple[int, ...]
     chat_template: str  # where that was found
+    weights: str | None  # of a quantized folder that is read by us, how they are used
 
 
 def read_folder(
@@ -67,11 +71,16 @@ def read_folder(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
         tokenizer = read_tokenizer(folder)
-        _require_quantizer(folder, config, quantization)
-        if not options and getattr(config, "quantization_config", None) is None:
-            options = {"device_map": {"": device}}  # on several threads, without a copy in the host's memory
+        layers = None if tower is not None else _prequantized(folder, config, quantization)
+        if layers is None:
+            _require_quantizer(folder, config)
+            if not options and getattr(config, "quantization_config", None) is None:
+                options = {"device_map": {"": device}}  # on several threads, without a copy on the host
         if tower is not None:
             model = over_tower(folder, config, tower, torch_dtype(dtype), with_weights=with_weights)
+        elif layers is not None:
+            read = load_prequantized if with_weights else outline_prequantized
+            model = read(layers, config, torch_dtype(dtype), device)
         elif with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:
@@ -97,6 +106,7 @@ def read_folder(
         tokenizer=tokenizer,
         eos_ids=_eos_ids(model, tokenizer),
         chat_template=template.source,
+        weights=None if layers is None else described(layers, device, torch_dtype(dtype)),
     )
 
 
@@ -143,7 +153,27 @@ def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) 
     return model
 
 
-def _require_quantizer(folder: Path, config: Any, quantization: str) -> None:
+def _prequantized(folder: Path, config: Any, quantization: str) -> Layers | None:
+    """The layers of a folder whose quantization is read by us, by headers alone; `config` loses what it says
+    of it. ModelError for one that is to be quantized again, or packed in a way that is not read."""
+    stated = getattr(config, "quantization_config", None)
+    if stated is None:
+        return None
+    facts = stated if isinstance(stated, dict) else stated.to_dict()
+    if quantization != "none":
+        raise ModelError(
+            f"{folder} is quantized already ({facts.get('quant_method', 'unknown')}); "
+            f"--quantization {quantization} cannot be laid over it",
+            fix="leave --quantization out",
+        )
+    scheme = read_scheme(folder, facts)
+    if scheme is None:
+        return None
+    del config.quantization_config
+    return read_layers(folder, scheme)
+
+
+def _require_quantizer(folder: Path, config: Any) -> None:
     """ModelError where the folder is quantized and transformers' quantizer for it cannot run here."""
     stated = getattr(config, "quantization_config", None)
     if stated is None:
@@ -151,18 +181,13 @@ def _require_quantizer(folder: Path, config: Any, quantization: str) -> None:
     from transformers.quantizers import AutoHfQuantizer
 
     facts = stated if isinstance(stated, dict) else stated.to_dict()
-    method = str(facts.get("quant_method", "unknown"))
-    if quantization != "none":
-        raise ModelError(
-            f"{folder} is quantized already ({method}); --quantization {quantization} cannot be laid over it",
-            fix="leave --quantization out",
-        )
     try:
         AutoHfQuantizer.from_config(stated, pre_quantized=True).validate_environment(device_map=None)
     except (ImportError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder} is quantized ({method}), which cannot be loaded here: {error}",
-            fix="install the package that the message names, or take the model in another format",
+            f"{folder} is quantized ({facts.get('quant_method', 'unknown')}), which cannot be loaded here: "
+            f"{error}",
+            fix=f"install the package that the message names, or take the model in one of: {READ}",
         ) from error
 
 

@@ -20,6 +20,7 @@ from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
+from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.errors import ConfigError
@@ -73,6 +74,7 @@ def load(
     if exported is not None:
         _refuse_exported()
     _refuse(num_inference_steps, guidance_scale, settings, streamed)
+    _refuse_steps(loras)
     parts = read_folder(
         folder, device, dtype, with_weights=with_weights, streamed=frozenset(streamed), words=lends
     )
@@ -100,6 +102,14 @@ def _refuse_exported() -> Never:
         "artifact is built for one",
         fix="leave --denoiser out",
     )
+
+
+def _refuse_steps(loras: Sequence[Lora]) -> None:
+    if grid_of(loras) is not None:
+        raise ConfigError(
+            "a LoRA of step distillation brings its steps, and Cosmos3 has those of its scheduler alone",
+            fix="leave that LoRA out",
+        )
 
 
 def _refuse(

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
+from diffusers import ModelMixin
 
 from engine.errors import ModelError
+from engine.generators.wan.single_file import read_single_file, require_names
 from engine.machine.offload import look_up_on_host, stream
 from engine.machine.outline import in_dtype
 from engine.machine.pipeline_folder import outline_component, read_component, read_object, refusing
+from engine.weights.linked import linked_file
 
+TEXT_ENCODER = "text_encoder"
 CONFIG_FILES = {
     "transformer": "config.json",
     "vae": "config.json",
@@ -28,7 +33,13 @@ CONFIG_FILES = {
 def read_weights(
     folder: Path, component: str, model_class: Any, dtype: torch.dtype, *, device: torch.device
 ) -> Any:
-    at = device if component == "text_encoder" else None
+    at = device if component == TEXT_ENCODER else None
+    if (path := linked_file(folder / component)) is not None:
+        with init_empty_weights():  # parameters alone: buffers have values
+            model = refusing(folder, component, lambda: _by_config(folder, component, model_class))
+        # as the library's classes: transformers' on the device, diffusers' on the host until they are placed
+        home = torch.device("cpu") if at is None else at
+        return read_single_file(path, _in_dtype(model, dtype), _kind(component), device, home)
     return read_component(folder, component, model_class, dtype, device=at)
 
 
@@ -37,16 +48,39 @@ def read_on_host(folder: Path, component: str, model_class: Any, dtype: torch.dt
 
 
 def outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
-    """The module of a component's config, with shapes and without values."""
-    if component != "text_encoder":
-        return outline_component(folder, component, model_class, dtype)
+    """The module of a component's config, with shapes and without values; ModelError where the headers of its
+    weights state other tensors."""
 
     def build() -> Any:
-        config = model_class.config_class.from_pretrained(folder / component, local_files_only=True)
         with torch.device("meta"):
-            return in_dtype(model_class(config), (), dtype)
+            return _in_dtype(_by_config(folder, component, model_class), dtype)
 
-    return refusing(folder, component, build)
+    is_text = component == TEXT_ENCODER
+    model = (
+        refusing(folder, component, build)
+        if is_text
+        else outline_component(folder, component, model_class, dtype)
+    )
+    require_names(folder / component, model, _kind(component))
+    return model
+
+
+def _kind(component: str) -> str:
+    """What the weights of a component are: the second transformer is one too."""
+    return component.removesuffix("_2")
+
+
+def _by_config(folder: Path, component: str, model_class: Any) -> Any:
+    path = folder / component
+    if component == TEXT_ENCODER:
+        return model_class(model_class.config_class.from_pretrained(path, local_files_only=True))
+    return model_class.from_config(model_class.load_config(path, local_files_only=True))
+
+
+def _in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """All but the fp32 islands: transformers has its own in fp16 alone."""
+    has_islands = isinstance(model, ModelMixin) or dtype == torch.float16
+    return in_dtype(model, (has_islands and model._keep_in_fp32_modules) or (), dtype)
 
 
 def place_text(text_encoder: Any, device: torch.device, *, streamed: bool) -> None:

@@ -7,6 +7,7 @@ fp32 islands.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from transformers import T5EncoderModel, UMT5EncoderModel
 
 from engine import plugins
 from engine.autoencoder.vae import TEMPORAL_STRIDE, use_channels_last
+from engine.denoise.lora_grid import Grid
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
 from engine.generators.wan.components import (
@@ -137,6 +139,25 @@ def read_folder(
         spec=spec,
         max_text_tokens=min(int(tokenizer.model_max_length), MAX_TEXT_TOKENS),
     )
+
+
+def on_the_grid_of(parts: WanParts, grid: Grid | None) -> WanParts:
+    """With steps and the guidance that a LoRA was distilled for; ModelError where the folder has its own."""
+    if grid is None:
+        return parts
+    if parts.defaults.timesteps is not None:
+        raise ModelError(
+            f"{parts.folder} was distilled for its own steps, and a LoRA brings others",
+            fix="leave that LoRA out, or take the model before its distillation",
+        )
+    defaults = dataclasses.replace(
+        parts.defaults,
+        timesteps=grid.timesteps,
+        timesteps_are=grid.timesteps_are,
+        guidance_scale=grid.guidance_scale,
+        guidance_scale_2=None,
+    )
+    return dataclasses.replace(parts, defaults=on_the_grid(parts.folder, defaults, parts.scheduler))
 
 
 def _place_transformers(transformers: Sequence[Any], device: torch.device, streamed: frozenset[str]) -> None:

@@ -20,12 +20,13 @@ from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText, gate_step
 from engine.denoise.lora import Lora, check_names, for_expert, merge_into
+from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
-from engine.generators.wan.folder import WanParts, read_folder
+from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.job import Request, WanJob, pad_first
 from engine.generators.wan.lora_names import lora_aliases
@@ -84,6 +85,7 @@ def load(
             with_transformer=exported is None,
             streamed=frozenset(streamed),
         )
+    parts = on_the_grid_of(parts, grid_of(loras))
     _refuse_for(parts, exported)
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
@@ -92,11 +94,7 @@ def load(
             fix=f"leave --steps out, or remove timesteps from {folder / SIDECAR}",
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-    use = merge_into if with_weights else check_names
-    names = EXPERTS if parts.boundary is not None else ("",)
-    for name, transformer in zip(names, parts.transformers, strict=True):
-        if chosen := for_expert(loras, name, names):
-            use(transformer, chosen, lora_aliases(transformer))
+    _use_loras(parts, loras, with_weights=with_weights)
     settings, left_out = parts.variant.run.settings(settings, parts)
     denoisers = [parts.variant.family(one).library_denoiser() for one in parts.transformers]
     generator = WanGenerator(parts, denoisers, steps, guidance_scale, settings)
@@ -108,6 +106,15 @@ def load(
         for one in parts.transformers:
             quantize_outline(parts.variant.family(one), settings, parts.device, capability, _policies(parts))
     return generator
+
+
+def _use_loras(parts: WanParts, loras: Sequence[Lora], *, with_weights: bool) -> None:
+    """Merge each into the transformers that it is for; without weights, see whether it fits."""
+    use = merge_into if with_weights else check_names
+    names = EXPERTS if parts.boundary is not None else ("",)
+    for name, transformer in zip(names, parts.transformers, strict=True):
+        if chosen := for_expert(loras, name, names):
+            use(transformer, chosen, lora_aliases(transformer))
 
 
 def _refuse(

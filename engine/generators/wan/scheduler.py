@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from engine.denoise.lora_grid import AFTER_SHIFT, BEFORE_SHIFT, falls_from_noise
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError
 from engine.generators.wan.components import CONFIG_FILES, read_json, unfit
-from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, WanDefaults
+from engine.generators.wan.settings import WanDefaults
 from engine.settings.sidecars import SIDECAR
 
 SCHEDULERS = {
@@ -101,8 +101,7 @@ def on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefau
 
 def _check_falling(folder: Path, timesteps: Sequence[float]) -> None:
     """From 1000, since a job starts from noise alone, to above 0."""
-    falling = all(before > after for before, after in itertools.pairwise([*timesteps, 0.0]))
-    if not falling or not timesteps or timesteps[0] != NUM_TRAIN_TIMESTEPS:
+    if not falls_from_noise(timesteps):
         raise ModelError(
             f"{folder / SIDECAR}: timesteps = {list(timesteps)} is not a falling list from "
             f"{NUM_TRAIN_TIMESTEPS} to above 0",

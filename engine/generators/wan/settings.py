@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.denoise.lora_grid import AFTER_SHIFT, BEFORE_SHIFT
 from engine.settings.config import GeneratorConfig
 from engine.settings.fields import same_setting, setting, validate
 
-BEFORE_SHIFT, AFTER_SHIFT = "before shift", "after shift"
 ALL, OWN = "all", "own"
 PREFIX_ATTENTION = (ALL, OWN)
 """What prefix tokens look at: everything, as in the published models, or their own clean prefix."""

@@ -104,10 +104,13 @@ def test_folders_are_judged_without_torch() -> None:
 def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> None:
     (pipeline / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(
-        ModelError, match="'FluxPipeline', which no family loads; known: Cosmos3Omni, Wan"
+        ModelError, match="'FluxPipeline', which no family loads; known: AnyFlowFAR, Cosmos3Omni, Wan"
     ) as caught:
         model_folders.find_generator(str(pipeline))
     assert caught.value.fix == "give a folder of one of the families: cosmos3, wan"
+    (critic / "config.json").write_text('{"model_type": "qwen3_5"}')
+    with pytest.raises(ModelError, match=r"cannot be a critic: three of four layers .*Gated DeltaNet"):
+        model_folders.find_critic(str(critic))
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(
         ModelError, match="'llama', which no family loads; known: cosmos3_omni, qwen2_5_vl, qwen3_vl"

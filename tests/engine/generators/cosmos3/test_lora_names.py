@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from engine.denoise.lora import read_lora
-from engine.errors import ModelError
+from engine.denoise.lora_grid import Grid
+from engine.errors import ConfigError, ModelError
 from engine.generators.cosmos3 import generator as cosmos3
 from engine.generators.cosmos3.lora_names import published_name
 
@@ -57,3 +59,11 @@ def test_a_file_that_changes_what_the_critic_reads_by_is_refused(folder: Path, t
     cosmos3.load(folder, device="cpu", dtype="fp32", loras=loras, with_weights=False)
     with pytest.raises(ModelError, match=r"1 parts of the text tower, among them layers\.0\.self_attn\.to_q"):
         cosmos3.load(folder, device="cpu", dtype="fp32", loras=loras, with_weights=False, lends=True)
+
+
+def test_steps_that_a_distillation_brings_are_refused(folder: Path, tmp_path: Path) -> None:
+    loras = [read_lora(lora(tmp_path / "a.safetensors", HERE))]
+    grid = Grid(timesteps=(1000.0, 500.0), timesteps_are="after shift")
+    with pytest.raises(ConfigError, match="brings its steps, and Cosmos3 has those of its scheduler"):
+        distilled = [dataclasses.replace(loras[0], grid=grid)]
+        cosmos3.load(folder, device="cpu", dtype="fp32", loras=distilled, with_weights=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
 from safetensors.torch import save_file
-from tiny_wan import build_transformer
+from tiny_wan import build_folder, build_transformer, edit
 from torch import Tensor, nn
 
-from engine.denoise.lora import Lora, lora_of, merged
-from engine.errors import ModelError
-from engine.generators.wan.lora_names import lora_aliases, published_name
+from engine.denoise.lora import Lora, lora_of, merged, read_loras
+from engine.errors import ConfigError, ModelError
+from engine.generators.wan import generator as wan
+from engine.generators.wan.lora_names import lora_aliases
+from engine.generators.wan.published_names import published_name
+from engine.settings.presets import DenoiseSettings
 
 RANK, ALPHA, STRENGTH = 2, 3.0, 0.7
 
@@ -176,3 +180,47 @@ def test_a_folder_is_loaded_with_it_and_refuses_another_models_first(tmp_path: P
     save_file({"blocks.77.attn1.to_q.diff_b": torch.zeros(4)}, path)
     with pytest.raises(ModelError, match=r"does not have, among them blocks\.77\.attn1\.to_q"):
         wan.load(folder, device="cpu", dtype="fp32", loras=read_loras([str(path)]), with_weights=False)
+
+
+def test_a_step_distillation_brings_its_steps(tmp_path: Path) -> None:
+    """Of the list before the flow shift, which the scheduler of the folder still has to be applied to."""
+    folder = build_folder(tmp_path / "wan")
+    name = "blocks.0.self_attn.q"
+    pair = {f"{name}.lora_down.weight": torch.ones(2, 24), f"{name}.lora_up.weight": torch.ones(24, 2)}
+    save_file(pair, tmp_path / "wan_2steps.safetensors")
+    grid = {"timesteps": [1000, 500], "timesteps_are": "before shift"}
+    (tmp_path / "wan_2steps.retake.json").write_text(json.dumps(grid))
+    loras = read_loras([str(tmp_path / "wan_2steps.safetensors")])
+    generator = wan.load(folder, device="cpu", dtype="fp32", loras=loras, with_weights=False)
+    assert generator.schedule.timesteps == pytest.approx([1000.0, 1000 * 5 * 0.5 / 3])
+    assert (
+        generator.guidance_scales == (1.0,)
+        and wan.load(folder, device="cpu", dtype="fp32", with_weights=False).schedule.num_steps == 3
+    )
+    with pytest.raises(ConfigError, match="3 steps are asked of a model that was distilled for 2"):
+        wan.load(folder, device="cpu", dtype="fp32", loras=loras, num_inference_steps=3, with_weights=False)
+    edit(folder, "retake.json", timesteps=[1000, 250], timesteps_are="after shift")
+    with pytest.raises(ModelError, match="was distilled for its own steps, and a LoRA brings others"):
+        wan.load(folder, device="cpu", dtype="fp32", loras=loras, with_weights=False)
+
+
+def test_layers_are_rounded_to_8_bits_after_the_merge(tmp_path: Path) -> None:
+    folder = build_folder(tmp_path / "wan")
+    config = {**build_transformer().config, "num_layers": 3}  # the first and the last block stay as they are
+    WanTransformer3DModel.from_config(config).save_pretrained(folder / "transformer")
+    name = "blocks.1.ffn.net.2"
+    save_file(
+        {f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(24, 2)},
+        tmp_path / "a.safetensors",
+    )
+    settings = DenoiseSettings(forward="fast", linear="int8", element_wise="compiler")
+    weights = {}
+    for loras in ((), read_loras([str(tmp_path / "a.safetensors")])):
+        generator = wan.load(folder, device="cpu", dtype="fp32", loras=loras, denoise=settings)
+        layer = generator.parts.transformer.get_submodule(name)
+        weights[len(loras)] = layer.weight.float() * layer.scale[:, None]
+    plain = wan.load(folder, device="cpu", dtype="fp32").parts.transformer.get_submodule(name).weight
+    merged_weight = plain + 2.0
+    step = merged_weight.abs().amax(dim=1, keepdim=True) / 127
+    assert float(((weights[1] - merged_weight).abs() / step).max()) <= 0.51
+    assert not torch.allclose(weights[1], weights[0], atol=0.5)

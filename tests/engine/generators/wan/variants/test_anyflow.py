@@ -208,7 +208,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_unfit_folders_are_refused_before_weights_are_read(folder: Path, tmp_path: Path, name: str) -> None:
     spoiled = copy(folder, tmp_path)
     for path in spoiled.rglob("*.safetensors"):
-        path.write_bytes(b"")
+        path.unlink()
     file, changes, message = REFUSALS[name]
     edit(spoiled, file, **changes)
     with pytest.raises((ModelError, ConfigError), match=message):

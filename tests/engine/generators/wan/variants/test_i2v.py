@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,20 @@ def test_a_lora_is_merged_into_the_experts_it_names(folder: Path, tmp_path: Path
             assert torch.allclose(one.get_parameter(name) - old, torch.full((32, 32), float(is_changed)))
 
 
+def test_a_step_distillation_brings_its_steps_and_scale_for_both_experts(
+    folder: Path, tmp_path: Path
+) -> None:
+    guided = copy(folder, tmp_path)
+    edit(guided, *SIDECAR, guidance_scale_2=2.5)
+    file = lora(tmp_path / "noisy_2steps.safetensors", 0.5)
+    grid = {"timesteps": [1000, 500], "timesteps_are": "after shift"}
+    (tmp_path / "noisy_2steps.retake.json").write_text(json.dumps(grid))
+    loras = read_loras([f"high={file}"])
+    assert loras[0].expert == "high" and loras[0].grid is not None
+    made = load(guided, loras=loras, num_inference_steps=None, with_weights=False)
+    assert made.schedule.timesteps == (1000.0, 500.0) and made.guidance_scales == (1.0, 1.0)
+
+
 def test_a_lora_that_names_no_expert_or_one_too_many_is_refused(folder: Path, tmp_path: Path) -> None:
     file = lora(tmp_path / "noisy.safetensors", 0.5)
     with pytest.raises(
@@ -217,7 +232,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 def test_unfit_folders_are_refused_before_weights_are_read(folder: Path, tmp_path: Path, name: str) -> None:
     spoiled = copy(folder, tmp_path)
     for path in spoiled.rglob("*.safetensors"):
-        path.write_bytes(b"")
+        path.unlink()
     files, changes, message = REFUSALS[name]
     for file in files:
         edit(spoiled, file if file.endswith(".json") else f"{file}/config.json", **changes)
@@ -236,6 +251,7 @@ def test_what_is_kept_of_a_clean_prefix_needs_one_and_a_transformer_that_stays(
     edit(per_token, *INDEX, expand_timesteps=True)
     for name in BOTH:
         edit(per_token, f"{name}/config.json", in_channels=LATENT_CHANNELS)
+        (per_token / name / "diffusion_pytorch_model.safetensors").unlink()  # of other channels
     outline = load(per_token, with_weights=False, denoise=kept)
     assert outline.shape.prefix_tokens * 21 == outline.shape.tokens * 19 > 0
     with pytest.raises(ConfigError, match=r"prefix_steps keeps .* memory\.experts is streamed"):

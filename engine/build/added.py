@@ -1,0 +1,229 @@
+"""A model of several files under one name: a folder of links, with the configurations that the files lack.
+
+Nothing is converted or copied but a tokenizer's few files that a family writes; what each link leads to is
+digested. Invariant: a folder that stands under its name was read as a run would read it, without its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from engine.build import model_folders
+from engine.build.beside import parts_near
+from engine.build.weight_files import FILES, WeightFile, family_module, look_at
+from engine.errors import ConfigError, ModelError
+from engine.settings.config import BUNDLED
+from engine.settings.environment import models_folder
+from engine.settings.model_names import added_model, is_name
+from engine.settings.notation import is_hub_name
+from engine.weights.linked import LINKS, WEIGHTS, Link, links_document
+
+Digest = Callable[[Path], str]
+OPTIONS: Final = {"vae": "--vae", "text_encoder": "--text-encoder", "tokenizer": "--tokenizer"}
+"""Part -> the option that names it."""
+TOKENIZER_FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    folder: Path
+    kind: str
+    """ "generator" or "critic"."""
+    links: Mapping[str, Link]
+    parts: Mapping[str, str]
+    """Part -> what it is and in which format, in words."""
+
+
+def add(path: Path, name: str, parts: Mapping[str, Path], digest: Digest) -> Added:
+    """`path`: the transformer's file, or a folder of a whole model; `parts`: what is laid beside or over it.
+
+    ConfigError for a name that cannot be used, ModelError for what does not fit together, before a weight is
+    read.
+    """
+    _require_free(name)
+    if not path.exists():
+        raise ModelError(f"{path} does not exist", fix="give a weight file or a model folder")
+    file = None if path.is_dir() else _transformer(path)
+    if file is not None and (lacking := missing_parts(file, parts)):
+        raise _lacks(file, name, lacking)
+    with _in_the_making(name) as folder:
+        if file is None:
+            kind, told = _whole_folder(folder, path, parts)
+        else:
+            kind, told = "generator", _of_files(folder, file, parts)
+        links = {
+            place.relative_to(folder).as_posix(): Link(
+                target=str(place.readlink()), num_bytes=place.stat().st_size, sha256=digest(place)
+            )
+            for place in sorted(folder.rglob("*"))
+            if place.is_symlink()
+        }
+        document = links_document(links, told)
+        (folder / LINKS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _read_without_weights(folder, kind)
+    return Added(folder=models_folder() / name, kind=kind, links=links, parts=told)
+
+
+def remove(name: str) -> None:
+    """The folder of links; the files that they lead to stay. ConfigError where there is none."""
+    folder = added_model(name)
+    if folder is None or not (folder / LINKS).is_file():
+        raise ConfigError(f"no model was added as {name!r}", fix="see what there is: retake models list")
+    shutil.rmtree(folder)
+
+
+def missing_parts(file: WeightFile, given: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Parts that must be named beside a transformer -> files near it that would fit."""
+    module = family_module(file.family, FILES)
+    assert module is not None
+    near = parts_near(file.path, file.family, module.fits(file.part.config))
+    near["tokenizer"] = [folder for folder in _tokenizers_near(file.path) if "tokenizer" not in given]
+    return {part: near.get(part, []) for part in OPTIONS if part not in given}
+
+
+def _require_free(name: str) -> None:
+    if not is_name(name) or name == BUNDLED or is_hub_name(name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a model",
+            fix="give a word of letters, digits, dots, dashes and underscores, not a path",
+        )
+    if added_model(name) is not None:
+        raise ConfigError(
+            f"a model was added as {name!r} already",
+            fix=f"give another name, or remove its links first: retake models remove {name}",
+        )
+
+
+@contextmanager
+def _in_the_making(name: str) -> Iterator[Path]:
+    """A folder that gets its name when all went well."""
+    home = models_folder()
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / f".{name}.{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+        folder.rename(home / name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _transformer(path: Path) -> WeightFile:
+    file = look_at(path)
+    if file.part.kind in OPTIONS:
+        raise ModelError(
+            f"{path} is a {file.part.title}, one part of a model",
+            fix=f"give the transformer's file first, and this one with {OPTIONS[file.part.kind]}",
+        )
+    return file
+
+
+def _of_files(folder: Path, file: WeightFile, parts: Mapping[str, Path]) -> dict[str, str]:
+    module = family_module(file.family, FILES)
+    assert module is not None
+    told = {file.part.kind: _link_file(folder, file)}
+    for kind, path in parts.items():
+        told[kind] = _link_part(folder, kind, path)
+    for name, values in module.documents().items():
+        place = folder / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return told
+
+
+def _whole_folder(folder: Path, path: Path, parts: Mapping[str, Path]) -> tuple[str, dict[str, str]]:
+    is_pipeline = (path / "model_index.json").is_file()
+    find = model_folders.find_generator if is_pipeline else model_folders.find_critic
+    found = find(str(path))
+    if parts and not is_pipeline:
+        raise ConfigError(f"{path} is a critic, which has no such parts", fix="leave the options out")
+    told = {}
+    for place in sorted(path.rglob("*")):
+        inner = place.relative_to(path)
+        if (
+            place.is_file()
+            and inner.parts[0] not in parts
+            and not any(p.startswith(".") for p in inner.parts)
+        ):
+            _link(folder / inner, place)
+    for kind, given in parts.items():
+        told[kind] = _link_part(folder, kind, given)
+    return ("generator" if is_pipeline else "critic"), {"folder": f"of the family {found.family}", **told}
+
+
+def _link_part(folder: Path, kind: str, path: Path) -> str:
+    """A file, or the folder of a library."""
+    if kind == "tokenizer" or path.is_dir():
+        return _link_folder(folder / kind, path)
+    file = look_at(path)
+    if file.part.kind != kind:
+        raise ModelError(
+            f"{path} is a {file.part.title}, not the {kind.replace('_', ' ')}",
+            fix=f"give {OPTIONS[kind]} that part of this model",
+        )
+    return _link_file(folder, file)
+
+
+def _link_file(folder: Path, file: WeightFile) -> str:
+    place = folder / file.part.kind
+    place.mkdir()
+    config = json.dumps(dict(file.part.config), indent=2) + "\n"
+    (place / "config.json").write_text(config, encoding="utf-8")
+    (name,) = (name for name in WEIGHTS if Path(name).suffix == f".{file.contents.header.format}")
+    _link(place / name, file.path)
+    return f"{file.part.title} ({file.format})"
+
+
+def _link_folder(place: Path, path: Path) -> str:
+    home = path if path.is_dir() else path.parent
+    files = [one for one in sorted(home.iterdir()) if one.is_file()]
+    if not path.is_dir():
+        files = [one for one in files if one.name in TOKENIZER_FILES]
+    if not files:
+        raise ModelError(f"{path} holds no file", fix="give the folder of that part, as a library saves it")
+    for file in files:
+        _link(place / file.name, file)
+    return f"folder of {len(files)} files"
+
+
+def _link(place: Path, target: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target.resolve())
+
+
+def _read_without_weights(folder: Path, kind: str) -> None:
+    """As a run does before it reads weights: configurations, and the tensors that the headers state."""
+    find = model_folders.find_generator if kind == "generator" else model_folders.find_critic
+    family: Any = find(str(folder)).loader()
+    family.load(folder, device="cpu", dtype="bf16", with_weights=False)
+
+
+def _lacks(file: WeightFile, name: str, lacking: Mapping[str, list[Path]]) -> ModelError:
+    module = family_module(file.family, FILES)
+    assert module is not None
+    words = [
+        f"{OPTIONS[part]} {shlex.quote(str(near[0])) if near else part.upper()}"
+        for part, near in lacking.items()
+    ]
+    unknown = [f"{part.upper()}: {module.HOW_TO_GET[part]}" for part, near in lacking.items() if not near]
+    names = ", ".join(part.replace("_", " ") for part in lacking)
+    command = shlex.join(("retake", "models", "add", str(file.path), name))
+    return ModelError(
+        f"{file.path} is a transformer alone; beside it a model needs: {names}",
+        fix="\n  ".join((f"{command} {' '.join(words)}", *unknown)),
+    )
+
+
+def _tokenizers_near(path: Path) -> Iterator[Path]:
+    for home in (path.absolute().parent, path.absolute().parent.parent):
+        folder = home / "tokenizer"
+        if any((folder / name).is_file() for name in TOKENIZER_FILES):
+            yield folder

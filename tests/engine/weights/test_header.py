@@ -1,0 +1,117 @@
+"""A header says where each tensor lies; a pickle, a cut or a lying file is refused before that."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from foreign_files import write_gguf
+from safetensors.torch import save_file
+
+from engine.errors import ModelError
+from engine.weights.header import read_header
+
+
+def safetensors(path: Path, header: dict[str, object], body: bytes = b"") -> Path:
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    return path
+
+
+def gguf(path: Path) -> Path:
+    tensors = {"a.weight": torch.ones(2, 64), "b": torch.ones(3, 2, 1, 2, 2)}
+    metadata = {"tokens": ["word"] * 100, "small": [1, 2, 3]}
+    return write_gguf(
+        path, tensors, lambda name, _: "Q8_0" if name == "a.weight" else "F32", metadata=metadata
+    )
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(4).to(torch.float8_e4m3fn)}
+    save_file(tensors, path, metadata={"format": "pt"})
+    header = read_header(path)
+    assert header.format == "safetensors" and header.metadata == {"format": "pt"}
+    assert {name: (one.type, one.shape) for name, one in header.tensors.items()} == {
+        "a": ("BF16", (2, 3)),
+        "b": ("F8_E4M3", (4,)),
+    }
+    assert header.types == {"BF16": 6, "F8_E4M3": 4}
+    raw = path.read_bytes()
+    found = header.tensors["a"]
+    assert raw[found.start : found.start + found.num_bytes] == bytes([0x80, 0x3F] * 6)
+
+
+def test_gguf(tmp_path: Path) -> None:
+    header = read_header(gguf(tmp_path / "a.gguf"))
+    assert header.format == "gguf" and header.metadata["general.architecture"] == "wan"
+    assert header.metadata["small"] == [1, 2, 3] and header.metadata["tokens"] is None
+    assert {name: (one.type, one.shape) for name, one in header.tensors.items()} == {
+        "a.weight": ("Q8_0", (2, 64)),
+        "b": ("F32", (3, 2, 1, 2, 2)),
+    }
+
+
+def test_a_tensor_that_was_flattened_for_the_quantizer_has_its_shape(tmp_path: Path) -> None:
+    path = write_gguf(
+        tmp_path / "a.gguf",
+        {"a": torch.ones(3, 256)},
+        lambda *_: "Q4_K",
+        metadata={"comfy.gguf.orig_shape.a": [3, 4, 8, 8]},
+    )
+    assert read_header(path).tensors["a"].shape == (3, 4, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "model.pth"])
+def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path, name: str) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / name)
+    with pytest.raises(ModelError, match=r"is a pickle, which can run any code.*\n.*\.safetensors"):
+        read_header(tmp_path / name)
+    (tmp_path / name).write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(ModelError, match="is a pickle"):
+        read_header(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "told"),
+    [
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 15, "a lies outside"),
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}}, b"\0" * 16, "a lies outside"),
+        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, b"\0" * 16, "a lies outside"),
+        ({"a": {"dtype": "F7", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 16, "unknown type 'F7'"),
+        ({"a": {"dtype": "F32", "shape": [4]}}, b"\0" * 16, "data_offsets"),
+        ({"a": 3}, b"", "no whole"),
+    ],
+)
+def test_a_lying_safetensors_header(
+    tmp_path: Path, header: dict[str, object], body: bytes, told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        read_header(safetensors(tmp_path / "a.safetensors", header, body))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x10" + b"\0" * 7 + b"{}", b"GGUF"])
+def test_what_is_no_weight_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="no whole safetensors or GGUF"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("kept", [5, 12, 30, 100, -1])
+def test_a_cut_gguf(tmp_path: Path, kept: int) -> None:
+    path = gguf(tmp_path / "a.gguf")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ModelError, match="no whole"):
+        read_header(path)
+
+
+def test_a_gguf_of_another_version_or_byte_order(tmp_path: Path) -> None:
+    path = gguf(tmp_path / "a.gguf")
+    path.write_bytes(b"GGUF" + struct.pack(">I", 3) + path.read_bytes()[8:])
+    with pytest.raises(ModelError, match="version 50331648 is not one of 2, 3"):
+        read_header(path)

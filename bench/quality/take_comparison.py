@@ -27,8 +27,9 @@ from engine.errors import ConfigError, RetakeError
 from engine.loop.policy import scenario_seed
 from engine.machine.device import resolve_device, use_threads
 from engine.runs.manifest import collect
-from engine.settings.config import BUNDLED, shard_of
+from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
+from engine.settings.notation import shard_of
 from engine.types import Frames, Prompt, Scenario
 from engine.video.files import write_mp4
 

@@ -36,13 +36,19 @@ frame at least)."""
 
 
 def padded(num_frames: int) -> int:
+    """The next count 4k + 1."""
     return num_frames + (1 - num_frames) % TEMPORAL_STRIDE
+
+
+def total_frames(spec: VideoSpec) -> int:
+    """Of padded prefix and continuation together."""
+    return padded(spec.prefix_frames) + spec.num_frames
 
 
 def latent_shape(vae: Any, spec: VideoSpec) -> tuple[int, int, int, int, int]:
     """(1, Z, F, h, w) for padded prefix and continuation together."""
     stride = vae.config.scale_factor_spatial
-    latent_frames = latent_frames_of(padded(spec.prefix_frames) + spec.num_frames)
+    latent_frames = latent_frames_of(total_frames(spec))
     return 1, vae.config.z_dim, latent_frames, spec.height // stride, spec.width // stride
 
 
@@ -68,11 +74,19 @@ def chunk_bytes(
 
 
 def encode_bytes(
-    vae: AutoencoderKLWan, device: torch.device, spec: VideoSpec, chunk_latents: int, *, fused: bool
+    vae: AutoencoderKLWan,
+    device: torch.device,
+    spec: VideoSpec,
+    chunk_latents: int,
+    *,
+    fused: bool,
+    num_frames: int | None = None,
 ) -> int:
     """Peak while a prefix is encoded: its pixels in float32, and once more; then those that the autoencoder
-    takes, cut into patches too, and a pass."""
-    values = padded(spec.prefix_frames) * 3 * spec.height * spec.width
+    takes, cut into patches too, and a pass. num_frames: read for one prefix; None: those of the padded prefix
+    alone."""
+    frames = padded(spec.prefix_frames) if num_frames is None else num_frames
+    values = frames * 3 * spec.height * spec.width
     element: int = vae.encoder.conv_in.weight.element_size()
     given = values * element * (2 if vae.config.patch_size else 1)
     peak = _counted_vae("encode", *_vae_key(vae, spec, fused), chunk_latents)

@@ -66,14 +66,26 @@ def _critic_of_its_own(config: RunConfig) -> Mapping[str, Any] | None:
     return None if text is None or critic is None else {**critic, **text}
 
 
+def _experts_in_turn(config: RunConfig) -> Mapping[str, Any] | None:
+    """Refused for a generator of one transformer, and beside streamed blocks."""
+    return {"memory.experts": STREAMED} if config.memory.experts == DEVICE else None
+
+
 def _streamed_blocks(config: RunConfig) -> Mapping[str, Any] | None:
-    return {"memory.blocks": STREAMED} if config.memory.blocks == DEVICE else None
+    if config.memory.blocks != DEVICE:
+        return None
+    experts = {"memory.experts": DEVICE} if config.memory.experts == STREAMED else {}
+    return {"memory.blocks": STREAMED, **experts}
 
 
 SAVINGS = (
     Saving(
         costs="each new text goes through an encoder that is read from the host, about a second a take",
         settings=_text_encoder,
+    ),
+    Saving(
+        costs="each take reads both transformers from the host, a second or two",
+        settings=_experts_in_turn,
     ),
     Saving(costs="the critic answers four at a time", settings=_fewer_replies(4)),
     Saving(costs="the critic answers two at a time", settings=_fewer_replies(2)),

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ModelError
-from engine.settings.config import is_hub_name
 from engine.settings.environment import for_download, offline
+from engine.settings.notation import is_hub_name
 
 _CARD = "https://huggingface.co/"
 GB = 10**9

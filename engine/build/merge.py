@@ -32,7 +32,8 @@ from kernels.files import file_digest, whole_file
 OWN_SETTINGS = frozenset(
     {
         *("out", "shard", "schedule.replies", "denoise.vae_chunk"),
-        *("memory.vram", "memory.fit", "memory.text_encoder", "memory.blocks"),
+        *("memory.vram", "memory.fit"),
+        *("memory.text_encoder", "memory.blocks", "memory.experts"),
     }
 )
 """In which the runs of one merge may differ: where they lie, and what each card had memory for, which changes

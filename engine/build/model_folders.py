@@ -16,7 +16,8 @@ from typing import Any
 from engine import plugins
 from engine.build import hub
 from engine.errors import ModelError
-from engine.settings.config import BUNDLED, is_hub_name
+from engine.settings.config import BUNDLED
+from engine.settings.notation import is_hub_name
 from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"

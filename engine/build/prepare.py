@@ -29,8 +29,9 @@ from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig, shard_of
+from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
+from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 
 
@@ -110,7 +111,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         critic=critic,
         selectors=selectors,
         spec=spec,
-        num_steps=outline.schedule.num_steps,
+        num_steps=outline.num_steps,
         scenarios=scenarios,
         refused=refused,
         memory=fitted.plan,
@@ -152,7 +153,7 @@ class _Outlines:
     def generator(self, config: RunConfig) -> tuple[Any, exported.Exported | None]:
         """And the exported form that stands in for its denoiser, if any."""
         lent = lends(config, *self._folders)
-        key = (config.generator, config.denoise, config.memory.text_encoder, config.memory.blocks, lent)
+        key = (config.generator, config.denoise, *_places(config).items(), lent)
         if key not in self._made:
             folder, (device, dtype) = self._folders[0], self._place
             outline: Any = load_generator(
@@ -234,7 +235,6 @@ def load_generator(
     """The generator of a checked folder with the settings of `config`; without weights it is an outline.
     `lends`: the critic is to read by its text tower."""
     family: Any = found.loader()
-    places = {"text_encoder": config.memory.text_encoder, "blocks": config.memory.blocks}
     generator: Any = family.load(
         found.path,
         device=device,
@@ -246,7 +246,7 @@ def load_generator(
         cache=cache_folder() / "kernels",
         with_weights=with_weights,
         exported=None if form is None else form.assembled,
-        streamed=[part for part, place in places.items() if place == STREAMED],
+        streamed=[part for part, place in _places(config).items() if place == STREAMED],
         capability=capability,
         **({"lends": True} if lends else {}),
     )
@@ -254,6 +254,12 @@ def load_generator(
         generator.notes.update(form.notes)
     made: Generator = generator
     return made
+
+
+def _places(config: RunConfig) -> dict[str, str]:
+    """Where each part of a generator lies that need not be on the device."""
+    memory = config.memory
+    return {"text_encoder": memory.text_encoder, "blocks": memory.blocks, "experts": memory.experts}
 
 
 def load_critic(

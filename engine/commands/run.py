@@ -14,7 +14,8 @@ from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
 from engine.commands._output import DryRun, JsonFile, write_json
 from engine.errors import ModelError, StoreError
-from engine.settings.config import BUNDLED, MACHINE, DenoiseConfig, RunConfig, is_hub_name, load_config
+from engine.settings.config import BUNDLED, MACHINE, DenoiseConfig, RunConfig, load_config
+from engine.settings.notation import is_hub_name
 from engine.settings.presets import DenoiseSettings
 
 if TYPE_CHECKING:

@@ -55,6 +55,8 @@ class Assembled:
 
     denoiser: Denoiser
     notes: dict[str, str]
+    module: nn.Module | None = None
+    """That holds its weights; None: an exported form has its own."""
     num_bytes: int | None = None
     """Of weights that are not the module's: an exported form has its own."""
     scratch_bytes: int | None = None
@@ -84,7 +86,8 @@ def assemble(
                 f"{', '.join(parts)} cannot be had with the library's forward",
                 fix='set denoise.forward = "fast", or use --preset fast',
             )
-        return Assembled(denoiser=family.library_denoiser(), notes={"forward": "library"})
+        notes = {"forward": "library"}
+        return Assembled(denoiser=family.library_denoiser(), notes=notes, module=family.transformer)
     recipe, site = family.recipe, family.site
     notes = {"forward": "fast", "element_wise": settings.element_wise}
     policy = _policy(settings.policy, folder, notes) if family.calibrated_attentions else None
@@ -109,7 +112,8 @@ def assemble(
             ranges = ((_quantized_range(settings, notes),),) * len(forward.blocks)
     for name, choice in notes.items():
         log.info("denoiser %s: %s", name, choice)
-    return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes)
+    assert isinstance(forward, nn.Module)
+    return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes, module=forward)
 
 
 def quantize_outline(
@@ -134,7 +138,8 @@ def _parts(
     site: AttentionSite, shape: Shape, settings: DenoiseSettings, notes: dict[str, str], cache: Path | None
 ) -> Parts:
     """ConfigError with all reasons where a named attention cannot run."""
-    problem = _problem(site, shape, shape.tokens + (shape.text_tokens if site.joins_text else 0))
+    seen = shape.context_tokens or shape.tokens
+    problem = _problem(site, shape, seen + (shape.text_tokens if site.joins_text else 0))
     cross = None
     try:
         exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)

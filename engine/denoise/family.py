@@ -27,6 +27,8 @@ class Shape:
     tokens: int
     text_tokens: int
     prefix_tokens: int = 0
+    context_tokens: int = 0
+    """That the tokens of video look at at most, where these are not they themselves alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

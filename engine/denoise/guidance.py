@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ class GuidedText:
 
     cond: Tensor
     uncond: Tensor | None
+
+
+class Guide(Protocol):
+    """Whoever says the velocity of each step of one job."""
+
+    def velocity(self, latents: Tensor, timestep: PrefixTimestep, step: int) -> Tensor:
+        """float32 [1, Z, F, h, w] for latents [1, Z or more, F, h, w] at step number `step`, from 0."""
+        ...
 
 
 class Guidance:

@@ -9,6 +9,7 @@ R rank . I input features . O output features. LoRA: Hu et al. 2021 (arXiv 2106.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.errors import ModelError, nearest
+from engine.errors import ConfigError, ModelError, nearest
 from kernels.files import file_digest
 
 PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.", "lora_unet_")
@@ -29,6 +30,10 @@ kohya's, whose names have underscores for dots."""
 
 TEXT_ENCODERS = ("lora_te", "text_encoder")
 """How names of a text encoder's part begin."""
+
+BOTH_EXPERTS = "both"
+EXPERT_PREFIXES = ("high", "low", BOTH_EXPERTS)
+"""What may stand before a file, with an equals sign: the experts of `engine.denoise.experts`, or both."""
 
 _PART = re.compile(
     r"^(?P<target>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha|diff_b|diff)(\.default)?(\.weight)?$"
@@ -72,16 +77,40 @@ class Lora:
     strength: float
     updates: Mapping[str, Update]
     deltas: Mapping[Place, Tensor] = field(default_factory=dict)
+    expert: str = ""
+    """Of EXPERT_PREFIXES, for which of two transformers it is meant; "": it does not say."""
 
 
 def read_loras(entries: Sequence[str]) -> tuple[Lora, ...]:
-    """From FILE or FILE:STRENGTH each. Raises ModelError as `read_lora`."""
-    return tuple(read_lora(*_file_and_strength(entry)) for entry in entries)
+    """From FILE or FILE:STRENGTH each, after "high=", "low=" or "both=" where there are two transformers.
+    Raises ModelError as `read_lora`."""
+    return tuple(
+        dataclasses.replace(read_lora(path, strength), expert=expert)
+        for expert, path, strength in map(_entry, entries)
+    )
+
+
+def for_expert(loras: Sequence[Lora], expert: str, experts: Sequence[str]) -> tuple[Lora, ...]:
+    """Those of one of the transformers. ConfigError for one that does not say which, or that says so of a
+    model with one alone (`experts` is then one empty name)."""
+    for lora in loras:
+        if len(experts) == 1 and lora.expert:
+            raise ConfigError(
+                f"{lora.name} is given for the expert {lora.expert!r}, and this model has one transformer",
+                fix=f"give it without {lora.expert}=",
+            )
+        if len(experts) > 1 and not lora.expert:
+            raise ConfigError(
+                f"{lora.name} does not say for which of two transformers it is",
+                fix=f"give {'=FILE or '.join((*experts, BOTH_EXPERTS))}=FILE",
+            )
+    chosen = [lora for lora in loras if lora.expert in (expert, BOTH_EXPERTS)]
+    return tuple(dataclasses.replace(lora, expert="") for lora in chosen)
 
 
 def lora_files(entries: Sequence[str]) -> tuple[Path, ...]:
     """The files alone."""
-    return tuple(_file_and_strength(entry)[0] for entry in entries)
+    return tuple(path for _, path, _ in map(_entry, entries))
 
 
 def aliases_of(names: Iterable[str], other: Callable[[str], str] = str) -> dict[str, str]:
@@ -176,6 +205,7 @@ def merge_into(
 
     aliases: other tools' names -> those of the module or parameter here.
     """
+    loras = for_expert(loras, "", ("",))
     checked = [_placed(lora, module, aliases or {}) for lora in loras]
     for lora, places in zip(loras, checked, strict=True):
         with torch.no_grad():
@@ -190,7 +220,7 @@ def merge_into(
 
 def check_names(module: nn.Module, loras: Sequence[Lora], aliases: Mapping[str, str] | None = None) -> None:
     """ModelError where `merge_into` would raise one; the module may have shapes only."""
-    for lora in loras:
+    for lora in for_expert(loras, "", ("",)):
         _placed(lora, module, aliases or {})
 
 
@@ -285,9 +315,12 @@ def _alpha(metadata: Mapping[str, str], name: str) -> float | None:
     return found.pop() if found else None
 
 
-def _file_and_strength(entry: str) -> tuple[Path, float]:
-    name, colon, text = entry.rpartition(":")
+def _entry(entry: str) -> tuple[str, Path, float]:
+    """(expert, file, strength)"""
+    head, equals, rest = entry.partition("=")
+    expert, given = (head, rest) if equals and head in EXPERT_PREFIXES else ("", entry)
+    name, colon, text = given.rpartition(":")
     try:
-        return (Path(name), float(text)) if colon else (Path(entry), 1.0)
+        return (expert, Path(name), float(text)) if colon else (expert, Path(given), 1.0)
     except ValueError:  # the colon is one of the name
-        return Path(entry), 1.0
+        return expert, Path(given), 1.0

@@ -1,8 +1,8 @@
-"""Flow sampling behind a clean prefix: a schedule as plain numbers, and the latents it moves.
+"""Flow sampling: a schedule as plain numbers, and the latents it moves, behind a prefix or beside channels.
 
 The deterministic flow schedulers of the library are linear in the initial noise and the velocities: their
 coefficients are read off once, on the host, and the device loop needs no scheduler and never synchronizes.
-Knows neither transformer nor text. Invariant: the model always sees the prefix clean and at timestep 0.
+Knows neither transformer nor text. Invariant: a prefix is always seen clean and at timestep 0.
 Z latent channels . F latent frames, the first K of them prefix . h, w latent pixels . S tokens
 """
 
@@ -49,7 +49,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixTimestep:
-    """The timestep of one step: 0 on the clean frames of the prefix, `value` on all others.
+    """The timestep of one step: 0 on the clean frames of the prefix, if there are any, `value` on all others.
 
     Two distinct values are all there is, and `value` is known on the host: whoever needs a tensor makes it
     without waiting for the device.
@@ -126,24 +126,21 @@ def fixed_schedule(timesteps: Sequence[float]) -> Schedule:
     )
 
 
-class PrefixSampler:
-    """The latents of one job. Predict a velocity for `latents` at `timestep`, `advance` with it, and so on;
-    at the end `latents` are the result.
+class FlowSampler:
+    """The latents of one job, from noise alone. Predict a velocity for `model_input` at `timestep`, `advance`
+    with it, and so on; at the end `latents` are the result.
 
     Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents.
     """
 
-    def __init__(self, schedule: Schedule, noise: Tensor, prefix: Tensor, *, patch_px: int) -> None:
-        """noise float32 [1, Z, F, h, w]; clean normalised prefix [1, Z, K, h, w]; patch size."""
-        _, _, latent_frames, height, width = noise.shape
-        assert 0 < prefix.shape[2] < latent_frames and prefix.shape[3:] == noise.shape[3:], (
-            f"prefix {tuple(prefix.shape)}, noise {tuple(noise.shape)}"
-        )
+    prefix_frames = 0
+
+    def __init__(self, schedule: Schedule, noise: Tensor, *, patch_px: int) -> None:
+        """noise float32 [1, Z, F, h, w]; patch size."""
         self._schedule = schedule
-        self._prefix = prefix.to(noise.dtype)
         self._inputs = [noise]
         self._current = noise
-        self._tokens_per_frame = (height // patch_px) * (width // patch_px)
+        self._tokens_per_frame = (noise.shape[3] // patch_px) * (noise.shape[4] // patch_px)
 
     @property
     def step(self) -> int:
@@ -152,36 +149,73 @@ class PrefixSampler:
 
     @property
     def latents(self) -> Tensor:
-        """Current latents [1, Z, F, h, w] with the prefix put back clean: the model input and the result."""
-        return self._with_prefix(self._current)
+        """Current latents [1, Z, F, h, w]: the result."""
+        return self._shown(self._current)
+
+    @property
+    def model_input(self) -> Tensor:
+        """[1, Z, F, h, w], or with more channels where the model sees more than the latents."""
+        return self.latents
 
     @property
     def timestep(self) -> PrefixTimestep:
         """Of the next step."""
         return PrefixTimestep(
             value=self._schedule.timesteps[self.step],
-            prefix_frames=self._prefix.shape[2],
+            prefix_frames=self.prefix_frames,
             latent_frames=self._current.shape[2],
             tokens_per_frame=self._tokens_per_frame,
         )
 
     def preview(self, velocity: Tensor) -> Tensor:
-        """The clean latents [1, Z, F, h, w] that `velocity` of the next step points at, prefix included.
+        """The clean latents [1, Z, F, h, w] that `velocity` of the next step points at.
 
         Flow matching: x_t = (1 - s) x_0 + s noise and velocity = noise - x_0, so x_0 = x_t - s velocity
         (Lipman et al. 2023, arXiv 2210.02747).
         """
         noise_share = self._schedule.noise_share(self.step)
-        return self._with_prefix(self._current - noise_share * velocity.to(self._current.dtype))
-
-    def _with_prefix(self, latents: Tensor) -> Tensor:
-        return torch.cat([self._prefix, latents[:, :, self._prefix.shape[2] :]], dim=2)
+        return self._shown(self._current - noise_share * velocity.to(self._current.dtype))
 
     def advance(self, velocity: Tensor) -> None:
-        """Take one step with the velocity [1, Z, F, h, w] predicted for `latents` at `timestep`."""
+        """Take one step with the velocity [1, Z, F, h, w] predicted for `model_input` at `timestep`."""
         weights = self._schedule.weights[self.step]
         self._inputs.append(velocity.to(self._current.dtype))
         current = self._inputs[0] * weights[0]
         for tensor, weight in zip(self._inputs[1:], weights[1:], strict=True):
             current.add_(tensor, alpha=weight)
         self._current = current
+
+    def _shown(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+class PrefixSampler(FlowSampler):
+    """With a prefix that is put back clean, into what the model sees and into the result."""
+
+    def __init__(self, schedule: Schedule, noise: Tensor, prefix: Tensor, *, patch_px: int) -> None:
+        """noise float32 [1, Z, F, h, w]; clean normalised prefix [1, Z, K, h, w]; patch size."""
+        _, _, latent_frames, _, _ = noise.shape
+        assert 0 < prefix.shape[2] < latent_frames and prefix.shape[3:] == noise.shape[3:], (
+            f"prefix {tuple(prefix.shape)}, noise {tuple(noise.shape)}"
+        )
+        super().__init__(schedule, noise, patch_px=patch_px)
+        self._prefix = prefix.to(noise.dtype)
+        self.prefix_frames = prefix.shape[2]
+
+    def _shown(self, latents: Tensor) -> Tensor:
+        return torch.cat([self._prefix, latents[:, :, self.prefix_frames :]], dim=2)
+
+
+class ChannelSampler(FlowSampler):
+    """With channels that the model sees beside the latents, the same at every step."""
+
+    def __init__(self, schedule: Schedule, noise: Tensor, channels: Tensor, *, patch_px: int) -> None:
+        """noise float32 [1, Z, F, h, w]; channels [1, C, F, h, w]; patch size."""
+        assert channels.shape[2:] == noise.shape[2:], f"{tuple(channels.shape)}, noise {tuple(noise.shape)}"
+        super().__init__(schedule, noise, patch_px=patch_px)
+        self._channels = channels.to(noise.dtype)
+
+    @property
+    def model_input(self) -> Tensor:
+        """[1, Z + C, F, h, w]."""
+        return torch.cat([self._current, self._channels], dim=1)

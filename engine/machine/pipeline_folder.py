@@ -39,7 +39,7 @@ def read_component(
         ),
     )
     faults = [
-        f"{kind} {sorted(map(str, info[kind]))[:3]}"
+        f"{len(info[kind])} {kind} {sorted(map(str, info[kind]))[:3]}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         if info[kind]
     ]

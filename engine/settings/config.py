@@ -7,7 +7,6 @@ what a setting does. Invariant: an instance is valid.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
+from engine.settings.notation import is_hub_name, shard_of
 from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
 from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
 
@@ -38,7 +38,6 @@ RENAMED = {
 }
 """Old names of settings, which TOML may still have: run folders outlive them."""
 BY_MODEL = "by model folder"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def _part(name: str) -> Any:
@@ -65,7 +64,8 @@ class GeneratorConfig:
         option="--lora",
         metavar="FILE[:STRENGTH],...",
         unset="none",
-        help="LoRA files merged into the transformer, each with its strength, 1 unless given.",
+        help="LoRA files merged into the transformer, each with its strength, 1 unless given. Of two "
+        "transformers each says which: high=FILE (noisy steps), low=FILE or both=FILE.",
     )
 
     def __post_init__(self) -> None:
@@ -257,6 +257,12 @@ class MemoryConfig:
         choices=PLACES,
         help="Where the blocks of the generator lie; streamed needs the library's forward.",
     )
+    experts: str = setting(
+        DEVICE,
+        choices=PLACES,
+        help="Where the two transformers of a generator such as Wan2.2-A14B lie. streamed: both on the host, "
+        "and on the device the one at work.",
+    )
 
     def __post_init__(self) -> None:
         validate(self, "memory")
@@ -344,22 +350,6 @@ def read_config(run: Path) -> RunConfig:
 
 def write_config(config: RunConfig, path: Path) -> None:
     path.write_text(to_toml(config), encoding="utf-8")
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether it may be a name on the Hugging Face hub, OWNER/NAME; a folder of that name comes first."""
-    return _HUB_NAME.fullmatch(name) is not None
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """(part, parts) of "2/8", part from 1 on; ConfigError for anything else."""
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise ConfigError(
-            f"shard is {text!r}, which is not a part such as 2/8",
-            fix="give K/N with K from 1 to N: the K-th of N parts of the dataset",
-        )
-    return int(part), int(parts)
 
 
 def settings() -> Iterator[str]:

@@ -6,9 +6,9 @@ Invariant: what is found beside a model is used or refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from engine.errors import ConfigError, ModelError
 from engine.settings.toml import from_table
@@ -29,17 +29,19 @@ ADAPTERS: Final = (
 T = TypeVar("T")
 
 
-def read_sidecar(folder: Path, cls: type[T], *, section: str = "") -> T:
-    """The settings `cls` of a model folder, by default those of the class.
+def read_sidecar(
+    folder: Path, cls: type[T], defaults: Mapping[str, Any] | None = None, *, section: str = ""
+) -> T:
+    """The settings `cls` of a model folder, by default `defaults` and then those of the class.
 
     section: the object of that name in the file instead of the file itself, where one folder holds models of
     two kinds; who reads the file itself leaves out `CRITIC`.
 
     Raises ModelError: not a JSON object, an unknown key, a value of another type or out of range.
     """
-    path = folder / SIDECAR
+    path, given = folder / SIDECAR, dict(defaults or {})
     if not path.is_file():
-        return cls()
+        return cls(**given)
     try:
         table = read_json(path)
     except ValueError as error:
@@ -49,7 +51,7 @@ def read_sidecar(folder: Path, cls: type[T], *, section: str = "") -> T:
     if not isinstance(table, dict):
         raise ModelError(f"{path} holds no JSON object", fix=f"repair or delete {SIDECAR}")
     try:
-        made: T = from_table(cls, table)
+        made: T = from_table(cls, given | table)
     except ConfigError as error:
         raise ModelError(f"{path}: {error.problem}", fix=error.fix) from error
     return made

@@ -84,6 +84,9 @@ def prepare(
     """
     if isinstance(source, Path):
         folder = component_folder(source, "transformer")
+        if (folder.parent / "transformer_2").is_dir():
+            problem = "the model has two transformers, of which a denoiser would be one"
+            raise ExportError(problem, fix="export a model of one transformer")
         own_prefix = OWN in (told_prefix_attention(source), told_prefix_attention(folder.parent))
         digest = folder_digest(folder)
         transformer = load_module(folder, WanTransformer3DModel, dtype, with_weights=with_weights)
@@ -220,6 +223,9 @@ def _check(transformer: Any, profiles: Sequence[Profile]) -> None:
     if config.image_dim is not None or config.added_kv_proj_dim is not None:
         problem = "the transformer takes an encoded image beside the text"
         raise ExportError(problem, fix="export a text or text-and-prefix model of the Wan family")
+    if config.in_channels != config.out_channels:
+        problem = f"the transformer sees {config.in_channels} channels and predicts {config.out_channels}"
+        raise ExportError(problem, fix="export a model that sees its latents alone, such as Wan2.2-TI2V")
     if config.qk_norm != "rms_norm_across_heads" or config.patch_size[0] != 1:
         problem = f"qk_norm {config.qk_norm!r}, patch_size {tuple(config.patch_size)}"
         raise ExportError(problem, fix="use qk_norm 'rms_norm_across_heads' and patches of one frame")

@@ -40,7 +40,7 @@ from engine.types import Footprint, Frames, Prompt, Scenario, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
-BLOCKS = "blocks"
+BLOCKS, EXPERTS = "blocks", "experts"
 REMEMBERED = 16
 """Prefixes kept encoded, each some megabytes, for the scenarios in flight at a time."""
 
@@ -118,6 +118,11 @@ def _refuse(
             "memory.blocks is streamed, which only the library's forward can be",
             fix='use preset exact, or set memory.blocks = "device"',
         )
+    if EXPERTS in streamed:
+        raise ConfigError(
+            "memory.experts is streamed, and Cosmos3 has one transformer",
+            fix='set memory.experts = "device"',
+        )
 
 
 def pad_first(frames: Frames) -> Frames:
@@ -149,6 +154,11 @@ class Cosmos3Generator:
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+
+    @property
+    def num_steps(self) -> int:
+        """Denoise steps of one take."""
+        return self.schedule.num_steps
 
     @property
     def spec(self) -> VideoSpec:

@@ -1,3 +1,3 @@
 """The Wan family of video diffusion transformers."""
 
-PIPELINES = ("Wan",)
+PIPELINES = ("Wan", "AnyFlowFAR")

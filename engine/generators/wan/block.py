@@ -9,10 +9,10 @@ B batch . S tokens . C channels . A heads . D head size . L text tokens . R rows
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
 from engine.denoise.layers import (
@@ -36,14 +36,15 @@ them, so that every form of attention can read them."""
 
 
 class FastBlock(nn.Module):
-    """The forward of a WanTransformerBlock without image conditioning; shares its parameters."""
+    """The forward of a WanTransformerBlock without image conditioning, or of a block of VACE or AnyFlow: they
+    have the same parts. Shares its parameters."""
 
     q_scale: Tensor  # fp32 [A]
     k_scale: Tensor
 
     def __init__(
         self,
-        block: WanTransformerBlock,
+        block: Any,
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
@@ -53,7 +54,7 @@ class FastBlock(nn.Module):
         """`quantized_attention` is `attention` where there is no 8-bit one."""
         super().__init__()
         self_attn, cross_attn = block.attn1, block.attn2
-        if cross_attn.add_k_proj is not None:
+        if getattr(cross_attn, "add_k_proj", None) is not None:
             raise SurgeryError(
                 "the block has image keys (add_k_proj), which the fast forward does not know",
                 fix="use --preset exact for this model",
@@ -105,25 +106,54 @@ class FastBlock(nn.Module):
         `past`: such keys and values of tokens that stand before h; cos and sin are then of them too.
         `text_keys` and `text_values` None: no token gets anything from the text.
         """
-        modulation = self.table[:, None] + rows  # [1, R, 6, C]
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unbind(2)
-        h, n, n_scale = self.ops.residual_norm(
-            h, pending, pending_gate,
-            scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.qkv),
-        )  # fmt: skip
+        modulation = self.modulation(rows)
+        h, n, n_scale = self.enter(h, pending, pending_gate, modulation, split)
         context, kept = self._self_attention(
             on_shared_input(self.qkv, n, n_scale, h.dtype), cos, sin, split, quantized, past, keep=keep
         )
         y = on_own_input(self.out, context, self.ops.row_quant, h.dtype)
         del n, n_scale, context  # what follows is the peak
+        gate: Tensor | None = modulation[2]
         if text_keys is not None and text_values is not None:
-            h, y = self._cross_attention(h, y, gate, text_keys, text_values, split)
+            h, y = self._cross_attention(h, y, modulation[2], text_keys, text_values, split)
             gate = None
-        h, n, n_scale = self.ops.residual_norm(
-            h, y, gate,
-            scale=ff_scale, shift=ff_shift, split=split, eps=self.eps, quantize=layer_format(self.up),
+        h, n, n_scale = self._feed_forward_norm(h, y, gate, modulation, split)
+        return h, self._feed_forward(n, n_scale, h.dtype), modulation[5], kept
+
+    def enter(
+        self,
+        h: Tensor,
+        pending: Tensor | None,
+        pending_gate: Tensor | None,
+        modulation: tuple[Tensor, ...],
+        split: int,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(h with what was pending, the input of queries, keys and values, its scale where that is 8-bit)."""
+        shift, scale, *_ = modulation
+        return self.ops.residual_norm(
+            h, pending, pending_gate,
+            scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.qkv),
         )  # fmt: skip
-        return h, self._feed_forward(n, n_scale, h.dtype), ff_gate, kept
+
+    def leave(
+        self,
+        h: Tensor,
+        context: Tensor,
+        modulation: tuple[Tensor, ...],
+        text_keys: Tensor,
+        text_values: Tensor,
+        split: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what self-attention gave [B, S, C]: what the next block takes."""
+        y = on_own_input(self.out, context, self.ops.row_quant, h.dtype)
+        h, y = self._cross_attention(h, y, modulation[2], text_keys, text_values, split)
+        h, n, n_scale = self._feed_forward_norm(h, y, None, modulation, split)
+        return h, self._feed_forward(n, n_scale, h.dtype), modulation[5]
+
+    def modulation(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of self-attention and of the feed-forward, each [1, R, C]."""
+        parts: tuple[Tensor, ...] = (self.table[:, None] + rows).unbind(2)
+        return parts
 
     def _cross_attention(
         self, h: Tensor, y: Tensor, gate: Tensor, text_keys: Tensor, text_values: Tensor, split: int
@@ -144,6 +174,16 @@ class FastBlock(nn.Module):
         if self.own_prefix:  # whose tokens get nothing from the text
             y = F.pad(y[:, split:], (0, 0, split, 0))
         return h, y
+
+    def projected(
+        self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, A, S, D] in `dtype`, of what `enter` gave."""
+        q, k, v = on_shared_input(self.qkv, n, n_scale, dtype).chunk(3, dim=-1)
+        norm = {"heads": self.heads, "eps": self.qk_eps}
+        q = self.ops.qk_norm_rope(q, self.norm_q, cos, sin, **norm)
+        k = self.ops.qk_norm_rope(k, self.norm_k, cos, sin, **norm)
+        return q.transpose(1, 2), k.transpose(1, 2), v.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def _self_attention(
         self,
@@ -199,6 +239,15 @@ class FastBlock(nn.Module):
             return self.ops.residual_norm(h, y, gate, split=split, eps=norm.eps, quantize=quantize, **affine)
         h = self.ops.gate_residual(h, y, gate, split=split)
         return h, *(self.ops.row_quant(h, quantize=quantize) if quantize else (h, None))
+
+    def _feed_forward_norm(
+        self, h: Tensor, y: Tensor, gate: Tensor | None, modulation: tuple[Tensor, ...], split: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        *_, shift, scale, _ = modulation
+        return self.ops.residual_norm(
+            h, y, gate,
+            scale=scale, shift=shift, split=split, eps=self.eps, quantize=layer_format(self.up),
+        )  # fmt: skip
 
     def _feed_forward(self, n: Tensor, n_scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         u = on_shared_input(self.up, n, n_scale, dtype)

@@ -6,7 +6,7 @@ B batch . L text tokens . D text width . Z latent channels . F, h, w latent fram
 from __future__ import annotations
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch import Tensor
 
 from engine.denoise.guidance import BOTH, COND, UNCOND
@@ -16,24 +16,38 @@ from engine.denoise.sampler import PrefixTimestep
 class EagerDenoiser:
     """The untouched library transformer behind the Denoiser protocol: the oracle of every faster one."""
 
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
+    def __init__(self, transformer: WanTransformer3DModel | WanVACETransformer3DModel) -> None:
         self._transformer = transformer
+        self._control_channels = int(transformer.config.get("vace_in_channels") or 0)
         self._dtype: torch.dtype = transformer.patch_embedding.weight.dtype
 
     def prepare(self, text: Tensor) -> Tensor:
         return text.to(self._dtype)
 
+    @staticmethod
+    def _times(timestep: PrefixTimestep, batch: int, device: torch.device) -> Tensor:
+        """[B, S], or where all tokens have the same [B], of which the library makes one row each."""
+        if timestep.prefix_frames:
+            return timestep.per_token(device).expand(batch, -1)
+        return torch.full((batch,), timestep.value, device=device)
+
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str) -> Tensor:
-        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z, F, h, w].
+        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z or more, F, h, w].
 
         B is 1 for branches "cond" and "uncond" and 2 for "both"; text is [B, L, D].
         """
         batch = 2 if branch == BOTH else 1
         assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
+        given = latents.to(self._dtype).expand(batch, -1, -1, -1, -1)
+        control = {}
+        if self._control_channels:
+            given, beside = given.tensor_split([given.shape[1] - self._control_channels], dim=1)
+            control = {"control_hidden_states": beside}
         velocity = self._transformer(
-            hidden_states=latents.to(self._dtype).expand(batch, -1, -1, -1, -1),
-            timestep=timestep.per_token(latents.device).expand(batch, -1),
+            hidden_states=given,
+            timestep=self._times(timestep, batch, latents.device),
             encoder_hidden_states=text,
+            **control,
             return_dict=False,
         )[0]
         assert isinstance(velocity, Tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
 from engine.denoise.family import AttentionSite, Parts, Shape
 from engine.generators.wan.eager import EagerDenoiser
@@ -19,7 +19,7 @@ from engine.settings.presets import DenoiseSettings
 class WanFamily:
     """One loaded transformer as engine/denoise/family.py describes it."""
 
-    transformer: WanTransformer3DModel
+    transformer: WanTransformer3DModel | WanVACETransformer3DModel
 
     @property
     def recipe(self) -> QuantRecipe:
@@ -42,6 +42,8 @@ class WanFamily:
 
     @property
     def calibrated_attentions(self) -> tuple[str, ...]:
+        if isinstance(self.transformer, WanVACETransformer3DModel):
+            return ()  # a policy knows one list of blocks
         return tuple(f"blocks.{index}.attn1" for index in range(len(self.transformer.blocks)))
 
     def refuse(self, settings: DenoiseSettings, shape: Shape) -> None:

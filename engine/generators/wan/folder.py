@@ -7,72 +7,44 @@ fp32 islands.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKLWan,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-    WanTransformer3DModel,
-)
+from diffusers import AutoencoderKLWan
 from transformers import T5EncoderModel, UMT5EncoderModel
 
+from engine import plugins
 from engine.autoencoder.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
 from engine.errors import ModelError, unknown_name
-from engine.generators.wan.own_prefix import use_own_prefix
-from engine.generators.wan.settings import AFTER_SHIFT, BEFORE_SHIFT, OWN, WanDefaults
-from engine.machine.offload import look_up_on_host, stream
-from engine.machine.outline import in_dtype
-from engine.machine.pipeline_folder import (
-    COMPLETE,
-    outline_component,
-    read_component,
-    read_object,
-    refusing,
+from engine.generators.wan.components import (
+    CONFIG_FILES,
+    outline,
+    place,
+    place_text,
+    read_json,
+    read_on_host,
+    read_weights,
+    unfit,
 )
+from engine.generators.wan.own_prefix import use_own_prefix
+from engine.generators.wan.scheduler import on_the_grid, read_scheduler
+from engine.generators.wan.settings import OWN, WanDefaults
+from engine.generators.wan.variant import Variant
+from engine.machine.pipeline_folder import COMPLETE, refusing
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
 from engine.types import VideoSpec
 from kernels.descriptors import DTYPES, torch_dtype
 
-PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
-SCHEDULERS = {
-    "UniPCMultistepScheduler": UniPCMultistepScheduler,
-    "FlowMatchEulerDiscreteScheduler": FlowMatchEulerDiscreteScheduler,
-}
-REFUSED_SETTINGS = (
-    "use_dynamic_shifting",
-    "use_karras_sigmas",
-    "use_beta_sigmas",
-    "use_exponential_sigmas",
-    "thresholding",
-    "stochastic_sampling",
-    "invert_sigmas",
-)
-"""Scheduler settings that silently override the flow shift, or are not linear in the velocities."""
-
-SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
-"""The flow shift s' = shift s / (1 + (shift - 1) s) by the name that each class reads; the library
-ignores the other one's name."""
-GRID_WORDS = ("shift", "sigma", "timestep")
-
+VARIANTS = "engine.generators.wan.variants"
+TRANSFORMERS = ("transformer", "transformer_2")
+"""Folders of the one, and where there are two of the expert for the last steps."""
 TEXT_ENCODERS = {"umt5": UMT5EncoderModel, "t5": T5EncoderModel}
-CONFIG_FILES = {
-    "transformer": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
 MAX_TEXT_TOKENS = 512
 """What the published Wan models were trained with; a tokenizer may set a smaller limit."""
 
@@ -85,7 +57,11 @@ class WanParts:
 
     folder: Path
     device: torch.device
-    transformer: WanTransformer3DModel
+    variant: Variant
+    transformers: tuple[Any, ...]
+    """One, or the experts for the noisy steps and for the others."""
+    boundary: float | None
+    """The timestep from which on the first of two works; None: there is one."""
     vae: AutoencoderKLWan
     text_encoder: Any
     tokenizer: Any
@@ -94,7 +70,12 @@ class WanParts:
     spec: VideoSpec
     max_text_tokens: int
     streamed: frozenset[str] = frozenset()
-    """Of "text_encoder" and "blocks", what stays on the host."""
+    """Of "text_encoder", "blocks" and "experts", what stays on the host."""
+
+    @property
+    def transformer(self) -> Any:
+        """The first one: the others have its configuration."""
+        return self.transformers[0]
 
 
 def read_folder(
@@ -106,181 +87,133 @@ def read_folder(
     with_transformer: bool = True,
     streamed: frozenset[str] = frozenset(),
 ) -> WanParts:
-    """Load a Wan folder with per-token timesteps from local files only.
+    """Load a folder of the Wan family from local files only.
 
     Without weights the modules have shapes only (device meta): enough for the spec and the footprint. Without
     the transformer's the others are whole: an exported form stands in for it. `streamed`: "text_encoder" and
-    "blocks" stay on the host, and visit the device.
+    "blocks" stay on the host, and visit the device; with "experts" both transformers are still on the host.
 
     Raises ModelError when a component is missing or incomplete, or when they are not of one such model.
     """
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    target, weight_dtype = torch.device(device), torch_dtype(dtype)
-    _check_index(folder)
-    refuse_adapters(folder, ("transformer", "text_encoder"), fix=_ADAPTER)
-    scheduler = _read_scheduler(folder)
-    with_weights_at = functools.partial(_read_weights, device=target)
-    read_part = with_weights_at if with_weights else _outline
-    with_transformer &= with_weights
-    read_transformer = with_weights_at if with_transformer else _outline
-    transformer = read_transformer(folder, "transformer", WanTransformer3DModel, weight_dtype)
+    target, weight_dtype = torch.device(device), _known_dtype(dtype)
+    index = _read_index(folder)
+    variant = variant_of(folder, index)
+    boundary = _boundary(folder, index)
+    refuse_adapters(folder, (*TRANSFORMERS, "text_encoder"), fix=_ADAPTER)
+    scheduler = read_scheduler(folder, variant.schedulers)
+    read_part = functools.partial(read_weights, device=target) if with_weights else outline
+    read_one = read_part if with_transformer else outline
+    names = TRANSFORMERS[: 1 if boundary is None else 2]
+    transformers = tuple(read_one(folder, name, variant.transformer_class, weight_dtype) for name in names)
     vae = read_part(folder, "vae", AutoencoderKLWan, weight_dtype)
-    read_text = _read_on_host if with_weights and "text_encoder" in streamed else read_part
+    read_text = read_on_host if with_weights and "text_encoder" in streamed else read_part
     text_encoder = read_text(folder, "text_encoder", _text_encoder_class(folder), weight_dtype)
     tokenizer = refusing(folder, "tokenizer", lambda: read_tokenizer(folder / "tokenizer"))
     use_channels_last(vae)
-    defaults = _on_the_grid(folder, read_sidecar(folder, WanDefaults), scheduler)
-    _check_fit(folder, transformer, vae, text_encoder)
-    if defaults.prefix_attention == OWN:
-        prefix = 1 - (1 - defaults.prefix_frames) // TEMPORAL_STRIDE  # latent frames, the first one padded
-        use_own_prefix(transformer, prefix, prefix + defaults.num_frames // TEMPORAL_STRIDE)
-    for part in (transformer, vae, text_encoder):
+    defaults = on_the_grid(folder, read_sidecar(folder, WanDefaults, variant.defaults), scheduler)
+    _check_fit(folder, transformers, text_encoder, defaults)
+    spec = _spec(folder, defaults, transformers[0], vae)
+    variant.check(folder, defaults, transformers[0], vae)
+    _use_prefix_attention(folder, variant, transformers, defaults)
+    for part in (*transformers, vae, text_encoder):
         part.eval().requires_grad_(False)
     if with_weights:
         vae.to(target)
-        _place_text(text_encoder, target, streamed="text_encoder" in streamed)
-    if with_transformer:
-        _place(transformer, transformer.blocks, target, streamed="blocks" in streamed)
+        place_text(text_encoder, target, streamed="text_encoder" in streamed)
+    if with_weights and with_transformer:
+        _place_transformers(transformers, target, streamed)
     return WanParts(
         folder=folder,
         device=target,
-        transformer=transformer,
+        variant=variant,
+        transformers=transformers,
+        boundary=boundary,
         vae=vae,
         text_encoder=text_encoder,
         streamed=streamed,
         tokenizer=tokenizer,
         scheduler=scheduler,
         defaults=defaults,
-        spec=_spec(folder, defaults, transformer, vae),
+        spec=spec,
         max_text_tokens=min(int(tokenizer.model_max_length), MAX_TEXT_TOKENS),
     )
 
 
-def _check_index(folder: Path) -> None:
-    index = _read_json(folder / "model_index.json")
+def _place_transformers(transformers: Sequence[Any], device: torch.device, streamed: frozenset[str]) -> None:
+    """On the device but for what is streamed: experts are brought there one after the other, by whoever has
+    them take turns."""
+    for transformer in () if "experts" in streamed else transformers:
+        place(transformer, transformer.blocks, device, streamed="blocks" in streamed)
+
+
+def _known_dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    return torch_dtype(name)
+
+
+def variant_of(folder: Path, index: Mapping[str, Any]) -> Variant:
+    """By the pipeline of model_index.json. ModelError where none of ours continues a prefix with it."""
     pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
-        raise _unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(PIPELINES))
-    if not index.get("expand_timesteps"):
-        raise _unfit(folder, "model_index.json", "no expand_timesteps", "a model with per-token timesteps")
-    if index.get("boundary_ratio") is not None:
-        raise _unfit(folder, "model_index.json", "two transformers (boundary_ratio)", "one transformer")
-    for component, config_name in CONFIG_FILES.items():
+    per_token = bool(index.get("expand_timesteps"))
+    names = {
+        "WanPipeline": "ti2v" if per_token else "",
+        "WanImageToVideoPipeline": "ti2v" if per_token else "i2v",
+        "WanVACEPipeline": "vace",
+        "AnyFlowFARPipeline": "anyflow",
+    }
+    if pipeline not in names:
+        raise unfit(folder, "model_index.json", f"pipeline {pipeline!r}", " or ".join(names))
+    if not names[pipeline]:
+        found = f"{pipeline} without expand_timesteps, which continues no prefix"
+        raise unfit(folder, "model_index.json", found, "a model that sees the prefix, such as TI2V or I2V")
+    variant: Variant = plugins.load(VARIANTS, names[pipeline]).VARIANT
+    return variant
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    index = read_json(folder / "model_index.json")
+    given = index.get(TRANSFORMERS[1])
+    has_second = isinstance(given, list) and given[:1] not in ([None], [])
+    if has_second != (index.get("boundary_ratio") is not None):
+        found, lacking = ("transformer_2", "boundary_ratio")[:: 1 if has_second else -1]
+        raise unfit(folder, "model_index.json", f"{found} without {lacking}", "both, or none")
+    components = [*CONFIG_FILES, *TRANSFORMERS[1:]] if has_second else [*CONFIG_FILES]
+    for component in components:
+        config_name = CONFIG_FILES.get(component, CONFIG_FILES["transformer"])
         if not (folder / component / config_name).is_file():
             raise ModelError(
                 f"{folder} lacks the component {component}: no {component}/{config_name}", fix=COMPLETE
             )
+    return index
 
 
-def _read_scheduler(folder: Path) -> Any:
-    config = _read_json(folder / "scheduler" / CONFIG_FILES["scheduler"])
-    name = str(config.get("_class_name"))
-    if name not in SCHEDULERS:
-        raise _unfit(folder, "scheduler", name, " or ".join(SCHEDULERS))
-    read = inspect.signature(SCHEDULERS[name].__init__).parameters
-    unread = [key for key in config if key not in read and any(word in key for word in GRID_WORDS)]
-    if unread:
-        raise _unfit(
-            folder,
-            "scheduler",
-            f"{', '.join(unread)}, which {name} does not read",
-            f"{SHIFTS[name]} for the flow shift",
-        )
-    scheduler = SCHEDULERS[name].from_config(config)
-    refused = [setting for setting in REFUSED_SETTINGS if scheduler.config.get(setting)]
-    if name == "UniPCMultistepScheduler" and not (
-        scheduler.config.use_flow_sigmas and scheduler.config.prediction_type == "flow_prediction"
-    ):
-        refused.append("no flow sigmas or no flow prediction")
-    if refused:
-        raise _unfit(
-            folder, "scheduler", f"{name} with {', '.join(refused)}", "plain flow sigmas with a shift"
-        )
-    return scheduler
+def _boundary(folder: Path, index: Mapping[str, Any]) -> float | None:
+    ratio = index.get("boundary_ratio")
+    if ratio is None:
+        return None
+    if not isinstance(ratio, int | float) or not 0.0 < ratio < 1.0:
+        raise unfit(folder, "model_index.json", f"boundary_ratio {ratio!r}", "a number between 0 and 1")
+    return float(ratio) * NUM_TRAIN_TIMESTEPS
 
 
-def _read_weights(
-    folder: Path, component: str, model_class: Any, dtype: torch.dtype, *, device: torch.device
-) -> Any:
-    at = device if component == "text_encoder" else None
-    return read_component(folder, component, model_class, dtype, device=at)
-
-
-def _read_on_host(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
-    return _read_weights(folder, component, model_class, dtype, device=torch.device("cpu"))
+def _use_prefix_attention(
+    folder: Path, variant: Variant, transformers: Sequence[Any], spec: WanDefaults
+) -> None:
+    if spec.prefix_attention != OWN:
+        return
+    if not variant.conditioning.clean_prefix:
+        raise unfit(folder, SIDECAR, f"prefix_attention {OWN!r}", f"none: {variant.name} has no clean prefix")
+    prefix = 1 - (1 - spec.prefix_frames) // TEMPORAL_STRIDE  # latent frames, the first one padded
+    for transformer in transformers:
+        use_own_prefix(transformer, prefix, prefix + spec.num_frames // TEMPORAL_STRIDE)
 
 
 def _text_encoder_class(folder: Path) -> Any:
-    encoder_type = str(_read_json(folder / "text_encoder" / "config.json").get("model_type"))
+    encoder_type = str(read_json(folder / "text_encoder" / "config.json").get("model_type"))
     if encoder_type not in TEXT_ENCODERS:
-        raise _unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
+        raise unfit(folder, "text_encoder", f"model_type {encoder_type!r}", " or ".join(TEXT_ENCODERS))
     return TEXT_ENCODERS[encoder_type]
-
-
-def _place_text(text_encoder: Any, device: torch.device, *, streamed: bool) -> None:
-    encoder = text_encoder.encoder
-    _place(text_encoder, encoder.block, device, streamed=streamed, table=encoder.embed_tokens)
-
-
-def _place(model: Any, blocks: Any, device: torch.device, *, streamed: bool, table: Any = None) -> None:
-    """All of a model on the device; or all but its blocks, which visit it, and its table of tokens."""
-    if not streamed:
-        model.to(device)
-        return
-    at_home = [*blocks]
-    if table is not None:
-        look_up_on_host(table, device)
-        at_home.append(table)
-    ours = {id(tensor) for part in at_home for tensor in (*part.parameters(), *part.buffers())}
-    for tensor in (*model.parameters(), *model.buffers()):
-        if id(tensor) not in ours:
-            tensor.data = tensor.data.to(device)
-    stream(blocks, device)
-
-
-def _outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) -> Any:
-    """The module of a component's config, with shapes and without values."""
-    if component != "text_encoder":
-        return outline_component(folder, component, model_class, dtype)
-
-    def build() -> Any:
-        config = model_class.config_class.from_pretrained(folder / component, local_files_only=True)
-        with torch.device("meta"):
-            return in_dtype(model_class(config), (), dtype)
-
-    return refusing(folder, component, build)
-
-
-def _on_the_grid(folder: Path, defaults: WanDefaults, scheduler: Any) -> WanDefaults:
-    """The timesteps as the model sees them. ModelError where it is not said whether the shift is in them."""
-    if defaults.timesteps is None:
-        return defaults
-    _check_falling(folder, defaults.timesteps)
-    shift = float(scheduler.config[SHIFTS[type(scheduler).__name__]] or 1.0)
-    if defaults.timesteps_are is None and shift != 1.0:
-        raise _unfit(
-            folder,
-            SIDECAR,
-            f"timesteps beside a flow shift of {shift:g}, and does not say what timesteps_are",
-            f"timesteps_are {BEFORE_SHIFT!r} or {AFTER_SHIFT!r} (LightX2V, Self-Forcing: before shift)",
-        )
-    if defaults.timesteps_are != BEFORE_SHIFT:
-        return defaults
-    shares = [timestep / NUM_TRAIN_TIMESTEPS for timestep in defaults.timesteps]
-    shifted = tuple(NUM_TRAIN_TIMESTEPS * shift * s / (1 + (shift - 1) * s) for s in shares)
-    return dataclasses.replace(defaults, timesteps=shifted, timesteps_are=AFTER_SHIFT)
-
-
-def _check_falling(folder: Path, timesteps: Sequence[float]) -> None:
-    """From 1000, since a job starts from noise alone, to above 0."""
-    falling = all(before > after for before, after in itertools.pairwise([*timesteps, 0.0]))
-    if not falling or not timesteps or timesteps[0] != NUM_TRAIN_TIMESTEPS:
-        raise ModelError(
-            f"{folder / SIDECAR}: timesteps = {list(timesteps)} is not a falling list from "
-            f"{NUM_TRAIN_TIMESTEPS} to above 0",
-            fix="give such as [1000, 750, 500, 250], or leave it out for a model that was not distilled",
-        )
 
 
 def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> VideoSpec:
@@ -288,9 +221,9 @@ def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> Vi
     multiple = vae.config.scale_factor_spatial * patch_px
     for side, pixels in (("width", defaults.width), ("height", defaults.height)):
         if pixels < multiple or pixels % multiple:
-            raise _unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
+            raise unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
     if defaults.num_frames % TEMPORAL_STRIDE:
-        raise _unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
+        raise unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
     return VideoSpec(
         width=defaults.width,
         height=defaults.height,
@@ -300,28 +233,21 @@ def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> Vi
     )
 
 
-def _check_fit(folder: Path, transformer: Any, vae: Any, text_encoder: Any) -> None:
-    patch = tuple(transformer.config.patch_size)
+def _check_fit(folder: Path, transformers: Sequence[Any], text_encoder: Any, defaults: WanDefaults) -> None:
+    if defaults.guidance_scale_2 is not None and len(transformers) == 1:
+        raise unfit(folder, SIDECAR, "guidance_scale_2 for one transformer", "none, or two transformers")
+    config = transformers[0].config
+    patch = tuple(config.patch_size)
     if patch[0] != 1 or patch[1] != patch[2]:
-        raise _unfit(folder, "transformer", f"patch_size {patch}", "(1, p, p)")
-    channels = (transformer.config.in_channels, transformer.config.out_channels)
-    if channels != (vae.config.z_dim, vae.config.z_dim):
-        raise _unfit(
-            folder, "transformer", f"channels {channels}", f"the {vae.config.z_dim} of the vae, twice"
-        )
-    if transformer.config.text_dim != text_encoder.config.d_model:
-        found = f"text_dim {transformer.config.text_dim}"
-        raise _unfit(
-            folder, "transformer", found, f"the d_model {text_encoder.config.d_model} of text_encoder"
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_object(path, kind="a diffusers folder of the Wan family")
-
-
-def _unfit(folder: Path, component: str, found: str, allowed: str) -> ModelError:
-    return ModelError(
-        f"{folder}: {component} has {found}; the wan family needs {allowed}",
-        fix="use a Wan2.2-TI2V style folder, or correct this one",
-    )
+        raise unfit(folder, "transformer", f"patch_size {patch}", "(1, p, p)")
+    if config.text_dim != text_encoder.config.d_model:
+        found, width = f"text_dim {config.text_dim}", text_encoder.config.d_model
+        raise unfit(folder, "transformer", found, f"the d_model {width} of text_encoder")
+    for name, other in zip(TRANSFORMERS[1:], transformers[1:], strict=False):
+        theirs = dict(other.config)
+        differ = [
+            key for key, value in config.items() if not key.startswith("_") and theirs.get(key) != value
+        ]
+        if differ:
+            found = f"{', '.join(f'{key} {theirs.get(key)}' for key in differ)}"
+            raise unfit(folder, name, found, f"the configuration of {TRANSFORMERS[0]}")

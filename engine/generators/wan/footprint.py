@@ -16,7 +16,7 @@ from engine.autoencoder.memory import (
     latent_shape,
 )
 from engine.denoise.assemble import GRAPHED_TOKENS
-from engine.generators.wan.memory import denoise_bytes, prefix_bytes, text_bytes
+from engine.generators.wan.memory import prefix_bytes, text_bytes
 from engine.machine.memory import GRAPHS
 from engine.machine.outline import bytes_of
 from engine.types import Footprint, VideoSpec
@@ -29,14 +29,24 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     """Models and pools of graphs; encoding the prefix, a denoise step, a pass of the autoencoder."""
     parts, settings = generator.parts, generator.settings
     latents = 4 * math.prod(latent_shape(parts.vae, spec))
-    history = (generator.schedule.num_steps + 3) * latents  # a sampler keeps noise and velocities
+    # a sampler keeps noise and velocities
+    history = (generator.schedule.num_steps + 3) * latents + parts.variant.run.kept_bytes(parts, spec)
     batch = 2 if generator.batched else 1
-    step, text = denoise_bytes(parts, spec, batch, settings), text_bytes(parts, batch, settings)
-    prefix = prefix_bytes(parts, spec, generator.guidance_scale, settings)
+    step = parts.variant.run.denoise_bytes(parts, spec, batch, settings)
+    text = text_bytes(parts, batch, settings)
+    prefix = prefix_bytes(parts, spec, settings, guided=generator.is_guided)
     chunk = chunk_latents(generator, spec)
+    encoding = encode_bytes(
+        parts.vae,
+        parts.device,
+        spec,
+        chunk,
+        fused=generator.fused,
+        num_frames=parts.variant.conditioning.encoded_frames(spec),
+    )
     encoder = parts.text_encoder.encoder
     held = {
-        "transformer": _transformer_bytes(generator),
+        **_transformer_bytes(generator),
         "autoencoder": bytes_of(parts.vae),
         "text encoder": _held_bytes(
             parts.text_encoder,
@@ -55,8 +65,7 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     return Footprint(
         held=held,
         working={
-            "prefix and text": encode_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
-            + text,
+            "prefix and text": encoding + text,
             "denoise step": history + step + text + prefix,
             "autoencoder pass": latents
             + chunk_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
@@ -73,15 +82,21 @@ def chunk_latents(generator: WanGenerator, spec: VideoSpec) -> int:
         return generator.most_chunk_latents
     if parts.device.type == "cuda":
         return MAX_CHUNK_LATENTS
-    step = denoise_bytes(parts, spec, 2 if generator.batched else 1, generator.settings)
+    rows = 2 if generator.batched else 1
+    step = parts.variant.run.denoise_bytes(parts, spec, rows, generator.settings)
     return chunk_size(parts.vae, parts.device, spec, most_bytes=step, fused=generator.fused)
 
 
-def _transformer_bytes(generator: WanGenerator) -> int:
+def _transformer_bytes(generator: WanGenerator) -> dict[str, int]:
+    """Of each that is on the device: of two that take turns the first."""
     if generator.denoiser_bytes is not None:
-        return generator.denoiser_bytes
-    transformer = generator.parts.transformer
-    return _held_bytes(transformer, transformer.blocks, streamed="blocks" in generator.parts.streamed)
+        return {"transformer": generator.denoiser_bytes}
+    parts, names = generator.parts, ("transformer", "second transformer")
+    count = 1 if "experts" in parts.streamed else len(parts.transformers)
+    return {
+        name: _held_bytes(one, one.blocks, streamed="blocks" in parts.streamed)
+        for name, one in zip(names, parts.transformers[:count], strict=False)
+    }
 
 
 def _held_bytes(model: Any, blocks: Any, *, streamed: bool, table: Any = None) -> int:
@@ -98,7 +113,10 @@ def _num_graphs(generator: WanGenerator) -> int:
     settings, shape = generator.settings, generator.shape
     if settings.forward == "library" or generator.parts.device.type != "cuda" or settings.graphs == "off":
         return 0
+    if not generator.parts.variant.family(generator.parts.transformer).has_graphs:
+        return 0
     if settings.graphs == "auto" and shape.batch * shape.tokens > GRAPHED_TOKENS:
         return 0
     rows = 2 if generator.batched and generator.has_single_rows else 1
-    return rows * (2 if settings.quantized_attention else 1)
+    places = 1 if "experts" in generator.parts.streamed else len(generator.parts.transformers)
+    return places * rows * (2 if settings.quantized_attention else 1)

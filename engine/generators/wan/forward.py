@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch import Tensor, nn
 
 from engine.denoise.guidance import BOTH, COND, UNCOND
@@ -60,7 +60,7 @@ class FastWan(nn.Module):
 
     def __init__(
         self,
-        transformer: WanTransformer3DModel,
+        transformer: WanTransformer3DModel | WanVACETransformer3DModel,
         *,
         element_wise: ElementWise,
         attention: BoundAttention,
@@ -74,6 +74,10 @@ class FastWan(nn.Module):
             transformer.rope,
         )
         self.patch_size: tuple[int, int, int] = tuple(transformer.config.patch_size)
+        self.control = (
+            ControlBranch(transformer) if isinstance(transformer, WanVACETransformer3DModel) else None
+        )
+        self.num_layers = len(transformer.blocks)
         self.blocks = nn.ModuleList(
             FastBlock(
                 block,
@@ -82,8 +86,9 @@ class FastWan(nn.Module):
                 quantized_attention=quantized_attention or attention,
                 cross_attention=cross_attention,
             )
-            for block in transformer.blocks
+            for block in (*transformer.blocks, *(self.control.sources if self.control else ()))
         )
+        """The model's, and behind them those of the control branch."""
         self.ops = element_wise
         self.table, self.proj_out = transformer.scale_shift_table, transformer.proj_out
         self.eps = float(transformer.norm_out.eps)
@@ -110,8 +115,8 @@ class FastWan(nn.Module):
     def forward(
         self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, quantized: tuple[bool, ...]
     ) -> Tensor:
-        """Velocity fp32 [B, Z, F, h, w]; latents [1, Z, F, h, w]; the first `split` tokens are prefix;
-        `quantized` says for each block whether its self-attention is the quantized one."""
+        """Velocity fp32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w], whose first `split` tokens are
+        prefix; `quantized` says for each block whether its self-attention is the quantized one."""
         return self.keeping(latents, rows, text, split=split, quantized=quantized, keep=0)[0]
 
     def keeping(
@@ -125,10 +130,12 @@ class FastWan(nn.Module):
         keep: int,
     ) -> tuple[Tensor, PrefixKeys]:
         """`forward`, and what its blocks read of the first `keep` tokens: of none where it is 0."""
-        h = self._tokens(latents).expand(text.pairs[0][0].shape[0], -1, -1).contiguous()
+        given = latents.to(self.dtype)
+        h = as_tokens(self.patch, given[:, : self.patch.in_channels], _batch(text))
+        control = None if self.control is None else self.control.begin(given, h)
         h, pending, gate, kept = self._through_blocks(
-            h, rows, text.pairs, self._rotary_tables(latents), None,
-            split=split, quantized=quantized, keep=keep,
+            h, rows, text.pairs, self._rotary_tables(latents),
+            control=control, split=split, quantized=quantized, keep=keep,
         )  # fmt: skip
         return self._velocity(h, pending, gate, rows, split, latents.shape), PrefixKeys(pairs=kept)
 
@@ -144,11 +151,12 @@ class FastWan(nn.Module):
     ) -> Tensor:
         """`forward` of the tokens behind the first K latent frames alone, which read `prefix`; `rows` have no
         row of timestep 0. The velocity of the prefix is 0."""
-        h = self._tokens(latents[:, :, prefix_frames:]).expand(text.pairs[0][0].shape[0], -1, -1).contiguous()
+        assert self.control is None, "a control branch has no clean prefix"
+        h = as_tokens(self.patch, latents[:, :, prefix_frames:].to(self.dtype), _batch(text))
         past = [(k.expand(len(h), -1, -1), v.expand(len(h), -1, -1)) for k, v in prefix.pairs]
         tables = self._rotary_tables(latents)
         h, pending, gate, _ = self._through_blocks(
-            h, rows, text.pairs, tables, past, split=0, quantized=quantized, keep=0
+            h, rows, text.pairs, tables, past=past, split=0, quantized=quantized, keep=0
         )
         shape = torch.Size((*latents.shape[:2], latents.shape[2] - prefix_frames, *latents.shape[3:]))
         velocity = self._velocity(h, pending, gate, rows, 0, shape)
@@ -158,19 +166,15 @@ class FastWan(nn.Module):
         """What the blocks read of a prefix that looks at itself alone: the same at every step of a take.
         `latents` [1, Z, F, h, w], of which the first K frames are read. Attention is exact."""
         assert self.own_prefix, "the prefix of this transformer looks at noisy tokens"
-        h = self._tokens(latents[:, :, :prefix_frames]).contiguous()
+        h = as_tokens(self.patch, latents[:, :, :prefix_frames].to(self.dtype), 1)
         cos, sin = (table[:, : h.shape[1]] for table in self._rotary_tables(latents))
         rows = self.time_rows(0.0, has_prefix=False)
         no_text = ((None, None),) * len(self.blocks)
         exact = (False,) * len(self.blocks)
         *_, kept = self._through_blocks(
-            h, rows, no_text, (cos, sin), None, split=0, quantized=exact, keep=h.shape[1]
+            h, rows, no_text, (cos, sin), split=0, quantized=exact, keep=h.shape[1]
         )
         return PrefixKeys(pairs=kept)
-
-    def _tokens(self, latents: Tensor) -> Tensor:
-        """[1, S, C]"""
-        return as_tensor(self.patch(latents.to(self.dtype)).flatten(2).transpose(1, 2))
 
     def _through_blocks(
         self,
@@ -178,21 +182,39 @@ class FastWan(nn.Module):
         rows: TimeRows,
         text: Sequence[tuple[Tensor | None, Tensor | None]],
         tables: tuple[Tensor, Tensor],
-        past: Sequence[Pair] | None,
         *,
+        control: Tensor | None = None,
+        past: Sequence[Pair] | None = None,
         split: int,
         quantized: tuple[bool, ...],
         keep: int,
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Pair, ...]]:
-        """h, the last branch and its gate, not yet added, and the kept pair of each block."""
-        pending = gate = None
-        kept = []
-        each = zip(self.blocks, text, past or (None,) * len(self.blocks), quantized, strict=True)
-        for block, (keys, values), before, eight_bit in each:
-            h, pending, gate, pair = block(
+        """h, the last branch and its gate, not yet added, and the kept pair of each block. `control`: the
+        stream of the control branch, whose hints are added."""
+        blocks = list(zip(self.blocks, text, past or (None,) * len(self.blocks), quantized, strict=True))
+
+        def through(
+            index: int, h: Tensor, pending: Tensor | None, gate: Tensor | None
+        ) -> tuple[Tensor, Tensor, Tensor, Pair | None]:
+            block, (keys, values), before, eight_bit = blocks[index]
+            made: tuple[Tensor, Tensor, Tensor, Pair | None] = block(
                 h, pending, gate, rows.block, keys, values, *tables,
                 split=split, quantized=eight_bit, past=before, keep=keep,
             )  # fmt: skip
+            return made
+
+        pending = gate = None
+        kept = []
+        for index in range(self.num_layers):
+            hint = None
+            if self.control is not None and control is not None and index in self.control.layers:
+                branch = self.control.layers[index]
+                # as the library has them all ready before the first block; one at a time takes less memory
+                c, branch_out, branch_gate, _ = through(self.num_layers + branch, control, None, None)
+                control = self.ops.gate_residual(c, branch_out, branch_gate, split=split)
+                hint = self.control.hint(branch, control)
+            h, pending, gate, pair = through(index, h, pending, gate)
+            h = h if hint is None else h + hint
             if pair is not None:
                 kept.append(pair)
         return h, as_tensor(pending), as_tensor(gate), tuple(kept)
@@ -204,7 +226,7 @@ class FastWan(nn.Module):
         _, n, _ = self.ops.residual_norm(
             h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
         )
-        return self._unpatchify(self.proj_out(n), shape).float()
+        return unpatchify(self.proj_out(n), shape, self.patch_size).float()
 
     def _compute_rows(self, value: float, has_prefix: bool) -> TimeRows:
         device = self.table.device
@@ -227,12 +249,39 @@ class FastWan(nn.Module):
             self._rotary[key] = (cos.float().contiguous(), sin.float().contiguous())
         return self._rotary[key]
 
-    def _unpatchify(self, tokens: Tensor, shape: torch.Size) -> Tensor:
-        """[B, S, Z * patch] -> [B, Z, F, h, w], the order of the library's last lines."""
-        (p_t, p_h, p_w), (_, _, frames, height, width) = self.patch_size, shape
-        grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
-        cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
-        return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
+
+class ControlBranch(nn.Module):
+    """What VACE has beside its blocks: how its stream begins, and what it adds behind some of them."""
+
+    def __init__(self, transformer: WanVACETransformer3DModel) -> None:
+        super().__init__()
+        self.patch = transformer.vace_patch_embedding
+        self.first = transformer.vace_blocks[0].proj_in
+        self.outs = nn.ModuleList(block.proj_out for block in transformer.vace_blocks)
+        self.layers = {int(layer): index for index, layer in enumerate(transformer.config.vace_layers)}
+        """Layer of the model -> the block of the branch whose hint is added behind it."""
+        self.sources: tuple[nn.Module, ...] = tuple(transformer.vace_blocks)
+
+    def begin(self, given: Tensor, h: Tensor) -> Tensor:
+        """[B, S, C] of the last channels of [1, Z + control, F, h, w] and the embedded latents [B, S, C]."""
+        control = as_tokens(self.patch, given[:, -self.patch.in_channels :], len(h))
+        return as_tensor(self.first(control) + h)
+
+    def hint(self, index: int, control: Tensor) -> Tensor:
+        return as_tensor(self.outs[index](control))
+
+
+def as_tokens(patch: nn.Module, latents: Tensor, batch: int) -> Tensor:
+    """[1, Z, F, h, w] -> [B, S, C], equal rows."""
+    return as_tensor(patch(latents)).flatten(2).transpose(1, 2).expand(batch, -1, -1).contiguous()
+
+
+def unpatchify(tokens: Tensor, shape: torch.Size, patch_size: tuple[int, int, int]) -> Tensor:
+    """[B, S, Z * patch] -> [B, Z, F, h, w], the order of the library's last lines."""
+    (p_t, p_h, p_w), (_, _, frames, height, width) = patch_size, shape
+    grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
+    cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
 
 
 class FastDenoiser:
@@ -256,7 +305,7 @@ class FastDenoiser:
         return self.wan.text_keys(text)
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        """Velocity float32 [B, Z, F, h, w] of latents [1, Z, F, h, w]; B is 2 for branch "both"."""
+        """Velocity float32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w]; B is 2 for branch "both"."""
         _check_branch(text, branch)
         rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
         split, quantized = timestep.prefix_tokens, self._quantized(timestep)
@@ -330,6 +379,10 @@ class FastDenoiser:
         return self._graphs[key](latents, rows.block, rows.out, *flat)
 
 
+def _batch(text: TextKeys) -> int:
+    return text.pairs[0][0].shape[0]
+
+
 def _check_branch(text: TextKeys, branch: str) -> None:
-    batch = text.pairs[0][0].shape[0]
+    batch = _batch(text)
     assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"

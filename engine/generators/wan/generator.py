@@ -1,47 +1,49 @@
-"""The Wan family with per-token timesteps: a clean prefix of many frames, the rest denoised behind it.
+"""The Wan family: takes that continue a clean prefix, by one of several variants of the model.
 
-Modules come from the library, the loop is ours (`job`). Knows no critic, no attempts, no reference clip.
-P prefix frames . K latent frames of the prefix . F latent frames in all . Z channels . h, w latent pixels
+Knows no critic, no attempts, no reference clip, and no variant: what differs is asked of `parts.variant`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from engine.autoencoder.memory import latent_shape, padded
-from engine.autoencoder.vae import latent_frames_of
+from engine.autoencoder.memory import latent_shape
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.experts import EXPERTS, VisitingDenoiser
 from engine.denoise.family import Shape
-from engine.denoise.guidance import gate_step
-from engine.denoise.lora import Lora, check_names, merge_into
+from engine.denoise.finite import FiniteWatch
+from engine.denoise.guidance import GuidedText, gate_step
+from engine.denoise.lora import Lora, check_names, for_expert, merge_into
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.errors import ConfigError
-from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.family import WanFamily
+from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
-from engine.generators.wan.job import Request, WanJob
+from engine.generators.wan.job import Request, WanJob, pad_first
 from engine.generators.wan.lora_names import lora_aliases
-from engine.generators.wan.memory import num_tokens
 from engine.generators.wan.prefix_keys import prefix_note
+from engine.generators.wan.rollout import Rollout
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.text import token_ids
+from engine.machine.offload import TakingTurns, release
 from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Frames, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
-BLOCKS = "blocks"
+BLOCKS, ON_HOST_IN_TURN = "blocks", "experts"
+"""What may be streamed beside the text encoder."""
 REMEMBERED = 16
 """Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
 
@@ -66,7 +68,8 @@ def load(
     `loras` are merged into the transformer first; one that does not fit is refused with shapes alone.
     `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
     transformer, whose weights are then not read; of `denoise` only what is around it is used. `streamed`:
-    "text_encoder" and "blocks" stay on the host. `capability`: of a GPU that is not here, to plan for.
+    "text_encoder", "blocks" and "experts" stay on the host, the last in turn. `capability`: of a GPU that is
+    not here, to plan for.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -81,6 +84,7 @@ def load(
             with_transformer=exported is None,
             streamed=frozenset(streamed),
         )
+    _refuse_for(parts, exported)
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(
@@ -88,17 +92,21 @@ def load(
             fix=f"leave --steps out, or remove timesteps from {folder / SIDECAR}",
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-    scale = parts.defaults.guidance_scale if guidance_scale is None else guidance_scale
-    if loras:
-        use = merge_into if with_weights else check_names
-        use(parts.transformer, loras, lora_aliases(parts.transformer))
-    generator = WanGenerator(parts, EagerDenoiser(parts.transformer), steps, scale, settings)
+    use = merge_into if with_weights else check_names
+    names = EXPERTS if parts.boundary is not None else ("",)
+    for name, transformer in zip(names, parts.transformers, strict=True):
+        if chosen := for_expert(loras, name, names):
+            use(transformer, chosen, lora_aliases(transformer))
+    settings, left_out = parts.variant.run.settings(settings, parts)
+    denoisers = [parts.variant.family(one).library_denoiser() for one in parts.transformers]
+    generator = WanGenerator(parts, denoisers, steps, guidance_scale, settings)
     if with_weights:
-        family = WanFamily(parts.transformer)
-        made = exported or assemble(family, settings, generator.shape, cache=cache, folder=folder)
+        made = [exported] if exported else _assembled(generator, cache)
         _use(generator, made)
+        generator.notes.update(left_out)
     elif exported is None:
-        quantize_outline(WanFamily(parts.transformer), settings, parts.device, capability, folder)
+        for one in parts.transformers:
+            quantize_outline(parts.variant.family(one), settings, parts.device, capability, _policies(parts))
     return generator
 
 
@@ -119,30 +127,80 @@ def _refuse(
             "memory.blocks is streamed, which only the library's forward can be",
             fix='use preset exact without --denoiser, or set memory.blocks = "device"',
         )
+    if {BLOCKS, ON_HOST_IN_TURN} <= set(streamed):
+        raise ConfigError(
+            "memory.blocks and memory.experts are both streamed, and streamed blocks leave no expert to move",
+            fix='set one of them to "device"',
+        )
 
 
-def _use(generator: WanGenerator, made: Assembled) -> None:
-    """Its denoiser from now on, and notes on all that was chosen."""
+def _refuse_for(parts: WanParts, exported: Assembled | None) -> None:
+    if ON_HOST_IN_TURN in parts.streamed and parts.boundary is None:
+        raise ConfigError(
+            f"memory.experts is streamed, and {parts.folder} has one transformer",
+            fix='set memory.experts = "device"',
+        )
+    if exported is not None:
+        _require_exportable(parts)
+
+
+def _require_exportable(parts: WanParts) -> None:
+    if not parts.variant.has_exports or parts.boundary is not None:
+        what = parts.variant.name + (" with two transformers" if parts.boundary is not None else "")
+        raise ConfigError(
+            f"{parts.folder} is {what}, of which no denoiser is exported",
+            fix="leave --denoiser out",
+        )
+
+
+def _assembled(generator: WanGenerator, cache: Path | None) -> list[Assembled]:
+    """A denoiser for each transformer; where they take turns, all over one place on the device."""
     parts, settings = generator.parts, generator.settings
-    generator.denoiser, generator.notes = made.denoiser, dict(made.notes)
-    generator.denoiser_bytes, generator.scratch_bytes = made.num_bytes, made.scratch_bytes
-    if settings.step_cache:
-        generator.notes["step_cache"] = note_of(settings, generator.extrapolated)
+
+    def made(transformer: Any) -> Assembled:
+        family = parts.variant.family(transformer)
+        return assemble(family, settings, generator.shape, cache=cache, folder=_policies(parts))
+
+    if ON_HOST_IN_TURN not in parts.streamed:
+        return [made(transformer) for transformer in parts.transformers]
+    weights, visiting = TakingTurns(), list[Assembled]()
+    for transformer in reversed(parts.transformers):  # the first one, with which takes begin, stays
+        if visiting:
+            release(parts.transformers[1], visiting[0].module)
+        place(transformer, transformer.blocks, parts.device, streamed=False)
+        visiting.insert(0, made(transformer))
+        weights.add(visiting[0].module)
+    inner, last = visiting[0].denoiser, len(visiting) - 1
+    return [
+        dataclasses.replace(one, denoiser=VisitingDenoiser(inner, weights, last - index))
+        for index, one in enumerate(visiting)
+    ]
+
+
+def _policies(parts: WanParts) -> Path | None:
+    """Where a precision policy may be: it is measured on one transformer."""
+    return parts.folder if parts.boundary is None else None
+
+
+def _use(generator: WanGenerator, made: Sequence[Assembled]) -> None:
+    """Its denoisers from now on, and notes on all that was chosen."""
+    parts, settings = generator.parts, generator.settings
+    generator.denoisers, generator.notes = tuple(one.denoiser for one in made), dict(made[0].notes)
+    for one in made[1:]:
+        generator.notes |= {
+            f"{name} of the second": note for name, note in one.notes.items() if made[0].notes[name] != note
+        }
+    generator.denoiser_bytes, generator.scratch_bytes = made[0].num_bytes, made[0].scratch_bytes
     if settings.vae_chunk:
         generator.notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
-    if prefix := prefix_note(made.denoiser, settings.prefix_steps):
+    if settings.step_cache:
+        generator.notes["step_cache"] = note_of(settings, generator.extrapolated)
+    if prefix := prefix_note(made[0].denoiser, settings.prefix_steps):
         generator.notes["prefix"] = prefix
     if parts.streamed:
         generator.notes["streamed"] = ", ".join(sorted(parts.streamed))
     if generator.fused:
         generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
-
-
-def pad_first(frames: Frames) -> Frames:
-    """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
-    which would be the frames just before the switch."""
-    missing = padded(len(frames)) - len(frames)
-    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
 
 
 class WanGenerator:
@@ -151,21 +209,23 @@ class WanGenerator:
     def __init__(
         self,
         parts: WanParts,
-        denoiser: Denoiser,
+        denoisers: Sequence[Denoiser],
         num_inference_steps: int,
-        guidance_scale: float,
+        guidance_scale: float | None,
         settings: DenoiseSettings | None = None,
     ) -> None:
+        """A scale that is given is that of all experts; None: as the folder says."""
         self.parts = parts
-        self.denoiser = denoiser
+        self.denoisers: tuple[Denoiser, ...] = tuple(denoisers)
+        """Of each transformer, in the order of `parts.transformers`."""
         # of an exported form that stands in for the transformer: its weights, and what it holds for its steps
         self.denoiser_bytes: int | None = None
         self.scratch_bytes: int | None = None
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
-        self.guidance_scale = guidance_scale
+        self.guidance_scales = _scales(parts, guidance_scale)
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
-        self.batched = parts.device.type == "cuda" and guidance_scale != 1.0
+        self.batched = parts.device.type == "cuda" and self.is_guided
         self.fused = self.settings.vae == "fused"
         self.most_chunk_latents = self.settings.vae_chunk
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
@@ -173,9 +233,27 @@ class WanGenerator:
         self.schedule: Schedule = (
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
         )
-        self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
+        self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, _policies(parts))
         self.negatives: Recent[Tensor] = Recent(REMEMBERED)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The first one, which is the only one but for models of two transformers."""
+        return self.denoisers[0]
+
+    @denoiser.setter
+    def denoiser(self, other: Denoiser) -> None:
+        self.denoisers = (other, *self.denoisers[1:])
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scales[0] != 1.0
+
+    @property
+    def num_steps(self) -> int:
+        """Denoise steps of one take."""
+        return self.parts.variant.run.num_steps(self.schedule, self.parts)
 
     @property
     def spec(self) -> VideoSpec:
@@ -192,18 +270,14 @@ class WanGenerator:
     @property
     def shape(self) -> Shape:
         """What one forward of the denoiser sees."""
-        shape = latent_shape(self.parts.vae, self.spec)
-        tokens = num_tokens(self.parts, shape)
-        return Shape(
-            batch=2 if self.batched else 1,
-            tokens=tokens,
-            text_tokens=self.parts.max_text_tokens,
-            prefix_tokens=tokens // shape[2] * latent_frames_of(padded(self.spec.prefix_frames)),
-        )
+        return self.parts.variant.run.shape(self.parts, 2 if self.batched else 1)
 
     @property
     def forward_sizes(self) -> dict[str, int]:
-        """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for."""
+        """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for.
+
+        ConfigError where no form of this model is exported."""
+        _require_exportable(self.parts)
         _, _, frames, height, width = latent_shape(self.parts.vae, self.spec)
         return {"F": frames, "h": height, "w": width, "L": self.parts.max_text_tokens}
 
@@ -227,6 +301,10 @@ class WanGenerator:
         self.most_chunk_latents = 1
         return "the autoencoder takes one latent frame at a time"
 
+    def rollout(self, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch) -> Rollout:
+        """The denoise steps of one job."""
+        return self.parts.variant.run.rollout(self, text, noise, encoded, watch)
+
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
 
@@ -245,6 +323,26 @@ class WanGenerator:
             seed=prompt.seed,
         )
         return WanJob(self, request)
+
+
+def _scales(parts: WanParts, given: float | None) -> tuple[float, ...]:
+    """Of each transformer. ConfigError where guidance is on for one alone."""
+    first = parts.defaults.guidance_scale if given is None else given
+    if first != 1.0 and not parts.variant.is_guided:
+        raise ConfigError(
+            f"guidance_scale {first:g}, and the weights of {parts.variant.name} have guidance in them",
+            fix="leave --guidance-scale out, or give 1",
+        )
+    if parts.boundary is None:
+        return (first,)
+    told = parts.defaults.guidance_scale_2
+    second = first if given is not None or told is None else told
+    if (first == 1.0) != (second == 1.0):
+        raise ConfigError(
+            f"guidance_scale {first:g} and guidance_scale_2 {second:g} switch guidance off for one alone",
+            fix=f"make both 1, or none of them, in {parts.folder / SIDECAR}",
+        )
+    return first, second
 
 
 def _digest(path: Path) -> str:

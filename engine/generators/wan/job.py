@@ -1,8 +1,8 @@
-"""A take of a Wan generator as a job: encode, denoise, decode, one step a launch.
+"""A take as a job of steps: encode, denoise, decode. How the latents come to be is its rollout's.
 
-Invariant: pixels depend on prefix, text, negative text and seed alone: not on the order of jobs or what ran
-before. What a job remembers between its steps dies with it.
-P prefix frames . K latent frames of the prefix . F latent frames in all . Z channels . h, w latent pixels
+Modules come from the library, the loop is ours. Invariant: pixels depend on prefix, text, negative text and
+seed alone: not on the order of jobs or what ran before. What a job remembers between its steps dies with it.
+P prefix frames . F latent frames in all . Z channels . h, w latent pixels
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engine.autoencoder.memory import latent_shape, padded, to_uint8
-from engine.autoencoder.vae import (
-    decode_in_chunks,
-    denormalise,
-    encode_mode,
-    latent_frames_of,
-    num_chunks,
-)
-from engine.denoise.early_stop import EarlyStop
+from engine.autoencoder.memory import latent_shape, padded, to_uint8, total_frames
+from engine.autoencoder.vae import decode_in_chunks, denormalise, latent_frames_of, num_chunks
 from engine.denoise.finite import FiniteWatch
-from engine.denoise.guidance import Guidance, GuidedText, gate_step
-from engine.denoise.sampler import PrefixSampler
-from engine.generators.wan.prefix_keys import for_take
+from engine.denoise.guidance import GuidedText
+from engine.generators.wan.rollout import Rollout
 from engine.generators.wan.text import embed
 from engine.machine.device import to_device
 from engine.machine.streams import fence
@@ -38,6 +31,13 @@ if TYPE_CHECKING:
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
+
+
+def pad_first(frames: Frames) -> Frames:
+    """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
+    which would be the frames just before the switch."""
+    missing = padded(len(frames)) - len(frames)
+    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +63,9 @@ class WanJob:
         self._chunk_latents = generator.chunk_latents(generator.spec)
         self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
-        latent_frames = latent_frames_of(self._padded_prefix + generator.spec.num_frames)
-        passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
-        self._steps_left = 1 + generator.schedule.num_steps + passes
+        latent_frames = latent_frames_of(total_frames(generator.spec))
+        self._passes = num_chunks(generator.parts.vae, latent_frames, self._chunk_latents)
+        self._steps_left = 1 + generator.num_steps + self._passes
         self._stage = ENCODE
         self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
@@ -100,39 +100,24 @@ class WanJob:
             "text_encoder": parts.text_encoder,
             "vae": parts.vae,
         }
+        if len(parts.transformers) > 1:
+            modules["transformer_2"] = parts.transformers[1]
         self._watch.require(modules, parts.vae.dtype)
         frames = torch.cat(self._decoded).numpy()
         return Video(frames=frames, fps=self._generator.spec.fps)
 
     def _run(self) -> Generator[None, None, None]:
-        generator, parts = self._generator, self._generator.parts
-        guidance = self._guidance()
-        sampler = PrefixSampler(
-            generator.schedule,
-            self._noise(),
-            self._encode_prefix(),
-            patch_px=parts.transformer.config.patch_size[1],
-        )
+        parts, rollout = self._generator.parts, self._rollout()
         self._stage = DENOISE
         yield
-        result = None
-        stop = EarlyStop(generator.settings.early_stop) if generator.settings.early_stop else None
-        for step in range(generator.schedule.num_steps):
-            velocity = guidance.velocity(sampler.latents, sampler.timestep, step)
-            self._watch.note(f"denoise step {step + 1} of {generator.schedule.num_steps}", velocity)
+        for left in rollout.steps():
             self.num_denoised += 1
-            if stop is not None and stop.settled(preview := sampler.preview(velocity)):
-                self._steps_left -= generator.schedule.num_steps - 1 - step
-                result, self._stage = preview, VAE_PASS
-                yield
-                break
-            sampler.advance(velocity)
-            if step + 1 == generator.schedule.num_steps:
+            self._steps_left = 1 + left + self._passes
+            if left == 0:
                 self._stage = VAE_PASS
             yield
-        result = sampler.latents if result is None else result
-        latents = denormalise(parts.vae, result.to(parts.vae.dtype))
-        del sampler, guidance  # their history is as large as num_steps latents
+        latents = denormalise(parts.vae, rollout.latents.to(parts.vae.dtype))
+        del rollout  # its history is as large as num_steps latents
         prefix = self._padded_prefix
         for pixels in decode_in_chunks(parts.vae, latents, self._chunk_latents, first_frame=prefix):
             if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
@@ -140,22 +125,14 @@ class WanJob:
                 self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
             yield
 
-    def _guidance(self) -> Guidance:
-        generator, settings = self._generator, self._generator.settings
-        num_steps = generator.schedule.num_steps
-        return Guidance(
-            for_take(generator.denoiser, generator.schedule.timesteps, settings.prefix_steps),
-            self._encode_text(),
-            generator.guidance_scale,
-            batched=generator.batched,
-            gate_step=gate_step(num_steps, settings.cfg_gate),
-            cached=generator.extrapolated,
-        )
+    def _rollout(self) -> Rollout:
+        text = self._encode_text()
+        return self._generator.rollout(text, self._noise(), self._encode_prefix(), self._watch)
 
     def _encode_text(self) -> GuidedText:
         generator, request = self._generator, self._request
         uncond = None
-        if generator.guidance_scale != 1.0:
+        if generator.is_guided:
             uncond = generator.negatives.get(request.negative)
             if uncond is None:
                 uncond = embed(generator.parts, request.negative_ids)
@@ -163,7 +140,7 @@ class WanJob:
         return GuidedText(cond=embed(generator.parts, request.token_ids), uncond=uncond)
 
     def _encode_prefix(self) -> Tensor:
-        """Normalised clean latents of the prefix, float32 [1, Z, K, h, w]."""
+        """What the variant makes of the prefix, float32."""
         generator, parts = self._generator, self._generator.parts
         if self._request.prefix_latents is not None:
             return self._request.prefix_latents
@@ -171,10 +148,10 @@ class WanJob:
         host = torch.from_numpy(self._request.prefix)  # uint8 [P, H, W, 3]
         pixels = to_device(host, parts.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
         pixels = pixels.to(parts.vae.dtype)  # those in float32 are not kept
-        latents = encode_mode(parts.vae, pixels, self._chunk_latents).float()
-        self._watch.note("encoding the prefix", latents)
-        generator.prefixes.put(self._request.prefix_key, latents)
-        return latents
+        encoded = parts.variant.conditioning.encode(parts.vae, pixels, parts.spec, self._chunk_latents)
+        self._watch.note("encoding the prefix", encoded)
+        generator.prefixes.put(self._request.prefix_key, encoded)
+        return encoded
 
     def _noise(self) -> Tensor:
         """Initial noise from a host generator seeded by the prompt alone: the same on every device."""

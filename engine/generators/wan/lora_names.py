@@ -33,8 +33,10 @@ PUBLISHED: Final = (
     (r"_attn\.norm_added_k", "_attn.norm_k_img"),
     (r"\.ffn\.net\.0\.proj", ".ffn.0"),
     (r"\.ffn\.net\.2", ".ffn.2"),
-    (r"^(blocks\.\d+)\.norm2", r"\1.norm3"),  # the one with weights, before the cross-attention
-    (r"^(blocks\.\d+)\.scale_shift_table", r"\1.modulation"),
+    (r"^(vace_blocks\.\d+)\.proj_in", r"\1.before_proj"),
+    (r"^(vace_blocks\.\d+)\.proj_out", r"\1.after_proj"),
+    (r"^((?:vace_)?blocks\.\d+)\.norm2", r"\1.norm3"),  # the one with weights, before the cross-attention
+    (r"^((?:vace_)?blocks\.\d+)\.scale_shift_table", r"\1.modulation"),
 )
 """Pattern in diffusers' name -> what the publisher has there, in this order."""
 

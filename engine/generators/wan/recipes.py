@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -61,10 +62,30 @@ WAN_IMAGE = QuantRecipe(
         Kept(pattern="condition_embedder.image_embedder.*", why="computed once per prompt"),
     ),
 )
+WAN_VACE = replace(
+    WAN,
+    family="wan_vace",
+    kept=(
+        *_KEPT,
+        Kept(pattern="vace_patch_embedding.*", why="the first layer that sees the control"),
+        Kept(pattern="vace_blocks.*", why="every hint is added to the stream, and with it its error"),
+    ),
+)
+WAN_FAR = replace(
+    WAN,
+    family="wan_far",
+    kept=(
+        *_KEPT,
+        Kept(pattern="far_patch_embedding.*", why="the first layer that sees past latents"),
+        Kept(pattern="condition_embedder.delta_embedder.*", why="the timestep decides the size of the step"),
+    ),
+)
 
 
 def wan_recipe(transformer: nn.Module) -> QuantRecipe:
-    """With or without image conditioning by CLIP, as the weights say."""
+    """With or without image conditioning by CLIP or a control branch, as the weights say."""
+    if hasattr(transformer, "vace_blocks"):
+        return WAN_VACE
     has_image = any(name.endswith("attn2.add_k_proj") for name, _ in transformer.named_modules())
     return WAN_IMAGE if has_image else WAN
 

@@ -15,7 +15,7 @@ PREFIX_ATTENTION = (ALL, OWN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanDefaults:
-    """What a folder wants to be run with: by default the values of Wan2.2-TI2V-5B."""
+    """What a folder wants to be run with: by default its variant's values, here Wan2.2-TI2V-5B's."""
 
     fps: float = setting(24.0, low=1.0, high=240.0, help="Frames per second of a take.")
     width: int = setting(1280, low=16, high=16384, help="Pixels of a take, a multiple of the model's patch.")
@@ -38,6 +38,13 @@ class WanDefaults:
         "Self-Forcing's lists, or is in them. Must be given where the scheduler has a shift.",
     )
     guidance_scale: float = same_setting(GeneratorConfig, "guidance_scale", 5.0, unset="")
+    guidance_scale_2: float | None = setting(
+        None,
+        low=1.0,
+        high=50.0,
+        unset="that of the first",
+        help="Guidance scale of the second of two transformers, unless one is given for the run.",
+    )
     negative_prompt: str = same_setting(
         GeneratorConfig,
         "negative",

@@ -6,13 +6,16 @@ Knows no job and no prefix. n tokens . S of a padded text . D text width
 from __future__ import annotations
 
 import html
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import ModelError
-from engine.generators.wan.folder import WanParts
 from engine.machine.device import to_device
+
+if TYPE_CHECKING:
+    from engine.generators.wan.folder import WanParts
 
 
 def token_ids(parts: WanParts, text: str) -> Tensor:

@@ -146,3 +146,21 @@ def test_a_refusal_names_the_cheapest_change() -> None:
         fit(config(), 9 * GIB, footprints, on_gpu=True)
     assert "give it 12.90 GiB, the least that these models run in" in caught.value.fix
     assert "53.50 GiB" not in caught.value.fix and "text encoder" in str(caught.value)
+
+
+def test_two_transformers_take_turns_before_anything_costs_more() -> None:
+    """And where blocks are streamed in the end there is nothing left to move."""
+
+    def two(config: RunConfig) -> dict[str, Footprint]:
+        if config.memory.blocks == config.memory.experts == "streamed":
+            raise ConfigError("both streamed", fix="set one")
+        given = footprints(config)
+        second = 10 if config.memory.blocks == config.memory.experts == "device" else 0
+        held = given["generator"].held | {"second transformer": second * GIB}
+        return given | {"generator": replace(given["generator"], held=held)}
+
+    found = fit(config(), (needed(1) + 1) * GIB + int(0.5 * GIB), two, on_gpu=True)
+    assert names(found.changes) == [KEYS[0], "memory.experts = streamed"]
+    least = fit(config(), needed(9) * GIB + int(1.5 * GIB), two, on_gpu=True)
+    assert names(least.changes)[-1] == "memory.blocks = streamed, memory.experts = device"
+    assert (least.config.memory.blocks, least.config.memory.experts) == ("streamed", "device")

@@ -185,8 +185,10 @@ def test_finished_twice_is_no_matter_while_the_takes_are_equal(tmp_path: Path) -
 
 def test_what_each_card_had_memory_for_may_differ(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {1: [1]})
-    saving = {"memory.text_encoder": "streamed", "memory.vram": "24GiB", "schedule.replies": 2}
-    two = make_run(tmp_path / "two", {2: [1]}, settings={**saving, "denoise.vae_chunk": 1})
+    saving = {"memory.text_encoder": "streamed", "memory.vram": "24GiB", "memory.experts": "streamed"}
+    two = make_run(
+        tmp_path / "two", {2: [1]}, settings={**saving, "denoise.vae_chunk": 1, "schedule.replies": 2}
+    )
     merge([one, two], tmp_path / "whole")
     assert read_config(tmp_path / "whole").memory.vram == "", "that of the first"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.machine.offload import look_up_on_host, stream
+from engine.machine.offload import TakingTurns, look_up_on_host, release, stream
 
 CPU = torch.device("cpu")
 
@@ -83,3 +83,25 @@ def test_on_a_gpu_a_block_at_a_time_is_there() -> None:
     block = 4 * (2048 * 2048 + 2048)
     assert torch.cuda.max_memory_allocated() - before < 2.5 * block
     assert torch.cuda.memory_allocated() - before <= found.nbytes + 512
+
+
+def test_modules_that_take_turns_keep_their_numbers_and_their_place() -> None:
+    """Addresses stay, so that what was captured over them goes on."""
+    ids, turns, modules = torch.arange(6), TakingTurns(), [Blocks(), Blocks()]
+    with torch.inference_mode():
+        expected = [module(ids) for module in modules]
+        assert [turns.add(module) for module in modules] == [0, 1]
+        release(modules[0])
+        assert all(parameter.numel() == 0 for parameter in modules[0].parameters())
+        place, addresses = modules[1], [parameter.data_ptr() for parameter in modules[1].parameters()]
+        for index in (1, 0, 0, 1):
+            turns.use(index)
+            assert torch.equal(place(ids), expected[index])
+    assert [parameter.data_ptr() for parameter in place.parameters()] == addresses
+
+
+def test_modules_of_other_tensors_cannot_take_turns() -> None:
+    turns = TakingTurns()
+    turns.add(nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="1 tensors differ, among them weight"):
+        turns.add(nn.Linear(5, 4))

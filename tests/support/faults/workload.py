@@ -192,7 +192,7 @@ class DrawnGenerator:
 
     spec = SPEC
     negative_prompt = ""
-    schedule = SimpleNamespace(num_steps=1)
+    num_steps = 1
 
     def __init__(self) -> None:
         self.notes: dict[str, str] = {}

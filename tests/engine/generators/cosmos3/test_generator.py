@@ -227,6 +227,7 @@ def test_refusals(folder: Path, generator: Cosmos3Generator, scenario: Scenario)
         ({"num_inference_steps": 0}, "below 1"),
         ({"guidance_scale": 0.5}, "below 1"),
         ({"streamed": ("blocks",), "denoise": FAST}, "only the library's forward"),
+        ({"streamed": ("experts",)}, "Cosmos3 has one transformer"),
         ({"denoise": replace(FAST, graphs="on")}, "no CUDA graph"),
     ):
         with pytest.raises(ConfigError, match=text):

@@ -49,9 +49,13 @@ REFUSALS: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "scalar timestep",
         lambda f: edit(f, "model_index.json", expand_timesteps=False),
-        "expand_timesteps",
+        r"channels \(4, 4\)",
     ),
-    ("two models", lambda f: edit(f, "model_index.json", boundary_ratio=0.9), "boundary_ratio"),
+    (
+        "two models",
+        lambda f: edit(f, "model_index.json", boundary_ratio=0.9),
+        "boundary_ratio without transformer_2",
+    ),
     ("no transformer", lambda f: shutil.rmtree(f / "transformer"), "lacks the component transformer"),
     ("no vae", lambda f: shutil.rmtree(f / "vae"), "lacks the component vae"),
     ("no text encoder", lambda f: shutil.rmtree(f / "text_encoder"), "lacks the component text_encoder"),

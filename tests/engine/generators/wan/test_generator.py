@@ -19,8 +19,8 @@ from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, e
 from engine.errors import ConfigError, ModelError, NotFinite, VideoError
 from engine.generators.wan import generator as wan
 from engine.generators.wan import job as wan_job
-from engine.generators.wan.generator import WanGenerator, pad_first
-from engine.generators.wan.job import WanJob
+from engine.generators.wan.generator import WanGenerator
+from engine.generators.wan.job import WanJob, pad_first
 from engine.generators.wan.settings import WanDefaults
 from engine.types import Prompt, Scenario, Video
 from engine.video.prefix import read_prefix
@@ -205,7 +205,7 @@ def test_wan22_layout_with_unit_patch_runs(tmp_path: Path, scenario: Scenario) -
 def test_defaults_come_from_the_sidecar_or_are_the_published_ones(
     folder: Path, generator: WanGenerator, tmp_path: Path
 ) -> None:
-    untold = {"timesteps": None, "timesteps_are": None, "prefix_attention": "all"}
+    untold = {"guidance_scale_2": None, "timesteps": None, "timesteps_are": None, "prefix_attention": "all"}
     assert dataclasses.asdict(generator.defaults) == SIDECAR | untold
     assert (generator.spec.fps, generator.spec.prefix_frames, generator.spec.num_frames) == (8.0, 6, 8)
     published = copy(folder, tmp_path)

@@ -23,6 +23,7 @@ from engine.generators.wan import generator as wan
 from engine.generators.wan import memory
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.memory import denoise_bytes
+from engine.generators.wan.variants.ti2v import VARIANT
 from engine.machine.outline import bytes_of, without_values
 from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import VideoSpec
@@ -69,7 +70,7 @@ def test_a_decode_step_takes_no_more_than_a_denoise_step_on_a_cpu(
         monkeypatch.setattr(autoencoder_memory, "CPU_CHUNK_BYTES", most)
         assert generator.chunk_latents(generator.spec) == size
     parts = dataclasses.replace(generator.parts, device=torch.device("cuda"))
-    outline = wan.WanGenerator(parts, generator.denoiser, 3, 3.0)
+    outline = wan.WanGenerator(parts, generator.denoisers, 3, 3.0)
     assert outline.chunk_latents(generator.spec) == MAX_CHUNK_LATENTS
     assert outline.relieve() is not None and outline.chunk_latents(generator.spec) == 1
     assert outline.relieve() is None, "nothing is left to give up"
@@ -117,6 +118,7 @@ def published(name: str) -> Any:
         AutoencoderKLWan, LAYOUTS["Wan2.2-5B" if layout["in_channels"] == 48 else "Wan2.1"], torch.bfloat16
     )
     return SimpleNamespace(
+        variant=VARIANT,
         transformer=transformer,
         vae=vae,
         device=torch.device("cuda"),

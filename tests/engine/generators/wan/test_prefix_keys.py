@@ -15,8 +15,8 @@ from torch import Tensor
 
 from engine.denoise.guidance import Guidance, GuidedText
 from engine.denoise.layers import BoundAttention, bind
+from engine.generators.wan import flow_run
 from engine.generators.wan import generator as wan
-from engine.generators.wan import job as wan_job
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.forward import FastDenoiser, FastWan
 from engine.generators.wan.memory import prefix_bytes
@@ -230,20 +230,20 @@ def test_what_a_job_keeps_is_in_the_plan(tmp_path: Path, attention: str) -> None
     edit(folder, "retake.json", prefix_attention=attention)
     settings = DenoiseSettings(forward="fast", prefix_steps=3)
     generator = wan.load(folder, device="cpu", dtype="fp32", denoise=settings)
-    planned = prefix_bytes(generator.parts, generator.spec, generator.guidance_scale, settings)
+    planned = prefix_bytes(generator.parts, generator.spec, settings, guided=generator.is_guided)
     assert generator.notes["prefix"] == f"computed {'once a take' if attention == 'own' else 'every 3 steps'}"
     prompt = Prompt(text="a ball", negative="still", seed=1, revision=0)
     job = generator.start(build_scenario(tmp_path), prompt)
     takes: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wan_job, "for_take", lambda *given: takes.append(for_take(*given)) or takes[-1])
+        patch.setattr(flow_run, "for_take", lambda *given: takes.append(for_take(*given)) or takes[-1])
         job.launch()
         job.launch()
     (take,) = takes
     kept = [take._prefix] if attention == "own" else [keys for _, keys in take._kept.values()]
     assert planned == sum(tensor.nbytes for keys in kept for pair in keys.pairs for tensor in pair) > 0
     without = dataclasses.replace(settings, forward="library", prefix_steps=1)
-    assert prefix_bytes(generator.parts, generator.spec, generator.guidance_scale, without) == 0
+    assert prefix_bytes(generator.parts, generator.spec, without, guided=generator.is_guided) == 0
 
 
 @pytest.mark.gpu

@@ -1,0 +1,1 @@
+"""AnyFlow-FAR: frames in chunks, one after the other, each behind keys and values of all before it."""

@@ -1,0 +1,99 @@
+"""Takes whose frames are denoised all at once, by one transformer or by two in turn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from engine.autoencoder.memory import latent_shape
+from engine.denoise.experts import ExpertGuide
+from engine.denoise.family import Shape
+from engine.denoise.finite import FiniteWatch
+from engine.denoise.guidance import Guidance, GuidedText, gate_step
+from engine.denoise.sampler import Schedule
+from engine.errors import ConfigError
+from engine.generators.wan import memory
+from engine.generators.wan.prefix_keys import for_take
+from engine.generators.wan.rollout import FlowRollout
+from engine.generators.wan.settings import WanDefaults
+from engine.protocols import Denoiser
+from engine.settings.presets import DenoiseSettings
+from engine.types import VideoSpec
+
+if TYPE_CHECKING:
+    from engine.generators.wan.folder import WanParts
+    from engine.generators.wan.generator import WanGenerator
+
+
+class FlowRun:
+    """`engine.generators.wan.variant.Run`."""
+
+    def check(self, folder: Path, defaults: WanDefaults, config: Any) -> None:
+        """Nothing more than of every variant."""
+
+    def settings(self, given: DenoiseSettings, parts: WanParts) -> tuple[DenoiseSettings, Mapping[str, str]]:
+        if given.prefix_steps > 1:
+            if not parts.variant.conditioning.clean_prefix:
+                raise ConfigError(
+                    f"prefix_steps {given.prefix_steps} is for a clean prefix among the tokens, of which "
+                    f"{parts.variant.name} has none",
+                    fix="leave prefix_steps at 1",
+                )
+            if "experts" in parts.streamed:
+                raise ConfigError(
+                    "prefix_steps keeps what a transformer has computed, and memory.experts is streamed",
+                    fix='leave prefix_steps at 1, or set memory.experts = "device"',
+                )
+        return given, {}
+
+    def num_steps(self, schedule: Schedule, parts: WanParts) -> int:
+        return schedule.num_steps
+
+    def shape(self, parts: WanParts, rows: int) -> Shape:
+        shape = latent_shape(parts.vae, parts.spec)
+        tokens = memory.num_tokens(parts, shape)
+        return Shape(
+            batch=rows,
+            tokens=tokens,
+            text_tokens=parts.max_text_tokens,
+            prefix_tokens=tokens // shape[2] * memory.clean_prefix_frames(parts, parts.spec),
+        )
+
+    def denoise_bytes(self, parts: WanParts, spec: VideoSpec, rows: int, settings: DenoiseSettings) -> int:
+        return memory.denoise_bytes(parts, spec, rows, settings)
+
+    def kept_bytes(self, parts: WanParts, spec: VideoSpec) -> int:
+        """The channels beside the latents, and the input of a step that holds both."""
+        _, _, frames, height, width = latent_shape(parts.vae, spec)
+        beside = parts.variant.conditioning.num_channels(parts.vae.config)
+        together = beside + parts.vae.config.z_dim if beside else 0
+        return int(4 * (beside + together) * frames * height * width)
+
+    def rollout(
+        self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
+    ) -> FlowRollout:
+        parts, settings, num_steps = generator.parts, generator.settings, generator.schedule.num_steps
+
+        def guide_of(denoiser: Denoiser, scale: float) -> Guidance:
+            return Guidance(
+                for_take(denoiser, generator.schedule.timesteps, settings.prefix_steps),
+                text,
+                scale,
+                batched=generator.batched,
+                gate_step=gate_step(num_steps, settings.cfg_gate),
+                cached=generator.extrapolated,
+            )
+
+        guides = [
+            functools.partial(guide_of, denoiser, scale)
+            for denoiser, scale in zip(generator.denoisers, generator.guidance_scales, strict=True)
+        ]
+        sampler = parts.variant.conditioning.sampler(
+            generator.schedule, noise, encoded, patch_px=parts.transformer.config.patch_size[1]
+        )
+        guide = guides[0]() if parts.boundary is None else ExpertGuide(parts.boundary, guides)
+        return FlowRollout(sampler, guide, watch, num_steps=num_steps, early_stop=settings.early_stop)

@@ -1,0 +1,1 @@
+"""One variant of the Wan family a file, each a `VARIANT`."""

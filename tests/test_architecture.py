@@ -37,7 +37,7 @@ ROOMS = {
     "runs": "settings",
     "datasets": "video",
     "quant": "kernels",
-    "denoise": "settings machine quant kernels",
+    "denoise": "settings machine quant autoencoder kernels",
     "autoencoder": "machine quant kernels",
     "generators": "settings machine video quant denoise autoencoder kernels",
     "critics": "settings machine video quant kernels",

@@ -104,7 +104,7 @@ def test_folders_are_judged_without_torch() -> None:
 def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> None:
     (pipeline / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(
-        ModelError, match="'FluxPipeline', which no family loads; known: Cosmos3Omni, Wan"
+        ModelError, match="'FluxPipeline', which no family loads; known: AnyFlowFAR, Cosmos3Omni, Wan"
     ) as caught:
         model_folders.find_generator(str(pipeline))
     assert caught.value.fix == "give a folder of one of the families: cosmos3, wan"

@@ -32,9 +32,9 @@ from engine.critics.qwen_vl.preprocess import (
 )
 from engine.critics.qwen_vl.schema import parse_critique, parse_plan
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
+from engine.denoise.take import pad_first
 from engine.generators.wan.folder import WanParts
 from engine.generators.wan.folder import read_folder as read_generator
-from engine.generators.wan.job import pad_first
 from engine.loop.policy import scenario_seed
 from engine.loop.prompting import compile_prompt
 from engine.protocols import Recorder

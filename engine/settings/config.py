@@ -280,10 +280,7 @@ class RunConfig:
     )
     out: Path = field(metadata={"setting": Setting(unset="a new one in runs/", help="Run folder to make.")})
     model: str = setting(
-        "",
-        unset="generator and critic apart",
-        metavar="NAME_OR_DIR",
-        help="One folder that is both generator and critic, as Cosmos3's are; each of those wins over it.",
+        "", unset="two folders", metavar="NAME_OR_DIR", help="Generator and critic in one; each wins over it."
     )
     limit: int | None = setting(None, low=1, unset="all", help="Only the first scenarios.")
     shard: str | None = setting(

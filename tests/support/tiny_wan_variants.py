@@ -23,7 +23,7 @@ from diffusers import (
 from tiny_wan import LATENT_CHANNELS, TEXT_TOKENS, build_autoencoder, build_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
 
-from engine.generators.wan import job as taking
+from engine.denoise import take as taking
 from engine.generators.wan.job import WanJob
 from engine.types import Prompt, Scenario
 from engine.video.files import probe, write_mp4

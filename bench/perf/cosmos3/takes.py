@@ -22,7 +22,8 @@ from bench.perf.overlap.work import Amount, Subject
 from engine.autoencoder.memory import padded
 from engine.build.prepare import load, prepare
 from engine.denoise.recent import Recent
-from engine.generators.cosmos3.generator import REMEMBERED, pad_first
+from engine.denoise.take import pad_first
+from engine.generators.cosmos3.generator import REMEMBERED
 from engine.generators.cosmos3.schedule import schedule_of
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.machine.memory import MemoryPlan, check

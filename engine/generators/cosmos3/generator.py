@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Never
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -37,7 +37,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Frames, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -133,13 +133,6 @@ def _refuse(
             "memory.experts is streamed, and Cosmos3 has one transformer",
             fix='set memory.experts = "device"',
         )
-
-
-def pad_first(frames: Frames) -> Frames:
-    """Repeat the *first* frame until the count is 4k + 1, as NVIDIA's recipe does: the autoencoder drops what
-    exceeds it at the end, which would be the frames just before the switch."""
-    missing = padded(len(frames)) - len(frames)
-    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
 
 
 class Cosmos3Generator:
@@ -245,7 +238,7 @@ class Cosmos3Generator:
         request = Request(
             prefix_key=key,
             prefix=frames,
-            prefix_latents=latents,
+            encoded_prefix=latents,
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
             seed=prompt.seed,

@@ -14,11 +14,11 @@ from engine.denoise.experts import ExpertGuide
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
+from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import Schedule
 from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.prefix_keys import for_take
-from engine.generators.wan.rollout import FlowRollout
 from engine.generators.wan.settings import WanDefaults
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings

@@ -22,16 +22,17 @@ from engine.denoise.guidance import GuidedText, gate_step
 from engine.denoise.lora import Lora, check_names, for_expert, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint
-from engine.generators.wan.job import Request, WanJob, pad_first
+from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.prefix_keys import prefix_note
-from engine.generators.wan.rollout import Rollout
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.text import token_ids
 from engine.machine.offload import TakingTurns, release
@@ -323,7 +324,7 @@ class WanGenerator:
         request = Request(
             prefix_key=key,
             prefix=frames,
-            prefix_latents=latents,
+            encoded_prefix=latents,
             token_ids=token_ids(self.parts, prompt.text),
             negative=prompt.negative,
             negative_ids=token_ids(self.parts, prompt.negative),

@@ -16,10 +16,10 @@ from torch import Tensor
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
+from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule
 from engine.generators.wan.components import unfit
 from engine.generators.wan.conditioning import Conditioning
-from engine.generators.wan.rollout import Rollout
 from engine.generators.wan.settings import WanDefaults
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR

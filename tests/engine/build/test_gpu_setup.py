@@ -59,7 +59,10 @@ def test_a_broken_package_is_told_and_ends_nothing(
     asked = {"torch": ["triton==3.7.1"]}
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: asked.get(name) or real(name))
     monkeypatch.setattr(gpu_setup, "triton_fault", lambda: None)
-    monkeypatch.setitem(sys.modules, broken, None)
+    for name in (broken, *(name for name in sys.modules if name.startswith(f"{broken}."))):
+        monkeypatch.setitem(
+            sys.modules, name, None
+        )  # a part that was imported before is found without its package
     told = {check.name: check for check in gpu_setup.examine()}
     for name in rows & told.keys():
         assert not told[name].ok and "cannot be told: " in told[name].detail and told[name].fix

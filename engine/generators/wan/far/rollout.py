@@ -36,7 +36,7 @@ class ChunkModel(Protocol):
 
 
 class ChunkRollout:
-    """`engine.generators.wan.rollout.Rollout`."""
+    """`engine.denoise.rollout.Rollout`."""
 
     def __init__(
         self,

@@ -14,10 +14,11 @@ import torch
 from diffusers import Cosmos3OmniPipeline, UniPCMultistepScheduler
 from tiny_wan import build_scenario
 
+from engine.denoise import take as jobs
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError, ModelError, NotFinite
 from engine.generators.cosmos3 import generator as cosmos3
-from engine.generators.cosmos3 import job as jobs
-from engine.generators.cosmos3.generator import Cosmos3Generator, pad_first
+from engine.generators.cosmos3.generator import Cosmos3Generator
 from engine.generators.cosmos3.job import Cosmos3Job
 from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import Prompt, Scenario, Video

@@ -16,11 +16,12 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
 
+from engine.denoise import take as taking
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError, ModelError, NotFinite, VideoError
 from engine.generators.wan import generator as wan
-from engine.generators.wan import job as wan_job
 from engine.generators.wan.generator import WanGenerator
-from engine.generators.wan.job import WanJob, pad_first
+from engine.generators.wan.job import WanJob
 from engine.generators.wan.settings import WanDefaults
 from engine.types import Prompt, Scenario, Video
 from engine.video.prefix import read_prefix
@@ -64,8 +65,8 @@ def test_one_prefix_frame_equals_the_pipeline(
     edit(folder, "retake.json", prefix_frames=1, num_inference_steps=5)
     generator = wan.load(folder, device="cpu", dtype="fp32")
     decoded: list[torch.Tensor] = []
-    denormalise = wan_job.denormalise
-    monkeypatch.setattr(wan_job, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
+    denormalise = taking.denormalise
+    monkeypatch.setattr(taking, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
     video = run(generator.start(scenario, PROMPT))
 
     pipeline = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)

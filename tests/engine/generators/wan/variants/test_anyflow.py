@@ -28,6 +28,7 @@ from tiny_wan_variants import (
 from engine.denoise.family import Parts
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.sampler import read_schedule
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError, ModelError
 from engine.generators.wan import generator as wan
 from engine.generators.wan.far import forward as far
@@ -35,7 +36,6 @@ from engine.generators.wan.far.family import FarFamily
 from engine.generators.wan.far.forward import FarDenoiser
 from engine.generators.wan.far.library import LibraryFar
 from engine.generators.wan.far.rollout import ChunkModel, ChunkRollout
-from engine.generators.wan.job import pad_first
 from engine.machine.memory import GRAPHS
 from engine.settings.presets import PRESETS
 from engine.types import Scenario

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_wan_variants import PROMPT, build_anyflow, build_clip, build_i2v, build_vace
 
+from engine.denoise.take import DENOISE
 from engine.generators.wan import generator as wan
-from engine.generators.wan.job import DENOISE
 from engine.settings.presets import PRESETS
 
 torch.set_num_threads(1)

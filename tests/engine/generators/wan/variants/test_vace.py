@@ -28,10 +28,10 @@ from tiny_wan_variants import (
 )
 
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError, ModelError
 from engine.generators.wan import generator as wan
 from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.job import pad_first
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.memory import denoise_bytes
 from engine.generators.wan.variants.vace import VARIANT

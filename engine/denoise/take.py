@@ -1,0 +1,144 @@
+"""A take as a job of steps: encode, denoise, decode. How the latents come to be is its rollout's.
+
+What families with a video autoencoder share; texts and models are theirs. Invariant: pixels depend on prefix,
+texts and seed alone: not on the order of jobs or what ran before. What a job remembers between its steps
+dies with it.
+P prefix frames . Z channels . F latent frames in all . h, w latent pixels
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.autoencoder.memory import latent_shape, padded, to_uint8, total_frames
+from engine.autoencoder.vae import decode_in_chunks, denormalise, latent_frames_of, num_chunks
+from engine.denoise.finite import FiniteWatch
+from engine.denoise.recent import Recent
+from engine.denoise.rollout import Rollout
+from engine.machine.device import to_device
+from engine.machine.streams import fence
+from engine.protocols import Fence
+from engine.types import Frames, Video, VideoSpec
+
+ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
+"""Stages of a job."""
+
+
+def pad_first(frames: Frames) -> Frames:
+    """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
+    which would be the frames just before the switch."""
+    missing = padded(len(frames)) - len(frames)
+    return np.concatenate([np.repeat(frames[:1], missing, axis=0), frames])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeRequest:
+    """What every family needs of scenario and prompt, already checked, on the host."""
+
+    prefix_key: Hashable
+    prefix: Frames | None  # [4k + 1, H, W, 3]; None when what is made of it is known
+    encoded_prefix: Tensor | None  # held here because the cache may drop it meanwhile
+    seed: int
+
+
+class TakeJob(ABC):
+    """Job[Video]: the steps of `_run`, one per `launch`."""
+
+    def __init__(
+        self,
+        request: TakeRequest,
+        *,
+        vae: Any,
+        spec: VideoSpec,
+        device: torch.device,
+        num_steps: int,
+        chunk_latents: int,
+        modules: Mapping[str, nn.Module],
+    ) -> None:
+        """`num_steps` of denoising, `chunk_latents` latent frames a pass of `vae`. `modules` by name: where a
+        value that is no number may have begun."""
+        self._given, self._vae, self._spec, self._device = request, vae, spec, device
+        self._modules, self._chunk_latents = modules, chunk_latents
+        self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
+        self._watch = FiniteWatch()
+        self._passes = num_chunks(vae, latent_frames_of(total_frames(spec)), chunk_latents)
+        self._steps_left = 1 + num_steps + self._passes
+        self._stage = ENCODE
+        self.num_denoised = 0  # steps that the denoiser has taken
+        self._steps = self._run()
+
+    @abstractmethod
+    def _rollout(self, watch: FiniteWatch) -> Rollout:
+        """Encodes prefix and texts, and begins with noise; `watch` is told what was made."""
+
+    @property
+    def steps_left(self) -> int:
+        return self._steps_left
+
+    @property
+    def stage(self) -> str:
+        return self._stage
+
+    def launch(self) -> Fence:
+        """Enqueue the next step on the current stream of the device; never waits for it."""
+        assert self._steps_left > 0, "the job is finished"
+        with torch.inference_mode():
+            next(self._steps)
+        self._steps_left -= 1
+        if self._steps_left == 0:
+            self._steps.close()  # the next job need not have what the autoencoder looks back on, a gigabyte
+        return fence(self._device)
+
+    def result(self) -> Video:
+        """The continuation without its prefix, once the last fence is over: frames are on the host before it.
+
+        Raises NotFinite where a step made values that are no numbers.
+        """
+        assert self._steps_left == 0, f"{self._steps_left} steps left"
+        self._watch.require(dict(self._modules), self._vae.dtype)
+        return Video(frames=torch.cat(self._decoded).numpy(), fps=self._spec.fps)
+
+    def _run(self) -> Generator[None, None, None]:
+        rollout = self._rollout(self._watch)
+        self._stage = DENOISE
+        yield
+        for left in rollout.steps():
+            self.num_denoised += 1
+            self._steps_left = 1 + left + self._passes
+            if left == 0:
+                self._stage = VAE_PASS
+            yield
+        latents = denormalise(self._vae, rollout.latents.to(self._vae.dtype))
+        del rollout  # its history is as large as num_steps latents
+        first = padded(self._spec.prefix_frames)
+        for pixels in decode_in_chunks(self._vae, latents, self._chunk_latents, first_frame=first):
+            if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
+                self._watch.note("decoding the latents", pixels)
+                self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
+            yield
+
+    def _encode_prefix(self, known: Recent[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `encode` makes of the prefix's pixels, [1, 3, P, H, W] from -1 to 1 in the type of the
+        autoencoder; once for all takes of a scenario as long as it is `known`."""
+        if self._given.encoded_prefix is not None:
+            return self._given.encoded_prefix
+        assert self._given.prefix is not None
+        host = torch.from_numpy(self._given.prefix)  # uint8 [P, H, W, 3]
+        pixels = to_device(host, self._device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+        encoded = encode(pixels.to(self._vae.dtype))  # those in float32 are not kept
+        self._watch.note("encoding the prefix", encoded)
+        known.put(self._given.prefix_key, encoded)
+        return encoded
+
+    def _noise(self) -> Tensor:
+        """float32 [1, Z, F, h, w], by a host generator that the prompt alone seeds: alike on every device."""
+        source = torch.Generator().manual_seed(self._given.seed)
+        shape = latent_shape(self._vae, self._spec)
+        return to_device(torch.randn(shape, generator=source, dtype=torch.float32), self._device)

@@ -6,6 +6,7 @@ are found by name.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,10 @@ from engine.settings.environment import cache_folder, compile_into, num_threads,
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 from engine.weights.linked import linked_parts
+
+_LOADING = threading.Lock()
+"""While diffusers and transformers build or load a model they switch off, for the whole process, how weights
+begin and which are tied: with engines on two threads it is one model at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,21 +243,22 @@ def load_generator(
     `lends`: the critic is to read by its text tower."""
     family: Any = found.loader()
     loras = read_loras(config.generator.loras)
-    generator: Any = family.load(
-        found.path,
-        device=device,
-        dtype=dtype,
-        num_inference_steps=config.generator.steps,
-        guidance_scale=config.generator.guidance_scale,
-        loras=loras,
-        denoise=config.denoise.settings(),
-        cache=cache_folder() / "kernels",
-        with_weights=with_weights,
-        exported=None if form is None else form.assembled,
-        streamed=[part for part, place in _places(config).items() if place == STREAMED],
-        capability=capability,
-        **({"lends": True} if lends else {}),
-    )
+    with _LOADING:
+        generator: Any = family.load(
+            found.path,
+            device=device,
+            dtype=dtype,
+            num_inference_steps=config.generator.steps,
+            guidance_scale=config.generator.guidance_scale,
+            loras=loras,
+            denoise=config.denoise.settings(),
+            cache=cache_folder() / "kernels",
+            with_weights=with_weights,
+            exported=None if form is None else form.assembled,
+            streamed=[part for part, place in _places(config).items() if place == STREAMED],
+            capability=capability,
+            **({"lends": True} if lends else {}),
+        )
     generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
     if (grid := grid_of(loras)) is not None:
         generator.notes["steps of a LoRA"] = f"{grid.timesteps}, {grid.timesteps_are}"
@@ -281,17 +287,18 @@ def load_critic(
     """The critic of a checked folder with the settings of `config`, for `takes`. `tower`: of the generator,
     by which it reads."""
     family: Any = found.loader()
-    critic: Critic = family.load(
-        found.path,
-        device=device,
-        dtype=dtype,
-        quantization=config.critic.quantization,
-        patches=config.critic.critique_form == PATCH,
-        with_weights=with_weights,
-        replies=replies_at_once(config, device),
-        takes=takes,
-        **({} if tower is None else {"tower": tower}),
-    )
+    with _LOADING:
+        critic: Critic = family.load(
+            found.path,
+            device=device,
+            dtype=dtype,
+            quantization=config.critic.quantization,
+            patches=config.critic.critique_form == PATCH,
+            with_weights=with_weights,
+            replies=replies_at_once(config, device),
+            takes=takes,
+            **({} if tower is None else {"tower": tower}),
+        )
     return critic
 
 

@@ -1,6 +1,6 @@
 """Ray itself: what is asked of it and refused; workers in processes of their own, killed; a driver killed.
 
-Skipped without Ray, which is optional: `pip install '.[cluster]'`.
+Skipped without Ray, which the extras cluster and test install.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ class Killing(Silent):
             self.killed.append(pid)
 
 
-@pytest.mark.slow
 def test_two_workers_with_one_killed_store_what_one_engine_stores(folders: Folders, tmp_path: Path) -> None:
     """In processes of their own, with the tiny critic's own replies."""
     pytest.importorskip("ray")

@@ -119,11 +119,16 @@ class Browser:
         self.until("document.readyState === 'complete' && document.documentElement.dataset.ready === 'true'")
 
     def click(self, selector: str) -> None:
-        """A real mouse click in the middle of the element."""
+        """A real mouse click in the middle of the element, once it rests: what is put in above moves it."""
         x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            f"(async () => {{ const e = document.querySelector({json.dumps(selector)}); let before = [];"
+            "for (let frame = 0; frame < 100; frame++) {"
             "e.scrollIntoView({block: 'center', behavior: 'instant'});"
-            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            "await new Promise(requestAnimationFrame);"
+            "const r = e.getBoundingClientRect(), now = [r.x + r.width / 2, r.y + r.height / 2];"
+            "if (now[0] === before[0] && now[1] === before[1]) return now;"
+            "before = now; }"
+            "return before; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call(

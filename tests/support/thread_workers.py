@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from engine.cluster.messages import Assignment, Lost, Message
+from engine.cluster.messages import Assignment, Ended, Lost, Message, Ready
 from engine.cluster.worker import Worker
 from engine.errors import RetakeError
 from engine.settings.config import RunConfig
@@ -26,6 +26,9 @@ class ThreadWorkers:
     nodes: Sequence[str]
     loses: Callable[[int, Message], bool] = lambda worker, message: False
     restarts: int = 3
+    together: bool = False
+    """What a worker says from its first finished scenario on is heard once all are ready: none then finds
+    nothing left to do."""
     listened: list[tuple[int, bool]] = field(default_factory=list)
     config: Mapping[int, RunConfig] = field(default_factory=dict)
     """Of workers whose settings are not those of all."""
@@ -36,6 +39,8 @@ class ThreadWorkers:
         self._workers: list[Worker] = []
         self._lives = [0] * self.size
         self._open: set[int] = set()
+        self._ready: set[int] = set()
+        self._held: dict[int, list[Heard]] = {}
         self._threads = ThreadPoolExecutor(16)
 
     def start(self, config: RunConfig, only: Sequence[str] | None) -> list[str]:
@@ -65,7 +70,7 @@ class ThreadWorkers:
     def messages(self) -> Iterator[tuple[int, Any] | None]:
         while self._open:
             try:
-                worker, life, message = self._heard.get(timeout=0.1)
+                worker, life, message = self._next()
             except Empty:
                 yield None
                 continue
@@ -80,6 +85,23 @@ class ThreadWorkers:
                 yield worker, self._lose(worker, None)
             else:
                 yield worker, message
+
+    def _next(self) -> Heard:
+        """Raises Empty now and then."""
+        if len(self._ready) == self.size and self._held:
+            worker, held = next(iter(self._held.items()))
+            if len(held) == 1:
+                del self._held[worker]
+            return held.pop(0)
+        heard = self._heard.get(timeout=0.1)
+        worker, _, message = heard
+        if isinstance(message, Ready):
+            self._ready.add(worker)
+        waits = self.together and len(self._ready) < self.size
+        if worker in self._held or (waits and isinstance(message, Ended)):
+            self._held.setdefault(worker, []).append(heard)
+            raise Empty
+        return heard
 
     def _lose(self, worker: int, error: Exception | None) -> Lost:
         self._workers[worker].give(None)  # its thread ends, and nobody hears it

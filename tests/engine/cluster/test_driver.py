@@ -87,7 +87,7 @@ def several(
 def test_two_workers_store_what_one_engine_stores(
     folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
 ) -> None:
-    out, pool = tmp_path / "run", ThreadWorkers(nodes=("a", "a"))
+    out, pool = tmp_path / "run", ThreadWorkers(nodes=("a", "a"), together=True)
     with several(folders, out, pool) as run:
         assert run.num_pending == 2
         display = Silent()

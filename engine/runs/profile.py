@@ -7,6 +7,7 @@ so that the time of a lane whose steps are short is an upper bound of the work.
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,7 +118,7 @@ class Tally:
     """Latencies and the device's seconds of spans that pass by; of a span only 24 bytes stay in memory."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str, str], array[float]] = {}
+        self._seconds: defaultdict[tuple[str, str], array[float]] = defaultdict(lambda: array("d"))
         self._device = array("d")  # start, end, start, end ...
         self._scenarios: set[str] = set()
 
@@ -125,7 +126,7 @@ class Tally:
         """The same spans, noted."""
         for span in spans:
             key = (span.lane, span.stage or span.name)
-            self._seconds.setdefault(key, array("d")).append(span.end_s - span.start_s)
+            self._seconds[key].append(span.end_s - span.start_s)
             self._scenarios.add(span.scenario_id)
             if span.lane in DEVICE_LANES:
                 self._device.extend((span.start_s, span.end_s))

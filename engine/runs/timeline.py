@@ -129,7 +129,10 @@ class Timeline:
             self._times[span.lane], self._bars[span.lane] = array("d"), []
         self._times[span.lane].extend((start_s, end_s))
         self._scenarios.setdefault(span.scenario_id)
-        self._start_s, self._end_s = min(self._start_s, start_s), max(self._end_s, end_s)
+        if start_s < self._start_s:
+            self._start_s = start_s
+        if end_s > self._end_s:
+            self._end_s = end_s
         job = (span.lane, span.scenario_id, span.attempt, span.name)
         bar = self._open.get(job)
         # Steps closer than a pixel are one bar. A pixel of the whole run is no shorter than one of its part.

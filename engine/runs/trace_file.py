@@ -263,7 +263,7 @@ def _span(values: dict[str, Any]) -> Span:
     start_s, end_s, get = values["start_s"], values["end_s"], values.get
     # absent in traces of earlier versions
     stage, launch_s, launched_s = get("stage", ""), get("launch_s"), get("launched_s")
-    span = Span(lane, scenario_id, attempt, name, start_s, end_s, launch_s, launched_s, stage)
+    span = Span(lane, scenario_id, attempt, name, start_s, end_s, launch_s, launched_s, stage=stage)
     if not (type(lane) is type(scenario_id) is type(name) is type(stage) is str and type(attempt) is int):
         raise TypeError(f"{span} names no work")
     if not (_is_time(start_s) and _is_time(end_s) and start_s <= end_s):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,6 +51,24 @@ def latent_shape(vae: Any, spec: VideoSpec) -> tuple[int, int, int, int, int]:
     stride = vae.config.scale_factor_spatial
     latent_frames = latent_frames_of(total_frames(spec))
     return 1, vae.config.z_dim, latent_frames, spec.height // stride, spec.width // stride
+
+
+def chunk_latents(
+    most: int,
+    vae: AutoencoderKLWan,
+    device: torch.device,
+    spec: VideoSpec,
+    *,
+    fused: bool,
+    step_bytes: Callable[[], int],
+) -> int:
+    """Latent frames per pass of the autoencoder: `most` where it is set, not 0; else MAX_CHUNK_LATENTS, on a
+    CPU only where a denoise step takes as much, since its memory is the user's."""
+    if most:
+        return most
+    if device.type == "cuda":
+        return MAX_CHUNK_LATENTS
+    return chunk_size(vae, device, spec, most_bytes=step_bytes(), fused=fused)
 
 
 def chunk_size(

@@ -11,17 +11,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.autoencoder.memory import latent_shape, padded, to_uint8, total_frames
-from engine.autoencoder.vae import decode_in_chunks, denormalise, latent_frames_of, num_chunks
+from engine.autoencoder.vae import (
+    TEMPORAL_STRIDE,
+    decode_in_chunks,
+    denormalise,
+    latent_frames_of,
+    num_chunks,
+)
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import Rollout
+from engine.errors import ConfigError, ModelError
 from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
@@ -29,6 +36,47 @@ from engine.types import Frames, Video, VideoSpec
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
+
+
+def refuse_numbers(num_inference_steps: int | None, guidance_scale: float | None) -> None:
+    """ConfigError for what no family can do; None is the default of a folder."""
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
+    if guidance_scale is not None and guidance_scale < 1.0:
+        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
+        raise ConfigError(problem, fix="give 1 or more")
+
+
+class Sizes(Protocol):
+    """What a folder's defaults say of its videos."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+    @property
+    def prefix_frames(self) -> int: ...
+    @property
+    def num_frames(self) -> int: ...
+
+
+def video_spec(sizes: Sizes, *, multiple: int, unfit: Callable[[str, str], ModelError]) -> VideoSpec:
+    """Raises what `unfit` makes of the value found and what is allowed: sides are multiples of `multiple`
+    pixels, and the autoencoder takes whole latent frames."""
+    for side, pixels in (("width", sizes.width), ("height", sizes.height)):
+        if pixels < multiple or pixels % multiple:
+            raise unfit(f"{side} {pixels}", f"a multiple of {multiple}")
+    if sizes.num_frames % TEMPORAL_STRIDE:
+        raise unfit(f"num_frames {sizes.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
+    return VideoSpec(
+        width=sizes.width,
+        height=sizes.height,
+        fps=sizes.fps,
+        prefix_frames=sizes.prefix_frames,
+        num_frames=sizes.num_frames,
+    )
 
 
 def pad_first(frames: Frames) -> Frames:

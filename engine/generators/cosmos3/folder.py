@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniTransformer, UniPCMultistepScheduler
 
-from engine.autoencoder.vae import TEMPORAL_STRIDE, use_channels_last
+from engine.autoencoder.vae import use_channels_last
+from engine.denoise.take import video_spec
 from engine.errors import ModelError, unknown_name
 from engine.generators.cosmos3.prompt import VISION_START
 from engine.generators.cosmos3.schedule import scheduler_of
@@ -146,17 +147,8 @@ def _check_fit(folder: Path, transformer: Any, vae: Any, tokenizer: Any) -> None
 
 def _spec(folder: Path, defaults: Cosmos3Defaults, vae: Any) -> VideoSpec:
     multiple = int(vae.config.scale_factor_spatial)
-    for side, pixels in (("width", defaults.width), ("height", defaults.height)):
-        if pixels < multiple or pixels % multiple:
-            raise _unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
-    if defaults.num_frames % TEMPORAL_STRIDE:
-        raise _unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
-    return VideoSpec(
-        width=defaults.width,
-        height=defaults.height,
-        fps=defaults.fps,
-        prefix_frames=defaults.prefix_frames,
-        num_frames=defaults.num_frames,
+    return video_spec(
+        defaults, multiple=multiple, unfit=lambda found, allowed: _unfit(folder, SIDECAR, found, allowed)
     )
 
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from engine.autoencoder import memory
 from engine.autoencoder.memory import (
-    MAX_CHUNK_LATENTS,
     chunk_bytes,
-    chunk_size,
     encode_bytes,
     latent_shape,
 )
@@ -57,15 +56,16 @@ def footprint(generator: Cosmos3Generator, spec: VideoSpec) -> Footprint:
 
 
 def chunk_latents(generator: Cosmos3Generator, spec: VideoSpec) -> int:
-    """Latent frames per pass of the autoencoder: as set; else MAX_CHUNK_LATENTS, on a CPU only where a
-    denoise step takes as much, since its memory is the user's."""
+    """Latent frames per pass of the autoencoder."""
     parts = generator.parts
-    if generator.most_chunk_latents:
-        return generator.most_chunk_latents
-    if parts.device.type == "cuda":
-        return MAX_CHUNK_LATENTS
-    step = denoise_bytes(parts, latent_shape(parts.vae, spec), spec, generator.settings)
-    return chunk_size(parts.vae, parts.device, spec, most_bytes=step, fused=generator.fused)
+    return memory.chunk_latents(
+        generator.most_chunk_latents,
+        parts.vae,
+        parts.device,
+        spec,
+        fused=generator.fused,
+        step_bytes=lambda: denoise_bytes(parts, latent_shape(parts.vae, spec), spec, generator.settings),
+    )
 
 
 def _tower_bytes(transformer: Any, streamed: bool) -> tuple[int, int]:

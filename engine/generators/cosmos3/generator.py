@@ -22,7 +22,7 @@ from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first
+from engine.denoise.take import pad_first, refuse_numbers
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -118,11 +118,7 @@ def _refuse(
     settings: DenoiseSettings,
     streamed: Collection[str],
 ) -> None:
-    if num_inference_steps is not None and num_inference_steps < 1:
-        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
-    if guidance_scale is not None and guidance_scale < 1.0:
-        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
-        raise ConfigError(problem, fix="give 1 or more")
+    refuse_numbers(num_inference_steps, guidance_scale)
     if BLOCKS in streamed and settings.forward != "library":
         raise ConfigError(
             "memory.blocks is streamed, which only the library's forward can be",

@@ -22,6 +22,7 @@ from engine import plugins
 from engine.autoencoder.vae import TEMPORAL_STRIDE, use_channels_last
 from engine.denoise.lora_grid import Grid
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
+from engine.denoise.take import video_spec
 from engine.errors import ModelError, unknown_name
 from engine.generators.wan.components import (
     CONFIG_FILES,
@@ -240,17 +241,8 @@ def _text_encoder_class(folder: Path) -> Any:
 def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> VideoSpec:
     patch_px = transformer.config.patch_size[1]
     multiple = vae.config.scale_factor_spatial * patch_px
-    for side, pixels in (("width", defaults.width), ("height", defaults.height)):
-        if pixels < multiple or pixels % multiple:
-            raise unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
-    if defaults.num_frames % TEMPORAL_STRIDE:
-        raise unfit(folder, SIDECAR, f"num_frames {defaults.num_frames}", f"a multiple of {TEMPORAL_STRIDE}")
-    return VideoSpec(
-        width=defaults.width,
-        height=defaults.height,
-        fps=defaults.fps,
-        prefix_frames=defaults.prefix_frames,
-        num_frames=defaults.num_frames,
+    return video_spec(
+        defaults, multiple=multiple, unfit=lambda found, allowed: unfit(folder, SIDECAR, found, allowed)
     )
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from engine.autoencoder import memory
 from engine.autoencoder.memory import (
-    MAX_CHUNK_LATENTS,
     chunk_bytes,
-    chunk_size,
     encode_bytes,
     latent_shape,
 )
@@ -75,16 +74,18 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
 
 
 def chunk_latents(generator: WanGenerator, spec: VideoSpec) -> int:
-    """Latent frames per pass of the autoencoder: as set; else MAX_CHUNK_LATENTS, on a CPU only where a
-    denoise step takes as much, since its memory is the user's."""
+    """Latent frames per pass of the autoencoder."""
     parts = generator.parts
-    if generator.most_chunk_latents:
-        return generator.most_chunk_latents
-    if parts.device.type == "cuda":
-        return MAX_CHUNK_LATENTS
-    rows = 2 if generator.batched else 1
-    step = parts.variant.run.denoise_bytes(parts, spec, rows, generator.settings)
-    return chunk_size(parts.vae, parts.device, spec, most_bytes=step, fused=generator.fused)
+    return memory.chunk_latents(
+        generator.most_chunk_latents,
+        parts.vae,
+        parts.device,
+        spec,
+        fused=generator.fused,
+        step_bytes=lambda: parts.variant.run.denoise_bytes(
+            parts, spec, 2 if generator.batched else 1, generator.settings
+        ),
+    )
 
 
 def _transformer_bytes(generator: WanGenerator) -> dict[str, int]:

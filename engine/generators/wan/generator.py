@@ -25,7 +25,7 @@ from engine.denoise.recent import Recent
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first
+from engine.denoise.take import pad_first, refuse_numbers
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
@@ -125,11 +125,7 @@ def _refuse(
     streamed: Collection[str],
     exported: Assembled | None,
 ) -> None:
-    if num_inference_steps is not None and num_inference_steps < 1:
-        raise ConfigError(f"num_inference_steps {num_inference_steps} is below 1", fix="take at least 1 step")
-    if guidance_scale is not None and guidance_scale < 1.0:
-        problem = f"guidance_scale {guidance_scale} is below 1 (1 switches guidance off)"
-        raise ConfigError(problem, fix="give 1 or more")
+    refuse_numbers(num_inference_steps, guidance_scale)
     if BLOCKS in streamed and (settings.forward != "library" or exported is not None):
         raise ConfigError(
             "memory.blocks is streamed, which only the library's forward can be",

@@ -11,28 +11,33 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from sliding import SlidingSquare
 from stored_runs import stored
 from tiny_run import Folders, Silent, make_folders
 
 from engine.build.run import build_run, resume_run
 from engine.cluster.pool import Pool, Workers
 from engine.cluster.run import ClusterRun, build_cluster_run, resume_cluster_run
+from engine.demo.layout import write_dataset
 from engine.errors import ConfigError
 from engine.types import Attempt
 
-SETTINGS: dict[str, object] = {"loop.loops": 0, "loop.samples": 4, "generator.steps": 40}
-"""Long enough for the second worker to come in while the first works. The tiny critic's own replies are
-unreadable, so a further round would not be."""
+SETTINGS: dict[str, object] = {"loop.loops": 0, "loop.samples": 2, "generator.steps": 20, "schedule.ahead": 1}
+"""One scenario at a time each: whoever is killed at the first of all takes is handed another one. The tiny
+critic's own replies are unreadable, so a further round would not be."""
 NUM_TAKES = 8
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    return make_folders(tmp_path_factory.mktemp("tiny"))
+    root = tmp_path_factory.mktemp("tiny")
+    scenes = [SlidingSquare(number) for number in range(4)]
+    write_dataset(root / "four", scenes, views=("perspective-center",))
+    return replace(make_folders(root), dataset=root / "four")
 
 
 @pytest.fixture(autouse=True)
@@ -74,15 +79,14 @@ def test_more_gpus_than_there_are_are_refused() -> None:
 
 @dataclass
 class Killing(Silent):
-    """Kills one of the workers when the `at`-th attempt is stored."""
+    """Kills one of the workers when the first attempt is stored."""
 
     run: ClusterRun | None = None
-    at: int = 2
     killed: list[int] = field(default_factory=list)
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         super().attempt(scenario_id, attempt)
-        if len(self.attempts) == self.at:
+        if not self.killed:
             assert self.run is not None and self.run.pool is not None
             pid = self.run.pool.process(0)
             os.kill(pid, signal.SIGKILL)
@@ -98,14 +102,14 @@ def test_two_workers_with_one_killed_store_what_one_engine_stores(folders: Folde
     assert len(expected["videos"]) == NUM_TAKES
 
     config = folders.config(tmp_path / "two", settings=SETTINGS)
-    with build_cluster_run(config, Workers(cpus=2)) as two:
+    with build_cluster_run(config, Workers(cpus=2), wait_for=2) as two:
         two.execute(Silent())
     assert stored(tmp_path / "two") == expected
     log = (tmp_path / "two" / "run.log").read_text()
     assert "worker=0 ready" in log and "worker=1 ready" in log and "was lost" not in log
 
     config = folders.config(tmp_path / "killed", settings=SETTINGS)
-    with build_cluster_run(config, Workers(cpus=2)) as run:
+    with build_cluster_run(config, Workers(cpus=2), wait_for=2) as run:
         display = Killing(run=run)
         run.execute(display)
     assert stored(tmp_path / "killed") == expected
@@ -135,9 +139,9 @@ def test_a_killed_driver_leaves_no_worker_and_is_resumed_by_one_engine_or_two(
 
 
 def _kill_after_one_attempt(folders: Folders, out: Path) -> None:
-    options = ["--device", "cpu", "--dtype", "fp32", "--workers", "2", "--loops", "0", "--samples", "4"]
+    options = ["--device", "cpu", "--dtype", "fp32", "--workers", "2", "--loops", "0", "--samples", "2"]
     places = ["--generator", str(folders.generator), "--critic", str(folders.critic), "--out", str(out)]
-    command = [sys.executable, "-m", "engine.cli", "run", str(folders.dataset), "--steps", "40", *options]
+    command = [sys.executable, "-m", "engine.cli", "run", str(folders.dataset), "--steps", "20", "--ahead", "1", *options]
     driver = subprocess.Popen([*command, *places], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         while not _num_attempts(out):

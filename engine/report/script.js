@@ -8,8 +8,8 @@ class Packed {
     this.near = new Set();
     this.wanted = new Set();
     this.kept = new Set(); // what the filter left, to be printed
-    const blocks = scenes.filter((scene) => scene.dataset.packed);
-    this.packed = new Map(blocks.map((scene) => [scene.dataset.block, scene.dataset.packed]));
+    const blocks = scenes.filter((scene) => "packed" in scene.dataset);
+    this.packed = new Map(blocks.map((scene) => [scene.dataset.block, scene]));
     this.recent = new Map(); // unpacked blocks, the last one used at the end
     this.watcher = new IntersectionObserver(
       (entries) => {
@@ -33,7 +33,7 @@ class Packed {
 
   async htmlOf(scene) {
     const { block, place } = scene.dataset;
-    const found = this.recent.get(block) || unpacked(this.packed.get(block)).then(JSON.parse);
+    const found = this.recent.get(block) || unpacked(this.packed.get(block).dataset.packed).then(JSON.parse);
     this.recent.delete(block);
     this.recent.set(block, found);
     if (this.recent.size > 3) this.recent.delete(this.recent.keys().next().value);

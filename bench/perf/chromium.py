@@ -36,6 +36,7 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
     "--window-size=1280,900",
+    "--no-startup-window",  # its tab would be a second one, in a process of its own
     "--remote-debugging-pipe",
 ]
 TIMEOUT_S = 60.0
@@ -54,7 +55,7 @@ class Browser:
         to_child, self._write, self._read, from_child = ends
         self._pid = os.posix_spawn(
             CHROMIUM,
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
             inherited(),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),

@@ -140,8 +140,9 @@ def test_a_killed_driver_leaves_no_worker_and_is_resumed_by_one_engine_or_two(
 
 def _kill_after_one_attempt(folders: Folders, out: Path) -> None:
     options = ["--device", "cpu", "--dtype", "fp32", "--workers", "2", "--loops", "0", "--samples", "2"]
+    options += ["--steps", "20", "--ahead", "1"]
     places = ["--generator", str(folders.generator), "--critic", str(folders.critic), "--out", str(out)]
-    command = [sys.executable, "-m", "engine.cli", "run", str(folders.dataset), "--steps", "20", "--ahead", "1", *options]
+    command = [sys.executable, "-m", "engine.cli", "run", str(folders.dataset), *options]
     driver = subprocess.Popen([*command, *places], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         while not _num_attempts(out):

@@ -137,6 +137,11 @@ class Driver:
             self.pool.give(worker, None)
         while self._ready:
             worker, message = self._next()
+            if isinstance(message, Lost):
+                where = f"worker {worker} on node {self._nodes[worker]}"
+                log.warning(
+                    "%s was lost after its last scenario, with the end of its trace: %s", where, message.why
+                )
             if message is None or isinstance(message, Lost):
                 self._ready.discard(worker)
             elif not isinstance(message, Ready):

@@ -192,6 +192,23 @@ def test_a_worker_that_is_lost_is_started_again(
     assert len(lost) == 2 and stored(tmp_path / "run") == single(SETTINGS)
 
 
+def test_a_worker_that_is_lost_at_the_end_costs_a_part_of_the_trace_and_is_told(
+    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+) -> None:
+    ended: list[Message] = []
+
+    def loses(worker: int, message: Message) -> bool:
+        is_late = len(ended) == 2
+        ended.extend([message] if isinstance(message, Ended) else [])
+        return is_late
+
+    with several(folders, tmp_path / "run", ThreadWorkers(nodes=("a",), loses=loses)) as run:
+        run.execute(Silent())
+    assert stored(tmp_path / "run") == single(SETTINGS)
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "worker 0 on node a was lost after its last scenario" in log
+
+
 @pytest.mark.slow
 def test_a_scenario_that_kills_every_worker_fails_and_the_others_are_done(
     folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]

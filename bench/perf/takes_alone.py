@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.denoise.take import DENOISE
+from engine.denoise.take import DENOISE, VAE_PASS
 from engine.types import Video
 
 
@@ -46,6 +46,17 @@ def timed_take(start: Callable[[], Any]) -> tuple[Video, Timed]:
             steps_s.append(passed_s)
     video: Video = job.result()
     return video, Timed(seconds=time.perf_counter() - began_s, stages=stages, steps_s=tuple(steps_s))
+
+
+def denoise_steps_s(job: Any) -> list[float]:
+    """Of each denoise step of a job that has just begun; it is left there, with nothing decoded."""
+    steps_s: list[float] = []
+    while (stage := job.stage) != VAE_PASS:
+        step_s = time.perf_counter()
+        job.launch().wait()
+        if stage == DENOISE:
+            steps_s.append(time.perf_counter() - step_s)
+    return steps_s
 
 
 def latents_of(job: Any, vae: Any) -> Tensor:

@@ -15,7 +15,7 @@ from bench.results_page.result_files import ResultFile
 TITLE = "How fast are the video models beside a 4-bit critic, and in how much memory?"
 UNDER = ("model", "budget", "planned GiB", "peak GiB", "error %", "s a step", "s a clip", "changed to fit")
 BESIDE = ("model", "way", "s a step", "s a clip", "steps a clip", "takes", "latents differ")
-MERGED = ("model", "s a step", "with a LoRA", "ratio", "takes each")
+MERGED = ("model", "s a step", "with a LoRA", "ratio", "steps each")
 Row = Mapping[str, Any]
 
 
@@ -96,5 +96,5 @@ def _merged(row: Row) -> tuple[str, ...]:
     if row["state"] != "run":
         return row["model"], "", "", "", f"{row['state']}: {row['why']}"
     plain, merged = (row["step_s"][way] for way in ("plain", "merged"))
-    takes = len(row["takes"]["plain"])
-    return row["model"], f"{plain:.3f}", f"{merged:.3f}", f"{row['step_ratio']:.3f}", str(takes)
+    steps = len(row["steps_s"]["plain"])
+    return row["model"], f"{plain:.3f}", f"{merged:.3f}", f"{row['step_ratio']:.3f}", str(steps)

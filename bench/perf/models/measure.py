@@ -22,7 +22,7 @@ from bench.perf.models.beside import Library
 from bench.perf.models.folders import LORA_FILE, make
 from bench.perf.models.rows import BESIDE, BUDGETED, DIFFERENCE, ROUNDS, Row
 from bench.perf.models.sizes import SIZES, Model
-from bench.perf.takes_alone import Timed, latents_of, relative_error, timed_take
+from bench.perf.takes_alone import Timed, denoise_steps_s, latents_of, relative_error, timed_take
 from engine.build.prepare import Prepared, load, load_generator, prepare
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import read_schedule
@@ -191,8 +191,10 @@ def _beside(
 
     kept: list[Any] = []  # the critic, resident
     asked = {row.detail: row for row in wanted}
-    difference = asked.get(DIFFERENCE)
-    yield difference, lambda: _difference(*loaded())
+    if DIFFERENCE in asked:
+        yield asked[DIFFERENCE], lambda: _difference(*loaded())
+    else:
+        yield None, lambda: _both_warm(*loaded()[1:])
     for index, name in enumerate(ROUNDS):
         if name in asked:
             yield asked[name], lambda index=index: _round(work, index, *loaded())  # type: ignore[misc]
@@ -208,6 +210,13 @@ def _difference(exact: Any, timed: Any, library: Library, scenario: Scenario) ->
         "latent_error": relative_error(_latents(exact, scenario).cpu(), expected),
         "latent_error_of_timed": relative_error(_latents(timed, scenario).cpu(), expected),
     }
+
+
+def _both_warm(timed: Any, library: Library, scenario: Scenario) -> Found:
+    """What is timed, where the difference is known."""
+    library.latents(prompt_of(timed, scenario, 0), CHECK_STEPS)
+    _warm_up(timed, scenario)
+    return {}
 
 
 def _round(work: Work, index: int, exact: Any, timed: Any, library: Library, scenario: Scenario) -> Found:
@@ -229,23 +238,25 @@ def _with_lora(
 
 
 def _lora(work: Work) -> Found:
-    """Takes with and without the file of the folder, in turn, each by weights of its own."""
+    """Denoise steps with and without the file of the folder, in turn, each by weights of its own."""
     prepared, plain, _critic = _loaded(work, work.preset)
     merged = _again(prepared, work.config(fit="refuse", lora=True))
     scenario = prepared.usable[0]
-    for generator in (plain, merged):
-        _warm_up(generator, scenario)
-    change = relative_error(_latents(merged, scenario), _latents(plain, scenario))
-    ways, told = {"plain": plain, "merged": merged}, {"plain": [], "merged": []}  # type: ignore[var-annotated]
+    change = relative_error(_latents(merged, scenario), _latents(plain, scenario))  # which warms both up
+    ways, steps_s = {"plain": plain, "merged": merged}, dict[str, list[float]](plain=[], merged=[])
     for index in range(len(ROUNDS)):
         for way in list(ways)[:: 1 if index % 2 == 0 else -1]:
-            told[way].append(work.told(_timed(ways[way], scenario, seed=1 + index)))
-    step_s = {
-        way: statistics.median(step for take in takes for step in take["steps_s"])
-        for way, takes in told.items()
-    }
+            job = ways[way].start(scenario, prompt_of(plain, scenario, 1 + index))
+            steps_s[way] += denoise_steps_s(job)
+    step_s = {way: statistics.median(found) for way, found in steps_s.items()}
     ratio = step_s["merged"] / step_s["plain"]
-    return {"state": RUN, "latent_change": change, "takes": told, "step_s": step_s, "step_ratio": ratio}
+    return {
+        "state": RUN,
+        "latent_change": change,
+        "steps_s": steps_s,
+        "step_s": step_s,
+        "step_ratio": ratio,
+    }
 
 
 def _loaded(work: Work, preset: str) -> tuple[Prepared, Any, Any]:

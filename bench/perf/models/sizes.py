@@ -88,7 +88,7 @@ FULL = Size(
             wan22_vae=False,
             sidecar=AT_16_FPS | GUIDED,
             timed_steps=4,
-            least_s=240.0,
+            least_s=300.0,
         ),
     ),
 )

@@ -101,7 +101,7 @@ DOCUMENTED = [
         latent_change=0.1,
         step_ratio=1.1,
         step_s={"plain": 10.0, "merged": 11.0},
-        takes={"plain": [way(10.0, 500.0)], "merged": [way(11.0, 550.0)]},
+        steps_s={"plain": [10.0], "merged": [11.0]},
     ),
 ]
 
@@ -219,9 +219,9 @@ def test_so_are_those_of_the_other_models(models: Path, tmp_path: Path, name: st
     beside(models, tmp_path / "x.json", name)
 
 
-def test_a_lora_is_merged_by_the_product_and_takes_are_told_beside_those_without(
+def test_a_lora_is_merged_by_the_product_and_steps_are_told_beside_those_without(
     models: Path, tmp_path: Path
 ) -> None:
     [found] = run(models, tmp_path / "x.json", f"{TI2V}/lora")
     assert found["latent_change"] > 1e-4 and found["step_ratio"] > 0
-    assert [len(takes) for takes in found["takes"].values()] == [2, 2]
+    assert {way: len(steps) for way, steps in found["steps_s"].items()} == {"plain": 4, "merged": 4}

@@ -26,6 +26,7 @@ ORDER = (
     "overlap",
     "memory",
     "cosmos3",
+    "models",
     "model_needs",
     "denoiser",
     "vlm_decode",

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import Cosmos3OmniPipeline, UniPCMultistepScheduler
-from torch import Tensor
 
 from bench.perf.overlap.sharing import STREAMS, shared
 from bench.perf.overlap.work import Amount, Subject
+from bench.perf.takes_alone import latents_of, relative_error, timed_take
 from engine.autoencoder.memory import padded
 from engine.build.prepare import load, prepare
 from engine.denoise.recent import Recent
@@ -94,18 +94,11 @@ class Pair:
     def ours(self, index: int) -> tuple[float, dict[str, float]]:
         """Seconds of a take, in all and by stage."""
         self.generator.prefixes = Recent(REMEMBERED)  # as of a scenario that is new
-        began_s = time.perf_counter()
-        stages: dict[str, float] = {}
-        job = self.generator.start(self.subject.scenario, self.prompt(index))
-        _add(stages, "clip", began_s)
-        while job.steps_left:
-            stage, step_s = job.stage, time.perf_counter()
-            job.launch().wait()
-            _add(stages, stage, step_s)
+        video, timed = timed_take(lambda: self.generator.start(self.subject.scenario, self.prompt(index)))
         step_s = time.perf_counter()
-        write_mp4(self.scratch / f"ours{index}.mp4", job.result().frames, self.generator.spec.fps)
-        _add(stages, "mp4", step_s)
-        return time.perf_counter() - began_s, stages
+        write_mp4(self.scratch / f"ours{index}.mp4", video.frames, self.generator.spec.fps)
+        stages = {**timed.stages, "mp4": time.perf_counter() - step_s}
+        return timed.seconds + stages["mp4"], stages
 
     def library(self, index: int) -> tuple[float, dict[str, float]]:
         began_s = time.perf_counter()
@@ -113,9 +106,8 @@ class Pair:
         whole = (frames[self._prefix_frames :] * 255).round().astype(np.uint8)
         step_s = time.perf_counter()
         write_mp4(self.scratch / f"library{index}.mp4", whole, self.generator.spec.fps)
-        stages: dict[str, float] = {}
-        _add(stages, "mp4", step_s)
-        return time.perf_counter() - began_s, stages
+        ended_s = time.perf_counter()
+        return ended_s - began_s, {"mp4": ended_s - step_s}
 
     def with_critique(self) -> tuple[float, dict[str, float]]:
         """A take and a critique of another one, begun at once on the lanes of a run; without mp4."""
@@ -125,13 +117,11 @@ class Pair:
 
     def error(self) -> float:
         """Relative difference of the latents after a few steps from the library's (L2)."""
-        with self.few_steps(), _seeing(self.generator.parts.vae.post_quant_conv) as seen:
+        with self.few_steps():
             job = self.generator.start(self.subject.scenario, self.prompt(0))
-            while not seen:
-                job.launch().wait()
-        theirs = self._pipeline(0, CHECK_STEPS, "latent").float()  # normalised; the statistics are 0 and 1
-        ours = seen[0].float()
-        return float((ours - theirs).norm() / theirs.norm())
+            ours = latents_of(job, self.generator.parts.vae)
+        theirs = self._pipeline(0, CHECK_STEPS, "latent")  # normalised; the statistics are 0 and 1
+        return relative_error(ours, theirs)
 
     def memory(self) -> list[dict[str, Any]]:
         """Plan against what was allocated, part by part; nothing on a CPU, whose memory is not measured."""
@@ -192,21 +182,6 @@ def pair_of(folder: Path, clips: Path, *, preset: str) -> Pair:
         lanes=LaneStreams(device),
     )
     return Pair(subject=subject, plan=prepared.memory, loaded=sizes, folder=folder, scratch=clips.parent)
-
-
-def _add(stages: dict[str, float], stage: str, began_s: float) -> None:
-    stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - began_s
-
-
-@contextmanager
-def _seeing(module: Any) -> Iterator[list[Tensor]]:
-    """The first argument of each call."""
-    seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 @contextmanager

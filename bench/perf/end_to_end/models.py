@@ -39,6 +39,15 @@ CONTRAST = 0.25
 EMBEDDING_SIZE = 200.0
 """Root mean square of a reply token's embedding: what random layers add to it stays small."""
 SHARD = "5GB"
+WAN22_LAYOUT: Mapping[str, Any] = {
+    "in_channels": 12,
+    "out_channels": 12,
+    "is_residual": True,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+    "scale_factor_temporal": 4,
+}
+"""Of an autoencoder of Wan2.2; that of Wan2.1 is the library's default."""
 CLIPS_AT_ONCE = 3
 WARM_UP_CLIP = 1000
 """Its index: no measured clip shows the same."""
@@ -72,7 +81,6 @@ def make(folder: Path, size: Size, num_clips: int, device: torch.device) -> None
 
 def make_generator(folder: Path, size: Size, device: torch.device) -> None:
     torch.manual_seed(0)
-    tokenizer = reply.text_tokenizer()
     with on(device, dtype_on(device)):
         transformer = WanTransformer3DModel(
             patch_size=(1, 2, 2),
@@ -82,13 +90,7 @@ def make_generator(folder: Path, size: Size, device: torch.device) -> None:
             rope_max_seq_len=1024,
             **size.transformer,
         ).eval()
-        config = UMT5Config(
-            vocab_size=len(tokenizer),
-            is_gated_act=True,
-            feed_forward_proj="gated-gelu",
-            **size.text_encoder,
-        )
-        encoder = UMT5EncoderModel(config).eval()
+    tokenizer, encoder = make_text_encoder(size.text_encoder, device)
     pipeline = WanImageToVideoPipeline(
         tokenizer=tokenizer,
         text_encoder=encoder,
@@ -103,21 +105,26 @@ def make_generator(folder: Path, size: Size, device: torch.device) -> None:
     (folder / "retake.json").write_text(json.dumps(dict(size.generator_sidecar)), encoding="utf-8")
 
 
-def make_autoencoder(shape: Mapping[str, Any], device: torch.device) -> AutoencoderKLWan:
-    """In the layout of Wan2.2, whose random latents become pictures of some contrast."""
+def make_text_encoder(shape: Mapping[str, Any], device: torch.device) -> tuple[Any, UMT5EncoderModel]:
+    """Tokenizer and encoder."""
+    tokenizer = reply.text_tokenizer()
+    config = UMT5Config(vocab_size=len(tokenizer), is_gated_act=True, feed_forward_proj="gated-gelu", **shape)
+    with on(device, dtype_on(device)):
+        return tokenizer, UMT5EncoderModel(config).eval()
+
+
+def make_autoencoder(
+    shape: Mapping[str, Any], device: torch.device, *, layout: Mapping[str, Any] = WAN22_LAYOUT
+) -> AutoencoderKLWan:
+    """Whose random latents become pictures of some contrast."""
     channels = shape["z_dim"]
     with on(device, dtype_on(device)):
         vae = AutoencoderKLWan(
             dim_mult=[1, 2, 4, 4],
             temperal_downsample=[False, True, True],
-            in_channels=12,
-            out_channels=12,
-            is_residual=True,
-            patch_size=2,
-            scale_factor_spatial=16,
-            scale_factor_temporal=4,
             latents_mean=[0.0] * channels,
             latents_std=[1.0] * channels,
+            **layout,
             **shape,
         ).eval()
     _give_contrast(vae, channels, device)

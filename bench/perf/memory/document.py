@@ -57,7 +57,7 @@ def same_run(rows: Sequence[dict[str, Any]], config: str, vram: str) -> dict[str
         return None
     for row in rows:
         smaller = bool(row["vram"]) and read_size(row["vram"]) < read_size(vram)
-        if smaller and row["state"] == RUN and row.get("config") == config and _inside(row):
+        if smaller and row["state"] == RUN and row.get("config") == config and inside(row):
             return row
     return None
 
@@ -78,7 +78,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _checks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     summary = _summary(rows)
-    beyond = [row["name"] for row in rows if not _inside(row)]
+    beyond = [row["name"] for row in rows if not inside(row)]
     failed = [row["name"] for row in rows if row["state"] not in (RUN, REFUSED) or row.get("failures")]
     checks = [
         _check("each run kept to its budget or was refused", not beyond, ", ".join(beyond) or "all"),
@@ -95,7 +95,7 @@ def _checks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return checks
 
 
-def _inside(row: Mapping[str, Any]) -> bool:
+def inside(row: Mapping[str, Any]) -> bool:
     """The allocator's memory, and what a process takes beside it, within the budget."""
     if not row["vram"] or not row.get("peak_reserved_bytes"):
         return True

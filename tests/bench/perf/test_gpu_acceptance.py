@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.perf import attention_table
 from bench.perf import gpu_acceptance as acceptance
 from export.spec import ExportError
 from export.trt.library import Library
@@ -113,7 +114,7 @@ def test_attention_that_breaks_is_told_and_fails_nothing(monkeypatch: pytest.Mon
     def broken(*_: object) -> list[dict[str, object]]:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(acceptance.attention_table, "table", broken)
+    monkeypatch.setattr(attention_table, "table", broken)
     rows = acceptance.attention([(2, 96, 64)])
     assert [row["name"] for row in rows] == list(acceptance.ATTENTIONS)
     assert all(row["reason"] == "OutOfMemoryError: out of memory" for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from export.forms import DENSE, PREFIX_SPARSE, Form
 from export.model_inputs import ExportedDenoiser, OwnPrefixExport
 from export.spec import ExportError, Profile, Subject, spec_from_record
 from export.subjects import wan_forms
+from export.verify import eager_side, verify, whole
 from kernels.attention import triton_prefix_sparse
 
 SIZES = {"B": 1, "F": 4, "h": 16, "w": 24, "L": 12}
@@ -154,6 +156,20 @@ def test_rows_share_the_prefix() -> None:
         both = whole(video(1), at(900.0), text().expand(2, -1, -1), branch="both")
         one = whole(video(1), at(900.0), text(), branch="cond")
     torch.testing.assert_close(both, one.expand(2, -1, -1, -1, -1), rtol=1e-5, atol=1e-5)
+
+
+def test_both_sides_of_a_comparison_make_their_own_prefix() -> None:
+    """As `retake export verify` compares: on what a take hands over."""
+    made = subject(FORMS["own"])
+    spec = wan_forms.as_called(made.spec)
+    assert [tensor.name for tensor in spec.inputs] == ["latents", "timestep", "text", "text_mask"]
+    other = subject(FORMS["own"])
+    assert other.once is not None
+    step, once = eager_side(dataclasses.replace(other, once=None)), eager_side(other.once)
+    found = verify(
+        spec, "fp16", eager_side(made), whole(step, once, other.spec), [made.inputs[: len(spec.inputs)]]
+    )
+    assert found.num_forwards == 1 and found.outputs[0].relative == 0 and found.failures == ()
 
 
 def test_a_take_with_another_prefix_is_refused() -> None:

@@ -13,7 +13,8 @@
 #              api.osv.dev)
 # make extras  whether each extra can be resolved together with the rest (it asks the package index)
 # make constraints  what is installed in .venv, as .ci/constraints.txt
-# make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap -> gpu_acceptance.json
+# make gpu-acceptance  TensorRT on this machine's card: build, parity, time, overlap; and INT8 attention, ours and
+#              comfy-kitchen's, against the library's -> gpu_acceptance.json
 # make weights-acceptance GENERATOR=DIR CRITIC=DIR  published weights: ten scenes -> weights_acceptance.json
 # All create .venv and install on first use; they install again only when pyproject.toml changes. With
 # CONSTRAINTS=FILE, such as .ci/constraints.txt, they install the versions that it names.

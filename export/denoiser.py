@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import nearest
+from engine.generators.wan.own_prefix import told_prefix_attention
+from engine.generators.wan.settings import OWN
 from export.artifacts.places import places
 from export.artifacts.store import MANIFEST, Artifact, Store, read_artifact
 from export.artifacts.weights import folder_digest
-from export.model_inputs import ExportedDenoiser
+from export.forms import DENSE, Form
+from export.model_inputs import ExportedDenoiser, OwnPrefixExport
 from export.pipeline import ONNX, TARGETS
 from export.spec import ExportError, Profile, spec_from_record
 from export.subjects import wan_dit
@@ -37,13 +40,16 @@ class Needs:
     single_rows: bool
     """Whether some forwards have one row of text; two rows can be run as one after the other."""
     device: str
+    prefix_frames: int = 0
+    """Latent frames of a take that are its clean prefix."""
 
 
 def find(wanted: str, store: Path, needs: Needs) -> Artifact:
     """`wanted` is the folder of an artifact, or a target: then the newest fitting one below `store` or a
     folder that `retake export --out` was given.
 
-    ExportError says what does not fit, of every candidate. By target only artifacts without LoRAs are taken.
+    ExportError says what does not fit, of every candidate. By target only artifacts without LoRAs, whose
+    attention is dense, are taken.
     """
     weights = folder_digest(component_folder(needs.checkpoint, "transformer"))
     if wanted in TARGETS:
@@ -61,7 +67,7 @@ def find(wanted: str, store: Path, needs: Needs) -> Artifact:
     return artifact
 
 
-def load(artifact: Artifact, device: str) -> ExportedDenoiser:
+def load(artifact: Artifact, device: str) -> ExportedDenoiser | OwnPrefixExport:
     """The Denoiser over what `find` returned; ExportError when its files cannot be opened."""
     target = artifact.key["target"]
     if target == ONNX:
@@ -82,6 +88,7 @@ def describe(artifact: Artifact) -> dict[str, str]:
         "artifact_digest": artifact.digest,
         "built_by": f"{key['target']}: {key['library']}",
         **({"loras": loras} if loras else {}),
+        **({} if (form := _form(artifact)).is_plain else {"form": str(form)}),
     }
 
 
@@ -91,7 +98,7 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
     made.sort(key=lambda artifact: (artifact.folder / MANIFEST).stat().st_mtime_ns, reverse=True)
     reasons = []
     for artifact in made:
-        misfit = LORAS if artifact.key["loras"] else _misfit(artifact, needs, weights)
+        misfit = _left_to_the_user(artifact) or _misfit(artifact, needs, weights)
         if misfit is None:
             return artifact
         reasons.append(f"{artifact.folder.name}: {misfit.problem}")
@@ -105,6 +112,31 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
     )
 
 
+def _left_to_the_user(artifact: Artifact) -> ExportError | None:
+    """Why an artifact that may fit is only taken by its folder: it changes what comes out."""
+    if artifact.key["loras"]:
+        return LORAS
+    attention = _form(artifact).attention
+    return None if attention == DENSE else ExportError(f"its attention is {attention}", fix="give its folder")
+
+
+def _form(artifact: Artifact) -> Form:
+    return Form(**artifact.key["spec"].get("form", {}))
+
+
+def _wrong_form(form: Form, needs: Needs) -> ExportError | None:
+    own = told_prefix_attention(needs.checkpoint) == OWN
+    if form.own_prefix != own:
+        problem = "its prefix looks at {}, the model's at {}".format(
+            *("itself alone" if is_own else "everything" for is_own in (form.own_prefix, own))
+        )
+        return ExportError(problem, fix=AGAIN)
+    if form.prefix_frames not in (0, needs.prefix_frames):
+        problem = f"it was built as: {form}; the run has {needs.prefix_frames} latent frames of prefix"
+        return ExportError(problem, fix=AGAIN)
+    return None
+
+
 def _misfit(artifact: Artifact, needs: Needs, weights: str) -> ExportError | None:
     """Why the artifact does not serve the run, and what to do; None: it does."""
     key = artifact.key
@@ -115,6 +147,8 @@ def _misfit(artifact: Artifact, needs: Needs, weights: str) -> ExportError | Non
         problem = f"it is of weights {key['weights'][:23]}, this generator has {weights[:23]}"
         return ExportError(problem, fix=f"give the --generator it was made of, or {AGAIN}")
     spec = spec_from_record(key["spec"])
+    if wrong := _wrong_form(spec.form, needs):
+        return wrong
     if not any(_serves(profile, needs) for profile in spec.profiles):
         built = "; ".join(f"{profile.name} {dict(profile.sizes)}" for profile in spec.profiles)
         rows = ", one row at a time" if needs.single_rows else ""

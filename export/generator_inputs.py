@@ -21,6 +21,7 @@ from export.spec import ExportError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from export.forms import Form
     from export.pipeline import Request
     from export.quantization.calibrate import Forward
     from export.quantization.scales import Scales
@@ -56,6 +57,21 @@ def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Prof
     )
 
 
+def form_of(source: Path, made: Any, attention: str, subject: str) -> Form:
+    """The form of what is exported: as asked, and as the model's prefix was trained."""
+    from engine.generators.wan.own_prefix import told_prefix_attention
+    from engine.generators.wan.settings import OWN
+    from export.forms import DENSE, Form
+    from export.subjects import wan_dit
+
+    own = subject == wan_dit.SUBJECT and told_prefix_attention(source) == OWN
+    if attention == DENSE and not own:
+        return Form()
+    shape = made.shape
+    frames = shape.prefix_tokens * made.forward_sizes["F"] // shape.tokens
+    return Form(attention=attention, own_prefix=own, prefix_frames=frames)
+
+
 def bundled_scales(request: Request) -> Path | None:
     """The magnitudes that came with the bundled generator, if this is it and no LoRA is merged into it."""
     from export import pipeline
@@ -74,7 +90,8 @@ def calibrate(request: Request, made: Any, *, dataset: Path | None, num_scenes: 
     from export import pipeline
     from export.quantization.calibrate import observe
 
-    own = dataclasses.replace(request, profiles=profiles_of(made, None, (1,)), low_memory=False)
+    profiles = profiles_of(made, None, (1,))
+    own = dataclasses.replace(request, profiles=profiles, low_memory=False)
     dtype = "fp32" if request.device == "cpu" else "bf16"
     forwards = list(
         record(own, pipeline.spec_of(own), dtype=dtype, dataset=dataset, num_scenes=num_scenes, seed=0)

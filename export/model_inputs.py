@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from export.spec import ExportError, ExportSpec, Profile
+
+KEYS = "prefix_keys"
+"""Input of the steps and output of what is computed once, in a form with its own prefix."""
 
 BRANCHES = {"cond": 1, "uncond": 1, "both": 2}
 """Rows of text per branch of the Denoiser protocol."""
@@ -28,8 +31,14 @@ Run = Callable[[Profile, Mapping[str, Tensor]], Tensor]
 """Runs an exported transformer on the inputs of one profile; returns the velocity [B, Z, F, h, w], fp32."""
 
 
+@runtime_checkable
 class FrameTimestep(Protocol):
     """What the sampler hands over instead of a tensor; see engine.denoise.sampler."""
+
+    @property
+    def prefix_frames(self) -> int:
+        """Latent frames of the clean prefix."""
+        ...
 
     def per_frame(self, device: torch.device) -> Tensor:
         """float32 [1, F]."""
@@ -56,6 +65,7 @@ class ExportedDenoiser:
         profile for two rows, "both" runs one row after the other.
         """
         assert branch in BRANCHES and len(text) == BRANCHES[branch], f"{branch}: text {tuple(text.shape)}"
+        _require_prefix(self.spec, timestep)
         profile = choose_profile(self.spec, latents, text)
         rows = profile.sizes["B"]
         outputs = [
@@ -63,6 +73,53 @@ class ExportedDenoiser:
             for start in range(0, len(text), rows)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPrefixExport:
+    """A Denoiser of a prefix that looks at itself alone: `for_take` computes it in the first of many calls,
+    a call of its own in each. `run` also takes the prefix keys, `once` makes them of latents [1, Z, K, h, w].
+    """
+
+    spec: ExportSpec
+    run: Run
+    once: Callable[[Tensor], Tensor]
+
+    def for_take(self) -> ExportedDenoiser:
+        """The denoiser of one take, which belongs to one job and dies with it."""
+        kept: list[Tensor] = []
+
+        def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
+            if not kept:
+                kept.append(self.once(inputs["latents"][:1, :, : self.spec.form.prefix_frames].contiguous()))
+            return self.run(profile, {**inputs, KEYS: kept[0]})
+
+        return ExportedDenoiser(spec=self.spec, run=run)
+
+    def prepare(self, text: Tensor) -> Tensor:
+        """As ExportedDenoiser."""
+        return text.float()
+
+    def __call__(
+        self, latents: Tensor, timestep: Tensor | FrameTimestep, text: Tensor, *, branch: str
+    ) -> Tensor:
+        """As ExportedDenoiser."""
+        return self.for_take()(latents, timestep, text, branch=branch)
+
+
+def _require_prefix(spec: ExportSpec, timestep: Tensor | FrameTimestep) -> None:
+    built = spec.form.prefix_frames
+    if not built:
+        return
+    given = timestep.prefix_frames if isinstance(timestep, FrameTimestep) else None
+    if given != built:
+        told = (
+            "timesteps that do not say their prefix" if given is None else f"{given} latent frames of prefix"
+        )
+        raise ExportError(
+            f"{spec.subject} was built as: {spec.form}; the take has {told}",
+            fix="export again for this prefix, or use a dense form",
+        )
 
 
 def choose_profile(spec: ExportSpec, latents: Tensor, text: Tensor) -> Profile:

@@ -18,6 +18,7 @@ from export import generator_inputs, pipeline
 from export.artifacts.store import Artifact, require_checkpoint
 from export.quantization.calibrate import Forward
 from export.spec import ExportError, ExportSpec, spec_from_record
+from export.subjects.wan_forms import as_called
 from export.targets import onnx
 from export.targets.onnx_session import others
 from export.verify import Side, Verification, eager_side, verify
@@ -74,7 +75,7 @@ def compare(
 
     ExportError when the artifact is of another checkpoint or shape, or cannot be run here.
     """
-    spec = spec_from_record(artifact.key["spec"])
+    spec = as_called(spec_from_record(artifact.key["spec"]))
     device = artifact.details.get("device", device)  # a package runs where it was compiled for
     source, _ = generator_inputs.outline(generator)
     request = pipeline.Request(
@@ -86,6 +87,7 @@ def compare(
         out=artifact.folder.parent,
         loras=read_loras(loras),
         device=device,
+        form=spec.form,
     )
     require_checkpoint(artifact, pipeline.digest_of(request))
     on_progress("loading the built form", None)

@@ -24,15 +24,18 @@ from export.artifacts.device_identity import present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, text_digest
 from export.artifacts.weights import FolderWeights, folder_digest
 from export.dtypes import MODULE_DTYPES
+from export.form_fit import require_form
+from export.forms import PLAIN, Form
 from export.quantization.quantize import with_spec_digest
 from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of
-from export.subjects import cosmos3, text_encoder, vae_decoder, wan_dit
+from export.subjects import cosmos3, text_encoder, vae_decoder, wan_dit, wan_forms
 from export.subjects._loading import component_folder
 from export.targets import aoti, onnx, tensorrt
 from export.targets.onnx_graph import require
 from export.trt.builder import BuildOptions
 from export.trt.library import check_capability, find
+from export.verify import whole
 from kernels.files import file_digest
 
 ONNX: Final = "onnx"
@@ -85,6 +88,8 @@ class Request:
     dtype: str | None = None
     """Of what is not quantized, for graphs alone; None: the recipe's. ONNX Runtime on a CPU is twice as fast
     in fp32 as in fp16, which it converts back and forth."""
+    form: Form = PLAIN
+    """Of a Wan transformer; any other than the plain one for packages alone."""
 
     @property
     def component(self) -> str:
@@ -118,6 +123,7 @@ def check(request: Request) -> None:
             )
     recipe = recipe_of(request.recipe)
     _check_dtype(request)
+    require_form(request.form, request.subject, request.target)
     if request.loras and request.subject not in ALIASES:
         raise ExportError(f"LoRAs change no {request.subject}", fix=f"give them with {' or '.join(ALIASES)}")
     if request.loras and request.low_memory:
@@ -187,8 +193,11 @@ def subject_of(request: Request, *, dtype: str, with_weights: bool = True) -> Su
         return vae_decoder.prepare(source, profiles=profiles, dtype=dtype)
     if request.subject == text_encoder.SUBJECT:
         return text_encoder.prepare(source, profiles=profiles, dtype=dtype)
-    kind = cosmos3 if request.subject == cosmos3.SUBJECT else wan_dit
-    made = kind.prepare(source, profiles=profiles, dtype=dtype, with_weights=with_weights)
+    options: dict[str, Any] = {"profiles": profiles, "dtype": dtype, "with_weights": with_weights}
+    if request.subject == cosmos3.SUBJECT:
+        made = cosmos3.prepare(source, **options)
+    else:
+        made = wan_forms.prepare(source, form=request.form, **options)
     if request.loras and with_weights:
         transformer = made.module.get_submodule("transformer")
         merge_into(transformer, request.loras, ALIASES[request.subject](transformer))
@@ -252,7 +261,8 @@ def load_built(made: Artifact, device: str) -> Built:
     if target == ONNX:
         return onnx.load_module(made.folder)
     if target == aoti.TARGET:
-        return aoti.load_module(made.folder, made.details["device"])
+        package = aoti.load_module(made.folder, made.details["device"])
+        return whole(package, package.once, package.spec)
     return tensorrt.load_module(made.folder, device)
 
 

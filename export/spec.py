@@ -2,7 +2,8 @@
 
 Imports no torch and knows no target. Invariant: a spec that exists is consistent: every named dimension has a
 positive size in every profile, and every recipe it speaks of exists. Tensors at the interface are fp32 (or
-int64); the exported graph casts inside, so that no caller depends on the recipe.
+int64); the exported graph casts inside, so that no caller depends on the recipe. What `once` hands to the
+steps keeps the model's type: no caller looks into it.
 B batch . Z latent channels . F latent frames . h, w latent pixels . L text tokens . D text width
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RetakeError, nearest
+from export.forms import ATTENTIONS, NO_FORM, PLAIN, Form
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,6 +116,14 @@ def recipe_of(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def require_attention(name: str) -> None:
+    """ExportError for an attention that no artifact has."""
+    if name not in ATTENTIONS:
+        why = NO_FORM.get(name)
+        problem = f"no artifact has attention {name!r}" + (f": {why}" if why else "")
+        raise ExportError(problem, fix=f"use one of: {', '.join(ATTENTIONS)}")
+
+
 def require_capability(recipe: Recipe, compute_capability: int) -> None:
     """ExportError when GPUs of `compute_capability` (89 for 8.9) cannot execute the recipe."""
     if compute_capability < recipe.min_compute_capability:
@@ -187,6 +197,9 @@ class ExportSpec:
     tolerance: Mapping[str, Tolerance]
     """By recipe; a recipe without an entry is not offered for the subject."""
     weights_digest: str
+    form: Form = PLAIN
+    once: ExportSpec | None = None
+    """What is computed once a take, by a second graph over the same weights; its outputs are inputs here."""
 
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
@@ -251,7 +264,18 @@ class ExportSpec:
                 name: {"relative": t.relative, "cosine": t.cosine} for name, t in self.tolerance.items()
             },
             "weights_digest": self.weights_digest,
+            # left out where plain, so that what was built before there were forms keeps its key
+            **({} if self.form.is_plain else {"form": self.form.record()}),
+            **({} if self.once is None else {"once": self.once.record()}),
         }
+
+    def require_form(self, asked: Form) -> None:
+        """ExportError that names both forms unless this is the form that is asked for."""
+        if self.form != asked:
+            raise ExportError(
+                f"{self.subject} was built as: {self.form}; asked is: {asked}",
+                fix="export the form that is asked for; --attention and the model's prefix decide it",
+            )
 
 
 def spec_from_record(record: Mapping[str, Any]) -> ExportSpec:
@@ -264,6 +288,8 @@ def spec_from_record(record: Mapping[str, Any]) -> ExportSpec:
             profiles=tuple(Profile(**p) for p in record["profiles"]),
             tolerance={name: Tolerance(**t) for name, t in record["tolerance"].items()},
             weights_digest=record["weights_digest"],
+            form=Form(**record.get("form", {})),
+            once=spec_from_record(record["once"]) if "once" in record else None,
         )
     except (KeyError, TypeError) as error:
         raise ExportError(f"the record of a spec is not readable: {error!r}", fix="export again") from error
@@ -297,3 +323,5 @@ class Subject:
     """Module paths of the attention cores, which take (q, k, v, mask) as [B, A, N, D]."""
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """Of a module on `meta`: buffers that are in no checkpoint, by name."""
+    once: Subject | None = None
+    """Of the spec's `once`, over the same transformer."""

@@ -129,8 +129,22 @@ def verify(
     )
 
 
+def whole(step: Side, once: Side | None, spec: ExportSpec) -> Side:
+    """One side that makes what is computed once of the very latents it is given."""
+    if once is None:
+        return step
+    frames = spec.form.prefix_frames
+
+    def run(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        prefix = inputs["latents"][:1, :, :frames].contiguous()
+        return step({**inputs, **once({"latents": prefix})})
+
+    return run
+
+
 def eager_side(subject: Subject) -> Side:
-    """The subject's module as one side of a verification."""
+    """The subject's module as one side of a verification, with what it computes once."""
+    once = None if subject.once is None else eager_side(subject.once)
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -138,7 +152,7 @@ def eager_side(subject: Subject) -> Side:
         values = outputs if isinstance(outputs, tuple) else (outputs,)
         return dict(zip([tensor.name for tensor in subject.spec.outputs], values, strict=True))
 
-    return run
+    return whole(run, once, subject.spec)
 
 
 class _Range:

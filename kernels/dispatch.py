@@ -171,11 +171,13 @@ def survey(
     accuracy: Sequence[str] = ACCURACIES,
     timed: bool,
     cache: Path | None = None,
+    only: Sequence[str] = (),
     package: str = FOLDER,
 ) -> list[Verdict]:
-    """Every implementation asked, tested and, with `timed` on CUDA, timed at the size of `problem`."""
+    """Every implementation, or `only` these, asked, tested and, with `timed` on CUDA, timed at the size of
+    `problem`."""
     verdicts = []
-    for name in names(package):
+    for name in only or names(package):
         implementation = load(name, package)
         reason, test = implementation.supports(problem), None
         if reason is None and implementation.ACCURACY not in accuracy:

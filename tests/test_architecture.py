@@ -55,7 +55,8 @@ ROOMS = {
 """Room of the engine -> the rooms (and houses) below it. Models are reached by name, through plugins."""
 ROOMS_ABOVE = {
     "export": {
-        "spec": "",
+        "forms": "",
+        "spec": "forms",
         "dtypes": "",
         "profiles": "spec dtypes",
         "model_inputs": "spec",
@@ -63,13 +64,14 @@ ROOMS_ABOVE = {
         "artifacts": "spec",
         "verify": "spec quantization",
         "trt": "spec dtypes profiles",
-        "subjects": "spec dtypes model_inputs quantization artifacts",
-        "targets": "spec dtypes profiles model_inputs quantization artifacts trt",
-        "pipeline": "spec dtypes quantization artifacts subjects targets trt",
-        "denoiser": "spec dtypes model_inputs artifacts subjects targets pipeline",
-        "generator_inputs": "spec quantization subjects pipeline",
-        "parity": "spec quantization artifacts targets verify pipeline generator_inputs",
-        "commands": "spec artifacts trt pipeline generator_inputs parity",
+        "subjects": "forms spec dtypes model_inputs quantization artifacts",
+        "targets": "forms spec dtypes profiles model_inputs quantization artifacts trt",
+        "form_fit": "forms spec subjects targets",
+        "pipeline": "forms spec dtypes quantization artifacts verify subjects targets trt form_fit",
+        "denoiser": "forms spec dtypes model_inputs artifacts subjects targets pipeline",
+        "generator_inputs": "forms spec quantization subjects pipeline",
+        "parity": "spec quantization artifacts subjects targets verify pipeline generator_inputs",
+        "commands": "forms spec artifacts trt pipeline generator_inputs parity",
     },
     "bench": {
         "files": "",

@@ -27,12 +27,14 @@ from kernels.descriptors import AttentionProblem, Target
 CHECKED_QUERIES = 256
 
 
-def table(problem: AttentionProblem, rounds: int, cache: Path) -> list[dict[str, Any]]:
-    """One row per implementation, in the order of time.
+def table(
+    problem: AttentionProblem, rounds: int, cache: Path, only: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """One row per implementation, or for `only` these, in the order of time.
 
     A second one where a fused forward hands over E4M3: without the passes that quantize.
     """
-    verdicts = dispatch.survey(problem, timed=False)
+    verdicts = dispatch.survey(problem, timed=False, only=only)
     q, k, v, options = dispatch.example(problem, seed=1)
     exact = reference.attention(q[:, :, :CHECKED_QUERIES], k, v, **options)
     functions, rows = {}, []

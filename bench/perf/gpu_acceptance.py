@@ -1,7 +1,8 @@
 """TensorRT on the present card: build, parity, time against torch.compile, overlap; one JSON document.
 
 `make gpu-acceptance` runs it. The engines could not be executed where this project was written, so this is
-what a user's card has to show. A recipe that fails is a record with its reason, and the others go on.
+what a user's card has to show. A recipe that fails is a record with its reason, and the others go on. Beside
+them INT8 attention, ours and comfy-kitchen's, is timed against the library's: which is faster, a card says.
 """
 
 from __future__ import annotations
@@ -19,18 +20,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.perf import attention_table
 from engine.errors import RetakeError
 from engine.runs.manifest import code_state, gpus, package_versions
-from engine.settings.environment import offline
+from engine.settings.environment import cache_folder, offline
 from export import generator_inputs, pipeline
 from export.spec import ExportError, recipe_of
 from export.targets import tensorrt
 from export.trt.library import find, is_installed
 from export.verify import eager_side, verify
+from kernels.descriptors import AttentionProblem, Target
 
 WARM_UP, MEASURED = 5, 30
 MIN_OVERLAP = 0.05
 """Share of the shorter of two workloads that must run beside the longer one, else streams are serialized."""
+
+ATTENTIONS = ("sdpa_cudnn", "sdpa_flash", "triton_int8", "comfy_int8")
+"""The library's, exact; ours and comfy-kitchen's, in INT8."""
+ATTENTION_SIZES = ((12, 32760, 128), (12, 8190, 128))
+"""Heads, tokens and head size of Wan2.1-1.3B at 480x832x81 and at a quarter of its pixels."""
+ROUNDS = 20
 
 Call = Callable[[], object]
 
@@ -77,6 +86,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "target": target,
         "generator": arguments.generator,
         "recipes": records,
+        "attention": attention(),
         "passed": all(record["passed"] for record in records) and bool(records),
     }
 
@@ -99,6 +109,40 @@ def choose_target(asked: str, capability: int) -> str:
     raise ExportError(
         f"neither tensorrt-rtx (which must know compute capability {capability}) nor tensorrt is installed",
         fix="pip install tensorrt-rtx on cards of 8.0, 8.6, 8.9 and 12.x, else pip install tensorrt",
+    )
+
+
+def attention(
+    sizes: Sequence[tuple[int, int, int]] = ATTENTION_SIZES, rounds: int = ROUNDS
+) -> list[dict[str, Any]]:
+    """Rows of `attention_table` at each size: times, and error to the reference, or the reason why not. They
+    inform and decide nothing, so none makes the acceptance fail."""
+    target = Target.of(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    rows: list[dict[str, Any]] = []
+    for heads, tokens, head_dim in sizes:
+        problem = AttentionProblem(
+            batch=1, heads=heads, q_len=tokens, kv_len=tokens, head_dim=head_dim,
+            dtype="bf16", mask="none", target=target,
+        )  # fmt: skip
+        print(f"attention {problem}", file=sys.stderr)
+        try:
+            found = attention_table.table(problem, rounds, cache_folder() / "kernels", ATTENTIONS)
+        except RuntimeError as error:  # such as a card without the memory for the reference
+            reason = f"{type(error).__name__}: {error}"
+            found = [{"problem": str(problem), "name": name, "reason": reason} for name in ATTENTIONS]
+        for row in found:
+            print(f"  {told(row)}", file=sys.stderr)
+        rows += found
+    return rows
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """A row in words."""
+    if "summary" not in row:
+        return f"{row['name']}: not timed: {row['reason']}"
+    return (
+        f"{row['name']}: {row['summary']['median']:.3f} ms, {row['accuracy']}, "
+        f"relative error {row['relative_error']:.4f}"
     )
 
 

@@ -68,12 +68,19 @@ def find(denoise: DenoiseConfig, checkpoint: Path, outline: Any, device: str) ->
         sizes=outline.forward_sizes,
         single_rows=outline.has_single_rows,
         device=device,
+        prefix_frames=_prefix_frames(outline),
     )
     try:
         artifact = entry.find(denoise.engine, exports_folder(), needs)
     except RetakeError as error:
         return Exported(artifact=None, notes=_fall_back(denoise, error))
     return Exported(artifact=artifact, notes={"forward": "exported", **entry.describe(artifact)})
+
+
+def _prefix_frames(outline: Any) -> int:
+    """Latent frames of the clean prefix: its share of the tokens of a forward, which are as many in each."""
+    shape = outline.shape
+    return int(shape.prefix_tokens * outline.forward_sizes["F"] // shape.tokens)
 
 
 def load(found: Exported | None, denoise: DenoiseConfig, device: str) -> Loaded | None:

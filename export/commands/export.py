@@ -20,6 +20,7 @@ from engine.commands._options import names
 from engine.commands._output import Commands
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder
+from export.forms import Form
 from export.spec import ExportError
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ def build(
     generator: Generator,
     target: Annotated[str, typer.Option(help="onnx, tensorrt, tensorrt-rtx or aoti.")],
     quant: Annotated[str, typer.Option(help="bf16, fp16, fp8, fp8-attention, int8, int4 or nvfp4.")] = "bf16",
+    attention: Annotated[
+        str,
+        typer.Option(
+            help="dense, or triton_prefix_sparse for a package: of the keys behind the prefix a share is "
+            "exact, and the others are means. A prefix of its own is the model's, and told by it."
+        ),
+    ] = "dense",
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +135,7 @@ def build(
         device=resolve_device(device),
         low_memory=low_memory,
         dtype=dtype,
+        form=generator_inputs.form_of(source, made, attention, subject),
     )
     pipeline.check(request)
     given = _known_scales(request, scales)
@@ -244,7 +253,8 @@ def _progress() -> Iterator[Callable[[str, int | None], None]]:
 def _print_plan(request: Request, scales: Path | None) -> None:
     from export import pipeline
 
-    table = Table("step", title=f"{request.subject} as {request.recipe}")
+    form = "" if request.form.is_plain else f", {request.form}"
+    table = Table("step", title=f"{request.subject} as {request.recipe}{form}")
     table.add_column("artifact", overflow="fold")
     table.add_column("state")
     if pipeline.needs_scales(request):
@@ -270,6 +280,8 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
             facts.append(f"peak memory {details['peak_rss_bytes'] / 2**30:.2f} GiB")
         if "gates" in details:
             facts.append(f"{details['gates']} gates passed")
+        if not (form := Form(**artifact.key["spec"].get("form", {}))).is_plain:
+            facts.append(str(form))
         if details.get("summary"):
             facts.append(_kernels(details["summary"][0]))
         print_line(artifact.folder.name, "bold")

@@ -147,4 +147,6 @@ def _source(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor | 
 
 def with_spec_digest(subject: Subject, weights_digest: str) -> Subject:
     """The subject under another digest, for weights that changed after loading (a merged LoRA)."""
-    return replace(subject, spec=replace(subject.spec, weights_digest=weights_digest))
+    once = None if subject.once is None else with_spec_digest(subject.once, weights_digest)
+    spec = replace(subject.spec, weights_digest=weights_digest, once=None if once is None else once.spec)
+    return replace(subject, spec=spec, once=once)

@@ -9,7 +9,7 @@ J timesteps per video (F or 1) . A heads . C model width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from export.spec import (
 from export.subjects._loading import component_folder, load_module
 
 SUBJECT = "wan_dit"
+Attend = Callable[[int, Any, Tensor], Tensor]
+"""(index of the block, its self-attention, its input [B, S, C]) -> what that attention adds."""
 WORKSPACE_BYTES = 2**27
 
 _TEXT = ("attn2.to_k", "attn2.to_v")
@@ -72,14 +74,16 @@ def prepare(
     dtype: str = "fp16",
     per_frame: bool = True,
     table: QuantRecipe = EVERY_BLOCK,
+    own_prefix: bool = False,
     with_weights: bool = True,
 ) -> Subject:
     """The subject of a diffusers folder (a pipeline's or the transformer's own) or of a loaded module.
 
     A module is changed in place (its attention processors) and keeps its dtype. Sizes of a profile: B, F, h,
     w and L, the text length of the graph. per_frame: timesteps [B, F] for models with `expand_timesteps`,
-    else [B]. table: which linears a recipe may quantize. Without weights the module is on `meta` and the
-    target must be given the weights later.
+    else [B]. table: which linears a recipe may quantize. own_prefix: the caller makes a form of it in which
+    the prefix looks at itself alone. Without weights the module is on `meta` and the target must be given the
+    weights later.
     Raises ExportError for another module, a profile that its patches do not divide, or an unreadable folder.
     """
     if isinstance(source, Path):
@@ -87,15 +91,13 @@ def prepare(
         if (folder.parent / "transformer_2").is_dir():
             problem = "the model has two transformers, of which a denoiser would be one"
             raise ExportError(problem, fix="export a model of one transformer")
-        own_prefix = OWN in (told_prefix_attention(source), told_prefix_attention(folder.parent))
+        has_own = OWN in (told_prefix_attention(source), told_prefix_attention(folder.parent))
         digest = folder_digest(folder)
         transformer = load_module(folder, WanTransformer3DModel, dtype, with_weights=with_weights)
     else:
         transformer, digest = source, module_digest(source)
-        own_prefix = isinstance(source.blocks[0].attn1.processor, OwnPrefix)
-    if own_prefix:
-        problem = "prefix tokens of this transformer look at themselves alone, which no exported form knows"
-        raise ExportError(problem, fix="run it without --artifact; it was trained that way")
+        has_own = isinstance(source.blocks[0].attn1.processor, OwnPrefix)
+    _require_prefix(has_own, own_prefix)
     _check(transformer, profiles)
     groups = _groups(transformer, table)
     module = WanDenoise(transformer).eval().requires_grad_(False)
@@ -158,25 +160,44 @@ class WanDenoise(nn.Module):
 
     def forward(self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """latents [B, Z, F, h, w], timestep [B, F] or [B], text [B, L, D], additive mask [B, L]."""
+        rotary = self.transformer.rope(latents)  # cos, sin fp32 [1, S, 1, C / A]
+
+        def attend(_: int, attention: Any, x: Tensor) -> Tensor:
+            return attention(x, None, None, rotary)  # type: ignore[no-any-return]
+
+        return self.denoise(latents, timestep, text, text_mask, attend)
+
+    def denoise(
+        self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor, attend: Attend
+    ) -> Tensor:
+        """`forward` with the self-attention that is given."""
         model = self.transformer
-        dtype = model.patch_embedding.weight.dtype
-        rotary = model.rope(latents)  # cos, sin fp32 [1, S, 1, C / A]
-        hidden = model.patch_embedding(latents.to(dtype))
-        grid = hidden.shape[2:]
-        hidden = hidden.flatten(2).transpose(1, 2).contiguous()  # [B, S, C]
+        hidden, grid = tokens_of(model, latents)
         times = timestep.unsqueeze(1) if timestep.ndim == 1 else timestep  # [B, J]
-        embedded, modulation, words, _ = model.condition_embedder(
-            times.flatten(), text.to(dtype), None, timestep_seq_len=times.shape[1]
-        )
-        modulation = modulation.unflatten(2, (6, -1)).float()  # [B, J, 6, C]
+        embedded, modulation, words = conditions(model, times, text)
         words = self.shared_text(words)
         # a row per query: ONNX Runtime broadcasts a mask over heads alone
-        mask = text_mask.to(dtype)[:, None, None, :].expand(-1, -1, hidden.shape[1], -1)
-        for block in model.blocks:
-            hidden = _block(block, hidden, words, mask, modulation, rotary)
+        mask = text_mask.to(hidden.dtype)[:, None, None, :].expand(-1, -1, hidden.shape[1], -1)
+        for index, block in enumerate(model.blocks):
+            hidden = through_block(block, index, hidden, (words, mask), modulation, attend)
         shift, scale = (model.scale_shift_table.unsqueeze(0) + embedded.unsqueeze(2)).chunk(2, dim=2)
         hidden = _modulated(model.norm_out, hidden, shift, scale)
         return _unpatch(model.proj_out(hidden), grid, model.config.patch_size).float()
+
+
+def tokens_of(model: Any, latents: Tensor) -> tuple[Tensor, torch.Size]:
+    """[B, S, C] in the dtype of the model, and the grid that its tokens are of."""
+    hidden = model.patch_embedding(latents.to(model.patch_embedding.weight.dtype))
+    return hidden.flatten(2).transpose(1, 2).contiguous(), hidden.shape[2:]
+
+
+def conditions(model: Any, times: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Embedded timesteps [B, J, C], their modulation fp32 [B, J, 6, C] and the words [B, L, C]."""
+    text = text.to(model.patch_embedding.weight.dtype)
+    embedded, modulation, words, _ = model.condition_embedder(
+        times.flatten(), text, None, timestep_seq_len=times.shape[1]
+    )
+    return embedded, modulation.unflatten(2, (6, -1)).float(), words
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -186,16 +207,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2).type_as(x)
 
 
-def _block(
-    block: Any, hidden: Tensor, words: Tensor, mask: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]
+def through_block(
+    block: Any,
+    index: int,
+    hidden: Tensor,
+    text: tuple[Tensor, Tensor] | None,
+    modulation: Tensor,
+    attend: Attend,
 ) -> Tensor:
-    """One transformer block; modulation fp32 [B, J, 6, C] is broadcast over the S / J tokens of a frame."""
+    """One transformer block; modulation fp32 [B, J, 6, C] is broadcast over the S / J tokens of a frame.
+    text: words and their mask; None: no token gets anything from the text."""
     parts = (block.scale_shift_table.unsqueeze(0) + modulation).chunk(6, dim=2)  # 6 of [B, J, 1, C]
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
     x = _modulated(block.norm1, hidden, shift, scale)
-    hidden = _gated(hidden, block.attn1(x, None, None, rotary), gate)
-    x = block.norm2(hidden.float()).type_as(hidden)
-    hidden = hidden + block.attn2(x, words, mask, None)
+    hidden = _gated(hidden, attend(index, block.attn1, x), gate)
+    if text is not None:
+        x = block.norm2(hidden.float()).type_as(hidden)
+        hidden = hidden + block.attn2(x, *text, None)
     x = _modulated(block.norm3, hidden, ffn_shift, ffn_scale)
     return _gated(hidden, block.ffn(x), ffn_gate)
 
@@ -216,6 +244,17 @@ def _unpatch(tokens: Tensor, grid: Sequence[int], patch: Sequence[int]) -> Tenso
     """[B, S, p Z] -> [B, Z, F, h, w]"""
     x: Tensor = tokens.unflatten(2, (*patch, -1)).unflatten(1, tuple(grid))  # [B, f, y, x, pf, py, px, Z]
     return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _require_prefix(has_own: bool, told: bool) -> None:
+    if has_own and not told:
+        problem = "prefix tokens of this transformer look at themselves alone, which only a package knows"
+        raise ExportError(problem, fix="use --target aoti; or run it without --denoiser")
+    if told and not has_own:
+        problem = (
+            "prefix tokens of this transformer look at everything, so they are not the same at every step"
+        )
+        raise ExportError(problem, fix="export it without its own prefix, as it was trained")
 
 
 def _check(transformer: Any, profiles: Sequence[Profile]) -> None:

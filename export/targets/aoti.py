@@ -30,7 +30,8 @@ from engine.quant import surgery
 from export.artifacts.device_identity import Machine, present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
 from export.dtypes import TORCH_DTYPES
-from export.model_inputs import ExportedDenoiser
+from export.forms import Form
+from export.model_inputs import KEYS, ExportedDenoiser, OwnPrefixExport
 from export.profiles import profile_of
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
 from export.targets import aoti_weights
@@ -139,6 +140,7 @@ def build(
     and when the disk is full.
     """
     settings = {} if settings is None else dict(settings)
+    parts = (subject,) if subject.once is None else (subject.once, subject)
     key = key_of(subject, recipe=recipe, scales=scales, loras=loras, settings=settings)
     weights_bytes = module_bytes(subject.module)
 
@@ -146,20 +148,22 @@ def build(
         require_compiler()
         seconds: dict[str, dict[str, float]] = {}
         weights: dict[str, Tensor] = {}
-        for profile in subject.spec.profiles:
-            path = folder / file_name(profile)
-            seconds[profile.name], tensors = _compile(subject, profile, path, settings, on_progress)
-            require_loadable(path, _device_of(subject.module))
-            aoti_weights.add(weights, profile.name, tensors)
+        for part in parts:
+            for profile in part.spec.profiles:
+                path = folder / file_name(profile)
+                seconds[profile.name], tensors = _compile(part, profile, path, settings, on_progress)
+                require_loadable(path, _device_of(part.module))
+                aoti_weights.add(weights, profile.name, tensors)
         aoti_weights.save(weights, folder / aoti_weights.FILE_NAME)
         return {
             "weights_bytes": weights_bytes,
             "seconds": seconds,
             "peak_rss_bytes": _peak_rss_bytes(),
             "device": _device_of(subject.module).type,
+            "form": str(subject.spec.form),
         }
 
-    need_bytes = weights_bytes + CODE_BYTES * len(subject.spec.profiles)
+    need_bytes = weights_bytes + CODE_BYTES * sum(len(part.spec.profiles) for part in parts)
     return store.store(key, make, need_bytes=need_bytes)
 
 
@@ -189,25 +193,35 @@ def require_loadable(package: Path, device: torch.device) -> None:
     )
 
 
-def load(folder: Path, device: str = "cuda", *, weights: str | None = None) -> ExportedDenoiser:
+def load(
+    folder: Path, device: str = "cuda", *, weights: str | None = None, form: Form | None = None
+) -> ExportedDenoiser | OwnPrefixExport:
     """The packages of a Wan transformer in `folder` as a Denoiser; arguments and errors as `load_module`."""
-    module = load_module(folder, device, weights=weights)
+    module = load_module(folder, device, weights=weights, form=form)
 
     def run(profile: Profile, inputs: Mapping[str, Tensor]) -> Tensor:
         return module(inputs)["velocity"]
 
-    return ExportedDenoiser(spec=module.spec, run=run)
+    if (once := module.once) is None:
+        return ExportedDenoiser(spec=module.spec, run=run)
+    return OwnPrefixExport(spec=module.spec, run=run, once=lambda latents: once({"latents": latents})[KEYS])
 
 
-def load_module(folder: Path, device: str = "cuda", *, weights: str | None = None) -> Package:
+def load_module(
+    folder: Path, device: str = "cuda", *, weights: str | None = None, form: Form | None = None
+) -> Package:
     """Any built subject, with the inputs and outputs of its spec.
 
-    weights: digest of the checkpoint that is to run, if known. ExportError names what differs if the packages
-    are of another card, driver, torch version or checkpoint.
+    weights: digest of the checkpoint that is to run, if known; form: what is asked for, None: whichever it
+    is. ExportError names what differs if the packages are of another card, driver, torch version, checkpoint
+    or form.
     """
     artifact = read_artifact(folder)
     require_runnable(artifact, device, weights=weights)
-    return Package(artifact, spec_from_record(artifact.key["spec"]), torch.device(device))
+    spec = spec_from_record(artifact.key["spec"])
+    if form is not None:
+        spec.require_form(form)
+    return Package(artifact, spec, torch.device(device))
 
 
 def require_runnable(artifact: Artifact, device: str, *, weights: str | None = None) -> None:
@@ -225,12 +239,25 @@ def require_runnable(artifact: Artifact, device: str, *, weights: str | None = N
 
 
 class Package:
-    """Named tensors in, named tensors out. Runs on the current stream and never waits for it."""
+    """Named tensors in, named tensors out. Runs on the current stream and never waits for it.
 
-    def __init__(self, artifact: Artifact, spec: ExportSpec, device: torch.device) -> None:
+    `once`: of the spec's `once`, with the same weights in memory.
+    """
+
+    once: Package | None = None
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        spec: ExportSpec,
+        device: torch.device,
+        weights: aoti_weights.Weights | None = None,
+    ) -> None:
         self.spec = spec
         self._device = device
-        self._weights = aoti_weights.load(artifact.file(aoti_weights.FILE_NAME), device)
+        self._weights = weights or aoti_weights.load(artifact.file(aoti_weights.FILE_NAME), device)
+        if spec.once is not None:
+            self.once = Package(artifact, spec.once, device, self._weights)
         self._models = [
             self._model(artifact.file(file_name(profile)), profile.name, device) for profile in spec.profiles
         ]
@@ -246,7 +273,7 @@ class Package:
             )
         )
         weights = aoti_weights.of_profile(profile, model.get_constant_fqns(), self._weights)
-        # user_managed: the profiles share these tensors, which this object keeps
+        # user_managed: the profiles, and what is computed once, share these tensors, which this object keeps
         model.load_constants(weights, check_full_update=True, user_managed=True)
         return model
 

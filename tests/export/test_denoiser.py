@@ -17,6 +17,7 @@ from export.artifacts import places
 from export.artifacts.store import MANIFEST, Artifact, Store, make_key
 from export.artifacts.weights import folder_digest
 from export.denoiser import Needs
+from export.forms import PREFIX_SPARSE, Form
 from export.pipeline import TARGETS
 from export.spec import ExportError, ExportSpec, Profile, spec_from_record
 from export.subjects import wan_dit
@@ -189,3 +190,29 @@ def test_what_cannot_run_here_is_refused(
 def test_the_digest_is_that_of_the_weights(checkpoint: Path, spec: ExportSpec) -> None:
     assert spec.weights_digest == folder_digest(component_folder(checkpoint, "transformer"))
     assert json.dumps(spec.record())
+
+
+def in_form(spec: ExportSpec, form: Form) -> ExportSpec:
+    return dataclasses.replace(spec, form=form)
+
+
+def test_a_sparse_package_is_taken_by_its_folder_alone(
+    checkpoint: Path, spec: ExportSpec, tmp_path: Path
+) -> None:
+    form = Form(attention=PREFIX_SPARSE, prefix_frames=2)
+    made = stored(tmp_path, in_form(spec, form))
+    two = needs(checkpoint, prefix_frames=2)
+    assert denoiser.find(str(made.folder), tmp_path, two) == made
+    assert denoiser.describe(made)["form"] == str(form)
+    with pytest.raises(ExportError, match=f"its attention is {PREFIX_SPARSE}"):
+        denoiser.find("onnx", tmp_path, two)
+    with pytest.raises(ExportError, match="the run has 1 latent frames of prefix"):
+        denoiser.find(str(made.folder), tmp_path, needs(checkpoint, prefix_frames=1))
+
+
+def test_a_package_looks_at_its_prefix_as_the_model_does(
+    checkpoint: Path, spec: ExportSpec, tmp_path: Path
+) -> None:
+    made = stored(tmp_path, in_form(spec, Form(own_prefix=True, prefix_frames=2)))
+    with pytest.raises(ExportError, match="its prefix looks at itself alone, the model's at everything"):
+        denoiser.find(str(made.folder), tmp_path, needs(checkpoint, prefix_frames=2))

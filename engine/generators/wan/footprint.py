@@ -33,7 +33,8 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     batch = 2 if generator.batched else 1
     step = parts.variant.run.denoise_bytes(parts, spec, batch, settings)
     text = text_bytes(parts, batch, settings)
-    prefix = prefix_bytes(parts, spec, settings, guided=generator.is_guided)
+    exported = generator.denoiser_bytes is not None
+    prefix = prefix_bytes(parts, spec, settings, guided=generator.is_guided, exported=exported)
     chunk = chunk_latents(generator, spec)
     encoding = encode_bytes(
         parts.vae,

@@ -97,11 +97,14 @@ def text_bytes(parts: WanParts, batch: int, settings: DenoiseSettings) -> int:
     return int(tokens * 2 * num_blocks * config.num_attention_heads * config.attention_head_dim)
 
 
-def prefix_bytes(parts: WanParts, spec: VideoSpec, settings: DenoiseSettings, *, guided: bool) -> int:
+def prefix_bytes(
+    parts: WanParts, spec: VideoSpec, settings: DenoiseSettings, *, guided: bool, exported: bool = False
+) -> int:
     """What a job keeps of its prefix: keys and values of every block, of one row where the prefix looks at
-    itself alone and of each row of guidance where they are read in several steps."""
+    itself alone, exported or not, and of each row of guidance where they are read in several steps."""
     own = parts.defaults.prefix_attention == OWN
-    if settings.forward == "library" or not (own or settings.prefix_steps > 1):
+    is_fast = settings.forward != "library"
+    if not (own and (is_fast or exported)) and not (is_fast and settings.prefix_steps > 1):
         return 0
     config, element = parts.transformer.config, parts.transformer.patch_embedding.weight.element_size()
     shape = latent_shape(parts.vae, spec)

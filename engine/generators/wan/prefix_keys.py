@@ -8,6 +8,7 @@ tokens: what it was some steps ago is an approximation, which has its price (`de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,8 +17,19 @@ from engine.generators.wan.forward import FastDenoiser, PrefixKeys, TextKeys
 from engine.protocols import Denoiser
 
 
+@runtime_checkable
+class OfTakes(Protocol):
+    """An exported denoiser that computes the prefix once a take."""
+
+    def for_take(self) -> Denoiser:
+        """The denoiser of one take."""
+        ...
+
+
 def for_take(denoiser: Denoiser, timesteps: Sequence[float], prefix_steps: int) -> Denoiser:
     """The denoiser of one take. `timesteps` of its schedule, from noise on; `prefix_steps` as set."""
+    if isinstance(denoiser, OfTakes):
+        return denoiser.for_take()
     if isinstance(denoiser, FastDenoiser) and denoiser.wan.own_prefix:
         return OwnPrefixDenoiser(denoiser)
     if isinstance(denoiser, FastDenoiser) and prefix_steps > 1:
@@ -27,6 +39,8 @@ def for_take(denoiser: Denoiser, timesteps: Sequence[float], prefix_steps: int) 
 
 def prefix_note(denoiser: Denoiser, prefix_steps: int) -> str | None:
     """How often the prefix is computed, for the manifest; None: in every step."""
+    if isinstance(denoiser, OfTakes):
+        return "computed once a take"
     if not isinstance(denoiser, FastDenoiser):
         return None
     if denoiser.wan.own_prefix:

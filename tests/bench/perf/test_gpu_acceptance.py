@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.perf import attention_table
 from bench.perf import gpu_acceptance as acceptance
 from export.spec import ExportError
 from export.trt.library import Library
@@ -72,6 +73,7 @@ def arguments() -> argparse.Namespace:
 
 
 def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptance, "attention", lambda: [{"name": "sdpa_flash"}])
     installed(monkeypatch, "tensorrt-rtx")
     monkeypatch.setattr(acceptance, "present_capability", lambda: 89)
 
@@ -92,7 +94,30 @@ def test_a_recipe_that_fails_does_not_stop_the_others(monkeypatch: pytest.Monkey
 def test_all_recipes_make_it_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(monkeypatch)
     monkeypatch.setattr(acceptance, "measure", lambda *rest: {"passed": True})
-    assert acceptance.run(arguments())["passed"] is True
+    document = acceptance.run(arguments())
+    assert document["passed"] is True and document["attention"] == [{"name": "sdpa_flash"}]
+
+
+def test_attention_is_timed_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("what a CPU lacks is what is asserted")
+    rows = {row["name"]: row for row in acceptance.attention([(2, 96, 64)], rounds=2)}
+    assert set(rows) == set(acceptance.ATTENTIONS)
+    exact = rows.pop("sdpa_flash")
+    assert len(exact["ms"]) == 2 and exact["relative_error"] < 0.01 and exact["reason"] is None
+    assert all(row["reason"] and "ms" not in row for row in rows.values())
+    lines = capsys.readouterr().err
+    assert "sdpa_flash: " in lines and f"comfy_int8: not timed: {rows['comfy_int8']['reason']}" in lines
+
+
+def test_attention_that_breaks_is_told_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[dict[str, object]]:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(attention_table, "table", broken)
+    rows = acceptance.attention([(2, 96, 64)])
+    assert [row["name"] for row in rows] == list(acceptance.ATTENTIONS)
+    assert all(row["reason"] == "OutOfMemoryError: out of memory" for row in rows)
 
 
 @pytest.mark.parametrize(("together", "share"), [(15.0, 0.0), (10.0, 1.0), (12.5, 0.5), (16.0, -0.2)])

@@ -243,7 +243,10 @@ def test_what_a_job_keeps_is_in_the_plan(tmp_path: Path, attention: str) -> None
     kept = [take._prefix] if attention == "own" else [keys for _, keys in take._kept.values()]
     assert planned == sum(tensor.nbytes for keys in kept for pair in keys.pairs for tensor in pair) > 0
     without = dataclasses.replace(settings, forward="library", prefix_steps=1)
-    assert prefix_bytes(generator.parts, generator.spec, without, guided=generator.is_guided) == 0
+    told = {"guided": generator.is_guided}
+    assert prefix_bytes(generator.parts, generator.spec, without, **told) == 0
+    exported = prefix_bytes(generator.parts, generator.spec, without, **told, exported=True)
+    assert exported == (planned if attention == "own" else 0)  # a package keeps the same, of its own prefix
 
 
 @pytest.mark.gpu

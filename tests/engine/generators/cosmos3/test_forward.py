@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +13,20 @@ import tiny_denoise
 import torch
 from torch import Tensor
 
+from engine.denoise.assemble import assemble
+from engine.denoise.family import Shape
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.layers import BoundAttention, ElementWise, bind, compile_blocks, quantized_range
+from engine.generators.cosmos3.eager import EagerDenoiser
+from engine.generators.cosmos3.family import Cosmos3Family
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patchify, unpatchify
 from engine.generators.cosmos3.recipes import cosmos3_recipe
 from engine.quant.surgery import quantize_linears
+from engine.settings.presets import DenoiseSettings
 
 torch.set_num_threads(1)
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS, PLAIN = bind("run"), bind("plain")
 
 LAYOUTS = pytest.mark.parametrize("layout", [tiny.SUPER, tiny.EDGE], ids=["super", "edge"])
@@ -176,6 +185,42 @@ def test_texts_of_every_length_share_one_compilation(monkeypatch: pytest.MonkeyP
     for sizes in seen:
         assert len({size for size in sizes if not size.isdigit()}) == 1, f"more than the text varies: {sizes}"
     torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("element_wise", ["ours", "compiler"])
+@pytest.mark.parametrize("attention", [("fa3_fp8", "triton_int8"), ("triton_int8",)], ids=["fa3", "triton"])
+def test_on_a_gpu_compiled_equals_uncompiled_for_every_length(
+    tmp_path: Path, element_wise: str, attention: tuple[str, ...]
+) -> None:
+    sizes = {"head_dim": 64, "hidden_size": 256, "intermediate_size": 512, "rope_axes_dim": (12, 10, 10)}
+    model = tiny.transformer(**sizes).to(DEVICE, torch.bfloat16)
+    settings = DenoiseSettings(
+        forward="fast", linear="auto", element_wise=element_wise, quantized_attention=attention
+    )
+    shape = Shape(batch=1, tokens=18, text_tokens=33)
+    slow, quick = (
+        assemble(
+            Cosmos3Family(copy.deepcopy(model), fps=tiny.FPS),
+            replace(settings, compile=on),
+            shape,
+            cache=tmp_path,
+        )
+        for on in ("off", "on")
+    )
+    oracle, latents = EagerDenoiser(model, fps=tiny.FPS), tiny.latents().to(DEVICE)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for length, value in ((5, 990.0), (9, 500.0), (16, 500.0), (33, 990.0), (16, 990.0)):
+        exact, first, second = (
+            one(latents, tiny.at(value), one.prepare(tiny.token_ids(length)), branch=COND).cpu()
+            for one in (oracle, slow.denoiser, quick.denoiser)
+        )
+        error = tiny_denoise.relative(first, exact)
+        assert 0 < error < 0.15, slow.notes
+        assert tiny_denoise.relative(second, exact) < 1.5 * error + 1e-3, quick.notes
+    made = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert made <= 2 * 3, "first, inner and last block, with either attention"
 
 
 def test_patches_come_back() -> None:

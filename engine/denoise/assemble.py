@@ -99,7 +99,7 @@ def assemble(
     forward = family.fast_forward(chosen)
     on_gpu = site.device.type == "cuda"
     if _switched(settings.compile, "compile", notes, on_gpu):
-        compile_blocks(forward.blocks, lengths_vary=site.joins_text)
+        compile_blocks(forward.blocks)
     short = shape.batch * shape.tokens <= GRAPHED_TOKENS
     graphs = _switched(settings.graphs, "graphs", notes, on_gpu and short and family.has_graphs)
     if graphs and not on_gpu:

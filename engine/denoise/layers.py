@@ -82,16 +82,26 @@ class BoundAttention:
     takes_prefix: bool = False
 
 
-def compile_blocks(blocks: nn.ModuleList, *, lengths_vary: bool = False) -> None:
+def compile_blocks(blocks: nn.ModuleList) -> None:
     """Regional compilation, at the first call: blocks are alike, so one compilation serves them all.
 
-    lengths_vary: their inputs differ in length from text to text; from the second length on one compilation
-    serves all. Else each shape has its own, and a constant shape is faster.
+    Each shape has its own, since a constant shape is faster, but for what `let_vary` says.
     """
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, BLOCK_VARIANTS, 4 * len(blocks))
     for block in blocks:
-        block.compile(fullgraph=True, dynamic=None if lengths_vary else False)
+        block.compile(fullgraph=True, dynamic=False)
+
+
+def let_vary(block: nn.Module, dim: int, *inputs: Tensor | None) -> None:
+    """Before the first call of a compiled block: one compilation serves every length of these inputs along
+    `dim`, from the first one on. Left to itself torch compiles the first length for itself, then once more
+    with every length that has changed by then, of the video too."""
+    if block._compiled_call_impl is None:  # not compiled; torch._dynamo takes seconds to import
+        return
+    for tensor in inputs:
+        if tensor is not None:
+            torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
 def quantized_range(first: float, last: float) -> Range:

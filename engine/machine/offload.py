@@ -62,9 +62,11 @@ class TakingTurns:
                 name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name)
             )
             raise ValueError(f"{len(differ)} tensors differ, among them {differ[0]}")
-        homes = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            homes = {name: home.pin_memory() for name, home in homes.items()}
+        # straight into pinned memory: by way of other memory the host would hold every expert twice
+        homes = {
+            name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor)
+            for name, tensor in tensors.items()
+        }
         self._homes.append(homes)
         self._place, self._current = tensors, len(self._homes) - 1
         return self._current

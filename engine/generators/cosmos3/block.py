@@ -20,6 +20,7 @@ from engine.denoise.layers import (
     ElementWise,
     Layer,
     layer_format,
+    let_vary,
     merge_linears,
     on_own_input,
     on_shared_input,
@@ -78,6 +79,7 @@ class FastCosmos3Block(nn.Module):
         """Of keys and values [B, L, K, D], as the text tower made them."""
         eight_bit = any(bound.quantized is not None for bound in (self.attention, self.quantized_attention))
         quantized = hadamard_fp8(keys.float(), self.k_scale) if eight_bit else None
+        let_vary(self, 1, keys, values, quantized)
         return LayerText(keys=keys, values=values, quantized_keys=quantized)
 
     def text_of_step(self, text: LayerText, quantized: bool) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,20 @@ def test_a_run_with_a_critic_of_4_bits_and_the_tower_on_the_host(
     assert json.loads((tmp_path / "evicted" / "manifest.json").read_text())["denoiser"]["streamed"]
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["exact", "fast"])
+def test_on_a_gpu_both_read_the_one_tower_while_steps_are_graphs(
+    folder: Path, dataset: Path, tmp_path: Path, preset: str
+) -> None:
+    settings = {"device": "cuda", "dtype": "bf16", "denoise.preset": preset}
+    with build_run(config(folder, dataset, tmp_path / preset, **settings)) as run:
+        outcomes = run.execute(Silent())
+    assert [outcome.failure for outcome in outcomes.values()] == [None, None]
+    manifest = json.loads((tmp_path / preset / "manifest.json").read_text())
+    assert manifest["critic"]["weights"] == SHARED
+
+
 def test_edge_is_refused_as_a_critic_by_name(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "cosmos3_edge"}))
     with pytest.raises(ModelError, match="Cosmos3-Edge has feed-forwards without a gate"):

@@ -12,6 +12,7 @@ import torch
 from quantized_vlm import awq, compressed, fp8_blocks, fp8_rows, gptq, quantize_folder, words
 from safetensors.torch import load_file, save_file
 from tiny_vlm import save_tiny_vlm
+from tiny_wan import build_scenario
 from torch import Tensor
 
 from engine.critics.qwen_vl import critic as qwen_vl
@@ -115,6 +116,29 @@ def test_layers_of_their_layout_stay_in_the_four_bits_of_our_kernels(
     ]
     tables = len(packed) * 256 * 4
     assert sizes[0] <= sizes[1] <= sizes[0] + tables
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES)
+def test_on_a_gpu_all_is_there_and_it_answers(folder: Path, tmp_path: Path, case: str) -> None:
+    """Layers equal those that a CPU dequantizes, and steps of a reply are captured over them."""
+    layer, stated, _ = CASES[case]
+    target = quantize_folder(folder, tmp_path / "critic", layer, stated)
+    critic = qwen_vl.load(target, device="cuda", dtype="bf16")
+    assert all(one.is_cuda for one in (*critic.model.parameters(), *critic.model.buffers()))
+    modules = dict(critic.model.named_modules())
+    assert any(isinstance(one, FourBitLinear) for one in modules.values()) == (case in ("gptq", "packed"))
+    plain = qwen_vl.load(target, device="cpu", dtype="bf16").model
+    torch.manual_seed(0)
+    for name, wanted in plain.named_modules():
+        if "language_model" in name and name.endswith("_proj"):
+            x = torch.randn(3, wanted.in_features, dtype=torch.bfloat16)
+            got, expected = modules[name](x.cuda()).cpu().float(), wanted(x).float()
+            assert float((got - expected).norm() / expected.norm()) < 0.01, name
+    job = critic.plan(build_scenario(tmp_path, num_frames=24))
+    while job.steps_left:
+        job.launch().wait()
+    assert job.result().num_tokens > 0
 
 
 def test_a_config_that_denies_zero_points_is_not_believed(

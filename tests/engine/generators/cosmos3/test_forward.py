@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +13,20 @@ import tiny_denoise
 import torch
 from torch import Tensor
 
+from engine.denoise.assemble import assemble
+from engine.denoise.family import Shape
 from engine.denoise.guidance import BOTH, COND
 from engine.denoise.layers import BoundAttention, ElementWise, bind, compile_blocks, quantized_range
+from engine.generators.cosmos3.eager import EagerDenoiser
+from engine.generators.cosmos3.family import Cosmos3Family
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patchify, unpatchify
 from engine.generators.cosmos3.recipes import cosmos3_recipe
 from engine.quant.surgery import quantize_linears
+from engine.settings.presets import DenoiseSettings
 
 torch.set_num_threads(1)
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS, PLAIN = bind("run"), bind("plain")
 
 LAYOUTS = pytest.mark.parametrize("layout", [tiny.SUPER, tiny.EDGE], ids=["super", "edge"])
@@ -150,21 +159,68 @@ def test_blocks_compile_as_one_graph(layout: dict[str, Any], monkeypatch: pytest
     torch._dynamo.reset()
 
 
-def test_texts_of_every_length_share_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two lengths each is compiled; from then on one compilation serves all, with the same numbers."""
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
+def test_texts_of_every_length_share_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first length on, with the same numbers; and the length of the video stays a constant, though
+    another one was compiled before."""
+    compiled, seen = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        fakes = [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
+        seen.append({str(size) for x in fakes if isinstance(x, Tensor) for size in x.shape})
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend=backend, **options))
     torch._dynamo.reset()
     model = tiny.transformer(num_layers=1)
-    plain, quick = fast(model), fast(model)
-    compile_blocks(quick.blocks, lengths_vary=True)
-    counts = []
-    for length in (5, 6, 9, 11):
-        text = tiny.token_ids(length)
-        assert tiny_denoise.largest(ask(quick, text=text), ask(plain, text=text)) < 1e-5
-        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert counts[1] == counts[-1], counts
+    plain, quick = (Cosmos3Denoiser(fast(model)) for _ in range(2))
+    compile_blocks(quick.model.blocks)
+    whole, lower = tiny.latents(), tiny.latents()[:, :, :, : tiny.PATCH]
+    for length, latents in ((5, whole), (6, whole), (9, lower), (11, lower), (7, whole)):
+        ours, expected = (
+            one(latents, tiny.at(640.0), one.prepare(tiny.token_ids(length)), branch=COND)
+            for one in (quick, plain)
+        )
+        assert tiny_denoise.largest(ours, expected) < 1e-5
+    assert len(seen) == 2, "one for each size of the video"
+    for sizes in seen:
+        assert len({size for size in sizes if not size.isdigit()}) == 1, f"more than the text varies: {sizes}"
     torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("element_wise", ["ours", "compiler"])
+@pytest.mark.parametrize("attention", [("fa3_fp8", "triton_int8"), ("triton_int8",)], ids=["fa3", "triton"])
+def test_on_a_gpu_compiled_equals_uncompiled_for_every_length(
+    tmp_path: Path, element_wise: str, attention: tuple[str, ...]
+) -> None:
+    sizes = {"head_dim": 64, "hidden_size": 256, "intermediate_size": 512, "rope_axes_dim": (12, 10, 10)}
+    model = tiny.transformer(**sizes).to(DEVICE, torch.bfloat16)
+    settings = DenoiseSettings(
+        forward="fast", linear="auto", element_wise=element_wise, quantized_attention=attention
+    )
+    shape = Shape(batch=1, tokens=18, text_tokens=33)
+    slow, quick = (
+        assemble(
+            Cosmos3Family(copy.deepcopy(model), fps=tiny.FPS),
+            replace(settings, compile=on),
+            shape,
+            cache=tmp_path,
+        )
+        for on in ("off", "on")
+    )
+    oracle, latents = EagerDenoiser(model, fps=tiny.FPS), tiny.latents().to(DEVICE)
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for length, value in ((5, 990.0), (9, 500.0), (16, 500.0), (33, 990.0), (16, 990.0)):
+        exact, first, second = (
+            one(latents, tiny.at(value), one.prepare(tiny.token_ids(length)), branch=COND).cpu()
+            for one in (oracle, slow.denoiser, quick.denoiser)
+        )
+        error = tiny_denoise.relative(first, exact)
+        assert 0 < error < 0.15, slow.notes
+        assert tiny_denoise.relative(second, exact) < 1.5 * error + 1e-3, quick.notes
+    made = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert made <= 2 * 3, "first, inner and last block, with either attention"
 
 
 def test_patches_come_back() -> None:

@@ -89,7 +89,7 @@ class Packed {
     }
     this.wanted.delete(scene);
     if (players.has(scene)) {
-      scene.style.minHeight = `${scene.offsetHeight}px`;
+      scene.style.minHeight = scene.hidden ? "" : `${scene.offsetHeight}px`; // one that is filtered out has no height
       stop(scene);
       scene.replaceChildren(this.titles.get(scene));
       this.titles.delete(scene);

@@ -22,7 +22,7 @@ from engine.demo.training.checkpoint import Progress, Trained
 from engine.demo.training.clips import Block, ClipFactory, ClipRecord
 from engine.demo.training.schedule import Average, Budget, Curve
 from engine.demo.training.step import TrainingStep
-from engine.demo.training.train_vae import LATENT_CHANNELS, fast_convolutions, save_half, to_pixels
+from engine.demo.training.train_vae import LATENT_CHANNELS, fast_layout, save_half, to_pixels
 from engine.errors import ModelError
 from engine.generators.wan.own_prefix import told_prefix_attention, use_own_prefix
 from engine.generators.wan.settings import ALL, OWN
@@ -284,7 +284,7 @@ def train_dit(factory: ClipFactory, vae: Any, out: Path, options: DitOptions) ->
     before = progress or Progress(seconds=0.0, steps=0, stages=0, next_seed=0, settings={})
     if progress is not None and state is not None:
         checkpoint.load(state, trained)
-    with fast_convolutions(vae, enabled=device == "cuda"):
+    with fast_layout(vae, enabled=device == "cuda"):
         for block in blocks:
             bank.add(block)
             factory.release(block)

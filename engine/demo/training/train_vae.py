@@ -61,34 +61,31 @@ def vae_loss(
     return weighted + edges + KL_WEIGHT * kl, error.mean(), kl
 
 
-def _channel_norm(x: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
-    """x [B, C, ...] over its root mean square, times gamma, in the dtype of x (the library widens it)."""
-    normal = functional.normalize(x.float(), dim=1) * x.shape[1] ** 0.5
-    return torch.as_tensor((normal * gamma).to(x.dtype))
+def _channels_last_norm(module: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
+    """The module's x [B, C, ...] over the root mean square of its channels, in one kernel and the dtype of x.
+
+    Under autocast the library's takes eight, and widens to fp32 all that follows up to the next convolution.
+    """
+    gamma = module.gamma.flatten().to(x.dtype)
+    return functional.rms_norm(x.movedim(1, -1), gamma.shape, gamma, eps=1e-20).movedim(-1, 1)
 
 
 @contextmanager
-def fast_convolutions(vae: Any, *, enabled: bool) -> Iterator[None]:
-    """Convolutions channels-last and norms compiled, which halves the kernels' time of a training step."""
+def fast_layout(vae: Any, *, enabled: bool) -> Iterator[None]:
+    """Weights and norms channels-last: on a GPU about half of the kernels' time of a training step."""
     if not enabled:
         yield
         return
     use_channels_last(vae)
-    norm = torch.compile(_channel_norm)
     norms = [module for module in vae.modules() if isinstance(module, WanRMS_norm)]
     for module in norms:
         assert module.channel_first and not isinstance(module.bias, torch.Tensor)
-        module.forward = partial(_forward, norm, module)
+        module.forward = partial(_channels_last_norm, module)
     try:
-        with torch._dynamo.config.patch(recompile_limit=64):  # one for each number of channels and layout
-            yield
+        yield
     finally:
         for module in norms:
             del module.forward
-
-
-def _forward(norm: Any, module: Any, x: torch.Tensor) -> torch.Tensor:
-    return torch.as_tensor(norm(x, module.gamma))
 
 
 class FrameBank:
@@ -137,7 +134,7 @@ def train_vae(
         return {"loss": loss, "l1": plain, "kl": kl}
 
     curve, budget, step = Curve("vae", 50 if device == "cuda" else 2), Budget(seconds), 0
-    with fast_convolutions(vae, enabled=device == "cuda"):
+    with fast_layout(vae, enabled=device == "cuda"):
         # made here, so that moments and averages have the layout of the weights
         update, average = TrainingStep(losses, trained, device=device, weight_decay=0.0), Average(vae, 0.997)
         while not budget.over:

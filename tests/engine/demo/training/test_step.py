@@ -8,7 +8,7 @@ from torch import nn
 
 from engine.demo.training.schedule import make_optimizer
 from engine.demo.training.step import TrainingStep
-from engine.demo.training.train_vae import build_vae, fast_convolutions, vae_loss
+from engine.demo.training.train_vae import build_vae, fast_layout, vae_loss
 
 
 def _losses(layer: nn.Module) -> object:
@@ -53,13 +53,12 @@ def test_on_a_gpu_the_captured_step_learns_and_reads_rate_and_batch() -> None:
     assert torch.equal(before, layer.weight), "a rate of 0 changes nothing"
 
 
-@pytest.mark.slow
 def test_the_fast_layout_computes_the_same_loss() -> None:
     torch.manual_seed(0)
     vae, pixels = build_vae(), torch.rand(1, 3, 5, 32, 32) * 2 - 1
     plain, fast = [], []
     for enabled, found in ((False, plain), (True, fast)):
-        with fast_convolutions(vae, enabled=enabled):
+        with fast_layout(vae, enabled=enabled):
             torch.manual_seed(1)
             loss = vae_loss(vae, pixels, decoder_only=False)[0]
             loss.backward()

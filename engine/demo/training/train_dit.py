@@ -341,7 +341,9 @@ def run_stage(
 ) -> int:
     """The loop of one stage; returns its number of steps and saves its curve beside those of the others."""
     transformer, text_encoder = trained.modules["transformer"], trained.modules["text_encoder"]
-    for layer in transformer.blocks if options.device == "cuda" else ():  # type: ignore[union-attr]
+    # the text encoder too: uncompiled it makes its mask's constants on the host, which no capture allows
+    layers = (*transformer.blocks, text_encoder) if options.device == "cuda" else ()  # type: ignore[misc]
+    for layer in layers:
         layer.compile(dynamic=False)
 
     def losses(clean: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:

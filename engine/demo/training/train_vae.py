@@ -68,7 +68,7 @@ def _channels_last_norm(module: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
     apart, since its gradient is a sum over millions of rows of a few channels.
     """
     normal = functional.rms_norm(x.movedim(1, -1), (x.shape[1],), eps=1e-20).movedim(-1, 1)
-    return normal.to(x.dtype) * module.gamma.to(x.dtype)
+    return torch.as_tensor(normal.to(x.dtype) * module.gamma.to(x.dtype))
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Attention of new queries over the filled positions of their slot's KV cache (split-KV, "flash decoding":
 https://pytorch.org/blog/flash-decoding/), with grouped queries.
 
-The cache is read once a row and never copied: a program takes CHUNK positions of one key head for all its
-query heads, a second kernel joins the chunks by their log-sum-exp, in order. Chunks have a fixed size, so the
-result of a row depends on its own length alone. R rows . S slots . H query heads . G key heads . L positions
+The cache is read once a row and never copied: a program takes a chunk of positions of one key head for all
+its query heads, a second kernel joins the chunks by their log-sum-exp, in order. Chunks have a fixed size, so
+the result of a row depends on its own length alone. R rows . S slots . H query heads . G key heads . L positions
 . D head size.
 """
 
@@ -18,8 +18,10 @@ from kernels.descriptors import Target
 from kernels.fused._jit import block_size, ceil_div, jit, tl, to_element, why_not
 from kernels.fused._operators import entry_points
 
-CHUNK = 128
-"""Positions of one program: 64 KiB of bf16 keys and values of head size 128."""
+CHUNK_NUMBERS = 128 * 128
+"""Keys of one program: 64 KiB of bf16 keys and values, whatever the head size."""
+MAX_CHUNK = 128
+"""Positions of one program at most."""
 
 
 def supports(target: Target, *, head_dim: int) -> str | None:
@@ -27,6 +29,11 @@ def supports(target: Target, *, head_dim: int) -> str | None:
     if head_dim < 16 or head_dim & (head_dim - 1):
         return f"head size {head_dim} is no power of two from 16 on"
     return why_not(target)
+
+
+def chunk_of(head_dim: int) -> int:
+    """Positions of one program."""
+    return min(MAX_CHUNK, CHUNK_NUMBERS // head_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,8 @@ def _launch(args: Arguments) -> Tensor:
     key_heads, length = args.keys.shape[1:3]
     for tensor in (args.q, args.keys, args.values):
         assert tensor.is_contiguous() and tensor.dtype == args.q.dtype, f"{tensor.dtype} {tensor.stride()}"
-    num_chunks = ceil_div(length, CHUNK)
+    size = chunk_of(head_dim)
+    num_chunks = ceil_div(length, size)
     shape = (rows, heads, num_chunks)
     parts = torch.empty(*shape, head_dim, dtype=torch.float32, device=args.q.device)
     state = torch.empty(*shape, 2, dtype=torch.float32, device=args.q.device)
@@ -143,10 +151,10 @@ def _launch(args: Arguments) -> Tensor:
     _chunk_kernel[(num_chunks, key_heads, rows)](
         args.q, args.keys, args.values, args.lengths, args.slots, parts, state, length, num_chunks,
         QUERY_HEADS=heads, KEY_HEADS=key_heads, HEAD_DIM=head_dim, HEADS=block_size(heads // key_heads),
-        SIZE=CHUNK, SCALE=1 / math.sqrt(head_dim), num_warps=4,
+        SIZE=size, SCALE=1 / math.sqrt(head_dim), num_warps=4,
     )  # fmt: skip
     _join_kernel[(heads, rows)](
-        parts, state, args.lengths, out, num_chunks, QUERY_HEADS=heads, HEAD_DIM=head_dim, SIZE=CHUNK,
+        parts, state, args.lengths, out, num_chunks, QUERY_HEADS=heads, HEAD_DIM=head_dim, SIZE=size,
         num_warps=1,
     )  # fmt: skip
     return out

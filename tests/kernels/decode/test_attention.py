@@ -9,7 +9,7 @@ from eight_bit import DEVICE, needs_triton, normal, target
 from kernels.decode import attention
 from kernels.descriptors import Target
 
-SIZES = [(1, 2, 1, 16), (3, 4, 2, 16), (2, 8, 1, 64)]
+SIZES = [(1, 2, 1, 16), (3, 4, 2, 16), (2, 8, 1, 64), (2, 2, 1, 256)]
 
 
 def case(slots: int, heads: int, key_heads: int, head_dim: int, length: int = 300):

@@ -37,6 +37,8 @@ from kernels.attention import (
     triton_skip_softmax,
 )
 from kernels.autotune import Tiles, candidates
+from kernels.decode import attention as decode_attention
+from kernels.decode import gated_delta, rope_cache
 from kernels.descriptors import Target
 from kernels.fused import (
     channel_norm,
@@ -287,6 +289,36 @@ def attention_cases(capability: tuple[int, int]) -> Iterator[Case]:
                 )
 
 
+def decode_cases() -> Iterator[Case]:
+    """A step of eight rows of one reply: heads of Qwen3-VL (128) and of Qwen3.5 (256, and its states)."""
+    rows, slots = 8, torch.empty(8, dtype=torch.int64, device="meta")
+    for dim, heads, key_heads in ((128, 32, 8), (256, 16, 4)):
+        keys = empty(1, key_heads, 4096, dim)
+        yield Case(
+            name=f"decode attention {dim}",
+            call=partial(decode_attention.launch, empty(rows, heads, dim), keys, keys, slots, slots),
+            few=False,
+        )
+    keys, norm = empty(1, 8, 4096, 128), empty(128)
+    turn = (empty(rows, 128),) * 2
+    qkv = empty(rows, 48 * 128)
+    yield Case(
+        name="rope_cache",
+        call=partial(rope_cache.launch, qkv, *turn, keys, keys, slots, slots, q_norm=norm, k_norm=norm),
+        few=False,
+    )
+    of_rows = (empty(rows, 32, dtype=FP32),) * 2
+    last = (empty(1, 8, 8192), empty(1, 8, 32, dtype=FP32), empty(1, 8, 32, dtype=FP32))
+    state = empty(1, 32, 128, 128, dtype=FP32)
+    yield Case(
+        name="gated_delta",
+        call=partial(
+            gated_delta.launch, empty(rows, 8192), *of_rows, state, *last, slots[:1], slots[:1]
+        ),
+        few=False,
+    )
+
+
 def _exact(kind: str, q: Tensor, tiles: Tiles) -> None:
     if kind == "skip":
         triton_skip_softmax.run(q, q, q, scale=0.1, tiles=tiles)
@@ -342,6 +374,9 @@ def main(which: str, *capabilities: str) -> None:
     fused = (residual_norm, row_quant, qk_norm_rope, head_quant, channel_norm, rms_norm, head_norm_rope)
     for module in (*fused, swiglu, int8, *attention):
         module.wrap = recorder
+    decode_attention._chunk_kernel = recorder(decode_attention._chunk_kernel)
+    decode_attention._join_kernel = recorder(decode_attention._join_kernel)
+    rope_cache._kernel, gated_delta._kernel = recorder(rope_cache._kernel), recorder(gated_delta._kernel)
     # Below the operators, which would only compute shapes for tensors without memory.
     _triton_forward.forward, _triton_quantize.int8_rows = _triton_forward._attend, _triton_quantize._quantize
     _triton_prefix_sparse.forward = _triton_prefix_sparse._attend
@@ -350,7 +385,7 @@ def main(which: str, *capabilities: str) -> None:
         target = Target(kind="cuda", capability=(major, minor))
         pretend((major, minor))
         triton_int8.Target = SimpleNamespace(of=lambda device, target=target: target)
-        cases = (*fused_cases(), *cosmos_cases(), *linear_cases((major, minor)))
+        cases = (*fused_cases(), *cosmos_cases(), *linear_cases((major, minor)), *decode_cases())
         for case in (*cases, *attention_cases((major, minor))):
             if case.lowest <= (major, minor) and (case.few or which == "all"):
                 for row in compile_case(case, (major, minor), recorder):

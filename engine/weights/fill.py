@@ -5,6 +5,7 @@ Knows no model and no format. Invariant: afterwards every parameter has a value 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def naming_of(own: Iterable[str], found: Iterable[str], namings: Mapping[str, Re
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Of each parameter, once: one that is tied to another goes by the first of its names."""
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def left_out(model: Any, found: Iterable[str]) -> list[str]:
+    """Names in a file that transformers and diffusers leave out of such a model on purpose."""
+    patterns = [re.compile(text) for text in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    return [name for name in found if any(one.search(name) for one in patterns)]
 
 
 def require_match(

@@ -2,9 +2,9 @@
 https://pytorch.org/blog/flash-decoding/), with grouped queries.
 
 The cache is read once a row and never copied: a program takes a chunk of positions of one key head for all
-its query heads, a second kernel joins the chunks by their log-sum-exp, in order. Chunks have a fixed size, so
-the result of a row depends on its own length alone. R rows . S slots . H query heads . G key heads . L positions
-. D head size.
+its query heads, a second kernel joins the chunks by their log-sum-exp, in order. Chunks of a head size are
+equally long, so the result of a row depends on its own length alone. R rows . S slots . H query heads . G key
+heads . L positions . D head size.
 """
 
 import math

@@ -99,6 +99,11 @@ def fp8_rows(weight: Tensor) -> dict[str, Tensor]:
     return {"weight": (weight / scale).to(torch.float8_e4m3fn), "weight_scale": scale}
 
 
+def is_quantized(name: str) -> bool:
+    """All but what decides how long a state lasts (`in_proj_a`, `in_proj_b`), as Qwen3.5 is published."""
+    return ".language_model." in name and name.endswith(("_proj.weight", "_qkv.weight", "_z.weight"))
+
+
 def quantize_folder(
     folder: Path,
     target: Path,
@@ -114,7 +119,7 @@ def quantize_folder(
             (target / path.name).write_bytes(path.read_bytes())
     tensors: dict[str, Tensor] = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
-        if "_proj.weight" in name and ".language_model." in name:
+        if is_quantized(name):
             stem = name.removesuffix("weight")
             tensors |= {f"{stem}{part}": value.contiguous() for part, value in layer(tensor).items()}
         else:

@@ -312,9 +312,7 @@ def decode_cases() -> Iterator[Case]:
     state = empty(1, 32, 128, 128, dtype=FP32)
     yield Case(
         name="gated_delta",
-        call=partial(
-            gated_delta.launch, empty(rows, 8192), *of_rows, state, *last, slots[:1], slots[:1]
-        ),
+        call=partial(gated_delta.launch, empty(rows, 8192), *of_rows, state, *last, slots[:1], slots[:1]),
         few=False,
     )
 

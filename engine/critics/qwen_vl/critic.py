@@ -1,4 +1,4 @@
-"""The critic "qwen_vl": plans and critiques by a Qwen3-VL or Qwen2.5-VL layout model from a local folder.
+"""The critic "qwen_vl": plans and critiques by a Qwen3-VL, Qwen3.5 or Qwen2.5-VL model from a local folder.
 
 Knows transformers, not the scheduler and not the generator. One host thread may use a critic at a time; its
 jobs may be interleaved step by step, their state is their own. Invariant: every job ends in a reply, readable
@@ -73,7 +73,7 @@ class QwenVLCritic:
     """A loaded critic. `plan` and `start` do no work: the first `launch` has the prefix read on a thread of
     the host, the second one preprocesses its frames."""
 
-    model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
+    model: Any  # of transformers: Qwen3VL, Qwen3_5 or Qwen2_5_VLForConditionalGeneration
     tokenizer: Any
     settings: CriticSettings
     geometry: PatchGeometry
@@ -322,7 +322,6 @@ def load(
             grammars = build_grammars(parts.tokenizer, config.get_text_config().vocab_size, parts.eos_ids)
     slots = _slots(parts, settings.max_new_tokens, replies) if with_weights else None
     geometry = PatchGeometry.from_config(config, frame_px=settings.frame_px)
-    weights = parts.weights if lent is None else SHARED
     critic = QwenVLCritic(
         model=model,
         tokenizer=parts.tokenizer,
@@ -334,7 +333,7 @@ def load(
         slots=slots,
         replies=replies,
         device=device,
-        notes={"chat_template": parts.chat_template, **({"weights": weights} if weights else {})},
+        notes={**parts.notes, **({} if lent is None else {"weights": SHARED})},
         lent=lent,
     )
     if slots is not None and critic.on_gpu and takes is not None:

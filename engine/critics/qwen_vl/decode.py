@@ -135,6 +135,7 @@ class Decoding:
 def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
     """The library's forward over the whole prompt, B=1."""
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
     device = torch.device(model.device)
     positions, _ = model.model.get_rope_index(
@@ -153,9 +154,12 @@ def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
         use_cache=True,
         logits_to_keep=1,
     )
+    full = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    linear = [layer for layer in cache.layers if isinstance(layer, LinearAttentionLayer)]
     return Prefilled(
-        keys=[layer.keys for layer in cache.layers],
-        values=[layer.values for layer in cache.layers],
+        keys=[layer.keys for layer in full],
+        values=[layer.values for layer in full],
+        states=[(layer.recurrent_states[0], layer.conv_states[0]) for layer in linear],
         logits=output.logits[:, -1],
         # As generate goes on. The delta is to the largest position, which with Qwen2.5-VL may be a clip's.
         next_rotary=int(positions[0, 0, -1]) + 1,

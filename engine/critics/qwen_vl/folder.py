@@ -17,22 +17,28 @@ import torch
 from torch import nn
 
 from engine.critics.qwen_vl.chat_template import chat_template
+from engine.critics.qwen_vl.delta_net import implementation
 from engine.critics.qwen_vl.lent_tower import over_tower
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
 from engine.critics.qwen_vl.prequantized import described, load_prequantized, outline_prequantized
+from engine.critics.qwen_vl.text_step import LINEAR, layer_kinds, require_decodable
 from engine.errors import ModelError, unknown_name
 from engine.machine.tokenizer import read_tokenizer
 from engine.quant import four_bit
 from engine.settings.sidecars import refuse_adapters
+from engine.weights.contents import listed
+from engine.weights.fill import left_out
 from engine.weights.prequantized import READ, Layers, read_layers, read_scheme
+from engine.weights.variants import library_shapes
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.linear import int8
 
 QUANTIZATIONS = ("none", "nf4", "int8")
 
-# The vision tower is prefill-bound and small: it keeps its precision. Naming a list drops the library's own,
-# which is why lm_head is on it.
-UNQUANTIZED = ["model.visual", "lm_head"]
+# The vision tower is prefill-bound and small: it keeps its precision. What decides how long a state lasts is
+# smaller still, and its error grows with every token; publishers keep it in 16 bits too. Naming a list drops
+# the library's own, which is why lm_head is on it. Beginnings or ends of names.
+UNQUANTIZED = ["model.visual", "lm_head", ".in_proj_a", ".in_proj_b"]
 
 # nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
 BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -47,11 +53,10 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, Run
 class CriticParts:
     """What a folder holds. Without weights the model has shapes only (device meta)."""
 
-    model: Any  # Qwen3VLForConditionalGeneration or Qwen2_5_VLForConditionalGeneration
+    model: Any  # of transformers: Qwen3VL, Qwen3_5 or Qwen2_5_VLForConditionalGeneration
     tokenizer: Any  # with the chat template that counts
     eos_ids: tuple[int, ...]
-    chat_template: str  # where that was found
-    weights: str | None  # of a quantized folder that is read by us, how they are used
+    notes: Mapping[str, str]  # what is done with the folder, for the manifest
 
 
 def read_folder(
@@ -70,6 +75,7 @@ def read_folder(
     )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)  # nosec B615 # a local folder
+        require_decodable(config.get_text_config())
         tokenizer = read_tokenizer(folder)
         layers = None if tower is not None else _prequantized(folder, config, quantization)
         if layers is None:
@@ -105,9 +111,18 @@ def read_folder(
         model=model,
         tokenizer=tokenizer,
         eos_ids=_eos_ids(model, tokenizer),
-        chat_template=template.source,
-        weights=None if layers is None else described(layers, device, torch_dtype(dtype)),
+        notes=_notes(folder, model, template.source)
+        | ({} if layers is None else {"weights": described(layers, device, torch_dtype(dtype))}),
     )
+
+
+def _notes(folder: Path, model: Any, template: str) -> dict[str, str]:
+    notes = {"chat_template": template}
+    if LINEAR in layer_kinds(model.config.get_text_config()):
+        notes["linear_attention"] = implementation()
+    if unused := sorted(left_out(model, library_shapes(folder))):
+        notes["unused_weights"] = f"{len(unused)} that decoding has no use for: {listed(unused)}"
+    return notes
 
 
 def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) -> Any:
@@ -199,7 +214,8 @@ def _outline(config: Any, dtype: torch.dtype, quantization: str, device: str) ->
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     per_weight = BYTES_PER_WEIGHT if torch.device(device).type == "cpu" else PACKED_BYTES_PER_WEIGHT
     for name, module in model.named_modules():
-        if quantization != "none" and isinstance(module, nn.Linear) and not name.startswith((*UNQUANTIZED,)):
+        stays = name.startswith((*UNQUANTIZED,)) or name.endswith((*UNQUANTIZED,))
+        if quantization != "none" and isinstance(module, nn.Linear) and not stays:
             size = round(module.weight.numel() * per_weight[quantization])
             stand_in = torch.empty(size, dtype=torch.uint8, device="meta")
             module.weight = nn.Parameter(stand_in, requires_grad=False)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from engine.critics.qwen_vl.delta_net import memory_bytes, rule_bytes
+from engine.critics.qwen_vl.projections import ROWS
 from engine.critics.qwen_vl.slots import slot_length
-from engine.critics.qwen_vl.text_step import ROWS, head_dim
+from engine.critics.qwen_vl.text_step import FULL, LINEAR, head_dim, layer_kinds
 from engine.machine.memory import GRAPHS, SLOTS
 from engine.types import Footprint, VideoSpec
 
@@ -34,8 +36,9 @@ def footprint(critic: QwenVLCritic, spec: VideoSpec) -> Footprint:
     text, vision = critic.model.config.get_text_config(), critic.model.config.vision_config
     element, settings = critic.model.dtype.itemsize, critic.settings
     tokens, patches = longest_prompt(critic, spec)
-    kv_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim(text) * element  # a token
-    slots = critic.replies * (slot_length(tokens, settings.max_new_tokens) * kv_bytes + text.vocab_size)
+    kv_bytes, memories = kept_bytes(text, element)
+    length = slot_length(tokens, settings.max_new_tokens)
+    slots = critic.replies * (length * kv_bytes + memories + text.vocab_size)
     lent = set() if critic.lent is None else {id(tensor) for tensor in critic.lent.parameters()}
     tensors = (*critic.model.parameters(), *critic.model.buffers())
     weights = [tensor for tensor in tensors if id(tensor) not in lent]
@@ -48,14 +51,27 @@ def footprint(critic: QwenVLCritic, spec: VideoSpec) -> Footprint:
     prefill = prefill_bytes(text, tokens, element)
     encode = patches * element * (2 * vision.intermediate_size + 3 * vision.hidden_size)
     pixels = patches * 4 * 3 * critic.geometry.temporal_patch_size * critic.geometry.patch_size**2
-    prompt = tokens * kv_bytes + _dequantized_bytes(critic.model, element)
+    prompt = tokens * kv_bytes + memories + _dequantized_bytes(critic.model, element)
     return Footprint(held=held, working={"prompt": prompt + max(prefill, encode + pixels)})
 
 
+def kept_bytes(text: Any, element: int) -> tuple[int, int]:
+    """Of a slot: keys and values of a token, and what layers with states keep whatever the length."""
+    kinds = layer_kinds(text)
+    full, linear = kinds.count(FULL), kinds.count(LINEAR)
+    token = 2 * full * text.num_key_value_heads * head_dim(text) * element
+    return token, linear * memory_bytes(text, element) if linear else 0
+
+
 def prefill_bytes(text: Any, tokens: int, element: int) -> int:
-    """At the peak of a layer, beside keys and values: input, residual and its norm, and three of the width of
-    the feed-forward; `text`: the model's text config."""
-    return int(tokens * element * (3 * text.intermediate_size + 3 * text.hidden_size))
+    """At the peak of a layer, beside what is kept of the prompt: input, residual and its norm, and three of
+    the width of the feed-forward; or what the library's own rule of a layer with states takes.
+
+    `text`: the model's text config.
+    """
+    feed_forward = tokens * element * (3 * text.intermediate_size + 3 * text.hidden_size)
+    linear = LINEAR in layer_kinds(text)
+    return max(int(feed_forward), rule_bytes(text, tokens, element) if linear else 0)
 
 
 def longest_prompt(critic: QwenVLCritic, spec: VideoSpec) -> tuple[int, int]:

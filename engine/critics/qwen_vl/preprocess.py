@@ -46,12 +46,14 @@ class PatchGeometry:
 
     @classmethod
     def from_config(cls, config: Any, *, frame_px: int | None = None) -> PatchGeometry:
-        """Reads a transformers Qwen3VLConfig or Qwen2_5_VLConfig. Raises ModelError for another family."""
-        is_qwen3 = config.model_type in ("qwen3_vl", "cosmos3_omni")  # the same architecture
+        """Reads a transformers Qwen3VLConfig, Qwen3_5Config or Qwen2_5_VLConfig. Raises ModelError for
+        another family."""
+        is_qwen3 = config.model_type in ("qwen3_vl", "qwen3_5", "cosmos3_omni")  # the same vision tower
         if not is_qwen3 and config.model_type != "qwen2_5_vl":
             raise ModelError(
                 f"model_type {config.model_type!r} is not a Qwen-VL layout",
-                fix="use a folder whose config.json says model_type qwen3_vl, qwen2_5_vl or cosmos3_omni",
+                fix="use a folder whose config.json says model_type qwen3_vl, qwen3_5, qwen2_5_vl or "
+                "cosmos3_omni",
             )
         vision = config.vision_config
         return cls(

@@ -19,7 +19,7 @@ from engine.critics.qwen_vl.text_step import groups
 from engine.errors import ModelError
 from engine.quant.four_bit import BYTES_PER_WEIGHT, install
 from engine.weights import packed_ints
-from engine.weights.fill import fill, naming_of, parameter_shapes, require_match, tie
+from engine.weights.fill import fill, left_out, naming_of, parameter_shapes, require_match, tie
 from engine.weights.packed_ints import Codes
 from engine.weights.prequantized import AWQ, GPTQ, PACKED, SCALED, Layers, unused
 from kernels.linear import four_bit
@@ -89,7 +89,10 @@ def _names_in(model: Any, layers: Layers) -> dict[str, str]:
         {naming(name): shape for name, shape in shapes.items()},
         layers.shapes,
         what=f"{type(model).__name__}, quantized by {layers.scheme.method}",
-        allowed=[naming(name) for name in model.state_dict() if name not in shapes],
+        allowed=[
+            *(naming(name) for name in model.state_dict() if name not in shapes),
+            *left_out(model, layers.shapes),
+        ],
     )
     return {name: naming(name) for name in shapes}
 

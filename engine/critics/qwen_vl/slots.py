@@ -1,4 +1,4 @@
-"""Slots: replies being written side by side, each with its rows of a static KV cache; steps as CUDA graphs.
+"""Slots: replies being written side by side, each with its rows of a static cache; steps as CUDA graphs.
 
 Tokens, budgets and the choice of a token stay on the device: a step is one graph replay, and nothing waits.
 A slot joins after its prefill and leaves when its owner forgets it; there are as many as are used at once.
@@ -23,13 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.critics.qwen_vl.text_step import ROWS, TextStep
+from engine.critics.qwen_vl.delta_net import WIDTH
+from engine.critics.qwen_vl.projections import ROWS
+from engine.critics.qwen_vl.text_step import TextStep
 from engine.machine.graphs import captured
 
 RETRY_TEMPERATURE = 0.7
 LENGTH_STEP = 512
 """The cache has a multiple of so many positions, so that a longer prompt seldom means another capture."""
-DRAFTS = 7
+DRAFTS = WIDTH - 1
 """Most drafted tokens of a step; with several slots fewer, so that all rows fit the GEMMs of few rows."""
 MAX_SLOTS = ROWS
 LOOKUP = 2048
@@ -38,10 +40,13 @@ LOOKUP = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefilled:
-    """A prompt that was read: keys, values [1, G, n, D] of each layer, logits [1, V] after its last token."""
+    """A prompt that was read: keys, values [1, G, n, D] of each layer of full attention, logits [1, V] after
+    its last token."""
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
+    states: Sequence[tuple[Tensor, Tensor]] = ()
+    """Of each other layer: what its memory begins with, [1, H, K, V] and [1, C, T]."""
     logits: Tensor
     next_rotary: int
     """The rotary position of the first token that is written."""
@@ -115,7 +120,7 @@ class Slots:
         self.steps = 0
         """Steps taken so far, in which every slot that had a budget wrote at least one token."""
         self.step = step
-        self._drafts = (DRAFTS if device.type == "cuda" else 0) if drafts is None else drafts
+        self._drafts = (DRAFTS if device.type == "cuda" else 0) if drafts is None else min(drafts, DRAFTS)
         self._eos = torch.tensor(eos_ids, device=device)
         self._cache = step.empty_cache(0, 0)
         self._state = State.of(0, max_new_tokens, step.vocab_size, device)
@@ -178,6 +183,9 @@ class Slots:
         cache, state = self._cache, self._state
         for mine, given in zip((*cache.keys, *cache.values), (*prompt.keys, *prompt.values), strict=True):
             mine[slot, :, : prompt.length].copy_(given[0])
+        for memory, (kept, inputs) in zip(cache.memories, prompt.states, strict=True):
+            memory.begin(slot, kept[0], inputs[0])
+        cache.start[slot] = prompt.length
         state.record[slot].zero_()
         state.position[slot] = prompt.length - 1
         state.rotary[slot] = prompt.next_rotary - 1
@@ -240,6 +248,7 @@ class Slots:
             rows(state.position, ahead),
             rows(state.rotary, ahead),
             self._cache,
+            width,
         )
         choose(state, logits.view(num_slots, width, -1), drafts, self._eos, steered=steered)
 
@@ -270,8 +279,8 @@ class Slots:
             self._graphs.clear()
         state = State.of(slots, self.max_new_tokens, self.step.vocab_size, self.device)
         cache = self.step.empty_cache(slots, length)
-        pairs = zip((*cache.keys, *cache.values), (*old.keys, *old.values), strict=True)
-        for mine, theirs in (*zip(state.parts(), before.parts(), strict=True), *pairs):
+        new_parts, old_parts = (*state.parts(), *cache.parts()), (*before.parts(), *old.parts())
+        for mine, theirs in zip(new_parts, old_parts, strict=True):
             mine[tuple(slice(size) for size in theirs.shape)].copy_(theirs)
         self._state, self._cache = state, cache
 

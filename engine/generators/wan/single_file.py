@@ -8,7 +8,6 @@ they are of any other file.
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from engine.generators.wan.published_names import (
     text_encoder_namings,
 )
 from engine.weights.contents import Contents, contents
-from engine.weights.fill import Renaming, fill, naming_of, parameter_shapes, require_match, tie
+from engine.weights.fill import Renaming, fill, left_out, naming_of, parameter_shapes, require_match, tie
 from engine.weights.header import read_header
 from engine.weights.linked import linked_file
 from engine.weights.parts import Part
@@ -70,8 +69,7 @@ def require_names(folder: Path, model: Any, component: str) -> None:
     if not (found := library_shapes(folder)):
         return
     shapes = parameter_shapes(model)
-    ignored = [re.compile(text) for text in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
-    allowed = {*model.state_dict(), *(name for name in found if any(one.search(name) for one in ignored))}
+    allowed = {*model.state_dict(), *left_out(model, found)}
     require_match(folder, shapes, found, what=f"the {component} of its config.json", allowed=allowed)
 
 

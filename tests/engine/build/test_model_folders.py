@@ -108,12 +108,12 @@ def test_unknown_families_list_the_known_ones(pipeline: Path, critic: Path) -> N
     ) as caught:
         model_folders.find_generator(str(pipeline))
     assert caught.value.fix == "give a folder of one of the families: cosmos3, wan"
-    (critic / "config.json").write_text('{"model_type": "qwen3_5"}')
-    with pytest.raises(ModelError, match=r"cannot be a critic: three of four layers .*Gated DeltaNet"):
+    (critic / "config.json").write_text('{"model_type": "qwen3_5_moe"}')
+    with pytest.raises(ModelError, match=r"cannot be a critic: this Qwen3\.5 mixes experts"):
         model_folders.find_critic(str(critic))
     (critic / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(
-        ModelError, match="'llama', which no family loads; known: cosmos3_omni, qwen2_5_vl, qwen3_vl"
+        ModelError, match="'llama', which no family loads; known: cosmos3_omni, qwen2_5_vl, qwen3_5, qwen3_vl"
     ):
         model_folders.find_critic(str(critic))
 

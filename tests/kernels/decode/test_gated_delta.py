@@ -76,7 +76,9 @@ def test_a_row_depends_on_what_was_kept_before_it_alone(path: str) -> None:
         alone, other = states(), [part.clone() for part in last]
         for part in other:
             part[slot, count:] = float("nan")
-        one = run(*(part[2 * slot : 2 * slot + 1] for part in new), alone, *other, places(count), places(slot))
+        one = run(
+            *(part[2 * slot : 2 * slot + 1] for part in new), alone, *other, places(count), places(slot)
+        )
         assert torch.equal(one[0], out[2 * slot]) and torch.equal(alone[slot], together[slot])
 
 

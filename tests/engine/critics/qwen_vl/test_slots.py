@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_vlm import tiny_model, tiny_tokenizer
+from tiny_vlm import tiny_hybrid, tiny_model, tiny_tokenizer
 from torch import Tensor
 
 from engine.critics.qwen_vl import decode as decode_module
@@ -19,16 +19,28 @@ from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ModelError
 from engine.machine.streams import HostFence
 
+MAKE: dict[str, Any] = {"qwen3_vl": tiny_model, "qwen3_5": tiny_hybrid}
 CUDA = pytest.param(("cuda", torch.bfloat16), marks=pytest.mark.gpu)
-PLACES = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
 LIMIT = 24
+TOKENIZER = tiny_tokenizer()
+VOCABULARY = len(TOKENIZER)
+
+
+def PLACES(test: Any) -> Any:
+    """Where, in which type, and of which family the model is."""
+    places = pytest.mark.parametrize("place", [("cpu", torch.float32), CUDA])
+    return places(pytest.mark.parametrize("family", MAKE)(test))
 
 
 def slots_on(
-    place: tuple[str, torch.dtype], *, drafts: int | None = None, at_once: int = 1
+    place: tuple[str, torch.dtype],
+    family: str = "qwen3_vl",
+    *,
+    drafts: int | None = None,
+    at_once: int = 1,
 ) -> tuple[Any, Slots]:
     device, dtype = place
-    model: Any = tiny_model(tiny_tokenizer()).to(device, dtype)
+    model: Any = MAKE[family](TOKENIZER).to(device, dtype)
     ids = (model.config.get_text_config().eos_token_id,)
     step, where = TextStep(model), torch.device(device)
     limits = {"max_new_tokens": LIMIT, "drafts": drafts, "at_once": at_once}
@@ -42,7 +54,7 @@ class OnlyEven:
         self.told: list[int] = []
 
     def allowed(self) -> Tensor:
-        return torch.arange(len(tiny_tokenizer())) % 2 == 0
+        return torch.arange(VOCABULARY) % 2 == 0
 
     def consume(self, token: int) -> None:
         self.told.append(token)
@@ -76,8 +88,8 @@ PROMPTS = ("the ball falls", "a cube " * 9, "water", "two balls meet in the midd
 
 
 @PLACES
-def test_a_reply_does_not_depend_on_its_neighbours(place: tuple[str, torch.dtype]) -> None:
-    model, slots = slots_on(place)
+def test_a_reply_does_not_depend_on_its_neighbours(place: tuple[str, torch.dtype], family: str) -> None:
+    model, slots = slots_on(place, family)
     alone = [finish(reply(model, slots, prompt))[0] for prompt in PROMPTS]
     assert len({tuple(tokens) for tokens in alone}) > 1
     assert finish(*(reply(model, slots, prompt) for prompt in PROMPTS)) == alone
@@ -102,11 +114,11 @@ def test_greedy_tokens_on_a_card_are_those_of_generate() -> None:
 
 
 @PLACES
-def test_drafts_make_it_shorter_and_change_nothing(place: tuple[str, torch.dtype]) -> None:
+def test_drafts_make_it_shorter_and_change_nothing(place: tuple[str, torch.dtype], family: str) -> None:
     """Right drafts, wrong ones, and right ones that go on after the end or the limit."""
-    model, without = slots_on(place, drafts=0)
+    model, without = slots_on(place, family, drafts=0)
     expected = [finish(reply(model, without, prompt))[0] for prompt in PROMPTS]
-    _, slots = slots_on(place, drafts=7)
+    _, slots = slots_on(place, family, drafts=7)
     for prompt, tokens in zip(PROMPTS, expected, strict=True):
         for lookup in ([], tokens, [*tokens, *tokens[:5], 7, *tokens[3:9]], [tokens[0], tokens[1], 3, 3] * 9):
             assert finish(reply(model, slots, prompt, lookup=lookup)) == [tokens]
@@ -133,8 +145,10 @@ def test_a_reply_ends_at_its_end_token_though_drafts_go_on() -> None:
 
 
 @PLACES
-def test_a_grammar_is_asked_before_each_token_and_told_each(place: tuple[str, torch.dtype]) -> None:
-    model, slots = slots_on(place)
+def test_a_grammar_is_asked_before_each_token_and_told_each(
+    place: tuple[str, torch.dtype], family: str
+) -> None:
+    model, slots = slots_on(place, family)
     grammar = OnlyEven()
     tokens = finish(reply(model, slots, "water", grammar=grammar))[0]
     assert len(tokens) == LIMIT and all(token % 2 == 0 for token in tokens)
@@ -142,11 +156,11 @@ def test_a_grammar_is_asked_before_each_token_and_told_each(place: tuple[str, to
 
 
 @PLACES
-def test_slots_grow_while_replies_are_being_written(place: tuple[str, torch.dtype]) -> None:
-    model, slots = slots_on(place)
+def test_slots_grow_while_replies_are_being_written(place: tuple[str, torch.dtype], family: str) -> None:
+    model, slots = slots_on(place, family)
     short, long = "water", "a long story " * 60
     assert len(long) > slots_module.LENGTH_STEP
-    alone = [finish(reply(model, slots_on(place)[1], prompt))[0] for prompt in (short, long)]
+    alone = [finish(reply(model, slots_on(place, family)[1], prompt))[0] for prompt in (short, long)]
     first = reply(model, slots, short)
     first.prefill().wait()
     first.extend().wait()
@@ -209,10 +223,10 @@ class Failing(OnlyEven):
 @PLACES
 @pytest.mark.parametrize("drafts", [0, 7])
 def test_a_reply_that_fails_leaves_its_neighbours_and_its_slot_as_they_were(
-    place: tuple[str, torch.dtype], drafts: int
+    place: tuple[str, torch.dtype], family: str, drafts: int
 ) -> None:
-    model, slots = slots_on(place, drafts=drafts)
-    alone = [finish(reply(model, slots_on(place, drafts=drafts)[1], prompt))[0] for prompt in PROMPTS]
+    model, slots = slots_on(place, family, drafts=drafts)
+    alone = [finish(reply(model, slots_on(place, family, drafts=drafts)[1], prompt))[0] for prompt in PROMPTS]
     first, failing, third = (
         reply(model, slots, PROMPTS[0]),
         reply(model, slots, PROMPTS[1], seed=3, grammar=Failing()),
@@ -312,7 +326,7 @@ def test_noise_is_the_same_on_a_card() -> None:
 
 
 def test_what_the_step_does_not_compute_is_refused() -> None:
-    model: Any = tiny_model(tiny_tokenizer())
+    model: Any = tiny_model(TOKENIZER)
     model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
     with pytest.raises(ModelError, match="1 layers of sliding_attention"):
         TextStep(model)
@@ -323,7 +337,7 @@ def test_what_the_step_does_not_compute_is_refused() -> None:
 
 
 def test_merged_layers_are_stored_once_and_stay_the_model() -> None:
-    model: Any = tiny_model(tiny_tokenizer())
+    model: Any = tiny_model(TOKENIZER)
     ids = torch.tensor([[5, 9, 2]])
     before = model(input_ids=ids).logits
     TextStep(model)

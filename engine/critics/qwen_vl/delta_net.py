@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.critics.qwen_vl.mixers import Rows
+from engine.critics.qwen_vl.mixers import Norm, Rows
 from engine.critics.qwen_vl.projections import projection
 from kernels.decode import gated_delta
 
@@ -69,7 +69,7 @@ class DeltaNet:
         self._qkv_z = projection(module.in_proj_qkv, module.in_proj_z)
         self._b_a = projection(module.in_proj_b, module.in_proj_a)
         self._out = projection(module.out_proj)
-        self._norm = module.norm
+        self._norm = Norm.of(module.norm)
         self._channels, self._values = module.conv_dim, module.value_dim
         with torch.no_grad():
             self._taps = module.conv1d.weight[:, 0].T.float().contiguous()  # [T, C]
@@ -97,8 +97,8 @@ class DeltaNet:
         memory.convolved[rows.owners, :width] = convolved
         memory.decay[rows.owners, :width] = decay.unflatten(0, (-1, width))
         memory.beta[rows.owners, :width] = beta.unflatten(0, (-1, width))
-        normed = self._norm(read.flatten(0, 1), z.unflatten(1, read.shape[1:]).flatten(0, 1))
-        return self._out(normed.view(len(x), -1), h)
+        gated = self._norm(read).flatten(1) * F.silu(z.float())
+        return self._out(gated.to(x.dtype), h)
 
     def _convolved(self, new: Tensor, rows: Rows, memory: DeltaMemory) -> Tensor:
         """[R, C] -> [N, R / N, C]: the causal convolution behind what was kept, and its activation."""

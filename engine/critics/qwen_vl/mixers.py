@@ -16,6 +16,27 @@ from torch import Tensor
 
 from engine.critics.qwen_vl.projections import projection
 from kernels.decode import attention, rope_cache
+from kernels.fused import rms_norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """An RMSNorm of the library, computed row by row: torch sums a row in an order that depends on how many
+    rows there are."""
+
+    weight: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: Any) -> Norm:
+        """Those of Qwen3.5 are around one, but for that of Gated DeltaNet."""
+        if hasattr(norm, "variance_epsilon"):
+            return cls(weight=norm.weight, eps=norm.variance_epsilon)
+        return cls(weight=1 + norm.weight.detach().float(), eps=norm.eps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, S, C], the last dimension contiguous."""
+        return rms_norm.run(x, None, self.weight, eps=self.eps)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +86,20 @@ class GatedAttention:
     def __init__(self, module: Any) -> None:
         from transformers.models.qwen3_5.modeling_qwen3_5 import apply_rotary_pos_emb
 
-        self._module, self._turned = module, apply_rotary_pos_emb
+        self._turned = apply_rotary_pos_emb
         self._qkv = projection(module.q_proj, module.k_proj, module.v_proj)
+        self._q_norm, self._k_norm = Norm.of(module.q_norm), Norm.of(module.k_norm)
+        self._head_dim = module.head_dim
         self._sizes = [layer.out_features for layer in (module.q_proj, module.k_proj, module.v_proj)]
         self._out = projection(module.o_proj)
 
     def __call__(self, x: Tensor, h: Tensor, rows: Rows, memory: tuple[Tensor, Tensor]) -> Tensor:
-        module, (keys, values) = self._module, memory
+        keys, values = memory
         of_queries, k, v = (
-            part.unflatten(1, (-1, module.head_dim)) for part in self._qkv(x, None).split(self._sizes, -1)
+            part.unflatten(1, (-1, self._head_dim)) for part in self._qkv(x, None).split(self._sizes, -1)
         )
         q, gate = of_queries.unflatten(1, (-1, 2)).unbind(2)  # [R, H, D] each
-        q, k = self._turned(module.q_norm(q), module.k_norm(k), rows.cos, rows.sin)
+        q, k = self._turned(self._q_norm(q), self._k_norm(k), rows.cos, rows.sin)
         keys[rows.slots, :, rows.positions] = k
         values[rows.slots, :, rows.positions] = v
         attended = attention.run(q.contiguous(), keys, values, rows.lengths, rows.slots)

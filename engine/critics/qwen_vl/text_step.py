@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.critics.qwen_vl.delta_net import WIDTH, DeltaMemory, DeltaNet
-from engine.critics.qwen_vl.mixers import Attention, GatedAttention, Mixer, Rows
+from engine.critics.qwen_vl.mixers import Attention, GatedAttention, Mixer, Norm, Rows
 from engine.critics.qwen_vl.projections import Projection, projection
 from engine.errors import ModelError
-from kernels.fused import rms_norm, swiglu
+from kernels.fused import swiglu
 
 FULL, LINEAR = "full_attention", "linear_attention"
 HYBRID = "qwen3_5_text"
@@ -49,26 +49,10 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Norm:
-    weight: Tensor
-    eps: float
-
-    @classmethod
-    def of(cls, norm: Any) -> _Norm:
-        """Qwen3.5 has them around one."""
-        if hasattr(norm, "variance_epsilon"):
-            return cls(weight=norm.weight, eps=norm.variance_epsilon)
-        return cls(weight=1 + norm.weight.detach().float(), eps=norm.eps)
-
-    def __call__(self, h: Tensor) -> Tensor:
-        return rms_norm.run(h[None], None, self.weight, eps=self.eps)[1][0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
-    before_mixer: _Norm
+    before_mixer: Norm
     mixer: Mixer
-    before_mlp: _Norm
+    before_mlp: Norm
     gate_up: Projection
     down: Projection
 
@@ -82,7 +66,7 @@ class TextStep:
         self._text = model.model.language_model
         self._kinds = layer_kinds(self.config)
         self._layers = tuple(_layer(layer, self.config) for layer in self._text.layers)
-        self._norm = _Norm.of(self._text.norm)
+        self._norm = Norm.of(self._text.norm)
         self._head = projection(model.lm_head)
         self.vocab_size: int = model.lm_head.out_features
 
@@ -117,12 +101,12 @@ class TextStep:
         memories = iter(cache.memories)
         for kind, layer in zip(self._kinds, self._layers, strict=True):
             memory = next(full) if kind == FULL else next(memories)
-            h = layer.mixer(layer.before_mixer(h), h, rows, memory)
-            gate_up = layer.gate_up(layer.before_mlp(h), None)
+            h = layer.mixer(layer.before_mixer(h[None])[0], h, rows, memory)
+            gate_up = layer.gate_up(layer.before_mlp(h[None])[0], None)
             h = layer.down(swiglu.run(gate_up)[0], h)
         if cache.memories:
             cache.start[rows.owners] = positions[::width]
-        return self._head(self._norm(h), None)
+        return self._head(self._norm(h[None])[0], None)
 
     def _rows(
         self, h: Tensor, slots: Tensor, positions: Tensor, rotary: Tensor, cache: Cache, width: int
@@ -207,9 +191,9 @@ def _layer(layer: Any, config: Any) -> _Layer:
     else:
         mixer = Attention(layer.self_attn, config.rms_norm_eps)
     return _Layer(
-        before_mixer=_Norm.of(layer.input_layernorm),
+        before_mixer=Norm.of(layer.input_layernorm),
         mixer=mixer,
-        before_mlp=_Norm.of(layer.post_attention_layernorm),
+        before_mlp=Norm.of(layer.post_attention_layernorm),
         gate_up=projection(layer.mlp.gate_proj, layer.mlp.up_proj),
         down=projection(layer.mlp.down_proj),
     )

@@ -101,8 +101,9 @@ def test_a_reply_does_not_depend_on_its_neighbours(place: tuple[str, torch.dtype
 
 
 @pytest.mark.gpu
-def test_greedy_tokens_on_a_card_are_those_of_generate() -> None:
-    model, slots = slots_on(("cuda", torch.float32))
+@pytest.mark.parametrize("family", MAKE)
+def test_greedy_tokens_on_a_card_are_those_of_generate(family: str) -> None:
+    model, slots = slots_on(("cuda", torch.float32), family)
     for prompt in PROMPTS:
         ids = torch.tensor([[ord(letter) % 200 for letter in prompt]], device="cuda")
         mask = torch.ones_like(ids)

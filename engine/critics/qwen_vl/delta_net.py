@@ -119,14 +119,14 @@ def memory_bytes(config: Any, element: int) -> int:
 
 def rule_bytes(config: Any, tokens: int, element: int) -> int:
     """Of a layer at its peak while a prompt is read by transformers' torch functions, beside the memory:
-    input, residual, channels and gate; in fp32 six tensors like the keys, four like the values and three
-    matrices of each chunk of tokens, of every value head. flash-linear-attention takes less."""
+    input, residual, channels and gate; in fp32 seven tensors like the keys (six in 5.23), four like the
+    values and three matrices of each chunk of tokens, of every value head; flash-linear-attention less."""
     heads, key_dim = config.linear_num_value_heads, config.linear_key_head_dim
     values = heads * config.linear_value_head_dim
     channels = 2 * config.linear_num_key_heads * key_dim + values
     whole_chunks = -(-tokens // CHUNK) * CHUNK
     narrow = tokens * element * (2 * config.hidden_size + channels + values)
-    return int(narrow + whole_chunks * 4 * (heads * (6 * key_dim + 3 * CHUNK) + 4 * values))
+    return int(narrow + whole_chunks * 4 * (heads * (7 * key_dim + 3 * CHUNK) + 4 * values))
 
 
 def implementation() -> str:

@@ -33,6 +33,7 @@ def library(state, qkv, decay, beta):
     """(outputs [T, H, V], state) of T tokens of one slot."""
     parts = qkv[None].split((KEY_HEADS * KEY, KEY_HEADS * KEY, HEADS * VALUE), -1)
     q, k, v = (part.view(1, len(qkv), -1, size) for part, size in zip(parts, (KEY, KEY, VALUE), strict=True))
+    q, k = (part.repeat_interleave(HEADS // KEY_HEADS, 2) for part in (q, k))  # by its callers, before 5.23
     out, after = torch_recurrent_gated_delta_rule(
         q, k, v, decay[None], beta[None],
         initial_state=state[None], output_final_state=True, use_qk_l2norm_in_kernel=True,

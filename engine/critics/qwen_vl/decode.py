@@ -1,8 +1,6 @@
 """One Qwen-VL prompt being answered: prefill by the library's model, then tokens in a slot.
 
-Does not know what the text means. The model's own position state (`rope_deltas`) is never read: positions are
-computed here and passed. Invariant: the greedy tokens are those of `model.generate`.
-Legend: L prompt tokens.
+Does not know what the text means. Invariant: the greedy tokens are those of `model.generate`.
 """
 
 from __future__ import annotations
@@ -16,7 +14,8 @@ from typing import Any
 import torch
 
 from engine.critics.qwen_vl.grammar import Grammar
-from engine.critics.qwen_vl.slots import Prefilled, Slots
+from engine.critics.qwen_vl.prefill import read_prompt
+from engine.critics.qwen_vl.slots import Slots
 from engine.machine.streams import HostFence, fence
 from engine.protocols import Fence
 
@@ -92,7 +91,7 @@ class Decoding:
         """Reads the prompt and writes the first token."""
         self._slot = self._slots.take()
         weakref.finalize(self, self._slots.give_back, self._slot).atexit = False
-        prompt = _read(self._model, self._inputs)
+        prompt = read_prompt(self._model, self._inputs)
         self._inputs = {}
         self._slots.admit(
             self._slot,
@@ -130,37 +129,3 @@ class Decoding:
         self._fence = fence(self._slots.device)
         self._published.append((self._fence, record))
         return self._fence
-
-
-def _read(model: Any, inputs: dict[str, torch.Tensor]) -> Prefilled:
-    """The library's forward over the whole prompt, B=1."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
-
-    device = torch.device(model.device)
-    positions, _ = model.model.get_rope_index(
-        inputs["input_ids"],
-        mm_token_type_ids=inputs["mm_token_type_ids"],
-        video_grid_thw=inputs.get("video_grid_thw"),
-        second_per_grid_ts=inputs.get("second_per_grid_ts"),
-    )  # CPU tensors in and out: [3, 1, L]
-    media = ("pixel_values_videos", "video_grid_thw")
-    cache = DynamicCache(config=model.config.get_text_config())
-    output = model(
-        input_ids=inputs["input_ids"].to(device, non_blocking=True),
-        position_ids=positions.to(device, non_blocking=True),
-        **{key: inputs[key].to(device, non_blocking=True) for key in media if key in inputs},
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    full = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
-    linear = [layer for layer in cache.layers if isinstance(layer, LinearAttentionLayer)]
-    return Prefilled(
-        keys=[layer.keys for layer in full],
-        values=[layer.values for layer in full],
-        states=[(layer.recurrent_states[0], layer.conv_states[0]) for layer in linear],
-        logits=output.logits[:, -1],
-        # As generate goes on. The delta is to the largest position, which with Qwen2.5-VL may be a clip's.
-        next_rotary=int(positions[0, 0, -1]) + 1,
-    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from engine.critics.qwen_vl.delta_net import memory_bytes, rule_bytes
+from engine.critics.qwen_vl.prefill import PIECE
 from engine.critics.qwen_vl.projections import ROWS
 from engine.critics.qwen_vl.slots import slot_length
 from engine.critics.qwen_vl.text_step import FULL, LINEAR, head_dim, layer_kinds
@@ -65,13 +66,18 @@ def kept_bytes(text: Any, element: int) -> tuple[int, int]:
 
 def prefill_bytes(text: Any, tokens: int, element: int) -> int:
     """At the peak of a layer, beside what is kept of the prompt: input, residual and its norm, and three of
-    the width of the feed-forward; or what the library's own rule of a layer with states takes.
+    the width of the feed-forward.
 
-    `text`: the model's text config.
+    A model with states reads a piece after the other, of which the library's rule takes more, and has the
+    input of all at once. `text`: the model's text config.
     """
-    feed_forward = tokens * element * (3 * text.intermediate_size + 3 * text.hidden_size)
     linear = LINEAR in layer_kinds(text)
-    return max(int(feed_forward), rule_bytes(text, tokens, element) if linear else 0)
+    at_once = min(tokens, PIECE) if linear else tokens
+    feed_forward = int(at_once * element * (3 * text.intermediate_size + 3 * text.hidden_size))
+    if not linear:
+        return feed_forward
+    words = tokens * element * text.hidden_size if tokens > at_once else 0
+    return int(words + max(feed_forward, rule_bytes(text, at_once, element)))
 
 
 def longest_prompt(critic: QwenVLCritic, spec: VideoSpec) -> tuple[int, int]:

@@ -21,13 +21,13 @@ from tiny_wan import build_scenario
 from transformers import AutoModelForImageTextToText, DynamicCache, Qwen3_5Config
 
 from engine.critics.qwen_vl import critic as qwen_vl
-from engine.critics.qwen_vl import prequantized
+from engine.critics.qwen_vl import prefill, prequantized
 from engine.critics.qwen_vl.critic import QwenVLCritic
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.footprint import kept_bytes, prefill_bytes
 from engine.critics.qwen_vl.instructions import plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
-from engine.critics.qwen_vl.slots import Slots, slot_length
+from engine.critics.qwen_vl.slots import Prefilled, Slots, slot_length
 from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ModelError
 from engine.machine.counted import peak_bytes
@@ -108,6 +108,26 @@ def test_greedy_tokens_are_those_of_generate(critic: QwenVLCritic) -> None:
     assert decode(critic) == expected and decode(critic, drafts=7) == expected
 
 
+@torch.inference_mode()
+def test_a_prompt_is_read_in_pieces(critic: QwenVLCritic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a single token too, whose states the library computes in another way."""
+    inputs = inputs_of(critic)
+    whole = prefill.read_prompt(critic.model, inputs)
+    library = critic.model(**inputs, logits_to_keep=1).logits[:, -1]
+    torch.testing.assert_close(whole.logits, library)
+    for piece in (20, whole.length - 1):
+        monkeypatch.setattr(prefill, "PIECE", piece)
+        pieces = prefill.read_prompt(critic.model, inputs)
+        torch.testing.assert_close(pieces.logits, library, rtol=1e-4, atol=1e-4)
+        for mine, expected in zip(kept_of(pieces), kept_of(whole), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+        assert pieces.next_rotary == whole.next_rotary
+
+
+def kept_of(prompt: Prefilled) -> list[torch.Tensor]:
+    return [*prompt.keys, *prompt.values, *(part for pair in prompt.states for part in pair)]
+
+
 def test_it_plans(critic: QwenVLCritic, tmp_path: Path) -> None:
     job = replace(critic, grammars=None).plan(build_scenario(tmp_path, num_frames=24))
     while job.steps_left:
@@ -150,25 +170,26 @@ def test_the_plan_counts_states_as_slots_have_them(folder: Path, critic: QwenVLC
     assert outline.footprint(SPEC) == critic.footprint(SPEC)
 
 
-def test_reading_a_prompt_is_planned_as_it_is_counted() -> None:
+def test_reading_a_prompt_is_planned_as_it_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers as wide as Qwen3.5-9B's, without values."""
-    text = {"vocab_size": 4096, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 4}
-    config = Qwen3_5Config(text_config=text)
+    sizes = {"vocab_size": 4096, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 4}
+    config = Qwen3_5Config(text_config=sizes)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).eval()
-    tokens = 2000
-    given = torch.empty(1, tokens, 4096, device="meta", dtype=torch.bfloat16)
+    tokens, text = 4000, config.get_text_config()
+    words = torch.empty(1, tokens, 4096, device="meta", dtype=torch.bfloat16)
     positions = torch.empty(3, 1, tokens, device="meta", dtype=torch.long)
+    monkeypatch.setattr(model.model, "get_input_embeddings", lambda: lambda ids: words)
 
     def read() -> Any:
-        cache = DynamicCache(config=config.get_text_config())
-        return model.model.language_model(
-            inputs_embeds=given, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        cache = DynamicCache(config=text)
+        prefill._in_pieces(model, {"input_ids": positions[0]}, positions, cache)
+        return cache
 
+    token, _ = kept_bytes(text, 2)
     states = 3 * (32 * 128 * 128 * 4 + 8192 * 4 * 2)
-    planned = prefill_bytes(config.get_text_config(), tokens, 2) + states
-    assert peak_bytes(read) == pytest.approx(planned, rel=0.07)  # its versions differ
+    planned = prefill_bytes(text, tokens, 2) + states + tokens * token
+    assert peak_bytes(read) + words.nbytes == pytest.approx(planned, rel=0.07)  # its versions differ
 
 
 def test_four_bits_are_where_publishers_have_them(

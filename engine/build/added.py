@@ -7,6 +7,7 @@ digested. Invariant: a folder that stands under its name was read as a run would
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shlex
 import shutil
@@ -27,8 +28,15 @@ from engine.settings.notation import is_hub_name
 from engine.weights.linked import LINKS, WEIGHTS, Link, links_document
 
 Digest = Callable[[Path], str]
-OPTIONS: Final = {"vae": "--vae", "text_encoder": "--text-encoder", "tokenizer": "--tokenizer"}
+OPTIONS: Final = {
+    "transformer_2": "--transformer-2",
+    "vae": "--vae",
+    "text_encoder": "--text-encoder",
+    "tokenizer": "--tokenizer",
+}
 """Part -> the option that names it."""
+FIRST, SECOND = "high", "low"
+"""How the names of two experts' files say which is for the noisy steps, and which for the last ones."""
 TOKENIZER_FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 
 
@@ -52,8 +60,10 @@ def add(path: Path, name: str, parts: Mapping[str, Path], digest: Digest) -> Add
     if not path.exists():
         raise ModelError(f"{path} does not exist", fix="give a weight file or a model folder")
     file = None if path.is_dir() else _transformer(path)
-    if file is not None and (lacking := missing_parts(file, parts)):
-        raise _lacks(file, name, lacking)
+    if file is not None:
+        if lacking := missing_parts(file, parts):
+            raise _lacks(file, name, lacking)
+        _require_experts(file, parts)
     with _in_the_making(name) as folder:
         if file is None:
             kind, told = _whole_folder(folder, path, parts)
@@ -82,11 +92,44 @@ def remove(name: str) -> None:
 
 def missing_parts(file: WeightFile, given: Mapping[str, Path]) -> dict[str, list[Path]]:
     """Parts that must be named beside a transformer -> files near it that would fit."""
+    wanted = _needed(file)
+    near = parts_near(file.path, file.family, {_kind(part): fits for part, fits in wanted.items()})
+    near["tokenizer"] = [folder for folder in _tokenizers_near(file.path) if "tokenizer" not in given]
+    return {part: near.get(_kind(part), []) for part in (*wanted, "tokenizer") if part not in given}
+
+
+def _needed(file: WeightFile) -> dict[str, dict[str, Any]]:
+    """Part beside a transformer -> what its configuration must say."""
     module = family_module(file.family, FILES)
     assert module is not None
-    near = parts_near(file.path, file.family, module.fits(file.part.config))
-    near["tokenizer"] = [folder for folder in _tokenizers_near(file.path) if "tokenizer" not in given]
-    return {part: near.get(part, []) for part in OPTIONS if part not in given}
+    needed: dict[str, dict[str, Any]] = module.fits(file.part.config)
+    return needed
+
+
+def _kind(part: str) -> str:
+    """What a part is: the second transformer is one too."""
+    return part.removesuffix("_2")
+
+
+def _require_experts(file: WeightFile, parts: Mapping[str, Path]) -> None:
+    """That two of one model are given where there are two, and not the one for the other, as far as their
+    names say."""
+    second = parts.get("transformer_2")
+    if second is None:
+        return
+    if "transformer_2" not in _needed(file):
+        raise ConfigError(f"{file.part.title} has one transformer", fix="leave --transformer-2 out")
+    words = [re.split(r"[^a-z]+", path.name.lower()) for path in (file.path, second)]
+    if SECOND in words[0] or FIRST in words[1] or second.resolve() == file.path.resolve():
+        raise ConfigError(
+            f"{file.path.name} would be the expert for the noisy steps, {second.name} that for the last ones",
+            fix="give the file of high noise first, and that of low noise with --transformer-2",
+        )
+    if second.is_file() and (other := look_at(second).part).config != file.part.config:
+        raise ModelError(
+            f"{second} is a {other.title}, and {file.path} a {file.part.title}",
+            fix="give the two experts of one model",
+        )
 
 
 def _require_free(name: str) -> None:
@@ -129,10 +172,10 @@ def _transformer(path: Path) -> WeightFile:
 def _of_files(folder: Path, file: WeightFile, parts: Mapping[str, Path]) -> dict[str, str]:
     module = family_module(file.family, FILES)
     assert module is not None
-    told = {file.part.kind: _link_file(folder, file)}
+    told = {file.part.kind: _link_file(folder, file.part.kind, file)}
     for kind, path in parts.items():
         told[kind] = _link_part(folder, kind, path)
-    for name, values in module.documents().items():
+    for name, values in module.documents(file.part.config).items():
         place = folder / name
         place.parent.mkdir(exist_ok=True)
         place.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
@@ -164,16 +207,16 @@ def _link_part(folder: Path, kind: str, path: Path) -> str:
     if kind == "tokenizer" or path.is_dir():
         return _link_folder(folder / kind, path)
     file = look_at(path)
-    if file.part.kind != kind:
+    if file.part.kind != _kind(kind):
         raise ModelError(
             f"{path} is a {file.part.title}, not the {kind.replace('_', ' ')}",
             fix=f"give {OPTIONS[kind]} that part of this model",
         )
-    return _link_file(folder, file)
+    return _link_file(folder, kind, file)
 
 
-def _link_file(folder: Path, file: WeightFile) -> str:
-    place = folder / file.part.kind
+def _link_file(folder: Path, kind: str, file: WeightFile) -> str:
+    place = folder / kind
     place.mkdir()
     config = json.dumps(dict(file.part.config), indent=2) + "\n"
     (place / "config.json").write_text(config, encoding="utf-8")

@@ -60,6 +60,10 @@ def add(
         Path, typer.Argument(help="The transformer's file, or a model folder.", show_default=False)
     ],
     name: Name,
+    transformer_2: Annotated[
+        Path | None,
+        typer.Option("--transformer-2", help="Of two experts the one for the last steps: a file."),
+    ] = None,
     vae: Annotated[
         Path | None, typer.Option("--vae", help="Its autoencoder: a file, or a library's folder.")
     ] = None,
@@ -77,7 +81,12 @@ def add(
     from engine.build.libraries import without_unused
     from engine.runs.digests import FileDigests
 
-    given: Mapping[str, Path | None] = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
+    given: Mapping[str, Path | None] = {
+        "transformer_2": transformer_2,
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+    }
     parts = {kind: place for kind, place in given.items() if place is not None}
     with without_unused(), console.status("reading headers, and digests of all files"):
         made = added.add(path, name, parts, FileDigests(cache_folder() / "digests").digest)

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.errors import ModelError
 from engine.generators.wan.vae_statistics import WAN22_MEAN, WAN22_STD
 from engine.weights.parts import Part
 
-TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
+TRANSFORMER, TRANSFORMER_2, VAE, TEXT_ENCODER = "transformer", "transformer_2", "vae", "text_encoder"
 HEAD_DIM = 128
-FLOW_SHIFT = 5.0
-"""Of Wan2.2-TI2V-5B, as its publisher runs it."""
+VACE_CLASS: Final = "WanVACETransformer3DModel"
 Shapes = Mapping[str, tuple[int, ...]]
 
 MODEL_INDEX: Final = {
-    "_class_name": "WanPipeline",
-    "expand_timesteps": True,
-    "boundary_ratio": None,
     "scheduler": ["diffusers", "UniPCMultistepScheduler"],
     "text_encoder": ["transformers", "UMT5EncoderModel"],
     "tokenizer": ["transformers", "T5TokenizerFast"],
-    "transformer": ["diffusers", "WanTransformer3DModel"],
     "vae": ["diffusers", "AutoencoderKLWan"],
 }
 SCHEDULER: Final = {
@@ -36,23 +32,59 @@ SCHEDULER: Final = {
     "prediction_type": "flow_prediction",
     "use_flow_sigmas": True,
     "num_train_timesteps": 1000,
-    "flow_shift": FLOW_SHIFT,
 }
-_AS_A_FOLDER: Final = "of which a whole folder of diffusers is read, and no single file"
-SUPPORTED: Final = "Wan2.2 TI2V 5B, which has a timestep for each token"
+SUPPORTED: Final = (
+    "Wan2.2 TI2V 5B, which has a timestep for each token; Wan2.2 I2V A14B, of two files; Wan2.1 VACE"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Model:
+    """What the publisher says of a model outside of its weights. boundary: the share of the noise down to
+    which the first of two transformers works; None: there is one."""
+
+    pipeline: str
+    flow_shift: float
+    per_token: bool = False
+    boundary: float | None = None
+
+
+_TI2V: Final = _Model(pipeline="WanPipeline", flow_shift=5.0, per_token=True)
+_I2V: Final = _Model(pipeline="WanImageToVideoPipeline", flow_shift=5.0, boundary=0.9)
+_VACE: Final = _Model(pipeline="WanVACEPipeline", flow_shift=3.0)
+"""As in its publisher's folder for diffusers; his own script has 16."""
 
 
 HOW_TO_GET: Final = {
-    VAE: "its autoencoder, such as wan2.2_vae.safetensors of ComfyUI, or the folder vae/",
+    TRANSFORMER_2: "the expert for the last steps, such as wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors "
+    "of ComfyUI; the one for the noisy steps is named first",
+    VAE: "its autoencoder, such as wan2.2_vae.safetensors of ComfyUI (of I2V A14B and VACE wan_2.1_vae), or "
+    "the folder vae/",
     TEXT_ENCODER: "umT5, such as umt5_xxl_fp8_e4m3fn_scaled.safetensors of ComfyUI, or text_encoder/",
     "tokenizer": "the folder tokenizer/ of the model: hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers "
     "--include 'tokenizer/*'",
 }
 
 
-def documents() -> dict[str, dict[str, Any]]:
-    """What a folder of such files says beside them, by place."""
-    return {"model_index.json": dict(MODEL_INDEX), "scheduler/scheduler_config.json": dict(SCHEDULER)}
+def documents(transformer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a folder of such files says beside them, by place; `transformer`: the configuration of its own."""
+    model, part = _model_of(transformer), ["diffusers", transformer["_class_name"]]
+    index = {
+        "_class_name": model.pipeline,
+        "expand_timesteps": model.per_token,
+        "boundary_ratio": model.boundary,
+        **MODEL_INDEX,
+        TRANSFORMER: part,
+        TRANSFORMER_2: [None, None] if model.boundary is None else part,
+    }
+    scheduler = {**SCHEDULER, "flow_shift": model.flow_shift}
+    return {"model_index.json": index, "scheduler/scheduler_config.json": scheduler}
+
+
+def _model_of(transformer: Mapping[str, Any]) -> _Model:
+    if transformer["_class_name"] == VACE_CLASS:
+        return _VACE
+    return _TI2V if transformer["in_channels"] == transformer["out_channels"] else _I2V
 
 
 def identify(shapes: Shapes) -> Part | None:
@@ -93,25 +125,33 @@ def _transformer(shapes: Shapes) -> Part:
         "ffn_dim": _shape(shapes, f"blocks.0.{feed_forward}.weight", 2)[0],
         "num_layers": _count(shapes, r"blocks\.(\d+)\."),
     }
-    reason = _not_run(shapes, channels, out_channels, dim)
-    title = f"Wan transformer, {config['num_layers']} blocks of width {dim}, {channels} channels"
+    control = _count(shapes, r"vace_blocks\.(\d+)\.")
+    if control:
+        config |= {
+            "_class_name": VACE_CLASS,
+            "vace_in_channels": _shape(shapes, "vace_patch_embedding.weight", 5)[1],
+            "vace_layers": list(range(0, config["num_layers"], max(1, config["num_layers"] // control))),
+        }
+    reason = _not_run(shapes, config, dim)
+    size = f"{config['num_layers']} blocks of width {dim}, {channels} channels"
+    title = f"Wan{' VACE' if control else ''} transformer, {size}"
     return Part(kind=TRANSFORMER, title=title, config=config, not_run=reason)
 
 
-def _not_run(shapes: Shapes, channels: int, out_channels: int, dim: int) -> str | None:
+def _not_run(shapes: Shapes, config: Mapping[str, Any], dim: int) -> str | None:
     """Why no take can be continued with it; None where one can."""
     starts = {name.partition(".")[0] for name in shapes}
+    channels, out_channels = config["in_channels"], config["out_channels"]
+    is_vace = config["_class_name"] == VACE_CLASS
     if {"face_adapter", "motion_encoder"} & starts:
         return "it animates a character (Wan Animate)"
-    if "vace_blocks" in starts:
-        return f"it is controlled by a second stream (VACE), {_AS_A_FOLDER}"
     if "img_emb" in starts:
         return "it continues one picture (I2V) that it also reads beside the text"
-    if (channels, out_channels) == (36, 16):
-        return f"it continues one picture (I2V), {_AS_A_FOLDER}"
-    if (channels, out_channels) == (16, 16):
+    if is_vace and len(config["vace_layers"]) != (found := _count(shapes, r"vace_blocks\.(\d+)\.")):
+        return f"its {found} control blocks are not at every n-th of {config['num_layers']} layers"
+    if (channels, out_channels) == (16, 16) and not is_vace:
         return "it makes videos of text alone (T2V)"
-    if channels != out_channels:
+    if channels != out_channels and (channels, out_channels) != (36, 16):
         return f"its {channels} input and {out_channels} output channels are of no model that is known"
     if dim % HEAD_DIM:
         return f"its width {dim} is no multiple of {HEAD_DIM}"
@@ -210,8 +250,10 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def fits(transformer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the configurations of the other parts must say beside this transformer's."""
+    """The parts that are needed beside this transformer, and what the configuration of each must say."""
+    second = {} if _model_of(transformer).boundary is None else {TRANSFORMER_2: dict(transformer)}
     return {
+        **second,
         VAE: {"z_dim": transformer["out_channels"]},
         TEXT_ENCODER: {"d_model": transformer["text_dim"]},
     }

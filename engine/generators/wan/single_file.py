@@ -11,8 +11,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
 from engine.errors import ModelError
@@ -102,7 +102,6 @@ def require_whole(found: Contents, part: Part) -> None:
         if part.kind == TEXT_ENCODER:
             model: Any = UMT5EncoderModel(UMT5Config(**part.config))
         else:
-            model_class: Any = WanTransformer3DModel if part.kind == TRANSFORMER else AutoencoderKLWan
-            model = model_class.from_config(dict(part.config))
+            model = getattr(diffusers, part.config["_class_name"]).from_config(dict(part.config))
     tie(model)
     names_in(model, found, part.kind)

@@ -199,6 +199,11 @@ TRANSFORMER = {
     "blocks.0.ffn.0.weight": (256, 128),
     "head.head.weight": (64, 128),
 }
+CONTROL = {
+    "vace_patch_embedding.weight": (128, 96, 1, 2, 2),
+    "vace_blocks.0.before_proj.weight": (128, 128),
+    "vace_blocks.1.after_proj.weight": (128, 128),
+}
 AUTOENCODER = {
     "encoder.conv1.weight": (8, 3, 3, 3, 3),
     "decoder.conv1.weight": (32, 16, 3, 3, 3),
@@ -219,8 +224,13 @@ T5 = {
     ("shapes", "reason"),
     [
         (TRANSFORMER, "text alone (T2V)"),
-        ({**TRANSFORMER, "patch_embedding.weight": (128, 36, 1, 2, 2)}, "one picture (I2V)"),
-        ({**TRANSFORMER, "vace_blocks.0.before_proj.weight": (128, 128)}, "VACE"),
+        ({**TRANSFORMER, "patch_embedding.weight": (128, 36, 1, 2, 2)}, None),
+        ({**TRANSFORMER, "img_emb.proj.0.weight": (128,)}, "also reads beside the text"),
+        (
+            {**TRANSFORMER, **CONTROL, "blocks.2.norm3.weight": (128,)},
+            "2 control blocks are not at every n-th",
+        ),
+        ({**TRANSFORMER, **CONTROL, "blocks.3.norm3.weight": (128,)}, None),
         ({**TRANSFORMER, "face_adapter.fuser_blocks.0.q_norm.weight": (128,)}, "Wan Animate"),
         ({**TRANSFORMER, "patch_embedding.weight": (128, 20, 1, 2, 2)}, "20 input and 16 output channels"),
         ({**AUTOENCODER, "conv2.weight": (8, 8, 1, 1, 1)}, "deviation of its 8 latent channels"),

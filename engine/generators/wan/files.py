@@ -112,6 +112,7 @@ def _transformer(shapes: Shapes) -> Part:
         else ("time_embedding.0", "text_embedding.0", "ffn.0", "head.head")
     )
     dim, channels, *patch = _shape(shapes, "patch_embedding.weight", 5)
+    layers = _count(shapes, r"blocks\.(\d+)\.")
     out_channels = _shape(shapes, f"{out}.weight", 2)[0] // (patch[0] * patch[1] * patch[2])
     config = {
         "_class_name": "WanTransformer3DModel",
@@ -123,17 +124,17 @@ def _transformer(shapes: Shapes) -> Part:
         "text_dim": _shape(shapes, f"{text}.weight", 2)[1],
         "freq_dim": _shape(shapes, f"{time}.weight", 2)[1],
         "ffn_dim": _shape(shapes, f"blocks.0.{feed_forward}.weight", 2)[0],
-        "num_layers": _count(shapes, r"blocks\.(\d+)\."),
+        "num_layers": layers,
     }
     control = _count(shapes, r"vace_blocks\.(\d+)\.")
     if control:
         config |= {
             "_class_name": VACE_CLASS,
             "vace_in_channels": _shape(shapes, "vace_patch_embedding.weight", 5)[1],
-            "vace_layers": list(range(0, config["num_layers"], max(1, config["num_layers"] // control))),
+            "vace_layers": list(range(0, layers, max(1, layers // control))),
         }
     reason = _not_run(shapes, config, dim)
-    size = f"{config['num_layers']} blocks of width {dim}, {channels} channels"
+    size = f"{layers} blocks of width {dim}, {channels} channels"
     title = f"Wan{' VACE' if control else ''} transformer, {size}"
     return Part(kind=TRANSFORMER, title=title, config=config, not_run=reason)
 

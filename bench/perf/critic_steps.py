@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bench.perf.benchmark_tools import DEVICE, DTYPE, HAS_GPU, TINY
-from bench.perf.vlm_decode import SIZES, Size, build, prompts, quantize
+from bench.perf.critic_shapes import SIZES, Size, as_inputs, build, prompts, quantize
+from engine.critics.qwen_vl.prefill import read_prompt
 from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.machine.graphs import captured
 from engine.quant.four_bit import pack_linears
@@ -62,16 +63,11 @@ def decode_step(of: Critic, replies: int) -> tuple[Callable[[], Any], Tensor]:
 
     On a GPU a CUDA graph, as the critic's.
     """
-    from transformers import DynamicCache
-
     ids = prompt(of)
-    seen = DynamicCache(config=of.model.config.get_text_config())
-    of.model(input_ids=ids[:, :-1], past_key_values=seen, use_cache=True, logits_to_keep=1)
     length = ids.shape[1]
-    cache = of.step.empty_cache(replies, length)
-    for keys, values, layer in zip(cache.keys, cache.values, seen.layers, strict=True):
-        keys[:, :, : length - 1].copy_(layer.keys)
-        values[:, :, : length - 1].copy_(layer.values)
+    cache, read = of.step.empty_cache(replies, length), read_prompt(of.model, as_inputs(ids[:, :-1]))
+    for slot in range(replies):
+        cache.begin(slot, read)
     slots = torch.arange(replies, device=DEVICE)
     place = torch.full_like(slots, length - 1)
     call = partial(of.step, ids[0, -1].expand(replies).contiguous(), slots, place, place, cache)

@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import importlib
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,10 @@ from torch import Tensor, nn
 
 from bench.files import write_json
 from bench.perf import ceilings
+from bench.perf.critic_shapes import SIZES, Size, as_inputs, build, config_of, prompts, quantize
 from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.footprint import kept_bytes
+from engine.critics.qwen_vl.prefill import read_prompt
 from engine.critics.qwen_vl.slots import DRAFTS, Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.quant.four_bit import pack_linears
@@ -48,88 +49,6 @@ COLD_BYTES = 250e6
 """Weights in turn are larger than any L2 cache, as in a model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """The shape of a critic, the prompt and what is written."""
-
-    text: Mapping[str, Any]
-    mrope: tuple[int, int, int]
-    prompt: int
-    tokens: int
-
-
-SIZES = {
-    "8b": Size(
-        {
-            "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-        }, (24, 20, 20), prompt=2300, tokens=200,
-    ),
-    "tiny": Size(
-        {
-            "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-        }, (4, 2, 2), prompt=50, tokens=8,
-    ),
-}  # fmt: skip
-
-
-def build(size: Size, device: torch.device, dtype: torch.dtype) -> Any:
-    """A Qwen3-VL of the size with random weights."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 5e6,
-        "mrope_section": list(size.mrope),
-        "mrope_interleaved": True,
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": size.text["hidden_size"],
-        "deepstack_visual_indexes": [],
-    }
-    config = Qwen3VLConfig(
-        text_config=dict(size.text, rope_parameters=rope, max_position_embeddings=32768),
-        vision_config=vision,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            model = Qwen3VLForConditionalGeneration(config).eval()
-    finally:
-        torch.set_default_dtype(before)
-    model.generation_config.eos_token_id = None
-    return model.requires_grad_(False)
-
-
-def quantize(model: Any) -> None:
-    """The linear layers of the language model as bitsandbytes' NF4, double-quantized."""
-    library: Any = importlib.import_module("bitsandbytes.nn")  # Any: its own annotations are incomplete
-    for group in groups(model):
-        for owner, name in group:
-            layer = getattr(owner, name)
-            packed = library.Linear4bit(
-                layer.in_features, layer.out_features, bias=False, compute_dtype=torch.bfloat16,
-                compress_statistics=True, quant_type="nf4", device="meta",
-            )  # fmt: skip
-            packed.weight = library.Params4bit(
-                layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
-            ).to(layer.weight.device)
-            setattr(owner, name, packed)
-
-
-def prompts(size: Size, count: int) -> Tensor:
-    random = torch.Generator().manual_seed(1)
-    return torch.randint(0, size.text["vocab_size"], (count, size.prompt), generator=random)
-
-
 def generate(model: Any, ids: Tensor, tokens: int, *, cache: str | None = None) -> Tensor:
     """[B, tokens] of the library, greedy; `cache`: the kind that it keeps, "static" compiles the step."""
     out: Tensor = model.generate(
@@ -143,8 +62,7 @@ def decode(model: Any, slots: Slots, ids: Tensor, tokens: int) -> list[list[int]
     """The same by our slots, a slot for each prompt."""
     going = []
     for row in ids.cpu():
-        inputs = {"input_ids": row[None], "mm_token_type_ids": torch.zeros_like(row[None])}
-        going.append(Decoding(model, slots, inputs, max_new_tokens=tokens, chunk_tokens=16))
+        going.append(Decoding(model, slots, as_inputs(row[None]), max_new_tokens=tokens, chunk_tokens=16))
         going[-1].prefill()
     while not all(decoding.finished for decoding in going):
         for decoding in going:
@@ -194,8 +112,7 @@ def measure(
 
 def drafted_step_ms(model: Any, slots: Slots, ids: Tensor, rounds: int, device: torch.device) -> float:
     """A step of one reply with drafts: it takes as long whether they hold or not."""
-    inputs = {"input_ids": ids.cpu(), "mm_token_type_ids": torch.zeros_like(ids.cpu())}
-    decoding = Decoding(model, slots, inputs, max_new_tokens=LIMIT, chunk_tokens=16)
+    decoding = Decoding(model, slots, as_inputs(ids), max_new_tokens=LIMIT, chunk_tokens=16)
     decoding.prefill().wait()
     decoding.extend().wait()
     steps = 50
@@ -233,14 +150,8 @@ def _error(actual: Tensor, expected: Tensor) -> float:
 
 def step_logits(model: Any, slots: Slots, ids: Tensor, token: int) -> Tensor:
     """[V] of one step after the prompt, by the slots' own step on a cache of its own."""
-    from transformers import DynamicCache
-
-    seen = DynamicCache(config=model.config.get_text_config())
-    model(input_ids=ids, past_key_values=seen, use_cache=True, logits_to_keep=1)
     cache = slots.step.empty_cache(1, ids.shape[1] + 1)
-    for keys, values, layer in zip(cache.keys, cache.values, seen.layers, strict=True):
-        keys[:, :, :-1].copy_(layer.keys)
-        values[:, :, :-1].copy_(layer.values)
+    cache.begin(0, read_prompt(model, as_inputs(ids)))
     place = torch.tensor([ids.shape[1]], device=ids.device)
     return slots.step(torch.tensor([token], device=ids.device), place * 0, place, place, cache)[0]
 
@@ -340,9 +251,9 @@ def weight_bytes(model: Any) -> int:
 
 
 def cache_bytes(size: Size) -> int:
-    text = size.text
-    heads = text["num_key_value_heads"] * text["head_dim"]
-    return 2 * 2 * int(text["num_hidden_layers"] * heads * size.prompt)
+    """Of one reply behind its prompt, in bf16."""
+    token, memories = kept_bytes(config_of(size).get_text_config(), 2)
+    return token * size.prompt + memories
 
 
 def summary(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

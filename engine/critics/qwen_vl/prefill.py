@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.critics.qwen_vl.slots import Prefilled
-from engine.critics.qwen_vl.text_step import LINEAR, layer_kinds
+from engine.critics.qwen_vl.text_step import LINEAR, Prefilled, layer_kinds
 
 PIECE = 2048
 """Tokens that a model with states reads at once, a multiple of its rule's chunks: in torch the rule takes

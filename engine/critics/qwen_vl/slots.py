@@ -25,7 +25,7 @@ from torch import Tensor
 
 from engine.critics.qwen_vl.delta_net import WIDTH
 from engine.critics.qwen_vl.projections import ROWS
-from engine.critics.qwen_vl.text_step import TextStep
+from engine.critics.qwen_vl.text_step import Prefilled, TextStep
 from engine.machine.graphs import captured
 
 RETRY_TEMPERATURE = 0.7
@@ -36,24 +36,6 @@ DRAFTS = WIDTH - 1
 MAX_SLOTS = ROWS
 LOOKUP = 2048
 """Tokens of earlier replies in which drafts are looked up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prefilled:
-    """A prompt that was read: keys, values [1, G, n, D] of each layer of full attention, logits [1, V] after
-    its last token."""
-
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
-    states: Sequence[tuple[Tensor, Tensor]] = ()
-    """Of each other layer: what its memory begins with, [1, H, K, V] and [1, C, T]."""
-    logits: Tensor
-    next_rotary: int
-    """The rotary position of the first token that is written."""
-
-    @property
-    def length(self) -> int:
-        return self.keys[0].shape[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,11 +163,7 @@ class Slots:
         length = slot_length(prompt.length, self.max_new_tokens)
         self._resize(len(self._state.token), max(self._cache.length, length))
         cache, state = self._cache, self._state
-        for mine, given in zip((*cache.keys, *cache.values), (*prompt.keys, *prompt.values), strict=True):
-            mine[slot, :, : prompt.length].copy_(given[0])
-        for memory, (kept, inputs) in zip(cache.memories, prompt.states, strict=True):
-            memory.begin(slot, kept[0], inputs[0])
-        cache.start[slot] = prompt.length
+        cache.begin(slot, prompt)
         state.record[slot].zero_()
         state.position[slot] = prompt.length - 1
         state.rotary[slot] = prompt.next_rotary - 1

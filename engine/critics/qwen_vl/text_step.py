@@ -29,6 +29,24 @@ HYBRID = "qwen3_5_text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prefilled:
+    """A prompt that was read: keys, values [1, G, n, D] of each layer of full attention, logits [1, V] after
+    its last token."""
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    states: Sequence[tuple[Tensor, Tensor]] = ()
+    """Of each other layer: what its memory begins with, [1, H, K, V] and [1, C, T]."""
+    logits: Tensor
+    next_rotary: int
+    """The rotary position of the first token that is written."""
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].shape[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
     """keys, values [S, G, L, D] of each layer with full attention, contiguous; memories of the other layers;
     start int64 [S]: the position of the first row of the last step, behind which those memories are."""
@@ -46,6 +64,15 @@ class Cache:
         """All that is kept of the slots, which are the first dimension of each."""
         memories = (part for memory in self.memories for part in memory.parts())
         return (*self.keys, *self.values, *memories, self.start)
+
+    def begin(self, slot: int, prompt: Prefilled) -> None:
+        """The slot's tokens are those of the prompt."""
+        pairs = zip((*self.keys, *self.values), (*prompt.keys, *prompt.values), strict=True)
+        for mine, given in pairs:
+            mine[slot, :, : prompt.length].copy_(given[0])
+        for memory, (state, inputs) in zip(self.memories, prompt.states, strict=True):
+            memory.begin(slot, state[0], inputs[0])
+        self.start[slot] = prompt.length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

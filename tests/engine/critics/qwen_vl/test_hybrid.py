@@ -27,8 +27,8 @@ from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.footprint import kept_bytes, prefill_bytes
 from engine.critics.qwen_vl.instructions import plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
-from engine.critics.qwen_vl.slots import Prefilled, Slots, slot_length
-from engine.critics.qwen_vl.text_step import TextStep
+from engine.critics.qwen_vl.slots import Slots, slot_length
+from engine.critics.qwen_vl.text_step import Prefilled, TextStep
 from engine.errors import ModelError
 from engine.machine.counted import peak_bytes
 from engine.quant.four_bit import FourBitLinear

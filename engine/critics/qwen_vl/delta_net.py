@@ -108,8 +108,11 @@ class DeltaNet:
         place = rows.kept[:, None] + torch.arange(taps - 1, device=new.device)
         inputs = torch.cat((memory.inputs[rows.owners[:, None], place], new), dim=1)
         memory.inputs[rows.owners, : inputs.shape[1]] = inputs
-        out = sum(inputs[:, i : i + width].float() * tap for i, tap in enumerate(self._taps))
-        return F.silu(out.to(new.dtype))  # type: ignore[union-attr] # there is a tap
+        wide = inputs.float()
+        out = wide[:, :width] * self._taps[0]
+        for i in range(1, taps):
+            out = torch.addcmul(out, wide[:, i : i + width], self._taps[i])
+        return F.silu(out.to(new.dtype))
 
 
 def memory_bytes(config: Any, element: int) -> int:

@@ -20,6 +20,7 @@ from tiny_vlm import save_tiny_vlm, tiny_hybrid, tiny_tokenizer
 from tiny_wan import build_scenario
 from transformers import AutoModelForImageTextToText, DynamicCache, Qwen3_5Config
 
+from engine.build.model_folders import find_critic
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import prefill, prequantized
 from engine.critics.qwen_vl.critic import QwenVLCritic
@@ -32,7 +33,7 @@ from engine.critics.qwen_vl.text_step import Prefilled, TextStep
 from engine.errors import ModelError
 from engine.machine.counted import peak_bytes
 from engine.quant.four_bit import FourBitLinear
-from engine.types import VideoSpec
+from engine.types import Critique, PlanReply, Prompt, Verdict, Video, VideoSpec
 from kernels.decode import attention, gated_delta
 
 torch.set_num_threads(1)
@@ -128,22 +129,45 @@ def kept_of(prompt: Prefilled) -> list[torch.Tensor]:
     return [*prompt.keys, *prompt.values, *(part for pair in prompt.states for part in pair)]
 
 
-def test_it_plans(critic: QwenVLCritic, tmp_path: Path) -> None:
-    job = replace(critic, grammars=None).plan(build_scenario(tmp_path, num_frames=24))
+def finish(job: Any) -> Any:
     while job.steps_left:
         job.launch().wait()
-    reply = job.result()
-    assert reply.num_tokens == 2 * 40 and reply.plan is None, "two tries of random words"
-    assert reply.raw.startswith("{")
+    return job.result()
+
+
+def replies(critic: QwenVLCritic, folder: Path) -> tuple[PlanReply, Critique]:
+    """About a prefix, and about a take."""
+    scenario = build_scenario(folder, num_frames=24)
+    frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    prompt = Prompt(text="The ball rolls.", negative="", seed=3, revision=0)
+    job = critic.start(scenario, prompt, Video(frames=frames, fps=8.0), None)
+    return finish(critic.plan(scenario)), finish(job)
+
+
+def test_it_plans_and_judges(folder: Path, critic: QwenVLCritic, tmp_path: Path) -> None:
+    assert find_critic(str(folder)).family == "qwen_vl"
+    plan, critique = replies(replace(critic, grammars=None), tmp_path)
+    assert all(40 < one.num_tokens <= 80 for one in (plan, critique)), "two tries of random words"
+    assert plan.plan is None and plan.raw.startswith("{") and critique.verdict is Verdict.UNREADABLE
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_on_a_gpu_it_answers(folder: Path, tmp_path: Path, quantization: str) -> None:
+    """Steps are captured, rows of drafts and all."""
+    if quantization != "none":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    loaded = qwen_vl.load(folder, device="cuda", dtype="bf16", quantization=quantization, takes=SPEC)
+    first, second = (replies(loaded, tmp_path / name) for name in ("a", "b"))
+    assert first[0].raw == second[0].raw and first[1].raw == second[1].raw
+    assert loaded.slots is not None and loaded.slots._graphs
 
 
 def test_a_constrained_reply_keeps_to_the_schema(critic: QwenVLCritic, tmp_path: Path) -> None:
     pytest.importorskip("llguidance", reason="optional dependency: retake-engine[constrained]")
     job = critic.plan(build_scenario(tmp_path, num_frames=24))
     job._num_tries = 1  # straight to the constrained try
-    while job.steps_left:
-        job.launch().wait()
-    assert re.match(r'\{\s*"objects"\s*:\s*\[', job.result().raw)
+    assert re.match(r'\{\s*"objects"\s*:\s*\[', finish(job).raw)
 
 
 def test_a_step_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:

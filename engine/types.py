@@ -217,6 +217,44 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoutForm:
+    """How a scout is made: a look at what a prompt would become, at a part of the price of a take."""
+
+    steps: int  # of denoising
+    whole: bool  # a take in so few steps; else the first ones of the take, which can go on from there
+    stills: bool = False  # decoded as single pictures, one a latent frame, in place of every frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scout:
+    """One look at a candidate. A candidate that is kept has one in each stage, of more steps each time."""
+
+    number: int  # 0-based, in the order in which a scenario's are made
+    round: int  # of the take that one of them becomes
+    stage: int  # 0 is the first look; with each further one half as many are left
+    candidate: int  # place in its round: the same prompt and seed in every stage
+    prompt: Prompt
+    form: ScoutForm
+    video_path: Path  # of what was decoded, relative to the run folder
+    scores: dict[str, float] = field(default_factory=dict)  # by chooser, among those of its stage
+    place: int | None = None  # among those of its stage, 0 is the best; None: they were not compared yet
+    kept: bool = False  # whether it goes on, to the next stage or to a take
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by what was done
+    device: str | None = None
+
+    def as_attempt(self) -> Attempt:
+        """As choosers see it: a take that nobody judged."""
+        return Attempt(
+            index=self.number,
+            prompt=self.prompt,
+            video_path=self.video_path,
+            critique=None,
+            round=self.round,
+            sample=self.candidate,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelectorSettings:
     """What selectors that look through a frozen network need; a folder that is None is the bundled one."""
 
@@ -231,6 +269,7 @@ class History:
 
     plan: PlanReply | None = None
     attempts: tuple[Attempt, ...] = ()
+    scouts: tuple[Scout, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

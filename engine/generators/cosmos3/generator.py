@@ -7,6 +7,7 @@ Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Never
@@ -17,6 +18,7 @@ from torch import Tensor
 from engine.autoencoder.memory import latent_shape, padded
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.beginnings import Beginnings, for_few_steps, key_of, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
@@ -37,7 +39,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -153,6 +155,7 @@ class Cosmos3Generator:
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+        self.beginnings = Beginnings(self.settings, self.schedule.num_steps, self.extrapolated)
 
     @property
     def num_steps(self) -> int:
@@ -224,13 +227,38 @@ class Cosmos3Generator:
     def start(self, scenario: Scenario, prompt: Prompt) -> Cosmos3Job:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
 
-        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
+        prefix is unreadable or too short, ModelError when a text is too long.
         """
+        return self._job(scenario, prompt)
+
+    def check_scouts(self, form: ScoutForm) -> None:
+        """ConfigError where `scout` cannot make them."""
+        refuse_scouts(form, num_steps=self.schedule.num_steps, is_distilled=False, goes_on=True)
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Cosmos3Job:
+        """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
+        self.check_scouts(form)
+        if form.whole:
+            return self._in_steps(form.steps)._job(scenario, prompt, stills=form.stills)
+        return self._job(scenario, prompt, until=form.steps, stills=form.stills)
+
+    def _in_steps(self, num_steps: int) -> Cosmos3Generator:
+        """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
+        other = copy.copy(self)
+        other.schedule, other.extrapolated = schedule_of(self.parts.scheduler, num_steps), frozenset()
+        other.settings = for_few_steps(self.settings)
+        return other
+
+    def _job(
+        self, scenario: Scenario, prompt: Prompt, *, until: int | None = None, stills: bool = False
+    ) -> Cosmos3Job:
         path = scenario.prefix.path
         key = (scenario.id, file_digest(path) if path.is_file() else "")
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         text, negative = self._texts(scenario, prompt)
+        beginning = key_of(key, prompt)
         request = Request(
             prefix_key=key,
             prefix=frames,
@@ -238,6 +266,9 @@ class Cosmos3Generator:
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
             seed=prompt.seed,
+            beginning=beginning,
+            part=self.beginnings.part(beginning, until),
+            stills=stills,
         )
         return Cosmos3Job(self, request)
 

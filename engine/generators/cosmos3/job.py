@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import PrefixSampler
 from engine.denoise.take import TakeJob, TakeRequest
+from engine.machine.device import to_device
 
 if TYPE_CHECKING:
     from engine.generators.cosmos3.generator import Cosmos3Generator
@@ -40,6 +41,7 @@ class Cosmos3Job(TakeJob):
             num_steps=generator.schedule.num_steps,
             chunk_latents=generator.chunk_latents(generator.spec),
             modules={"transformer": parts.transformer, "vae": parts.vae},
+            keep=generator.beginnings.put,
         )
 
     def _rollout(self, watch: FiniteWatch) -> FlowRollout:
@@ -48,12 +50,15 @@ class Cosmos3Job(TakeJob):
         prefix = self._encode_prefix(
             generator.prefixes, lambda pixels: encode_mode(parts.vae, pixels, self._chunk_latents).float()
         )
+        part = self._request.part
+        known = [to_device(velocity, parts.device) for velocity in part.known]
         return FlowRollout(
             PrefixSampler(generator.schedule, self._noise(), prefix, patch_px=parts.patch_px),
             guidance,
             watch,
             num_steps=generator.schedule.num_steps,
             early_stop=generator.settings.early_stop,
+            part=replace(part, known=known),
         )
 
     def _guidance(self) -> Guidance:

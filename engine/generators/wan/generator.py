@@ -5,6 +5,7 @@ Knows no critic, no attempts, no reference clip, and no variant: what differs is
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from engine.autoencoder.memory import latent_shape
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.beginnings import ALL, Beginnings, Part, for_few_steps, key_of, refuse_scouts
 from engine.denoise.experts import EXPERTS, VisitingDenoiser
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
@@ -40,7 +42,7 @@ from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -240,6 +242,7 @@ class WanGenerator:
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, _policies(parts))
         self.negatives: Recent[Tensor] = Recent(REMEMBERED)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+        self.beginnings = Beginnings(self.settings, self.schedule.num_steps, self.extrapolated)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -305,18 +308,50 @@ class WanGenerator:
         self.most_chunk_latents = 1
         return "the autoencoder takes one latent frame at a time"
 
-    def rollout(self, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch) -> Rollout:
+    def rollout(
+        self, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch, part: Part = ALL
+    ) -> Rollout:
         """The denoise steps of one job."""
-        return self.parts.variant.run.rollout(self, text, noise, encoded, watch)
+        return self.parts.variant.run.rollout(self, text, noise, encoded, watch, part)
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
 
-        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
+        prefix is unreadable or too short, ModelError when a text is too long.
         """
+        return self._job(scenario, prompt)
+
+    def check_scouts(self, form: ScoutForm) -> None:
+        """ConfigError where `scout` cannot make them."""
+        refuse_scouts(
+            form,
+            num_steps=self.schedule.num_steps,
+            is_distilled=bool(self.defaults.timesteps),
+            goes_on=self.parts.variant.run.goes_on,
+        )
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> WanJob:
+        """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
+        self.check_scouts(form)
+        if form.whole:
+            return self._in_steps(form.steps)._job(scenario, prompt, stills=form.stills)
+        return self._job(scenario, prompt, until=form.steps, stills=form.stills)
+
+    def _in_steps(self, num_steps: int) -> WanGenerator:
+        """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
+        other = copy.copy(self)
+        other.schedule, other.extrapolated = read_schedule(self.parts.scheduler, num_steps), frozenset()
+        other.settings = for_few_steps(self.settings)
+        return other
+
+    def _job(
+        self, scenario: Scenario, prompt: Prompt, *, until: int | None = None, stills: bool = False
+    ) -> WanJob:
         key = (scenario.id, _digest(scenario.prefix.path))
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
+        beginning = key_of(key, prompt)
         request = Request(
             prefix_key=key,
             prefix=frames,
@@ -325,6 +360,9 @@ class WanGenerator:
             negative=prompt.negative,
             negative_ids=token_ids(self.parts, prompt.negative),
             seed=prompt.seed,
+            beginning=beginning,
+            part=self.beginnings.part(beginning, until),
+            stills=stills,
         )
         return WanJob(self, request)
 

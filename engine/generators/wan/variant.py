@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from engine.denoise.beginnings import ALL, Part
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 class Run(Protocol):
     """How takes of a variant are denoised."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the first steps of a take are of all its frames, so that one can go on behind them."""
+        ...
 
     def check(self, folder: Path, defaults: WanDefaults, config: Any) -> None:
         """ModelError for what the configuration of a transformer does not allow."""
@@ -59,7 +65,13 @@ class Run(Protocol):
         ...
 
     def rollout(
-        self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
+        self,
+        generator: WanGenerator,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        part: Part = ALL,
     ) -> Rollout:
         """Over float32 noise [1, Z, F, h, w] and what the conditioning made of the prefix."""
         ...

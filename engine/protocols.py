@@ -22,6 +22,8 @@ from engine.types import (
     PlanReply,
     Prompt,
     Scenario,
+    Scout,
+    ScoutForm,
     Stop,
     Video,
     VideoSpec,
@@ -90,6 +92,21 @@ class Generator(Protocol):
 
         Equal prompts give equal takes. Raises VideoError when the prefix cannot be read; its job raises
         NotFinite for a take that holds no numbers.
+        """
+        ...
+
+
+class ScoutingGenerator(Generator, Protocol):
+    """One that can also show, at a part of the price, what a take would become."""
+
+    def check_scouts(self, form: ScoutForm) -> None:
+        """ConfigError where it has no such scouts."""
+        ...
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+        """As `start`, in `form.steps` denoise steps; of stills, at a rate of their own.
+
+        From the noise of the take. Whatever scouts were made before, `start` gives the same take.
         """
         ...
 
@@ -186,6 +203,14 @@ class Sink(Protocol):
     """Where finished work goes, at once and crash-safe."""
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        """One that was not compared yet."""
+        ...
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        """All of one stage, with scores and places."""
+        ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
 

@@ -15,7 +15,8 @@ from engine.api.takes import StrPath
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator, Selector
 from engine.settings.config import LoopConfig
-from engine.types import Attempt, Outcome, PlanReply, Scenario
+from engine.settings.loop import SCOUT
+from engine.types import Attempt, Outcome, PlanReply, Scenario, Scout
 
 OnTake = Callable[[str, Attempt], None]
 """Called with the id of its scenario once a take is stored, and again once it is judged if that is later."""
@@ -37,6 +38,10 @@ class Quiet:
     def finished(self, scenario_ids: Iterable[str]) -> None: ...
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def scout(self, scenario_id: str, scout: Scout) -> None: ...
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None: ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         if self.on_take is not None:
@@ -68,9 +73,10 @@ def refine(
     has `failure`. Raises StoreError when `out` holds a run, ConfigError for a selector that is not known,
     DeviceError when the GPU is lost and RunLost when the disk takes no more.
     """
-    from engine.build.engine import encoder
+    from engine.build.engine import encoder, scouts_of
+    from engine.build.prepare import check_scouts
     from engine.loop.lanes import HOST_THREADS, make_lanes
-    from engine.loop.policy import RefinementPolicy
+    from engine.loop.policy import CRITIC_SCORE, RefinementPolicy
     from engine.loop.scenario import Components, ScenarioLoop
     from engine.loop.scheduler import Scheduler
     from engine.loop.selection import TakeScorer
@@ -82,9 +88,16 @@ def refine(
 
     folder, display = Path(out), Quiet(on_take=on_take)
     settings = loop or LoopConfig()
+    check_scouts(settings, generator)
     policy = RefinementPolicy(settings=settings, negative=generator.negative_prompt)
-    chosen_by = _selectors(policy.video_selectors, selectors or {})
-    scorer = TakeScorer(folder, chosen_by) if chosen_by else None
+    looking = dict.fromkeys((*policy.video_selectors, *settings.all_selectors))
+    chosen_by = _selectors([name for name in looking if name != CRITIC_SCORE], selectors or {})
+    compared_by = {name: chosen_by[name] for name in policy.video_selectors}
+    scorer = TakeScorer(folder, compared_by) if compared_by else None
+    scouts = None
+    if settings.method == SCOUT:
+        choosers = {name: chosen_by[name] for name in settings.scout_choosers}
+        scouts = scouts_of(policy, generator, folder, choosers)
     recorder = HostRecorder()
     with RunStore.create(folder, scenarios) as store:
         components = Components(
@@ -95,6 +108,7 @@ def refine(
             encode=encoder(folder),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
+            scouts=scouts,
         )
         with HostPool(HOST_THREADS) as host, kept_trace(folder, recorder):
             lanes = make_lanes(host=host, recorder=recorder, progress=display)

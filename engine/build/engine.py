@@ -6,10 +6,11 @@ Knows no store of a run and no other engine: whoever has one gives it scenarios 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from engine.build.prepare import Prepared, refinement_policy, replies_at_once
 from engine.build.relief import Relief
@@ -19,15 +20,18 @@ from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_la
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
+from engine.loop.scout_policy import ScoutPolicy
+from engine.loop.scouting import Scouts
 from engine.loop.selection import TakeScorer
 from engine.machine.device import release_memory
 from engine.machine.graphs import DEVICE_CALLS
 from engine.machine.streams import HostPool, HostThread, LaneStreams
-from engine.protocols import Control, Critic, Generator, Progress, Sink
-from engine.runs.folder import place_of_take, writing
+from engine.protocols import Control, Critic, Generator, Progress, Selector, Sink
+from engine.runs.folder import place_of_scout, place_of_take, writing
 from engine.runs.manifest import cpu_model
 from engine.runs.trace import CudaRecorder, HostRecorder
-from engine.types import History, Scenario, Video
+from engine.settings.loop import SCOUT
+from engine.types import Attempt, History, Scenario, Video
 from engine.video.files import write_mp4
 from engine.video.oddities import oddity_of
 
@@ -119,6 +123,13 @@ class Engine:
         selectors = {name: self.prepared.selectors[name] for name in policy.video_selectors}
         return TakeScorer(self.folder, selectors) if selectors else None
 
+    def _scouts(self, policy: RefinementPolicy) -> Scouts | None:
+        loop = self.prepared.config.loop
+        if loop.method != SCOUT:
+            return None
+        choosers = {name: self.prepared.selectors[name] for name in loop.scout_choosers}
+        return scouts_of(policy, self.generator, self.folder, choosers)
+
     def _components(self, sink: Sink, policy: RefinementPolicy, scorer: TakeScorer | None) -> Components:
         return Components(
             generator=self.generator,
@@ -128,6 +139,7 @@ class Engine:
             encode=encoder(self.folder),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
+            scouts=self._scouts(policy),
             device=device_name(self.prepared.device),
         )
 
@@ -167,6 +179,29 @@ def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
         return path
 
     return encode
+
+
+def scouts_of(
+    policy: RefinementPolicy, generator: Any, folder: Path, choosers: Mapping[str, Selector]
+) -> Scouts:
+    """Of a generator that makes scouts; their previews lie beside the takes below `folder`."""
+    scorer = TakeScorer(folder, choosers)
+
+    def preview(scenario: Scenario, number: int, video: Video) -> Path:
+        path = place_of_scout(folder, scenario.id, number)
+        with writing(folder):
+            write_mp4(folder / path, video.frames, video.fps)
+        return path
+
+    def compare(scenario: Scenario, looks: Sequence[Attempt]) -> list[dict[str, float]]:
+        try:
+            return scorer.scores(scenario, looks)
+        finally:
+            scorer.forget(looks)
+
+    return Scouts(
+        policy=ScoutPolicy(refinement=policy), generator=generator, preview=preview, compare=compare
+    )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
+from engine.loop.scout_policy import forms_of
 from engine.loop.selection import load_selectors
 from engine.machine import compiled
 from engine.machine.cards import Card
@@ -31,8 +32,9 @@ from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig
+from engine.settings.config import PATCH, STREAMED, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
+from engine.settings.loop import AUTO, CHOOSE, LEAVE, PAPER, SCOUT, LoopConfig
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 from engine.weights.linked import linked_parts
@@ -93,11 +95,14 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         compile_into(cache_folder() / "compiled")
     with phase("imports"):
         libraries.import_families(generator, critic)
-    selectors = load_selectors(config.loop.selectors, config.selectors.on(device if card is None else "cpu"))
+    selectors = load_selectors(
+        config.loop.all_selectors, config.selectors.on(device if card is None else "cpu")
+    )
     outlines = _Outlines(generator, critic, device, dtype, card)
     with phase("outlines"):
         outline, form = outlines.generator(config)
     spec: VideoSpec = outline.spec
+    check_scouts(config.loop, outline)
     with phase("clips"):
         scenarios, refused, opened = _questions(config, spec.fps, only)
     chosen_by = choosing(
@@ -352,6 +357,19 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
             dataset.check(scenario)
         except VideoError as error:
             yield scenario.id, str(error)
+
+
+def check_scouts(loop: LoopConfig, generator: Any) -> None:
+    """ConfigError where the loop asks for scouts that this generator does not make."""
+    if loop.method != SCOUT:
+        return
+    if not hasattr(generator, "scout"):
+        raise ConfigError(
+            f"loop.method is {SCOUT}, and {type(generator).__name__} makes no scouts",
+            fix=f'set loop.method = "{PAPER}", or give it the methods of ScoutingGenerator',
+        )
+    for form in forms_of(loop):
+        generator.check_scouts(form)
 
 
 def refinement_policy(

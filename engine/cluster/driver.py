@@ -87,7 +87,7 @@ class Driver:
         handout = HandOut(
             [one for one in usable if one.id not in refused],
             store.history,
-            num_takes=(loop.loops + 1) * loop.samples,
+            num_takes=(loop.loops + 1) * loop.takes_a_round,
             most_each=self.config.schedule.ahead,
             num_workers=self.pool.size,
         )
@@ -241,10 +241,12 @@ class Driver:
 
 
 def _assignment(scenario: Scenario, store: RunStore) -> Assignment:
-    """With the takes that are stored, which selectors look at."""
+    """With the takes and scouts that are stored and that selectors are to look at."""
     past = store.history(scenario.id)
     videos = {take.index: (store.folder / take.video_path).read_bytes() for take in past.attempts}
-    return Assignment(scenario=scenario, past=past, videos=videos)
+    waiting = (scout for scout in past.scouts if scout.place is None)
+    previews = {scout.number: (store.folder / scout.video_path).read_bytes() for scout in waiting}
+    return Assignment(scenario=scenario, past=past, videos=videos, previews=previews)
 
 
 def _given_up(scenario_id: str, store: RunStore, why: str) -> Outcome:

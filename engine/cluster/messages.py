@@ -14,16 +14,18 @@ from typing import Any
 from engine.errors import RetakeError
 from engine.runs.trace import Span
 from engine.settings.config import RunConfig
-from engine.types import Attempt, History, Outcome, PlanReply, Scenario
+from engine.types import Attempt, History, Outcome, PlanReply, Scenario, Scout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One scenario to work at. `videos` are the stored takes of its history, by number."""
+    """One scenario to work at. `videos` are the stored takes of its history, by number, `previews` those of
+    scouts that are still to be compared."""
 
     scenario: Scenario
     past: History
     videos: Mapping[int, bytes]
+    previews: Mapping[int, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,21 @@ class Ready:
 class Planned:
     scenario_id: str
     reply: PlanReply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scouted:
+    """A scout with its preview, an mp4 file."""
+
+    scenario_id: str
+    scout: Scout
+    video: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    scenario_id: str
+    scouts: tuple[Scout, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,4 +124,6 @@ class Lost:
     for_good: bool
 
 
-Message = Ready | Planned | Taken | Judged | Ended | Opened | Worked | MemoryUsed | Step | LogRecord
+Made = Planned | Scouted | Ranked | Taken | Judged | Ended
+"""Of the scenarios, in the order in which they come."""
+Message = Ready | Made | Opened | Worked | MemoryUsed | Step | LogRecord

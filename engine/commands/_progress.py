@@ -7,7 +7,7 @@ nothing of models or of the store; both displays take the same calls and never i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from engine.protocols import Display
 from engine.runs.choices import numbered
 from engine.runs.live import costs_time
 from engine.runs.pace import Left, Pace
-from engine.types import Attempt, Outcome, PlanReply
+from engine.types import Attempt, Outcome, PlanReply, Scout
 from engine.video.files import read_note
 
 LANES = ("generate", "critique", "encode", "select")
@@ -128,6 +128,13 @@ class LiveDisplay:
         style = None if outcome.failure is None else "red"
         self._live.console.print(describe_outcome(outcome), style=style, markup=False, highlight=False)
 
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        pass
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        said = f"{scenario_id}: {describe_stage(scouts)}"
+        self._live.console.print(said, markup=False, highlight=False)
+
 
 class PlainDisplay:
     """One line per plan, take and finished scenario; nothing for single steps."""
@@ -157,6 +164,12 @@ class PlainDisplay:
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         self._line(f"{scenario_id}: plan {'read' if reply.plan else 'unreadable'} in {reply.seconds:.1f} s")
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        pass  # said with the others of its stage
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._line(f"{scenario_id}: {describe_stage(scouts)}")
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._scores.add(scenario_id, attempt)
@@ -190,6 +203,23 @@ def describe_take(attempt: Attempt) -> str:
     verdict = "made" if critique is None else str(critique.verdict)
     score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
     return f"take {attempt.index}{place}: {verdict}{score}"
+
+
+def describe_stage(scouts: Sequence[Scout]) -> str:
+    """One line on the scouts of a stage: who goes on, the best one first, and by how much."""
+    order = sorted(scouts, key=lambda scout: (scout.place is None, scout.place or 0))
+    names = tuple(dict.fromkeys(name for scout in scouts for name in scout.scores))
+    told = [
+        " ".join(
+            [str(scout.candidate), *(f"{scout.scores[name]:.3g}" for name in names if name in scout.scores)]
+        )
+        for scout in order
+    ]
+    kept = sum(scout.kept for scout in order)
+    return (
+        f"{len(order)} scouts of {order[0].form.steps} steps by {', '.join(names) or 'their order'}: "
+        f"{', '.join(told[:kept])} {'go' if kept > 1 else 'goes'} on, before {', '.join(told[kept:])}"
+    )
 
 
 def odd_takes(folder: Path, outcomes: Iterable[Outcome]) -> list[str]:

@@ -16,7 +16,7 @@ from fake_run import BY_CRITIC, OF_THREE, SCENARIOS, FakeModels, make_plan
 from engine.loop.lanes import Task
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
-from engine.types import Attempt, History, Outcome, PhysicsPlan, PlanReply, Scenario, Video
+from engine.types import Attempt, History, Outcome, PhysicsPlan, PlanReply, Scenario, Scout, Video
 
 SCENARIO = SCENARIOS[0]
 
@@ -29,6 +29,12 @@ class Kept:
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         self.said.append(("plan", reply))
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        self.said.append(("scout", scout.number))
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self.said.append(("ranked", [scout.number for scout in scouts if scout.kept]))
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self.said.append(("attempt", attempt.index))

@@ -163,10 +163,10 @@ def gains(weight: float) -> GainModel:
     return GainModel(weights={"revised": weight}, covariance=((0.0,),), deviations=1.0)
 
 
-SCOUTS = replace(LOOP, method="scout", scouts=6, scout_choosers=("brightness",))
+SCOUTS = replace(LOOP, method="scout", loops=2, scouts=4, scout_choosers=("brightness",))
 BY_SCOUTS = RefinementPolicy(settings=SCOUTS, negative="", gain=gains(5.0))
 OF_FINALISTS = RefinementPolicy(
-    settings=replace(SCOUTS, finalists=2, scout_form="first"), negative="", gain=gains(5.0)
+    settings=replace(SCOUTS, scouts=6, finalists=2, scout_form="first"), negative="", gain=gains(5.0)
 )
 BY_CRITIC = policy_of(LOOP)
 BY_LOOKS = policy_of(replace(LOOP, selectors=("brightness",)))

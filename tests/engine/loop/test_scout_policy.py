@@ -21,7 +21,7 @@ UNREADABLE = replace(PLAN, plan=None)
 
 
 def policy(gain: float | None = 5.0, **settings: Any) -> ScoutPolicy:
-    loop = replace(SCOUTS, **{"scouts": 6} | settings)
+    loop = replace(SCOUTS, **{"scouts": 6, "loops": 4} | settings)
     model = None if gain is None else gains(gain)
     return ScoutPolicy(refinement=RefinementPolicy(settings=loop, negative="none", gain=model))
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.build.estimate import clock
 from engine.loop.policy import CRITIC_SCORE, why_chosen
+from engine.loop.scout_policy import why_finished
 from engine.protocols import Display
 from engine.runs.choices import numbered
 from engine.runs.live import costs_time
@@ -26,6 +27,22 @@ from engine.types import Attempt, Outcome, PlanReply, Scout
 from engine.video.files import read_note
 
 LANES = ("generate", "critique", "encode", "select")
+
+
+class Finished:
+    """Why candidates became takes, from the scouts that were compared in this process."""
+
+    def __init__(self) -> None:
+        self._scouts: dict[str, list[Scout]] = {}
+
+    def add(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._scouts.setdefault(scenario_id, []).extend(scouts)
+
+    def said(self, outcome: Outcome) -> str:
+        """Of the chosen take; empty where nothing is known."""
+        scouts = self._scouts.pop(outcome.scenario_id, [])
+        why = "" if outcome.chosen is None else why_finished(scouts, outcome.attempts[outcome.chosen])
+        return f"; it is {why}" if why else ""
 
 
 class BestScores:
@@ -80,7 +97,7 @@ class LiveDisplay:
     def __init__(
         self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._scores = BestScores()
+        self._scores, self._finished = BestScores(), Finished()
         self._left = TimeLeft(num_scenarios, now)
         self._done: set[str] = set()
         columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
@@ -126,12 +143,14 @@ class LiveDisplay:
         self._left.outcome(outcome)
         self._overall.update(self._overall_id, left=str(self._left))
         style = None if outcome.failure is None else "red"
-        self._live.console.print(describe_outcome(outcome), style=style, markup=False, highlight=False)
+        said = describe_outcome(outcome) + self._finished.said(outcome)
+        self._live.console.print(said, style=style, markup=False, highlight=False)
 
     def scout(self, scenario_id: str, scout: Scout) -> None:
         pass
 
     def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._finished.add(scenario_id, scouts)
         said = f"{scenario_id}: {describe_stage(scouts)}"
         self._live.console.print(said, markup=False, highlight=False)
 
@@ -143,7 +162,7 @@ class PlainDisplay:
         self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console
-        self._scores = BestScores()
+        self._scores, self._finished = BestScores(), Finished()
         self._left = TimeLeft(num_scenarios, now)
         self._num_scenarios = num_scenarios
         self._done: set[str] = set()
@@ -169,6 +188,7 @@ class PlainDisplay:
         pass  # said with the others of its stage
 
     def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._finished.add(scenario_id, scouts)
         self._line(f"{scenario_id}: {describe_stage(scouts)}")
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
@@ -185,7 +205,7 @@ class PlainDisplay:
         self._left.outcome(outcome)
         done = f"{len(self._done)}/{self._num_scenarios}"
         said = ", ".join(filter(None, (done, str(self._scores), str(self._left))))
-        self._line(f"{describe_outcome(outcome)} [{said}]")
+        self._line(f"{describe_outcome(outcome)}{self._finished.said(outcome)} [{said}]")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

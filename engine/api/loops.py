@@ -15,7 +15,6 @@ from engine.api.takes import StrPath
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator, Selector
 from engine.settings.config import LoopConfig
-from engine.settings.loop import SCOUT
 from engine.types import Attempt, Outcome, PlanReply, Scenario, Scout
 
 OnTake = Callable[[str, Attempt], None]
@@ -73,13 +72,12 @@ def refine(
     has `failure`. Raises StoreError when `out` holds a run, ConfigError for a selector that is not known,
     DeviceError when the GPU is lost and RunLost when the disk takes no more.
     """
-    from engine.build.engine import encoder, scouts_of
+    from engine.build.engine import comparers, encoder
     from engine.build.prepare import check_scouts
     from engine.loop.lanes import HOST_THREADS, make_lanes
     from engine.loop.policy import CRITIC_SCORE, RefinementPolicy
     from engine.loop.scenario import Components, ScenarioLoop
     from engine.loop.scheduler import Scheduler
-    from engine.loop.selection import TakeScorer
     from engine.machine.streams import HostPool
     from engine.runs.store import RunStore
     from engine.runs.trace import HostRecorder
@@ -90,14 +88,8 @@ def refine(
     settings = loop or LoopConfig()
     check_scouts(settings, generator)
     policy = RefinementPolicy(settings=settings, negative=generator.negative_prompt)
-    looking = dict.fromkeys((*policy.video_selectors, *settings.all_selectors))
-    chosen_by = _selectors([name for name in looking if name != CRITIC_SCORE], selectors or {})
-    compared_by = {name: chosen_by[name] for name in policy.video_selectors}
-    scorer = TakeScorer(folder, compared_by) if compared_by else None
-    scouts = None
-    if settings.method == SCOUT:
-        choosers = {name: chosen_by[name] for name in settings.scout_choosers}
-        scouts = scouts_of(policy, generator, folder, choosers)
+    looks = [name for name in settings.all_selectors if name != CRITIC_SCORE]
+    scorer, scouts = comparers(policy, generator, folder, _selectors(looks, selectors or {}))
     recorder = HostRecorder()
     with RunStore.create(folder, scenarios) as store:
         components = Components(

@@ -81,7 +81,7 @@ class Engine:
         on_lane = LaneStreams(torch.device(self.prepared.device))
         relief = Relief(self.generator, release_memory if on_gpu else lambda: None)
         policy = refinement_policy(config, self.generator, self.prepared.choosing.gain)
-        scorer = self._scorer(policy)
+        scorer, scouts = comparers(policy, self.generator, self.folder, self.prepared.selectors)
         allowed = [scenario.prefix.path for scenario in self.prepared.usable]
         with (
             boundary.watch(config.dataset, own=self.folder, allowed=allowed) as watch,
@@ -99,7 +99,7 @@ class Engine:
                 widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
             )
             scheduler = Scheduler(
-                self._loops(work, self._components(sink, policy, scorer)),
+                self._loops(work, self._components(sink, policy, scorer, scouts)),
                 lanes,
                 progress=progress,
                 overlap=config.schedule.overlap,
@@ -119,18 +119,9 @@ class Engine:
         for one in work:
             yield None if one is None else ScenarioLoop(scenario=one[0], by=by, past=one[1])
 
-    def _scorer(self, policy: RefinementPolicy) -> TakeScorer | None:
-        selectors = {name: self.prepared.selectors[name] for name in policy.video_selectors}
-        return TakeScorer(self.folder, selectors) if selectors else None
-
-    def _scouts(self, policy: RefinementPolicy) -> Scouts | None:
-        loop = self.prepared.config.loop
-        if loop.method != SCOUT:
-            return None
-        choosers = {name: self.prepared.selectors[name] for name in loop.scout_choosers}
-        return scouts_of(policy, self.generator, self.folder, choosers)
-
-    def _components(self, sink: Sink, policy: RefinementPolicy, scorer: TakeScorer | None) -> Components:
+    def _components(
+        self, sink: Sink, policy: RefinementPolicy, scorer: TakeScorer | None, scouts: Scouts | None
+    ) -> Components:
         return Components(
             generator=self.generator,
             critic=self.critic,
@@ -139,7 +130,7 @@ class Engine:
             encode=encoder(self.folder),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
-            scouts=self._scouts(policy),
+            scouts=scouts,
             device=device_name(self.prepared.device),
         )
 
@@ -181,10 +172,25 @@ def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
     return encode
 
 
-def scouts_of(
+def comparers(
+    policy: RefinementPolicy, generator: Any, folder: Path, selectors: Mapping[str, Selector]
+) -> tuple[TakeScorer | None, Scouts | None]:
+    """Who compares finished takes, and who makes and compares scouts; None where the loop has no such thing.
+
+    `generator` makes scouts where the loop asks for them; takes and previews lie below `folder`.
+    """
+    loop = policy.settings
+    of_takes = {name: selectors[name] for name in policy.video_selectors}
+    of_scouts = {name: selectors[name] for name in loop.scout_choosers} if loop.method == SCOUT else None
+    return (
+        TakeScorer(folder, of_takes) if of_takes else None,
+        None if of_scouts is None else _scouts(policy, generator, folder, of_scouts),
+    )
+
+
+def _scouts(
     policy: RefinementPolicy, generator: Any, folder: Path, choosers: Mapping[str, Selector]
 ) -> Scouts:
-    """Of a generator that makes scouts; their previews lie beside the takes below `folder`."""
     scorer = TakeScorer(folder, choosers)
 
     def preview(scenario: Scenario, number: int, video: Video) -> Path:

@@ -253,6 +253,8 @@ def _errors_told(path: Path, *, writes: bool) -> Iterator[None]:
         yield
     except sqlite3.IntegrityError:
         raise
+    except UnicodeDecodeError as error:  # SQLite's own message, which repeats a damaged name
+        raise damaged(path, f"it holds a name that is not UTF-8: {error}") from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, sqlite3.ProgrammingError):  # a fault of the caller, such as using it when closed

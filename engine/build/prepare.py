@@ -360,7 +360,8 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
 
 
 def check_scouts(loop: LoopConfig, generator: Any) -> None:
-    """ConfigError where the loop asks for scouts that this generator does not make."""
+    """ConfigError for settings of the other loop, and for scouts that this generator does not make."""
+    loop.refuse_unused()
     if loop.method != SCOUT:
         return
     if not hasattr(generator, "scout"):

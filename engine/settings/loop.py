@@ -78,7 +78,7 @@ class LoopConfig:
 
     scouts: int = setting(
         8,
-        low=2,
+        low=3,
         high=256,
         help="Candidates of each round of the scout loop, half of them of each of two prompts.",
     )
@@ -115,6 +115,11 @@ class LoopConfig:
         validate(self, "loop")
         if not self.selectors:
             raise ConfigError("loop.selectors is empty", fix='name at least one, such as "critic_score"')
+        if self.method == SCOUT:
+            self._check_scouts()
+
+    def refuse_unused(self) -> None:
+        """ConfigError for what is set and is of the other loop."""
         of_other = OF_PAPER if self.method == SCOUT else OF_SCOUTS
         for entry in fields(self):
             if entry.name in of_other and getattr(self, entry.name) != entry.default:
@@ -123,8 +128,6 @@ class LoopConfig:
                     f"loop.{entry.name} is of the {other} loop, and loop.method is {self.method}",
                     fix=f'leave it out, or set loop.method = "{other}" (--loop {other})',
                 )
-        if self.method == SCOUT:
-            self._check_scouts()
 
     @property
     def takes_a_round(self) -> int:

@@ -57,8 +57,8 @@ class PaperTake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """`values`: case scores in percent, of all takes, and of looks that can be scored. `scores`: of these clips
-    by chooser, each seen beside the others."""
+    """`values`: case scores in percent, of takes and of looks that can be scored. `scores`: of these clips by
+    chooser, each seen beside the others."""
 
     name: str
     category: str
@@ -131,10 +131,11 @@ class ScoutPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What an arm came to: the score of its take, and its cost in single takes."""
+    """What an arm came to: the score of its take, its cost in single takes, and of how many it was chosen."""
 
     value: float
     cost: float
+    num: int
 
 
 def combinations_of(names: Sequence[str]) -> list[Choosers]:
@@ -171,7 +172,7 @@ def arms(
 ) -> dict[str, Spent]:
     """Of one scene by name: single, best of N, the paper's loop, scouts and the oracle at this budget."""
     single = scene.values[Key(0, 0)]
-    found = {"single": Spent(value=single, cost=1.0)}
+    found = {"single": Spent(value=single, cost=1.0, num=1)}
     for prompts in (BRIEF, PLAN, BOTH):
         takes = tuple(candidates(scene, budget, prompts))
         for by in combinations_of(choosers):
@@ -179,7 +180,7 @@ def arms(
             judging = costs.critique_s if CRITIC_SCORE in by else 0.0
             extra = len(takes) * (costs.choosing_s(by) + judging) + (prompts != BRIEF) * costs.plan_s
             cost = (len(takes) * costs.take_s + extra) / costs.take_s
-            found[f"best of {prompts} by {'+'.join(by)}"] = Spent(value=value, cost=cost)
+            found[f"best of {prompts} by {'+'.join(by)}"] = Spent(value=value, cost=cost, num=len(takes))
     if scene.paper:
         found["paper"] = paper(scene, budget, costs)
     for plan in plans:
@@ -187,8 +188,8 @@ def arms(
         num = plan.num_affordable(budget * costs.take_s, costs, most)
         if num:
             cost = plan.cost_s(num, costs) / costs.take_s
-            found[plan.name] = Spent(value=plan.chosen(scene, num), cost=cost)
-    found["oracle"] = Spent(value=oracle(scene, budget), cost=float(budget))
+            found[plan.name] = Spent(value=plan.chosen(scene, num), cost=cost, num=num)
+    found["oracle"] = Spent(value=oracle(scene, budget), cost=float(budget), num=budget)
     return found
 
 
@@ -198,4 +199,4 @@ def paper(scene: Scene, budget: int, costs: Costs) -> Spent:
     room = int((budget * costs.take_s - costs.plan_s) / each + 1e-9)
     num = max(1, min(room, len(scene.paper)))
     chosen = scene.paper[scene.paper[num - 1].chosen]
-    return Spent(value=chosen.value, cost=(costs.plan_s + num * each) / costs.take_s)
+    return Spent(value=chosen.value, cost=(costs.plan_s + num * each) / costs.take_s, num=num)

@@ -36,7 +36,7 @@ def table(
 
 
 def budgets(scenes: Sequence[Scene], found: Mapping[str, Sequence[Mapping[str, Spent]]]) -> dict[str, Any]:
-    """Each arm that every scene has, by budget: mean, cost, gain over the single take, share of the oracle."""
+    """Each arm that every scene has, by budget: mean, cost, gain over a single take, and its share."""
     names, bound = [scene.name for scene in scenes], _bounds(scenes)
     document: dict[str, Any] = {}
     for budget, rows in found.items():
@@ -61,6 +61,7 @@ def _arm(
     return {
         **mean_ci95([one.value for one in spent], names),
         "cost": float(np.mean([one.cost for one in spent])),
+        "num": float(np.mean([one.num for one in spent])),
         "minus_single": mean_ci95(gains, names),
         "share_of_oracle": ratio_ci95(gains, bound, names),
     }

@@ -52,6 +52,7 @@ class Clip:
     path: Path
     prompt: Prompt
     seconds: Mapping[str, float]
+    is_scored: bool  # whether the benchmark can: not what was decoded as single pictures
     critic_score: float | None = None
     critique_s: float | None = None
 
@@ -102,7 +103,13 @@ def make_pool(
             if form is None and critic is not None:
                 critique, took = timed(critic.start(scenario, prompt, video, prompt.plan or reply.plan))
                 judged = {"critic_score": critique.score, "critique_s": sum(took.values())}
-            made = {"key": list(key), "path": path.name, "prompt": asdict(prompt), "seconds": seconds}
+            made: dict[str, Any] = {
+                "key": list(key),
+                "path": path.name,
+                "prompt": asdict(prompt),
+                "seconds": seconds,
+            }
+            made["is_scored"] = form is None or not form.stills
             entries.append(made | judged)
     record = {"num_prompts": len(prompts), "plan_s": reply.seconds, "clips": entries}
     write_json(folder / RECORD, {"scenario_id": scenario.id, **record})
@@ -134,6 +141,7 @@ def read_pool(folder: Path) -> ScenePool:
             path=folder / entry["path"],
             prompt=PROMPT.validate_python(entry["prompt"]),
             seconds=entry["seconds"],
+            is_scored=entry["is_scored"],
             critic_score=entry.get("critic_score"),
             critique_s=entry.get("critique_s"),
         )

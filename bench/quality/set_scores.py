@@ -1,4 +1,4 @@
-"""What choosers say of sets of a scene's clips, remembered on disk: a set is asked once, however often it is needed.
+"""What choosers say of sets of a scene's clips, remembered on disk: a set is asked once.
 
 Reads clips, never references. For one thread.
 """
@@ -28,7 +28,9 @@ Rows = list[dict[str, float]]
 class SetScores:
     """Called with clips, their scores by chooser. `keep` writes what was asked."""
 
-    def __init__(self, pool: ScenePool, scenario: Scenario, selectors: Mapping[str, Selector], file: Path) -> None:
+    def __init__(
+        self, pool: ScenePool, scenario: Scenario, selectors: Mapping[str, Selector], file: Path
+    ) -> None:
         self._pool, self._scenario, self._selectors, self._file = pool, scenario, selectors, file
         self._reader = TakeReader()
         self._known: dict[str, dict[Keys, list[float | None]]] = _read(file)
@@ -48,7 +50,7 @@ class SetScores:
 
     def seconds(self, keys: Keys) -> dict[str, float]:
         """That each chooser takes for one of these clips, decoded before."""
-        self._takes(keys)[:]
+        list(self._takes(keys))
         found = {}
         for name in self._selectors:
             start_s = time.perf_counter()

@@ -16,7 +16,7 @@ from engine.api.scores import Scores, current_scores
 from engine.api.takes import StrPath
 from engine.protocols import Selector
 from engine.settings.config import load_config
-from engine.types import Attempt, Outcome, PlanReply, Scenario
+from engine.types import Attempt, Outcome, PlanReply, Scenario, Scout
 
 if TYPE_CHECKING:
     from engine.build.run import Run
@@ -35,6 +35,8 @@ class ScenarioRecord:
     """None while it is unfinished; else it has the number of the chosen take, or `failure`."""
     chosen: Path | None
     """The clip of the chosen take under its benchmark name, in `chosen/`."""
+    scouts: tuple[Scout, ...] = ()
+    """Looks at candidates, of the scout loop alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ def read_run(folder: StrPath) -> RunRecord:
                 attempts=outcome.attempts if outcome is not None else past.attempts,
                 outcome=outcome,
                 chosen=store.chosen_path(scenario.id) if is_chosen else None,
+                scouts=past.scouts,
             )
         return RunRecord(folder=place, scenarios=found, scores=current_scores(place, store))
 

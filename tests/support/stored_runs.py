@@ -23,7 +23,12 @@ def stored(folder: Path) -> dict[str, Any]:
             for key, one in store.outcomes().items()
         }
         plans = {key: replace(store.history(key).plan, seconds=0.0) for key in outcomes}  # type: ignore[type-var]
+        scouts = {
+            one.id: [replace(s, timings={}) for s in store.scouts.of(one.id)] for one in store.scenarios()
+        }
         return {
+            "scouts": scouts,
+            "previews": store.scouts.digests(),
             "outcomes": outcomes,
             "plans": plans,
             "videos": store.video_digests(),

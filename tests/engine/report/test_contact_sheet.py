@@ -40,9 +40,7 @@ def add_scouts(store: RunStore, scenario_id: str) -> None:
                 round=0,
                 stage=stage,
                 candidate=candidate,
-                prompt=replace(
-                    first, seed=first.seed + candidate, text=first.text + HOSTILE * bool(candidate)
-                ),
+                prompt=replace(first, seed=first.seed + candidate),
                 form=POLICY.forms[stage],
                 video_path=path,
                 timings={"scout": 0.5},

@@ -110,6 +110,14 @@ class ScoutingGenerator(Generator, Protocol):
         """
         ...
 
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+        """The take that a scout of this form becomes, whether or not that was made before.
+
+        That of `start`, unless `form.kept`: then it begins where the scout ended, as noisy as such a take is
+        after that share of its steps.
+        """
+        ...
+
 
 class Critic(Protocol):
     """Reads a prefix and says what must follow; reads a take and says what is wrong with it."""

@@ -223,6 +223,7 @@ class ScoutForm:
     steps: int  # of denoising
     whole: bool  # a take in so few steps; else the first ones of the take, which can go on from there
     stills: bool = False  # decoded as single pictures, one a latent frame, in place of every frame
+    kept: float = 0.0  # share of the steps of its take that a whole scout stands for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class Part:
     until: the step it ends at; its result is then what that step points at. None: the end of the take.
     """
 
-    known: Sequence[Tensor] = ()
+    known: tuple[Tensor, ...] = ()
     until: int | None = None
 
     def num_left(self, num_steps: int) -> int:
@@ -66,6 +67,18 @@ class Beginnings:
             known = self._kept.get(key, ())
         return Part(known=known if until is None or len(known) < until else (), until=until)
 
+    def asked(self, key: Hashable, scout: ScoutForm | None, after: ScoutForm | None) -> dict[str, Any]:
+        """What of a `TakeRequest` says which part of a take is made: a scout; a take that begins where its
+        scout ended; or all that is left of the take."""
+        if after is not None:
+            shown = self.part((key, after.steps)).known[:1]
+            return {"beginning": key, "part": ALL, "stills": False, "after": after, "shown": shown}
+        if scout is None:
+            return {"beginning": key, "part": self.part(key), "stills": False}
+        part = ALL if scout.whole else self.part(key, scout.steps)
+        shown_as = (key, scout.steps) if scout.kept else None
+        return {"beginning": key, "part": part, "stills": scout.stills, "shown_as": shown_as}
+
     def put(self, key: Hashable, velocities: Sequence[Tensor]) -> None:
         """Copied to the host without waiting: they may be read once the fence of this step is over.
 
@@ -96,6 +109,16 @@ def refuse_scouts(form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_o
             f"a scout of {form.steps} denoise steps is no cheaper than a take, which has {num_steps}",
             fix="lower loop.scout_steps or loop.scout_halvings, or take more --steps",
         )
+    if form.kept and not form.whole:
+        raise ConfigError(
+            "loop.scout_kept is set, and loop.scout_form is first, whose steps are those of the take already",
+            fix='set loop.scout_kept = 0, or loop.scout_form = "whole"',
+        )
+    if form.kept and not goes_on:
+        raise ConfigError(
+            "loop.scout_kept is set, and the first steps of this model are of the first frames alone",
+            fix="set loop.scout_kept = 0",
+        )
     if form.whole and is_distilled:
         raise ConfigError(
             "loop.scout_form is whole, and this model was distilled for its own steps and has no fewer",
@@ -106,6 +129,11 @@ def refuse_scouts(form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_o
             "loop.scout_form is first, and the first steps of this model are of the first frames alone",
             fix='set loop.scout_form = "whole"',
         )
+
+
+def steps_kept(form: ScoutForm, num_steps: int) -> int:
+    """Of a take: at least one where any is kept, and never all."""
+    return min(max(1, round(form.kept * num_steps)), num_steps - 1) if form.kept else 0
 
 
 def for_few_steps(settings: DenoiseSettings) -> DenoiseSettings:

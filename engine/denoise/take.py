@@ -26,7 +26,8 @@ from engine.autoencoder.vae import (
     latent_frames_of,
     num_chunks,
 )
-from engine.denoise.beginnings import Part
+from engine.denoise.after_scout import AfterScout
+from engine.denoise.beginnings import ALL, Part, steps_kept
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import FlowRollout, Rollout
@@ -34,7 +35,7 @@ from engine.errors import ConfigError, ModelError
 from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
-from engine.types import Frames, Video, VideoSpec
+from engine.types import Frames, ScoutForm, Video, VideoSpec
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
@@ -99,6 +100,9 @@ class TakeRequest:
     beginning: Hashable  # what decides the denoise steps
     part: Part  # which of them are taken
     stills: bool  # decode a picture of each latent frame alone
+    shown_as: Hashable | None = None  # under which the latents are kept, for a take that begins there
+    after: ScoutForm | None = None  # the whole scout whose motion is kept
+    shown: tuple[Tensor, ...] = ()  # its latents, where they are known
 
 
 class TakeJob(ABC):
@@ -117,7 +121,7 @@ class TakeJob(ABC):
         keep: Callable[[Hashable, Sequence[Tensor]], None],
     ) -> None:
         """`num_steps` of denoising a take, `chunk_latents` latent frames a pass of `vae`. `modules` by name:
-        where a value that is no number may have begun. `keep`: velocities of a part, for who goes on."""
+        where a value that is no number may have begun. `keep`: what a take can go on from."""
         self._given, self._vae, self._spec, self._device = request, vae, spec, device
         self._modules, self._chunk_latents, self._keep_steps = modules, chunk_latents, keep
         self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
@@ -126,14 +130,18 @@ class TakeJob(ABC):
             self._passes = len(self._stills_of_pass())
         else:
             self._passes = num_chunks(vae, latent_frames_of(total_frames(spec)), chunk_latents)
-        self._steps_left = 1 + request.part.num_left(num_steps) + self._passes
+        self._num_kept = 0 if request.after is None else steps_kept(request.after, num_steps)
+        num_first = 0 if request.after is None or request.shown else request.after.steps
+        self._num_behind = request.part.num_left(num_steps) - self._num_kept
+        self._steps_left = 1 + num_first + self._num_behind + self._passes
         self._stage = ENCODE
         self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
 
     @abstractmethod
-    def _rollout(self, watch: FiniteWatch) -> Rollout:
-        """Encodes prefix and texts, and begins with noise; `watch` is told what was made."""
+    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
+        """Encodes prefix and texts; what it returns makes the rollout of a part of the take, or of a take in
+        so few steps. `watch` is told what was made."""
 
     @property
     def steps_left(self) -> int:
@@ -164,7 +172,7 @@ class TakeJob(ABC):
         return Video(frames=torch.cat(self._decoded).numpy(), fps=fps)
 
     def _run(self) -> Generator[None, None, None]:
-        rollout = self._rollout(self._watch)
+        rollout = self._begun()
         self._stage = DENOISE
         yield
         for left in rollout.steps():
@@ -175,6 +183,8 @@ class TakeJob(ABC):
             yield
         if self._given.part.until is not None and isinstance(rollout, FlowRollout):
             self._keep_steps(self._given.beginning, rollout.velocities)
+        if self._given.shown_as is not None:
+            self._keep_steps(self._given.shown_as, (rollout.latents,))
         latents = denormalise(self._vae, rollout.latents.to(self._vae.dtype))
         del rollout  # its history is as large as num_steps latents
         for pixels in self._pixels(latents):
@@ -182,6 +192,20 @@ class TakeJob(ABC):
                 self._watch.note("decoding the latents", pixels)
                 self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
             yield
+
+    def _begun(self) -> Rollout:
+        given, noise = self._given, self._noise()
+        make = self._rollouts(self._watch, noise)
+        if given.after is None:
+            return make(given.part, None)
+        shown = [to_device(latents, noise.device) for latents in given.shown]
+        return AfterScout(
+            shown[0] if shown else make(ALL, given.after.steps),
+            noise,
+            lambda part: make(part, None),
+            num_kept=self._num_kept,
+            num_left=self._num_behind,
+        )
 
     def _pixels(self, latents: Tensor) -> Iterator[Tensor]:
         """[1, 3, t, H, W] a pass, without the frames of the prefix."""

@@ -154,10 +154,17 @@ class ScenarioLoop:
         assert reply is not None, "the plan was stored, or is over"
         return reply
 
-    def take(self, begin: Begin, prompt: Prompt, round_number: int, sample: int) -> Waits:
-        """Generate; then encode and critique side by side; then store the attempt."""
+    def take(
+        self,
+        begin: Begin,
+        prompt: Prompt,
+        round_number: int,
+        sample: int,
+        start: Callable[[], Any] | None = None,
+    ) -> Waits:
+        """Generate, by `start` where it is given; then encode and critique side by side; then store it."""
         index = len(self.attempts)
-        start = partial(self.by.generator.start, self.scenario, prompt)
+        start = start or partial(self.by.generator.start, self.scenario, prompt)
         generated: Task[Video] = begin(self.task(GENERATE, "generate", index, start))
         yield [generated]
         video = generated.claim()

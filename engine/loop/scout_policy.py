@@ -151,6 +151,7 @@ def forms_of(settings: LoopConfig) -> tuple[ScoutForm, ...]:
             steps=settings.scout_steps << stage,
             whole=settings.scout_form == "whole",
             stills=settings.scout_decode == "stills",
+            kept=settings.scout_kept,
         )
         for stage in range(settings.scout_halvings + 1)
     )

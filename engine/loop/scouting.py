@@ -143,7 +143,9 @@ class Scouting:
         loop = self.loop
         there = sum(attempt.round == number for attempt in loop.attempts)
         for sample in range(there, len(finalists)):
-            yield from loop.take(self.begin, finalists[sample].prompt, number, sample)
+            look = finalists[sample]
+            start = partial(self.by.generator.finish, loop.scenario, look.prompt, look.form)
+            yield from loop.take(self.begin, look.prompt, number, sample, start)
         if loop.attempts[-1].round == number:
             yield from loop.compare_and_judge(self.begin)
 

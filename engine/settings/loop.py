@@ -17,7 +17,8 @@ WHOLE, FIRST = "whole", "first"
 EVERY_FRAME, STILLS = "frames", "stills"
 OF_PAPER = ("samples", "only_incomplete")
 OF_SCOUTS = (
-    *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_decode", "scout_choosers", "finalists"),
+    *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
+    *("scout_choosers", "finalists"),
 )
 
 
@@ -96,6 +97,13 @@ class LoopConfig:
         choices=(WHOLE, FIRST),
         help="What those steps are. whole: a take in so few steps, and the winner is made in all steps from "
         "the same noise; first: the first steps of the take, and the winner goes on behind them.",
+    )
+    scout_kept: float = setting(
+        0.0,
+        low=0.0,
+        high=0.9,
+        help="Share of a take's steps that its whole scout stands for: the take begins where that ended, as "
+        "noisy as it is there, and keeps its motion; 0: from the noise alone.",
     )
     scout_decode: str = setting(
         EVERY_FRAME,

@@ -134,6 +134,9 @@ class FakeModels:
 
     def check_scouts(self, form: ScoutForm) -> None: ...
 
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[object]:
+        return self.start(scenario, prompt)
+
     def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
         shade = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}{form.steps}").randrange(256)
         video = Video(frames=np.full((2, 4, 4, 3), shade, np.uint8), fps=8.0)

@@ -240,10 +240,15 @@ class Cosmos3Generator:
         """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
         self.check_scouts(form)
         if form.whole:
-            return self._in_steps(form.steps)._job(scenario, prompt, stills=form.stills)
-        return self._job(scenario, prompt, until=form.steps, stills=form.stills)
+            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
+        return self._job(scenario, prompt, scout=form)
 
-    def _in_steps(self, num_steps: int) -> Cosmos3Generator:
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Cosmos3Job:
+        """The take of such a scout; with `form.kept` it begins where that ended."""
+        self.check_scouts(form)
+        return self._job(scenario, prompt, after=form if form.kept else None)
+
+    def in_steps(self, num_steps: int) -> Cosmos3Generator:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
         other = copy.copy(self)
         other.schedule, other.extrapolated = schedule_of(self.parts.scheduler, num_steps), frozenset()
@@ -251,14 +256,18 @@ class Cosmos3Generator:
         return other
 
     def _job(
-        self, scenario: Scenario, prompt: Prompt, *, until: int | None = None, stills: bool = False
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        *,
+        scout: ScoutForm | None = None,
+        after: ScoutForm | None = None,
     ) -> Cosmos3Job:
         path = scenario.prefix.path
         key = (scenario.id, file_digest(path) if path.is_file() else "")
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         text, negative = self._texts(scenario, prompt)
-        beginning = key_of(key, prompt)
         request = Request(
             prefix_key=key,
             prefix=frames,
@@ -266,9 +275,7 @@ class Cosmos3Generator:
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
             seed=prompt.seed,
-            beginning=beginning,
-            part=self.beginnings.part(beginning, until),
-            stills=stills,
+            **self.beginnings.asked(key_of(key, prompt), scout, after),
         )
         return Cosmos3Job(self, request)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from engine.autoencoder.vae import encode_mode
+from engine.denoise.beginnings import Part
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
@@ -44,25 +46,29 @@ class Cosmos3Job(TakeJob):
             keep=generator.beginnings.put,
         )
 
-    def _rollout(self, watch: FiniteWatch) -> FlowRollout:
-        generator, parts = self._generator, self._generator.parts
-        guidance = self._guidance()
+    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], FlowRollout]:
+        parts = self._generator.parts
         prefix = self._encode_prefix(
-            generator.prefixes, lambda pixels: encode_mode(parts.vae, pixels, self._chunk_latents).float()
-        )
-        part = self._request.part
-        known = [to_device(velocity, parts.device) for velocity in part.known]
-        return FlowRollout(
-            PrefixSampler(generator.schedule, self._noise(), prefix, patch_px=parts.patch_px),
-            guidance,
-            watch,
-            num_steps=generator.schedule.num_steps,
-            early_stop=generator.settings.early_stop,
-            part=replace(part, known=known),
+            self._generator.prefixes,
+            lambda pixels: encode_mode(parts.vae, pixels, self._chunk_latents).float(),
         )
 
-    def _guidance(self) -> Guidance:
-        generator, request = self._generator, self._request
+        def make(part: Part, num_steps: int | None) -> FlowRollout:
+            generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
+            known = tuple(to_device(velocity, parts.device) for velocity in part.known)
+            return FlowRollout(
+                PrefixSampler(generator.schedule, noise, prefix, patch_px=parts.patch_px),
+                self._guidance(generator),
+                watch,
+                num_steps=generator.schedule.num_steps,
+                early_stop=generator.settings.early_stop,
+                part=replace(part, known=known),
+            )
+
+        return make
+
+    def _guidance(self, generator: Cosmos3Generator) -> Guidance:
+        request = self._request
         num_steps, settings = generator.schedule.num_steps, generator.settings
         guided = generator.guidance_scale != 1.0
         return Guidance(

@@ -107,7 +107,7 @@ class FlowRun:
             generator.schedule, noise, encoded, patch_px=parts.transformer.config.patch_size[1]
         )
         guide = guides[0]() if parts.boundary is None else ExpertGuide(parts.boundary, guides)
-        known = [to_device(velocity, noise.device) for velocity in part.known]
+        known = tuple(to_device(velocity, noise.device) for velocity in part.known)
         return FlowRollout(
             sampler,
             guide,

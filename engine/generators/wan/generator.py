@@ -335,10 +335,15 @@ class WanGenerator:
         """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
         self.check_scouts(form)
         if form.whole:
-            return self._in_steps(form.steps)._job(scenario, prompt, stills=form.stills)
-        return self._job(scenario, prompt, until=form.steps, stills=form.stills)
+            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
+        return self._job(scenario, prompt, scout=form)
 
-    def _in_steps(self, num_steps: int) -> WanGenerator:
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> WanJob:
+        """The take of such a scout; with `form.kept` it begins where that ended."""
+        self.check_scouts(form)
+        return self._job(scenario, prompt, after=form if form.kept else None)
+
+    def in_steps(self, num_steps: int) -> WanGenerator:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
         other = copy.copy(self)
         other.schedule, other.extrapolated = read_schedule(self.parts.scheduler, num_steps), frozenset()
@@ -346,12 +351,16 @@ class WanGenerator:
         return other
 
     def _job(
-        self, scenario: Scenario, prompt: Prompt, *, until: int | None = None, stills: bool = False
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        *,
+        scout: ScoutForm | None = None,
+        after: ScoutForm | None = None,
     ) -> WanJob:
         key = (scenario.id, _digest(scenario.prefix.path))
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
-        beginning = key_of(key, prompt)
         request = Request(
             prefix_key=key,
             prefix=frames,
@@ -360,9 +369,7 @@ class WanGenerator:
             negative=prompt.negative,
             negative_ids=token_ids(self.parts, prompt.negative),
             seed=prompt.seed,
-            beginning=beginning,
-            part=self.beginnings.part(beginning, until),
-            stills=stills,
+            **self.beginnings.asked(key_of(key, prompt), scout, after),
         )
         return WanJob(self, request)
 

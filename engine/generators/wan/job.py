@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from engine.denoise.beginnings import Part
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.rollout import Rollout
@@ -50,14 +52,19 @@ class WanJob(TakeJob):
             keep=generator.beginnings.put,
         )
 
-    def _rollout(self, watch: FiniteWatch) -> Rollout:
+    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
         parts, encode = self._generator.parts, self._generator.parts.variant.conditioning.encode
-        text, noise = self._encode_text(), self._noise()
+        text = self._encode_text()
         prefix = self._encode_prefix(
             self._generator.prefixes,
             lambda pixels: encode(parts.vae, pixels, parts.spec, self._chunk_latents),
         )
-        return self._generator.rollout(text, noise, prefix, watch, self._request.part)
+
+        def make(part: Part, num_steps: int | None) -> Rollout:
+            generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
+            return generator.rollout(text, noise, prefix, watch, part)
+
+        return make
 
     def _encode_text(self) -> GuidedText:
         generator, request = self._generator, self._request

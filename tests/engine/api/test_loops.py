@@ -129,6 +129,11 @@ class Scouting(Shades):
         frames = np.full((8, 16, 16, 3), prompt.seed % 200, np.uint8)
         return retake.OneStep(lambda: retake.Video(frames=frames, fps=8.0))
 
+    def finish(
+        self, scenario: retake.Scenario, prompt: retake.Prompt, form: retake.ScoutForm
+    ) -> retake.Job[retake.Video]:
+        return self.start(scenario, prompt)
+
 
 def test_a_generator_of_ones_own_is_scouted(scenarios: tuple[retake.Scenario, ...], tmp_path: Path) -> None:
     loop = retake.LoopConfig(method="scout", loops=0, scouts=4, scout_choosers=("darkest",))

@@ -91,6 +91,25 @@ def test_a_whole_scout_is_a_take_of_so_few_steps(load: Any, scenario: Scenario) 
     assert num_steps == STEPS and np.array_equal(take, made(load().start(scenario, PROMPT))[0])
 
 
+def test_a_take_that_keeps_the_motion_of_its_scout_begins_where_that_ended(
+    load: Any, scenario: Scenario
+) -> None:
+    form = replace(WHOLE, kept=0.6)
+    generator = load()
+    scout, _ = made(generator.scout(scenario, PROMPT, form))
+    kept, num_steps = made(generator.finish(scenario, PROMPT, form))
+    assert num_steps == 2, "three of five steps are kept, and those of the scout are known"
+    again, num_steps = made(load().finish(scenario, PROMPT, form))
+    assert num_steps == 2 + 2 and np.array_equal(kept, again), "whether or not the scout was made"
+    take, num_steps = made(generator.start(scenario, PROMPT))
+    assert num_steps == STEPS and np.array_equal(take, made(load().start(scenario, PROMPT))[0])
+    assert not np.array_equal(kept, take) and not np.array_equal(kept, scout)
+    plain, _ = made(generator.finish(scenario, PROMPT, WHOLE))
+    assert np.array_equal(plain, take)
+    with pytest.raises(ConfigError, match="whose steps are those of the take already"):
+        generator.finish(scenario, PROMPT, replace(FIRST, kept=0.5))
+
+
 def test_stills_are_one_picture_a_latent_frame(load: Any, scenario: Scenario) -> None:
     generator = load()
     job = generator.scout(scenario, PROMPT, replace(FIRST, stills=True))
@@ -115,6 +134,8 @@ def test_chunk_after_chunk_has_whole_scouts_alone(tmp_path: Path) -> None:
     scout, num_steps = made(generator.scout(scenario, PROMPT, WHOLE))
     take, all_steps = made(generator.start(scenario, PROMPT))
     assert scout.shape == take.shape and 3 * num_steps == 2 * all_steps
+    with pytest.raises(ConfigError, match=r"loop.scout_kept is set, and the first steps"):
+        generator.scout(scenario, PROMPT, replace(WHOLE, kept=0.5))
 
 
 def test_a_distilled_model_has_first_steps_alone(tmp_path: Path, scenario: Scenario) -> None:

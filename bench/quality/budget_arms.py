@@ -15,8 +15,10 @@ from itertools import combinations
 from typing import Final
 
 from bench.quality.candidate_pool import Key
+from engine.denoise.beginnings import steps_kept
 from engine.loop.policy import CRITIC_SCORE
 from engine.loop.ranking import mean_ranks
+from engine.types import ScoutForm
 
 BUDGETS: Final = (1, 2, 4, 8)
 BOTH, BRIEF, PLAN = "both", "brief", "plan"
@@ -83,13 +85,15 @@ class ScoutPlan:
     halvings: int
     finalists: int
     choosers: Choosers
+    kept: float = 0.0  # share of a take's steps that its last look stands for
 
     @property
     def name(self) -> str:
         form = "whole" if self.whole else "first"
         halved = f" halved {self.halvings}x" if self.halvings else ""
         ends = f" {self.finalists} finished" if self.finalists > 1 else ""
-        return f"scouts {self.steps} {form}{halved}{ends} by {'+'.join(self.choosers)}"
+        kept = f" kept {round(100 * self.kept)} %" if self.kept else ""
+        return f"scouts {self.steps} {form}{halved}{kept}{ends} by {'+'.join(self.choosers)}"
 
     def stages(self, num: int) -> list[tuple[int, int]]:
         """Of so many scouts, (steps, looks) of each stage."""
@@ -103,7 +107,9 @@ class ScoutPlan:
             each = costs.start_s + taken * costs.step_s + costs.look_decode_s
             total += looks * (each + costs.choosing_s(self.choosers))
             known = steps
-        left = costs.take_s - (0.0 if self.whole else known * costs.step_s)
+        form = ScoutForm(steps=known, whole=self.whole, kept=self.kept)
+        taken = steps_kept(form, costs.take_steps) if self.whole else known
+        left = costs.take_s - taken * costs.step_s
         compared = costs.choosing_s(self.choosers) if self.finalists > 1 else 0.0
         return total + self.finalists * (left + compared)
 
@@ -126,6 +132,9 @@ class ScoutPlan:
             order = ranked(scene, looks, self.choosers)[:kept]
             left = sorted((look.take for look in order), key=left.index)
         takes = tuple(left)
+        if self.kept:
+            behind = stages[-1][0], True, round(100 * self.kept)
+            takes = tuple(Key(key.which, key.sample, *behind) for key in left)
         return scene.values[takes[0] if len(takes) == 1 else ranked(scene, takes, self.choosers)[0]]
 
 

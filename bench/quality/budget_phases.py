@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,14 @@ def fill_pool(options: argparse.Namespace, config: RunConfig, run: Path, work: P
         critic = load_critic(config, find_critic(config.critic.name), *place, with_weights=True)
     forms = forms_of_pool(options)
     for form in forms:
-        generator.check_scouts(form)
+        for share in (0.0, *(options.kept if form.whole else ())):
+            generator.check_scouts(replace(form, kept=share))
     loop = LoopConfig(method="scout", scouts=max(2 * options.seeds, 3), scout_halvings=0, seed=options.seed)
     refinement = RefinementPolicy(settings=loop, negative=generator.negative_prompt)
     for done, (name, (scenario, reply)) in enumerate(asked.items()):
         make_pool(
             scenario, reply, folders[name], generator=generator, forms=forms, critic=critic,
-            policy=ScoutPolicy(refinement=refinement),
+            policy=ScoutPolicy(refinement=refinement), kept=options.kept,
         )  # fmt: skip
         print(f"candidates {done + 1}/{len(asked)}", flush=True)
     return folders
@@ -167,7 +168,7 @@ def measured_costs(
 
     def median(name: str, looks: bool | None = None) -> float:
         return statistics.median(
-            clip.seconds[name] for key, clip in clips if looks is None or bool(key.steps) == looks
+            clip.seconds[name] for key, clip in clips if looks is None or key.is_look == looks
         )
 
     return Costs(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from bench.files import write_json
 from engine.denoise.take import DENOISE, ENCODE, VAE_PASS
 from engine.loop.scout_policy import ScoutPolicy
 from engine.protocols import Critic, Job, ScoutingGenerator
-from engine.types import PlanReply, Prompt, Scenario, ScoutForm
+from engine.types import PlanReply, Prompt, Scenario, ScoutForm, Video
 from engine.video.files import write_mp4
 from kernels.files import read_json
 
@@ -31,17 +32,23 @@ STAGES: Final = {ENCODE: "encode_s", DENOISE: "step_s", VAE_PASS: "decode_s"}
 class Key(NamedTuple):
     """One clip of a scene: candidate `sample` of its prompt `which`, 0 the brief text and 1 the plan's.
 
-    steps: of a look; 0 is the finished take.
+    steps: of a look; 0 is the finished take. kept: of a take that begins where that look ended, for which
+    percent of its steps it stands.
     """
 
     which: int
     sample: int
     steps: int = 0
     whole: bool = False
+    kept: int = 0
+
+    @property
+    def is_look(self) -> bool:
+        return self.steps > 0 and self.kept == 0
 
     @property
     def take(self) -> Key:
-        """What becomes of it."""
+        """What becomes of it, from the noise."""
         return Key(self.which, self.sample)
 
 
@@ -76,10 +83,12 @@ def make_pool(
     policy: ScoutPolicy,
     forms: Sequence[ScoutForm],
     critic: Critic | None,
+    kept: Sequence[float] = (),
 ) -> None:
     """Every candidate of `policy` in all `forms` and finished, below `folder`; takes are judged by `critic`.
 
-    Returns at once where the record is there.
+    kept: also takes that begin where a whole look ended, for these shares of their steps. Returns at once
+    where the record is there.
     """
     if (folder / RECORD).is_file():
         return
@@ -90,17 +99,14 @@ def make_pool(
     for place in range(num_first * len(prompts)):
         which, sample = divmod(place, num_first)
         prompt = policy.candidate(scenario, 0, place, prompts)
-        ordered = sorted(forms, key=lambda form: form.steps)  # each goes on behind the one before
-        for form in (*ordered, None):
-            key = Key(which, sample) if form is None else Key(which, sample, form.steps, form.whole)
-            job = (
-                generator.start(scenario, prompt) if form is None else generator.scout(scenario, prompt, form)
-            )
-            video, seconds = timed(job)
-            path = folder / f"{which}-{sample}-{_form_name(form)}.mp4"
+        jobs = _jobs(generator, scenario, prompt, forms, kept)
+        for form, percent, start in jobs:
+            key = Key(which, sample, *(() if form is None else (form.steps, form.whole, percent)))
+            video, seconds = timed(start())
+            path = folder / f"{'-'.join(str(int(part)) for part in key)}.mp4"
             write_mp4(path, video.frames, video.fps)
             judged: dict[str, Any] = {}
-            if form is None and critic is not None:
+            if not key.is_look and critic is not None:
                 critique, took = timed(critic.start(scenario, prompt, video, prompt.plan or reply.plan))
                 judged = {"critic_score": critique.score, "critique_s": sum(took.values())}
             made: dict[str, Any] = {
@@ -109,14 +115,27 @@ def make_pool(
                 "prompt": asdict(prompt),
                 "seconds": seconds,
             }
-            made["is_scored"] = form is None or not form.stills
+            made["is_scored"] = not key.is_look or form is None or not form.stills
             entries.append(made | judged)
     record = {"num_prompts": len(prompts), "plan_s": reply.seconds, "clips": entries}
     write_json(folder / RECORD, {"scenario_id": scenario.id, **record})
 
 
-def _form_name(form: ScoutForm | None) -> str:
-    return "take" if form is None else f"{form.steps}-{'whole' if form.whole else 'first'}"
+def _jobs(
+    generator: ScoutingGenerator,
+    scenario: Scenario,
+    prompt: Prompt,
+    forms: Sequence[ScoutForm],
+    kept: Sequence[float],
+) -> Iterator[tuple[ScoutForm | None, int, Callable[[], Job[Video]]]]:
+    """Form, percent of the steps that it stands for, and what starts it: looks, then takes."""
+    for form in sorted(forms, key=lambda form: form.steps):  # each goes on behind the one before
+        yield form, 0, partial(generator.scout, scenario, prompt, form)
+    yield None, 0, partial(generator.start, scenario, prompt)
+    for form in forms:
+        for share in kept if form.whole else ():
+            finish = partial(generator.finish, scenario, prompt, replace(form, kept=share))
+            yield form, round(100 * share), finish
 
 
 def timed(job: Job[Any]) -> tuple[Any, dict[str, float]]:

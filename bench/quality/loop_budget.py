@@ -88,15 +88,16 @@ def scout_plans(options: argparse.Namespace, choosers: Sequence[str]) -> list[Sc
     """Every way to spend scouts that is compared, that of the default loop first."""
     default = LoopConfig()
     plans = [
-        ScoutPlan(steps=steps, whole=whole, halvings=halvings, finalists=finalists, choosers=by)
+        ScoutPlan(steps=steps, whole=whole, halvings=halvings, finalists=finalists, choosers=by, kept=kept)
         for steps in options.scout_steps
         for whole in (True, False)
         for halvings in (1, 0)
         for finalists in (1, 2)
+        for kept in (0.0, *(options.kept if whole else ()))
         for by in combinations_of(choosers)
     ]
-    asked = (default.scout_form == "whole", default.scout_halvings, default.finalists)
-    return sorted(plans, key=lambda one: (one.whole, one.halvings, one.finalists) != asked)
+    asked = (default.scout_form == "whole", default.scout_halvings, default.finalists, default.scout_kept)
+    return sorted(plans, key=lambda one: (one.whole, one.halvings, one.finalists, one.kept) != asked)
 
 
 def choosing(task: tuple[Measured, Sequence[str], Any, Costs, Sequence[str], Sequence[ScoutPlan]]) -> str:
@@ -118,7 +119,7 @@ def scene_of(one: Measured, names: Sequence[str], settings: Any) -> tuple[Scene,
         kind=one.scene.removeprefix("trimmed-").rpartition("-")[0],
         num_prompts=pool.num_prompts,
         values=one.values,
-        looks=tuple(key for key in pool.clips if key.steps),
+        looks=tuple(key for key in pool.clips if key.is_look),
         scores=asked,
         paper=one.paper,
     )
@@ -260,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[2, 4],
         help="of a first look; a second has twice as many",
     )
+    add("--kept", type=float, nargs="*", default=[], help="also takes that keep such shares of their scout")
     add(
         "--decode",
         choices=("frames", "stills"),

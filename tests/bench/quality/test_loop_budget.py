@@ -66,6 +66,8 @@ def scene(name: str = "kind-1", *, samples: int = 8, lie: float = 0.0, category:
     def scores(keys: tuple[Key, ...]) -> list[dict[str, float]]:
         return [{"a": values[key], "b": -values[key]} for key in keys]
 
+    behind = {Key(0, s, 2, True, 50): 90.0 for s in range(samples)}
+    values |= behind | {Key(1, s, 2, True, 50): 10.0 + s for s in range(samples)}
     return Scene(
         name=name,
         category=category,
@@ -90,6 +92,8 @@ def test_scouts_cost_what_they_do() -> None:
     halved = replace(SCOUTS, halvings=1)
     assert halved.cost_s(8, COSTS) == 3 + 8 * 3 + 4 * 5 + 20
     assert replace(halved, whole=False).cost_s(8, COSTS) == 3 + 8 * 3 + 4 * 3 + 16
+    kept = replace(SCOUTS, kept=0.5)
+    assert kept.cost_s(8, COSTS) == 3 + 8 * 3 + 12, "eight of 16 steps are left"
     looked = replace(SCOUTS, choosers=("b",), finalists=2)
     assert looked.cost_s(8, COSTS) == 3 + 8 * 3.5 + 2 * 20.5
     assert SCOUTS.num_affordable(40.0, COSTS, 32) == 4 and SCOUTS.num_affordable(47.0, COSTS, 32) == 8
@@ -124,6 +128,12 @@ def test_arms_choose_among_what_they_paid_for() -> None:
     assert halved.chosen(scene(lie=30.0), 8) == 63.0, "finished takes are compared for what they are"
     assert SCOUTS.chosen(scene(lie=30.0), 8) == 63.0
     assert SCOUTS.chosen(scene(lie=-30.0), 8) == 62.0, "and scouts for what they look like"
+
+
+def test_a_take_that_keeps_its_scout_is_another_take() -> None:
+    kept = replace(SCOUTS, kept=0.5)
+    assert kept.name == "scouts 2 whole kept 50 % by a"
+    assert kept.chosen(scene(), 8) == 13.0 and SCOUTS.chosen(scene(), 8) == 63.0
 
 
 def test_the_papers_loop_pays_for_each_critique() -> None:
@@ -194,14 +204,16 @@ def test_a_pool_is_made_once_and_a_set_is_asked_once(tmp_path: Path) -> None:
         "policy": ScoutPolicy(refinement=RefinementPolicy(settings=loop, negative="")),
         "forms": [ScoutForm(steps=1, whole=True, stills=True)],
         "critic": None,
+        "kept": [0.5],
     }
     make_pool(SCENARIOS[0], reply, tmp_path / "pool", **how)
     num_calls = len(models.calls)
     make_pool(SCENARIOS[0], reply, tmp_path / "pool", **how)
-    assert len(models.calls) == num_calls == 8
+    assert len(models.calls) == num_calls == 12
     pool = read_pool(tmp_path / "pool")
-    assert set(pool.clips) == {Key(w, s, *f) for w in (0, 1) for s in (0, 1) for f in ((), (1, True))}
-    assert [clip.is_scored for key, clip in pool.clips.items() if key.steps] == [False] * 4
+    forms = ((), (1, True), (1, True, 50))
+    assert set(pool.clips) == {Key(w, s, *f) for w in (0, 1) for s in (0, 1) for f in forms}
+    assert [clip.is_scored for key, clip in pool.clips.items() if key.is_look] == [False] * 4
     chooser = Counted()
     keys = tuple(key for key in pool.clips if not key.steps)
     for _ in range(2):
@@ -229,7 +241,18 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
     folders, out = make_folders(tmp_path / "tiny"), tmp_path / "budget.json"
     given = [
         *("--work", tmp_path / "work", "--out", out, "--count", 2, "--seeds", 2, "--steps", 3),
-        *("--scout-steps", 1, "--loops", 1, "--choosers", "consensus,critic_score", "--jobs", 1),
+        *(
+            "--scout-steps",
+            1,
+            "--kept",
+            0.5,
+            "--loops",
+            1,
+            "--choosers",
+            "consensus,critic_score",
+            "--jobs",
+            1,
+        ),
         *("--generator", folders.generator, "--critic", folders.critic, "--device", "cpu"),
     ]
     assert loop_budget.main([str(word) for word in given]) == 0

@@ -190,6 +190,7 @@ def figures(
         "num_scenes": len({one.scene for one in found}),
         "summary": summary(scenes, rows, by_budget, chosen, seconds),
         "scouts": {budget: None if plan is None else asdict(plan) for budget, plan in chosen.items()},
+        "scouts_by_name": {budget: None if plan is None else plan.name for budget, plan in chosen.items()},
         "best_of": {budget: best_of(by_budget, budget) for budget in rows},
         "best_scouts": {budget: _best(by_budget[budget], plans) for budget in rows},
         "budgets": by_budget,
@@ -290,12 +291,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(arguments: Sequence[str] | None) -> str:
+    """As it was typed; of a path its name, since a published command names no folder of a machine."""
+    words = [Path(word).name if "/" in word else word for word in arguments or sys.argv[1:]]
+    return " ".join(["python -m bench.quality.loop_budget", *words])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = page_console()
     offline()
     try:
-        document = measure(options)
+        document = {**measure(options), "command": _command(arguments)}
         write_json(options.out, document)
     except RetakeError as error:
         console.print(f"error: {error}", markup=False, highlight=False)

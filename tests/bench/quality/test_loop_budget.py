@@ -30,6 +30,8 @@ from bench.quality.budget_arms import (
 from bench.quality.budget_figures import best_of, budgets, chosen_plan, rank_prediction, summary, table
 from bench.quality.candidate_pool import RECORD, Key, make_pool, read_pool
 from bench.quality.set_scores import SetScores
+from bench.results_page.budget_section import loop_budget as loop_budget_section
+from bench.results_page.result_files import read_file
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scout_policy import ScoutPolicy
 from engine.settings.config import LoopConfig
@@ -258,6 +260,8 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
     assert loop_budget.main([str(word) for word in given]) == 0
     document = json.loads(out.read_text())
     assert document["kind"] == "loop_budget" and set(document["budgets"]) == {"1x", "2x", "4x", "8x"}
+    section = loop_budget_section(read_file(out))
+    assert section.title and "| 8x | single |" in section.body and "Spearman" in section.body
     assert set(document["summary"]) == {
         *("share_of_oracle_at_2x", "share_of_oracle_at_8x", "scout_minus_best_of_2"),
         *("scout_minus_best_of_8", "seconds_per_scenario_h200"),

@@ -22,6 +22,7 @@ from engine.types import (
     PlanReply,
     Prompt,
     Scenario,
+    StateSites,
     Stop,
     Video,
     VideoSpec,
@@ -91,6 +92,16 @@ class Generator(Protocol):
         Equal prompts give equal takes. Raises VideoError when the prefix cannot be read; its job raises
         NotFinite for a take that holds no numbers.
         """
+        ...
+
+
+class ObservedGenerator(Generator, Protocol):
+    """One of a family that can keep hidden states of its takes."""
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where in a denoising they are taken; they are then in `Video.states`. None: none are kept, and
+        nothing is done for them. Kept or not, takes are bit for bit the same."""
         ...
 
 

@@ -28,11 +28,12 @@ from engine.autoencoder.vae import (
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import Rollout
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError, ModelError
 from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
-from engine.types import Frames, Video, VideoSpec
+from engine.types import Frames, StateSites, Video, VideoSpec
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
@@ -109,13 +110,15 @@ class TakeJob(ABC):
         num_steps: int,
         chunk_latents: int,
         modules: Mapping[str, nn.Module],
+        sites: StateSites | None = None,
     ) -> None:
         """`num_steps` of denoising, `chunk_latents` latent frames a pass of `vae`. `modules` by name: where a
-        value that is no number may have begun."""
+        value that is no number may have begun. `sites`: where hidden states are to be kept."""
         self._given, self._vae, self._spec, self._device = request, vae, spec, device
         self._modules, self._chunk_latents = modules, chunk_latents
         self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
+        self._tap = None if sites is None else StateTap(sites)
         self._passes = num_chunks(vae, latent_frames_of(total_frames(spec)), chunk_latents)
         self._steps_left = 1 + num_steps + self._passes
         self._stage = ENCODE
@@ -151,7 +154,8 @@ class TakeJob(ABC):
         """
         assert self._steps_left == 0, f"{self._steps_left} steps left"
         self._watch.require(dict(self._modules), self._vae.dtype)
-        return Video(frames=torch.cat(self._decoded).numpy(), fps=self._spec.fps)
+        states = None if self._tap is None else self._tap.states()
+        return Video(frames=torch.cat(self._decoded).numpy(), fps=self._spec.fps, states=states)
 
     def _run(self) -> Generator[None, None, None]:
         rollout = self._rollout(self._watch)
@@ -163,6 +167,8 @@ class TakeJob(ABC):
             if left == 0:
                 self._stage = VAE_PASS
             yield
+        if self._tap is not None:
+            self._tap.to_host()
         latents = denormalise(self._vae, rollout.latents.to(self._vae.dtype))
         del rollout  # its history is as large as num_steps latents
         first = padded(self._spec.prefix_frames)

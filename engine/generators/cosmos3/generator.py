@@ -21,6 +21,7 @@ from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_numbers
 from engine.errors import ConfigError
@@ -37,7 +38,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -61,12 +62,14 @@ def load(
     streamed: Collection[str] = (),
     capability: tuple[int, int] | None = None,
     lends: bool = False,
+    states: bool = False,
 ) -> Cosmos3Generator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
     `loras` are merged into the transformer first. `cache` is a folder for probed kernel choices. `streamed`:
     "text_encoder", the text tower, and "blocks" stay on the host. `capability`: of a GPU that is not here, to
     plan for. `lends`: a critic of the same folder reads by the text tower, which is then kept whole.
+    `states`: takes keep pooled hidden states.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -93,6 +96,14 @@ def load(
         generator.use(made)
     else:
         quantize_outline(family, settings, parts.device, capability, folder)
+    if states:
+        config = parts.transformer.config
+        generator.sites = sites_of(
+            generator.schedule.timesteps,
+            generator.extrapolated,
+            num_layers=len(parts.transformer.layers),
+            width=int(config.hidden_size),
+        )
     return generator
 
 
@@ -152,6 +163,7 @@ class Cosmos3Generator:
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
+        self.sites: StateSites | None = None
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
 
     @property

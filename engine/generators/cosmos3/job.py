@@ -40,6 +40,7 @@ class Cosmos3Job(TakeJob):
             num_steps=generator.schedule.num_steps,
             chunk_latents=generator.chunk_latents(generator.spec),
             modules={"transformer": parts.transformer, "vae": parts.vae},
+            sites=generator.sites,
         )
 
     def _rollout(self, watch: FiniteWatch) -> FlowRollout:
@@ -67,4 +68,5 @@ class Cosmos3Job(TakeJob):
             batched=False,
             gate_step=gate_step(num_steps, settings.cfg_gate),
             cached=generator.extrapolated,
+            tap=self._tap,
         )

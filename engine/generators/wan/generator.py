@@ -24,6 +24,7 @@ from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
+from engine.denoise.states import StateTap
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_numbers
 from engine.errors import ConfigError
@@ -34,13 +35,14 @@ from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.prefix_keys import prefix_note
 from engine.generators.wan.settings import WanDefaults
+from engine.generators.wan.states import wan_sites
 from engine.generators.wan.text import token_ids
 from engine.machine.offload import TakingTurns, release
 from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -64,6 +66,7 @@ def load(
     exported: Assembled | None = None,
     streamed: Collection[str] = (),
     capability: tuple[int, int] | None = None,
+    states: bool = False,
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
@@ -71,7 +74,7 @@ def load(
     `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
     transformer, whose weights are then not read; of `denoise` only what is around it is used. `streamed`:
     "text_encoder", "blocks" and "experts" stay on the host, the last in turn. `capability`: of a GPU that is
-    not here, to plan for.
+    not here, to plan for. `states`: takes keep pooled hidden states.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -106,6 +109,7 @@ def load(
     elif exported is None:
         for one in parts.transformers:
             quantize_outline(parts.variant.family(one), settings, parts.device, capability, _policies(parts))
+    generator.sites = wan_sites(generator) if states else None
     return generator
 
 
@@ -238,6 +242,7 @@ class WanGenerator:
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
         )
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, _policies(parts))
+        self.sites: StateSites | None = None
         self.negatives: Recent[Tensor] = Recent(REMEMBERED)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
 
@@ -305,9 +310,16 @@ class WanGenerator:
         self.most_chunk_latents = 1
         return "the autoencoder takes one latent frame at a time"
 
-    def rollout(self, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch) -> Rollout:
+    def rollout(
+        self,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        tap: StateTap | None = None,
+    ) -> Rollout:
         """The denoise steps of one job."""
-        return self.parts.variant.run.rollout(self, text, noise, encoded, watch)
+        return self.parts.variant.run.rollout(self, text, noise, encoded, watch, tap)
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.

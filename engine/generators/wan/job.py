@@ -47,6 +47,7 @@ class WanJob(TakeJob):
             num_steps=generator.num_steps,
             chunk_latents=generator.chunk_latents(generator.spec),
             modules=modules,
+            sites=generator.sites,
         )
 
     def _rollout(self, watch: FiniteWatch) -> Rollout:
@@ -56,7 +57,7 @@ class WanJob(TakeJob):
             self._generator.prefixes,
             lambda pixels: encode(parts.vae, pixels, parts.spec, self._chunk_latents),
         )
-        return self._generator.rollout(text, noise, prefix, watch)
+        return self._generator.rollout(text, noise, prefix, watch, self._tap)
 
     def _encode_text(self) -> GuidedText:
         generator, request = self._generator, self._request

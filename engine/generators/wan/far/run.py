@@ -15,6 +15,7 @@ from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.components import unfit
@@ -112,8 +113,15 @@ class FarRun:
         return int(2 * config.num_layers * width * element * _context_tokens(parts, spec) + tables)
 
     def rollout(
-        self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
+        self,
+        generator: WanGenerator,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        tap: StateTap | None = None,
     ) -> ChunkRollout:
+        assert tap is None, "the variant has no states"
         chunks, _ = _partition(generator.parts, generator.spec)
         return ChunkRollout(
             cast(ChunkModel, generator.denoiser),

@@ -46,12 +46,13 @@ from engine.loop.selection import load_selectors
 from engine.machine.device import resolve_device
 from engine.protocols import Selector
 from engine.runs.manifest import code_state, cpu_model, gpus, package_versions
+from engine.runs.states import with_states
 from engine.settings.environment import cache_folder
 from engine.types import Attempt
 
 RANK_SUM = "rank_sum"
 """In --by: also the rank sums of every pair and of all selectors named."""
-ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera"})
+ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera", "states"})
 """Selectors whose score of a take does not depend on the other takes: asked once, not once a set."""
 ROUNDS = {"brief_text": (0, 0), "brief_text_compared": (0, 1), "plan_prompt": (1, 1)}
 """Sets of best-of-N by name: the round of the loop that each chooses from, and the last one it sees."""
@@ -187,7 +188,8 @@ def _scores(
     for _ in takes:
         pass  # decoded here, so that no selector's time holds it
     asked = {name: value for name, value in selectors.items() if not (known and name in ALONE)}
-    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, seen)
+    known_of = with_states(run.folder, seen)
+    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, known_of)
     scores = {attempt.index: row for attempt, row in zip(seen, rows, strict=True)}
     for index, row in scores.items():
         row |= {name: score for name, score in known.get(index, {}).items() if name in ALONE}

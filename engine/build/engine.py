@@ -26,6 +26,7 @@ from engine.machine.streams import HostPool, HostThread, LaneStreams
 from engine.protocols import Control, Critic, Generator, Progress, Sink
 from engine.runs.folder import place_of_take, writing
 from engine.runs.manifest import cpu_model
+from engine.runs.states import keep_states
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.types import History, Scenario, Video
 from engine.video.files import write_mp4
@@ -158,12 +159,14 @@ def device_name(device: str) -> str | None:
 
 
 def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
-    """Writes takes to their places below `folder`; RunLost where it takes no more writes."""
+    """Writes takes to their places below `folder`, their states beside them; RunLost where it takes no more
+    writes."""
 
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = place_of_take(folder, scenario.id, index)
         with writing(folder):
             write_mp4(folder / path, video.frames, video.fps, note=oddity_of(video.frames))
+            keep_states(folder, path, video.states)
         return path
 
     return encode

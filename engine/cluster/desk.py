@@ -14,6 +14,7 @@ from engine.cluster.messages import Ended, Judged, MemoryUsed, Message, Opened, 
 from engine.protocols import Display
 from engine.runs.folder import writing
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runs.states import put_states
 from engine.runs.store import RunStore
 from engine.runs.trace import AROUND, Span
 from engine.runs.watched import Watched
@@ -89,8 +90,10 @@ class Desk:
     def _store_take(self, taken: Taken) -> None:
         """Under the name that it has here, whatever the worker calls it."""
         path = self._store.video_path(taken.scenario_id, taken.attempt.index)
-        with writing(self._store.folder), whole_file(self._store.folder / path) as part:
-            part.write_bytes(taken.video)
+        with writing(self._store.folder):
+            with whole_file(self._store.folder / path) as part:
+                part.write_bytes(taken.video)
+            put_states(self._store.folder, path, taken.states)
         self.sink.attempt(taken.scenario_id, replace(taken.attempt, video_path=path))
 
     def _on_our_clock(self, worker: int, span: Span) -> Span:

@@ -25,6 +25,7 @@ from engine.loop.scheduler import NothingAsked
 from engine.protocols import Control, Display
 from engine.runs.changes import changes, listed
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runs.states import states_bytes
 from engine.runs.store import RunStore
 from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.settings.config import RunConfig
@@ -244,7 +245,9 @@ def _assignment(scenario: Scenario, store: RunStore) -> Assignment:
     """With the takes that are stored, which selectors look at."""
     past = store.history(scenario.id)
     videos = {take.index: (store.folder / take.video_path).read_bytes() for take in past.attempts}
-    return Assignment(scenario=scenario, past=past, videos=videos)
+    states = {take.index: states_bytes(store.folder, take.video_path) for take in past.attempts}
+    kept = {index: found for index, found in states.items() if found is not None}
+    return Assignment(scenario=scenario, past=past, videos=videos, states=kept)
 
 
 def _given_up(scenario_id: str, store: RunStore, why: str) -> Outcome:

@@ -19,11 +19,13 @@ from engine.types import Attempt, History, Outcome, PlanReply, Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One scenario to work at. `videos` are the stored takes of its history, by number."""
+    """One scenario to work at. `videos` are the stored takes of its history, by number, and `states` the
+    files of hidden states of those that have one."""
 
     scenario: Scenario
     past: History
     videos: Mapping[int, bytes]
+    states: Mapping[int, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,12 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """An attempt with its video, an mp4 file."""
+    """An attempt with its video, an mp4 file, and the file of its hidden states, if it has one."""
 
     scenario_id: str
     attempt: Attempt
     video: bytes
+    states: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ from engine.protocols import Critic, Generator
 from engine.runs.folder import VIDEOS, place_of_take, writing
 from engine.runs.log_file import OURS
 from engine.runs.manifest import MANIFEST, read_manifest, surroundings
+from engine.runs.states import put_states, states_bytes
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.config import RunConfig
 from engine.settings.environment import cache_folder, usable_cores
@@ -140,10 +141,11 @@ class Worker:
             if given is None:
                 return
             for number, video in given.videos.items():
-                path = folder / place_of_take(folder, given.scenario.id, number)
+                place = place_of_take(folder, given.scenario.id, number)
                 with writing(folder):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(video)
+                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / place).write_bytes(video)
+                    put_states(folder, place, given.states.get(number))
             yield given.scenario, given.past
 
     def _opened(self, paths: Iterable[Path]) -> None:
@@ -178,8 +180,15 @@ class _Sender:
         self._send(Planned(scenario_id=scenario_id, reply=reply))
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        video = (self._folder / attempt.video_path).read_bytes()
-        self._send(Taken(scenario_id=scenario_id, attempt=attempt, video=video))
+        video = self._folder / attempt.video_path
+        self._send(
+            Taken(
+                scenario_id=scenario_id,
+                attempt=attempt,
+                video=video.read_bytes(),
+                states=states_bytes(self._folder, attempt.video_path),
+            )
+        )
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
         self._send(Judged(scenario_id=scenario_id, attempt=attempt))

@@ -40,6 +40,7 @@ from bench.quality.selector_figures import (
 from bench.results_page.selector_tables import ALL_TAKES, markdown, print_tables
 from bench.scoring.case_record import record_of
 from bench.scoring.physics_iq import score_folder
+from engine.build.probing import selector_settings
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.loop.selection import load_selectors
@@ -292,7 +293,7 @@ def _measured(options: argparse.Namespace, given: Sequence[str]) -> dict[str, An
         raise ConfigError(f"--samples {options.samples} is below 1", fix="give the N of best-of-N")
     manifests = [published_manifest(run) for run in (*options.run, *(options.tune_on or ()))]
     device = resolve_device(options.device)
-    selectors = load_selectors(single, read_finished(options.run[0])[0].selectors.on(device))
+    selectors = load_selectors(single, selector_settings(options.run[0], device, single))
 
     def read(folder: Path) -> ScoredRun:
         if options.scored:

@@ -16,8 +16,10 @@ from engine.build import exported, fit, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
+from engine.build.probing import Probing, keeps_states, probing
 from engine.denoise.lora import read_loras
 from engine.denoise.lora_grid import grid_of
+from engine.denoise.states import refuse_states
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
@@ -64,6 +66,7 @@ class Prepared:
     opened: tuple[Path, ...]  # of the dataset so far
     choosing: Choosing
     exported: exported.Exported | None = None
+    probe: Probing | None = None
 
     @property
     def usable(self) -> tuple[Scenario, ...]:
@@ -83,20 +86,21 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         )
     device = "cuda" if card is not None else resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    generator, critic = (
-        model_folders.find_generator(config.generator.name),
-        model_folders.find_critic(config.critic.name),
-    )
+    generator, critic = _folders(config)
     if device != "cpu" and card is None:
         open_ahead(device)
     if compiled.hold(cache_folder() / "compiled"):
         compile_into(cache_folder() / "compiled")
     with phase("imports"):
         libraries.import_families(generator, critic)
-    selectors = load_selectors(config.loop.selectors, config.selectors.on(device if card is None else "cpu"))
+    digest = FileDigests(cache_folder() / "digests").digest
+    probe = probing(config, generator.path, digest)
+    selectors = _selectors(config, device if card is None else "cpu", probe)
     outlines = _Outlines(generator, critic, device, dtype, card)
     with phase("outlines"):
         outline, form = outlines.generator(config)
+    if probe is not None:
+        probe.probe.require(outline.sites)
     spec: VideoSpec = outline.spec
     with phase("clips"):
         scenarios, refused, opened = _questions(config, spec.fps, only)
@@ -105,7 +109,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         generator=generator.path,
         critic=critic.path,
         selectors=config.loop.selectors,
-        digest=FileDigests(cache_folder() / "digests").digest,
+        digest=digest,
     )
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
     with phase("memory plan"):
@@ -126,7 +130,21 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         opened=opened,
         exported=form,
         choosing=chosen_by,
+        probe=probe,
     )
+
+
+def _folders(config: RunConfig) -> tuple[ModelFolder, ModelFolder]:
+    return (
+        model_folders.find_generator(config.generator.name),
+        model_folders.find_critic(config.critic.name),
+    )
+
+
+def _selectors(config: RunConfig, device: str, probe: Probing | None) -> dict[str, Selector]:
+    settings = config.selectors.on(device)
+    path = None if probe is None else probe.path
+    return load_selectors(config.loop.selectors, replace(settings, states_probe=path))
 
 
 def _questions(
@@ -160,7 +178,7 @@ class _Outlines:
     def generator(self, config: RunConfig) -> tuple[Any, exported.Exported | None]:
         """And the exported form that stands in for its denoiser, if any."""
         lent = lends(config, *self._folders)
-        key = (config.generator, config.denoise, *_places(config).items(), lent)
+        key = (config.generator, config.denoise, *_places(config).items(), lent, keeps_states(config))
         if key not in self._made:
             folder, (device, dtype) = self._folders[0], self._place
             outline: Any = load_generator(
@@ -258,6 +276,7 @@ def load_generator(
             streamed=[part for part, place in _places(config).items() if place == STREAMED],
             capability=capability,
             **({"lends": True} if lends else {}),
+            **({"states": True} if _states_of(found, config) else {}),
         )
     generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
     if (grid := grid_of(loras)) is not None:
@@ -266,6 +285,17 @@ def load_generator(
         generator.notes.update(form.notes)
     made: Generator = generator
     return made
+
+
+def _states_of(found: ModelFolder, config: RunConfig) -> bool:
+    """Whether takes keep hidden states. ConfigError where they cannot."""
+    if not keeps_states(config):
+        return False
+    if not found.has_states:
+        raise refuse_states(f"the family {found.family}", "it has no forward that gives them")
+    if config.denoise.engine:
+        raise refuse_states("an exported denoiser", "it gives velocities alone")
+    return True
 
 
 def _places(config: RunConfig) -> dict[str, str]:

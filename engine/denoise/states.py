@@ -26,7 +26,7 @@ NUM_STEPS = 4
 """Predicted steps that are looked at, from the first one on: what moves where is settled in them."""
 DEPTHS = (0.25, 0.5, 0.75)
 """Of the blocks, behind which is looked: the middle ones, where physical plausibility was found to be linear
-in the states (arXiv 2606.05328)."""
+in the states (arXiv 2606.05328), as selectors of trajectories use it (2603.14294)."""
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from engine.types import MOMENTS, Attempt, States, StateSites
 from kernels.files import file_digest, parse_json, whole_file
 
 KIND: Final = "hidden_states"
-SCHEMA: Final = "1"
+SCHEMA: Final = 1
 SUFFIX: Final = ".states.safetensors"
 
 
@@ -39,14 +39,14 @@ def keep_states(folder: Path, video: Path, states: States | None) -> None:
         put_states(folder, video, None)
         return
     header = {
-        "kind": KIND,
         "schema": SCHEMA,
-        "sites": json.dumps(asdict(states.sites)),
+        "sites": asdict(states.sites),
         "values_sha256": _digest(states),
         "video_sha256": file_digest(folder / video),
     }
     values = np.ascontiguousarray(states.values)
-    put_states(folder, video, save({"values": values}, metadata=header))
+    # one entry, since several would be written in another order each time (docs/behaviour.md)
+    put_states(folder, video, save({"values": values}, metadata={KIND: json.dumps(header)}))
 
 
 def states_bytes(folder: Path, video: Path) -> bytes | None:
@@ -79,15 +79,13 @@ def read_states(path: Path) -> States:
     """StoreError for a file that is damaged, of another version, or not of the video beside it."""
     try:
         with safe_open(path, framework="numpy") as file:
-            header, values = file.metadata() or {}, file.get_tensor("values")
-        states = States(sites=_sites(parse_json(header["sites"])), values=values)
+            header, values = parse_json((file.metadata() or {})[KIND]), file.get_tensor("values")
+        schema, states = header["schema"], States(sites=_sites(header["sites"]), values=values)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unusable(path, f"cannot be read: {error}") from error
     sites = states.sites
-    if (header.get("kind"), header.get("schema")) != (KIND, SCHEMA):
-        raise _unusable(
-            path, f"is {header.get('kind')} of schema {header.get('schema')}, not {KIND} {SCHEMA}"
-        )
+    if schema != SCHEMA:
+        raise _unusable(path, f"has schema {schema}; this retake reads {SCHEMA}")
     shape = (len(sites.steps), len(sites.layers), len(MOMENTS), sites.width)
     if values.shape != shape or values.dtype != np.float32 or _digest(states) != header.get("values_sha256"):
         raise _unusable(path, "is not as it was written")

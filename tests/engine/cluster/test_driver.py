@@ -32,8 +32,9 @@ from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
 from engine.types import SKIPPED, Frames, Wish
 
-SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1}
+SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1, "selectors.keep_states": True}
 LOOKS: dict[str, object] = {"loop.loops": 1, "loop.samples": 2, "loop.selectors": ["static_camera"]}
+LOOKS["selectors.keep_states"] = True
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from engine.errors import StoreError
@@ -86,12 +88,23 @@ def test_what_is_damaged_or_of_another_take_is_refused(tmp_path: Path) -> None:
         read_states(path)
     make_take(tmp_path)
     values = load_file(path)["values"]
-    save_file({"values": values}, path, metadata={"kind": "weights", "schema": "1", "sites": "[]"})
-    with pytest.raises(StoreError, match="cannot be read"):
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["hidden_states"])
+    save_file({"values": values}, path, metadata={"hidden_states": json.dumps(header | {"schema": 2})})
+    with pytest.raises(StoreError, match="has schema 2; this retake reads 1"):
         read_states(path)
     save_file({"values": values}, path)
-    with pytest.raises(StoreError, match="cannot be read: 'sites'"):
+    with pytest.raises(StoreError, match="cannot be read: 'hidden_states'"):
         read_states(path)
+
+
+def test_equal_states_are_equal_files(tmp_path: Path) -> None:
+    found = set()
+    for _ in range(8):
+        make_take(tmp_path)
+        keep_states(tmp_path, VIDEO, states())
+        found.add(place_of_states(tmp_path, VIDEO).read_bytes())
+    assert len(found) == 1
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:

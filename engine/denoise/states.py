@@ -46,12 +46,12 @@ def pooled(states: Tensor, pending: Tensor | None = None, gate: Tensor | None = 
 
     The mean of the first half of the tokens, that of the second, and the standard deviation of all. `pending`
     [B, S, C] is a branch not yet added, times `gate` [1, R, C] whose last row is of noisy tokens; None is 1.
-    What is copied in float32 is less than the hidden layer of a block, which is the peak of a forward.
+    One copy in float32 is made, which is less than the hidden layer of a block, the peak of a forward.
     """
     row = states[-1].float()  # [S, C]
     if pending is not None:
-        branch = pending[-1].float()
-        row = row + (branch if gate is None else branch * gate[0, -1].float())
+        row = pending[-1].to(torch.float32, copy=True)
+        row = (row if gate is None else row.mul_(gate[0, -1])).add_(states[-1])
     half = row.shape[0] // 2
     deviation, _ = torch.std_mean(row, dim=0, correction=0)
     return torch.stack([row[:half].mean(dim=0), row[half:].mean(dim=0), deviation])

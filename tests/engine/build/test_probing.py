@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_run import Folders, Silent, make_folders, script_the_critic
+from typer.testing import CliRunner
 
+from engine import cli
 from engine.build import prepare as preparing
 from engine.build.probing import made_with_of, probing, selector_settings
 from engine.build.run import build_run, resume_run
@@ -125,6 +128,22 @@ def test_stored_takes_are_chosen_from_later_with_others_and_alone(kept: Path, pr
     assert [scores["states"] for entry in both for scores in entry.scores] == [
         scores["states"] for entry in alone for scores in entry.scores
     ]
+
+
+def test_the_command_chooses_by_a_probe_that_is_given(
+    kept: Path, probe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "chosen.json")
+    arguments = ["select", str(kept), "--by", "states", "--json", file]
+    made = CliRunner().invoke(
+        cli.app, [*arguments, "--states-probe", str(probe), "--out", str(tmp_path / "out")]
+    )
+    assert made.exit_code == 0, made.output
+    (entry,) = json.loads(Path(file).read_text())["scenarios"]
+    assert entry["chosen"] == int(np.argmax([scores["states"] for scores in entry["scores"]]))
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    bare = CliRunner().invoke(cli.app, arguments)
+    assert bare.exit_code != 0
 
 
 def test_a_run_that_was_interrupted_goes_on_by_the_states_of_its_takes(

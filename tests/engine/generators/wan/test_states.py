@@ -35,6 +35,7 @@ torch.set_num_threads(1)
 LAYERS = (0, 2)
 PROMPT = Prompt(text="a red ball rolls to the right", negative="still", seed=7, revision=0)
 FAST = DenoiseSettings(forward="fast", compile="off")
+BUNDLED = Path(__file__).parents[4] / "engine/demo/models/generator"
 
 
 @pytest.fixture(autouse=True)
@@ -268,3 +269,23 @@ def test_an_early_end_leaves_the_steps_that_were_made(tmp_path: Path, scenario: 
 
 def test_of_one_token_a_half_the_moments_are_numbers() -> None:
     assert pooled(torch.ones(1, 2, 3)).isfinite().all()
+
+
+@pytest.mark.slow
+def test_the_bundled_generator_makes_the_same_takes_and_different_states_of_other_seeds(
+    tmp_path: Path,
+) -> None:
+    """In fp32 on the CPU, by both forwards."""
+    clip, found = build_clip(tmp_path, fps=8.0), []
+    for settings in (DenoiseSettings(), FAST):
+        options: dict[str, Any] = {"device": "cpu", "dtype": "fp32", "denoise": settings}
+        options["num_inference_steps"] = 3
+        without, kept = (wan.load(BUNDLED, states=on, **options) for on in (False, True))
+        made = take(kept, clip)
+        assert np.array_equal(take(without, clip).frames, made.frames)
+        other = take(kept, clip, dataclasses.replace(PROMPT, seed=8))
+        assert made.states is not None and other.states is not None
+        assert made.states.sites.steps == (0, 1, 2) and len(made.states.sites.layers) == 3
+        assert np.abs(made.states.values - other.states.values).max() > 1e-3
+        found.append(made.states.values)
+    assert np.abs(found[0] - found[1]).max() < 1e-3 * np.abs(found[0]).max()

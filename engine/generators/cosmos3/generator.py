@@ -96,14 +96,7 @@ def load(
         generator.use(made)
     else:
         quantize_outline(family, settings, parts.device, capability, folder)
-    if states:
-        config = parts.transformer.config
-        generator.sites = sites_of(
-            generator.schedule.timesteps,
-            generator.extrapolated,
-            num_layers=len(parts.transformer.layers),
-            width=int(config.hidden_size),
-        )
+    generator.keeps_states = states
     return generator
 
 
@@ -163,13 +156,26 @@ class Cosmos3Generator:
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
-        self.sites: StateSites | None = None
+        self.keeps_states = False
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
 
     @property
     def num_steps(self) -> int:
         """Denoise steps of one take."""
         return self.schedule.num_steps
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where takes keep hidden states; None: nowhere."""
+        if not self.keeps_states:
+            return None
+        transformer = self.parts.transformer
+        return sites_of(
+            self.schedule.timesteps,
+            self.extrapolated,
+            num_layers=len(transformer.layers),
+            width=int(transformer.config.hidden_size),
+        )
 
     @property
     def spec(self) -> VideoSpec:

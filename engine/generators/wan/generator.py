@@ -109,7 +109,9 @@ def load(
     elif exported is None:
         for one in parts.transformers:
             quantize_outline(parts.variant.family(one), settings, parts.device, capability, _policies(parts))
-    generator.sites = wan_sites(generator) if states else None
+    if states:
+        wan_sites(generator)  # refuses, where there are none
+    generator.keeps_states = states
     return generator
 
 
@@ -242,7 +244,7 @@ class WanGenerator:
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
         )
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, _policies(parts))
-        self.sites: StateSites | None = None
+        self.keeps_states = False
         self.negatives: Recent[Tensor] = Recent(REMEMBERED)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
 
@@ -263,6 +265,11 @@ class WanGenerator:
     def num_steps(self) -> int:
         """Denoise steps of one take."""
         return self.parts.variant.run.num_steps(self.schedule, self.parts)
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where takes keep hidden states; None: nowhere. ConfigError where they cannot."""
+        return wan_sites(self) if self.keeps_states else None
 
     @property
     def spec(self) -> VideoSpec:

@@ -16,15 +16,13 @@ from engine.build import exported, fit, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
-from engine.build.probing import Probing, keeps_states, probing
+from engine.build.probing import Probing, keep_states_of, keeps_states, probing, selectors_of
 from engine.denoise.lora import read_loras
 from engine.denoise.lora_grid import grid_of
-from engine.denoise.states import refuse_states
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
-from engine.loop.selection import load_selectors
 from engine.machine import compiled
 from engine.machine.cards import Card
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
@@ -95,7 +93,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         libraries.import_families(generator, critic)
     digest = FileDigests(cache_folder() / "digests").digest
     probe = probing(config, generator.path, digest)
-    selectors = _selectors(config, device if card is None else "cpu", probe)
+    selectors = selectors_of(config, device if card is None else "cpu", probe)
     outlines = _Outlines(generator, critic, device, dtype, card)
     with phase("outlines"):
         outline, form = outlines.generator(config)
@@ -139,12 +137,6 @@ def _folders(config: RunConfig) -> tuple[ModelFolder, ModelFolder]:
         model_folders.find_generator(config.generator.name),
         model_folders.find_critic(config.critic.name),
     )
-
-
-def _selectors(config: RunConfig, device: str, probe: Probing | None) -> dict[str, Selector]:
-    settings = config.selectors.on(device)
-    path = None if probe is None else probe.path
-    return load_selectors(config.loop.selectors, replace(settings, states_probe=path))
 
 
 def _questions(
@@ -276,7 +268,7 @@ def load_generator(
             streamed=[part for part, place in _places(config).items() if place == STREAMED],
             capability=capability,
             **({"lends": True} if lends else {}),
-            **({"states": True} if _states_of(found, config) else {}),
+            **({"states": True} if keep_states_of(found, config) else {}),
         )
     generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
     if (grid := grid_of(loras)) is not None:
@@ -285,17 +277,6 @@ def load_generator(
         generator.notes.update(form.notes)
     made: Generator = generator
     return made
-
-
-def _states_of(found: ModelFolder, config: RunConfig) -> bool:
-    """Whether takes keep hidden states. ConfigError where they cannot."""
-    if not keeps_states(config):
-        return False
-    if not found.has_states:
-        raise refuse_states(f"the family {found.family}", "it has no forward that gives them")
-    if config.denoise.engine:
-        raise refuse_states("an exported denoiser", "it gives velocities alone")
-    return True
 
 
 def _places(config: RunConfig) -> dict[str, str]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from engine.build.model_folders import find_generator
+from engine.build.model_folders import ModelFolder, find_generator
 from engine.denoise.lora import lora_files, lora_marks
+from engine.denoise.states import refuse_states
 from engine.errors import ConfigError
+from engine.loop.selection import load_selectors
 from engine.loop.state_probe import FIT, PROBE_FILE, StateProbe, read_probe
+from engine.protocols import Selector
 from engine.runs.manifest import MANIFEST, WEIGHT_SUFFIXES, Digest, read_manifest, weight_digests
 from engine.settings.config import RunConfig, read_config
 from engine.settings.selectors import SelectorsConfig
@@ -42,6 +45,24 @@ def probing(config: RunConfig, generator: Path, digest: Digest) -> Probing | Non
     return _found(
         config.selectors.states_probe, generator, made_with(weight_digests(generator, digest), marks)
     )
+
+
+def selectors_of(config: RunConfig, device: str, probe: Probing | None) -> dict[str, Selector]:
+    """Those that a run asks; `probe` as `probing` gives it."""
+    settings = config.selectors.on(device)
+    path = None if probe is None else probe.path
+    return load_selectors(config.loop.selectors, replace(settings, states_probe=path))
+
+
+def keep_states_of(found: ModelFolder, config: RunConfig) -> bool:
+    """Whether takes of this generator keep hidden states. ConfigError where they cannot."""
+    if not keeps_states(config):
+        return False
+    if not found.has_states:
+        raise refuse_states(f"the family {found.family}", "it has no forward that gives them")
+    if config.denoise.engine:
+        raise refuse_states("an exported denoiser", "it gives velocities alone")
+    return True
 
 
 def made_with(weights: Mapping[str, str], loras: Sequence[str]) -> dict[str, Any]:

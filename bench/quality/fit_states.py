@@ -5,7 +5,7 @@ The runs are of tuning scenes, made with --keep-states and several takes a scene
 may read a score. Takes of one scenario are compared across the runs; all must be of the same weights and
 steps. In place of runs, a list of takes with their scores:
 
-    {"generator": "DIR", "loras": [], "takes": [{"states": "a.states.safetensors", "score": 41.5,
+    {"generator": "DIR", "loras": [], "takes": [{"states": "a.mp4.states.safetensors", "score": 41.5,
      "scenario": "0001_perspective-left", "scene": "0001", "prompt": "A ball ..."}]}
 
 Every figure is of scenes that the fit has not seen, beside that of the same procedure on scores that were

@@ -111,7 +111,7 @@ def critique(
 
 def write_video(path: StrPath, video: Video) -> None:
     """As H.264 in mp4, so well that the scorer sees no motion in its noise; a file that exists is replaced.
-    Its hidden states, where the generator kept any, go into a file of that name with `.states.safetensors`.
+    Its hidden states, where the generator kept any, go into a file of that name and `.states.safetensors`.
 
     Raises VideoError for frames that are not uint8 [T, H, W, 3] of even height and width.
     """

@@ -30,7 +30,7 @@ SUFFIX: Final = ".states.safetensors"
 
 def place_of_states(folder: Path, video: Path) -> Path:
     """Of the take of a run folder whose video is or will be at `video` in it; StoreError for one outside."""
-    return place_in(folder, video.with_suffix(SUFFIX))
+    return place_in(folder, video.with_name(video.name + SUFFIX))
 
 
 def keep_states(folder: Path, video: Path, states: States | None) -> None:
@@ -89,7 +89,7 @@ def read_states(path: Path) -> States:
     shape = (len(sites.steps), len(sites.layers), len(MOMENTS), sites.width)
     if values.shape != shape or values.dtype != np.float32 or _digest(states) != header.get("values_sha256"):
         raise _unusable(path, "is not as it was written")
-    video = path.with_name(path.name.removesuffix(SUFFIX) + ".mp4")
+    video = path.with_name(path.name.removesuffix(SUFFIX))
     if not video.is_file() or file_digest(video) != header.get("video_sha256"):
         raise _unusable(path, f"is not of {video.name} as it is there now")
     return states

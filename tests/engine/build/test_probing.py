@@ -115,7 +115,9 @@ def test_a_run_chooses_by_its_states_and_says_by_what(
     assert read_manifest(run / MANIFEST)["probes"] == {"states": file_digest(probe)}
     settings_of = selector_settings(run, "cpu", ["states"])
     for entry in reselect(run, by=("states",), settings=settings_of):
-        own = [values[f"videos/{entry.scenario_id}/attempt-{index}.states.safetensors"] for index in (0, 1)]
+        own = [
+            values[f"videos/{entry.scenario_id}/attempt-{index}.mp4.states.safetensors"] for index in (0, 1)
+        ]
         assert [scores["states"] for scores in entry.scores] == pytest.approx(own)
         assert entry.before == entry.chosen == int(np.argmax(own))
 
@@ -165,7 +167,7 @@ def test_a_run_that_was_interrupted_goes_on_by_the_states_of_its_takes(
     values = states_of(tmp_path / "run")
     assert values == states_of(kept)
     for outcome in outcomes.values():
-        own = [values[f"videos/{outcome.scenario_id}/attempt-{i}.states.safetensors"] for i in (0, 1)]
+        own = [values[f"videos/{outcome.scenario_id}/attempt-{i}.mp4.states.safetensors"] for i in (0, 1)]
         assert outcome.chosen == int(np.argmax(own))
         assert [a.selector_scores["states"] for a in outcome.attempts] == pytest.approx(own)
 

@@ -47,7 +47,7 @@ def test_they_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert found.states is None
     keep_states(tmp_path, VIDEO, states())
     (found,) = with_states(tmp_path, [attempt()])
-    assert found.states == tmp_path / "videos/0001/attempt-0.states.safetensors"
+    assert found.states == tmp_path / "videos/0001/attempt-0.mp4.states.safetensors"
     read = read_states(found.states)
     assert read.sites == SITES and np.array_equal(read.values, states().values)
 

@@ -27,6 +27,7 @@ from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.prefix_keys import for_take
+from engine.machine.memory import GRAPHS
 from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import Prompt, Scenario, Video
 
@@ -289,3 +290,16 @@ def test_the_bundled_generator_makes_the_same_takes_and_different_states_of_othe
         assert np.abs(made.states.values - other.states.values).max() > 1e-3
         found.append(made.states.values)
     assert np.abs(found[0] - found[1]).max() < 1e-3 * np.abs(found[0]).max()
+
+
+def test_graphs_with_states_are_planned_for(folder: Path) -> None:
+    """Each has inputs of its own; without graphs nothing is held."""
+    held = []
+    for states in (False, True):
+        settings = dataclasses.replace(FAST, graphs="on")
+        options: dict[str, Any] = {"denoise": settings, "with_weights": False, "capability": (9, 0)}
+        card = wan.load(folder, device="cuda", dtype="bf16", states=states, **options)
+        held.append(card.footprint(card.spec).held[GRAPHS])
+    settings = dataclasses.replace(FAST, graphs="off")
+    none = wan.load(folder, device="cpu", dtype="fp32", denoise=settings, with_weights=False, states=True)
+    assert held[1] > held[0] > 0 and GRAPHS not in none.footprint(none.spec).held

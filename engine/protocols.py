@@ -24,6 +24,7 @@ from engine.types import (
     Scenario,
     Scout,
     ScoutForm,
+    StateSites,
     Stop,
     Video,
     VideoSpec,
@@ -116,6 +117,16 @@ class ScoutingGenerator(Generator, Protocol):
         That of `start`, unless `form.kept`: then it begins where the scout ended, as noisy as such a take is
         after that share of its steps.
         """
+        ...
+
+
+class ObservedGenerator(Generator, Protocol):
+    """One of a family that can keep hidden states of its takes."""
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where in a denoising they are taken; they are then in `Video.states`. None: none are kept, and
+        nothing is done for them. Kept or not, takes are bit for bit the same."""
         ...
 
 

@@ -128,12 +128,35 @@ class Prompt:
     plan: PhysicsPlan | None = None
 
 
+MOMENTS = ("mean of the first half", "mean of the second half", "standard deviation")
+"""What is kept of the hidden states of a take's noisy tokens, which are in the order of time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSites:
+    """Where in a denoising the hidden states of noisy tokens are taken."""
+
+    steps: tuple[int, ...]  # from 0
+    timesteps: tuple[float, ...]  # of these steps, 0 to 1000
+    layers: tuple[int, ...]  # behind these blocks, from 0
+    width: int  # channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class States:
+    """Pooled hidden states of one take: float32 [steps, layers, MOMENTS, width]."""
+
+    sites: StateSites
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
     """The generated continuation, without the prefix."""
 
     frames: Frames
     fps: float
+    states: States | None = None  # where the generator was asked to keep them
 
     @property
     def seconds(self) -> float:
@@ -214,6 +237,7 @@ class Attempt:
     selector_scores: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     device: str | None = None  # the GPU or CPU that made it, by its name; None in stores of older versions
+    states: Path | None = None  # the file of its hidden states, for whoever compares takes; not stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +285,7 @@ class SelectorSettings:
 
     vjepa: Path | None = None
     image_encoder: Path | None = None
+    states_probe: Path | None = None  # there is no bundled one
     device: str = "cpu"
 
 

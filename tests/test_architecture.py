@@ -42,7 +42,7 @@ ROOMS = {
     "autoencoder": "machine quant kernels",
     "generators": "settings machine video weights quant denoise autoencoder kernels",
     "critics": "settings machine video weights quant kernels",
-    "selectors": "machine video loop",
+    "selectors": "machine video runs loop",
     "loop": "runs video",
     "build": "settings machine video runs datasets weights denoise loop kernels",
     "cluster": "settings machine runs loop build kernels",

@@ -132,19 +132,27 @@ def choose_again(
 ) -> list[Selection]:
     """What these selectors would choose among the stored takes; nothing is generated or changed in the run.
 
-    selectors: objects by a name of yours, or names of files of engine/selectors; of several, ranks are
-    averaged.
+    selectors: objects by a name of yours, or names of files of engine/selectors, with the networks and the
+    probe of the run's settings; of several, ranks are averaged.
     takes: numbers to choose among; default: all. out: a folder for the clips that are chosen.
 
     Each Selection has `scenario_id`, `before`, `chosen` and the `scores` of each take. Raises ConfigError for
-    an unknown name or number, StoreError where a take is missing or not as it was stored.
+    an unknown name or number, or a probe that does not fit; StoreError where a take is missing or not as it
+    was stored.
     """
+    from engine.build.probing import selector_settings
     from engine.loop.selection import reselect
 
     if isinstance(selectors, str):
         selectors = (selectors,)
     by = selectors if isinstance(selectors, Mapping) else tuple(selectors)
-    return reselect(Path(folder), by=by, attempts=takes, out=None if out is None else Path(out))
+    return reselect(
+        Path(folder),
+        by=by,
+        attempts=takes,
+        out=None if out is None else Path(out),
+        settings=selector_settings(Path(folder), "cpu", () if isinstance(by, Mapping) else by),
+    )
 
 
 def _execute(build: Callable[[], Run], on_take: OnTake | None) -> RunRecord:

@@ -29,6 +29,7 @@ from engine.machine.streams import HostPool, HostThread, LaneStreams
 from engine.protocols import Control, Critic, Generator, Progress, Selector, Sink
 from engine.runs.folder import place_of_scout, place_of_take, writing
 from engine.runs.manifest import cpu_model
+from engine.runs.states import keep_states
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.loop import SCOUT
 from engine.types import Attempt, History, Scenario, Video
@@ -161,12 +162,14 @@ def device_name(device: str) -> str | None:
 
 
 def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
-    """Writes takes to their places below `folder`; RunLost where it takes no more writes."""
+    """Writes takes to their places below `folder`, their states beside them; RunLost where it takes no more
+    writes."""
 
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = place_of_take(folder, scenario.id, index)
         with writing(folder):
             write_mp4(folder / path, video.frames, video.fps, note=oddity_of(video.frames))
+            keep_states(folder, path, video.states)
         return path
 
     return encode
@@ -197,6 +200,7 @@ def _scouts(
         path = place_of_scout(folder, scenario.id, number)
         with writing(folder):
             write_mp4(folder / path, video.frames, video.fps)
+            keep_states(folder, path, video.states)
         return path
 
     def compare(scenario: Scenario, looks: Sequence[Attempt]) -> list[dict[str, float]]:

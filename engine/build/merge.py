@@ -22,6 +22,7 @@ from engine.runs.changes import listed
 from engine.runs.choices import users_choices
 from engine.runs.folder import place_of_scout, take_lock
 from engine.runs.manifest import MANIFEST, write_manifest
+from engine.runs.states import put_states, states_bytes
 from engine.runs.store import RunStore
 from engine.runs.trace import Span
 from engine.runs.trace_file import TRACE, read_trace, write_trace
@@ -284,6 +285,7 @@ def _copy(store: RunStore, found: Found) -> None:
         path = store.video_path(scenario_id, attempt.index)
         with whole_file(store.folder / path) as part:
             shutil.copyfile(found.source.folder / attempt.video_path, part)
+        put_states(store.folder, path, states_bytes(found.source.folder, attempt.video_path))
         moved.append(replace(attempt, video_path=path))
         store.attempt(scenario_id, moved[-1])
     if found.outcome is not None:

@@ -16,16 +16,19 @@ from engine.runs.trace import Span
 from engine.settings.config import RunConfig
 from engine.types import Attempt, History, Outcome, PlanReply, Scenario, Scout
 
+ClipFiles = tuple[bytes, bytes | None]
+"""An mp4 file, and the file of hidden states beside it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """One scenario to work at. `videos` are the stored takes of its history, by number, `previews` those of
-    scouts that are still to be compared."""
+    scouts that are still to be compared; each with the file of its hidden states, if it has one."""
 
     scenario: Scenario
     past: History
-    videos: Mapping[int, bytes]
-    previews: Mapping[int, bytes]
+    videos: Mapping[int, ClipFiles]
+    previews: Mapping[int, ClipFiles]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +57,12 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scouted:
-    """A scout with its preview, an mp4 file."""
+    """A scout with its preview, an mp4 file, and the file of its hidden states, if it has one."""
 
     scenario_id: str
     scout: Scout
     video: bytes
+    states: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +73,12 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """An attempt with its video, an mp4 file."""
+    """An attempt with its video, an mp4 file, and the file of its hidden states, if it has one."""
 
     scenario_id: str
     attempt: Attempt
     video: bytes
+    states: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

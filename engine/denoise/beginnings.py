@@ -67,15 +67,19 @@ class Beginnings:
             known = self._kept.get(key, ())
         return Part(known=known if until is None or len(known) < until else (), until=until)
 
-    def asked(self, key: Hashable, scout: ScoutForm | None, after: ScoutForm | None) -> dict[str, Any]:
+    def asked(
+        self, key: Hashable, scout: ScoutForm | None, after: ScoutForm | None, *, anew: bool
+    ) -> dict[str, Any]:
         """What of a `TakeRequest` says which part of a take is made: a scout; a take that begins where its
-        scout ended; or all that is left of the take."""
+        scout ended; or all that is left of the take. `anew`: nothing is left out of it that was made before,
+        since hidden states of those steps are wanted."""
         if after is not None:
             shown = self.part((key, after.steps)).known[:1]
             return {"beginning": key, "part": ALL, "stills": False, "after": after, "shown": shown}
         if scout is None:
-            return {"beginning": key, "part": self.part(key), "stills": False}
-        part = ALL if scout.whole else self.part(key, scout.steps)
+            return {"beginning": key, "part": ALL if anew else self.part(key), "stills": False}
+        until = None if scout.whole else scout.steps
+        part = Part(until=until) if scout.whole or anew else self.part(key, until)
         shown_as = (key, scout.steps) if scout.kept else None
         return {"beginning": key, "part": part, "stills": scout.stills, "shown_as": shown_as}
 

@@ -31,11 +31,12 @@ from engine.denoise.beginnings import ALL, Part, steps_kept
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import FlowRollout, Rollout
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError, ModelError
 from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
-from engine.types import Frames, ScoutForm, Video, VideoSpec
+from engine.types import Frames, ScoutForm, StateSites, Video, VideoSpec
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
@@ -119,13 +120,16 @@ class TakeJob(ABC):
         chunk_latents: int,
         modules: Mapping[str, nn.Module],
         keep: Callable[[Hashable, Sequence[Tensor]], None],
+        sites: StateSites | None = None,
     ) -> None:
         """`num_steps` of denoising a take, `chunk_latents` latent frames a pass of `vae`. `modules` by name:
-        where a value that is no number may have begun. `keep`: what a take can go on from."""
+        where a value that is no number may have begun. `keep`: what a take can go on from. `sites`: where
+        hidden states are to be kept."""
         self._given, self._vae, self._spec, self._device = request, vae, spec, device
         self._modules, self._chunk_latents, self._keep_steps = modules, chunk_latents, keep
         self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
+        self._tap = None if sites is None else StateTap(sites)
         if request.stills:
             self._passes = len(self._stills_of_pass())
         else:
@@ -169,7 +173,8 @@ class TakeJob(ABC):
         assert self._steps_left == 0, f"{self._steps_left} steps left"
         self._watch.require(dict(self._modules), self._vae.dtype)
         fps = self._spec.fps / TEMPORAL_STRIDE if self._given.stills else self._spec.fps
-        return Video(frames=torch.cat(self._decoded).numpy(), fps=fps)
+        states = None if self._tap is None else self._tap.states()
+        return Video(frames=torch.cat(self._decoded).numpy(), fps=fps, states=states)
 
     def _run(self) -> Generator[None, None, None]:
         rollout = self._begun()
@@ -185,6 +190,8 @@ class TakeJob(ABC):
             self._keep_steps(self._given.beginning, rollout.velocities)
         if self._given.shown_as is not None:
             self._keep_steps(self._given.shown_as, (rollout.latents,))
+        if self._tap is not None:
+            self._tap.to_host()
         latents = denormalise(self._vae, rollout.latents.to(self._vae.dtype))
         del rollout  # its history is as large as num_steps latents
         for pixels in self._pixels(latents):

@@ -10,20 +10,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
 from engine.settings.loop import LoopConfig as LoopConfig
 from engine.settings.model_names import added_model
 from engine.settings.notation import is_hub_name, shard_of
 from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
+from engine.settings.selectors import DEVICES, SelectorsConfig
 from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
 
-if TYPE_CHECKING:
-    from engine.types import SelectorSettings
-
 BUNDLED = "demo"
-DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
 FULL, PATCH = "full", "patch"
@@ -143,33 +140,6 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelectorsConfig:
-    vjepa: str = setting("", unset="the bundled one", metavar="DIR", help="Folder of a V-JEPA 2 model.")
-    image_encoder: str = setting(
-        "", unset="the bundled one", metavar="DIR", help="Folder of an image encoder."
-    )
-    device: str = setting(
-        "auto",
-        choices=DEVICES,
-        option="--selectors-device",
-        help="Where these networks run; auto: where the run is.",
-    )
-
-    def __post_init__(self) -> None:
-        validate(self, "selectors")
-
-    def on(self, device: str) -> SelectorSettings:
-        """What selectors are built from in a run on `device`."""
-        from engine.types import SelectorSettings  # brings numpy, which the command line can start without
-
-        return SelectorSettings(
-            vjepa=Path(self.vjepa) if self.vjepa else None,
-            image_encoder=Path(self.image_encoder) if self.image_encoder else None,
-            device=device if self.device == "auto" else self.device,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
     overlap: bool = setting(True, help="Judge one scenario while another is generated.")
     ahead: int = setting(8, low=1, high=64, help="Scenarios in flight at the same time.")
@@ -253,7 +223,7 @@ class RunConfig:
         LoopConfig, title="Loop", help="How often a take is made again, and which one is kept."
     )
     selectors: SelectorsConfig = section(
-        SelectorsConfig, title="Selectors", help="The frozen networks through which selectors look."
+        SelectorsConfig, title="Selectors", help="Through what selectors look at takes."
     )
     schedule: ScheduleConfig = section(
         ScheduleConfig, title=MACHINE, help="How the work is laid out on the machine."
@@ -336,5 +306,6 @@ def _absolute(config: RunConfig) -> RunConfig:
             config.selectors,
             vjepa=folder(config.selectors.vjepa),
             image_encoder=folder(config.selectors.image_encoder),
+            states_probe=folder(config.selectors.states_probe),
         ),
     )

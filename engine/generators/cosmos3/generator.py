@@ -23,6 +23,7 @@ from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_numbers
 from engine.errors import ConfigError
@@ -39,7 +40,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Scenario, ScoutForm, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -63,12 +64,14 @@ def load(
     streamed: Collection[str] = (),
     capability: tuple[int, int] | None = None,
     lends: bool = False,
+    states: bool = False,
 ) -> Cosmos3Generator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
     `loras` are merged into the transformer first. `cache` is a folder for probed kernel choices. `streamed`:
     "text_encoder", the text tower, and "blocks" stay on the host. `capability`: of a GPU that is not here, to
     plan for. `lends`: a critic of the same folder reads by the text tower, which is then kept whole.
+    `states`: takes keep pooled hidden states.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -95,6 +98,7 @@ def load(
         generator.use(made)
     else:
         quantize_outline(family, settings, parts.device, capability, folder)
+    generator.keeps_states = states
     return generator
 
 
@@ -154,6 +158,7 @@ class Cosmos3Generator:
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
+        self.keeps_states = False
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
         self.beginnings = Beginnings(self.settings, self.schedule.num_steps, self.extrapolated)
 
@@ -161,6 +166,19 @@ class Cosmos3Generator:
     def num_steps(self) -> int:
         """Denoise steps of one take."""
         return self.schedule.num_steps
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where takes keep hidden states; None: nowhere."""
+        if not self.keeps_states:
+            return None
+        transformer = self.parts.transformer
+        return sites_of(
+            self.schedule.timesteps,
+            self.extrapolated,
+            num_layers=len(transformer.layers),
+            width=int(transformer.config.hidden_size),
+        )
 
     @property
     def spec(self) -> VideoSpec:
@@ -275,7 +293,7 @@ class Cosmos3Generator:
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
             seed=prompt.seed,
-            **self.beginnings.asked(key_of(key, prompt), scout, after),
+            **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return Cosmos3Job(self, request)
 

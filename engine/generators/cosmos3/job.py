@@ -14,6 +14,7 @@ from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import PrefixSampler
+from engine.denoise.states import StateTap
 from engine.denoise.take import TakeJob, TakeRequest
 from engine.machine.device import to_device
 
@@ -44,6 +45,7 @@ class Cosmos3Job(TakeJob):
             chunk_latents=generator.chunk_latents(generator.spec),
             modules={"transformer": parts.transformer, "vae": parts.vae},
             keep=generator.beginnings.put,
+            sites=generator.sites,
         )
 
     def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], FlowRollout]:
@@ -58,7 +60,7 @@ class Cosmos3Job(TakeJob):
             known = tuple(to_device(velocity, parts.device) for velocity in part.known)
             return FlowRollout(
                 PrefixSampler(generator.schedule, noise, prefix, patch_px=parts.patch_px),
-                self._guidance(generator),
+                self._guidance(generator, self._tap if num_steps is None else None),
                 watch,
                 num_steps=generator.schedule.num_steps,
                 early_stop=generator.settings.early_stop,
@@ -67,7 +69,8 @@ class Cosmos3Job(TakeJob):
 
         return make
 
-    def _guidance(self, generator: Cosmos3Generator) -> Guidance:
+    def _guidance(self, generator: Cosmos3Generator, tap: StateTap | None) -> Guidance:
+        """`tap`: of the take; a scout before it leaves no states."""
         request = self._request
         num_steps, settings = generator.schedule.num_steps, generator.settings
         guided = generator.guidance_scale != 1.0
@@ -78,4 +81,5 @@ class Cosmos3Job(TakeJob):
             batched=False,
             gate_step=gate_step(num_steps, settings.cfg_gate),
             cached=generator.extrapolated,
+            tap=tap,
         )

@@ -18,6 +18,7 @@ from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.prefix_keys import for_take
@@ -86,6 +87,7 @@ class FlowRun:
         encoded: Tensor,
         watch: FiniteWatch,
         part: Part = ALL,
+        tap: StateTap | None = None,
     ) -> FlowRollout:
         parts, settings, num_steps = generator.parts, generator.settings, generator.schedule.num_steps
 
@@ -97,6 +99,7 @@ class FlowRun:
                 batched=generator.batched,
                 gate_step=gate_step(num_steps, settings.cfg_gate),
                 cached=generator.extrapolated,
+                tap=tap,
             )
 
         guides = [

@@ -50,6 +50,7 @@ class WanJob(TakeJob):
             chunk_latents=generator.chunk_latents(generator.spec),
             modules=modules,
             keep=generator.beginnings.put,
+            sites=generator.sites,
         )
 
     def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
@@ -62,7 +63,8 @@ class WanJob(TakeJob):
 
         def make(part: Part, num_steps: int | None) -> Rollout:
             generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
-            return generator.rollout(text, noise, prefix, watch, part)
+            tap = self._tap if num_steps is None else None  # states are of the take, not of its scout
+            return generator.rollout(text, noise, prefix, watch, part, tap)
 
         return make
 

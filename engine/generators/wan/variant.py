@@ -19,6 +19,7 @@ from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.generators.wan.components import unfit
 from engine.generators.wan.conditioning import Conditioning
 from engine.generators.wan.settings import WanDefaults
@@ -72,8 +73,10 @@ class Run(Protocol):
         encoded: Tensor,
         watch: FiniteWatch,
         part: Part = ALL,
+        tap: StateTap | None = None,
     ) -> Rollout:
-        """Over float32 noise [1, Z, F, h, w] and what the conditioning made of the prefix."""
+        """Over float32 noise [1, Z, F, h, w] and what the conditioning made of the prefix. `tap` keeps hidden
+        states, of a variant that has them."""
         ...
 
 
@@ -97,6 +100,8 @@ class Variant:
     schedulers: tuple[str, ...] = ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
     is_guided: bool = True
     """False: guidance is in the weights, and there is none beside them."""
+    without_states: str | None = None
+    """Why the hidden states of its takes cannot be kept; None: they can."""
     has_exports: bool = False
     """Whether `retake export` knows its forward."""
 

@@ -32,12 +32,13 @@ from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
 from engine.types import SKIPPED, Frames, Wish
 
-SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1}
+SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1, "selectors.keep_states": True}
 SCOUTS: dict[str, object] = {
     **{"loop.method": "scout", "loop.loops": 0, "loop.scouts": 3, "loop.scout_halvings": 0},
     **{"loop.scout_steps": 1, "loop.scout_choosers": ["static_camera"], "generator.steps": 2},
 }
 LOOKS: dict[str, object] = {"loop.loops": 1, "loop.samples": 2, "loop.selectors": ["static_camera"]}
+LOOKS["selectors.keep_states"] = True
 
 
 @pytest.fixture(scope="module")

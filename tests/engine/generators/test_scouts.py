@@ -41,10 +41,15 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     }[request.param]
     folder = build(tmp_path_factory.mktemp("models") / request.param)
 
-    def made(num_inference_steps: int = STEPS, **settings: Any) -> Any:
+    def made(num_inference_steps: int = STEPS, states: bool = False, **settings: Any) -> Any:
         denoise = DenoiseSettings(**settings)
         return family.load(
-            folder, device="cpu", dtype="fp32", num_inference_steps=num_inference_steps, denoise=denoise
+            folder,
+            device="cpu",
+            dtype="fp32",
+            num_inference_steps=num_inference_steps,
+            denoise=denoise,
+            states=states,
         )
 
     return made
@@ -108,6 +113,28 @@ def test_a_take_that_keeps_the_motion_of_its_scout_begins_where_that_ended(
     assert np.array_equal(plain, take)
     with pytest.raises(ConfigError, match="whose steps are those of the take already"):
         generator.finish(scenario, PROMPT, replace(FIRST, kept=0.5))
+
+
+def test_hidden_states_are_of_the_steps_that_were_seen(load: Any, scenario: Scenario) -> None:
+    """A take that went on from its scouts would lack those by which it is chosen, so it begins anew."""
+    generator = load(states=True)
+
+    def seen(job: Any) -> tuple[int, ...]:
+        made(job)
+        return job.result().states.sites.steps
+
+    assert seen(generator.scout(scenario, PROMPT, FIRST)) == (0, 1)
+    assert seen(generator.scout(scenario, PROMPT, replace(FIRST, steps=4))) == (0, 1, 2, 3)
+    job = generator.start(scenario, PROMPT)
+    assert seen(job) == (0, 1, 2, 3) and job.num_denoised == STEPS
+    assert np.array_equal(job.result().frames, made(load().start(scenario, PROMPT))[0])
+    few = generator.scout(scenario, PROMPT, WHOLE)
+    assert (
+        seen(few) == (0, 1)
+        and few.result().states.sites.timesteps[1] != job.result().states.sites.timesteps[1]
+    )
+    kept = generator.finish(scenario, PROMPT, replace(WHOLE, kept=0.4))
+    assert seen(kept) == (2, 3), "of its own steps, not of the scout's"
 
 
 def test_stills_are_one_picture_a_latent_frame(load: Any, scenario: Scenario) -> None:

@@ -16,6 +16,7 @@ from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.components import unfit
@@ -122,8 +123,10 @@ class FarRun:
         encoded: Tensor,
         watch: FiniteWatch,
         part: Part = ALL,
+        tap: StateTap | None = None,
     ) -> ChunkRollout:
         assert part == ALL, "the first steps of such a take are those of its first chunk"
+        assert tap is None, "the variant has no states"
         chunks, _ = _partition(generator.parts, generator.spec)
         return ChunkRollout(
             cast(ChunkModel, generator.denoiser),

@@ -122,6 +122,12 @@ class ScoutPlan:
                 found = num
         return found
 
+    def is_said(self, scene: Scene, steps: int) -> bool:
+        """Whether every chooser has something to say of looks of so many steps: a probe of hidden states is
+        of the steps that it was fitted on."""
+        (said,) = scene.scores((Key(0, 0, steps, self.whole),))
+        return all(name in said for name in self.choosers)
+
     def chosen(self, scene: Scene, num: int) -> float:
         """The score of the take that comes of so many scouts."""
         left = candidates(scene, num, BOTH)
@@ -185,6 +191,8 @@ def arms(
     for prompts in (BRIEF, PLAN, BOTH):
         takes = tuple(candidates(scene, budget, prompts))
         for by in combinations_of(choosers):
+            if not all(name in scene.scores((Key(0, 0),))[0] for name in by):
+                continue  # it says nothing of whole takes
             value = scene.values[ranked(scene, takes, by)[0]]
             judging = costs.critique_s if CRITIC_SCORE in by else 0.0
             extra = len(takes) * (costs.choosing_s(by) + judging) + (prompts != BRIEF) * costs.plan_s
@@ -195,7 +203,7 @@ def arms(
     for plan in plans:
         most = scene.num_samples * scene.num_prompts
         num = plan.num_affordable(budget * costs.take_s, costs, most)
-        if num:
+        if num and all(plan.is_said(scene, steps) for steps, _ in plan.stages(num)):
             cost = plan.cost_s(num, costs) / costs.take_s
             found[plan.name] = Spent(value=plan.chosen(scene, num), cost=cost, num=num)
     found["oracle"] = Spent(value=oracle(scene, budget), cost=float(budget), num=budget)

@@ -78,7 +78,12 @@ def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfi
         **{"--generator": options.generator, "--critic": options.critic, "--device": options.device},
         **{"--steps": options.steps},
     }
-    run_loop(dataset, run, resume=True, extra=[str(text) for pair in given.items() for text in pair])
+    extra = [str(text) for pair in given.items() for text in pair]
+    if "states" in options.choosers:
+        extra.append("--keep-states")
+    if options.states_probe is not None:
+        extra += ["--states-probe", str(options.states_probe)]
+    run_loop(dataset, run, resume=True, extra=extra)
     return read_config(run)
 
 

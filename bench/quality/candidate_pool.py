@@ -20,6 +20,7 @@ from bench.files import write_json
 from engine.denoise.take import DENOISE, ENCODE, VAE_PASS
 from engine.loop.scout_policy import ScoutPolicy
 from engine.protocols import Critic, Job, ScoutingGenerator
+from engine.runs.states import keep_states
 from engine.types import PlanReply, Prompt, Scenario, ScoutForm, Video
 from engine.video.files import write_mp4
 from kernels.files import read_json
@@ -105,6 +106,7 @@ def make_pool(
             video, seconds = timed(start())
             path = folder / f"{'-'.join(str(int(part)) for part in key)}.mp4"
             write_mp4(path, video.frames, video.fps)
+            keep_states(folder, Path(path.name), video.states)
             judged: dict[str, Any] = {}
             if not key.is_look and critic is not None:
                 critique, took = timed(critic.start(scenario, prompt, video, prompt.plan or reply.plan))

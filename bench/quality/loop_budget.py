@@ -46,6 +46,7 @@ from bench.quality.candidate_pool import Key, read_pool
 from bench.quality.demo_quality import published_manifest
 from bench.quality.set_scores import FILE, SetScores
 from bench.scoring.view_metrics import case_score
+from engine.build.probing import selector_settings
 from engine.demo.scenes import DEFAULT_WORLD, WORLDS
 from engine.errors import ConfigError, RetakeError
 from engine.loop.policy import CRITIC_SCORE
@@ -158,7 +159,8 @@ def figures(
 ) -> dict[str, Any]:
     """The document of what lies in the pools."""
     names = [name for name in options.choosers if name != CRITIC_SCORE]
-    settings = config.selectors.on("cpu" if options.jobs != 1 else resolve_device(config.device))
+    device = "cpu" if options.jobs != 1 else resolve_device(config.device)
+    settings = selector_settings(run, device, names, probe=options.states_probe)
     first, asked = scene_of(found[0], names, settings)
     chooser_s = asked.seconds(tuple(key for key in first.values if not key.steps))
     pools = [read_pool(one.folder) for one in found]
@@ -275,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         default=["consensus", "geometry", "vjepa", CRITIC_SCORE],
         metavar="NAME,...", help="files of engine/selectors; critic_score judges whole takes alone",
     )  # fmt: skip
+    add("--states-probe", type=Path, metavar="FILE", help="of the chooser states; scouts of its steps alone")
     add(
         "--costs",
         type=Path,

@@ -14,9 +14,11 @@ from bench.analysis.take_choice import TakeReader
 from bench.files import write_json
 from bench.quality.candidate_pool import Key, ScenePool
 from bench.quality.selector_quality import ALONE
+from engine.errors import ConfigError, StoreError
 from engine.loop.policy import CRITIC_SCORE
 from engine.loop.ranking import score_rows
 from engine.protocols import Selector
+from engine.runs.states import with_states
 from engine.types import Attempt, Scenario
 from kernels.files import read_json
 
@@ -31,6 +33,7 @@ class SetScores:
     def __init__(
         self, pool: ScenePool, scenario: Scenario, selectors: Mapping[str, Selector], file: Path
     ) -> None:
+        """`file`: in the folder of the clips, where hidden states lie beside them."""
         self._pool, self._scenario, self._selectors, self._file = pool, scenario, selectors, file
         self._reader = TakeReader()
         self._known: dict[str, dict[Keys, list[float | None]]] = _read(file)
@@ -83,10 +86,14 @@ class SetScores:
 
     def _asked(self, name: str, keys: Keys) -> list[float | None]:
         attempts = [
-            Attempt(index=place, prompt=clip.prompt, video_path=clip.path, critique=None)
+            Attempt(index=place, prompt=clip.prompt, video_path=Path(clip.path.name), critique=None)
             for place, clip in enumerate(self._pool.clips[key] for key in keys)
         ]
-        column = self._selectors[name].score(self._scenario, self._takes(keys), attempts)
+        known = with_states(self._file.parent, attempts)
+        try:
+            column = self._selectors[name].score(self._scenario, self._takes(keys), known)
+        except (ConfigError, StoreError):  # a probe of hidden states says nothing of takes of other steps
+            return [None] * len(keys)
         return [row.get(name) for row in score_rows({name: column}, len(keys))]
 
     def _takes(self, keys: Keys) -> Any:

@@ -132,6 +132,17 @@ def test_arms_choose_among_what_they_paid_for() -> None:
     assert SCOUTS.chosen(scene(lie=-30.0), 8) == 62.0, "and scouts for what they look like"
 
 
+def test_scouts_of_which_a_chooser_says_nothing_are_left_out() -> None:
+    one = scene()
+
+    def scores(keys: tuple[Key, ...]) -> list[dict[str, float]]:
+        return [{"a": 1.0} if key.steps == 2 else {} for key in keys]
+
+    halved = replace(SCOUTS, halvings=1)
+    found = arms(replace(one, scores=scores), 4, COSTS, ["a"], [SCOUTS, halved])
+    assert SCOUTS.name in found and halved.name not in found
+
+
 def test_a_take_that_keeps_its_scout_is_another_take() -> None:
     kept = replace(SCOUTS, kept=0.5)
     assert kept.name == "scouts 2 whole kept 50 % by a"

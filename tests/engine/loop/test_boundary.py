@@ -232,7 +232,7 @@ def test_the_process_of_the_loop_never_imports_the_scorer(
 ) -> None:
     code = CHILD.format(
         repo=str(ROOT),
-        tests=str(ROOT / "tests"),
+        tests=str(ROOT / "tests" / "support"),
         dataset=str(trapped.dataset),
         generator=str(trapped.generator),
         critic=str(trapped.critic),

@@ -23,7 +23,7 @@ from engine.errors import ScorerError, VideoError
 from engine.runs.digests import FileDigests
 from engine.video.files import probe
 
-ALGORITHM = 3  # raise it when masks, reduction, metrics, what is refused or the form of stored entries change
+ALGORITHM = 4  # raise it when masks, reduction, metrics, what is refused or the form of stored entries change
 COMPUTED = "computed"  # in place of the digest of a mask clip that does not ship
 
 

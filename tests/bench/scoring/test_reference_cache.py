@@ -33,7 +33,7 @@ def find(dataset: Path) -> tuple[Reference, ReferenceKey]:
 
 
 def all_frames(takes: RealTakes) -> list[np.ndarray]:
-    return [np.stack(list(takes.frames(take))) for take in (0, 1)]
+    return [np.stack([frame.copy() for frame in takes.frames(take)]) for take in (0, 1)]
 
 
 def test_everything_comes_back_as_it_was(dataset: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -55,6 +55,7 @@ class Unscored:
     attempt: int | None = None  # None: the submission's clip
 
 
+MOST_WAITING = 8  # reduced frames of a clip whose errors are yet to be computed; 1.5 MB each
 CHOSEN = -1  # the label of a submission's clip among attempt numbers
 
 
@@ -156,20 +157,26 @@ def measure_clip(
 ) -> CaseMetrics:
     """Compare a generated clip with both takes in one pass. VideoError when it is too short or unreadable."""
     real = [takes.frames(take) for take in (0, 1)]
-    mse: tuple[list[float], list[float]] = ([], [])
-
     errors = errors or SquaredErrors()
+    found: list[Future[list[float]]] = []
 
-    def compare(frame: Frames) -> None:
-        found = errors(frame, [next(frames) for frames in real])
-        for series, value in zip(mse, found, strict=True):
-            series.append(value)
+    def errors_of(frame: Frames) -> list[float]:
+        return errors(frame, [next(frames) for frames in real])
 
-    key = takes.key
-    motion = stream_clip(clip, key.size, key.fps, key.num_frames, compare, threads)
+    # Half of the work is the decoders', half the errors': with a core to spare, a clip takes half the time.
+    with ThreadPoolExecutor(1, "retake-errors") as beside:
+
+        def compare(frame: Frames) -> None:
+            if len(found) >= MOST_WAITING:
+                found[-MOST_WAITING].result()
+            found.append(beside.submit(errors_of, frame))
+
+        key = takes.key
+        motion = stream_clip(clip, key.size, key.fps, key.num_frames, compare, threads)
+        mse = list(zip(*(future.result() for future in found), strict=True))
     return CaseMetrics(
-        take1=compare_motion(takes.motion[0], motion, mse[0]),
-        take2=compare_motion(takes.motion[1], motion, mse[1]),
+        take1=compare_motion(takes.motion[0], motion, list(mse[0])),
+        take2=compare_motion(takes.motion[1], motion, list(mse[1])),
         variance=takes.variance,
     )
 

@@ -36,7 +36,7 @@ class FramePacker:
         first, second = halves.view(np.uint64)
         low = (first & _LOW) | ((second & _LOW) << _HALF_BYTE)
         high = ((first >> _HALF_BYTE) & _LOW) | (second & _HIGH)
-        return self._compressor.compress(np.stack([low, high]))
+        return self._compressor.compress(np.stack([low, high]).data.cast("B"))
 
 
 class FrameUnpacker:

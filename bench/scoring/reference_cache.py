@@ -201,8 +201,8 @@ def _unpack(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> Any:
 
 
 def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> bytes:
-    """An entry as it lies in the file. `ZipFile.read` copies it thrice, in half the time that unpacking it takes;
-    its checksum is not missed, since what was packed has one."""
+    """An entry as it lies in the file, not by `ZipFile.read`, whose copies and checksum take half as long as
+    unpacking; what was packed has a checksum of its own."""
     file.seek(entry.header_offset + _LOCAL_HEADER_BYTES - 4)
     lengths = file.read(4)  # of the name and of what else follows the header
     file.seek(sum(int.from_bytes(part, "little") for part in (lengths[:2], lengths[2:])), os.SEEK_CUR)

@@ -89,7 +89,8 @@ class Scorer:
         """Every clip of one case, scored or with the reason why not."""
         row = work.reference.row
         try:
-            key = reference_key(work.reference, work.fps, FileDigests(self._folder("digests")))
+            digests, sizes = FileDigests(self._folder("digests")), self._folder("sizes")
+            key = reference_key(work.reference, work.fps, digests, sizes)
             clips = [self._known(key, label, path) for label, path in work.clips]
             todo = [clip for clip in clips if clip.result is None]
             made = self._measure(work, key, todo) if todo else {}

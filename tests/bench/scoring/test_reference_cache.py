@@ -112,6 +112,19 @@ def test_key_follows_everything_that_decides_bits(
     assert len(keys) == 10
 
 
+def test_size_of_a_known_clip_is_not_asked_of_it(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, key = find(dataset)
+    for damage in (None, b"", b"[64", b"[64]", b"64", b'["a", "b"]'):
+        for path in tmp_path.glob("*" if damage is not None else "none"):
+            path.write_bytes(damage or b"")
+        assert reference_key(reference, FPS, FileDigests(None), tmp_path) == key
+    monkeypatch.setattr("bench.scoring.references.probe", lambda path: pytest.fail("opened"))
+    assert reference_key(reference, FPS, FileDigests(None), tmp_path) == key
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_half_written_entry_is_never_seen(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from odd_clips import NUM_FRAMES, with_made_up_frame, write_clip
 
 from engine.errors import VideoError
-from engine.video.files import is_readable, probe, read_frames, refuse_damaged
+from engine.video.files import is_readable, probe, read_frames, read_header, refuse_damaged
 
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mp4": ("a.mp4", {}),
@@ -40,6 +40,14 @@ def test_an_index_that_points_past_the_end_tells_a_part(tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) * 3 // 4])
     with pytest.raises(VideoError, match="truncated"):
         probe(path)
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"qqqq"))
+    for read in (probe, read_frames, refuse_damaged, read_header):
+        with pytest.raises(VideoError, match=r"a\.mp4 holds video of a codec that FFmpeg does not know"):
+            read(path)
 
 
 def test_a_frame_that_the_decoder_made_up_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,15 @@ import pytest
 from rich.console import Console
 
 from bench.scoring.check import compare as compare_script
-from bench.scoring.check.compare import Check, Subject, compare, other_files, require_equal, timing_record
+from bench.scoring.check.compare import (
+    Check,
+    Subject,
+    compare,
+    other_files,
+    require_equal,
+    summary,
+    timing_record,
+)
 from bench.scoring.check.datasets import EXACTNESS, Made, make
 from bench.scoring.check.tools import Measured, Official, Ours, Scored, read_cells, run_measured
 from engine.errors import ScorerError
@@ -137,6 +145,7 @@ def test_speed_is_by_median_and_per_view() -> None:
     assert record["median_wall_s_per_view"] == {"official": 11.0, "cold": 5.5, "warm": 0.5}
     assert (record["times_faster_cold"], record["times_less_cpu_warm"]) == (2.0, 22.0)
     assert record["peak_rss_bytes"] == {"official": 90, "cold": 33, "warm": 4}
+    assert summary(record) == {"cold_over_official": 2.0, "warm_over_official": 22.0}
 
 
 def test_other_files_have_the_same_pictures(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class Unscored:
     attempt: int | None = None  # None: the submission's clip
 
 
-MOST_WAITING = 8  # reduced frames of a clip whose errors are yet to be computed; 1.5 MB each
 CHOSEN = -1  # the label of a submission's clip among attempt numbers
+MOST_WAITING = 8  # reduced frames of a clip whose errors are yet to be computed; 1.5 MB each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def measure_clip(
     def errors_of(frame: Frames) -> list[float]:
         return errors(frame, [next(frames) for frames in real])
 
-    # Half of the work is the decoders', half the errors': with a core to spare, a clip takes half the time.
+    # A third of the work is reading real frames and the errors: with a core to spare, nobody waits for it.
     with ThreadPoolExecutor(1, "retake-errors") as beside:
 
         def compare(frame: Frames) -> None:

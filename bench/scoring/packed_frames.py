@@ -1,8 +1,8 @@
 """Frames of one clip packed without loss, and read back in a millisecond each.
 
 A frame is its difference to the one before, in halves of bytes: what noise changes fits into the low ones, of
-which two make one symbol for Zstandard, and the high ones are nearly all 0. That decodes twice as fast as
-whole bytes and takes less room. Every frame carries a checksum, so that damage is found. Knows no files.
+which two make one symbol for Zstandard, and the high ones are nearly all 0. That decodes faster than whole
+bytes and takes less room. Every frame carries a checksum, so that damage is found. Knows no files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An entry is one zip file named by the digest of all that decides its bits, so that it is never stale, only
 unused. Frames are packed without loss to a 14th to a third of their size (`packed_frames`), and read in a
-hundredth of the time that decoding 4K takes. A damaged entry is made again.
+small part of the time that decoding 4K takes. A damaged entry is made again.
 Legend: h, w reduced pixels.
 """
 

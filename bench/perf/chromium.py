@@ -13,7 +13,7 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,10 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         self.session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
+        for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        # Nothing here asks for a response's body, and Chromium would keep them in memory that we measure.
+        self.call("Network.enable", {"maxTotalBufferSize": 0, "maxResourceBufferSize": 0})
 
     def call(self, method: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The result of a command of the protocol; AssertionError with what Chromium says against it."""
@@ -160,6 +162,23 @@ class Browser:
                 lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
                 kilobytes += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return kilobytes * 1024 / 1e6
+
+    def rested_memory_mb(self) -> float:
+        """As `memory_mb`, at rest: for seconds after its start Chromium loads an interface of its own."""
+        return rested(self.memory_mb)
+
+
+def rested(
+    read: Callable[[], float], *, num: int = 8, within: float = 1.0, every_s: float = 0.5, at_most: int = 40
+) -> float:
+    """The last reading, when `num` in a row lie `within` of one another, or after `at_most`."""
+    readings = [read()]
+    while len(readings) < at_most and (
+        len(readings) < num or max(readings[-num:]) - min(readings[-num:]) > within
+    ):
+        time.sleep(every_s)
+        readings.append(read())
+    return readings[-1]
 
 
 def _descendants(pid: int) -> list[int]:

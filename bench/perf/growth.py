@@ -48,7 +48,9 @@ NOTES = (
     f"{sum(STEPS.values())} spans a take, clips of 128 x 128 pixels as hard links; no model runs.",
     "rss_mb is the peak resident set of a row's process, in MB of 10^6 bytes, with what its imports need; "
     "browser_mb the proportional set of all Chromium processes after loading, scrolled_mb after four jumps "
-    "through the page, blank_mb of the browser without a page.",
+    "through the page, blank_mb of the browser without a page. browser_mb and blank_mb are read at rest: "
+    "eight readings half a second apart lie within 1 MB. A headless Chromium loads the popup of its address "
+    "bar after its start, some 45 MB. DevTools keeps no response's body: it would be the page once more.",
     "run is what a run keeps: store, opened files, trace, outcomes at the end. start probes clips of 720p.",
     "seconds are of the machine as it was: with other work on it they are upper bounds. cpu_s is what the "
     "process itself used, imports with it; beside a busy neighbour on the same core it is larger too.",
@@ -70,12 +72,12 @@ def row_report(folder: Path, num_scenarios: int) -> Row:
 def row_browser(folder: Path, num_scenarios: int) -> Row:
     browser = Browser(folder / "profile")
     try:
-        blank_mb = browser.memory_mb()
+        blank_mb = browser.rested_memory_mb()
         began_s = time.perf_counter()
         browser.open(folder / "run" / "report.html")
         browser.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
         load_s = time.perf_counter() - began_s
-        browser_mb = browser.memory_mb()
+        browser_mb = browser.rested_memory_mb()
         for share in (0.25, 0.5, 0.75, 1.0):
             browser.run(f"scrollTo({{top: {share} * document.body.scrollHeight, behavior: 'instant'}})")
             time.sleep(0.5)

@@ -44,16 +44,22 @@ OPEN_BELOW = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Article:
-    """One scenario on the page: its HTML, or its place in a block, a list of HTML as JSON, zlib and base64.
-
-    The first of a block holds it: scenes are much alike, and together take a quarter of the bytes.
-    """
+    """One scenario and all of its HTML but the element around it."""
 
     row: Row
-    html: Markup | None = None
-    block: int | None = None
-    place: int = 0
-    packed: str | None = None
+    html: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Scenarios of a packed page, one after the other; `packed`: list of their HTML as JSON, zlib and base64.
+
+    Scenes are much alike, and together take a quarter of the bytes. The browser lays out the blocks near the
+    screen only: had it to judge of each scene, each would cost it some 4 kB.
+    """
+
+    rows: tuple[Row, ...]
+    packed: str
 
 
 def render(
@@ -69,12 +75,14 @@ def render(
     few = bare(data)
     rows = build_rows(few)
     is_packed = len(rows) > max_unpacked
+    articles = _articles(environment, data, rows, embedded_of(rows, max_embedded), is_packed)
     yield from environment.get_template("template.html.j2").generate(
         data=few,
         summary=summarize(few),
         performance=performance(data.tally, data.totals, summarize(few).gain, data.manifest),
         rows=rows,
-        articles=_articles(environment, data, rows, embedded_of(rows, max_embedded), is_packed),
+        articles=() if is_packed else articles,
+        blocks=_blocks(articles) if is_packed else (),
         is_packed=is_packed,
         num_listed=num_listed,
         packed_rows=_packed_rows(environment, rows) if is_packed else None,
@@ -93,27 +101,29 @@ def _articles(
     environment: Environment, data: ReportData, rows: Sequence[Row], embedded: frozenset[str], packed: bool
 ) -> Iterator[Article]:
     template = environment.get_template("scene.html.j2")
-    block: list[tuple[Row, str]] = []
-    num_blocks, size = 0, 0
+    unfold = len(rows) <= OPEN_BELOW
     for row, record in zip(rows, data.records, strict=True):
         scene = build_scene(data, record, row.scenario.id in embedded)
-        unfold = len(rows) <= OPEN_BELOW
         html = template.render(scene=scene, row=row, unfold=unfold, packed=packed, live=False)
-        if not packed:
-            yield Article(row=row, html=Markup(html))  # nosec B704 # the template escapes its texts
-            continue
-        if block and (len(block) == BLOCK_SCENES or size + len(html) > BLOCK_CHARACTERS):
-            yield from _block(block, num_blocks)
-            block, num_blocks, size = [], num_blocks + 1, 0
-        block.append((row, html))
-        size += len(html)
-    yield from _block(block, num_blocks)
+        yield Article(row=row, html=Markup(html))  # nosec B704 # the template escapes its texts
 
 
-def _block(block: Sequence[tuple[Row, str]], number: int) -> Iterator[Article]:
-    for place, (row, _) in enumerate(block):
-        packed = _pack(json.dumps([html for _, html in block])) if place == 0 else None
-        yield Article(row=row, block=number, place=place, packed=packed)
+def _blocks(articles: Iterator[Article]) -> Iterator[Block]:
+    block: list[Article] = []
+    size = 0
+    for article in articles:
+        if block and (len(block) == BLOCK_SCENES or size + len(article.html) > BLOCK_CHARACTERS):
+            yield _block(block)
+            block, size = [], 0
+        block.append(article)
+        size += len(article.html)
+    if block:
+        yield _block(block)
+
+
+def _block(articles: Sequence[Article]) -> Block:
+    packed = _pack(json.dumps([article.html for article in articles]))
+    return Block(rows=tuple(article.row for article in articles), packed=packed)
 
 
 def _packed_rows(environment: Environment, rows: Sequence[Row]) -> str:

@@ -147,7 +147,7 @@ def _attend(args: Arguments) -> Tensor:
     lse = args.start_lse if args.start_lse is not None else q.new_empty(1, dtype=torch.float32)
     assert lse.is_contiguous() and start.stride(3) == 1
     wrap(_prefix_sparse)[(num_tiles, batch * heads)](
-        q, k, v, out, args.blocks, args.chosen.view(torch.uint8), args.means, args.mean_values, start, lse,
+        q, k, v, out, args.blocks, args.chosen.to(torch.uint8), args.means, args.mean_values, start, lse,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *start.stride()[:3], *out.stride()[:3],
         heads, q_len, k.shape[2], args.prefix, num_tiles, args.means.shape[2], num_chosen,
         args.scale, math.log2(args.block_n), math.log2(args.last_length),

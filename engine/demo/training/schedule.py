@@ -41,17 +41,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, 
     warm = min((step + 1) / 200, 1.0)
     rate = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)  # a captured step reads it
+        else:
+            group["lr"] = rate
 
 
 def make_optimizer(modules: Iterable[nn.Module], weight_decay: float = 0.01) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only; fused on a GPU."""
+    """AdamW with decay on matrices only; on a GPU fused and fit for a CUDA graph."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=parameters[0].is_cuda)
+    if not parameters[0].is_cuda:
+        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+    rate = torch.tensor(1e-3, device=parameters[0].device)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True, capturable=True)
 
 
 class Average:

@@ -20,8 +20,9 @@ from engine.autoencoder.vae import encode_mode
 from engine.demo.training import checkpoint, prompts
 from engine.demo.training.checkpoint import Progress, Trained
 from engine.demo.training.clips import Block, ClipFactory, ClipRecord
-from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
-from engine.demo.training.train_vae import LATENT_CHANNELS, save_half, to_pixels
+from engine.demo.training.schedule import Average, Budget, Curve
+from engine.demo.training.step import TrainingStep
+from engine.demo.training.train_vae import LATENT_CHANNELS, fast_layout, save_half, to_pixels
 from engine.errors import ModelError
 from engine.generators.wan.own_prefix import told_prefix_attention, use_own_prefix
 from engine.generators.wan.settings import ALL, OWN
@@ -279,14 +280,15 @@ def train_dit(factory: ClipFactory, vae: Any, out: Path, options: DitOptions) ->
     transformer, text_encoder, tokenizer = begin_modules(options, progress, blocks)
     transformer, text_encoder = transformer.to(device), text_encoder.to(device)
     bank = LatentBank(vae, tokenizer, options.capacity, options.size_px // 16, device, options.shares)
-    for block in blocks:
-        bank.add(block)
-        factory.release(block)
     trained = with_averages(transformer, text_encoder)
     before = progress or Progress(seconds=0.0, steps=0, stages=0, next_seed=0, settings={})
     if progress is not None and state is not None:
         checkpoint.load(state, trained)
-    step = run_stage(trained, bank, factory, options, before, out / "curves")
+    with fast_layout(vae, enabled=device == "cuda"):
+        for block in blocks:
+            bank.add(block)
+            factory.release(block)
+        step = run_stage(trained, bank, factory, options, before, out / "curves")
     after = Progress(
         seconds=before.seconds + options.seconds, steps=before.steps + step, stages=before.stages + 1,
         next_seed=factory.next_seed, settings=options.settings,
@@ -339,9 +341,15 @@ def run_stage(
 ) -> int:
     """The loop of one stage; returns its number of steps and saves its curve beside those of the others."""
     transformer, text_encoder = trained.modules["transformer"], trained.modules["text_encoder"]
-    for layer in transformer.blocks if options.device == "cuda" else ():  # type: ignore[union-attr]
+    # the text encoder too: uncompiled it makes its mask's constants on the host, which no capture allows
+    layers = (*transformer.blocks, text_encoder) if options.device == "cuda" else ()  # type: ignore[misc]
+    for layer in layers:
         layer.compile(dynamic=False)
-    optimizer = make_optimizer([transformer, text_encoder])
+
+    def losses(clean: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": flow_loss(transformer, embed_text(text_encoder, ids), clean)}
+
+    update = TrainingStep(losses, [transformer, text_encoder], device=options.device)
     number = before.stages + 1
     curve = Curve(f"dit{number}" if options.state else "dit", 200 if options.device == "cuda" else 2)
     budget, step = Budget(options.seconds), 0
@@ -351,19 +359,12 @@ def run_stage(
             bank.add(block)
             factory.release(block)
         done = (before.seconds + budget.fraction * options.seconds) / options.total_seconds
-        set_learning_rate(optimizer, 1e-3 if options.start is None else 6e-4, step, min(done, 1.0))
-        clean, ids = bank.batch(options.batch)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.device == "cuda"):
-            loss = flow_loss(transformer, embed_text(text_encoder, ids), clean)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*transformer.parameters(), *text_encoder.parameters()], 1.0)
-        optimizer.step()
+        update.set_rate(1e-3 if options.start is None else 6e-4, step, min(done, 1.0))
+        curve.add(step, update(*bank.batch(options.batch)))
         for average in trained.averages.values():
             average.update()
-        curve.add(step, {"loss": loss})
         step += 1
-        if step == 20:  # compilation is over: the budget counts training
+        if step == 1:  # compilation and capture are over: the budget counts training
             budget.start()
     facts = {"steps": step, "batch": options.batch, "clips": bank.count, "seconds": options.seconds}
     curve.save(curves, facts)

@@ -244,6 +244,43 @@ def test_a_packed_scene_is_there_while_it_is_near_the_screen(packed: Browser) ->
     assert packed.run("document.documentElement.dataset.errors || ''") == ""
 
 
+def test_blocks_away_from_the_screen_are_not_laid_out_and_keep_their_height(
+    browser: Browser, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.report.render.BLOCK_SCENES", 2)
+    path = run / "blocks.html"
+    path.write_text("".join(render(gather(run), max_unpacked=2, num_listed=2)), encoding="utf-8")
+    browser.open(path)
+    is_laid_out = f"document.querySelector('{LAST} h2').checkVisibility({{contentVisibilityAuto: true}})"
+    heights = "[...document.querySelectorAll('.block')].map(block => block.getBoundingClientRect().height)"
+    browser.run("scrollTo({top: 0, behavior: 'instant'})")
+    browser.until(f"!{is_laid_out}")
+    assert browser.run(heights) == pytest.approx([2 * (900 + 1.6 * 16)] * 3, abs=0.1)
+    browser.run(f"location.hash = '{LAST}'")
+    browser.until(f"{is_laid_out} && document.querySelectorAll('.block:last-child > .open').length === 2")
+    browser.until("[...document.querySelectorAll('.block:last-child video')].every(v => v.readyState >= 2)")
+    opened = browser.run(heights)
+    browser.run("scrollTo({top: 0, behavior: 'instant'})")
+    browser.until(f"!{is_laid_out} && document.querySelector('{LAST} .stage') === null")
+    assert opened[2] > 1900 and browser.run(heights)[2] == pytest.approx(opened[2], abs=1.1)
+
+    fourth = f"document.querySelector('#scene-{SCENES[3][0]}')"
+    browser.run(f"location.hash = {fourth}.id")
+    browser.until(f"{fourth}.querySelector('.stage') !== null")
+    assert 0 < browser.run(f"{fourth}.getBoundingClientRect().top") < 150
+
+    type_filter(browser, SCENES[5][0])  # and not its neighbour in the block
+    browser.until(f"{is_laid_out} && document.querySelector('{LAST} .stage') !== null")
+    left = browser.run(heights)
+    assert left[:2] == [0, 0] and 0 < left[2] < opened[2] - 900
+    type_filter(browser, "")
+    browser.run("scrollTo({top: 0, behavior: 'instant'})")
+    browser.until(f"!{is_laid_out} && document.querySelector('{LAST} .stage') === null")
+    scenes = browser.run("[...document.querySelectorAll('.scene')].map(scene => scene.offsetHeight)")
+    assert min(scenes) >= 900
+    assert browser.run("document.documentElement.dataset.errors || ''") == ""
+
+
 def test_a_packed_scene_offers_the_command_that_chooses(packed: Browser, run: Path) -> None:
     packed.run(f"document.querySelector('{SCENE}').scrollIntoView({{behavior: 'instant'}})")
     packed.until(f"document.querySelector('{SCENE} .choose') !== null")

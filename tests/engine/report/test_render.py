@@ -27,7 +27,7 @@ def unpacked(text: str) -> str:
 
 
 def packed_of(page: str) -> Sequence[str]:
-    blocks = re.findall(r'<article [^>]*data-packed="([^"]*)"', page)
+    blocks = re.findall(r'<div class="block" [^>]*data-packed="([^"]*)"', page)
     return [scene for block in blocks for scene in json.loads(unpacked(block))]
 
 
@@ -42,16 +42,16 @@ def test_what_is_packed_is_what_a_small_page_shows(run: Path) -> None:
     assert packed_of(small) == []
 
 
-def test_a_block_is_bounded_and_each_scene_knows_its_place(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_block_is_bounded_and_holds_its_scenes_in_order(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.report.render.BLOCK_SCENES", 4)
     page = "".join(render(gather(run), max_unpacked=2))
-    places = re.findall(r'<article [^>]*data-block="(\d+)" data-place="(\d+)"( data-packed)?', page)
-    assert [(int(block), int(place), bool(packed)) for block, place, packed in places] == [
-        *((0, place, place == 0) for place in range(4)),
-        *((1, place, place == 0) for place in range(2)),
-    ]
+    blocks = re.findall(r'<div class="block" style="--scenes: (\d+)" data-packed="([^"]*)">(.*?)</div>', page)
+    assert [int(number) for number, _, _ in blocks] == [4, 2]
+    names = [name for name, _, _ in SCENES]
+    for expected, (_, packed, articles) in zip((names[:4], names[4:]), blocks, strict=True):
+        assert re.findall(r"<h2[^>]*>([^<]*)</h2>", articles) == expected
+        titles = [re.findall(r"<h2[^>]*>([^<]*)</h2>", html)[0] for html in json.loads(unpacked(packed))]
+        assert titles == expected
     monkeypatch.setattr("engine.report.render.BLOCK_CHARACTERS", 1)
     assert "".join(render(gather(run), max_unpacked=2)).count(" data-packed=") == 1 + len(SCENES)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results_page import (
+    budget_section,
     cosmos3_section,
     decode_section,
     demo_seconds_section,
@@ -69,6 +70,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "export_build": export_sections.export_build,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
+    "loop_budget": budget_section.loop_budget,
     "faults": faults_section.faults,
     "growth": growth_section.growth,
 }

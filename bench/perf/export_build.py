@@ -50,8 +50,8 @@ NOTES: Final = (
     "quality. No engine was executed: TensorRT for RTX runs on cards of 8.x and 12.x alone.",
     "Times are wall times of a machine that others used meanwhile; CPU seconds stand beside them. An export "
     "streams the weights into a graph that was made without them (--low-memory) unless a row says otherwise.",
-    "Quantized linears are layers of the model; FP8 GEMMs are kernels of the engine, where linears that "
-    "read one tensor are merged (not in FP8 for 12.0).",
+    "Quantized linears are layers of the model; FP8 GEMMs are kernels of the engine: the graph has one "
+    "product of linears that read one tensor.",
 )
 
 

@@ -67,6 +67,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "aoti": export_sections.aoti,
     "export_errors": export_sections.export_errors,
     "export_build": export_sections.export_build,
+    "product_layout": export_sections.product_layout,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
     "faults": faults_section.faults,

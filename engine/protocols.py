@@ -22,6 +22,9 @@ from engine.types import (
     PlanReply,
     Prompt,
     Scenario,
+    Scout,
+    ScoutForm,
+    StateSites,
     Stop,
     Video,
     VideoSpec,
@@ -91,6 +94,39 @@ class Generator(Protocol):
         Equal prompts give equal takes. Raises VideoError when the prefix cannot be read; its job raises
         NotFinite for a take that holds no numbers.
         """
+        ...
+
+
+class ScoutingGenerator(Generator, Protocol):
+    """One that can also show, at a part of the price, what a take would become."""
+
+    def check_scouts(self, form: ScoutForm) -> None:
+        """ConfigError where it has no such scouts."""
+        ...
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+        """As `start`, in `form.steps` denoise steps; of stills, at a rate of their own.
+
+        From the noise of the take. Whatever scouts were made before, `start` gives the same take.
+        """
+        ...
+
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+        """The take that a scout of this form becomes, whether or not that was made before.
+
+        That of `start`, unless `form.kept`: then it begins where the scout ended, as noisy as such a take is
+        after that share of its steps.
+        """
+        ...
+
+
+class ObservedGenerator(Generator, Protocol):
+    """One of a family that can keep hidden states of its takes."""
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where in a denoising they are taken; they are then in `Video.states`. None: none are kept, and
+        nothing is done for them. Kept or not, takes are bit for bit the same."""
         ...
 
 
@@ -186,6 +222,14 @@ class Sink(Protocol):
     """Where finished work goes, at once and crash-safe."""
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        """One that was not compared yet."""
+        ...
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        """All of one stage, with scores and places."""
+        ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
 

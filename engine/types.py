@@ -128,12 +128,35 @@ class Prompt:
     plan: PhysicsPlan | None = None
 
 
+MOMENTS = ("mean of the first half", "mean of the second half", "standard deviation")
+"""What is kept of the hidden states of a take's noisy tokens, which are in the order of time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSites:
+    """Where in a denoising the hidden states of noisy tokens are taken."""
+
+    steps: tuple[int, ...]  # from 0
+    timesteps: tuple[float, ...]  # of these steps, 0 to 1000
+    layers: tuple[int, ...]  # behind these blocks, from 0
+    width: int  # channels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class States:
+    """Pooled hidden states of one take: float32 [steps, layers, MOMENTS, width]."""
+
+    sites: StateSites
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
     """The generated continuation, without the prefix."""
 
     frames: Frames
     fps: float
+    states: States | None = None  # where the generator was asked to keep them
 
     @property
     def seconds(self) -> float:
@@ -214,6 +237,46 @@ class Attempt:
     selector_scores: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     device: str | None = None  # the GPU or CPU that made it, by its name; None in stores of older versions
+    states: Path | None = None  # the file of its hidden states, for whoever compares takes; not stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoutForm:
+    """How a scout is made: a look at what a prompt would become, at a part of the price of a take."""
+
+    steps: int  # of denoising
+    whole: bool  # a take in so few steps; else the first ones of the take, which can go on from there
+    stills: bool = False  # decoded as single pictures, one a latent frame, in place of every frame
+    kept: float = 0.0  # share of the steps of its take that a whole scout stands for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scout:
+    """One look at a candidate. A candidate that is kept has one in each stage, of more steps each time."""
+
+    number: int  # 0-based, in the order in which a scenario's are made
+    round: int  # of the take that one of them becomes
+    stage: int  # 0 is the first look; with each further one half as many are left
+    candidate: int  # place in its round: the same prompt and seed in every stage
+    prompt: Prompt
+    form: ScoutForm
+    video_path: Path  # of what was decoded, relative to the run folder
+    scores: dict[str, float] = field(default_factory=dict)  # by chooser, among those of its stage
+    place: int | None = None  # among those of its stage, 0 is the best; None: they were not compared yet
+    kept: bool = False  # whether it goes on, to the next stage or to a take
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by what was done
+    device: str | None = None
+
+    def as_attempt(self) -> Attempt:
+        """As choosers see it: a take that nobody judged."""
+        return Attempt(
+            index=self.number,
+            prompt=self.prompt,
+            video_path=self.video_path,
+            critique=None,
+            round=self.round,
+            sample=self.candidate,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +285,7 @@ class SelectorSettings:
 
     vjepa: Path | None = None
     image_encoder: Path | None = None
+    states_probe: Path | None = None  # there is no bundled one
     device: str = "cpu"
 
 
@@ -231,6 +295,7 @@ class History:
 
     plan: PlanReply | None = None
     attempts: tuple[Attempt, ...] = ()
+    scouts: tuple[Scout, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

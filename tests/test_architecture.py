@@ -42,7 +42,7 @@ ROOMS = {
     "autoencoder": "machine quant kernels",
     "generators": "settings machine video weights quant denoise autoencoder kernels",
     "critics": "settings machine video weights quant kernels",
-    "selectors": "machine video loop",
+    "selectors": "machine video runs loop",
     "loop": "runs video",
     "build": "settings machine video runs datasets weights denoise loop kernels",
     "cluster": "settings machine runs loop build kernels",
@@ -103,7 +103,10 @@ ALONE = {
 """Modules with rules of their own: the loose files of the engine."""
 THE_METHOD = tuple(
     f"engine.loop.{name}"
-    for name in ("scenario", "scheduler", "lanes", "policy", "prompting", "ranking", "expected_gain")
+    for name in (
+        *("scenario", "scouting", "scheduler", "lanes", "policy", "scout_policy", "prompting"),
+        *("ranking", "expected_gain"),
+    )
 )
 """They know no store, no clip and no model: only each other and the contract."""
 # The truth of the simulated scenes is for training and measuring: no module of the loop may reach it.

@@ -24,8 +24,8 @@ from typing import Any
 
 from bench.perf import aoti_steps
 from bench.perf.aoti_steps import STEPS, Job
-from engine.runs.manifest import collect, write_manifest
-from kernels import timing
+from bench.perf.document import this_machine
+from engine.runs.manifest import write_manifest
 
 RECIPES = ("bf16", "fp8")
 STARTED_S = time.perf_counter()
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.step:
         return child(options)
     options.work.mkdir(parents=True, exist_ok=True)
-    manifest = collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()}
+    manifest = this_machine()
 
     def write() -> None:
         if options.out is not None:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from bench.perf import ceilings
-from engine.runs.manifest import collect, write_manifest
+from bench.perf.document import this_machine
+from engine.runs.manifest import write_manifest
 from engine.settings.environment import cache_folder
 from kernels import dispatch, reference, timing
 from kernels.descriptors import AttentionProblem, Target
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "kind": "attention",
         "command": f"python -m bench.perf.attention_table --problems {options.problems} "
         f"--rounds {options.rounds}",
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "manifest": this_machine(),
         "ceilings": ceilings.measure(),
         "rows": rows,
     }

@@ -27,10 +27,11 @@ from torch import Tensor
 from bench.perf import ceilings, variants
 from bench.perf.denoisers.base import Subject
 from bench.perf.denoisers.by_name import SUBJECTS
+from bench.perf.document import this_machine
 from bench.perf.kernel_sum import times_ms
 from bench.perf.variants import Variant, build
 from engine.errors import RetakeError
-from engine.runs.manifest import collect, write_manifest
+from engine.runs.manifest import write_manifest
 from engine.settings.environment import cache_folder
 from engine.settings.presets import DenoiseSettings
 from kernels import dispatch, timing
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "kind": "denoiser",
         "command": f"python -m bench.perf.denoiser --subjects {options.subjects} "
         f"--variants {options.variants} --rounds {options.rounds}",
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "manifest": this_machine(),
         "ceilings": ceilings.measure(),
         "notes": ["random weights: speed and memory only, errors are against the library in bf16"],
         "subjects": [],

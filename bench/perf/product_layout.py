@@ -24,7 +24,7 @@ from diffusers import WanTransformer3DModel
 
 from bench.files import write_whole
 from bench.perf import export_build
-from engine.runs.manifest import collect
+from bench.perf.document import check, headed
 from export.spec import RECIPES, Profile, Subject
 from export.subjects import wan_dit
 from export.targets import onnx
@@ -126,19 +126,19 @@ def _in_eight_bits(table: Mapping[str, Any]) -> int:
 
 def document(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The result file."""
-    manifest = collect({}, {}, seeds={"weights": 0}, argv=[])
-    return {
-        "schema": 1,
-        "kind": "product_layout",
-        "command": "python -m bench.perf.product_layout --out bench/results/product_layout.json",
-        "manifest": {
-            key: value for key, value in manifest.items() if key not in ("argv", "config", "models")
-        },
+    settings = {
         "library": f"{export_build.RTX} {find(export_build.RTX).version}",
         "model": MODEL.name,
         "shape": export_build.SHAPE,
-        "rows": list(rows),
     }
+    fewer = [row["kernels"]["one"] < row["kernels"]["each"] for row in rows]
+    equal = len({row["products"]["one"] for row in rows}) == 1
+    checks = [
+        check("one product takes fewer kernels", all(fewer), f"in {sum(fewer)} of {len(rows)} engines"),
+        check("as many 8-bit products for every card", equal, rows[0]["products"]["one"]),
+    ]
+    command = "python -m bench.perf.product_layout"
+    return headed("product_layout", command, settings, checks) | {"rows": list(rows)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

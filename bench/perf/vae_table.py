@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.files import write_json
+from bench.perf.document import this_machine
 from engine.autoencoder.vae import decode_pixels, decode_preview, use_channels_last
 from engine.autoencoder.vae_fused import use_fused_vae
-from engine.runs.manifest import collect
 from kernels import timing
 
 SIZES = {"480p": (21, 60, 104), "draft": (21, 30, 52), "tiny": (3, 4, 6)}
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "schema": 1,
         "kind": "vae",
         "command": f"python -m bench.perf.vae_table --sizes {options.sizes} --repeats {options.repeats}",
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "manifest": this_machine(),
         "rows": [],
     }
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from bench.files import write_json
 from bench.perf import ceilings
+from bench.perf.document import this_machine
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.slots import DRAFTS, Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.quant.four_bit import pack_linears
-from engine.runs.manifest import collect
 from kernels import timing
 from kernels.linear import four_bit
 
@@ -384,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "variants": found,
         "gemms": table,
         "ceilings": limits,
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "manifest": this_machine(),
     }
     if options.out is not None:
         write_json(options.out, document)

@@ -40,18 +40,20 @@ from bench.quality.selector_figures import (
 from bench.results_page.selector_tables import ALL_TAKES, markdown, print_tables
 from bench.scoring.case_record import record_of
 from bench.scoring.physics_iq import score_folder
+from engine.build.probing import selector_settings
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.loop.selection import load_selectors
 from engine.machine.device import resolve_device
 from engine.protocols import Selector
 from engine.runs.manifest import code_state, cpu_model, gpus, package_versions
+from engine.runs.states import with_states
 from engine.settings.environment import cache_folder
 from engine.types import Attempt
 
 RANK_SUM = "rank_sum"
 """In --by: also the rank sums of every pair and of all selectors named."""
-ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera"})
+ALONE = frozenset({"geometry", "vjepa", "critic_score", "static_camera", "states"})
 """Selectors whose score of a take does not depend on the other takes: asked once, not once a set."""
 ROUNDS = {"brief_text": (0, 0), "brief_text_compared": (0, 1), "plan_prompt": (1, 1)}
 """Sets of best-of-N by name: the round of the loop that each chooses from, and the last one it sees."""
@@ -187,7 +189,8 @@ def _scores(
     for _ in takes:
         pass  # decoded here, so that no selector's time holds it
     asked = {name: value for name, value in selectors.items() if not (known and name in ALONE)}
-    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, seen)
+    known_of = with_states(run.folder, seen)
+    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, known_of)
     scores = {attempt.index: row for attempt, row in zip(seen, rows, strict=True)}
     for index, row in scores.items():
         row |= {name: score for name, score in known.get(index, {}).items() if name in ALONE}
@@ -290,7 +293,7 @@ def _measured(options: argparse.Namespace, given: Sequence[str]) -> dict[str, An
         raise ConfigError(f"--samples {options.samples} is below 1", fix="give the N of best-of-N")
     manifests = [published_manifest(run) for run in (*options.run, *(options.tune_on or ()))]
     device = resolve_device(options.device)
-    selectors = load_selectors(single, read_finished(options.run[0])[0].selectors.on(device))
+    selectors = load_selectors(single, selector_settings(options.run[0], device, single))
 
     def read(folder: Path) -> ScoredRun:
         if options.scored:

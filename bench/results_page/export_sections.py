@@ -36,8 +36,7 @@ def export_build(file: ResultFile) -> md.Section:
 
 def product_layout(file: ResultFile) -> md.Section:
     """Kernels of the planner's tables: a product for each linear, and one for those that read one tensor."""
-    document = file.document
-    rows = document["rows"]
+    settings, rows = file.document["settings"], file.document["rows"]
     header = ["8-bit recipe and card", "kernels, a product each", "kernels, one product"]
     header += ["8-bit products, each", "8-bit products, one", "activations MiB, each", "activations MiB, one"]
     cells = [
@@ -53,7 +52,7 @@ def product_layout(file: ResultFile) -> md.Section:
         title="What does one product for q, k and v bring in 8 bits?",
         headline="; ".join(told),
         body=md.paragraphs(
-            f"By the planner of {document['library']}, for {document['model']} at {document['shape']}. One "
+            f"By the planner of {settings['library']}, for {settings['model']} at {settings['shape']}. One "
             "product stands for q, k and v of an attention, another for the keys and values that all blocks "
             "make of the text; weights, scales and biases are the same. No engine was executed.",
             md.table(header, cells),

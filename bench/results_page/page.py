@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results_page import (
+    budget_section,
     cosmos3_section,
     decode_section,
     demo_seconds_section,
@@ -70,6 +71,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "product_layout": export_sections.product_layout,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
+    "loop_budget": budget_section.loop_budget,
     "faults": faults_section.faults,
     "growth": growth_section.growth,
 }

@@ -42,6 +42,7 @@ ORDER = (
     "denoiser_quality",
     "policy",
     *KINDS_BY_NAME,
+    "loop_budget",
     "faults",
     "growth",
     "demo_seconds",

@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -56,6 +56,7 @@ class Unscored:
 
 
 CHOSEN = -1  # the label of a submission's clip among attempt numbers
+MOST_WAITING = 8  # reduced frames of a clip whose errors are yet to be computed; 1.5 MB each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,8 @@ class Scorer:
         """Every clip of one case, scored or with the reason why not."""
         row = work.reference.row
         try:
-            key = reference_key(work.reference, work.fps, FileDigests(self._folder("digests")))
+            digests, sizes = FileDigests(self._folder("digests")), self._folder("sizes")
+            key = reference_key(work.reference, work.fps, digests, sizes)
             clips = [self._known(key, label, path) for label, path in work.clips]
             todo = [clip for clip in clips if clip.result is None]
             made = self._measure(work, key, todo) if todo else {}
@@ -156,20 +158,26 @@ def measure_clip(
 ) -> CaseMetrics:
     """Compare a generated clip with both takes in one pass. VideoError when it is too short or unreadable."""
     real = [takes.frames(take) for take in (0, 1)]
-    mse: tuple[list[float], list[float]] = ([], [])
-
     errors = errors or SquaredErrors()
+    found: list[Future[list[float]]] = []
 
-    def compare(frame: Frames) -> None:
-        found = errors(frame, [next(frames) for frames in real])
-        for series, value in zip(mse, found, strict=True):
-            series.append(value)
+    def errors_of(frame: Frames) -> list[float]:
+        return errors(frame, [next(frames) for frames in real])
 
-    key = takes.key
-    motion = stream_clip(clip, key.size, key.fps, key.num_frames, compare, threads)
+    # A third of the work is reading real frames and the errors: with a core to spare, nobody waits for it.
+    with ThreadPoolExecutor(1, "retake-errors") as beside:
+
+        def compare(frame: Frames) -> None:
+            if len(found) >= MOST_WAITING:
+                found[-MOST_WAITING].result()
+            found.append(beside.submit(errors_of, frame))
+
+        key = takes.key
+        motion = stream_clip(clip, key.size, key.fps, key.num_frames, compare, threads)
+        mse = list(zip(*(future.result() for future in found), strict=True))
     return CaseMetrics(
-        take1=compare_motion(takes.motion[0], motion, mse[0]),
-        take2=compare_motion(takes.motion[1], motion, mse[1]),
+        take1=compare_motion(takes.motion[0], motion, list(mse[0])),
+        take2=compare_motion(takes.motion[1], motion, list(mse[1])),
         variance=takes.variance,
     )
 

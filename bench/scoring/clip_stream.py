@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,10 +85,12 @@ def stream_clip(
 
     def grays() -> Iterator[Gray]:
         nonlocal decoded
+        gray: Any = None
         for frame in islice(decode(path, threads), num_frames):
             sink(reduce_frame(frame, size))
             decoded += 1
-            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), np.uint8)
+            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY, gray)
+            yield gray
 
     with tempfile.TemporaryDirectory(prefix="retake-masks-") as folder:
         masks = Path(folder) / "masks.mp4"
@@ -133,10 +136,12 @@ def _read_masks(
 ) -> MotionRecord:
     counts = np.zeros((size[1], size[0]), np.uint16)
     packed: list[Packed] = []
+    channel: Any = None
     for frame in islice(decode(path, threads), num_frames):
         if clip_shape is not None and not packed:
             _check_shape(path, frame.shape[:2], clip_shape)
-        mask = reduce_frame(cv2.extractChannel(frame, 0), size) > 127
+        channel = cv2.extractChannel(frame, 0, channel)
+        mask = reduce_frame(channel, size) > 127
         counts += mask
         packed.append(np.packbits(mask))
     _check_length(path, len(packed), num_frames)

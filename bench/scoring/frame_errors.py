@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.types import Frames
 
-BLOCK = 131_072  # values; three float32 blocks fit into 2 MB
+BLOCK = 65_536  # values; two float32 blocks fit into 1 MB, with the bytes that they are made of
 UNITS = np.float32(255)
 FrameErrors = Callable[[Frames, Sequence[Frames]], list[float]]
 """A frame and several others to their mean squared differences."""

@@ -207,9 +207,11 @@ def _say_disk_use(
     cache: Path, submission: Submission, real: Mapping[str, Reference], console: Console
 ) -> None:
     """One line when the references of this dataset may take more than a gigabyte that is not there yet."""
-    low, high = _expected_gb(real.values(), submission)
     count, used = ReferenceCache(folder=cache / "references").usage()
-    if high > 1 and count < len(submission.rows):
+    if count >= len(submission.rows):
+        return
+    low, high = _expected_gb(real.values(), submission)
+    if high > 1:
         place = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(place).free
         console.print(

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bench.files import write_whole
 from bench.scoring.clip_stream import num_considered
 from bench.scoring.file_digests import sha256
 from bench.scoring.view_metrics import reduced_size
@@ -23,7 +24,7 @@ from engine.errors import ScorerError, VideoError
 from engine.runs.digests import FileDigests
 from engine.video.files import probe
 
-ALGORITHM = 3  # raise it when masks, reduction, metrics, what is refused or the form of stored entries change
+ALGORITHM = 4  # raise it when masks, reduction, metrics, what is refused or the form of stored entries change
 COMPUTED = "computed"  # in place of the digest of a mask clip that does not ship
 
 
@@ -103,23 +104,48 @@ def dataset_tree(dataset: Path) -> Path:
     return tree
 
 
-def reference_key(reference: Reference, fps: float, digests: FileDigests) -> ReferenceKey:
-    """Raises VideoError when a take is missing or take 1 has no readable header."""
-    header = probe(reference.takes[0])
-    size = reduced_size(header.width, header.height)
-    if min(size) < 1:
-        raise VideoError(
-            f"{reference.takes[0]} has {header.width}x{header.height} pixels; a quarter of that is compared",
-            fix="download the benchmark's clips again",
-        )
+def reference_key(
+    reference: Reference, fps: float, digests: FileDigests, sizes: Path | None = None
+) -> ReferenceKey:
+    """Raises VideoError when a take is missing or take 1 has no readable header.
+
+    `sizes`, a folder, remembers the size of clips by content: opening one in 4K takes a tenth of a second.
+    """
     takes = [sha256(path, digests) for path in reference.takes]
     masks = [sha256(path, digests) if path.is_file() else COMPUTED for path in reference.masks]
     return ReferenceKey(
-        size=size,
+        size=_size(reference.takes[0], None if sizes is None else sizes / f"{takes[0]}.json"),
         num_frames=num_considered(fps),
         fps=fps,
         digests=(takes[0], takes[1], masks[0], masks[1]),
     )
+
+
+def _size(clip: Path, place: Path | None) -> tuple[int, int]:
+    """The size at which `clip` and what is compared with it are scored."""
+    width, height = (None if place is None else _remembered(place)) or _asked(clip, place)
+    size = reduced_size(width, height)
+    if min(size) < 1:
+        raise VideoError(
+            f"{clip} has {width}x{height} pixels; a quarter of that is compared",
+            fix="download the benchmark's clips again",
+        )
+    return size
+
+
+def _remembered(place: Path) -> tuple[int, int] | None:
+    try:
+        width, height = json.loads(place.read_bytes())
+        return int(width), int(height)
+    except (OSError, ValueError, TypeError):  # absent or damaged
+        return None
+
+
+def _asked(clip: Path, place: Path | None) -> tuple[int, int]:
+    header = probe(clip)
+    if place is not None:
+        write_whole(place, json.dumps((header.width, header.height)).encode())
+    return header.width, header.height
 
 
 def revision(keys: Iterable[ReferenceKey]) -> str:

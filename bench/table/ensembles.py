@@ -17,6 +17,7 @@ from engine.commands._console import make_console
 from engine.errors import ConfigError
 from engine.loop.selection import load_selectors
 from engine.protocols import Selector
+from engine.runs.states import with_states
 from engine.types import SelectorSettings
 
 ORACLE, LOOP = "oracle", "loop"
@@ -181,7 +182,11 @@ class _Choices:
         """The chosen take by chooser."""
         if takes not in self.known:
             scenario = self.board.runs[takes[0].run].scenarios[takes[0].scenario_id]
-            attempts = [self.board.attempt(take) for take in takes]
+            attempts = [
+                one
+                for take in takes
+                for one in with_states(self.board.runs[take.run].folder, [self.board.attempt(take)])
+            ]
             paths = [
                 self.board.runs[take.run].folder / attempt.video_path
                 for take, attempt in zip(takes, attempts, strict=True)

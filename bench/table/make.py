@@ -36,6 +36,7 @@ from bench.table.ensembles import (
 )
 from bench.table.render import FORMATS, render, rich_table
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Row, make_board, single_rows
+from engine.build.probing import selector_settings
 from engine.commands._console import make_console
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
@@ -81,7 +82,7 @@ def make_table(
         check_frame_rates(board, ensemble)
     entries = [_entry(board, row, scores) for row in singles]
     rows = [*singles]
-    settings = _networks(board, device) if choosers else SelectorSettings()
+    settings = _networks(board, device, choosers) if choosers else SelectorSettings()
     for ensemble, oracle, lines in _ensemble_rows(board, looped, named, choosers, settings):
         rows += lines
         entries += [_ensemble_entry(board, ensemble, oracle, line, scores) for line in lines]
@@ -129,9 +130,12 @@ def _ensemble_rows(
     return found
 
 
-def _networks(board: Board, device: str) -> SelectorSettings:
+def _networks(board: Board, device: str, choosers: Sequence[str]) -> SelectorSettings:
     """Those that the runs themselves look through."""
-    first, *others = [(run.folder, run.config.selectors.on(device)) for run in board.runs if not run.clips]
+    names = [name for chooser in choosers for name in chooser.split("+")]
+    first, *others = [
+        (run.folder, selector_settings(run.folder, device, names)) for run in board.runs if not run.clips
+    ]
     for folder, settings in others:
         if settings != first[1]:
             raise ConfigError(

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-JSON = ("reply", "prompt", "critique", "selector_scores", "timings")
+JSON = ("reply", "prompt", "critique", "selector_scores", "timings", "form", "scores")
 
 
 def as_dict(cursor: sqlite3.Cursor, row: tuple) -> dict:
@@ -22,9 +22,9 @@ def read(run: Path) -> dict:
     version = database.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()["value"]
     scenarios = database.execute("SELECT * FROM scenarios ORDER BY position").fetchall()
     for one in scenarios:
-        plan, one["attempts"], outcome, choice = (
+        plan, one["attempts"], one["scouts"], outcome, choice = (
             list(database.execute(f"SELECT * FROM {table} WHERE scenario_id = ? ORDER BY rowid", [one["id"]]))
-            for table in ("plans", "attempts", "outcomes", "choices")
+            for table in ("plans", "attempts", "scouts", "outcomes", "choices")
         )
         one["plan"] = plan[0]["reply"] if plan else None
         one["outcome"] = outcome[0] if outcome else None

@@ -15,7 +15,7 @@ from engine.api.takes import StrPath
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator, Selector
 from engine.settings.config import LoopConfig
-from engine.types import Attempt, Outcome, PlanReply, Scenario
+from engine.types import Attempt, Outcome, PlanReply, Scenario, Scout
 
 OnTake = Callable[[str, Attempt], None]
 """Called with the id of its scenario once a take is stored, and again once it is judged if that is later."""
@@ -37,6 +37,10 @@ class Quiet:
     def finished(self, scenario_ids: Iterable[str]) -> None: ...
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def scout(self, scenario_id: str, scout: Scout) -> None: ...
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None: ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         if self.on_take is not None:
@@ -68,12 +72,12 @@ def refine(
     has `failure`. Raises StoreError when `out` holds a run, ConfigError for a selector that is not known,
     DeviceError when the GPU is lost and RunLost when the disk takes no more.
     """
-    from engine.build.engine import encoder
+    from engine.build.engine import comparers, encoder
+    from engine.build.prepare import check_scouts
     from engine.loop.lanes import HOST_THREADS, make_lanes
-    from engine.loop.policy import RefinementPolicy
+    from engine.loop.policy import CRITIC_SCORE, RefinementPolicy
     from engine.loop.scenario import Components, ScenarioLoop
     from engine.loop.scheduler import Scheduler
-    from engine.loop.selection import TakeScorer
     from engine.machine.streams import HostPool
     from engine.runs.store import RunStore
     from engine.runs.trace import HostRecorder
@@ -82,9 +86,10 @@ def refine(
 
     folder, display = Path(out), Quiet(on_take=on_take)
     settings = loop or LoopConfig()
+    check_scouts(settings, generator)
     policy = RefinementPolicy(settings=settings, negative=generator.negative_prompt)
-    chosen_by = _selectors(policy.video_selectors, selectors or {})
-    scorer = TakeScorer(folder, chosen_by) if chosen_by else None
+    looks = [name for name in settings.all_selectors if name != CRITIC_SCORE]
+    scorer, scouts = comparers(policy, generator, folder, _selectors(looks, selectors or {}))
     recorder = HostRecorder()
     with RunStore.create(folder, scenarios) as store:
         components = Components(
@@ -95,6 +100,7 @@ def refine(
             encode=encoder(folder),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
+            scouts=scouts,
         )
         with HostPool(HOST_THREADS) as host, kept_trace(folder, recorder):
             lanes = make_lanes(host=host, recorder=recorder, progress=display)

@@ -19,7 +19,8 @@ def load_generator(folder: str = BUNDLED, settings: Settings | None = None) -> G
     """A video model with its weights on the device.
 
     folder: "demo", which is bundled, or a diffusers folder of the Wan family with per-token timesteps.
-    settings: of `generator`, `denoise`, `device` and `dtype`; the others are of no account here.
+    settings: of `generator`, `denoise`, `device` and `dtype`, and `selectors.keep_states`, with which a take
+    has `states`; the others are of no account here.
 
     What it makes is described by `spec` (width and height in pixels, fps, frames of prefix and continuation).
     Raises ModelError for a folder that cannot be loaded, ConfigError for a setting that does not exist or

@@ -16,7 +16,7 @@ from engine.api.scores import Scores, current_scores
 from engine.api.takes import StrPath
 from engine.protocols import Selector
 from engine.settings.config import load_config
-from engine.types import Attempt, Outcome, PlanReply, Scenario
+from engine.types import Attempt, Outcome, PlanReply, Scenario, Scout
 
 if TYPE_CHECKING:
     from engine.build.run import Run
@@ -35,6 +35,8 @@ class ScenarioRecord:
     """None while it is unfinished; else it has the number of the chosen take, or `failure`."""
     chosen: Path | None
     """The clip of the chosen take under its benchmark name, in `chosen/`."""
+    scouts: tuple[Scout, ...] = ()
+    """Looks at candidates, of the scout loop alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ def read_run(folder: StrPath) -> RunRecord:
                 attempts=outcome.attempts if outcome is not None else past.attempts,
                 outcome=outcome,
                 chosen=store.chosen_path(scenario.id) if is_chosen else None,
+                scouts=past.scouts,
             )
         return RunRecord(folder=place, scenarios=found, scores=current_scores(place, store))
 
@@ -129,19 +132,27 @@ def choose_again(
 ) -> list[Selection]:
     """What these selectors would choose among the stored takes; nothing is generated or changed in the run.
 
-    selectors: objects by a name of yours, or names of files of engine/selectors; of several, ranks are
-    averaged.
+    selectors: objects by a name of yours, or names of files of engine/selectors, with the networks and the
+    probe of the run's settings; of several, ranks are averaged.
     takes: numbers to choose among; default: all. out: a folder for the clips that are chosen.
 
     Each Selection has `scenario_id`, `before`, `chosen` and the `scores` of each take. Raises ConfigError for
-    an unknown name or number, StoreError where a take is missing or not as it was stored.
+    an unknown name or number, or a probe that does not fit; StoreError where a take is missing or not as it
+    was stored.
     """
+    from engine.build.probing import selector_settings
     from engine.loop.selection import reselect
 
     if isinstance(selectors, str):
         selectors = (selectors,)
     by = selectors if isinstance(selectors, Mapping) else tuple(selectors)
-    return reselect(Path(folder), by=by, attempts=takes, out=None if out is None else Path(out))
+    return reselect(
+        Path(folder),
+        by=by,
+        attempts=takes,
+        out=None if out is None else Path(out),
+        settings=selector_settings(Path(folder), "cpu", () if isinstance(by, Mapping) else by),
+    )
 
 
 def _execute(build: Callable[[], Run], on_take: OnTake | None) -> RunRecord:

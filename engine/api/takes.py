@@ -111,9 +111,11 @@ def critique(
 
 def write_video(path: StrPath, video: Video) -> None:
     """As H.264 in mp4, so well that the scorer sees no motion in its noise; a file that exists is replaced.
+    Its hidden states, where the generator kept any, go into a file of that name and `.states.safetensors`.
 
     Raises VideoError for frames that are not uint8 [T, H, W, 3] of even height and width.
     """
+    from engine.runs.states import keep_states
     from engine.video.files import write_mp4
 
     frames = video.frames
@@ -124,6 +126,7 @@ def write_video(path: StrPath, video: Video) -> None:
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise VideoError(f"frames of {frames.shape[2]}x{frames.shape[1]} pixels", fix="give even sizes")
     write_mp4(Path(path), frames, video.fps)
+    keep_states(Path(path).parent, Path(Path(path).name), video.states)
 
 
 def finish(job: Job[T]) -> T:

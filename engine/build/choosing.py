@@ -13,7 +13,7 @@ from typing import Any, Final
 from engine.errors import ConfigError
 from engine.loop.expected_gain import OF_CRITIQUE, OF_PROMPT, RANK, GainModel
 from engine.loop.policy import CRITIC_SCORE
-from engine.runs.manifest import WEIGHT_SUFFIXES, Digest, model_files
+from engine.runs.manifest import Digest, weight_digests
 from kernels.files import read_json
 
 GAIN_FILE: Final = "gain.json"
@@ -104,10 +104,6 @@ def _problem(
 def _weights_of(generator: Path, critic: Path, digest: Digest) -> dict[str, dict[str, str]]:
     """sha256 of the weights: who writes the takes, and who judges them."""
     return {
-        name: {
-            path.relative_to(folder).as_posix(): digest(path)
-            for path in model_files(folder)
-            if path.suffix in WEIGHT_SUFFIXES
-        }
+        name: weight_digests(folder, digest)
         for name, folder in (("generator", generator), ("critic", critic))
     }

@@ -6,10 +6,11 @@ Knows no store of a run and no other engine: whoever has one gives it scenarios 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from engine.build.prepare import Prepared, refinement_policy, replies_at_once
 from engine.build.relief import Relief
@@ -19,15 +20,19 @@ from engine.loop.lanes import CRITIQUE, GENERATE, HOST_THREADS, Threads, make_la
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
+from engine.loop.scout_policy import ScoutPolicy
+from engine.loop.scouting import Scouts
 from engine.loop.selection import TakeScorer
 from engine.machine.device import release_memory
 from engine.machine.graphs import DEVICE_CALLS
 from engine.machine.streams import HostPool, HostThread, LaneStreams
-from engine.protocols import Control, Critic, Generator, Progress, Sink
-from engine.runs.folder import place_of_take, writing
+from engine.protocols import Control, Critic, Generator, Progress, Selector, Sink
+from engine.runs.folder import place_of_scout, place_of_take, writing
 from engine.runs.manifest import cpu_model
+from engine.runs.states import keep_states
 from engine.runs.trace import CudaRecorder, HostRecorder
-from engine.types import History, Scenario, Video
+from engine.settings.loop import SCOUT
+from engine.types import Attempt, History, Scenario, Video
 from engine.video.files import write_mp4
 from engine.video.oddities import oddity_of
 
@@ -77,7 +82,7 @@ class Engine:
         on_lane = LaneStreams(torch.device(self.prepared.device))
         relief = Relief(self.generator, release_memory if on_gpu else lambda: None)
         policy = refinement_policy(config, self.generator, self.prepared.choosing.gain)
-        scorer = self._scorer(policy)
+        scorer, scouts = comparers(policy, self.generator, self.folder, self.prepared.selectors)
         allowed = [scenario.prefix.path for scenario in self.prepared.usable]
         with (
             boundary.watch(config.dataset, own=self.folder, allowed=allowed) as watch,
@@ -95,7 +100,7 @@ class Engine:
                 widths={CRITIQUE: replies_at_once(config, self.prepared.device)},
             )
             scheduler = Scheduler(
-                self._loops(work, self._components(sink, policy, scorer)),
+                self._loops(work, self._components(sink, policy, scorer, scouts)),
                 lanes,
                 progress=progress,
                 overlap=config.schedule.overlap,
@@ -115,11 +120,9 @@ class Engine:
         for one in work:
             yield None if one is None else ScenarioLoop(scenario=one[0], by=by, past=one[1])
 
-    def _scorer(self, policy: RefinementPolicy) -> TakeScorer | None:
-        selectors = {name: self.prepared.selectors[name] for name in policy.video_selectors}
-        return TakeScorer(self.folder, selectors) if selectors else None
-
-    def _components(self, sink: Sink, policy: RefinementPolicy, scorer: TakeScorer | None) -> Components:
+    def _components(
+        self, sink: Sink, policy: RefinementPolicy, scorer: TakeScorer | None, scouts: Scouts | None
+    ) -> Components:
         return Components(
             generator=self.generator,
             critic=self.critic,
@@ -128,6 +131,7 @@ class Engine:
             encode=encoder(self.folder),
             select=scorer.scores if scorer else None,
             read=scorer.read if scorer else None,
+            scouts=scouts,
             device=device_name(self.prepared.device),
         )
 
@@ -158,15 +162,56 @@ def device_name(device: str) -> str | None:
 
 
 def encoder(folder: Path) -> Callable[[Scenario, int, Video], Path]:
-    """Writes takes to their places below `folder`; RunLost where it takes no more writes."""
+    """Writes takes to their places below `folder`, their states beside them; RunLost where it takes no more
+    writes."""
 
     def encode(scenario: Scenario, index: int, video: Video) -> Path:
         path = place_of_take(folder, scenario.id, index)
         with writing(folder):
             write_mp4(folder / path, video.frames, video.fps, note=oddity_of(video.frames))
+            keep_states(folder, path, video.states)
         return path
 
     return encode
+
+
+def comparers(
+    policy: RefinementPolicy, generator: Any, folder: Path, selectors: Mapping[str, Selector]
+) -> tuple[TakeScorer | None, Scouts | None]:
+    """Who compares finished takes, and who makes and compares scouts; None where the loop has no such thing.
+
+    `generator` makes scouts where the loop asks for them; takes and previews lie below `folder`.
+    """
+    loop = policy.settings
+    of_takes = {name: selectors[name] for name in policy.video_selectors}
+    of_scouts = {name: selectors[name] for name in loop.scout_choosers} if loop.method == SCOUT else None
+    return (
+        TakeScorer(folder, of_takes) if of_takes else None,
+        None if of_scouts is None else _scouts(policy, generator, folder, of_scouts),
+    )
+
+
+def _scouts(
+    policy: RefinementPolicy, generator: Any, folder: Path, choosers: Mapping[str, Selector]
+) -> Scouts:
+    scorer = TakeScorer(folder, choosers)
+
+    def preview(scenario: Scenario, number: int, video: Video) -> Path:
+        path = place_of_scout(folder, scenario.id, number)
+        with writing(folder):
+            write_mp4(folder / path, video.frames, video.fps)
+            keep_states(folder, path, video.states)
+        return path
+
+    def compare(scenario: Scenario, looks: Sequence[Attempt]) -> list[dict[str, float]]:
+        try:
+            return scorer.scores(scenario, looks)
+        finally:
+            scorer.forget(looks)
+
+    return Scouts(
+        policy=ScoutPolicy(refinement=policy), generator=generator, preview=preview, compare=compare
+    )
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from engine.protocols import Critic, Generator, Job
-from engine.types import Prompt, Scenario, Video
+from engine.types import Prompt, Scenario, ScoutForm, Video
 from engine.video.prefix import read_prefix
 
 WARM_UP_STEPS = 2
@@ -30,6 +31,8 @@ class TimeEstimate:
     generate_s: float
     plan_s: float
     critique_s: float
+    scouts_per_scenario: int = 0
+    scouts_s: float = 0.0  # of all scouts of a scenario
 
     @property
     def longest_s(self) -> float:
@@ -47,7 +50,7 @@ class TimeEstimate:
 
     @property
     def _generate_lane_s(self) -> float:
-        return self.num_scenarios * self.takes_per_scenario * self.generate_s
+        return self.num_scenarios * (self.takes_per_scenario * self.generate_s + self.scouts_s)
 
     @property
     def _critique_lane_s(self) -> float:
@@ -55,8 +58,11 @@ class TimeEstimate:
 
     def describe(self) -> str:
         between = f"{clock(self.shortest_s)} to " if self.overlap else ""
+        scouts = (
+            f"{self.scouts_per_scenario} scouts {self.scouts_s:.1f} s, " if self.scouts_per_scenario else ""
+        )
         return (
-            f"one take {self.generate_s:.1f} s, one plan {self.plan_s:.1f} s, "
+            f"{scouts}one take {self.generate_s:.1f} s, one plan {self.plan_s:.1f} s, "
             f"one critique {self.critique_s:.1f} s; {between}{clock(self.longest_s)} for "
             f"{self.num_scenarios} scenarios if all {self.takes_per_scenario} takes are used"
         )
@@ -71,9 +77,11 @@ def estimate(
     takes_per_scenario: int,
     critiques_per_scenario: int,
     overlap: bool,
+    scouts: Sequence[tuple[ScoutForm, int]] = (),
 ) -> TimeEstimate:
     """Time a few denoise steps, one plan and one critique on `scenario`. Selectors are not counted.
 
+    scouts: how many of each form a scenario has at most, whose generator makes them; one of each is timed.
     The take that is critiqued is the frozen last frame: it costs the critic as much as any other.
     Raises VideoError when the prefix cannot be read.
     """
@@ -82,6 +90,10 @@ def estimate(
     last = read_prefix(scenario.prefix, spec)[-1:]
     planning = critic.plan(scenario)
     plan_s = time_job(planning, max_steps=None)
+    scouting: Any = generator
+    scouts_s = sum(
+        num * time_job(scouting.scout(scenario, prompt, form), max_steps=None) for form, num in scouts
+    )
     frozen = Video(frames=np.repeat(last, spec.num_frames, axis=0), fps=spec.fps)
     return TimeEstimate(
         num_scenarios=num_scenarios,
@@ -91,6 +103,8 @@ def estimate(
         generate_s=time_job(generator.start(scenario, prompt), max_steps=WARM_UP_STEPS + 4),
         plan_s=plan_s,
         critique_s=time_job(critic.start(scenario, prompt, frozen, planning.result().plan), max_steps=None),
+        scouts_per_scenario=sum(num for _, num in scouts),
+        scouts_s=scouts_s,
     )
 
 

@@ -19,6 +19,7 @@ from engine.runs.digests import Ahead, FileDigests
 from engine.runs.manifest import Digest, collect, model_files, surroundings
 from engine.settings.environment import cache_folder, usable_cores
 from engine.weights.linked import require_unchanged
+from kernels.files import file_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def manifest_of(
     )
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
     prefixes = {scenario.id: facts.digest(scenario.prefix.path) for scenario in prepared.usable}
+    probe = prepared.probe
+    probes = {} if probe is None else {"states": file_digest(probe.path)}
     return {
         **found,
         "loras": {
@@ -68,5 +71,6 @@ def manifest_of(
         "denoiser": dict(denoiser),
         "critic": dict(critic),
         "choosing": prepared.choosing.why,
+        "probes": probes,
         "memory": {**prepared.memory.document(), "changed": list(prepared.changed)},
     }

@@ -20,13 +20,14 @@ from engine.build.shards import Source, check_settings, differences, distinct, r
 from engine.errors import ConfigError, StoreError
 from engine.runs.changes import listed
 from engine.runs.choices import users_choices
-from engine.runs.folder import take_lock
+from engine.runs.folder import place_of_scout, take_lock
 from engine.runs.manifest import MANIFEST, write_manifest
+from engine.runs.states import put_states, states_bytes
 from engine.runs.store import RunStore
 from engine.runs.trace import Span
 from engine.runs.trace_file import TRACE, read_trace, write_trace
 from engine.settings.config import RunConfig, write_config
-from engine.types import Attempt, History, Outcome, Scenario
+from engine.types import Attempt, History, Outcome, Scenario, Scout
 from kernels.files import file_digest, whole_file
 
 OWN_SETTINGS = frozenset(
@@ -154,8 +155,14 @@ def _takes(found: Found) -> tuple[object, ...]:
         found.outcome.own.chosen,
         found.outcome.own.stopped,
         tuple(_without_time(attempt) for attempt in found.history.attempts),
+        _looks(found.history),
         tuple(file_digest(found.source.folder / attempt.video_path) for attempt in found.history.attempts),
     )
+
+
+def _looks(history: History) -> tuple[Scout, ...]:
+    """The scouts, without the time that they took."""
+    return tuple(replace(scout, timings={}, video_path=Path()) for scout in history.scouts)
 
 
 def _without_time(attempt: Attempt) -> Attempt:
@@ -263,11 +270,22 @@ def _copy(store: RunStore, found: Found) -> None:
     scenario_id = found.scenario.id
     if found.history.plan is not None:
         store.plan(scenario_id, found.history.plan)
+    digests = found.source.store.scouts.digests()
+    for scout in found.history.scouts:
+        path, preview = (
+            place_of_scout(store.folder, scenario_id, scout.number),
+            found.source.folder / scout.video_path,
+        )
+        if preview.is_file():  # one that is gone is missing in the report, as it is there
+            with whole_file(store.folder / path) as part:
+                shutil.copyfile(preview, part)
+        store.scouts.add(scenario_id, replace(scout, video_path=path), digests[scenario_id, scout.number])
     moved = []
     for attempt in found.history.attempts:
         path = store.video_path(scenario_id, attempt.index)
         with whole_file(store.folder / path) as part:
             shutil.copyfile(found.source.folder / attempt.video_path, part)
+        put_states(store.folder, path, states_bytes(found.source.folder, attempt.video_path))
         moved.append(replace(attempt, video_path=path))
         store.attempt(scenario_id, moved[-1])
     if found.outcome is not None:

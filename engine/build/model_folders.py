@@ -52,6 +52,11 @@ class ModelFolder:
         """Whether a critic of the same folder can read by the generator's own text tower."""
         return bool(getattr(plugins.load(self.package, self.family), "LENDS", False))
 
+    @property
+    def has_states(self) -> bool:
+        """Whether takes of this family can keep hidden states."""
+        return bool(getattr(plugins.load(self.package, self.family), "STATES", False))
+
     def loader(self) -> ModuleType:
         """The module whose `load` reads the folder, such as generators/wan/generator.py."""
         kind = self.package.rpartition(".")[2].removesuffix("s")

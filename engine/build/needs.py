@@ -7,9 +7,11 @@ from typing import Any
 
 from engine.build.estimate import TimeEstimate, estimate
 from engine.build.prepare import load, prepare, refinement_policy
+from engine.loop.scout_policy import ScoutPolicy
 from engine.machine.cards import Card
 from engine.machine.memory import MemoryPlan
 from engine.settings.config import RunConfig
+from engine.settings.loop import SCOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,9 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
     if timed and card is None:
         generator, critic = load(prepared)
         rounds, policy = 1 + config.loop.loops, refinement_policy(config, generator)
-        takes = rounds * config.loop.samples
+        takes = rounds * config.loop.takes_a_round
+        stages = ScoutPolicy(refinement=policy)
+        scouts = [(form, rounds * stages.num_in(stage)) for stage, form in enumerate(stages.forms)]
         time = estimate(
             generator,
             critic,
@@ -61,6 +65,7 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
             num_scenarios=len(prepared.usable),
             takes_per_scenario=takes,
             critiques_per_scenario=takes if policy.judges_every_take else rounds,
+            scouts=scouts if config.loop.method == SCOUT else (),
             overlap=config.schedule.overlap and prepared.device == "cuda",
         )
     return Needs(

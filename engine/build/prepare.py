@@ -16,13 +16,14 @@ from engine.build import exported, fit, libraries, model_folders
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
+from engine.build.probing import Probing, keep_states_of, keeps_states, probing, require_sites, selectors_of
 from engine.denoise.lora import read_loras
 from engine.denoise.lora_grid import grid_of
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
-from engine.loop.selection import load_selectors
+from engine.loop.scout_policy import forms_of
 from engine.machine import compiled
 from engine.machine.cards import Card
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
@@ -31,8 +32,9 @@ from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import AUTO, CHOOSE, LEAVE, PATCH, STREAMED, RunConfig
+from engine.settings.config import PATCH, STREAMED, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
+from engine.settings.loop import AUTO, CHOOSE, LEAVE, PAPER, SCOUT, LoopConfig
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 from engine.weights.linked import linked_parts
@@ -64,6 +66,7 @@ class Prepared:
     opened: tuple[Path, ...]  # of the dataset so far
     choosing: Choosing
     exported: exported.Exported | None = None
+    probe: Probing | None = None
 
     @property
     def usable(self) -> tuple[Scenario, ...]:
@@ -83,21 +86,22 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         )
     device = "cuda" if card is not None else resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    generator, critic = (
-        model_folders.find_generator(config.generator.name),
-        model_folders.find_critic(config.critic.name),
-    )
+    generator, critic = _folders(config)
     if device != "cpu" and card is None:
         open_ahead(device)
     if compiled.hold(cache_folder() / "compiled"):
         compile_into(cache_folder() / "compiled")
     with phase("imports"):
         libraries.import_families(generator, critic)
-    selectors = load_selectors(config.loop.selectors, config.selectors.on(device if card is None else "cpu"))
+    digest = FileDigests(cache_folder() / "digests").digest
+    probe = probing(config, generator.path, digest)
+    selectors = selectors_of(config, device if card is None else "cpu", probe)
     outlines = _Outlines(generator, critic, device, dtype, card)
     with phase("outlines"):
         outline, form = outlines.generator(config)
     spec: VideoSpec = outline.spec
+    check_scouts(config.loop, outline)
+    require_sites(probe, config.loop, outline)
     with phase("clips"):
         scenarios, refused, opened = _questions(config, spec.fps, only)
     chosen_by = choosing(
@@ -105,7 +109,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         generator=generator.path,
         critic=critic.path,
         selectors=config.loop.selectors,
-        digest=FileDigests(cache_folder() / "digests").digest,
+        digest=digest,
     )
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
     with phase("memory plan"):
@@ -126,6 +130,14 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         opened=opened,
         exported=form,
         choosing=chosen_by,
+        probe=probe,
+    )
+
+
+def _folders(config: RunConfig) -> tuple[ModelFolder, ModelFolder]:
+    return (
+        model_folders.find_generator(config.generator.name),
+        model_folders.find_critic(config.critic.name),
     )
 
 
@@ -160,7 +172,7 @@ class _Outlines:
     def generator(self, config: RunConfig) -> tuple[Any, exported.Exported | None]:
         """And the exported form that stands in for its denoiser, if any."""
         lent = lends(config, *self._folders)
-        key = (config.generator, config.denoise, *_places(config).items(), lent)
+        key = (config.generator, config.denoise, *_places(config).items(), lent, keeps_states(config))
         if key not in self._made:
             folder, (device, dtype) = self._folders[0], self._place
             outline: Any = load_generator(
@@ -258,6 +270,7 @@ def load_generator(
             streamed=[part for part, place in _places(config).items() if place == STREAMED],
             capability=capability,
             **({"lends": True} if lends else {}),
+            **({"states": True} if keep_states_of(found, config) else {}),
         )
     generator.notes.update({f"{kind} file": what for kind, what in linked_parts(found.path).items()})
     if (grid := grid_of(loras)) is not None:
@@ -352,6 +365,20 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
             dataset.check(scenario)
         except VideoError as error:
             yield scenario.id, str(error)
+
+
+def check_scouts(loop: LoopConfig, generator: Any) -> None:
+    """ConfigError for settings of the other loop, and for scouts that this generator does not make."""
+    loop.refuse_unused()
+    if loop.method != SCOUT:
+        return
+    if not hasattr(generator, "scout"):
+        raise ConfigError(
+            f"loop.method is {SCOUT}, and {type(generator).__name__} makes no scouts",
+            fix=f'set loop.method = "{PAPER}", or give it the methods of ScoutingGenerator',
+        )
+    for form in forms_of(loop):
+        generator.check_scouts(form)
 
 
 def refinement_policy(

@@ -224,6 +224,7 @@ def _mend(store: RunStore, *, remake: bool) -> None:
             fix="put them back; or resume with --remake-takes, which makes them and what followed again",
         )
     store.forget_takes(bad)
+    store.scouts.forget_changed()
     store.restore_chosen()
 
 

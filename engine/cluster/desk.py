@@ -8,12 +8,26 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from engine.build.used_memory import USED
-from engine.cluster.messages import Ended, Judged, MemoryUsed, Message, Opened, Planned, Step, Taken, Worked
+from engine.cluster.messages import (
+    Ended,
+    Judged,
+    MemoryUsed,
+    Message,
+    Opened,
+    Planned,
+    Ranked,
+    Scouted,
+    Step,
+    Taken,
+    Worked,
+)
 from engine.protocols import Display
-from engine.runs.folder import writing
+from engine.runs.folder import place_of_scout, writing
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runs.states import put_states
 from engine.runs.store import RunStore
 from engine.runs.trace import AROUND, Span
 from engine.runs.watched import Watched
@@ -59,6 +73,10 @@ class Desk:
         match message:
             case Planned():
                 self.sink.plan(message.scenario_id, message.reply)
+            case Scouted():
+                self._store_scout(message)
+            case Ranked():
+                self.sink.ranked(message.scenario_id, message.scouts)
             case Taken():
                 self._store_take(message)
             case Judged():
@@ -89,9 +107,19 @@ class Desk:
     def _store_take(self, taken: Taken) -> None:
         """Under the name that it has here, whatever the worker calls it."""
         path = self._store.video_path(taken.scenario_id, taken.attempt.index)
-        with writing(self._store.folder), whole_file(self._store.folder / path) as part:
-            part.write_bytes(taken.video)
+        self._write(path, taken.video, taken.states)
         self.sink.attempt(taken.scenario_id, replace(taken.attempt, video_path=path))
+
+    def _store_scout(self, scouted: Scouted) -> None:
+        path = place_of_scout(self._store.folder, scouted.scenario_id, scouted.scout.number)
+        self._write(path, scouted.video, scouted.states)
+        self.sink.scout(scouted.scenario_id, replace(scouted.scout, video_path=path))
+
+    def _write(self, path: Path, video: bytes, states: bytes | None) -> None:
+        with writing(self._store.folder):
+            with whole_file(self._store.folder / path) as part:
+                part.write_bytes(video)
+            put_states(self._store.folder, path, states)
 
     def _on_our_clock(self, worker: int, span: Span) -> Span:
         shift_s = self._shift_s[worker]

@@ -13,18 +13,20 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from engine.build.run import refuse
 from engine.cluster.desk import Desk
 from engine.cluster.handout import MOST_LOSSES, HandOut
-from engine.cluster.messages import Assignment, Ended, Lost, Message, Ready
+from engine.cluster.messages import Assignment, ClipFiles, Ended, Lost, Message, Ready
 from engine.cluster.pool import Pool
 from engine.errors import DeviceError, StoreError
 from engine.loop.scheduler import NothingAsked
 from engine.protocols import Control, Display
 from engine.runs.changes import changes, listed
 from engine.runs.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runs.states import states_bytes
 from engine.runs.store import RunStore
 from engine.runs.trace_file import end_of_trace_s, kept_trace
 from engine.settings.config import RunConfig
@@ -87,7 +89,7 @@ class Driver:
         handout = HandOut(
             [one for one in usable if one.id not in refused],
             store.history,
-            num_takes=(loop.loops + 1) * loop.samples,
+            num_takes=(loop.loops + 1) * loop.takes_a_round,
             most_each=self.config.schedule.ahead,
             num_workers=self.pool.size,
         )
@@ -241,10 +243,15 @@ class Driver:
 
 
 def _assignment(scenario: Scenario, store: RunStore) -> Assignment:
-    """With the takes that are stored, which selectors look at."""
+    """With the takes and scouts that are stored and that selectors are to look at."""
     past = store.history(scenario.id)
-    videos = {take.index: (store.folder / take.video_path).read_bytes() for take in past.attempts}
-    return Assignment(scenario=scenario, past=past, videos=videos)
+
+    def files(path: Path) -> ClipFiles:
+        return (store.folder / path).read_bytes(), states_bytes(store.folder, path)
+
+    videos = {take.index: files(take.video_path) for take in past.attempts}
+    previews = {scout.number: files(scout.video_path) for scout in past.scouts if scout.place is None}
+    return Assignment(scenario=scenario, past=past, videos=videos, previews=previews)
 
 
 def _given_up(scenario_id: str, store: RunStore, why: str) -> Outcome:

@@ -14,16 +14,21 @@ from typing import Any
 from engine.errors import RetakeError
 from engine.runs.trace import Span
 from engine.settings.config import RunConfig
-from engine.types import Attempt, History, Outcome, PlanReply, Scenario
+from engine.types import Attempt, History, Outcome, PlanReply, Scenario, Scout
+
+ClipFiles = tuple[bytes, bytes | None]
+"""An mp4 file, and the file of hidden states beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One scenario to work at. `videos` are the stored takes of its history, by number."""
+    """One scenario to work at. `videos` are the stored takes of its history, by number, `previews` those of
+    scouts that are still to be compared; each with the file of its hidden states, if it has one."""
 
     scenario: Scenario
     past: History
-    videos: Mapping[int, bytes]
+    videos: Mapping[int, ClipFiles]
+    previews: Mapping[int, ClipFiles]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +56,29 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scouted:
+    """A scout with its preview, an mp4 file, and the file of its hidden states, if it has one."""
+
+    scenario_id: str
+    scout: Scout
+    video: bytes
+    states: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    scenario_id: str
+    scouts: tuple[Scout, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """An attempt with its video, an mp4 file."""
+    """An attempt with its video, an mp4 file, and the file of its hidden states, if it has one."""
 
     scenario_id: str
     attempt: Attempt
     video: bytes
+    states: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,4 +129,6 @@ class Lost:
     for_good: bool
 
 
-Message = Ready | Planned | Taken | Judged | Ended | Opened | Worked | MemoryUsed | Step | LogRecord
+Made = Planned | Scouted | Ranked | Taken | Judged | Ended
+"""Of the scenarios, in the order in which they come."""
+Message = Ready | Made | Opened | Worked | MemoryUsed | Step | LogRecord

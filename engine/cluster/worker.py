@@ -33,7 +33,9 @@ from engine.cluster.messages import (
     Message,
     Opened,
     Planned,
+    Ranked,
     Ready,
+    Scouted,
     Step,
     Taken,
     Worked,
@@ -41,13 +43,14 @@ from engine.cluster.messages import (
 from engine.machine.compiled import leave
 from engine.machine.device import use_threads
 from engine.protocols import Critic, Generator
-from engine.runs.folder import VIDEOS, place_of_take, writing
+from engine.runs.folder import VIDEOS, place_of_scout, place_of_take, writing
 from engine.runs.log_file import OURS
 from engine.runs.manifest import MANIFEST, read_manifest, surroundings
+from engine.runs.states import put_states, states_bytes
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.config import RunConfig
 from engine.settings.environment import cache_folder, usable_cores
-from engine.types import Asked, Attempt, Outcome, PlanReply
+from engine.types import Asked, Attempt, Outcome, PlanReply, Scout
 
 STEP_EVERY_S = 0.5
 """Between two messages on how far a lane is: a person looks at them, and each costs a few hundred us."""
@@ -139,11 +142,14 @@ class Worker:
                 continue
             if given is None:
                 return
-            for number, video in given.videos.items():
-                path = folder / place_of_take(folder, given.scenario.id, number)
+            name = given.scenario.id
+            files = {place_of_take(folder, name, number): video for number, video in given.videos.items()}
+            files |= {place_of_scout(folder, name, number): clip for number, clip in given.previews.items()}
+            for place, (video, states) in files.items():
                 with writing(folder):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(video)
+                    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                    (folder / place).write_bytes(video)
+                    put_states(folder, place, states)
             yield given.scenario, given.past
 
     def _opened(self, paths: Iterable[Path]) -> None:
@@ -177,9 +183,24 @@ class _Sender:
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         self._send(Planned(scenario_id=scenario_id, reply=reply))
 
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        video = (self._folder / scout.video_path).read_bytes()
+        states = states_bytes(self._folder, scout.video_path)
+        self._send(Scouted(scenario_id=scenario_id, scout=scout, video=video, states=states))
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._send(Ranked(scenario_id=scenario_id, scouts=tuple(scouts)))
+
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        video = (self._folder / attempt.video_path).read_bytes()
-        self._send(Taken(scenario_id=scenario_id, attempt=attempt, video=video))
+        video = self._folder / attempt.video_path
+        self._send(
+            Taken(
+                scenario_id=scenario_id,
+                attempt=attempt,
+                video=video.read_bytes(),
+                states=states_bytes(self._folder, attempt.video_path),
+            )
+        )
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
         self._send(Judged(scenario_id=scenario_id, attempt=attempt))

@@ -28,11 +28,11 @@ from engine.runs.log_file import LOG
 from kernels.files import meant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from engine.build.run import Run
     from engine.cluster.run import ClusterRun
-    from engine.types import Outcome
+    from engine.types import Outcome, Scout
 
 ORDER = (
     *(
@@ -151,6 +151,7 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None
     from engine.commands._progress import describe_outcome, odd_takes
     from engine.report.write import write_report
     from engine.runs.choices import users_choices
+    from engine.runs.store import RunStore
 
     for line in odd_takes(folder, outcomes.values()):
         print_line(line, "yellow")
@@ -172,13 +173,18 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None
         print_line(
             f"to post, the clips in front: {shlex.join(('retake', 'join', str(folder), '--with-prefix'))}"
         )
-    scenarios = [_outcome_document(outcome) for outcome in outcomes.values()]
+    scenarios = []
+    if json_file is not None:
+        with RunStore.open(folder, read_only=True) as store:
+            scenarios = [
+                _outcome_document(one, store.scouts.of(one.scenario_id)) for one in outcomes.values()
+            ]
     write_json({"run": folder, "report": report, "log": folder / LOG, "scenarios": scenarios}, json_file)
     if failed:
         raise typer.Exit(1)
 
 
-def _outcome_document(outcome: Outcome) -> dict[str, Any]:
+def _outcome_document(outcome: Outcome, scouts: Sequence[Scout]) -> dict[str, Any]:
     """Videos are relative to the run folder; a failed scenario has no choice, an unjudged take no verdict."""
     return {
         "id": outcome.scenario_id,
@@ -198,5 +204,20 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
                 "selector_scores": take.selector_scores,
             }
             for take in outcome.attempts
+        ],
+        "scouts": [
+            {
+                "candidate": scout.candidate,
+                "round": scout.round,
+                "stage": scout.stage,
+                "steps": scout.form.steps,
+                "seed": scout.prompt.seed,
+                "prompt": scout.prompt.text,
+                "video": scout.video_path,
+                "scores": scout.scores,
+                "place": scout.place,
+                "kept": scout.kept,
+            }
+            for scout in scouts
         ],
     }

@@ -7,7 +7,7 @@ nothing of models or of the store; both displays take the same calls and never i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,14 +18,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from engine.build.estimate import clock
 from engine.loop.policy import CRITIC_SCORE, why_chosen
+from engine.loop.scout_policy import why_finished
 from engine.protocols import Display
 from engine.runs.choices import numbered
 from engine.runs.live import costs_time
 from engine.runs.pace import Left, Pace
-from engine.types import Attempt, Outcome, PlanReply
+from engine.types import Attempt, Outcome, PlanReply, Scout
 from engine.video.files import read_note
 
 LANES = ("generate", "critique", "encode", "select")
+
+
+class Finished:
+    """Why candidates became takes, from the scouts that were compared in this process."""
+
+    def __init__(self) -> None:
+        self._scouts: dict[str, list[Scout]] = {}
+
+    def add(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._scouts.setdefault(scenario_id, []).extend(scouts)
+
+    def said(self, outcome: Outcome) -> str:
+        """Of the chosen take; empty where nothing is known."""
+        scouts = self._scouts.pop(outcome.scenario_id, [])
+        why = "" if outcome.chosen is None else why_finished(scouts, outcome.attempts[outcome.chosen])
+        return f"; it is {why}" if why else ""
 
 
 class BestScores:
@@ -80,7 +97,7 @@ class LiveDisplay:
     def __init__(
         self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._scores = BestScores()
+        self._scores, self._finished = BestScores(), Finished()
         self._left = TimeLeft(num_scenarios, now)
         self._done: set[str] = set()
         columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
@@ -126,7 +143,16 @@ class LiveDisplay:
         self._left.outcome(outcome)
         self._overall.update(self._overall_id, left=str(self._left))
         style = None if outcome.failure is None else "red"
-        self._live.console.print(describe_outcome(outcome), style=style, markup=False, highlight=False)
+        said = describe_outcome(outcome) + self._finished.said(outcome)
+        self._live.console.print(said, style=style, markup=False, highlight=False)
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        pass
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._finished.add(scenario_id, scouts)
+        said = f"{scenario_id}: {describe_stage(scouts)}"
+        self._live.console.print(said, markup=False, highlight=False)
 
 
 class PlainDisplay:
@@ -136,7 +162,7 @@ class PlainDisplay:
         self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console
-        self._scores = BestScores()
+        self._scores, self._finished = BestScores(), Finished()
         self._left = TimeLeft(num_scenarios, now)
         self._num_scenarios = num_scenarios
         self._done: set[str] = set()
@@ -158,6 +184,13 @@ class PlainDisplay:
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         self._line(f"{scenario_id}: plan {'read' if reply.plan else 'unreadable'} in {reply.seconds:.1f} s")
 
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        pass  # said with the others of its stage
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._finished.add(scenario_id, scouts)
+        self._line(f"{scenario_id}: {describe_stage(scouts)}")
+
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._scores.add(scenario_id, attempt)
         self._line(f"{scenario_id}: {describe_take(attempt)}")
@@ -172,7 +205,7 @@ class PlainDisplay:
         self._left.outcome(outcome)
         done = f"{len(self._done)}/{self._num_scenarios}"
         said = ", ".join(filter(None, (done, str(self._scores), str(self._left))))
-        self._line(f"{describe_outcome(outcome)} [{said}]")
+        self._line(f"{describe_outcome(outcome)}{self._finished.said(outcome)} [{said}]")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -190,6 +223,23 @@ def describe_take(attempt: Attempt) -> str:
     verdict = "made" if critique is None else str(critique.verdict)
     score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
     return f"take {attempt.index}{place}: {verdict}{score}"
+
+
+def describe_stage(scouts: Sequence[Scout]) -> str:
+    """One line on the scouts of a stage: who goes on, the best one first, and by how much."""
+    order = sorted(scouts, key=lambda scout: (scout.place is None, scout.place or 0))
+    names = tuple(dict.fromkeys(name for scout in scouts for name in scout.scores))
+    told = [
+        " ".join(
+            [str(scout.candidate), *(f"{scout.scores[name]:.3g}" for name in names if name in scout.scores)]
+        )
+        for scout in order
+    ]
+    kept = sum(scout.kept for scout in order)
+    return (
+        f"{len(order)} scouts of {order[0].form.steps} steps by {', '.join(names) or 'their order'}: "
+        f"{', '.join(told[:kept])} {'go' if kept > 1 else 'goes'} on, before {', '.join(told[kept:])}"
+    )
 
 
 def odd_takes(folder: Path, outcomes: Iterable[Outcome]) -> list[str]:

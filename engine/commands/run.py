@@ -167,7 +167,7 @@ def _say_rest(folder: Path, json_file: Path | None) -> None:
     pending = found.num_scenarios - found.num_done - found.num_failed
     print_line(
         f"{pending} pending and {found.num_failed} failed of {found.num_scenarios} scenarios would be run, "
-        f"{found.num_takes} takes are there"
+        f"{found.num_takes} takes are there{f' and {found.num_scouts} scouts' if found.num_scouts else ''}"
     )
     write_json(asdict(found), json_file)
 

@@ -32,7 +32,8 @@ def list_runs(
     for one in found:
         started = (one.started or "")[: len("2026-11-29T12:30")].replace("T", " ")
         done, size = f"{one.num_done} of {one.num_scenarios}", in_units(one.num_bytes)
-        table.add_row(str(one.folder), started, done, str(one.num_takes), size, one.state)
+        takes = f"{one.num_takes} of {one.num_scouts} scouts" if one.num_scouts else str(one.num_takes)
+        table.add_row(str(one.folder), started, done, takes, size, one.state)
     if found:
         console.print(table)
     else:

@@ -24,17 +24,18 @@ def select(
         str, typer.Option(metavar="N,...", help="Takes to choose from, 0 is the first. Default: all.")
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the chosen clips, ready to be scored.")] = None,
+    states_probe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of the selector states. Default: the run's own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where networks run: auto, cpu or cuda.")] = "auto",
     json_file: JsonFile = None,
 ) -> None:
     """Choose again among the stored takes of a run; nothing is generated and the run is not changed."""
+    from engine.build.probing import selector_settings
     from engine.loop.selection import reselect
     from engine.machine.device import resolve_device
-    from engine.settings.config import SelectorsConfig, read_config
 
-    given = (folder / "config.toml").is_file()
-    networks = read_config(folder).selectors if given else SelectorsConfig()
-    settings = networks.on(resolve_device(device))
+    settings = selector_settings(folder, resolve_device(device), names(by), probe=states_probe)
     with console.status(f"reading the takes of {folder}") as status:
         selections = reselect(
             folder,

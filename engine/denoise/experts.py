@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.denoise.guidance import Guide
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import Observable
 from engine.machine.offload import TakingTurns
 from engine.protocols import Denoiser
 
@@ -52,3 +53,11 @@ class VisitingDenoiser:
     def __call__(self, latents: Any, timestep: Any, text: Any, *, branch: str) -> Any:
         self._weights.use(self._index)
         return self._inner(latents, timestep, text, branch=branch)
+
+    def observed(
+        self, latents: Any, timestep: Any, text: Any, *, branch: str, layers: Sequence[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `engine.denoise.states.Observable`."""
+        assert isinstance(self._inner, Observable), "every module of ours is"
+        self._weights.use(self._index)
+        return self._inner.observed(latents, timestep, text, branch=branch, layers=layers)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import StateTap
 from engine.protocols import Denoiser
 
 COND: Final = "cond"
@@ -57,11 +58,14 @@ class Guidance:
         batched: bool = True,
         gate_step: int | None = None,
         cached: Collection[int] = (),
+        tap: StateTap | None = None,
     ) -> None:
-        """`batched`: one batch-2 forward instead of two, the same numbers for twice the activation memory."""
+        """`batched`: one batch-2 forward instead of two, the same numbers for twice the activation memory.
+        `tap` keeps hidden states of some steps."""
         assert text.uncond is not None or scale == 1.0, "guidance needs a negative text"
         self._denoiser = denoiser
         self._scale = scale
+        self._tap = tap
         self._gate_step = gate_step
         self._cached = frozenset(cached)
         self._last: list[tuple[float, Tensor]] = []  # predicted velocities by timestep, the newest last
@@ -85,20 +89,25 @@ class Guidance:
 
     def _predicted(self, latents: Tensor, timestep: PrefixTimestep, step: int) -> Tensor:
         if self._uncond is None and self._both is None:
-            return _tensor(self._denoiser(latents, timestep, self._cond, branch=COND))
+            return self._ask(latents, timestep, self._cond, COND, step)
         gated = self._gate_step is not None and step >= self._gate_step
         if gated and self._difference is not None:
-            cond = _tensor(self._denoiser(latents, timestep, self._cond, branch=COND))
+            cond = self._ask(latents, timestep, self._cond, COND, step)
             return cond + (self._scale - 1.0) * self._difference
         if self._both is not None:
-            pair = _tensor(self._denoiser(latents, timestep, self._both, branch=BOTH))
+            pair = self._ask(latents, timestep, self._both, BOTH, step)
             uncond, cond = pair.chunk(2)
         else:
-            uncond = _tensor(self._denoiser(latents, timestep, self._uncond, branch=UNCOND))
-            cond = _tensor(self._denoiser(latents, timestep, self._cond, branch=COND))
+            uncond = self._ask(latents, timestep, self._uncond, UNCOND, step)
+            cond = self._ask(latents, timestep, self._cond, COND, step)
         if self._gate_step is not None:
             self._difference = cond - uncond
         return uncond + self._scale * (cond - uncond)
+
+    def _ask(self, latents: Tensor, timestep: PrefixTimestep, text: Any, branch: str, step: int) -> Tensor:
+        if self._tap is None or branch == UNCOND:
+            return _tensor(self._denoiser(latents, timestep, text, branch=branch))
+        return _tensor(self._tap.velocity(self._denoiser, latents, timestep, text, branch, step))
 
     def _extrapolated(self, timestep: float) -> Tensor:
         newest, velocity = self._last[-1]

@@ -116,6 +116,14 @@ def lora_files(entries: Sequence[str]) -> tuple[Path, ...]:
     return tuple(path for _, path, _ in map(_entry, entries))
 
 
+def lora_marks(entries: Sequence[str], digests: Sequence[str]) -> tuple[str, ...]:
+    """What each does to weights, in a line: for which expert, the sha256 of its file, and its strength."""
+    return tuple(
+        f"{expert or 'all'} {digest} {strength:g}"
+        for (expert, _, strength), digest in zip(map(_entry, entries), digests, strict=True)
+    )
+
+
 def aliases_of(names: Iterable[str], other: Callable[[str], str] = str) -> dict[str, str]:
     """Other spellings -> name: what `other` makes of it, and both with underscores for dots, as kohya writes.
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from engine.denoise.beginnings import ALL, Part
 from engine.denoise.early_stop import EarlyStop
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guide
@@ -30,7 +31,7 @@ class Rollout(Protocol):
 
 
 class FlowRollout:
-    """All frames at once, over a schedule."""
+    """All frames at once, over a schedule or a part of it."""
 
     def __init__(
         self,
@@ -40,10 +41,12 @@ class FlowRollout:
         *,
         num_steps: int,
         early_stop: float,
+        part: Part = ALL,
     ) -> None:
         """`early_stop`: the change of the preview below which the take is done; 0: never."""
         self._sampler, self._guide, self._watch = sampler, guide, watch
-        self._num_steps = num_steps
+        self._num_steps, self._until = num_steps, part.until
+        self._sampler.go_on(part.known)
         self._stop = EarlyStop(early_stop) if early_stop else None
         self._settled: Tensor | None = None
 
@@ -51,8 +54,14 @@ class FlowRollout:
     def latents(self) -> Tensor:
         return self._sampler.latents if self._settled is None else self._settled
 
+    @property
+    def velocities(self) -> tuple[Tensor, ...]:
+        """Of all steps so far, float32 [1, Z, F, h, w] each: what the take can go on from."""
+        return self._sampler.velocities
+
     def steps(self) -> Iterator[int]:
-        for step in range(self._num_steps):
+        last = self._num_steps if self._until is None else self._until
+        for step in range(self._sampler.step, last):
             velocity = self._guide.velocity(self._sampler.model_input, self._sampler.timestep, step)
             self._watch.note(f"denoise step {step + 1} of {self._num_steps}", velocity)
             if self._stop is not None:
@@ -61,5 +70,7 @@ class FlowRollout:
                     self._settled = preview
                     yield 0
                     return
+            if self._until == step + 1:
+                self._settled = self._sampler.preview(velocity)
             self._sampler.advance(velocity)
-            yield self._num_steps - step - 1
+            yield last - step - 1

@@ -148,6 +148,11 @@ class FlowSampler:
         return len(self._inputs) - 1
 
     @property
+    def velocities(self) -> tuple[Tensor, ...]:
+        """Of the steps that have been taken."""
+        return tuple(self._inputs[1:])
+
+    @property
     def latents(self) -> Tensor:
         """Current latents [1, Z, F, h, w]: the result."""
         return self._shown(self._current)
@@ -178,12 +183,23 @@ class FlowSampler:
 
     def advance(self, velocity: Tensor) -> None:
         """Take one step with the velocity [1, Z, F, h, w] predicted for `model_input` at `timestep`."""
-        weights = self._schedule.weights[self.step]
         self._inputs.append(velocity.to(self._current.dtype))
+        self._current = self._combined()
+
+    def go_on(self, velocities: Sequence[Tensor]) -> None:
+        """Behind the first steps, taken before: the same latents as after `advance` with each of them."""
+        assert self.step == 0, f"{self.step} steps were taken"
+        self._inputs += [one.to(self._current.dtype) for one in velocities]
+        if velocities:
+            self._current = self._combined()
+
+    def _combined(self) -> Tensor:
+        """Noise and velocities, as the schedule weighs them after the last step."""
+        weights = self._schedule.weights[self.step - 1]
         current = self._inputs[0] * weights[0]
         for tensor, weight in zip(self._inputs[1:], weights[1:], strict=True):
             current.add_(tensor, alpha=weight)
-        self._current = current
+        return current
 
     def _shown(self, latents: Tensor) -> Tensor:
         return latents

@@ -9,7 +9,7 @@ P prefix frames . Z channels . F latent frames in all . h, w latent pixels
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,18 +21,22 @@ from engine.autoencoder.memory import latent_shape, padded, to_uint8, total_fram
 from engine.autoencoder.vae import (
     TEMPORAL_STRIDE,
     decode_in_chunks,
+    decode_preview,
     denormalise,
     latent_frames_of,
     num_chunks,
 )
+from engine.denoise.after_scout import AfterScout
+from engine.denoise.beginnings import ALL, Part, steps_kept
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.recent import Recent
-from engine.denoise.rollout import Rollout
+from engine.denoise.rollout import FlowRollout, Rollout
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError, ModelError
 from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
-from engine.types import Frames, Video, VideoSpec
+from engine.types import Frames, ScoutForm, StateSites, Video, VideoSpec
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
@@ -94,6 +98,12 @@ class TakeRequest:
     prefix: Frames | None  # [4k + 1, H, W, 3]; None when what is made of it is known
     encoded_prefix: Tensor | None  # held here because the cache may drop it meanwhile
     seed: int
+    beginning: Hashable  # what decides the denoise steps
+    part: Part  # which of them are taken
+    stills: bool  # decode a picture of each latent frame alone
+    shown_as: Hashable | None = None  # under which the latents are kept, for a take that begins there
+    after: ScoutForm | None = None  # the whole scout whose motion is kept
+    shown: tuple[Tensor, ...] = ()  # its latents, where they are known
 
 
 class TakeJob(ABC):
@@ -109,22 +119,33 @@ class TakeJob(ABC):
         num_steps: int,
         chunk_latents: int,
         modules: Mapping[str, nn.Module],
+        keep: Callable[[Hashable, Sequence[Tensor]], None],
+        sites: StateSites | None = None,
     ) -> None:
-        """`num_steps` of denoising, `chunk_latents` latent frames a pass of `vae`. `modules` by name: where a
-        value that is no number may have begun."""
+        """`num_steps` of denoising a take, `chunk_latents` latent frames a pass of `vae`. `modules` by name:
+        where a value that is no number may have begun. `keep`: what a take can go on from. `sites`: where
+        hidden states are to be kept."""
         self._given, self._vae, self._spec, self._device = request, vae, spec, device
-        self._modules, self._chunk_latents = modules, chunk_latents
+        self._modules, self._chunk_latents, self._keep_steps = modules, chunk_latents, keep
         self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
-        self._passes = num_chunks(vae, latent_frames_of(total_frames(spec)), chunk_latents)
-        self._steps_left = 1 + num_steps + self._passes
+        self._tap = None if sites is None else StateTap(sites)
+        if request.stills:
+            self._passes = len(self._stills_of_pass())
+        else:
+            self._passes = num_chunks(vae, latent_frames_of(total_frames(spec)), chunk_latents)
+        self._num_kept = 0 if request.after is None else steps_kept(request.after, num_steps)
+        num_first = 0 if request.after is None or request.shown else request.after.steps
+        self._num_behind = request.part.num_left(num_steps) - self._num_kept
+        self._steps_left = 1 + num_first + self._num_behind + self._passes
         self._stage = ENCODE
         self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
 
     @abstractmethod
-    def _rollout(self, watch: FiniteWatch) -> Rollout:
-        """Encodes prefix and texts, and begins with noise; `watch` is told what was made."""
+    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
+        """Encodes prefix and texts; what it returns makes the rollout of a part of the take, or of a take in
+        so few steps. `watch` is told what was made."""
 
     @property
     def steps_left(self) -> int:
@@ -151,10 +172,12 @@ class TakeJob(ABC):
         """
         assert self._steps_left == 0, f"{self._steps_left} steps left"
         self._watch.require(dict(self._modules), self._vae.dtype)
-        return Video(frames=torch.cat(self._decoded).numpy(), fps=self._spec.fps)
+        fps = self._spec.fps / TEMPORAL_STRIDE if self._given.stills else self._spec.fps
+        states = None if self._tap is None else self._tap.states()
+        return Video(frames=torch.cat(self._decoded).numpy(), fps=fps, states=states)
 
     def _run(self) -> Generator[None, None, None]:
-        rollout = self._rollout(self._watch)
+        rollout = self._begun()
         self._stage = DENOISE
         yield
         for left in rollout.steps():
@@ -163,14 +186,50 @@ class TakeJob(ABC):
             if left == 0:
                 self._stage = VAE_PASS
             yield
+        if self._given.part.until is not None and isinstance(rollout, FlowRollout):
+            self._keep_steps(self._given.beginning, rollout.velocities)
+        if self._given.shown_as is not None:
+            self._keep_steps(self._given.shown_as, (rollout.latents,))
+        if self._tap is not None:
+            self._tap.to_host()
         latents = denormalise(self._vae, rollout.latents.to(self._vae.dtype))
         del rollout  # its history is as large as num_steps latents
-        first = padded(self._spec.prefix_frames)
-        for pixels in decode_in_chunks(self._vae, latents, self._chunk_latents, first_frame=first):
+        for pixels in self._pixels(latents):
             if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
                 self._watch.note("decoding the latents", pixels)
                 self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
             yield
+
+    def _begun(self) -> Rollout:
+        given, noise = self._given, self._noise()
+        make = self._rollouts(self._watch, noise)
+        if given.after is None:
+            return make(given.part, None)
+        shown = [to_device(latents, noise.device) for latents in given.shown]
+        return AfterScout(
+            shown[0] if shown else make(ALL, given.after.steps),
+            noise,
+            lambda part: make(part, None),
+            num_kept=self._num_kept,
+            num_left=self._num_behind,
+        )
+
+    def _pixels(self, latents: Tensor) -> Iterator[Tensor]:
+        """[1, 3, t, H, W] a pass, without the frames of the prefix."""
+        if not self._given.stills:
+            first = padded(self._spec.prefix_frames)
+            yield from decode_in_chunks(self._vae, latents, self._chunk_latents, first_frame=first)
+            return
+        for frames in self._stills_of_pass():
+            yield decode_preview(self._vae, latents, frames).transpose(0, 1)[None]
+
+    def _stills_of_pass(self) -> list[range]:
+        """The latent frames behind the prefix, as many at a time as are decoded in one pass."""
+        first, past = (
+            latent_frames_of(count) for count in (padded(self._spec.prefix_frames), total_frames(self._spec))
+        )
+        size = self._chunk_latents or past - first
+        return [range(start, min(start + size, past)) for start in range(first, past, size)]
 
     def _encode_prefix(self, known: Recent[Tensor], encode: Callable[[Tensor], Tensor]) -> Tensor:
         """What `encode` makes of the prefix's pixels, [1, 3, P, H, W] from -1 to 1 in the type of the

@@ -58,6 +58,20 @@ class GainModel:
             for attempt, gain in zip(attempts, self.gains(attempts), strict=True)
         ]
 
+    def of_another(self, attempts: Sequence[Attempt], chosen: int) -> float:
+        """The lower bound of what a take of a revised prompt gains over the `chosen` one, before it is made.
+
+        What nobody has said of it yet is as of a middling take; it is told a plan, which was revised.
+        """
+        known = [
+            a.critique.score for a in attempts if a.critique is not None and a.critique.score is not None
+        ]
+        another = dict.fromkeys(self.weights, 0.5)  # of ranks
+        another |= {SCORE: sum(known) / len(known) / 100.0 if known else 0.0, ACCEPTED: 0.0, UNREADABLE: 0.0}
+        another |= {TOLD: 1.0, REVISED: 1.0}
+        now = features(attempts, self.selectors)[chosen]
+        return self._bound([another[name] - now[name] for name in self.weights])
+
     def _bound(self, difference: Sequence[float]) -> float:
         expected = sum(w * d for w, d in zip(self.weights.values(), difference, strict=True))
         variance = sum(
@@ -89,7 +103,7 @@ def features(attempts: Sequence[Attempt], selectors: Sequence[str]) -> list[Feat
                 ACCEPTED: float(verdict is Verdict.ACCEPT),
                 UNREADABLE: float(verdict is Verdict.UNREADABLE),
                 TOLD: float(attempt.prompt.plan is not None),
-                REVISED: float(attempt.round > 1),
+                REVISED: float(attempt.round > 1 or attempt.prompt.revision > 1),
             }
         )
     for name in selectors:

@@ -46,12 +46,12 @@ class RefinementPolicy:
     @property
     def video_selectors(self) -> tuple[str, ...]:
         """The selectors that look at the takes. Where there is one, takes are chosen by ranks."""
-        return _video_selectors(self.settings.selectors)
+        return _video_selectors(self.settings.compared_by)
 
     @property
     def judges_every_take(self) -> bool:
         """Whether each take is critiqued. Else selectors choose the winner of a round, and only it is."""
-        return self.settings.samples == 1 or not self.video_selectors
+        return self.settings.takes_a_round == 1 or not self.video_selectors
 
     def first(self, scenario: Scenario) -> Prompt:
         """The brief text of the benchmark with the scenario's own seed."""
@@ -71,10 +71,10 @@ class RefinementPolicy:
         if not attempts:
             return self.first(scenario)
         begun = [attempt for attempt in attempts if attempt.round == attempts[-1].round]
-        if len(begun) >= self.settings.samples:
+        if len(begun) >= self.settings.takes_a_round:
             return None
         base = scenario_seed(f"{self.settings.seed}/{len(begun)}", scenario.id)
-        return replace(begun[0].prompt, seed=base + _seed_offset(begun[0].round))
+        return replace(begun[0].prompt, seed=base + seed_offset(begun[0].round))
 
     def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop:
         """The prompt of the next round, or why there is none. Needs at least round 0, complete and critiqued.
@@ -98,11 +98,11 @@ class RefinementPolicy:
         return self._revise(scenario, plan, critique, rounds)
 
     def _settled(self, rounds: Sequence[Attempt], plan: PlanReply) -> bool:
-        if not _accepted(rounds[-1]):
+        if not accepted(rounds[-1]):
             return False
         if self.settings.only_incomplete:
             return True
-        score = _score(rounds[-1])
+        score = critic_score(rounds[-1])
         sure = score is not None and score >= self.settings.accept_score
         return sure and (len(rounds) > 1 or plan.plan is None)
 
@@ -123,7 +123,7 @@ class RefinementPolicy:
 
     def scored(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """With all scores by name, the critic's and the expected gain among them; a missing one is absent."""
-        names = self.settings.selectors
+        names = self.settings.compared_by
         found = [replace(attempt, selector_scores=_scores(attempt, names)) for attempt in attempts]
         return found if self.gain is None else self.gain.noted(found)
 
@@ -142,7 +142,7 @@ class RefinementPolicy:
 
     def choose(self, attempts: Sequence[Attempt]) -> int:
         """The champion, see `choose_take`."""
-        return choose_take(self.scored(attempts), self.settings.selectors)
+        return choose_take(self.scored(attempts), self.settings.compared_by)
 
     def _without_critique(
         self, scenario: Scenario, plan: PlanReply, rounds: Sequence[Attempt]
@@ -183,7 +183,7 @@ class RefinementPolicy:
         A generator may read only the first tokens of a prompt: without a seed of its own, a revision of the
         tail would be the same take again.
         """
-        return scenario_seed(self.settings.seed, scenario.id) + _seed_offset(len(rounds))
+        return scenario_seed(self.settings.seed, scenario.id) + seed_offset(len(rounds))
 
     def _known(self, prompt: Prompt, rounds: Sequence[Attempt]) -> bool:
         """Whether a round already had (nearly) this text."""
@@ -279,7 +279,7 @@ def scenario_seed(run_seed: int | str, scenario_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{run_seed}:{scenario_id}".encode()).digest()[:4])
 
 
-def _seed_offset(round_number: int) -> int:
+def seed_offset(round_number: int) -> int:
     return 0 if round_number <= 1 else round_number
 
 
@@ -289,9 +289,9 @@ _UNSCORED: _Key = (False, False, 0.0, False, 0.0, True)
 
 def _champion_key(attempt: Attempt, mean_rank: float | None) -> _Key:
     """Larger is better. Each score is preceded by whether it exists: a missing one is below every number."""
-    score = _score(attempt)
+    score = critic_score(attempt)
     return (
-        _accepted(attempt),
+        accepted(attempt),
         score is not None,
         0.0 if score is None else score,
         *_rank_key(mean_rank),
@@ -308,13 +308,13 @@ def _video_selectors(selectors: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scores(attempt: Attempt, selectors: Sequence[str]) -> dict[str, float]:
-    own = _score(attempt) if CRITIC_SCORE in selectors else None
+    own = critic_score(attempt) if CRITIC_SCORE in selectors else None
     return {**attempt.selector_scores, **({} if own is None else {CRITIC_SCORE: own})}
 
 
-def _score(attempt: Attempt) -> float | None:
+def critic_score(attempt: Attempt) -> float | None:
     return None if attempt.critique is None else attempt.critique.score
 
 
-def _accepted(attempt: Attempt) -> bool:
+def accepted(attempt: Attempt) -> bool:
     return attempt.critique is not None and attempt.critique.verdict is Verdict.ACCEPT

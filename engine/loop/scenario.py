@@ -7,14 +7,16 @@ scenario. Invariants: what was stored is never computed again, and what is finis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from engine.loop.lanes import CRITIQUE, ENCODE, GENERATE, SELECT, Task
-from engine.protocols import Critic, Generator, Policy, Sink
+from engine.loop.scouting import Scouting, Scouts
+from engine.protocols import Critic, Policy, Sink
+from engine.protocols import Generator as TakeGenerator
 from engine.types import (
     SKIPPED,
     Attempt,
@@ -30,7 +32,7 @@ from engine.types import (
 
 T = TypeVar("T")
 
-Waits = Iterator[Sequence[Task[Any]]]
+Waits = Generator[Sequence[Task[Any]], None, Any]
 """The tasks that must be over before the loop goes on."""
 
 
@@ -44,7 +46,7 @@ class Begin(Protocol):
 class Components:
     """Who works on a scenario. `select` and `read` are there where takes are chosen by looking at them."""
 
-    generator: Generator
+    generator: TakeGenerator
     critic: Critic
     policy: Policy
     sink: Sink
@@ -54,6 +56,8 @@ class Components:
     """Selector scores by name of each attempt, from the stored videos."""
     read: Callable[[Attempt], Video] | None = None
     """The stored video of an attempt."""
+    scouts: Scouts | None = None
+    """Of the scout loop; None for the paper's."""
     device: str | None = None
     """What the takes are made on, by its name."""
 
@@ -72,34 +76,46 @@ class ScenarioLoop:
     attempts: list[Attempt] = field(default_factory=list)
     planning: Task[PlanReply] | None = None
     outcome: Outcome | None = None
+    num_compared: int = 0
 
     def run(self, begin: Begin) -> Waits:
         """Round by round until the policy stops; round 0 is made while the critic still reads the prefix."""
-        policy, scenario = self.by.policy, self.scenario
-        self.attempts = attempts = list(self.past.attempts)
+        self.attempts = list(self.past.attempts)
         if self.past.plan is None:
             self.planning = self._plan(begin)
-        num_compared = 0
+        scouts = self.by.scouts
+        stopped = yield from (
+            self._refined(begin) if scouts is None else Scouting(loop=self, by=scouts, begin=begin).run()
+        )
+        policy = self.by.policy
+        self.attempts[:] = policy.scored(self.attempts)
+        if (why := policy.no_choice(self.attempts)) is not None:
+            self._end(failure=why, stopped=stopped)
+        else:
+            self._end(chosen=policy.choose(self.attempts), stopped=stopped)
+
+    def _refined(self, begin: Begin) -> Waits:
+        """The paper's loop; returns why it stopped."""
+        policy, scenario, attempts = self.by.policy, self.scenario, self.attempts
         while True:
             while (prompt := policy.sample(scenario, attempts)) is not None:
                 last = attempts[-1] if attempts else None
                 place = (last.round, last.sample + 1) if last else (0, 0)
-                yield from self._take(begin, prompt, *place)
-            if self.by.select is not None and num_compared < len(attempts):
-                yield from self._compare(begin)
-                num_compared = len(attempts)
-            if not any(a.critique is not None for a in attempts if a.round == attempts[-1].round):
-                yield from self._judge_winner(begin)
-            yield from self._planned()
-            decision = policy.next(scenario, self._reply, attempts)
+                yield from self.take(begin, prompt, *place)
+            yield from self.compare_and_judge(begin)
+            yield from self.planned()
+            decision = policy.next(scenario, self.reply, attempts)
             if isinstance(decision, Stop):
-                break
-            yield from self._take(begin, decision, attempts[-1].round + 1, 0)
-        attempts[:] = policy.scored(attempts)
-        if (why := policy.no_choice(attempts)) is not None:
-            self._end(failure=why, stopped=decision.reason)
-        else:
-            self._end(chosen=policy.choose(attempts), stopped=decision.reason)
+                return decision.reason
+            yield from self.take(begin, decision, attempts[-1].round + 1, 0)
+
+    def compare_and_judge(self, begin: Begin) -> Waits:
+        """Selectors look at all takes so far, unless they did; the winner of the last round is judged."""
+        if self.by.select is not None and self.num_compared < len(self.attempts):
+            yield from self._compare(begin)
+            self.num_compared = len(self.attempts)
+        if not any(a.critique is not None for a in self.attempts if a.round == self.attempts[-1].round):
+            yield from self._judge_winner(begin)
 
     def fail(self, failure: str) -> None:
         """End here; the attempts that are stored stay, and a later process may go on from them."""
@@ -125,29 +141,36 @@ class ScenarioLoop:
     def _plan(self, begin: Begin) -> Task[PlanReply]:
         start = partial(self.by.critic.plan, self.scenario)
         keep = partial(self.by.sink.plan, self.scenario.id)
-        return begin(self._task(CRITIQUE, "plan", len(self.attempts), start, keep))
+        return begin(self.task(CRITIQUE, "plan", len(self.attempts), start, keep))
 
-    def _planned(self) -> Waits:
+    def planned(self) -> Waits:
         """Until the plan is there."""
         if self.planning is not None and not self.planning.over:
             yield [self.planning]
 
     @property
-    def _reply(self) -> PlanReply:
+    def reply(self) -> PlanReply:
         reply = self.past.plan if self.planning is None else self.planning.result
         assert reply is not None, "the plan was stored, or is over"
         return reply
 
-    def _take(self, begin: Begin, prompt: Prompt, round_number: int, sample: int) -> Waits:
-        """Generate; then encode and critique side by side; then store the attempt."""
+    def take(
+        self,
+        begin: Begin,
+        prompt: Prompt,
+        round_number: int,
+        sample: int,
+        start: Callable[[], Any] | None = None,
+    ) -> Waits:
+        """Generate, by `start` where it is given; then encode and critique side by side; then store it."""
         index = len(self.attempts)
-        start = partial(self.by.generator.start, self.scenario, prompt)
-        generated: Task[Video] = begin(self._task(GENERATE, "generate", index, start))
+        start = start or partial(self.by.generator.start, self.scenario, prompt)
+        generated: Task[Video] = begin(self.task(GENERATE, "generate", index, start))
         yield [generated]
         video = generated.claim()
         tasks = [self._encode(begin, index, video)]
         if self.by.policy.judges_every_take:
-            yield from self._planned()
+            yield from self.planned()
             tasks.append(self._critique(begin, index, prompt, video))
         del video  # freed with its last consumer
         yield tasks
@@ -167,13 +190,13 @@ class ScenarioLoop:
 
     def _encode(self, begin: Begin, index: int, video: Video) -> Task[Any]:
         work = partial(self.by.encode, self.scenario, index, video)
-        return begin(self._task(ENCODE, "encode", index, work))
+        return begin(self.task(ENCODE, "encode", index, work))
 
     def _compare(self, begin: Begin) -> Waits:
         """Selector scores of all takes so far: each is seen beside the others."""
         assert self.by.select is not None, "there are selectors"
         work = partial(self.by.select, self.scenario, tuple(self.attempts))
-        compared: Task[Any] = begin(self._task(SELECT, "select", self.attempts[-1].index, work))
+        compared: Task[Any] = begin(self.task(SELECT, "select", self.attempts[-1].index, work))
         yield [compared]
         scores: Sequence[Mapping[str, float]] = compared.claim()
         assert all(math.isfinite(v) for entry in scores for v in entry.values()), f"selector gave {scores}"
@@ -185,9 +208,9 @@ class ScenarioLoop:
         assert self.by.read is not None, "checked at construction"
         index = self.by.policy.winner(self.attempts)
         take = self.attempts[index]
-        stored: Task[Video] = begin(self._task(SELECT, "read", index, partial(self.by.read, take)))
+        stored: Task[Video] = begin(self.task(SELECT, "read", index, partial(self.by.read, take)))
         yield [stored]
-        yield from self._planned()
+        yield from self.planned()
         judged = self._critique(begin, index, take.prompt, stored.claim())
         yield [judged]
         timings = {**take.timings, "critique": judged.seconds}
@@ -197,11 +220,11 @@ class ScenarioLoop:
 
     def _critique(self, begin: Begin, index: int, prompt: Prompt, video: Video) -> Task[Critique]:
         """It may say what it changes of the plan that the prompt was made of, at first the one of step 1."""
-        plan = prompt.plan or self._reply.plan
+        plan = prompt.plan or self.reply.plan
         start = partial(self.by.critic.start, self.scenario, prompt, video, plan)
-        return begin(self._task(CRITIQUE, "critique", index, start))
+        return begin(self.task(CRITIQUE, "critique", index, start))
 
-    def _task(
+    def task(
         self,
         lane: str,
         name: str,

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.errors import DeviceError, RunLost
 from engine.loop.lanes import Lane, Task, errors_to
-from engine.loop.scenario import ScenarioLoop, Waits
+from engine.loop.scenario import ScenarioLoop
 from engine.protocols import Control, Progress
 from engine.types import Asked, Outcome
 
@@ -41,7 +41,7 @@ class InFlight:
 
     loop: ScenarioLoop
     queued: list[Task[Any]] = field(default_factory=list)
-    steps: Waits = field(default_factory=lambda: iter(()))
+    steps: Iterator[Sequence[Task[Any]]] = field(default_factory=lambda: iter(()))
     waits: Sequence[Task[Any]] = ()
 
     def begin(self, task: Task[Any]) -> Task[Any]:

@@ -17,6 +17,7 @@ from engine.errors import ConfigError
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.loop.ranking import score_rows
 from engine.protocols import Selector
+from engine.runs.states import with_states
 from engine.runs.store import RunStore
 from engine.runs.takes import refuse_changed
 from engine.types import Attempt, Scenario, SelectorSettings, Video
@@ -146,10 +147,8 @@ class TakeScorer:
 
     def scores(self, scenario: Scenario, attempts: Sequence[Attempt]) -> list[dict[str, float]]:
         """By selector, for each attempt. A selector says minus infinity for "no score"; that is left out."""
-        takes = self._takes(attempts)
-        columns = {
-            name: selector.score(scenario, takes, attempts) for name, selector in self._selectors.items()
-        }
+        takes, known = self._takes(attempts), with_states(self._folder, attempts)
+        columns = {name: selector.score(scenario, takes, known) for name, selector in self._selectors.items()}
         return score_rows(columns, len(attempts))
 
     def read(self, attempt: Attempt) -> Video:

@@ -137,13 +137,13 @@ def captured(
 class GraphedForward:
     """Replays `function`; every call must have the shapes and dtypes of the first one.
 
-    Its result leaves the graph's memory at once, so that several on one stream may have one `pool`.
+    Its results leave the graph's memory at once, so that several on one stream may have one `pool`.
     The first `num_changing` inputs are copied at every call. The others are taken to be the same values for
     as long as they are the same tensor: nobody may write into them.
     """
 
     def __init__(
-        self, function: Callable[..., Tensor], *, num_changing: int, pool: GraphPool | None = None
+        self, function: Callable[..., tuple[Tensor, ...]], *, num_changing: int, pool: GraphPool | None = None
     ) -> None:
         self._function = function
         self._pool = pool
@@ -151,13 +151,13 @@ class GraphedForward:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._seen: list[Tensor | None] = []
-        self._output: Tensor | None = None
+        self._outputs: tuple[Tensor, ...] = ()
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
-        """The result in a new tensor, enqueued on the current stream."""
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The results in new tensors, enqueued on the current stream."""
         if self._graph is None:
             self._capture(tensors)
-        assert self._graph is not None and self._output is not None
+        assert self._graph is not None
         for position, (mine, given) in enumerate(zip(self._inputs, tensors, strict=True)):
             if position < self._num_changing or self._seen[position] is not given:
                 assert mine.shape == given.shape and mine.dtype == given.dtype, (
@@ -166,9 +166,9 @@ class GraphedForward:
                 mine.copy_(given)
                 self._seen[position] = given  # kept alive, so that `is` cannot mistake a reused address
         self._graph.replay()
-        return self._output.clone()
+        return tuple(output.clone() for output in self._outputs)
 
     def _capture(self, tensors: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(tensor.clone() for tensor in tensors)
         self._seen = [None] * len(tensors)
-        self._graph, self._output = captured(lambda: self._function(*self._inputs), self._pool)
+        self._graph, self._outputs = captured(lambda: self._function(*self._inputs), self._pool)

@@ -187,7 +187,11 @@ class Log:
             "messages": [asked, *self._messages(record)],
             "output": output,
             "scores": self._scores(record, take),
-            "working_time": round(sum(sum(one.timings.values()) for one in record.attempts), 3),
+            "working_time": round(
+                sum(sum(one.timings.values()) for one in record.attempts)
+                + sum(sum(scout.timings.values()) for scout in record.scouts),
+                3,
+            ),
             "metadata": {
                 "category": scenario.category,
                 "output_name": scenario.output_name,
@@ -196,6 +200,15 @@ class Log:
                 "stopped": outcome.stopped,
             },
         }
+        if record.scouts:
+            found["metadata"]["scouts"] = [
+                {
+                    **{"candidate": s.candidate, "round": s.round, "stage": s.stage, "steps": s.form.steps},
+                    **{"seed": s.prompt.seed, "prompt": s.prompt.text, "video": s.video_path.as_posix()},
+                    **{"scores": s.scores, "place": s.place, "kept": s.kept},
+                }
+                for s in record.scouts
+            ]
         if self.scores is not None and scenario.id in self.scores.unscored:
             found["metadata"]["unscored"] = self.scores.unscored[scenario.id]
         if outcome.failure is not None:

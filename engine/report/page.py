@@ -20,12 +20,14 @@ from markupsafe import Markup
 
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.report.charts import Estimate, Series, bar_chart, counts_chart, estimate, line_chart
+from engine.report.contact_sheet import Sheet, contact_sheet
+from engine.report.run_data import Media as Media
 from engine.report.run_data import Record, ReportData
 from engine.report.scores import why_missing
 from engine.report.word_diff import Diff, word_diff
 from engine.runs.choices import command_for
 from engine.runs.requests import holds
-from engine.types import SKIPPED, Asked, Attempt, Outcome, PlanReply, Scenario, Verdict
+from engine.types import SKIPPED, Asked, Attempt, Outcome, PlanReply, Scenario, Scout, Verdict
 from engine.video.files import read_note
 from kernels.files import file_digest
 
@@ -39,15 +41,6 @@ TIMELINE_PX = 1140
 """Width for which the picture of the lanes is drawn."""
 
 _CHANGED = "not as it was stored"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Media:
-    """A video on the page: a data URI or a path relative to the run; `note` says why there is none."""
-
-    src: str | None
-    embedded: bool
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +67,7 @@ class Row:
     scenario: Scenario
     anchor: str
     num_takes: int
+    num_scouts: int
     chosen: int | None
     users: bool  # the user chose the take
     failure: str | None
@@ -97,6 +91,7 @@ class Scene:
     plan: PlanReply | None
     prefix: Media
     takes: tuple[Take, ...]
+    sheet: Sheet
     stages: tuple[str, ...]
     selectors: tuple[str, ...]
 
@@ -113,6 +108,7 @@ class Summary:
     num_failed: int
     num_unfinished: int
     num_takes: int
+    num_scouts: int
     num_critiques: int
     num_unreadable: int
 
@@ -166,6 +162,7 @@ def build_row(data: ReportData, record: Record, asked: Asked) -> Row:
         scenario=record.scenario,
         anchor="scene-" + re.sub(r"[^A-Za-z0-9_-]", "-", record.scenario.id),
         num_takes=len(record.attempts),
+        num_scouts=len(record.scouts),
         chosen=None if outcome is None else outcome.chosen,
         users=outcome is not None and outcome.overruled is not None,
         failure=None if outcome is None else outcome.failure,
@@ -174,7 +171,8 @@ def build_row(data: ReportData, record: Record, asked: Asked) -> Row:
         first=first,
         final=final,
         missing=_missing(data, record),
-        seconds=sum(sum(attempt.timings.values()) for attempt in record.attempts),
+        seconds=sum(sum(attempt.timings.values()) for attempt in record.attempts)
+        + sum(sum(scout.timings.values()) for scout in record.scouts),
     )
 
 
@@ -250,6 +248,7 @@ def build_scene(data: ReportData, record: Record, embed: bool) -> Scene:
         plan=record.plan,
         prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
+        sheet=contact_sheet(record, lambda scout: _preview(data, scenario, scout, embed)),
         stages=tuple(dict.fromkeys(stage for take in takes for stage in take.attempt.timings)),
         selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
     )
@@ -264,6 +263,13 @@ def _missing(data: ReportData, record: Record) -> tuple[str, str]:
 def _prefix(data: ReportData, scenario: Scenario, embed: bool) -> Media:
     """Put into the page only if it is what the run saw: a foreign run could name any file of this machine."""
     return _media(scenario.prefix.path, data.run, embed and prefix_is_seen(data, scenario))
+
+
+def _preview(data: ReportData, scenario: Scenario, scout: Scout, embed: bool) -> Media:
+    path, digest = data.run / scout.video_path, data.scout_digests.get((scenario.id, scout.number))
+    if path.is_file() and digest is not None and file_digest(path) != digest:
+        return Media(src=None, embedded=False, note=_CHANGED)
+    return _media(path, data.run, embed)
 
 
 def prefix_is_seen(data: ReportData, scenario: Scenario) -> bool:
@@ -296,6 +302,7 @@ def summarize(data: ReportData) -> Summary:
         num_failed=sum(r.outcome is not None and r.outcome.failure is not None for r in data.records),
         num_unfinished=sum(record.outcome is None for record in data.records),
         num_takes=len(attempts),
+        num_scouts=sum(len(record.scouts) for record in data.records),
         num_critiques=len(critiques),
         num_unreadable=sum(critique.verdict is Verdict.UNREADABLE for critique in critiques),
     )

@@ -17,7 +17,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 class Player {
   constructor(scene) {
     this.scene = scene;
-    this.takes = [...scene.querySelectorAll("video[data-role=take]")];
+    this.takes = [...scene.querySelectorAll("video[data-role=take], video[data-role=scout]")];
     this.prefix = scene.querySelector("video[data-role=prefix]");
     this.button = scene.querySelector(".play");
     this.scrub = scene.querySelector(".scrub");

@@ -13,7 +13,7 @@ from typing import Any
 from engine.report.scores import Groups
 from engine.runs.profile import Tally
 from engine.runs.timeline import Totals
-from engine.types import Attempt, Outcome, PlanReply, Prompt, Request, Scenario
+from engine.types import Attempt, Outcome, PlanReply, Prompt, Request, Scenario, Scout
 
 _NO_PROMPT = Prompt(text="", negative="", seed=0, revision=0)
 
@@ -33,6 +33,15 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """A video on the page: a data URI or a path relative to the run; `note` says why there is none."""
+
+    src: str | None
+    embedded: bool
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One scenario and what the run holds of it; `outcome` is None while it is unfinished."""
 
@@ -40,6 +49,7 @@ class Record:
     attempts: tuple[Attempt, ...]
     outcome: Outcome | None
     plan: PlanReply | None = None  # the critic's reading of the prefix
+    scouts: tuple[Scout, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +65,7 @@ class ReportData:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     has_stale_scores: bool = False  # of takes that the run no longer has, or that it had not yet
     changed_takes: Set[tuple[str, int]] = frozenset()  # whose file is not the one that was stored
+    scout_digests: Mapping[tuple[str, int], str] = field(default_factory=dict)  # sha256 as they were stored
     requests: Sequence[Request] = ()  # of the user, while the run went on
     watch: str | None = None  # where the page of the run is that goes on
     prefix_digests: Mapping[str, str] = field(default_factory=dict)  # sha256 as the run noted it, by scenario
@@ -80,4 +91,5 @@ def bare_record(record: Record) -> Record:
     if outcome is not None:
         own = None if outcome.overruled is None else replace(outcome.overruled, attempts=())
         outcome = replace(outcome, attempts=(), overruled=own)
-    return replace(record, attempts=attempts, outcome=outcome, plan=None)
+    scouts = tuple(replace(scout, prompt=_NO_PROMPT) for scout in record.scouts)
+    return replace(record, attempts=attempts, outcome=outcome, plan=None, scouts=scouts)

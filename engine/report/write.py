@@ -78,7 +78,13 @@ class StoredRecords(Sequence[Record]):
     def of(self, scenario: Scenario) -> Record:
         history = self._store.history(scenario.id)
         outcome = self._store.outcome_of(scenario.id, history.attempts)
-        return Record(scenario=scenario, attempts=history.attempts, outcome=outcome, plan=history.plan)
+        return Record(
+            scenario=scenario,
+            attempts=history.attempts,
+            outcome=outcome,
+            plan=history.plan,
+            scouts=history.scouts,
+        )
 
 
 def scores_of(run: Path, store: RunStore) -> tuple[Scores | None, bool]:
@@ -107,6 +113,7 @@ def _gathered(run: Path, store: RunStore) -> ReportData:
         scores=scores,
         has_stale_scores=is_stale,
         changed_takes=changed,
+        scout_digests=store.scouts.digests(),
         requests=store.requests.all(),
         watch=page_of(run) if is_live(run) else None,
         prefix_digests=manifest.get("prefixes", {}),

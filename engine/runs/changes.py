@@ -21,7 +21,7 @@ MAX_LISTED = 8
 PLACES = frozenset(
     {
         *("out", "dataset", "shard", "denoise.engine", "denoise.policy", "generator.name", "critic.name"),
-        *("selectors.vjepa", "selectors.image_encoder"),
+        *("selectors.vjepa", "selectors.image_encoder", "selectors.states_probe"),
     }
 )
 """Settings that say where something lies: it may have moved, and its content is compared by digest."""
@@ -32,6 +32,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     now = json.loads(json.dumps(now, default=str))
     found = list(_files(then, now))
     found += [f"LoRA {name}" for name in _differing(then.get("loras"), now.get("loras"))]
+    found += [f"probe {name}" for name in _differing(then.get("probes"), now.get("probes"))]
     found += [f"prefix of scenario {name}" for name in _differing(then.get("prefixes"), now.get("prefixes"))]
     for key, (before, after) in _values(_flat(then.get("config")), _flat(now.get("config"))):
         if key not in PLACES:

@@ -16,9 +16,9 @@ from engine.errors import StoreError
 from engine.runs.folder import run_lost, writing
 from kernels.files import whole_file
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """2: rounds of several takes. 3: the digest of each video. 4: takes that the user chose. 5: what each
-take was made on. 6: what the user asked of a run that went on."""
+take was made on. 6: what the user asked of a run that went on. 7: scouts."""
 
 _CHOICES = """
 CREATE TABLE choices (scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), take INTEGER NOT NULL);
@@ -28,6 +28,15 @@ _REQUESTS = """
 CREATE TABLE requests (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, wish TEXT NOT NULL,
     scenario_id TEXT REFERENCES scenarios (id));
+"""
+
+_SCOUTS = """
+CREATE TABLE scouts (
+    scenario_id TEXT NOT NULL REFERENCES scenarios (id), number INTEGER NOT NULL, round INTEGER NOT NULL,
+    stage INTEGER NOT NULL, candidate INTEGER NOT NULL, prompt TEXT NOT NULL, form TEXT NOT NULL,
+    video_path TEXT NOT NULL, scores TEXT NOT NULL, place INTEGER, kept INTEGER NOT NULL,
+    timings TEXT NOT NULL, device TEXT, video_sha256 TEXT NOT NULL,
+    PRIMARY KEY (scenario_id, number));
 """
 
 SCHEMA = f"""
@@ -46,8 +55,11 @@ CREATE TABLE outcomes (
     scenario_id TEXT PRIMARY KEY REFERENCES scenarios (id), chosen INTEGER, failure TEXT, stopped TEXT,
     CHECK ((chosen IS NULL) <> (failure IS NULL)));
 CREATE TABLE opened_files (path TEXT PRIMARY KEY);
-{_CHOICES}{_REQUESTS}"""
+{_CHOICES}{_REQUESTS}{_SCOUTS}"""
 
+SCOUT_COLUMNS = (
+    "number, round, stage, candidate, prompt, form, video_path, scores, place, kept, timings, device"
+)
 ATTEMPT_COLUMNS = "number, prompt, video_path, critique, selector_scores, timings, round, sample, device"
 _WITHOUT_DEVICE = ATTEMPT_COLUMNS.replace("device", "NULL")
 _COLUMNS_OF_VERSION = {
@@ -57,6 +69,7 @@ _COLUMNS_OF_VERSION = {
     4: (_WITHOUT_DEVICE, "video_sha256"),
     5: (ATTEMPT_COLUMNS, "video_sha256"),
     6: (ATTEMPT_COLUMNS, "video_sha256"),
+    7: (ATTEMPT_COLUMNS, "video_sha256"),
 }
 _UPGRADES = {
     1: """
@@ -68,6 +81,7 @@ UPDATE attempts SET round = number;
     3: _CHOICES,
     4: "ALTER TABLE attempts ADD COLUMN device TEXT;",
     5: _REQUESTS,
+    6: _SCOUTS,
 }
 _REFUSED = frozenset(
     {
@@ -124,6 +138,14 @@ class Database:
         if self._version >= 6:
             return "requests"
         return "(SELECT '' AS id, '' AS at, '' AS wish, NULL AS scenario_id WHERE FALSE)"
+
+    @property
+    def scouts(self) -> str:
+        """The table of scouts; an empty one of a store that is older and only read."""
+        if self._version >= 7:
+            return "scouts"
+        columns = (*SCOUT_COLUMNS.split(", "), "scenario_id", "video_sha256")
+        return f"(SELECT {', '.join(f'NULL AS {name}' for name in columns)} WHERE FALSE)"
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with _errors_told(self._path, writes=False):
@@ -231,6 +253,8 @@ def _errors_told(path: Path, *, writes: bool) -> Iterator[None]:
         yield
     except sqlite3.IntegrityError:
         raise
+    except UnicodeDecodeError as error:  # SQLite's own message, which repeats a damaged name
+        raise damaged(path, f"it holds a name that is not UTF-8: {error}") from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, sqlite3.ProgrammingError):  # a fault of the caller, such as using it when closed

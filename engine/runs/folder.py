@@ -78,6 +78,13 @@ def place_of_take(folder: Path, scenario_id: str, index: int) -> Path:
     return path
 
 
+def place_of_scout(folder: Path, scenario_id: str, number: int) -> Path:
+    """Where the preview of a scout belongs, relative to the folder; StoreError if that is outside."""
+    path = Path(VIDEOS) / scenario_id / f"scout-{number}.mp4"
+    place_in(folder, path)
+    return path
+
+
 def unwritable(folder: Path, scenarios: Sequence[Scenario]) -> dict[str, str]:
     """Why nothing can be kept of a scenario, by id: a name that the disk refuses. RunLost for a full disk.
 

@@ -52,6 +52,7 @@ class RunSummary:
     num_done: int = 0
     num_failed: int = 0
     num_takes: int = 0
+    num_scouts: int = 0
     fault: str | None = None
 
     @property
@@ -79,6 +80,7 @@ def summary_of(folder: Path) -> RunSummary:
         with RunStore.open(folder, read_only=True) as store:
             scenarios, outcomes = store.scenarios(), store.outcomes()
             num_takes = sum(len(store.attempts(scenario.id)) for scenario in scenarios)
+            num_scouts = sum(store.scouts.counts().values())
     except StoreError as error:
         return RunSummary(folder=folder, num_bytes=num_bytes, fault=error.problem)
     failed = sum(outcome.failure is not None for outcome in outcomes.values())
@@ -90,6 +92,7 @@ def summary_of(folder: Path) -> RunSummary:
         num_done=len(outcomes) - failed,
         num_failed=failed,
         num_takes=num_takes,
+        num_scouts=num_scouts,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from engine.errors import StoreError
 from engine.protocols import Display
 from engine.runs.folder import place_in
 from engine.runs.pace import Pace
-from engine.types import Attempt, Outcome, PlanReply
+from engine.types import Attempt, Outcome, PlanReply, Scout
 from kernels.files import read_json, whole_file
 
 LIVE = "live.json"
@@ -105,6 +105,12 @@ class Live:
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         self._display.plan(scenario_id, reply)
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        self._display.scout(scenario_id, scout)
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self._display.ranked(scenario_id, scouts)
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self._display.attempt(scenario_id, attempt)

@@ -221,6 +221,15 @@ def model_digests(folder: Path, digest: Digest = file_digest) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): digest(path) for path in model_files(folder)}
 
 
+def weight_digests(folder: Path, digest: Digest = file_digest) -> dict[str, str]:
+    """Of weights alone."""
+    return {
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in model_files(folder)
+        if path.suffix in WEIGHT_SUFFIXES
+    }
+
+
 def _output(program: str, *arguments: str) -> str | None:
     """What the program printed; None when there is no such program or it failed."""
     if shutil.which(program) is None:

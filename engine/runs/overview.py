@@ -37,6 +37,8 @@ class Overview:
         query = (
             "SELECT scenario_id, 'plan', 1, 1 FROM plans UNION ALL"
             " SELECT scenario_id, 'takes', COUNT(*), COUNT(critique) FROM attempts GROUP BY scenario_id"
+            " UNION ALL SELECT scenario_id, 'scouts', COUNT(*), COUNT(place)"
+            f" FROM {self._database.scouts} GROUP BY scenario_id"  # nosec B608
         )
         found: dict[str, tuple[object, ...]] = {}
         for scenario_id, *rest in [*self._database.rows(query), *self._database.rows(self.outcome_query)]:

@@ -7,14 +7,16 @@ that is not known is left out, as later versions may add some.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from engine.types import Attempt, Clip, Critique, PlanReply, Prompt, Scenario
+from engine.types import Attempt, Clip, Critique, PlanReply, Prompt, Scenario, Scout, ScoutForm
 
 _PLAN, _PROMPT, _CRITIQUE = TypeAdapter(PlanReply), TypeAdapter(Prompt), TypeAdapter(Critique)
+_FORM = TypeAdapter(ScoutForm)
 _NUMBERS = TypeAdapter(dict[str, float])
 
 
@@ -66,6 +68,48 @@ def read_attempt(row: tuple[Any, ...]) -> Attempt:
         round=round_number,
         sample=sample,
         selector_scores=_NUMBERS.validate_json(selector_scores, strict=True),
+        timings=_NUMBERS.validate_json(timings, strict=True),
+        device=device,
+    )
+
+
+def scout_row(scenario_id: str, scout: Scout, video_sha256: str) -> tuple[object, ...]:
+    """Scenario, then `SCOUT_COLUMNS` of the database, then the digest."""
+    return (
+        scenario_id,
+        scout.number,
+        scout.round,
+        scout.stage,
+        scout.candidate,
+        dumps(asdict(scout.prompt)),
+        dumps(asdict(scout.form)),
+        scout.video_path.as_posix(),
+        dumps(scout.scores),
+        scout.place,
+        int(scout.kept),
+        dumps(scout.timings),
+        scout.device,
+        video_sha256,
+    )
+
+
+def read_scout(row: tuple[Any, ...]) -> Scout:
+    number, round_number, stage, candidate, prompt, form, video_path, scores, place, kept, timings, device = (
+        row
+    )
+    if not all(isinstance(value, int) for value in (number, round_number, stage, candidate, kept)):
+        raise TypeError(f"scout {number!r} holds {row!r}")
+    return Scout(
+        number=number,
+        round=round_number,
+        stage=stage,
+        candidate=candidate,
+        prompt=_PROMPT.validate_json(prompt, strict=True),
+        form=_FORM.validate_json(form, strict=True),
+        video_path=Path(video_path),
+        scores=_NUMBERS.validate_json(scores, strict=True),
+        place=place,
+        kept=bool(kept),
         timings=_NUMBERS.validate_json(timings, strict=True),
         device=device,
     )

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from engine.runs.database import SCHEMA, SCHEMA_VERSION
 from engine.runs.manifest import MANIFEST_VERSION
-from engine.types import Critique, PlanReply, Prompt
+from engine.types import Critique, PlanReply, Prompt, ScoutForm
 
 PATH: Final = Path(__file__).parents[2] / "docs" / "run-folder.schema.json"
 JSON_COLUMNS: Final[Mapping[str, Any]] = {
@@ -26,6 +26,8 @@ JSON_COLUMNS: Final[Mapping[str, Any]] = {
     "prompt": Prompt,
     "critique": Critique,
     "selector_scores": dict[str, float],
+    "form": ScoutForm,
+    "scores": dict[str, float],
     "timings": dict[str, float],
 }
 """Columns of text that hold JSON, and what is in it."""
@@ -36,20 +38,22 @@ Schema = dict[str, Any]
 def run_schema() -> Schema:
     """Draft 2020-12. What a later version adds is allowed; what it says here stays under its version."""
     definitions: Schema = {}
-    tables = {name: _row(name, definitions) for name in ("scenarios", "attempts", "outcomes")}
+    tables = {name: _row(name, definitions) for name in ("scenarios", "attempts", "outcomes", "scouts")}
     whole = tables["scenarios"]
     whole["properties"] |= {
         "plan": {"anyOf": [_json("reply", definitions), {"type": "null"}]},
         "attempts": {"type": "array", "items": {"$ref": "#/$defs/attempt"}},
+        "scouts": {"type": "array", "items": {"$ref": "#/$defs/scout"}},
         "outcome": {"anyOf": [{"$ref": "#/$defs/outcome"}, {"type": "null"}]},
         "choice": {"type": ["integer", "null"], "description": "the take that the user chose instead"},
     }
-    whole["required"] += ["plan", "attempts", "outcome", "choice"]
+    whole["required"] += ["plan", "attempts", "scouts", "outcome", "choice"]
     tables["outcomes"]["oneOf"] = [
         {"properties": {"chosen": {"type": "integer"}, "failure": {"type": "null"}}},
         {"properties": {"chosen": {"type": "null"}, "failure": {"type": "string"}}},
     ]
-    definitions |= {"attempt": tables["attempts"], "outcome": tables["outcomes"], "manifest": _manifest()}
+    rows = {"attempt": tables["attempts"], "scout": tables["scouts"], "outcome": tables["outcomes"]}
+    definitions |= {**rows, "manifest": _manifest()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A run folder of Retake",

@@ -33,7 +33,8 @@ from engine.runs.folder import (
 from engine.runs.overview import Overview
 from engine.runs.requests import RequestTable
 from engine.runs.rows import dumps, read_attempt, read_plan, read_scenario, scenario_row
-from engine.types import SKIPPED, Attempt, History, Outcome, PlanReply, Scenario
+from engine.runs.scouts import ScoutTable
+from engine.types import SKIPPED, Attempt, History, Outcome, PlanReply, Scenario, Scout
 from kernels.files import file_digest, whole_file
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class RunStore:
         self._lock = lock
         self.requests = RequestTable(database, folder)
         self.overview = Overview(database)
+        self.scouts = ScoutTable(database, folder)
 
     @classmethod
     def claim(cls, folder: Path, scenarios: Sequence[Scenario]) -> IO[bytes]:
@@ -125,6 +127,12 @@ class RunStore:
     def plan(self, scenario_id: str, reply: PlanReply) -> None:
         with self._database.transaction() as database:
             database.execute("INSERT INTO plans VALUES (?, ?)", (scenario_id, dumps(asdict(reply))))
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        self.scouts.add(scenario_id, scout)
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        self.scouts.rank(scenario_id, scouts)
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         """Record a take whose video lies at `attempt.video_path` already."""
@@ -215,6 +223,7 @@ class RunStore:
     def forget_takes(self, first: Mapping[str, int]) -> None:
         """Make these scenarios pending again, without the attempts from this number on: each rests on those
         before it. A choice of the user's stays, for the take that is made again under its number."""
+        self.scouts.forget_behind(first)
         with self._database.transaction() as database:
             for scenario_id, number in first.items():
                 database.execute(
@@ -305,7 +314,7 @@ class RunStore:
     def history(self, scenario_id: str) -> History:
         rows = self._database.rows("SELECT reply FROM plans WHERE scenario_id = ?", (scenario_id,))
         plan = self._read(read_plan, rows[0]) if rows else None
-        return History(plan=plan, attempts=self.attempts(scenario_id))
+        return History(plan=plan, attempts=self.attempts(scenario_id), scouts=self.scouts.of(scenario_id))
 
     def attempts(self, scenario_id: str) -> tuple[Attempt, ...]:
         columns = self._database.attempt_columns
@@ -358,8 +367,9 @@ class RunStore:
         check_names(self.scenarios())
         for scenario in self.scenarios():
             self.chosen_path(scenario.id)
-        for (place,) in self._database.rows("SELECT video_path FROM attempts"):
-            place_in(self.folder, str(place))
+        takes = [str(place) for (place,) in self._database.rows("SELECT video_path FROM attempts")]
+        for place in (*takes, *self.scouts.paths()):
+            place_in(self.folder, place)
 
     def _read(self, read: Callable[[tuple[Any, ...]], T], row: tuple[Any, ...]) -> T:
         try:

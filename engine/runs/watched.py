@@ -6,11 +6,12 @@ Knows neither a terminal nor a database.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from engine.protocols import Display, Recorder, Sink
 from engine.runs.trace import STORE
-from engine.types import Attempt, Outcome, PlanReply
+from engine.types import Attempt, Outcome, PlanReply, Scout
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,25 @@ class Watched:
             self._store.plan(scenario_id, reply)
         log.info("plan scenario=%s readable=%s s=%.1f", scenario_id, reply.plan is not None, reply.seconds)
         self._display.plan(scenario_id, reply)
+
+    def scout(self, scenario_id: str, scout: Scout) -> None:
+        with self._span(scenario_id, scout.number, "scout"):
+            self._store.scout(scenario_id, scout)
+        log.info(
+            "scout scenario=%s number=%d round=%d stage=%d candidate=%d seed=%d steps=%d",
+            scenario_id, scout.number, scout.round, scout.stage, scout.candidate, scout.prompt.seed,
+            scout.form.steps,
+        )  # fmt: skip
+        self._display.scout(scenario_id, scout)
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+        with self._span(scenario_id, scouts[-1].number, "rank"):
+            self._store.ranked(scenario_id, scouts)
+        log.info(
+            "ranked scenario=%s round=%d stage=%d kept=%s",
+            scenario_id, scouts[0].round, scouts[0].stage, [s.candidate for s in scouts if s.kept],
+        )  # fmt: skip
+        self._display.ranked(scenario_id, scouts)
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         with self._span(scenario_id, attempt.index, "take"):

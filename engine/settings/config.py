@@ -10,24 +10,20 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.errors import ConfigError
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
+from engine.settings.loop import LoopConfig as LoopConfig
 from engine.settings.model_names import added_model
 from engine.settings.notation import is_hub_name, shard_of
 from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
+from engine.settings.selectors import DEVICES, SelectorsConfig
 from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
 
-if TYPE_CHECKING:
-    from engine.types import SelectorSettings
-
 BUNDLED = "demo"
-DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 QUANTIZATIONS = ("none", "nf4", "int8")
 FULL, PATCH = "full", "patch"
-AUTO, CHOOSE, LEAVE = "auto", "choose", "leave"
 EXPORT_TARGETS = ("onnx", "tensorrt", "tensorrt-rtx", "aoti")
 MACHINE = "Machine"
 DEVICE, STREAMED = "device", "streamed"
@@ -144,85 +140,6 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopConfig:
-    """What `loop.policy.RefinementPolicy` goes by."""
-
-    loops: int = setting(4, low=0, high=64, help="Refinement rounds after the first one.")
-    samples: int = setting(
-        1,
-        low=1,
-        high=64,
-        help="Takes of each round, each of its own seed; selectors choose the one to judge.",
-    )
-    patience: int = setting(2, low=1, high=64, help="Rounds without a better take before the loop ends.")
-    # One corrected word ("left" to "right") in a prompt of 80 words is 0.0125 and must count as a change, so
-    # the threshold is one word in 200.
-    distance_threshold: float = setting(
-        0.005, low=0.0, high=1.0, help="Share of changed words below which two prompts count as equal."
-    )
-    accept_score: float = setting(
-        90.0,
-        low=0.0,
-        high=100.0,
-        help="Score of the critic from which an accepted take ends the loop; 0: any accepted take does.",
-    )
-    only_incomplete: bool = setting(
-        False, help="Refine only where the critic says that the prompt lacks physical clues."
-    )
-    seed: int = setting(0, low=0, high=2**31 - 1, help="Equal seeds give equal takes.")
-    selectors: tuple[str, ...] = setting(
-        ("critic_score",),
-        help="Selectors of the best take, files of engine/selectors; of several, the mean of their ranks.",
-    )
-    gain: str = setting(
-        "",
-        unset="gain.json of the critic's folder, where it fits",
-        metavar="FILE",
-        help="What a take is expected to gain, fitted by bench.quality.fit_gain; none: choose by rules.",
-    )
-
-    unreadable: str = setting(
-        AUTO,
-        choices=(AUTO, CHOOSE, LEAVE),
-        help="What becomes of a scenario of which no critique could be read. choose: the last take of a plan "
-        "is its clip; leave: it has none until you name one with retake choose; auto: choose for a "
-        "benchmark, which wants a clip of each scenario, leave for your own clips.",
-    )
-
-    def __post_init__(self) -> None:
-        validate(self, "loop")
-        if not self.selectors:
-            raise ConfigError("loop.selectors is empty", fix='name at least one, such as "critic_score"')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectorsConfig:
-    vjepa: str = setting("", unset="the bundled one", metavar="DIR", help="Folder of a V-JEPA 2 model.")
-    image_encoder: str = setting(
-        "", unset="the bundled one", metavar="DIR", help="Folder of an image encoder."
-    )
-    device: str = setting(
-        "auto",
-        choices=DEVICES,
-        option="--selectors-device",
-        help="Where these networks run; auto: where the run is.",
-    )
-
-    def __post_init__(self) -> None:
-        validate(self, "selectors")
-
-    def on(self, device: str) -> SelectorSettings:
-        """What selectors are built from in a run on `device`."""
-        from engine.types import SelectorSettings  # brings numpy, which the command line can start without
-
-        return SelectorSettings(
-            vjepa=Path(self.vjepa) if self.vjepa else None,
-            image_encoder=Path(self.image_encoder) if self.image_encoder else None,
-            device=device if self.device == "auto" else self.device,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
     overlap: bool = setting(True, help="Judge one scenario while another is generated.")
     ahead: int = setting(8, low=1, high=64, help="Scenarios in flight at the same time.")
@@ -306,7 +223,7 @@ class RunConfig:
         LoopConfig, title="Loop", help="How often a take is made again, and which one is kept."
     )
     selectors: SelectorsConfig = section(
-        SelectorsConfig, title="Selectors", help="The frozen networks through which selectors look."
+        SelectorsConfig, title="Selectors", help="Through what selectors look at takes."
     )
     schedule: ScheduleConfig = section(
         ScheduleConfig, title=MACHINE, help="How the work is laid out on the machine."
@@ -389,5 +306,6 @@ def _absolute(config: RunConfig) -> RunConfig:
             config.selectors,
             vjepa=folder(config.selectors.vjepa),
             image_encoder=folder(config.selectors.image_encoder),
+            states_probe=folder(config.selectors.states_probe),
         ),
     )

@@ -44,7 +44,13 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path} holds no video stream", fix="give a video file such as H.264 mp4")
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError(
+                    f"{path} holds video of a codec that FFmpeg does not know, or is damaged",
+                    fix="give a video file such as H.264 mp4",
+                )
+            yield container, stream
     except av.FFmpegError as error:
         size = path.stat().st_size
         raise VideoError(
@@ -79,11 +85,16 @@ def picture_packets(container: Any, stream: Any) -> Iterator[Any]:
             yield packet
 
 
-def decoded_frames(path: Path, container: Any, stream: Any, threads: int = 0) -> Iterator[Any]:
+def decoded_frames(
+    path: Path, container: Any, stream: Any, threads: int = 0, *, pixels: bool = True
+) -> Iterator[Any]:
     """Every frame that a player shows, by `threads` threads, 0: one a core. VideoError at a damaged one.
 
-    A decoder of several threads is given as many packets as these before it gives a frame.
+    A decoder of several threads is given as many packets as these before it gives a frame. Without `pixels`
+    the same damage is found, and the filter across block edges left out: a fifth of the time of H.264.
     """
+    if not pixels:
+        stream.codec_context.options = {"skip_loop_filter": "all"}
     stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
     number = 0
     for packet in picture_packets(container, stream):

@@ -102,7 +102,7 @@ def refuse_damaged(path: Path, threads: int = 0) -> None:
     """
     num_frames = shown_frames(path).count
     with opened(path) as (container, stream):
-        decoded = sum(1 for _ in decoded_frames(path, container, stream, threads))
+        decoded = sum(1 for _ in decoded_frames(path, container, stream, threads, pixels=False))
     _check_count(path, decoded, num_frames)
 
 

@@ -33,19 +33,35 @@ def motion_masks(grays: Iterable[Gray]) -> Iterator[Gray]:
     Blur, running average updated *before* the difference (so that a change of x grey levels shows as 0.7 x),
     threshold, morphological opening, then closing.
     """
-    kernel = np.ones(KERNEL_PX, np.uint8)
-    background: NDArray[np.float64] | None = None
+    blurred: Any = None
+    average: Any = None
+    difference: Any = None  # memory that is used again: fresh pages cost as much as the arithmetic
     for gray in grays:
-        blurred: Any = cv2.GaussianBlur(gray, BLUR_PX, 0)
-        if background is None:
-            background = blurred.astype(np.float64)
+        blurred = cv2.GaussianBlur(gray, BLUR_PX, 0, blurred)
+        if average is None:
+            background, average = blurred.astype(np.float64), np.empty_like(blurred)
             yield np.zeros_like(gray)
             continue
         cv2.accumulateWeighted(blurred, background, BACKGROUND_RATE)
-        difference = cv2.absdiff(blurred, cv2.convertScaleAbs(background))
-        mask: Any = cv2.threshold(difference, THRESHOLD, 255, cv2.THRESH_BINARY)[1]
-        opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel)
-        yield cv2.morphologyEx(opened, cv2.MORPH_CLOSE, kernel)
+        average = cv2.convertScaleAbs(background, average)
+        difference = cv2.absdiff(blurred, average, difference)
+        yield _cleaned(cv2.threshold(difference, THRESHOLD, 255, cv2.THRESH_BINARY, difference)[1])
+
+
+def _cleaned(mask: Any) -> Gray:
+    """Opened and closed, but only around what is on: neither filter adds anything outside its rectangle.
+
+    Each looks two kernel radii far and takes what lies past an edge for neutral, so that many 0 stay around.
+    """
+    cleaned: Gray = np.zeros_like(mask)
+    left, top, width, height = cv2.boundingRect(mask)
+    if width:
+        reach = 2 * (max(KERNEL_PX) // 2)
+        part = np.s_[max(0, top - reach) : top + height + reach, max(0, left - reach) : left + width + reach]
+        kernel = np.ones(KERNEL_PX, np.uint8)
+        opened = cv2.morphologyEx(mask[part], cv2.MORPH_OPEN, kernel)
+        cleaned[part] = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, kernel)
+    return cleaned
 
 
 def masks_of(frames: Frames) -> NDArray[np.uint8]:

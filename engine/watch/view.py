@@ -171,4 +171,6 @@ class RunView:
             if place in changed or (asked_anew and record.outcome is None):
                 self._scene_revs[place] = self._change()
             if is_new or place in changed:
-                self._videos |= {take.video_path.as_posix(): take.video_path for take in record.attempts}
+                paths = [take.video_path for take in record.attempts]
+                paths += [scout.video_path for scout in record.scouts]
+                self._videos |= {path.as_posix(): path for path in paths}

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.loop.expected_gain import GainModel
 from engine.loop.lanes import CRITIQUE, Threads, make_lanes
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import Components, ScenarioLoop
 from engine.loop.scheduler import Scheduler
+from engine.loop.scout_policy import ScoutPolicy
+from engine.loop.scouting import Scouts
 from engine.machine.streams import HostFence, HostPool
 from engine.protocols import Control, Fence, Job
+from engine.runs.folder import place_of_scout
 from engine.runs.store import RunStore
 from engine.runs.trace import HostRecorder
 from engine.settings.config import LoopConfig
@@ -30,6 +34,7 @@ from engine.types import (
     PlanReply,
     Prompt,
     Scenario,
+    ScoutForm,
     Verdict,
     Video,
     VideoSpec,
@@ -127,6 +132,16 @@ class FakeModels:
         )
         return self._job("critique", scenario, prompt.revision, critique)
 
+    def check_scouts(self, form: ScoutForm) -> None: ...
+
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[object]:
+        return self.start(scenario, prompt)
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+        shade = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}{form.steps}").randrange(256)
+        video = Video(frames=np.full((2, 4, 4, 3), shade, np.uint8), fps=8.0)
+        return self._job("scout", scenario, prompt.revision, video)  # type: ignore[return-value]
+
 
 def make_plan(direction: str) -> PhysicsPlan:
     motion = (PlanMotion(object="ball", direction=direction, speed="slow"),)
@@ -146,6 +161,16 @@ def policy_of(settings: LoopConfig) -> RefinementPolicy:
     return RefinementPolicy(settings=settings, negative="")
 
 
+def gains(weight: float) -> GainModel:
+    """Of a model that expects so many points of any revised take."""
+    return GainModel(weights={"revised": weight}, covariance=((0.0,),), deviations=1.0)
+
+
+SCOUTS = replace(LOOP, method="scout", loops=2, scouts=4, scout_choosers=("brightness",))
+BY_SCOUTS = RefinementPolicy(settings=SCOUTS, negative="", gain=gains(5.0))
+OF_FINALISTS = RefinementPolicy(
+    settings=replace(SCOUTS, scouts=6, finalists=2, scout_form="first"), negative="", gain=gains(5.0)
+)
 BY_CRITIC = policy_of(LOOP)
 BY_LOOKS = policy_of(replace(LOOP, selectors=("brightness",)))
 OF_THREE = policy_of(replace(LOOP, selectors=("brightness", "critic_score"), samples=3))
@@ -154,6 +179,8 @@ POLICIES = {
     "looks": BY_LOOKS,
     "of three": OF_THREE,
     "all judged": policy_of(replace(LOOP, samples=3)),
+    "scouts": BY_SCOUTS,
+    "finalists": OF_FINALISTS,
 }
 
 SCENARIOS = [scenario(number) for number in range(1, 6)]
@@ -188,6 +215,18 @@ class Run:
         (self.store.folder / path).write_bytes(video.frames.tobytes())
         return path
 
+    def preview(self, scene: Scenario, number: int, video: Video) -> Path:
+        path = place_of_scout(self.store.folder, scene.id, number)
+        (self.store.folder / path).write_bytes(video.frames.tobytes())
+        return path
+
+    @property
+    def scouts(self) -> Scouts | None:
+        if self.policy.settings.method != "scout":
+            return None
+        policy = ScoutPolicy(refinement=self.policy)
+        return Scouts(policy=policy, generator=self.models, preview=self.preview, compare=self.select)  # type: ignore[arg-type]
+
     def read(self, attempt: Attempt) -> Video:
         stored = np.frombuffer((self.store.folder / attempt.video_path).read_bytes(), np.uint8)
         return Video(frames=stored.reshape(2, 4, 4, 3), fps=8.0)
@@ -218,6 +257,7 @@ class Run:
             encode=self.encode,
             select=self.select if looks else None,
             read=self.read if looks else None,
+            scouts=self.scouts,
         )
         loops = [ScenarioLoop(scenario=s, by=by, past=self.store.history(s.id)) for s in pending]
         with HostPool(2) as host:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.runs.states import SUFFIX
 from engine.runs.store import RunStore
+from kernels.files import file_digest
 
 
 def stored(folder: Path) -> dict[str, Any]:
@@ -23,10 +25,19 @@ def stored(folder: Path) -> dict[str, Any]:
             for key, one in store.outcomes().items()
         }
         plans = {key: replace(store.history(key).plan, seconds=0.0) for key in outcomes}  # type: ignore[type-var]
+        scouts = {
+            one.id: [replace(s, timings={}) for s in store.scouts.of(one.id)] for one in store.scenarios()
+        }
         return {
+            "scouts": scouts,
+            "previews": store.scouts.digests(),
             "outcomes": outcomes,
             "plans": plans,
             "videos": store.video_digests(),
+            "states": {
+                str(path.relative_to(folder)): file_digest(path)
+                for path in folder.glob(f"videos/*/*{SUFFIX}")
+            },
             # a process of its own sees no file that another one writes; threads do
             "opened": [path for path in store.opened_files() if "conditioning" in path.name],
             "damaged": store.changed_takes() | store.changed_chosen(),  # type: ignore[operator]

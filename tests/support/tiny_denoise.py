@@ -11,7 +11,8 @@ from torch import Tensor
 
 from engine.denoise.layers import BoundAttention, ElementWise, bind
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.forward import FastDenoiser, FastWan
+from engine.generators.wan.denoiser import FastDenoiser
+from engine.generators.wan.forward import FastWan
 from kernels.reference import plain
 
 OURS = bind("run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from engine.types import (
     Attempt,
     Outcome,
     PlanReply,
+    Scout,
 )
 
 CRITIC_SIDECAR = {"num_prefix_frames": 2, "num_take_frames": 2, "frame_px": 32, "max_new_tokens": 4}
@@ -84,6 +85,10 @@ class Silent:
     def finished(self, scenario_ids: Iterable[str]) -> None: ...
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def scout(self, scenario_id: str, scout: Scout) -> None: ...
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None: ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
         self.attempts.append((scenario_id, attempt.index))

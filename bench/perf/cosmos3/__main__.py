@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import argparse
 import gc
-import subprocess  # nosec B404 # this interpreter, on this package
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.files import write_json
+from bench.perf import resumed
 from bench.perf.cosmos3 import STARTED_S
-from bench.perf.cosmos3.document import CRITIQUED, LIBRARY, OURS, joined, read_rows, unfinished
+from bench.perf.cosmos3.document import CRITIQUED, KIND, LIBRARY, OURS, joined
 from bench.perf.cosmos3.sizes import NANO, SIZES
-from engine.errors import RetakeError
-from engine.settings.environment import offline
+from bench.perf.document import read_rows, with_row
 
-PROGRAM = "python -m bench.perf.cosmos3"
+MODULE = "bench.perf.cosmos3"
+PROGRAM = f"python -m {MODULE}"
 LEAST_S = 90.0
-"""With less time than this no part is begun: its models would hardly be loaded."""
-MARGIN_S = 5.0
 CLIPS = "cosmos3-clips"
 SLOW = "720p"
 """Of which the library takes four minutes a take: it is measured there when asked."""
@@ -37,59 +36,43 @@ SLOW = "720p"
 def main(arguments: Sequence[str] | None = None, *, started_s: float = STARTED_S) -> int:
     """Exit status: 0 all is measured; 1 something is left, or a check does not hold; 2 the user's error."""
     options = _parser().parse_args(arguments)
-    offline()  # before the model libraries are imported
-    try:
-        if options.only is not None:
-            return _measure(options, started_s + options.budget - MARGIN_S)
-        return _all(options, started_s)
-    except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    work = _all if options.only is None else _measure
+    return resumed.exit_status(partial(work, options, started_s + options.budget))
 
 
-def _all(options: argparse.Namespace, started_s: float) -> int:
-    for part in options.parts:
-        if not _left(options, part):
-            print(f"{part} is there", flush=True)
-            continue
-        left_s = options.budget - (time.perf_counter() - started_s)
-        if left_s < (LEAST_S if options.size == NANO.name else 0):
-            print(f"{part}: {left_s:.0f} s are left, too few; the same command goes on", flush=True)
-            break
-        words = [*_words(options), "--only", part, "--budget", f"{left_s:.0f}"]
-        status = subprocess.run([sys.executable, "-m", "bench.perf.cosmos3", *words], check=False)  # nosec B603
-        if status.returncode:
-            print(f"{part}: exit status {status.returncode}", flush=True)
-    rows = read_rows(options.out)
-    settings = {"size": options.size, "steps": _steps(options), "preset": options.preset}
-    document = joined(rows, settings, f"{PROGRAM} --size {options.size} --rounds {options.rounds}")
+def _all(options: argparse.Namespace, ends_s: float) -> int:
+    resumed.measure_parts(MODULE, (_part(options, part) for part in options.parts), ends_s)
+    document = joined(_measured(options), _settings(options), _command(options))
     write_json(options.out, document)
-    for name, value in document["summary"].items():
-        print(f"{name:32s} {value:.3f}")
-    for check in document["checks"]:
-        print(f"{'holds' if check['holds'] else 'FAILS'}: {check['name']}: {check['found']:.4f}")
-    left = [name for part in options.parts for name in _left(options, part)]
-    if left:
-        print(f"not measured yet: {', '.join(left)}", flush=True)
-    return 0 if not left and document["all_checks_hold"] else 1
+    return resumed.finished(document, [name for part in options.parts for name in _left(options, part)])
 
 
-def _measure(options: argparse.Namespace, deadline_s: float) -> int:
+def _part(options: argparse.Namespace, part: str) -> resumed.Part:
+    least_s = LEAST_S if options.size == NANO.name else 0.0
+    words = (*_words(options), "--only", part)
+    return resumed.Part(name=part, left=tuple(_left(options, part)), least_s=least_s, words=words)
+
+
+def _measure(options: argparse.Namespace, ends_s: float) -> int:
     """One part, in this process; a row is in the file as soon as it is measured."""
-    part, rows, longest_s = options.only, read_rows(options.out), 0.0
+    part, rows, longest_s = options.only, _measured(options), 0.0
     for row in _rows(options, part):
         began_s = time.perf_counter()
-        if began_s + longest_s > deadline_s:
+        if began_s + longest_s > ends_s - resumed.MARGIN_S:
             print(f"{part}: the budget is spent", flush=True)
             return 0
         made = row()
         longest_s = max(longest_s, time.perf_counter() - began_s)
         if made is not None:
-            rows.append({"part": part, **made})
-            write_json(options.out, unfinished(rows))
+            rows = with_row(rows, {"part": part, **made})
+            write_json(options.out, joined(rows, _settings(options), _command(options)))
             told = f"{made['seconds']:.2f} s" if "seconds" in made else ""
             print(f"{made['name']}: {told} {made.get('stages', '')}", flush=True)
     return 0
+
+
+def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return read_rows(options.out, KIND, _settings(options))
 
 
 def _rows(options: argparse.Namespace, part: str) -> Iterator[Callable[[], dict[str, Any] | None]]:
@@ -142,12 +125,21 @@ def _left(options: argparse.Namespace, part: str) -> list[str]:
     ways = [OURS, *([LIBRARY] if library else []), CRITIQUED]
     wanted = [f"{part} memory", *([f"{part} error"] if library else [])]
     wanted += [f"{part} {way} {turn}" for turn in range(options.rounds) for way in ways]
-    there = {row["name"] for row in read_rows(options.out)}
+    there = {row["name"] for row in _measured(options)}
     return [name for name in wanted if name not in there]
 
 
 def _steps(options: argparse.Namespace) -> int:
     return options.steps or SIZES[options.size].steps
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {"size": options.size, "steps": _steps(options), "preset": options.preset}
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What was asked, without the places of files."""
+    return f"{PROGRAM} --size {options.size} --rounds {options.rounds}"
 
 
 def _words(options: argparse.Namespace) -> list[str]:
@@ -157,17 +149,13 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=plain)
-    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="made if need be")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser = resumed.parser_of(PROGRAM, __doc__, budget_s=560.0, models=Path("models"))
     parser.add_argument("--size", choices=SIZES, default=NANO.name)
     parser.add_argument("--parts", nargs="+", choices=tuple(NANO.videos), default=list(NANO.videos))
     parser.add_argument("--rounds", type=int, default=2, help="of which the median counts")
     parser.add_argument("--steps", type=int, help="of denoising; those of the size unless given")
     parser.add_argument("--preset", choices=("exact", "fast", "fastest"), default="fast")
     parser.add_argument("--library-at-720p", action="store_true", help="four minutes a take on an H200")
-    parser.add_argument("--budget", type=float, default=560.0, metavar="SECONDS", help="of the process")
     parser.add_argument("--only", choices=tuple(NANO.videos), help=argparse.SUPPRESS)
     return parser
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-KIND, SCHEMA = "cosmos3", 1
+from bench.perf.document import Row, check, headed
+
+KIND = "cosmos3"
 OURS, LIBRARY, CRITIQUED = "ours", "library", "ours with a critique"
 MOST_ERROR = 0.2
 """Of latents after two steps in 8 bits against the library's in bf16, relative."""
@@ -20,33 +20,12 @@ NOTES = (
 )
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Those of an unfinished or finished document; none where there is no file."""
-    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else []
+def joined(rows: Sequence[Row], settings: Mapping[str, Any], command: str) -> dict[str, Any]:
+    head = headed(KIND, command, settings, _checks(rows), summary=summary(rows))
+    return head | {"notes": list(NOTES), "rows": list(rows)}
 
 
-def unfinished(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"schema": SCHEMA, "kind": KIND, "rows": list(rows)}
-
-
-def joined(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], command: str) -> dict[str, Any]:
-    from engine.runs.manifest import collect
-    from kernels import timing
-
-    found = list(_checks(rows))
-    return {
-        **unfinished(rows),
-        "command": command,
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
-        "settings": dict(settings),
-        "summary": summary(rows),
-        "checks": found,
-        "all_checks_hold": all(check["holds"] for check in found),
-        "notes": list(NOTES),
-    }
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def summary(rows: Sequence[Row]) -> dict[str, float]:
     """Seconds of a take by part and way, the library's over ours, and the worst error of a memory plan."""
     found: dict[str, float] = {}
     for part in dict.fromkeys(row["part"] for row in rows):
@@ -62,18 +41,18 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _median(rows: Sequence[Mapping[str, Any]], part: str, way: str) -> float | None:
+def _median(rows: Sequence[Row], part: str, way: str) -> float | None:
     seconds = [row["seconds"] for row in rows if (row["part"], row.get("way")) == (part, way)]
     return statistics.median(seconds) if seconds else None
 
 
-def _checks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _checks(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
-        {
-            "name": f"{row['part']}: latents as the library's, to {MOST_ERROR:g}",
-            "holds": bool(row["latent_error"] < MOST_ERROR),
-            "found": row["latent_error"],
-        }
+        check(
+            f"{row['part']}: latents as the library's, to {MOST_ERROR:g}",
+            row["latent_error"] < MOST_ERROR,
+            row["latent_error"],
+        )
         for row in rows
         if "latent_error" in row
     ]

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.files import write_json, write_whole
+from bench.perf.document import told
 from bench.perf.end_to_end import STARTED_S
 from bench.perf.end_to_end.campaign import PARTS, carry_out
 from bench.perf.end_to_end.sizes import FULL, SIZES, Size
@@ -124,10 +125,7 @@ def _join(options: argparse.Namespace) -> int:
 
     document = join(options.parts)
     write_json(options.out, document)
-    for name, value in document["summary"].items():
-        print(f"{name:32s} {value:8.2f}")
-    for check in document["checks"]:
-        print(f"{'holds' if check['holds'] else 'FAILS'}: {check['name']}: {check['found']}")
+    print(told(document))
     return 0 if document["all_checks_hold"] else 1
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.perf.document import SCHEMA, check, headed
 from bench.perf.end_to_end.steps import steps
 from bench.perf.end_to_end.variants import (
     EXACT,
@@ -29,7 +30,6 @@ from engine.errors import ConfigError
 from kernels.files import read_json
 
 KIND, PART_KIND = "end_to_end", "end_to_end_part"
-SCHEMA = 1
 FORMAT, PATCH = "quantization", "patch_tokens"
 Part = Mapping[str, Any]
 
@@ -73,17 +73,16 @@ def join(paths: Sequence[Path]) -> dict[str, Any]:
     cold = {part["variant"]: part for part in parts if not part["warm_up"]}
     warm = {name: part for name, part in cold.items() if warm_seconds(part) is not None}
     warm |= {part["variant"]: part for part in parts if part["warm_up"]}
-    checks = list(_checks(warm, parts, settings))
-    return {
-        "schema": SCHEMA,
-        "kind": KIND,
-        "command": "python -m bench.perf.end_to_end make | run | join",
-        "manifest": parts[0]["manifest"],
-        "settings": settings,
-        "summary": summary(warm, cold),
+    head = headed(
+        KIND,
+        "python -m bench.perf.end_to_end make | run | join",
+        settings,
+        list(_checks(warm, parts, settings)),
+        manifest=parts[0]["manifest"],
+        summary=summary(warm, cold),
+    )
+    return head | {
         "steps": steps(warm, lambda name: warm_seconds(warm.get(name))),
-        "checks": checks,
-        "all_checks_hold": all(check["holds"] for check in checks),
         "notes": [*NOTES, *_said_by_parts(parts, settings)],
         "parts": parts,
     }
@@ -154,10 +153,10 @@ def _checks(
     if patches:
         expected = settings["reply_tokens"] + (settings["loops"] + 1) * settings["patch_tokens"]
         holds = all(found == [expected] for found in patches.values())
-        yield _check("critiques that are patches have as many tokens as real ones", holds, patches)
+        yield check("critiques that are patches have as many tokens as real ones", holds, patches)
     if counts:
         same = len({count for found in counts.values() for count in found}) == 1
-        yield _check("every variant decodes as many tokens a scenario", same, counts)
+        yield check("every variant decodes as many tokens a scenario", same, counts)
     failures = {
         f"{_named(_key(part))} {scenario}": facts["failure"]
         for part in parts
@@ -165,7 +164,7 @@ def _checks(
         if facts.get("failure")
     }
     if parts:
-        yield _check("no scenario failed", not failures, failures or "none")
+        yield check("no scenario failed", not failures, failures or "none")
     for one, other in PAIRS:
         yield from _same(warm, one.name, other.name, ("takes", "chosen", "stopped", "failure"), "outcomes")
     yield from _same(warm, FAST.name, GENERATION_ONLY.name, ("pixels",), "takes")
@@ -187,7 +186,7 @@ def _same(
         name for name in common if any(_of(left[name], key) != _of(right[name], key) for key in keys)
     ]
     said = f"differ in {', '.join(differing)}" if differing else f"equal in {len(common)} scenarios"
-    yield _check(f"{what} of {one} and {other} are equal", not differing, said)
+    yield check(f"{what} of {one} and {other} are equal", not differing, said)
 
 
 def _of(facts: Mapping[str, Any], key: str) -> Any:
@@ -196,10 +195,6 @@ def _of(facts: Mapping[str, Any], key: str) -> Any:
     if key == "judged":
         return [(take["score"], take["verdict"], take["plan_sha256"]) for take in facts["takes"]]
     return facts.get(key)
-
-
-def _check(name: str, holds: bool, found: Any) -> dict[str, Any]:
-    return {"name": name, "holds": holds, "found": found}
 
 
 def _read(path: Path) -> dict[str, Any]:

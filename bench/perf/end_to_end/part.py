@@ -9,19 +9,17 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from bench.perf.document import SCHEMA, this_machine
 from bench.perf.end_to_end.made import CLIPS, read_facts
 from bench.perf.end_to_end.measured import LOOPS, Measured, Options
 from engine.build.libraries import without_unused
 from engine.errors import ConfigError
 from engine.runs.idle import idle, jobs_of
-from engine.runs.manifest import collect
 from engine.runs.timeline import totals
 from engine.runs.trace import LANES
 from engine.settings.environment import cache_folder
-from kernels import timing
 
 KIND = "end_to_end_part"
-SCHEMA = 1
 
 
 def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
@@ -40,7 +38,7 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
         "schema": SCHEMA,
         "kind": KIND,
         "command": command,
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "manifest": this_machine(),
         "variant": options.variant.name,
         "says": options.variant.says,
         "settings": {

@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from bench.perf.document import check, headed
 from engine.machine.memory import CONTEXT_BYTES, read_size
-from engine.runs.manifest import collect
-from kernels import timing
-from kernels.files import read_json
 
 KIND = "memory"
-SCHEMA = 1
 TOLERATED = 0.1
 """Error of a plan, as a share of the peak that was measured."""
 TOLERATED_OVERHEAD = 0.01
 RUN, REFUSED, FAILED = "run", "refused", "failed"
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Those of earlier processes; none without a file."""
-    return list(read_json(path)["rows"]) if path.is_file() else []
-
-
-def unfinished(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a process leaves behind row by row, from which the next one goes on."""
-    return {"schema": SCHEMA, "kind": KIND, "rows": list(rows)}
-
-
 def joined(rows: Sequence[dict[str, Any]], settings: Mapping[str, Any], command: str) -> dict[str, Any]:
-    checks = _checks(rows)
-    return {
-        "schema": SCHEMA,
-        "kind": KIND,
-        "command": command,
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
-        "settings": dict(settings),
-        "summary": _summary(rows),
-        "checks": checks,
-        "all_checks_hold": all(check["holds"] for check in checks),
-        "rows": list(rows),
-    }
+    head = headed(KIND, command, settings, _checks(rows), summary=_summary(rows))
+    return head | {"rows": list(rows)}
 
 
 def plan_error(row: Mapping[str, Any]) -> float | None:
@@ -81,17 +57,17 @@ def _checks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     beyond = [row["name"] for row in rows if not inside(row)]
     failed = [row["name"] for row in rows if row["state"] not in (RUN, REFUSED) or row.get("failures")]
     checks = [
-        _check("each run kept to its budget or was refused", not beyond, ", ".join(beyond) or "all"),
-        _check("no scenario failed", not failed, ", ".join(failed) or "none"),
+        check("each run kept to its budget or was refused", not beyond, ", ".join(beyond) or "all"),
+        check("no scenario failed", not failed, ", ".join(failed) or "none"),
     ]
     if "plan_error_worst" in summary:
         worst = summary["plan_error_worst"]
         holds = abs(worst) <= TOLERATED
-        checks.append(_check(f"plans are within {TOLERATED:.0%} of the peak", holds, f"worst {worst:+.1%}"))
+        checks.append(check(f"plans are within {TOLERATED:.0%} of the peak", holds, f"worst {worst:+.1%}"))
     if "profile_overhead" in summary:
         overhead = summary["profile_overhead"]
         holds = overhead < TOLERATED_OVERHEAD
-        checks.append(_check(f"spans cost less than {TOLERATED_OVERHEAD:.0%}", holds, f"{overhead:.3%}"))
+        checks.append(check(f"spans cost less than {TOLERATED_OVERHEAD:.0%}", holds, f"{overhead:.3%}"))
     return checks
 
 
@@ -100,7 +76,3 @@ def inside(row: Mapping[str, Any]) -> bool:
     if not row["vram"] or not row.get("peak_reserved_bytes"):
         return True
     return bool(row["peak_reserved_bytes"] + CONTEXT_BYTES <= read_size(row["vram"]))
-
-
-def _check(name: str, holds: bool, found: str) -> dict[str, Any]:
-    return {"name": name, "holds": bool(holds), "found": found}

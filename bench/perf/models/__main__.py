@@ -13,83 +13,71 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import subprocess  # nosec B404 # this interpreter, on this package
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.files import write_json
+from bench.perf import resumed
+from bench.perf.document import read_rows, with_row
 from bench.perf.memory.document import FAILED
 from bench.perf.models import STARTED_S
-from bench.perf.models.document import joined, read_rows
+from bench.perf.models.document import KIND, joined
 from bench.perf.models.rows import Row, chosen
 from bench.perf.models.sizes import FULL, SIZES
-from engine.errors import RetakeError
-from engine.settings.environment import offline
 
-PROGRAM = "python -m bench.perf.models"
-MARGIN_S = 5.0
-"""For writing what was measured."""
+MODULE = "bench.perf.models"
+PROGRAM = f"python -m {MODULE}"
 
 
 def main(arguments: Sequence[str] | None = None, *, started_s: float = STARTED_S) -> int:
     """Exit status: 0 all that was asked is measured; 1 something is left, failed, or a check does not hold; 2
     the user's error."""
     options = _parser().parse_args(arguments)
-    offline()  # before the model libraries are imported
-    try:
-        wanted = chosen(options.only)
-        if options.in_process:
-            return _measure(options, wanted, started_s + options.budget - MARGIN_S)
-        return _all(options, wanted, started_s)
-    except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    work = _measure if options.in_process else _all
+    return resumed.exit_status(partial(work, options, started_s + options.budget))
 
 
-def _measure(options: argparse.Namespace, wanted: Sequence[Row], deadline_s: float) -> int:
+def _measure(options: argparse.Namespace, ends_s: float) -> int:
     """Rows of one process, in this one; each is in the file, with its manifest, as soon as it is measured."""
     from bench.perf.models.measure import measure
 
-    rows = read_rows(options.out, _settings(options))
-    for row in measure(options, wanted, rows, deadline_s):
-        rows = [other for other in rows if other["name"] != row["name"]] + [row]
+    rows = _rows(options)
+    for row in measure(options, chosen(options.only), rows, ends_s - resumed.MARGIN_S):
+        rows = with_row(rows, row)
         write_json(options.out, joined(rows, _settings(options), _command(options)))
         print(f"{row['name']}: {told(row)}", flush=True)
     return 0
 
 
-def _all(options: argparse.Namespace, wanted: Sequence[Row], started_s: float) -> int:
+def _all(options: argparse.Namespace, ends_s: float) -> int:
+    wanted = chosen(options.only)
+    resumed.measure_parts(MODULE, _parts(options, wanted), ends_s)
+    document = joined(_rows(options), _settings(options), _command(options))
+    return resumed.finished(document, [row.name for row in _left(options, wanted)])
+
+
+def _parts(options: argparse.Namespace, wanted: Sequence[Row]) -> Iterator[resumed.Part]:
     for (model, stage), group in itertools.groupby(_left(options, wanted), key=lambda row: row.process):
-        left_s = options.budget - (time.perf_counter() - started_s)
-        least_s = SIZES[options.size].model(model).least_s
-        if left_s < least_s:
-            print(f"{model}/{stage}: {left_s:.0f} s are left, {least_s:.0f} are needed", flush=True)
-            continue  # another model may need less
-        words = [*_words(options), "--budget", f"{left_s:.0f}", "--only", *(row.name for row in group)]
-        command = [sys.executable, "-m", "bench.perf.models", *words, "--in-process"]
-        status = subprocess.run(command, check=False).returncode  # nosec B603 # as above
-        if status:
-            print(f"{model}/{stage}: exit status {status}", flush=True)
-    rows = read_rows(options.out, _settings(options))
-    document = joined(rows, _settings(options), _command(options))
-    for name, value in document["summary"].items():
-        print(f"{name:36s} {value:.4g}")
-    for check in document["checks"]:
-        print(f"{'holds' if check['holds'] else 'FAILS'}: {check['name']}: {check['found']}")
-    left = [row.name for row in _left(options, wanted)]
-    if left:
-        print(f"not measured yet: {', '.join(left)}; the same command goes on", flush=True)
-    return 0 if not left and document["all_checks_hold"] else 1
+        names = tuple(row.name for row in group)
+        yield resumed.Part(
+            name=f"{model}/{stage}",
+            left=names,
+            least_s=SIZES[options.size].model(model).least_s,
+            words=(*_words(options), "--in-process", "--only", *names),
+        )
 
 
 def _left(options: argparse.Namespace, wanted: Sequence[Row]) -> list[Row]:
     """What is not measured yet; what failed is measured again."""
-    rows = read_rows(options.out, _settings(options))
-    done = {row["name"] for row in rows if row["state"] != FAILED}
+    done = {row["name"] for row in _rows(options) if row["state"] != FAILED}
     return [row for row in wanted if row.name not in done]
+
+
+def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return read_rows(options.out, KIND, _settings(options))
 
 
 def told(row: Mapping[str, Any]) -> str:
@@ -120,13 +108,9 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=plain)
-    parser.add_argument("--models", type=Path, default=Path("models"), metavar="DIR", help="made if need be")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser = resumed.parser_of(PROGRAM, __doc__, budget_s=560.0, models=Path("models"))
     parser.add_argument("--size", choices=SIZES, default=FULL.name)
     parser.add_argument("--preset", choices=("exact", "fast", "fastest"), default="fast")
-    parser.add_argument("--budget", type=float, default=560.0, metavar="SECONDS", help="of the process")
     parser.add_argument(
         "--only",
         nargs="+",

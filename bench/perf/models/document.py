@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from bench.perf.document import Row, check, headed
 from bench.perf.memory.document import REFUSED, RUN, inside, plan_error
 from bench.perf.models.rows import BESIDE, BUDGETED, LORA
-from engine.errors import ConfigError
-from engine.runs.manifest import collect
-from kernels import timing
-from kernels.files import read_json
 
-KIND, SCHEMA = "models", 1
+KIND = "models"
 TOLERATED = 0.1
 """Error of a plan, as a share of the peak that was measured."""
 MOST_DIFFERENCE = 0.05
@@ -32,36 +28,10 @@ NOTES = (
     "difference: of latents after two steps, with preset exact and with the timed preset",
 )
 
-Row = Mapping[str, Any]
-
-
-def read_rows(path: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of earlier processes; none without a file. ConfigError for a file of other settings."""
-    if not path.is_file():
-        return []
-    document = read_json(path)
-    if document.get("kind") != KIND or document.get("settings") != dict(settings):
-        raise ConfigError(
-            f"{path} has {document.get('kind')} with {document.get('settings')}, not {KIND} with {settings}",
-            fix="name another --out, or give the settings of that file",
-        )
-    return list(document["rows"])
-
 
 def joined(rows: Sequence[Row], settings: Mapping[str, Any], command: str) -> dict[str, Any]:
-    checks = list(_checks(rows))
-    return {
-        "schema": SCHEMA,
-        "kind": KIND,
-        "command": command,
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
-        "settings": dict(settings),
-        "summary": summary(rows),
-        "checks": checks,
-        "all_checks_hold": all(check["holds"] for check in checks),
-        "notes": list(NOTES),
-        "rows": list(rows),
-    }
+    head = headed(KIND, command, settings, list(_checks(rows)), summary=summary(rows))
+    return head | {"notes": list(NOTES), "rows": list(rows)}
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:
@@ -96,23 +66,19 @@ def _of(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
 
 def _checks(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     beyond = [row["name"] for row in rows if not inside(row)]
-    yield _check("each run kept to its budget or was refused", not beyond, ", ".join(beyond) or "all")
+    yield check("each run kept to its budget or was refused", not beyond, ", ".join(beyond) or "all")
     failed = [row["name"] for row in rows if row["state"] not in (RUN, REFUSED) or row.get("failures")]
-    yield _check("nothing failed", not failed, ", ".join(failed) or "none")
+    yield check("nothing failed", not failed, ", ".join(failed) or "none")
     if (worst := summary(rows).get("plan_error_worst")) is not None:
         name = f"plans are within {TOLERATED:.0%} of the peak"
-        yield _check(name, abs(worst) <= TOLERATED, f"worst {worst:+.1%}")
+        yield check(name, abs(worst) <= TOLERATED, f"worst {worst:+.1%}")
     for row in rows:
         if "latent_error" in row:
             error, name = row["latent_error"], f"{row['model']}: latents as the pipeline's"
-            yield _check(f"{name}, to {MOST_DIFFERENCE:g}", error < MOST_DIFFERENCE, f"{error:.4f}")
+            yield check(f"{name}, to {MOST_DIFFERENCE:g}", error < MOST_DIFFERENCE, f"{error:.4f}")
         if "step_ratio" in row:
             ratio, name = row["step_ratio"], f"{row['model']}: a merged LoRA costs a step no time"
             holds = ratio < 1 + LORA_COSTS and row["latent_change"] > 0
-            yield _check(
+            yield check(
                 name, holds, f"{ratio:.3f} of a step without; latents change by {row['latent_change']:.3f}"
             )
-
-
-def _check(name: str, holds: bool, found: str) -> dict[str, Any]:
-    return {"name": name, "holds": bool(holds), "found": found}

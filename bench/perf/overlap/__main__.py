@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.files import write_json
+from bench.perf.document import this_machine
 from bench.perf.end_to_end.sizes import FULL, SIZES, Size
 from bench.perf.overlap import STARTED_S
 from engine.errors import RetakeError
@@ -129,14 +130,12 @@ def _reason(mode: Any) -> Iterator[None]:
 
 def _document(options: argparse.Namespace, size: Size, modes: Any, notes: dict[str, str]) -> dict[str, Any]:
     from bench.perf.overlap.modes import checks, rows, summary
-    from engine.runs.manifest import collect
-    from kernels import timing
 
     return {
         "schema": SCHEMA,
         "kind": KIND,
         "command": f"python -m bench.perf.overlap --size {size.name} --rounds {options.rounds}",
-        "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+        "manifest": this_machine(),
         "settings": {
             "size": size.name,
             "steps": options.steps,

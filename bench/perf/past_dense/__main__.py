@@ -24,10 +24,11 @@ from typing import Any
 import torch
 
 from bench.perf import ceilings
+from bench.perf.document import this_machine
 from bench.perf.past_dense import attention, forwards, passes
 from bench.perf.past_dense.case import Case
 from engine.errors import RetakeError
-from engine.runs.manifest import collect, write_manifest
+from engine.runs.manifest import write_manifest
 from engine.settings.environment import cache_folder
 from kernels import dispatch, timing
 from kernels.files import read_json
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "schema": 1,
             "kind": "past_dense",
             "command": COMMAND + (" --small" if options.small else ""),
-            "manifest": collect({}, {}, seeds={}, argv=[]) | {"timing": timing.machine()},
+            "manifest": this_machine(),
             "ceilings": ceilings.measure(),
             "notes": NOTES,
             "groups": {},

@@ -15,7 +15,7 @@ from bench.perf.denoisers.base import module_tree
 from bench.perf.denoisers.wan import WanSubject
 from bench.perf.past_dense.case import Case, against
 from engine.denoise.guidance import COND
-from engine.generators.wan.forward import FastDenoiser
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.prefix_keys import for_take
 from engine.settings.presets import DenoiseSettings
@@ -142,7 +142,7 @@ def _making(whose: str, wan: WanSubject, denoiser: Callable[[], FastDenoiser]) -
         if denoiser().wan.own_prefix:
             return lambda: denoiser().wan.own_prefix_keys(latents, wan.prefix_frames)
         prepared = denoiser().prepare(text)
-        return lambda: denoiser().keeping(latents, timestep, prepared, branch=COND)[1]
+        return lambda: denoiser().keeping(latents, timestep, prepared, branch=COND).prefix
 
     def check(kept: Any) -> dict[str, float]:
         pairs = [tensor for pair in kept.pairs for tensor in pair]

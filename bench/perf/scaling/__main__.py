@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.files import write_json
+from bench.perf.document import told
 from bench.perf.end_to_end.sizes import FULL, SIZES
 from bench.perf.scaling.document import join
 from bench.perf.scaling.runs import Asked, measure
@@ -75,8 +76,7 @@ def _work(options: argparse.Namespace) -> int:
     document = join(read_json(files[ONE]), read_json(files[ALL]), read_json(files[KILLED]), _said(options))
     write_json(options.out, document)
     print(f"{document['speedup']:.2f} times one -> {options.out}", flush=True)
-    for check in document["checks"]:
-        print(f"{'holds' if check['holds'] else 'FAILS'}: {check['name']}: {check['found']}")
+    print(told(document))
     return 0 if document["all_checks_hold"] else 1
 
 

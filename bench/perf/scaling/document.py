@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-KIND, SCHEMA = "scaling", 1
+from bench.perf.document import check, headed
+
+KIND = "scaling"
 AIM = 0.95
 """Of N times the scenarios per hour: 1.9 on two GPUs."""
 
@@ -23,32 +25,20 @@ def join(one: Part, several: Part, killed: Part, command: str) -> dict[str, Any]
     failed = [n for part in (one, several, killed) for n, s in part["scenarios"].items() if s["failure"]]
     doubled = {part["name"]: part["num_takes_doubled"] for part in (one, several, killed)}
     checks = [
-        _check("what is made is what one worker makes", not any(unequal.values()), unequal),
-        _check("no scenario failed", not failed, failed),
-        _check("no take was stored twice", not any(doubled.values()), doubled),
-        _check("a worker was lost in the third run, and in no other",
+        check("what is made is what one worker makes", not any(unequal.values()), unequal),
+        check("no scenario failed", not failed, failed),
+        check("no take was stored twice", not any(doubled.values()), doubled),
+        check("a worker was lost in the third run, and in no other",
                killed["times_lost"] == 1 and not one["times_lost"] + several["times_lost"],
                {part["name"]: part["times_lost"] for part in (one, several, killed)}),
     ]  # fmt: skip
     if several["on"] == "gpu":
-        checks.append(
-            _check(f"{AIM * number:.2f} times one worker or more", speedup >= AIM * number, speedup)
-        )
-    return {
-        "schema": SCHEMA,
-        "kind": KIND,
-        "command": command,
-        "manifest": several["manifest"],
-        "settings": several["settings"],
+        checks.append(check(f"{AIM * number:.2f} times one worker or more", speedup >= AIM * number, speedup))
+    head = headed(KIND, command, several["settings"], checks, manifest=several["manifest"])
+    return head | {
         "num_workers": number,
         "on": several["on"],
         "speedup": speedup,
         "killed_costs_s": killed["makespan_s"] - several["makespan_s"],
-        "checks": checks,
-        "all_checks_hold": all(check["holds"] for check in checks),
         "parts": [dict(part) for part in (one, several, killed)],
     }
-
-
-def _check(name: str, holds: bool, found: object) -> dict[str, Any]:
-    return {"name": name, "holds": holds, "found": found}

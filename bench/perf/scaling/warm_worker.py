@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from engine.cluster.worker import Worker
 from engine.denoise.sampler import read_schedule
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator
-from engine.types import Attempt, History, Outcome, PlanReply
+from engine.types import Attempt, History, Outcome, PlanReply, Scout
 
 
 class WarmWorker(Worker):
@@ -51,6 +51,10 @@ class _Kept:
     failure: str | None = None
 
     def plan(self, scenario_id: str, reply: PlanReply) -> None: ...
+
+    def scout(self, scenario_id: str, scout: Scout) -> None: ...
+
+    def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None: ...
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None: ...
 

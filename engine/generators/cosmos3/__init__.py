@@ -5,5 +5,7 @@ PARTS = ("transformer", "vae", "text_tokenizer", "scheduler")
 """Folders that a take needs."""
 UNUSED = ("sound_tokenizer", "vision_encoder", "safety_checker")
 """Folders that the index may name and no take reads; the reasoner's eyes are its critic's."""
+STATES = True
+"""Takes can keep hidden states."""
 LENDS = True
 """A critic of the same folder can read by this generator's text tower."""

@@ -8,6 +8,7 @@ A heads . K heads of keys and values . D head size
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from engine.denoise.guidance import COND, UNCOND
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import pooled
 from engine.generators.cosmos3.forward import patch_grid, patchify, time_embedding, unpatchify
 from engine.generators.cosmos3.text import TextCache, prefill, rotary_tables, rotate, video_positions
 
@@ -35,6 +37,18 @@ class EagerDenoiser:
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextCache, *, branch: str) -> Tensor:
         """Velocity float32 [1, Z, F, h, w] of latents alike; 0 on the prefix."""
+        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
+
+    def observed(
+        self,
+        latents: Tensor,
+        timestep: PrefixTimestep,
+        text: TextCache,
+        *,
+        branch: str,
+        layers: Sequence[int],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `engine.denoise.states.Observable`."""
         assert branch in (COND, UNCOND), f"branch {branch!r}: Cosmos3 predicts one at a time"
         model, prefix = self._model, timestep.prefix_frames
         patch = int(model.config.latent_patch_size)
@@ -43,15 +57,18 @@ class EagerDenoiser:
         split = prefix * grid[1] * grid[2]
         hidden = model.proj_in(patchify(latents.to(self._dtype), patch))[0]  # [S, C]
         hidden[split:] += time_embedding(model, timestep.value)
-        for layer, keys, values in zip(model.layers, text.keys, text.values, strict=True):
+        states = dict[int, Tensor]()
+        for index, (layer, keys, values) in enumerate(zip(model.layers, text.keys, text.values, strict=True)):
             attended = _attend(layer, layer.input_layernorm_moe_gen(hidden), keys[0], values[0], cos, sin)
             hidden = hidden + attended
             hidden = hidden + layer.mlp_moe_gen(layer.post_attention_layernorm_moe_gen(hidden))
+            if index in layers:
+                states[index] = pooled(hidden[None, split:])
         noisy = model.proj_out(model.norm_moe_gen(hidden)[split:])
         video = unpatchify(noisy[None], (grid[0] - prefix, *grid[1:]), patch)
         velocity = torch.zeros_like(latents, dtype=torch.float32)
         velocity[:, :, prefix:] = video[..., : latents.shape[3], : latents.shape[4]]
-        return velocity
+        return velocity, tuple(states[layer] for layer in layers)
 
     def _tables(self, num_text: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         """[S, 1, D] each; they differ with the length of the text, and are the same at every step."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 from engine.denoise.guidance import COND, UNCOND
 from engine.denoise.layers import BoundAttention, ElementWise, quantized_blocks
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import pooled
 from engine.generators.cosmos3.block import FastCosmos3Block, LayerText
 from engine.generators.cosmos3.text import prefill, video_rotary
 from engine.quant.precision_policy import Range
@@ -72,26 +73,37 @@ class FastCosmos3(nn.Module):
         return Prompt(layers=layers, num_tokens=cache.num_tokens)
 
     def forward(
-        self, latents: Tensor, value: float, prompt: Prompt, *, prefix: int, quantized: tuple[bool, ...]
-    ) -> Tensor:
-        """Velocity fp32 [1, Z, F, h, w] of latents alike, of which the first `prefix` frames are clean;
-        `quantized` says for each block whether its attention is the quantized one."""
+        self,
+        latents: Tensor,
+        value: float,
+        prompt: Prompt,
+        *,
+        prefix: int,
+        quantized: tuple[bool, ...],
+        layers: Sequence[int] = (),
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Velocity fp32 [1, Z, F, h, w] of latents alike, of which the first `prefix` frames are clean, and
+        the states behind `layers`, `pooled`; `quantized` says for each block whether its attention is the
+        quantized one."""
         grid = patch_grid(latents.shape, self.patch_px)
         cos, sin = self._tables(prompt.num_tokens, grid)
         split = prefix * grid[1] * grid[2]  # tokens
         h = self.library.proj_in(patchify(latents.to(self.dtype), self.patch_px))  # [1, S, C]
         h[:, split:] += time_embedding(self.library, value)
-        pending = None
-        for block, text, eight_bit in zip(self.blocks, prompt.layers, quantized, strict=True):
+        pending, states = None, dict[int, Tensor]()
+        steps = zip(self.blocks, prompt.layers, quantized, strict=True)
+        for index, (block, text, eight_bit) in enumerate(steps):
             assert isinstance(block, FastCosmos3Block)
             h, pending = block(h, pending, block.text_of_step(text, eight_bit), cos, sin, eight_bit)
+            if index in layers:
+                states[index] = pooled(h[:, split:], pending[:, split:])
         norm = self.library.norm_moe_gen
         assert pending is not None, "there are no layers"
         _, n, _ = self.ops.rms_norm(h[:, split:], pending[:, split:], norm.weight, eps=float(norm.eps))
         noisy = unpatchify(self.library.proj_out(n), (grid[0] - prefix, *grid[1:]), self.patch_px)
         velocity = torch.zeros_like(latents, dtype=torch.float32)
         velocity[:, :, prefix:] = noisy[..., : latents.shape[3], : latents.shape[4]]
-        return velocity
+        return velocity, tuple(states[layer] for layer in layers)
 
     def _tables(self, num_text: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         key = (num_text, *grid)
@@ -118,12 +130,19 @@ class Cosmos3Denoiser:
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Prompt, *, branch: str) -> Tensor:
         """Velocity float32 [1, Z, F, h, w]; prompts differ in length, so a call is one branch."""
+        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
+
+    def observed(
+        self, latents: Tensor, timestep: PrefixTimestep, text: Prompt, *, branch: str, layers: Sequence[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `engine.denoise.states.Observable`."""
         assert branch in (COND, UNCOND), f"branch {branch!r}: Cosmos3 predicts one at a time"
         quantized = quantized_blocks(self._quantized_ranges, timestep.value)
-        velocity: Tensor = self.model(
-            latents, timestep.value, text, prefix=timestep.prefix_frames, quantized=quantized
-        )
-        return velocity
+        made: tuple[Tensor, tuple[Tensor, ...]] = self.model(
+            latents, timestep.value, text,
+            prefix=timestep.prefix_frames, quantized=quantized, layers=layers,
+        )  # fmt: skip
+        return made
 
 
 def time_embedding(transformer: Any, value: float) -> Tensor:

@@ -7,6 +7,7 @@ Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Never
@@ -17,10 +18,12 @@ from torch import Tensor
 from engine.autoencoder.memory import latent_shape, padded
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.beginnings import Beginnings, for_few_steps, key_of, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_numbers
 from engine.errors import ConfigError
@@ -37,7 +40,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -61,12 +64,14 @@ def load(
     streamed: Collection[str] = (),
     capability: tuple[int, int] | None = None,
     lends: bool = False,
+    states: bool = False,
 ) -> Cosmos3Generator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
     `loras` are merged into the transformer first. `cache` is a folder for probed kernel choices. `streamed`:
     "text_encoder", the text tower, and "blocks" stay on the host. `capability`: of a GPU that is not here, to
     plan for. `lends`: a critic of the same folder reads by the text tower, which is then kept whole.
+    `states`: takes keep pooled hidden states.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
@@ -93,6 +98,7 @@ def load(
         generator.use(made)
     else:
         quantize_outline(family, settings, parts.device, capability, folder)
+    generator.keeps_states = states
     return generator
 
 
@@ -152,12 +158,27 @@ class Cosmos3Generator:
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, parts.folder)
+        self.keeps_states = False
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+        self.beginnings = Beginnings(self.settings, self.schedule.num_steps, self.extrapolated)
 
     @property
     def num_steps(self) -> int:
         """Denoise steps of one take."""
         return self.schedule.num_steps
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where takes keep hidden states; None: nowhere."""
+        if not self.keeps_states:
+            return None
+        transformer = self.parts.transformer
+        return sites_of(
+            self.schedule.timesteps,
+            self.extrapolated,
+            num_layers=len(transformer.layers),
+            width=int(transformer.config.hidden_size),
+        )
 
     @property
     def spec(self) -> VideoSpec:
@@ -224,8 +245,42 @@ class Cosmos3Generator:
     def start(self, scenario: Scenario, prompt: Prompt) -> Cosmos3Job:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
 
-        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
+        prefix is unreadable or too short, ModelError when a text is too long.
         """
+        return self._job(scenario, prompt)
+
+    def check_scouts(self, form: ScoutForm) -> None:
+        """ConfigError where `scout` cannot make them."""
+        refuse_scouts(form, num_steps=self.schedule.num_steps, is_distilled=False, goes_on=True)
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Cosmos3Job:
+        """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
+        self.check_scouts(form)
+        if form.whole:
+            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
+        return self._job(scenario, prompt, scout=form)
+
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Cosmos3Job:
+        """The take of such a scout; with `form.kept` it begins where that ended."""
+        self.check_scouts(form)
+        return self._job(scenario, prompt, after=form if form.kept else None)
+
+    def in_steps(self, num_steps: int) -> Cosmos3Generator:
+        """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
+        other = copy.copy(self)
+        other.schedule, other.extrapolated = schedule_of(self.parts.scheduler, num_steps), frozenset()
+        other.settings = for_few_steps(self.settings)
+        return other
+
+    def _job(
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        *,
+        scout: ScoutForm | None = None,
+        after: ScoutForm | None = None,
+    ) -> Cosmos3Job:
         path = scenario.prefix.path
         key = (scenario.id, file_digest(path) if path.is_file() else "")
         latents = self.prefixes.get(key)
@@ -238,6 +293,7 @@ class Cosmos3Generator:
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
             seed=prompt.seed,
+            **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return Cosmos3Job(self, request)
 

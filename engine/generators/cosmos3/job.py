@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from engine.autoencoder.vae import encode_mode
+from engine.denoise.beginnings import Part
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import PrefixSampler
+from engine.denoise.states import StateTap
 from engine.denoise.take import TakeJob, TakeRequest
+from engine.machine.device import to_device
 
 if TYPE_CHECKING:
     from engine.generators.cosmos3.generator import Cosmos3Generator
@@ -40,24 +44,34 @@ class Cosmos3Job(TakeJob):
             num_steps=generator.schedule.num_steps,
             chunk_latents=generator.chunk_latents(generator.spec),
             modules={"transformer": parts.transformer, "vae": parts.vae},
+            keep=generator.beginnings.put,
+            sites=generator.sites,
         )
 
-    def _rollout(self, watch: FiniteWatch) -> FlowRollout:
-        generator, parts = self._generator, self._generator.parts
-        guidance = self._guidance()
+    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], FlowRollout]:
+        parts = self._generator.parts
         prefix = self._encode_prefix(
-            generator.prefixes, lambda pixels: encode_mode(parts.vae, pixels, self._chunk_latents).float()
-        )
-        return FlowRollout(
-            PrefixSampler(generator.schedule, self._noise(), prefix, patch_px=parts.patch_px),
-            guidance,
-            watch,
-            num_steps=generator.schedule.num_steps,
-            early_stop=generator.settings.early_stop,
+            self._generator.prefixes,
+            lambda pixels: encode_mode(parts.vae, pixels, self._chunk_latents).float(),
         )
 
-    def _guidance(self) -> Guidance:
-        generator, request = self._generator, self._request
+        def make(part: Part, num_steps: int | None) -> FlowRollout:
+            generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
+            known = tuple(to_device(velocity, parts.device) for velocity in part.known)
+            return FlowRollout(
+                PrefixSampler(generator.schedule, noise, prefix, patch_px=parts.patch_px),
+                self._guidance(generator, self._tap if num_steps is None else None),
+                watch,
+                num_steps=generator.schedule.num_steps,
+                early_stop=generator.settings.early_stop,
+                part=replace(part, known=known),
+            )
+
+        return make
+
+    def _guidance(self, generator: Cosmos3Generator, tap: StateTap | None) -> Guidance:
+        """`tap`: of the take; a scout before it leaves no states."""
+        request = self._request
         num_steps, settings = generator.schedule.num_steps, generator.settings
         guided = generator.guidance_scale != 1.0
         return Guidance(
@@ -67,4 +81,5 @@ class Cosmos3Job(TakeJob):
             batched=False,
             gate_step=gate_step(num_steps, settings.cfg_gate),
             cached=generator.extrapolated,
+            tap=tap,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from torch import Tensor
 
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import Observable
 from engine.protocols import Denoiser
 
 KEPT: Final = 2
@@ -32,3 +34,10 @@ class KeptTexts:
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Any, *, branch: str) -> Any:
         return self.inner(latents, timestep, text, branch=branch)
+
+    def observed(
+        self, latents: Tensor, timestep: PrefixTimestep, text: Any, *, branch: str, layers: Sequence[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `engine.denoise.states.Observable`."""
+        assert isinstance(self.inner, Observable), "every denoiser of Cosmos3 is"
+        return self.inner.observed(latents, timestep, text, branch=branch, layers=layers)

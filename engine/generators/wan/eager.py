@@ -5,12 +5,17 @@ B batch . L text tokens . D text width . Z latent channels . F, h, w latent fram
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
 import torch
 from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.denoise.guidance import BOTH, COND, UNCOND
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import pooled
 
 
 class EagerDenoiser:
@@ -52,3 +57,20 @@ class EagerDenoiser:
         )[0]
         assert isinstance(velocity, Tensor)
         return velocity.float()
+
+    def observed(
+        self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str, layers: Sequence[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `engine.denoise.states.Observable`; hooks that live as long as this call, since nothing of the
+        library's forward is compiled or captured."""
+        split, found = timestep.prefix_tokens, dict[int, Tensor]()
+
+        def look(layer: int, module: nn.Module, given: object, states: Tensor) -> None:
+            found[layer] = pooled(states[:, split:])
+
+        with ExitStack() as hooks:
+            for layer in layers:
+                block = self._transformer.blocks[layer]
+                hooks.callback(block.register_forward_hook(partial(look, layer)).remove)
+            velocity = self(latents, timestep, text, branch=branch)
+        return velocity, tuple(found[layer] for layer in layers)

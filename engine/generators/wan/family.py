@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
 from engine.denoise.family import AttentionSite, Parts, Shape
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.forward import FastDenoiser, FastWan
+from engine.generators.wan.forward import FastWan
 from engine.generators.wan.recipes import wan_recipe
 from engine.quant.precision_policy import Range
 from engine.quant.recipes import QuantRecipe

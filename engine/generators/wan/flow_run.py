@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from engine.autoencoder.memory import latent_shape
+from engine.denoise.beginnings import ALL, Part
 from engine.denoise.experts import ExpertGuide
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.prefix_keys import for_take
 from engine.generators.wan.settings import WanDefaults
+from engine.machine.device import to_device
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.types import VideoSpec
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 class FlowRun:
     """`engine.generators.wan.variant.Run`."""
+
+    goes_on = True
 
     def check(self, folder: Path, defaults: WanDefaults, config: Any) -> None:
         """Nothing more than of every variant."""
@@ -74,7 +80,14 @@ class FlowRun:
         return int(4 * (beside + together) * frames * height * width)
 
     def rollout(
-        self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
+        self,
+        generator: WanGenerator,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        part: Part = ALL,
+        tap: StateTap | None = None,
     ) -> FlowRollout:
         parts, settings, num_steps = generator.parts, generator.settings, generator.schedule.num_steps
 
@@ -86,6 +99,7 @@ class FlowRun:
                 batched=generator.batched,
                 gate_step=gate_step(num_steps, settings.cfg_gate),
                 cached=generator.extrapolated,
+                tap=tap,
             )
 
         guides = [
@@ -96,4 +110,12 @@ class FlowRun:
             generator.schedule, noise, encoded, patch_px=parts.transformer.config.patch_size[1]
         )
         guide = guides[0]() if parts.boundary is None else ExpertGuide(parts.boundary, guides)
-        return FlowRollout(sampler, guide, watch, num_steps=num_steps, early_stop=settings.early_stop)
+        known = tuple(to_device(velocity, noise.device) for velocity in part.known)
+        return FlowRollout(
+            sampler,
+            guide,
+            watch,
+            num_steps=num_steps,
+            early_stop=settings.early_stop,
+            part=replace(part, known=known),
+        )

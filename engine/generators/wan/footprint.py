@@ -111,7 +111,8 @@ def _held_bytes(model: Any, blocks: Any, *, streamed: bool, table: Any = None) -
 
 
 def _num_graphs(generator: WanGenerator) -> int:
-    """Of the forwards of a take that differ in shape or in the blocks whose attention is 8-bit."""
+    """Of the forwards of a take that differ in shape, in the blocks whose attention is 8-bit, or in whether
+    hidden states are a result."""
     settings, shape = generator.settings, generator.shape
     if settings.forward == "library" or generator.parts.device.type != "cuda" or settings.graphs == "off":
         return 0
@@ -121,4 +122,5 @@ def _num_graphs(generator: WanGenerator) -> int:
         return 0
     rows = 2 if generator.batched and generator.has_single_rows else 1
     places = 1 if "experts" in generator.parts.streamed else len(generator.parts.transformers)
-    return places * rows * (2 if settings.quantized_attention else 1)
+    observed = 2 if generator.sites is not None else 1
+    return places * rows * observed * (2 if settings.quantized_attention else 1)

@@ -8,26 +8,22 @@ B batch . Z latent channels . F, h, w latent frames and pixels . S tokens . C ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch import Tensor, nn
 
-from engine.denoise.guidance import BOTH, COND, UNCOND
 from engine.denoise.layers import (
     BoundAttention,
     ElementWise,
     as_tensor,
-    quantized_blocks,
 )
 from engine.denoise.recent import Recent
-from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import pooled
 from engine.generators.wan.block import FastBlock, Pair
-from engine.machine.graphs import GraphedForward, GraphPool
-from engine.quant.precision_policy import Range
 
 REMEMBERED_TIMES = 256
 """Rows of two timesteps are a few hundred KB; a schedule has at most about a hundred."""
@@ -49,10 +45,34 @@ class PrefixKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What one forward gives."""
+
+    velocity: Tensor  # fp32 [B, Z, F, h, w]
+    prefix: PrefixKeys  # of the tokens that were to be kept
+    states: tuple[Tensor, ...]  # fp32 [M, C], `pooled` behind each block that was to be looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passed:
+    """What came through the blocks: `h`, and the last branch with its gate, not yet added to it."""
+
+    h: Tensor
+    pending: Tensor
+    gate: Tensor
+    kept: tuple[Pair, ...]
+    states: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextKeys:
     """What the blocks read of one text: keys and values of each, [B, A, L, D]."""
 
     pairs: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def batch(self) -> int:
+        return self.pairs[0][0].shape[0]
 
 
 class FastWan(nn.Module):
@@ -117,7 +137,7 @@ class FastWan(nn.Module):
     ) -> Tensor:
         """Velocity fp32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w], whose first `split` tokens are
         prefix; `quantized` says for each block whether its self-attention is the quantized one."""
-        return self.keeping(latents, rows, text, split=split, quantized=quantized, keep=0)[0]
+        return self.keeping(latents, rows, text, split=split, quantized=quantized).velocity
 
     def keeping(
         self,
@@ -127,17 +147,18 @@ class FastWan(nn.Module):
         *,
         split: int,
         quantized: tuple[bool, ...],
-        keep: int,
-    ) -> tuple[Tensor, PrefixKeys]:
-        """`forward`, and what its blocks read of the first `keep` tokens: of none where it is 0."""
+        keep: int = 0,
+        layers: Sequence[int] = (),
+    ) -> Predicted:
+        """`forward`, what its blocks read of the first `keep` tokens, and the states behind `layers`."""
         given = latents.to(self.dtype)
-        h = as_tokens(self.patch, given[:, : self.patch.in_channels], _batch(text))
+        h = as_tokens(self.patch, given[:, : self.patch.in_channels], text.batch)
         control = None if self.control is None else self.control.begin(given, h)
-        h, pending, gate, kept = self._through_blocks(
+        passed = self._through_blocks(
             h, rows, text.pairs, self._rotary_tables(latents),
-            control=control, split=split, quantized=quantized, keep=keep,
+            control=control, split=split, quantized=quantized, keep=keep, layers=layers,
         )  # fmt: skip
-        return self._velocity(h, pending, gate, rows, split, latents.shape), PrefixKeys(pairs=kept)
+        return self._predicted(passed, rows, split, latents.shape)
 
     def behind(
         self,
@@ -148,19 +169,20 @@ class FastWan(nn.Module):
         *,
         prefix_frames: int,
         quantized: tuple[bool, ...],
-    ) -> Tensor:
-        """`forward` of the tokens behind the first K latent frames alone, which read `prefix`; `rows` have no
+        layers: Sequence[int] = (),
+    ) -> Predicted:
+        """`keeping` of the tokens behind the first K latent frames alone, which read `prefix`; `rows` have no
         row of timestep 0. The velocity of the prefix is 0."""
         assert self.control is None, "a control branch has no clean prefix"
-        h = as_tokens(self.patch, latents[:, :, prefix_frames:].to(self.dtype), _batch(text))
+        h = as_tokens(self.patch, latents[:, :, prefix_frames:].to(self.dtype), text.batch)
         past = [(k.expand(len(h), -1, -1), v.expand(len(h), -1, -1)) for k, v in prefix.pairs]
         tables = self._rotary_tables(latents)
-        h, pending, gate, _ = self._through_blocks(
-            h, rows, text.pairs, tables, past=past, split=0, quantized=quantized, keep=0
+        passed = self._through_blocks(
+            h, rows, text.pairs, tables, past=past, split=0, quantized=quantized, layers=layers
         )
         shape = torch.Size((*latents.shape[:2], latents.shape[2] - prefix_frames, *latents.shape[3:]))
-        velocity = self._velocity(h, pending, gate, rows, 0, shape)
-        return F.pad(velocity, (0, 0, 0, 0, prefix_frames, 0))
+        made = self._predicted(passed, rows, 0, shape)
+        return replace(made, velocity=F.pad(made.velocity, (0, 0, 0, 0, prefix_frames, 0)))
 
     def own_prefix_keys(self, latents: Tensor, prefix_frames: int) -> PrefixKeys:
         """What the blocks read of a prefix that looks at itself alone: the same at every step of a take.
@@ -171,10 +193,8 @@ class FastWan(nn.Module):
         rows = self.time_rows(0.0, has_prefix=False)
         no_text = ((None, None),) * len(self.blocks)
         exact = (False,) * len(self.blocks)
-        *_, kept = self._through_blocks(
-            h, rows, no_text, (cos, sin), split=0, quantized=exact, keep=h.shape[1]
-        )
-        return PrefixKeys(pairs=kept)
+        passed = self._through_blocks(h, rows, no_text, (cos, sin), split=0, quantized=exact, keep=h.shape[1])
+        return PrefixKeys(pairs=passed.kept)
 
     def _through_blocks(
         self,
@@ -187,10 +207,10 @@ class FastWan(nn.Module):
         past: Sequence[Pair] | None = None,
         split: int,
         quantized: tuple[bool, ...],
-        keep: int,
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Pair, ...]]:
-        """h, the last branch and its gate, not yet added, and the kept pair of each block. `control`: the
-        stream of the control branch, whose hints are added."""
+        keep: int = 0,
+        layers: Sequence[int] = (),
+    ) -> _Passed:
+        """`control`: the stream of the control branch, whose hints are added, behind what is looked at."""
         blocks = list(zip(self.blocks, text, past or (None,) * len(self.blocks), quantized, strict=True))
 
         def through(
@@ -204,7 +224,7 @@ class FastWan(nn.Module):
             return made
 
         pending = gate = None
-        kept = []
+        kept, states = [], dict[int, Tensor]()
         for index in range(self.num_layers):
             hint = None
             if self.control is not None and control is not None and index in self.control.layers:
@@ -214,19 +234,27 @@ class FastWan(nn.Module):
                 control = self.ops.gate_residual(c, branch_out, branch_gate, split=split)
                 hint = self.control.hint(branch, control)
             h, pending, gate, pair = through(index, h, pending, gate)
+            if index in layers:
+                states[index] = pooled(h[:, split:], pending[:, split:], gate)
             h = h if hint is None else h + hint
             if pair is not None:
                 kept.append(pair)
-        return h, as_tensor(pending), as_tensor(gate), tuple(kept)
+        return _Passed(
+            h=h,
+            pending=as_tensor(pending),
+            gate=as_tensor(gate),
+            kept=tuple(kept),
+            states=tuple(states[layer] for layer in layers),
+        )
 
-    def _velocity(
-        self, h: Tensor, pending: Tensor, gate: Tensor, rows: TimeRows, split: int, shape: torch.Size
-    ) -> Tensor:
+    def _predicted(self, passed: _Passed, rows: TimeRows, split: int, shape: torch.Size) -> Predicted:
         shift, scale = rows.out.unbind(2)
         _, n, _ = self.ops.residual_norm(
-            h, pending, gate, scale=scale, shift=shift, split=split, eps=self.eps, quantize=None
-        )
-        return unpatchify(self.proj_out(n), shape, self.patch_size).float()
+            passed.h, passed.pending, passed.gate,
+            scale=scale, shift=shift, split=split, eps=self.eps, quantize=None,
+        )  # fmt: skip
+        velocity = unpatchify(self.proj_out(n), shape, self.patch_size).float()
+        return Predicted(velocity=velocity, prefix=PrefixKeys(pairs=passed.kept), states=passed.states)
 
     def _compute_rows(self, value: float, has_prefix: bool) -> TimeRows:
         device = self.table.device
@@ -282,107 +310,3 @@ def unpatchify(tokens: Tensor, shape: torch.Size, patch_size: tuple[int, int, in
     grid = tokens.unflatten(1, (frames // p_t, height // p_h, width // p_w))
     cells = grid.unflatten(4, (p_t, p_h, p_w, -1)).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return as_tensor(cells.flatten(6, 7).flatten(4, 5).flatten(2, 3))
-
-
-class FastDenoiser:
-    """FastWan behind the Denoiser protocol; `quantized_ranges` are for each block the timesteps at which its
-    self-attention is the quantized one, None: at none."""
-
-    def __init__(
-        self,
-        wan: FastWan,
-        *,
-        quantized_ranges: tuple[tuple[Range, ...], ...] | None = None,
-        graphs: bool = False,
-    ) -> None:
-        self.wan = wan
-        self._quantized_ranges = ((),) * len(wan.blocks) if quantized_ranges is None else quantized_ranges
-        assert len(self._quantized_ranges) == len(wan.blocks), "ranges are given block by block"
-        self._graphs: dict[Hashable, GraphedForward] | None = {} if graphs else None
-        self._pool = GraphPool()  # of all graphs: a lane replays them one after the other
-
-    def prepare(self, text: Tensor) -> TextKeys:
-        return self.wan.text_keys(text)
-
-    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        """Velocity float32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w]; B is 2 for branch "both"."""
-        _check_branch(text, branch)
-        rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
-        split, quantized = timestep.prefix_tokens, self._quantized(timestep)
-
-        def forward(latents: Tensor, rows: TimeRows, text: TextKeys, _: PrefixKeys) -> Tensor:
-            return as_tensor(self.wan(latents, rows, text, split=split, quantized=quantized))
-
-        return self._run(forward, latents, rows, text, PrefixKeys(pairs=()), key=(split, quantized))
-
-    def keeping(
-        self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str
-    ) -> tuple[Tensor, PrefixKeys]:
-        """The same, and what the blocks read of the prefix, for `behind`. No graph is replayed."""
-        _check_branch(text, branch)
-        split = timestep.prefix_tokens
-        rows = self.wan.time_rows(timestep.value, has_prefix=True)
-        return self.wan.keeping(
-            latents, rows, text, split=split, quantized=self._quantized(timestep), keep=split
-        )
-
-    def behind(
-        self,
-        latents: Tensor,
-        timestep: PrefixTimestep,
-        text: TextKeys,
-        prefix: PrefixKeys,
-        *,
-        branch: str,
-    ) -> Tensor:
-        """The velocity behind the prefix, 0 on it, from what was kept of the prefix."""
-        _check_branch(text, branch)
-        rows = self.wan.time_rows(timestep.value, has_prefix=False)
-        frames, quantized = timestep.prefix_frames, self._quantized(timestep)
-
-        def forward(latents: Tensor, rows: TimeRows, text: TextKeys, prefix: PrefixKeys) -> Tensor:
-            return self.wan.behind(latents, rows, text, prefix, prefix_frames=frames, quantized=quantized)
-
-        return self._run(forward, latents, rows, text, prefix, key=("behind", frames, quantized))
-
-    def _quantized(self, timestep: PrefixTimestep) -> tuple[bool, ...]:
-        return quantized_blocks(self._quantized_ranges, timestep.value)
-
-    def _run(
-        self,
-        forward: Callable[[Tensor, TimeRows, TextKeys, PrefixKeys], Tensor],
-        latents: Tensor,
-        rows: TimeRows,
-        text: TextKeys,
-        prefix: PrefixKeys,
-        *,
-        key: Hashable,
-    ) -> Tensor:
-        """Called, or replayed from the graph of these shapes and of `key`."""
-        if self._graphs is None:
-            return forward(latents, rows, text, prefix)
-        flat = [tensor for pair in (*text.pairs, *prefix.pairs) for tensor in pair]
-        num_text = 2 * len(text.pairs)
-        key = (key, tuple(latents.shape), tuple(flat[0].shape))
-
-        def of_tensors(latents: Tensor, block: Tensor, out: Tensor, *keys: Tensor) -> Tensor:
-            of_text, of_prefix = keys[:num_text], keys[num_text:]
-            return forward(
-                latents,
-                TimeRows(block=block, out=out),
-                TextKeys(pairs=tuple(zip(of_text[::2], of_text[1::2], strict=True))),
-                PrefixKeys(pairs=tuple(zip(of_prefix[::2], of_prefix[1::2], strict=True))),
-            )
-
-        if key not in self._graphs:
-            self._graphs[key] = GraphedForward(of_tensors, num_changing=3, pool=self._pool)
-        return self._graphs[key](latents, rows.block, rows.out, *flat)
-
-
-def _batch(text: TextKeys) -> int:
-    return text.pairs[0][0].shape[0]
-
-
-def _check_branch(text: TextKeys, branch: str) -> None:
-    batch = _batch(text)
-    assert branch in (COND, UNCOND, BOTH) and batch == (2 if branch == BOTH else 1), f"{branch}: {batch}"

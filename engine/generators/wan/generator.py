@@ -5,6 +5,7 @@ Knows no critic, no attempts, no reference clip, and no variant: what differs is
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from engine.autoencoder.memory import latent_shape
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.beginnings import ALL, Beginnings, Part, for_few_steps, key_of, refuse_scouts
 from engine.denoise.experts import EXPERTS, VisitingDenoiser
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
@@ -24,8 +26,9 @@ from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
+from engine.denoise.states import StateTap
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_numbers
+from engine.denoise.take import pad_first
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
@@ -33,19 +36,19 @@ from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.prefix_keys import prefix_note
+from engine.generators.wan.refusals import ON_HOST_IN_TURN, refuse, refuse_for, require_exportable
 from engine.generators.wan.settings import WanDefaults
+from engine.generators.wan.states import wan_sites
 from engine.generators.wan.text import token_ids
 from engine.machine.offload import TakingTurns, release
 from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Prompt, Scenario, VideoSpec
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
-BLOCKS, ON_HOST_IN_TURN = "blocks", "experts"
-"""What may be streamed beside the text encoder."""
 REMEMBERED = 16
 """Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
 
@@ -64,6 +67,7 @@ def load(
     exported: Assembled | None = None,
     streamed: Collection[str] = (),
     capability: tuple[int, int] | None = None,
+    states: bool = False,
 ) -> WanGenerator:
     """The generator of a diffusers folder; None takes its default. dtype: fp32, bf16 or fp16.
 
@@ -71,12 +75,12 @@ def load(
     `cache` is a folder for probed kernel choices; None keeps nothing. `exported` stands in for the
     transformer, whose weights are then not read; of `denoise` only what is around it is used. `streamed`:
     "text_encoder", "blocks" and "experts" stay on the host, the last in turn. `capability`: of a GPU that is
-    not here, to plan for.
+    not here, to plan for. `states`: takes keep pooled hidden states.
 
     Raises ModelError when a component is missing, incomplete or of another kind, ConfigError for bad values.
     """
     settings = denoise or DenoiseSettings()
-    _refuse(num_inference_steps, guidance_scale, settings, streamed, exported)
+    refuse(num_inference_steps, guidance_scale, settings, streamed, exported)
     with phase("weights" if with_weights else "modules"):
         parts = read_folder(
             folder,
@@ -87,7 +91,7 @@ def load(
             streamed=frozenset(streamed),
         )
     parts = on_the_grid_of(parts, grid_of(loras))
-    _refuse_for(parts, exported)
+    refuse_for(parts, exported)
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(
@@ -106,6 +110,7 @@ def load(
     elif exported is None:
         for one in parts.transformers:
             quantize_outline(parts.variant.family(one), settings, parts.device, capability, _policies(parts))
+    generator.keep_states(states)
     return generator
 
 
@@ -116,45 +121,6 @@ def _use_loras(parts: WanParts, loras: Sequence[Lora], *, with_weights: bool) ->
     for name, transformer in zip(names, parts.transformers, strict=True):
         if chosen := for_expert(loras, name, names):
             use(transformer, chosen, lora_aliases(transformer))
-
-
-def _refuse(
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    settings: DenoiseSettings,
-    streamed: Collection[str],
-    exported: Assembled | None,
-) -> None:
-    refuse_numbers(num_inference_steps, guidance_scale)
-    if BLOCKS in streamed and (settings.forward != "library" or exported is not None):
-        raise ConfigError(
-            "memory.blocks is streamed, which only the library's forward can be",
-            fix='use preset exact without --denoiser, or set memory.blocks = "device"',
-        )
-    if {BLOCKS, ON_HOST_IN_TURN} <= set(streamed):
-        raise ConfigError(
-            "memory.blocks and memory.experts are both streamed, and streamed blocks leave no expert to move",
-            fix='set one of them to "device"',
-        )
-
-
-def _refuse_for(parts: WanParts, exported: Assembled | None) -> None:
-    if ON_HOST_IN_TURN in parts.streamed and parts.boundary is None:
-        raise ConfigError(
-            f"memory.experts is streamed, and {parts.folder} has one transformer",
-            fix='set memory.experts = "device"',
-        )
-    if exported is not None:
-        _require_exportable(parts)
-
-
-def _require_exportable(parts: WanParts) -> None:
-    if not parts.variant.has_exports or parts.boundary is not None:
-        what = parts.variant.name + (" with two transformers" if parts.boundary is not None else "")
-        raise ConfigError(
-            f"{parts.folder} is {what}, of which no denoiser is exported",
-            fix="leave --denoiser out",
-        )
 
 
 def _assembled(generator: WanGenerator, cache: Path | None) -> list[Assembled]:
@@ -238,8 +204,10 @@ class WanGenerator:
             fixed_schedule(fixed) if fixed else read_schedule(parts.scheduler, num_inference_steps)
         )
         self.extrapolated = steps_to_extrapolate(self.schedule.timesteps, self.settings, _policies(parts))
+        self._keeps_states = False
         self.negatives: Recent[Tensor] = Recent(REMEMBERED)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
+        self.beginnings = Beginnings(self.settings, self.schedule.num_steps, self.extrapolated)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -258,6 +226,17 @@ class WanGenerator:
     def num_steps(self) -> int:
         """Denoise steps of one take."""
         return self.parts.variant.run.num_steps(self.schedule, self.parts)
+
+    @property
+    def sites(self) -> StateSites | None:
+        """Where takes keep hidden states; None: nowhere."""
+        return wan_sites(self) if self._keeps_states else None
+
+    def keep_states(self, wanted: bool) -> None:
+        """From now on. ConfigError where takes have none."""
+        if wanted:
+            wan_sites(self)
+        self._keeps_states = wanted
 
     @property
     def spec(self) -> VideoSpec:
@@ -281,7 +260,7 @@ class WanGenerator:
         """Latent frames F, latent pixels h and w, and text tokens L of one forward: what is exported for.
 
         ConfigError where no form of this model is exported."""
-        _require_exportable(self.parts)
+        require_exportable(self.parts)
         _, _, frames, height, width = latent_shape(self.parts.vae, self.spec)
         return {"F": frames, "h": height, "w": width, "L": self.parts.max_text_tokens}
 
@@ -305,15 +284,62 @@ class WanGenerator:
         self.most_chunk_latents = 1
         return "the autoencoder takes one latent frame at a time"
 
-    def rollout(self, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch) -> Rollout:
+    def rollout(
+        self,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        part: Part = ALL,
+        tap: StateTap | None = None,
+    ) -> Rollout:
         """The denoise steps of one job."""
-        return self.parts.variant.run.rollout(self, text, noise, encoded, watch)
+        return self.parts.variant.run.rollout(self, text, noise, encoded, watch, part, tap)
 
     def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
 
-        Raises VideoError when the prefix is unreadable or too short, ModelError when a text is too long.
+        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
+        prefix is unreadable or too short, ModelError when a text is too long.
         """
+        return self._job(scenario, prompt)
+
+    def check_scouts(self, form: ScoutForm) -> None:
+        """ConfigError where `scout` cannot make them."""
+        refuse_scouts(
+            form,
+            num_steps=self.schedule.num_steps,
+            is_distilled=bool(self.defaults.timesteps),
+            goes_on=self.parts.variant.run.goes_on,
+        )
+
+    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> WanJob:
+        """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
+        self.check_scouts(form)
+        if form.whole:
+            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
+        return self._job(scenario, prompt, scout=form)
+
+    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> WanJob:
+        """The take of such a scout; with `form.kept` it begins where that ended."""
+        self.check_scouts(form)
+        return self._job(scenario, prompt, after=form if form.kept else None)
+
+    def in_steps(self, num_steps: int) -> WanGenerator:
+        """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
+        other = copy.copy(self)
+        other.schedule, other.extrapolated = read_schedule(self.parts.scheduler, num_steps), frozenset()
+        other.settings = for_few_steps(self.settings)
+        return other
+
+    def _job(
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        *,
+        scout: ScoutForm | None = None,
+        after: ScoutForm | None = None,
+    ) -> WanJob:
         key = (scenario.id, _digest(scenario.prefix.path))
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
@@ -325,6 +351,7 @@ class WanGenerator:
             negative=prompt.negative,
             negative_ids=token_ids(self.parts, prompt.negative),
             seed=prompt.seed,
+            **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return WanJob(self, request)
 

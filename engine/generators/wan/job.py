@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from engine.denoise.beginnings import Part
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.rollout import Rollout
@@ -47,16 +49,24 @@ class WanJob(TakeJob):
             num_steps=generator.num_steps,
             chunk_latents=generator.chunk_latents(generator.spec),
             modules=modules,
+            keep=generator.beginnings.put,
+            sites=generator.sites,
         )
 
-    def _rollout(self, watch: FiniteWatch) -> Rollout:
+    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
         parts, encode = self._generator.parts, self._generator.parts.variant.conditioning.encode
-        text, noise = self._encode_text(), self._noise()
+        text = self._encode_text()
         prefix = self._encode_prefix(
             self._generator.prefixes,
             lambda pixels: encode(parts.vae, pixels, parts.spec, self._chunk_latents),
         )
-        return self._generator.rollout(text, noise, prefix, watch)
+
+        def make(part: Part, num_steps: int | None) -> Rollout:
+            generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
+            tap = self._tap if num_steps is None else None  # states are of the take, not of its scout
+            return generator.rollout(text, noise, prefix, watch, part, tap)
+
+        return make
 
     def _encode_text(self) -> GuidedText:
         generator, request = self._generator, self._request

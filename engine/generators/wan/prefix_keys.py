@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.forward import FastDenoiser, PrefixKeys, TextKeys
+from engine.generators.wan.denoiser import FastDenoiser, Observed
+from engine.generators.wan.forward import PrefixKeys, TextKeys
 from engine.protocols import Denoiser
 
 
@@ -59,9 +60,21 @@ class OwnPrefixDenoiser:
         return self._denoiser.prepare(text)
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
+        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
+
+    def observed(
+        self,
+        latents: Tensor,
+        timestep: PrefixTimestep,
+        text: TextKeys,
+        *,
+        branch: str,
+        layers: Sequence[int],
+    ) -> Observed:
+        """As `engine.denoise.states.Observable`."""
         if self._prefix is None:
             self._prefix = self._denoiser.wan.own_prefix_keys(latents, timestep.prefix_frames)
-        return self._denoiser.behind(latents, timestep, text, self._prefix, branch=branch)
+        return self._denoiser.behind(latents, timestep, text, self._prefix, branch=branch, layers=layers)
 
 
 class KeptPrefixDenoiser:
@@ -76,11 +89,23 @@ class KeptPrefixDenoiser:
         return self._denoiser.prepare(text)
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
+        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
+
+    def observed(
+        self,
+        latents: Tensor,
+        timestep: PrefixTimestep,
+        text: TextKeys,
+        *,
+        branch: str,
+        layers: Sequence[int],
+    ) -> Observed:
+        """As `engine.denoise.states.Observable`."""
         step = self._step[timestep.value]
         made_at, prefix = self._kept.get(branch, (step, None))
         if prefix is None or step - made_at >= self._prefix_steps:
-            velocity, kept = self._denoiser.keeping(latents, timestep, text, branch=branch)
+            made = self._denoiser.keeping(latents, timestep, text, branch=branch, layers=layers)
             recent = {name: old for name, old in self._kept.items() if step - old[0] < self._prefix_steps}
-            self._kept = recent | {branch: (step, kept)}
-            return velocity
-        return self._denoiser.behind(latents, timestep, text, prefix, branch=branch)
+            self._kept = recent | {branch: (step, made.prefix)}
+            return made.velocity, made.states
+        return self._denoiser.behind(latents, timestep, text, prefix, branch=branch, layers=layers)

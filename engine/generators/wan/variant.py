@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from engine.denoise.beginnings import ALL, Part
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.generators.wan.components import unfit
 from engine.generators.wan.conditioning import Conditioning
 from engine.generators.wan.settings import WanDefaults
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
 
 class Run(Protocol):
     """How takes of a variant are denoised."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the first steps of a take are of all its frames, so that one can go on behind them."""
+        ...
 
     def check(self, folder: Path, defaults: WanDefaults, config: Any) -> None:
         """ModelError for what the configuration of a transformer does not allow."""
@@ -59,9 +66,17 @@ class Run(Protocol):
         ...
 
     def rollout(
-        self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
+        self,
+        generator: WanGenerator,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        part: Part = ALL,
+        tap: StateTap | None = None,
     ) -> Rollout:
-        """Over float32 noise [1, Z, F, h, w] and what the conditioning made of the prefix."""
+        """Over float32 noise [1, Z, F, h, w] and what the conditioning made of the prefix. `tap` keeps hidden
+        states, of a variant that has them."""
         ...
 
 
@@ -85,6 +100,8 @@ class Variant:
     schedulers: tuple[str, ...] = ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
     is_guided: bool = True
     """False: guidance is in the weights, and there is none beside them."""
+    without_states: str | None = None
+    """Why the hidden states of its takes cannot be kept; None: they can."""
     has_exports: bool = False
     """Whether `retake export` knows its forward."""
 

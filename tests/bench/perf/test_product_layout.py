@@ -54,6 +54,7 @@ def test_one_product_takes_fewer_kernels() -> None:
 def test_the_committed_measurement() -> None:
     document = json.loads(RESULTS.read_text(encoding="utf-8"))
     rows = {(row["recipe"], row["capability"]): row for row in document["rows"]}
+    assert document["all_checks_hold"] and len(document["checks"]) == 2
     assert set(rows) == {
         (recipe, card) for recipe in product_layout.EIGHT_BITS for card in product_layout.CAPABILITIES
     }

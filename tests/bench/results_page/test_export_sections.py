@@ -75,7 +75,8 @@ def test_products_of_both_layouts() -> None:
         "products": {"each": 20, "one": 13},
         "activation_bytes": {"each": 2**25, "one": 2**23},
     }
-    document = {"library": "planner 1", "model": "Model", "shape": "480x832x81", "rows": [found]}
+    settings = {"library": "planner 1", "model": "Model", "shape": "480x832x81"}
+    document = {"settings": settings, "rows": [found]}
     made = product_layout(ResultFile(name="product_layout", kind="product_layout", document=document))
     assert made.headline == "fp8 for 12.0: 56 kernels, not 70"
     assert "| fp8 for 12.0 | 70 | 56 | 20 | 13 | 32.0 | 8 |" in made.body

@@ -33,7 +33,7 @@ def find(dataset: Path) -> tuple[Reference, ReferenceKey]:
 
 
 def all_frames(takes: RealTakes) -> list[np.ndarray]:
-    return [np.stack(list(takes.frames(take))) for take in (0, 1)]
+    return [np.stack([frame.copy() for frame in takes.frames(take)]) for take in (0, 1)]
 
 
 def test_everything_comes_back_as_it_was(dataset: Path, tmp_path: Path) -> None:
@@ -110,6 +110,19 @@ def test_key_follows_everything_that_decides_bits(
     monkeypatch.setattr("cv2.__version__", "9.9.9")
     keys.add(key.text)
     assert len(keys) == 10
+
+
+def test_size_of_a_known_clip_is_not_asked_of_it(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, key = find(dataset)
+    for damage in (None, b"", b"[64", b"[64]", b"64", b'["a", "b"]'):
+        for path in tmp_path.glob("*" if damage is not None else "none"):
+            path.write_bytes(damage or b"")
+        assert reference_key(reference, FPS, FileDigests(None), tmp_path) == key
+    monkeypatch.setattr("bench.scoring.references.probe", lambda path: pytest.fail("opened"))
+    assert reference_key(reference, FPS, FileDigests(None), tmp_path) == key
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_half_written_entry_is_never_seen(

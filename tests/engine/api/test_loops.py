@@ -114,3 +114,42 @@ def test_a_selector_that_nobody_asks_is_refused(
     with pytest.raises(retake.ConfigError, match="'darkest' is not a selector"):
         retake.refine(scenarios, Shades(), ScriptedCritic(), tmp_path / "run", loop=loop)
     assert not (tmp_path / "run").exists()
+
+
+class Scouting(Shades):
+    """Its scouts are as bright as their takes, and smaller."""
+
+    def check_scouts(self, form: retake.ScoutForm) -> None:
+        if form.steps > 4:
+            raise retake.ConfigError("no such steps", fix="fewer")
+
+    def scout(
+        self, scenario: retake.Scenario, prompt: retake.Prompt, form: retake.ScoutForm
+    ) -> retake.Job[retake.Video]:
+        frames = np.full((8, 16, 16, 3), prompt.seed % 200, np.uint8)
+        return retake.OneStep(lambda: retake.Video(frames=frames, fps=8.0))
+
+    def finish(
+        self, scenario: retake.Scenario, prompt: retake.Prompt, form: retake.ScoutForm
+    ) -> retake.Job[retake.Video]:
+        return self.start(scenario, prompt)
+
+
+def test_a_generator_of_ones_own_is_scouted(scenarios: tuple[retake.Scenario, ...], tmp_path: Path) -> None:
+    loop = retake.LoopConfig(method="scout", loops=0, scouts=4, scout_choosers=("darkest",))
+    by, run = {"darkest": Darkest()}, tmp_path / "run"
+    outcomes = retake.refine(scenarios, Scouting(), ScriptedCritic(), run, loop=loop, selectors=by)
+    record = retake.read_run(run)
+    for name, outcome in outcomes.items():
+        scouts = record.scenarios[name].scouts
+        assert [scout.form.steps for scout in scouts] == [2] * 4 + [4] * 2
+        (take,) = outcome.attempts
+        assert take.prompt.seed % 200 == min(scout.prompt.seed % 200 for scout in scouts)
+    for generator, settings, match in (
+        (Shades(), loop, "Shades makes no scouts"),
+        (Scouting(), retake.LoopConfig(method="scout", scout_steps=8), "no such steps"),
+        (Scouting(), retake.LoopConfig(method="scout", samples=2), "loop.samples is of the paper loop"),
+    ):
+        with pytest.raises(retake.ConfigError, match=match):
+            retake.refine(scenarios, generator, ScriptedCritic(), tmp_path / "other", loop=settings)
+    assert not (tmp_path / "other").exists()

@@ -13,6 +13,8 @@ from tiny_run import Folders
 import retake
 from engine.datasets.physics_iq import VIEWS
 from engine.protocols import Fence
+from engine.runs.states import read_states
+from engine.types import States, StateSites
 from engine.video.files import probe, read_frames, write_mp4
 
 GREY = np.full((24, 32, 32, 3), 90, np.uint8)
@@ -140,3 +142,12 @@ def test_a_take_of_a_loaded_generator(folders: Folders) -> None:
     assert video.frames.dtype == np.uint8
     other = retake.take(generator, scenario, retake.prompt(scenario, seed=2))
     assert not np.array_equal(video.frames, other.frames)
+
+
+def test_hidden_states_are_written_beside_their_video(tmp_path: Path) -> None:
+    sites = StateSites(steps=(0,), timesteps=(1000.0,), layers=(1,), width=2)
+    states = States(sites=sites, values=np.ones((1, 1, 3, 2), np.float32))
+    retake.write_video(tmp_path / "a.mp4", retake.Video(frames=GREY, fps=8.0, states=states))
+    assert np.array_equal(read_states(tmp_path / "a.mp4.states.safetensors").values, states.values)
+    retake.write_video(tmp_path / "a.mp4", retake.Video(frames=GREY, fps=8.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

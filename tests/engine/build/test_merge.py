@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from critiques import bare_critique
 from tiny_run import Folders, Silent, make_folders, script_the_critic
@@ -20,12 +21,13 @@ from engine.build.run import build_run, resume_run
 from engine.errors import ConfigError, StoreError
 from engine.runs.choices import choose
 from engine.runs.folder import DATABASE
+from engine.runs.states import SUFFIX, keep_states, place_of_states, read_states
 from engine.runs.store import RunStore
 from engine.runs.timeline import totals
 from engine.runs.trace import Span
 from engine.runs.trace_file import read_trace, write_trace
 from engine.settings.config import load_config, read_config, write_config
-from engine.types import Attempt, Clip, Outcome, PlanReply, Prompt, Scenario
+from engine.types import Attempt, Clip, Outcome, PlanReply, Prompt, Scenario, States, StateSites
 
 Takes = Sequence[float]
 """The critic's score of each take."""
@@ -99,6 +101,18 @@ def scores_of(folder: Path) -> dict[str, list[str]]:
             s.id: [(folder / a.video_path).read_text() for a in store.attempts(s.id)]
             for s in store.scenarios()
         }
+
+
+def test_hidden_states_come_with_their_takes(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one", {1: [10, 20]}), make_run(tmp_path / "two", {2: [40]})
+    sites = StateSites(steps=(0,), timesteps=(1000.0,), layers=(1,), width=2)
+    states = States(sites=sites, values=np.ones((1, 1, 3, 2), np.float32))
+    video = Path("videos/0001_view/attempt-1.mp4")
+    keep_states(one, video, states)
+    merge([one, two], tmp_path / "all")
+    (found,) = (tmp_path / "all").glob(f"videos/*/*{SUFFIX}")
+    assert found == place_of_states(tmp_path / "all", video)
+    assert np.array_equal(read_states(found).values, states.values)
 
 
 def test_two_shards_become_one_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from engine.build.prepare import Prepared, load
 from engine.build.run import begin_folder, build_run, resume_run
 from engine.cluster import worker
 from engine.cluster.driver import Driver
-from engine.cluster.messages import Ended, Message, Taken
+from engine.cluster.messages import Ended, Message, Ranked, Scouted, Taken
 from engine.cluster.run import ClusterRun
 from engine.errors import DeviceError, ModelError, RunLost, StoreError
 from engine.protocols import Critic, Generator
@@ -32,8 +32,13 @@ from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
 from engine.types import SKIPPED, Frames, Wish
 
-SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1}
+SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1, "selectors.keep_states": True}
+SCOUTS: dict[str, object] = {
+    **{"loop.method": "scout", "loop.loops": 0, "loop.scouts": 3, "loop.scout_halvings": 0},
+    **{"loop.scout_steps": 1, "loop.scout_choosers": ["static_camera"], "generator.steps": 2},
+}
 LOOKS: dict[str, object] = {"loop.loops": 1, "loop.samples": 2, "loop.selectors": ["static_camera"]}
+LOOKS["selectors.keep_states"] = True
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +152,8 @@ def goes_on_when_recorded(out: Path, scenario_id: str) -> None:
     [
         pytest.param(SETTINGS, Taken, id="critic-take"),
         pytest.param(SETTINGS, Ended, id="critic-outcome"),
+        pytest.param(SCOUTS, Scouted, id="scouts-scout"),
+        pytest.param(SCOUTS, Ranked, id="scouts-ranked", marks=pytest.mark.slow),
         pytest.param(LOOKS, Taken, id="looks-take", marks=pytest.mark.slow),
         pytest.param(LOOKS, Ended, id="looks-outcome", marks=pytest.mark.slow),
     ],

@@ -19,7 +19,7 @@ from engine.commands._progress import (
     make_display,
 )
 from engine.runs.pace import Left
-from engine.types import Attempt, Outcome, PlanReply, Prompt
+from engine.types import Attempt, Outcome, PlanReply, Prompt, Scout, ScoutForm
 
 
 def attempt(index: int, score: float | None) -> Attempt:
@@ -69,6 +69,36 @@ def test_takes_of_a_round_in_words() -> None:
         "consensus 0.812",
         "a: chose take 0 (loops): the only take [1/1, best takes 50.0]",
     ]
+
+
+def look(candidate: int, place: int, **scores: float) -> Scout:
+    return Scout(
+        number=candidate,
+        round=0,
+        stage=0,
+        candidate=candidate,
+        prompt=replace(attempt(0, None).prompt, seed=candidate),
+        form=ScoutForm(steps=2, whole=True),
+        video_path=Path("x.mp4"),
+        scores=scores,
+        place=place,
+        kept=place < 2,
+    )
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_scouts_are_told_by_stage_and_at_the_outcome(terminal: bool) -> None:
+    stream = io.StringIO()
+    looks = [look(0, 2, a=0.25, b=3.0), look(1, 0, a=0.5, b=4.0), look(2, 1, a=0.375)]
+    take = replace(attempt(0, 50.0), prompt=looks[1].prompt)
+    with make_display(Console(file=stream, force_terminal=terminal, width=300), 1) as display:
+        for one in looks:
+            display.scout("a", one)
+        display.ranked("a", looks)
+        display.outcome(Outcome(scenario_id="a", attempts=(take,), chosen=0, stopped="loops"))
+    said = stream.getvalue()
+    assert "a: 3 scouts of 2 steps by a, b: 1 0.5 4, 2 0.375 go on, before 0 0.25 3" in said
+    assert "the only take; it is scout 1: place 1 of 3 after 2 steps by a 0.5, b 4" in said
 
 
 def test_live_bars_show_lanes_scenarios_and_failures() -> None:

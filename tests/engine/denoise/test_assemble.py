@@ -15,9 +15,9 @@ from engine.denoise.assemble import FP8_RATE_IS_FULL, GRAPHED_TOKENS, Assembled,
 from engine.denoise.family import Shape
 from engine.denoise.layers import BoundAttention, bind, quantized_range
 from engine.errors import ConfigError, ModelError, RetakeError
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.forward import FastDenoiser
 from engine.generators.wan.recipes import WAN
 from engine.quant.attention_error import LAYOUTS
 from engine.quant.calibration import FORMATS

@@ -19,11 +19,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tiny_probe import write_tiny_probe
 from tiny_run import Folders, Silent, make_folders, script_the_critic
 from tiny_vjepa import write_tiny_vjepa
 
 from engine import plugins
-from engine.build import prepare as preparing
+from engine.build import probing
 from engine.build.run import build_run
 from engine.errors import BoundaryError, VideoError
 from engine.loop import boundary
@@ -69,9 +70,13 @@ SETTINGS: dict[str, object] = {"loop.loops": 1, "loop.samples": 2, "loop.selecto
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def settings(whole: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Every selector, the networks as small as can be."""
-    return SETTINGS | {"selectors.vjepa": str(write_tiny_vjepa(tmp_path_factory.mktemp("vjepa")))}
+    probe = write_tiny_probe(tmp_path_factory.mktemp("probe") / "states.probe", whole.generator)
+    return SETTINGS | {
+        "selectors.vjepa": str(write_tiny_vjepa(tmp_path_factory.mktemp("vjepa"))),
+        "selectors.states_probe": str(probe),
+    }
 
 
 def test_a_trap_is_a_trap(trapped: Folders) -> None:
@@ -112,7 +117,7 @@ def test_a_selector_that_opens_a_reference_fails_its_scenario(
 ) -> None:
     script_the_critic(monkeypatch)
     reference = next(path for path in whole.dataset.rglob("*.mp4") if "testing" in path.parts)
-    monkeypatch.setattr(preparing, "load_selectors", lambda names, settings: {"spy": Spy(reference)})
+    monkeypatch.setattr(probing, "load_selectors", lambda names, settings: {"spy": Spy(reference)})
     config = whole.config(tmp_path / "run", settings=SETTINGS | {"loop.selectors": ["spy"]})
     with build_run(config) as run:
         (outcome,) = run.execute(Silent()).values()
@@ -227,7 +232,7 @@ def test_the_process_of_the_loop_never_imports_the_scorer(
 ) -> None:
     code = CHILD.format(
         repo=str(ROOT),
-        tests=str(ROOT / "tests"),
+        tests=str(ROOT / "tests" / "support"),
         dataset=str(trapped.dataset),
         generator=str(trapped.generator),
         critic=str(trapped.critic),

@@ -53,6 +53,24 @@ def test_features_and_what_is_missing() -> None:
     }  # fmt: skip
 
 
+def test_another_take_is_a_middling_one_of_a_revised_plan() -> None:
+    first = TAKES[:2]  # of which the second is chosen, told, with a score of 40 where the mean is 50
+    assert model(revised=3.0).of_another(first, 1) == 3.0
+    assert model(told=3.0).of_another(first, 1) == 0.0 and model(told=3.0).of_another(first, 0) == 3.0
+    assert model(critic_score=10.0).of_another(first, 1) == pytest.approx(1.0)
+    assert model(rank_a=8.0).of_another(first, 1) == -4.0, "it is the best so far by that selector"
+    accepted = replace(first[1], critique=replace(bare_critique(40.0), verdict=Verdict.ACCEPT))
+    assert model(accepted=5.0).of_another([first[0], accepted], 1) == -5.0
+    assert model(1.0, 4.0, revised=1.5).of_another(first, 1) == -0.5, "lowered by one deviation of 2"
+    unread = [replace(take, critique=None) for take in first]
+    assert model(critic_score=10.0).of_another(unread, 1) == 0.0
+
+
+def test_a_revised_take_is_known_by_its_prompt_too() -> None:
+    second = replace(TAKES[1], round=1, prompt=replace(TAKES[1].prompt, revision=2))
+    assert features([second], [])[0]["revised"] == 1.0
+
+
 def test_gains_are_over_the_plans_take_and_lowered_by_their_doubt() -> None:
     assert plans_take(TAKES) == 1 and plans_take([replace(TAKES[1], prompt=TAKES[0].prompt)]) == 0
     assert model(critic_score=10.0).gains(TAKES) == pytest.approx([2.0, 0.0, 10 * (19 / 30 - 0.4), 5.0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,8 +181,11 @@ def kill_at(count: int, *, after: bool, target: object, piece: str, counter: lis
     setattr(target, piece, dying)
 
 
+STORED = ("plan", "scout", "ranked", "attempt", "judged", "outcome")
+
+
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["looks", "of three", "all judged"])
+@pytest.mark.parametrize("name", ["looks", "of three", "all judged", "scouts"])
 def test_killed_at_any_piece_of_work_the_outcome_is_the_same(
     make_run, oracles, name: str, after: bool
 ) -> None:
@@ -189,9 +193,9 @@ def test_killed_at_any_piece_of_work_the_outcome_is_the_same(
     expected = oracles[name]
     for count in itertools.count(1):
         run, counter = make_run(policy=POLICIES[name]), [0]
-        for piece in ("plan", "attempt", "judged", "outcome"):
+        for piece in STORED:
             kill_at(count, after=after, target=run.store, piece=piece, counter=counter)
-        for piece in ("select", "read"):
+        for piece in ("select", "read", "preview"):
             kill_at(count, after=after, target=run, piece=piece, counter=counter)
         try:
             run.go(ahead=1, limit=1)
@@ -200,16 +204,46 @@ def test_killed_at_any_piece_of_work_the_outcome_is_the_same(
         else:
             break
         stored = {scene.id: len(run.store.attempts(scene.id)) for scene in SCENARIOS[:1]}
-        for piece in ("plan", "attempt", "judged", "outcome"):
+        looks = {scene.id: run.store.scouts.of(scene.id) for scene in SCENARIOS[:1]}
+        for piece in STORED:
             delattr(run.store, piece)
-        del run.select, run.read
+        del run.select, run.read, run.preview
         run.models.calls.clear()
         found = run.go(ahead=1, limit=1)
         for scene_id, num_stored in stored.items():
             assert without_timings(found)[scene_id] == without_timings(expected)[scene_id], count
             made = sum(call[:2] == ("generate", scene_id) for call in run.models.calls)
             assert made == len(expected[scene_id].attempts) - num_stored, "a stored take was made again"
+            scouted = sum(call[:2] == ("scout", scene_id) for call in run.models.calls)
+            there = run.store.scouts.of(scene_id)
+            assert scouted == len(there) - len(looks[scene_id]), "a stored scout was made again"
+            assert there[: len(looks[scene_id])] == looks[scene_id] or any(
+                s.place is None for s in looks[scene_id]
+            )
+            assert [scout.number for scout in there] == list(range(len(there)))
     assert count > 8
+
+
+def test_scouts_are_the_same_with_and_without_overlap(make_run) -> None:
+    found = []
+    for overlap, ahead in [(False, 1), (True, 4)]:
+        run = make_run(policy=POLICIES["scouts"])
+        run.go(overlap=overlap, ahead=ahead)
+        looks = [replace(s, timings={}) for one in SCENARIOS for s in run.store.scouts.of(one.id)]
+        found.append(looks)
+    assert found[0] == found[1]
+    assert {look.round for look in found[0]} > {0, 1}, "some scenarios have further rounds"
+    assert sum(look.round == 0 and look.stage == 0 for look in found[0]) == 4 * len(SCENARIOS)
+
+
+def test_a_scout_that_fails_costs_its_scenario_alone(make_run, oracles) -> None:
+    run = make_run(policy=POLICIES["scouts"])
+    lost = SCENARIOS[1].id
+    run.models.fails["scout", lost] = RuntimeError("no scout")
+    found = run.go()
+    assert found.pop(lost).failure == "RuntimeError: no scout"
+    expected = {name: one for name, one in oracles["scouts"].items() if name != lost}
+    assert without_timings(found) == without_timings(expected)
 
 
 def test_take_is_complete_and_champion_is_copied(make_run) -> None:

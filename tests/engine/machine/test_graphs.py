@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +28,21 @@ def affine(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     return torch.tanh(x @ weight) * y + weight.sum()
 
 
+class Replayed:
+    """A `GraphedForward` of a function with one result."""
+
+    def __init__(
+        self, function: Callable[..., Tensor], *, num_changing: int, pool: GraphPool | None = None
+    ) -> None:
+        self._graphed = GraphedForward(
+            lambda *tensors: (function(*tensors),), num_changing=num_changing, pool=pool
+        )
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        (result,) = self._graphed(*tensors)
+        return result
+
+
 def same(ours: Tensor, expected: Tensor) -> bool:
     """To rounding: a captured product may use another workspace."""
     return torch.allclose(ours, expected, atol=1e-5, rtol=1e-5)
@@ -45,7 +61,7 @@ def test_importing_starts_no_cuda() -> None:
 
 @pytest.mark.gpu
 def test_replay_equals_the_function_for_changing_inputs() -> None:
-    graphed = GraphedForward(affine, num_changing=2)
+    graphed = Replayed(affine, num_changing=2)
     _, _, weight = values(0)
     for seed in range(5):
         x, y, _ = values(seed)
@@ -54,7 +70,7 @@ def test_replay_equals_the_function_for_changing_inputs() -> None:
 
 @pytest.mark.gpu
 def test_inputs_written_in_place_are_seen_where_they_change_and_only_there() -> None:
-    graphed = GraphedForward(affine, num_changing=2)
+    graphed = Replayed(affine, num_changing=2)
     x, y, weight = values(0)
     before = graphed(x, y, weight)
     x.add_(1)
@@ -68,7 +84,7 @@ def test_inputs_written_in_place_are_seen_where_they_change_and_only_there() -> 
 
 @pytest.mark.gpu
 def test_another_tensor_among_the_lasting_ones_is_picked_up_and_so_is_the_first_again() -> None:
-    graphed = GraphedForward(affine, num_changing=2)
+    graphed = Replayed(affine, num_changing=2)
     x, y, weight = values(0)
     _, _, other = values(1)
     results = [graphed(x, y, given) for given in (weight, other, weight, other)]
@@ -79,7 +95,7 @@ def test_another_tensor_among_the_lasting_ones_is_picked_up_and_so_is_the_first_
 
 @pytest.mark.gpu
 def test_a_freed_tensor_at_the_same_address_is_not_taken_for_the_old_one() -> None:
-    graphed = GraphedForward(affine, num_changing=2)
+    graphed = Replayed(affine, num_changing=2)
     x, y, _ = values(0)
     for seed in range(6):  # the allocator gives the same address again where nothing holds the last tensor
         weight = values(seed)[2]
@@ -89,12 +105,25 @@ def test_a_freed_tensor_at_the_same_address_is_not_taken_for_the_old_one() -> No
 
 @pytest.mark.gpu
 def test_results_are_not_overwritten_by_the_next_replay() -> None:
-    graphed = GraphedForward(affine, num_changing=2)
+    graphed = Replayed(affine, num_changing=2)
     inputs = [values(seed) for seed in range(3)]
     results = [graphed(x, y, inputs[0][2]) for x, y, _ in inputs]
     torch.cuda.synchronize()
     for result, (x, y, _) in zip(results, inputs, strict=True):
         assert same(result, affine(x, y, inputs[0][2]))
+
+
+@pytest.mark.gpu
+def test_every_result_of_a_replay_is_its_own() -> None:
+    def both(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        made = affine(x, y, weight)
+        return made, made.mean(dim=0)
+
+    graphed = GraphedForward(both, num_changing=2)
+    inputs = [values(seed) for seed in range(3)]
+    results = [graphed(x, y, inputs[0][2]) for x, y, _ in inputs]
+    for found, (x, y, _) in zip(results, inputs, strict=True):
+        assert all(map(same, found, both(x, y, inputs[0][2])))
 
 
 @pytest.mark.gpu
@@ -105,7 +134,7 @@ def test_the_function_runs_in_the_warm_up_and_the_capture_only() -> None:
         calls.append(x.shape)
         return affine(x, y, weight)
 
-    graphed = GraphedForward(counted, num_changing=2)
+    graphed = Replayed(counted, num_changing=2)
     for seed in range(4):
         graphed(*values(seed))
     assert len(calls) == WARM_UP_CALLS + 1
@@ -113,7 +142,7 @@ def test_the_function_runs_in_the_warm_up_and_the_capture_only() -> None:
 
 @pytest.mark.gpu
 def test_another_shape_is_a_mistake() -> None:
-    graphed = GraphedForward(affine, num_changing=2)
+    graphed = Replayed(affine, num_changing=2)
     x, y, weight = values(0)
     graphed(x, y, weight)
     with pytest.raises(AssertionError, match="captured"):
@@ -138,11 +167,11 @@ def test_graphs_of_one_pool_replay_in_any_order_and_take_its_memory_once() -> No
     def work(x: Tensor) -> Tensor:
         return torch.tanh(x @ x).sum(0)
 
-    def captured_bytes(pool: GraphPool | None) -> tuple[int, list[GraphedForward]]:
+    def captured_bytes(pool: GraphPool | None) -> tuple[int, list[Replayed]]:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
-        made = [GraphedForward(work, num_changing=1, pool=pool) for _ in range(4)]
+        made = [Replayed(work, num_changing=1, pool=pool) for _ in range(4)]
         for graphed in made:
             graphed(wide)
         torch.cuda.synchronize()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.denoise.layers import BoundAttention
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.forward import FastDenoiser
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.recipes import read_attention
 from engine.quant.attention_error import WEIGHT_OFFSET, Projected, outputs, reason_against
 from engine.quant.calibration import compare

@@ -109,6 +109,7 @@ def test_an_older_store_is_read_as_it_is_and_brought_up_by_a_choice(run: Path) -
     with sqlite3.connect(run / "run.sqlite") as connection:
         connection.execute("DROP TABLE choices")
         connection.execute("DROP TABLE requests")
+        connection.execute("DROP TABLE scouts")
         connection.execute("ALTER TABLE attempts DROP COLUMN device")
         connection.execute("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
     own = outcome_of(run)

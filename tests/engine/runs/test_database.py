@@ -53,6 +53,15 @@ def test_flipped_and_cut_files_are_read_or_refused(tmp_path: Path, stored: bytes
     assert num_refused > 50
 
 
+def test_a_name_that_is_no_text_is_told_as_damage(tmp_path: Path, stored: bytes) -> None:
+    """SQLite repeats it in a message, which Python then cannot read."""
+    damaged = stored.replace(b"tablescoutsscouts", b"table\xf3coutsscouts")
+    damaged = damaged.replace(b"CREATE TABLE scouts", b"CREATE TABLX scouts")
+    (tmp_path / "run.sqlite").write_bytes(damaged)
+    with pytest.raises(StoreError, match="damaged"):
+        read_all(tmp_path)
+
+
 @pytest.mark.parametrize("version", ["0", "-1", "abc", "", None, "1.5"])
 def test_odd_versions_are_refused(tmp_path: Path, stored: bytes, version: str | None) -> None:
     path = tmp_path / "run.sqlite"

@@ -136,6 +136,7 @@ def test_an_older_store_has_none_and_a_foreign_row_is_refused(store: RunStore) -
     store.close()
     with sqlite3.connect(store.folder / "run.sqlite") as database:
         database.execute("DROP TABLE requests")
+        database.execute("DROP TABLE scouts")
         database.execute("UPDATE meta SET value = '5' WHERE key = 'schema_version'")
     with RunStore.open(store.folder, read_only=True) as older:
         assert older.requests.all() == ()

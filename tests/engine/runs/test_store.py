@@ -159,8 +159,8 @@ def test_a_chosen_clip_comes_back(store: RunStore) -> None:
 def test_newer_schema_is_refused(store: RunStore) -> None:
     store.close()
     with sqlite3.connect(store.folder / "run.sqlite") as database:
-        database.execute("UPDATE meta SET value = '7' WHERE key = 'schema_version'")
-    with pytest.raises(StoreError, match="schema version 7"):
+        database.execute("UPDATE meta SET value = '8' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match="schema version 8"):
         RunStore.open(store.folder)
 
 
@@ -171,6 +171,7 @@ def test_runs_of_version_1_are_read_and_continued(store: RunStore) -> None:
         database.executescript(
             "ALTER TABLE attempts DROP COLUMN round; ALTER TABLE attempts DROP COLUMN sample;"
             "ALTER TABLE attempts DROP COLUMN video_sha256; DROP TABLE choices; DROP TABLE requests;"
+            "DROP TABLE scouts;"
             "ALTER TABLE attempts DROP COLUMN device;"
             "UPDATE meta SET value = '1' WHERE key = 'schema_version'"
         )

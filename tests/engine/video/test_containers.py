@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from odd_clips import NUM_FRAMES, with_made_up_frame, write_clip
 
 from engine.errors import VideoError
-from engine.video.files import is_readable, probe, read_frames, refuse_damaged
+from engine.video.containers import decoded_frames, opened
+from engine.video.files import is_readable, probe, read_frames, read_header, refuse_damaged
 
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mp4": ("a.mp4", {}),
@@ -42,6 +44,14 @@ def test_an_index_that_points_past_the_end_tells_a_part(tmp_path: Path) -> None:
         probe(path)
 
 
+def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"qqqq"))
+    for read in (probe, read_frames, refuse_damaged, read_header):
+        with pytest.raises(VideoError, match=r"a\.mp4 holds video of a codec that FFmpeg does not know"):
+            read(path)
+
+
 def test_a_frame_that_the_decoder_made_up_is_refused(tmp_path: Path) -> None:
     path = with_made_up_frame(write_clip(tmp_path / "a.mp4"))
     assert probe(path).num_frames == NUM_FRAMES  # which decodes the first frame alone where it can
@@ -49,3 +59,25 @@ def test_a_frame_that_the_decoder_made_up_is_refused(tmp_path: Path) -> None:
         with pytest.raises(VideoError, match=r"a\.mp4 is truncated or damaged in frame \d+"):
             read(path)
     assert not is_readable(path)
+
+
+def test_the_same_damage_is_found_without_pixels(tmp_path: Path) -> None:
+    data, random = write_clip(tmp_path / "a.mp4").read_bytes(), np.random.default_rng(0)
+    verdicts = []
+    for number in range(40):
+        damaged = bytearray(data)
+        damaged[random.integers(len(data))] ^= 1 << random.integers(8)
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(damaged)
+        verdicts.append([verdict(path, pixels) for pixels in (True, False)])
+    assert all(whole == without for whole, without in verdicts)
+    assert 5 < sum(isinstance(whole, str) for whole, _ in verdicts) < 35
+
+
+def verdict(path: Path, pixels: bool) -> int | str:
+    """How many frames decode, or why not."""
+    try:
+        with opened(path) as (container, stream):
+            return sum(1 for _ in decoded_frames(path, container, stream, 1, pixels=pixels))
+    except VideoError as error:
+        return error.problem

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from engine.video.files import probe
 from engine.video.motion_masks import masks_of, motion_masks, write_masks
@@ -42,6 +43,31 @@ def test_specks_are_opened_away() -> None:
     clip = gray_clip(100, 0)
     clip[1][20:22, 20:22] = 255
     assert not list(motion_masks(clip))[1].any()
+
+
+def masks_by_whole_frames(clip: list[np.ndarray]) -> list[np.ndarray]:
+    """The benchmark's steps one after another, each over all pixels and into memory of its own."""
+    kernel, masks = np.ones((5, 5), np.uint8), [np.zeros_like(clip[0])]
+    background = cv2.GaussianBlur(clip[0], (5, 5), 0).astype(np.float64)
+    for gray in clip[1:]:
+        blurred = cv2.GaussianBlur(gray, (5, 5), 0)
+        cv2.accumulateWeighted(blurred, background, 0.3)
+        mask = (cv2.absdiff(blurred, cv2.convertScaleAbs(background)) > 10).astype(np.uint8) * 255
+        opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel)
+        masks.append(cv2.morphologyEx(opened, cv2.MORPH_CLOSE, kernel))
+    return masks
+
+
+@pytest.mark.parametrize("left, top, side", [(20, 20, 9), (0, 0, 7), (33, 53, 7), (0, 20, 60), (38, 3, 2)])
+def test_cleaning_around_what_moves_cleans_the_whole_frame(left: int, top: int, side: int) -> None:
+    """Also at edges and corners, where a filter has nothing to look at."""
+    random = np.random.default_rng(left)
+    clip = [np.full((60, 40), 90, np.uint8) for _ in range(12)]
+    for frame in clip[1:]:
+        part = frame[top : top + side, left : left + side]
+        part += random.integers(0, 2, part.shape, np.uint8) * 90
+    expected = masks_by_whole_frames(clip)
+    assert np.array_equal(list(motion_masks(clip)), expected) and np.any(expected) == (side > 2)
 
 
 def test_masks_of_rgb_frames() -> None:

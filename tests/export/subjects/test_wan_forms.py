@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.denoise.layers import BoundAttention, bind
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.forward import FastDenoiser
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.prefix_keys import for_take, prefix_note
 from export.forms import DENSE, PREFIX_SPARSE, Form

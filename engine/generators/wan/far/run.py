@@ -11,10 +11,12 @@ from torch import Tensor
 
 from engine.autoencoder.memory import latent_shape, padded, total_frames
 from engine.autoencoder.vae import TEMPORAL_STRIDE, latent_frames_of
+from engine.denoise.beginnings import ALL, Part
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import GuidedText
 from engine.denoise.sampler import Schedule
+from engine.denoise.states import StateTap
 from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.components import unfit
@@ -37,6 +39,8 @@ AUTO = ("auto",)
 
 class FarRun:
     """`engine.generators.wan.variant.Run`."""
+
+    goes_on = False
 
     def check(self, folder: Path, defaults: WanDefaults, config: Any) -> None:
         if defaults.prefix_attention == OWN:
@@ -112,8 +116,17 @@ class FarRun:
         return int(2 * config.num_layers * width * element * _context_tokens(parts, spec) + tables)
 
     def rollout(
-        self, generator: WanGenerator, text: GuidedText, noise: Tensor, encoded: Tensor, watch: FiniteWatch
+        self,
+        generator: WanGenerator,
+        text: GuidedText,
+        noise: Tensor,
+        encoded: Tensor,
+        watch: FiniteWatch,
+        part: Part = ALL,
+        tap: StateTap | None = None,
     ) -> ChunkRollout:
+        assert part == ALL, "the first steps of such a take are those of its first chunk"
+        assert tap is None, "the variant has no states"
         chunks, _ = _partition(generator.parts, generator.spec)
         return ChunkRollout(
             cast(ChunkModel, generator.denoiser),

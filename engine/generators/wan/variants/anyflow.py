@@ -27,4 +27,5 @@ VARIANT = Variant(
     fps=16.0,
     schedulers=("FlowMapEulerDiscreteScheduler",),
     is_guided=False,
+    without_states="it denoises chunk after chunk, so that no step sees all frames of a take",
 )

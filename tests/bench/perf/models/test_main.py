@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.perf import resumed
 from bench.perf.models import __main__ as command
 from bench.perf.models import measure
 from bench.perf.models.document import joined, summary
@@ -170,7 +171,7 @@ def test_rows_go_into_the_file_one_by_one_and_are_not_measured_again(
         command.main(given[3:], started_s=time.perf_counter())
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(command, "subprocess", SimpleNamespace(run=in_process))
+    monkeypatch.setattr(resumed, "subprocess", SimpleNamespace(run=in_process))
     given = [word for word in words(tmp_path, out, f"{TI2V}/{BUDGETED}") if word != "--in-process"]
     for status in (1, 1):
         assert command.main(given, started_s=time.perf_counter()) == status

@@ -9,13 +9,22 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from bench.scoring.check import compare as compare_script
-from bench.scoring.check.compare import Check, Subject, compare, other_files, require_equal, timing_record
+from bench.scoring.check.compare import (
+    Check,
+    Subject,
+    compare,
+    other_files,
+    require_equal,
+    summary,
+    timing_record,
+)
 from bench.scoring.check.datasets import EXACTNESS, Made, make
 from bench.scoring.check.tools import Measured, Official, Ours, Scored, read_cells, run_measured
 from engine.errors import ScorerError
@@ -137,6 +146,7 @@ def test_speed_is_by_median_and_per_view() -> None:
     assert record["median_wall_s_per_view"] == {"official": 11.0, "cold": 5.5, "warm": 0.5}
     assert (record["times_faster_cold"], record["times_less_cpu_warm"]) == (2.0, 22.0)
     assert record["peak_rss_bytes"] == {"official": 90, "cold": 33, "warm": 4}
+    assert summary(record) == {"cold_over_official": 2.0, "warm_over_official": 22.0}
 
 
 def test_other_files_have_the_same_pictures(tmp_path: Path) -> None:
@@ -146,6 +156,31 @@ def test_other_files_have_the_same_pictures(tmp_path: Path) -> None:
     for path in submission.iterdir():
         assert path.read_bytes() != (other / path.name).read_bytes()
         assert np.array_equal(read_frames(path), read_frames(other / path.name))
+
+
+class OneCsv:
+    """In place of both tools: writes the same CSV whatever it is asked."""
+
+    jobs = 1
+
+    def score(self, root: Path, submission: Path, work: Path, cache: Path) -> Scored:
+        work.mkdir(parents=True)
+        return scored(work / "ours.csv", CSV)
+
+    def metrics(self, root: Path, submission: Path, fps: int, work: Path) -> Scored:
+        work.mkdir(parents=True)
+        return scored(work / "official.csv", CSV)
+
+    def aggregate(self, csv_path: Path, work: Path) -> dict[str, float | None]:
+        return NUMBERS
+
+
+def test_every_round_of_timing_is_told_when_it_is_done(tmp_path: Path) -> None:
+    tool: Any = OneCsv()
+    check = Check(officials={"abc": tool}, ours=tool, work=tmp_path, console=Console(quiet=True))
+    made = Made(name="made", fps=8, real_px=(64, 48), generated_px=(64, 48), num_scenes=1, masks_ship=False)
+    told = [(len(found), record["wall_s"]["warm"]) for found, record in check.timing(made, 2)]
+    assert told == [(2, [1.0]), (4, [1.0, 1.0])]
 
 
 def test_command_refuses_a_folder_that_is_no_checkout(

@@ -241,3 +241,17 @@ def test_refusals() -> None:
     made = Cosmos3Denoiser(fast(tiny.transformer(num_layers=1)))
     with pytest.raises(AssertionError, match="one at a time"):
         made(tiny.latents(), tiny.at(1.0), made.prepare(tiny.token_ids()), branch=BOTH)
+
+
+@LAYOUTS
+def test_hidden_states_are_those_of_the_library_and_change_no_velocity(layout: dict[str, Any]) -> None:
+    model, found = tiny.transformer(layout), []
+    for denoiser in (EagerDenoiser(model, fps=tiny.FPS), Cosmos3Denoiser(fast(model))):
+        text = denoiser.prepare(tiny.token_ids())
+        plain = denoiser(tiny.latents(), tiny.at(640.0), text, branch=COND)
+        velocity, states = denoiser.observed(tiny.latents(), tiny.at(640.0), text, branch=COND, layers=(0, 2))
+        assert torch.equal(velocity, plain)
+        assert [tuple(one.shape) for one in states] == [(3, 32), (3, 32)]
+        found.append(torch.stack(states))
+    assert tiny_denoise.largest(found[1], found[0]) < 1e-5
+    assert tiny_denoise.largest(found[0][0], found[0][1]) > 1e-2

@@ -235,3 +235,15 @@ def test_refusals(folder: Path, generator: Cosmos3Generator, scenario: Scenario)
             cosmos3.load(folder, device="cpu", dtype="fp32", **options)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="at most 2048"):
         generator.start(scenario, replace(PROMPT, text="word " * 3000))
+
+
+@pytest.mark.parametrize("settings", [DenoiseSettings(), FAST], ids=["library", "fast"])
+def test_hidden_states_are_kept_and_no_pixel_depends_on_them(
+    folder: Path, scenario: Scenario, settings: DenoiseSettings
+) -> None:
+    options: dict[str, Any] = {"device": "cpu", "dtype": "fp32", "denoise": settings}
+    without, kept = (cosmos3.load(folder, states=on, **options) for on in (False, True))
+    plain, made = (run(one.start(scenario, PROMPT)) for one in (without, kept))
+    assert np.array_equal(plain.frames, made.frames)
+    assert plain.states is None and made.states is not None and made.states.sites == kept.sites
+    assert made.states.values.std() > 0

@@ -19,10 +19,11 @@ from engine.denoise.family import Shape
 from engine.denoise.guidance import Guidance, GuidedText
 from engine.denoise.layers import BoundAttention, ElementWise, bind, compile_blocks, quantized_range
 from engine.denoise.sampler import PrefixSampler, read_schedule
-from engine.generators.wan import forward as module
+from engine.generators.wan import denoiser as module
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.eager import EagerDenoiser
 from engine.generators.wan.family import WanFamily
-from engine.generators.wan.forward import REMEMBERED_TIMES, FastDenoiser
+from engine.generators.wan.forward import REMEMBERED_TIMES
 from engine.generators.wan.recipes import wan_recipe
 from engine.protocols import Denoiser
 from engine.quant.surgery import quantize_linears
@@ -261,8 +262,8 @@ def test_a_graph_is_captured_for_every_combination_of_blocks(monkeypatch: pytest
             pools.add(pool)
             self.forward = forward
 
-        def __call__(self, *tensors: Tensor) -> Tensor:
-            out: Tensor = self.forward(*tensors)
+        def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+            out: tuple[Tensor, ...] = self.forward(*tensors)
             return out
 
     monkeypatch.setattr(module, "GraphedForward", Eager)

@@ -17,8 +17,9 @@ from engine.denoise.guidance import Guidance, GuidedText
 from engine.denoise.layers import BoundAttention, bind
 from engine.generators.wan import flow_run
 from engine.generators.wan import generator as wan
+from engine.generators.wan.denoiser import FastDenoiser
 from engine.generators.wan.eager import EagerDenoiser
-from engine.generators.wan.forward import FastDenoiser, FastWan
+from engine.generators.wan.forward import FastWan
 from engine.generators.wan.memory import prefix_bytes
 from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.prefix_keys import KeptPrefixDenoiser, OwnPrefixDenoiser, for_take, prefix_note
@@ -169,9 +170,9 @@ def test_each_branch_has_its_own_and_a_step_that_was_left_out_makes_it_older(
     made: list[tuple[float, str]] = []
     keeping = FastDenoiser.keeping
 
-    def noted(self: Any, latents: Any, timestep: Any, text: Any, *, branch: str) -> Any:
+    def noted(self: Any, latents: Any, timestep: Any, text: Any, *, branch: str, layers: Any) -> Any:
         made.append((timestep.value, branch))
-        return keeping(self, latents, timestep, text, branch=branch)
+        return keeping(self, latents, timestep, text, branch=branch, layers=layers)
 
     monkeypatch.setattr(FastDenoiser, "keeping", noted)
     for step, branch in ((0, "uncond"), (0, "cond"), (2, "cond"), (3, "uncond"), (3, "cond")):

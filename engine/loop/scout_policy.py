@@ -1,0 +1,175 @@
+"""The scout loop as pure functions: candidates of a round, who goes on, another round or why there is none.
+
+Knows no model and no clock. A candidate is a prompt with a seed; it is looked at in stages, each of twice the
+steps of the one before and for half as many. Invariants: candidates depend on scenario, seed and what was
+said of earlier rounds, never on the order of scenarios; of equals the earlier candidate is before the later.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine.loop.policy import (
+    ACCEPTED,
+    CRITIC_UNREADABLE,
+    LOOPS,
+    NO_IMPROVEMENT,
+    PROMPT_UNCHANGED,
+    RefinementPolicy,
+    accepted,
+    critic_score,
+    scenario_seed,
+    winners,
+)
+from engine.loop.prompting import compile_prompt, text_distance
+from engine.loop.ranking import mean_ranks
+from engine.types import (
+    Attempt,
+    Critique,
+    Fault,
+    PhysicsPlan,
+    PlanReply,
+    Prompt,
+    Scenario,
+    Scout,
+    ScoutForm,
+    Stop,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from engine.settings.config import LoopConfig
+
+NOT_CALIBRATED = "gain of a round not known"
+NO_GAIN = "no gain expected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoutPolicy:
+    """`refinement` has the settings of the loop, chooses among takes and knows what a round gains."""
+
+    refinement: RefinementPolicy
+
+    @property
+    def settings(self) -> LoopConfig:
+        return self.refinement.settings
+
+    @property
+    def forms(self) -> tuple[ScoutForm, ...]:
+        """Of each stage."""
+        return forms_of(self.settings)
+
+    def num_in(self, stage: int) -> int:
+        """How many candidates a stage looks at; behind the last one, how many become takes."""
+        if stage == len(self.forms):
+            return self.settings.finalists
+        return math.ceil(self.settings.scouts / (1 << stage))
+
+    def num_first(self, num_prompts: int) -> int:
+        """How many candidates have the first prompt of a round; the others have the second."""
+        return math.ceil(self.settings.scouts / num_prompts)
+
+    def prompts(self, scenario: Scenario, plan: PlanReply | None) -> tuple[Prompt, ...]:
+        """Of the first round: the brief text, and the plan's unless it says the same. None: not known yet."""
+        brief = self.refinement.first(scenario)
+        if plan is None or plan.plan is None:
+            return (brief,)
+        planned = self._compiled(brief, scenario, plan.plan)
+        return (brief, planned) if self._differ(brief, planned) else (brief,)
+
+    def candidate(self, scenario: Scenario, number: int, place: int, prompts: Sequence[Prompt]) -> Prompt:
+        """Candidate `place` of round `number`. Both prompts have the same seeds, each round has its own."""
+        num_first = self.num_first(len(prompts))
+        which, sample = divmod(place, num_first)
+        run_seed = self.settings.seed
+        seed = scenario_seed(run_seed if sample == 0 else f"{run_seed}/{sample}", scenario.id)
+        return replace(prompts[which], seed=seed + (number + 1 if number else 0))
+
+    def ranked(self, scouts: Sequence[Scout], scores: Sequence[Mapping[str, float]]) -> list[Scout]:
+        """Those of one stage with scores, places, and whether each goes on."""
+        ranks = mean_ranks(scores)
+        order = sorted(
+            range(len(scouts)), key=lambda i: (ranks[i] is None, ranks[i] or 0.0, scouts[i].candidate)
+        )
+        places = {position: place for place, position in enumerate(order)}
+        num_kept = self.num_in(scouts[0].stage + 1)
+        return [
+            replace(scout, scores=dict(entry), place=places[position], kept=places[position] < num_kept)
+            for position, (scout, entry) in enumerate(zip(scouts, scores, strict=True))
+        ]
+
+    def next(
+        self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]
+    ) -> tuple[Prompt, ...] | Stop:
+        """The prompts of another round, the revised one and the champion's, or why there is none.
+
+        attempts: those so far, of which each round's winner is critiqued.
+        """
+        rounds = winners(attempts)
+        last, champion = rounds[-1], self.refinement.choose(attempts)
+        score = critic_score(last)
+        if accepted(last) and score is not None and score >= self.settings.accept_score:
+            return Stop(reason=ACCEPTED)
+        if len(rounds) > self.settings.loops:
+            return Stop(reason=LOOPS)
+        if last.round - attempts[champion].round >= self.settings.patience:
+            return Stop(reason=NO_IMPROVEMENT)
+        if last.critique is None or last.critique.verdict is Verdict.UNREADABLE:
+            return Stop(reason=CRITIC_UNREADABLE)
+        if self.refinement.gain is None:
+            return Stop(reason=NOT_CALIBRATED)
+        if self.refinement.gain.of_another(attempts, champion) <= 0.0:
+            return Stop(reason=NO_GAIN)
+        return self._revised(scenario, last.critique, rounds, attempts[champion].prompt)
+
+    def _revised(
+        self, scenario: Scenario, critique: Critique, rounds: Sequence[Attempt], champion: Prompt
+    ) -> tuple[Prompt, ...] | Stop:
+        if critique.revised is not None:
+            revision = max(a.prompt.revision for a in rounds) + 1
+            revised = self._compiled(champion, scenario, critique.revised, max(revision, 2))
+            if all(self._differ(a.prompt, revised) for a in rounds):
+                return revised, champion
+        if critique.fault in (Fault.MODEL, Fault.NONE):
+            return (champion,)
+        return Stop(reason=PROMPT_UNCHANGED)
+
+    def _compiled(self, like: Prompt, scenario: Scenario, plan: PhysicsPlan, revision: int = 1) -> Prompt:
+        return replace(like, text=compile_prompt(scenario.text, plan), revision=revision, plan=plan)
+
+    def _differ(self, one: Prompt, other: Prompt) -> bool:
+        return text_distance(one.text, other.text) >= max(self.settings.distance_threshold, 1e-9)
+
+
+def forms_of(settings: LoopConfig) -> tuple[ScoutForm, ...]:
+    """Of each stage: twice the steps of the one before."""
+    return tuple(
+        ScoutForm(
+            steps=settings.scout_steps << stage,
+            whole=settings.scout_form == "whole",
+            stills=settings.scout_decode == "stills",
+            kept=settings.scout_kept,
+        )
+        for stage in range(settings.scout_halvings + 1)
+    )
+
+
+def finished_from(scouts: Sequence[Scout], attempt: Attempt) -> list[Scout]:
+    """The looks at the candidate that became this take, the first one first; nothing where none did."""
+    looks = [s for s in scouts if s.round == attempt.round and s.prompt == attempt.prompt]
+    return sorted(looks, key=lambda scout: scout.stage)
+
+
+def why_finished(scouts: Sequence[Scout], attempt: Attempt) -> str:
+    """Why it was this candidate that became the take, in words; empty where it was none."""
+    said = []
+    for look in finished_from(scouts, attempt):
+        if look.place is None:
+            continue
+        beside = [s for s in scouts if (s.round, s.stage) == (look.round, look.stage)]
+        names = ", ".join(f"{name} {value:.3g}" for name, value in look.scores.items()) or "no chooser"
+        said.append(f"place {look.place + 1} of {len(beside)} after {look.form.steps} steps by {names}")
+    return f"scout {finished_from(scouts, attempt)[0].candidate}: {'; '.join(said)}" if said else ""

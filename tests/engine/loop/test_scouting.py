@@ -1,0 +1,115 @@
+"""The scout loop of one scenario without a scheduler: what is begun, in which order, and what is kept."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_run import BY_SCOUTS, OF_FINALISTS, FakeModels, make_plan
+from live_loop import SCENARIO, Made, do, live
+
+from engine.loop.lanes import Task
+from engine.loop.policy import RefinementPolicy
+from engine.loop.scenario import ScenarioLoop
+from engine.loop.scout_policy import ScoutPolicy
+from engine.loop.scouting import Scouts
+from engine.types import History, PlanReply, Scenario, Scout, Video
+
+ONE_ROUND = replace(BY_SCOUTS, settings=replace(BY_SCOUTS.settings, loops=0))
+
+
+class Scouted(Made):
+    """With previews, whose frames are held weakly."""
+
+    def __init__(self, policy: RefinementPolicy, models: Any = None) -> None:
+        super().__init__(policy, models)
+        self.previews: list[weakref.ref[np.ndarray]] = []
+        self.stored: list[Scout] = []
+        self.sink.scout = lambda scenario_id, scout: self.stored.append(scout)  # type: ignore[method-assign]
+        scouts = Scouts(
+            policy=ScoutPolicy(refinement=policy),
+            generator=self.by.generator,  # type: ignore[arg-type]
+            preview=self.preview,
+            compare=self.select,
+        )
+        self.by = replace(self.by, scouts=scouts)
+
+    def preview(self, scenario: Scenario, number: int, video: Video) -> Path:
+        path = Path(f"scout-{number}.mp4")
+        self.previews.append(weakref.ref(video.frames))
+        self.shown[path] = int(video.frames[0, 0, 0, 0])
+        return path
+
+
+def test_many_looks_then_one_take_and_one_critique() -> None:
+    made = Scouted(ONE_ROUND)
+    loop, names = live(made)
+    assert names == [
+        *("plan", *["scout", "preview"] * 4, "rank", *["scout", "preview"] * 2, "rank"),
+        *("generate", "encode", "critique"),
+    ]
+    brightest = max(
+        (scout for scout in made.stored if scout.stage == 1), key=lambda s: made.shown[s.video_path]
+    )
+    (take,) = loop.attempts
+    assert take.prompt == brightest.prompt and take.critique is not None
+
+
+def test_of_finalists_the_winner_alone_is_judged() -> None:
+    made = Scouted(replace(OF_FINALISTS, settings=replace(OF_FINALISTS.settings, loops=0)))
+    loop, names = live(made)
+    assert names[names.index("generate") :] == [*["generate", "encode"] * 2, "select", "read", "critique"]
+    assert sum(attempt.critique is not None for attempt in loop.attempts) == 1
+
+
+def test_the_plans_prompt_is_not_scouted_before_the_plan_is_there() -> None:
+    made, begun = Scouted(ONE_ROUND), []
+
+    def begin(task: Task[Any]) -> Task[Any]:
+        begun.append(task)
+        if task.name != "plan":
+            do(task)
+        return task
+
+    steps = ScenarioLoop(scenario=SCENARIO, by=made.by).run(begin)
+    waits = next(waits for waits in steps if not all(task.over for task in waits))
+    assert waits == [begun[0]] and begun[0].name == "plan"
+    assert [task.name for task in begun].count("scout") == 2, "those of the brief text"
+    do(begun[0])
+    next(steps)
+    assert begun[-1].name == "scout"
+
+
+def test_frames_of_previews_are_freed() -> None:
+    made = Scouted(ONE_ROUND)
+    alive: list[int] = []
+    keep = made.stored.append
+
+    def kept(scenario_id: str, scout: Scout) -> None:
+        gc.collect()
+        alive.append(sum(frames() is not None for frames in made.previews))
+        keep(scout)
+
+    made.sink.scout = kept  # type: ignore[method-assign]
+    live(made)
+    assert len(alive) == 6 and max(alive) == 0
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+def test_a_stored_scout_that_is_gone_is_made_again_alone(lost: int) -> None:
+    whole = Scouted(ONE_ROUND)
+    loop, _ = live(whole)
+    past = History(
+        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
+        scouts=tuple(scout for scout in whole.stored[:4] if scout.number != lost),
+    )
+    again = Scouted(ONE_ROUND, FakeModels())
+    again.shown |= whole.shown
+    found, names = live(again, past)
+    assert names.count("scout") == 1 + 2 and found.outcome == loop.outcome
+    assert again.stored[0].number == lost

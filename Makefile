@@ -98,7 +98,7 @@ docs: $(RUNTIME)
 	$(BIN)/python -m engine.runs.schema
 
 gpu-acceptance: $(RUNTIME)
-	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export]"
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[export,gpu]"
 	$(BIN)/python -m bench.perf.gpu_acceptance --json gpu_acceptance.json
 
 weights-acceptance: $(RUNTIME)

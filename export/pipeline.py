@@ -376,11 +376,7 @@ def _onnx_key(request: Request, spec: ExportSpec, scales: str | None) -> Key:
         target=ONNX,
         library=f"torch {torch.__version__}, onnxscript {_version('onnxscript')}",
         loras=lora_key(request.loras),
-        options={
-            "opset": onnx.OPSET,
-            "record": onnx.SCHEMA,
-            **({} if request.dtype is None else {"dtype": request.dtype}),
-        },
+        options=onnx.key_options(request.recipe, request.dtype),
     )
 
 

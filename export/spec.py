@@ -41,6 +41,18 @@ class Recipe:
     """Element type of what is not quantized; a target may be asked for another one."""
     min_compute_capability: int
     runs_in_onnxruntime: bool
+    layout: int = 1
+    """Of its graph. 1: a product for each linear; 2: one for all linears that read the same tensor. It stands
+    in the key of what is built of a graph, so that none of another layout is taken for it."""
+
+    @property
+    def merges(self) -> bool:
+        return self.layout == 2
+
+    @property
+    def key_options(self) -> dict[str, int]:
+        """Left out where 1, so that what was built before there were layouts keeps its key."""
+        return {} if self.layout == 1 else {"layout": self.layout}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -69,6 +81,7 @@ RECIPES: dict[str, Recipe] = {
             dtype="fp16",
             min_compute_capability=89,
             runs_in_onnxruntime=True,
+            layout=2,
         ),
         Recipe(
             name="fp8-attention",
@@ -77,6 +90,7 @@ RECIPES: dict[str, Recipe] = {
             dtype="fp16",
             min_compute_capability=89,
             runs_in_onnxruntime=True,
+            layout=2,
         ),
         Recipe(
             name="int8",
@@ -85,6 +99,7 @@ RECIPES: dict[str, Recipe] = {
             dtype="fp16",
             min_compute_capability=80,
             runs_in_onnxruntime=True,
+            layout=2,
         ),
         Recipe(
             name="int4",

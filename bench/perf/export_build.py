@@ -36,7 +36,7 @@ from export import pipeline
 from export.artifacts.store import Artifact
 from export.artifacts.weights import FolderWeights
 from export.quantization.scales import Scales, write_scales
-from export.spec import Profile, recipe_of
+from export.spec import Profile, Subject, recipe_of
 from export.trt.build_child import peak_rss_bytes
 
 RTX: Final = "tensorrt-rtx"
@@ -50,8 +50,8 @@ NOTES: Final = (
     "quality. No engine was executed: TensorRT for RTX runs on cards of 8.x and 12.x alone.",
     "Times are wall times of a machine that others used meanwhile; CPU seconds stand beside them. An export "
     "streams the weights into a graph that was made without them (--low-memory) unless a row says otherwise.",
-    "Quantized linears are layers of the model; FP8 GEMMs are kernels of the engine, where linears that "
-    "read one tensor are merged (not in FP8 for 12.0).",
+    "Quantized linears are layers of the model; FP8 GEMMs are kernels of the engine: the graph has one "
+    "product of linears that read one tensor.",
 )
 
 
@@ -149,7 +149,14 @@ def write_model(folder: Path, model: Model, *, seed: int = 0) -> int:
 def write_made_up_scales(request: pipeline.Request) -> Path:
     """Magnitudes for every group and attention of the subject, under the digest of its weights."""
     subject = pipeline.subject_of(request, dtype=recipe_of(request.recipe).dtype, with_weights=False)
-    scales = Scales(
+    path = request.out / "made-up-scales.safetensors"
+    write_scales(path, made_up_scales(subject))
+    return path
+
+
+def made_up_scales(subject: Subject) -> Scales:
+    """The same magnitude for every input of every group, and another for every q, k and v."""
+    return Scales(
         subject=subject.spec.subject,
         weights_digest=subject.spec.weights_digest,
         producer="made up for random weights",
@@ -157,9 +164,6 @@ def write_made_up_scales(request: pipeline.Request) -> Path:
         input_amax={group.name: torch.full((group.in_features,), INPUT_AMAX) for group in subject.groups},
         attention_amax={name: torch.full((3,), ATTENTION_AMAX) for name in subject.attentions},
     )
-    path = request.out / "made-up-scales.safetensors"
-    write_scales(path, scales)
-    return path
 
 
 def measure(case: Case, work: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from export.spec import ExportError, recipe_of
 from export.targets import tensorrt
 from export.trt.library import find, is_installed
 from export.verify import eager_side, verify
+from kernels import dispatch
 from kernels.descriptors import AttentionProblem, Target
 
 WARM_UP, MEASURED = 5, 30
@@ -127,7 +128,7 @@ def attention(
         print(f"attention {problem}", file=sys.stderr)
         try:
             found = attention_table.table(problem, rounds, cache_folder() / "kernels", ATTENTIONS)
-        except RuntimeError as error:  # such as a card without the memory for the reference
+        except dispatch.failures() as error:  # such as a card without the memory for the reference
             reason = f"{type(error).__name__}: {error}"
             found = [{"problem": str(problem), "name": name, "reason": reason} for name in ATTENTIONS]
         for row in found:

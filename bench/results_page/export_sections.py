@@ -34,6 +34,32 @@ def export_build(file: ResultFile) -> md.Section:
     )
 
 
+def product_layout(file: ResultFile) -> md.Section:
+    """Kernels of the planner's tables: a product for each linear, and one for those that read one tensor."""
+    settings, rows = file.document["settings"], file.document["rows"]
+    header = ["8-bit recipe and card", "kernels, a product each", "kernels, one product"]
+    header += ["8-bit products, each", "8-bit products, one", "activations MiB, each", "activations MiB, one"]
+    cells = [
+        [
+            row["name"],
+            *(str(row[what][side]) for what in ("kernels", "products") for side in ("each", "one")),
+            *(md.ms(row["activation_bytes"][side] / 2**20) for side in ("each", "one")),
+        ]
+        for row in rows
+    ]
+    told = [f"{row['name']}: {row['kernels']['one']} kernels, not {row['kernels']['each']}" for row in rows]
+    return md.Section(
+        title="What does one product for q, k and v bring in 8 bits?",
+        headline="; ".join(told),
+        body=md.paragraphs(
+            f"By the planner of {settings['library']}, for {settings['model']} at {settings['shape']}. One "
+            "product stands for q, k and v of an attention, another for the keys and values that all blocks "
+            "make of the text; weights, scales and biases are the same. No engine was executed.",
+            md.table(header, cells),
+        ),
+    )
+
+
 def export_errors(file: ResultFile) -> md.Section:
     """What each recipe does to single layers and to the whole module, with the plots beside the file."""
     document = file.document

@@ -68,6 +68,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "aoti": export_sections.aoti,
     "export_errors": export_sections.export_errors,
     "export_build": export_sections.export_build,
+    "product_layout": export_sections.product_layout,
     "scoring": quality_sections.scoring,
     "selectors": quality_sections.selectors,
     "loop_budget": budget_section.loop_budget,

@@ -36,6 +36,7 @@ ORDER = (
     "vae",
     "aoti",
     "export_build",
+    "product_layout",
     "export_quality",
     "export_errors",
     "denoiser_quality",

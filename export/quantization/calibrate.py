@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.quantization.quantized import Columns, QuantizedLinear
 from export.quantization.scales import Scales
 from export.spec import ExportError, Subject
 
@@ -185,7 +186,12 @@ def _twins(quantized: Subject) -> dict[str, Callable[..., Tensor]]:
     for group in quantized.groups:
         front = quantized.module.get_submodule(group.shared) if group.shared else nn.Identity()
         for name in group.linears:
-            twins[name] = nn.Sequential(front, quantized.module.get_submodule(name))
+            linear = quantized.module.get_submodule(name)
+            if isinstance(linear, Columns):  # by its own name, and without computing all the others
+                assert isinstance(front, QuantizedLinear)
+                twins[name] = front.columns(linear.start, linear.stop)
+            else:
+                twins[name] = nn.Sequential(front, linear)
     for name in quantized.attentions:
         twins[name] = quantized.module.get_submodule(name)
     return twins

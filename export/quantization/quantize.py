@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from export.quantization.quantized import FP4_BLOCK, Fp8AttentionCore, GroupModules, quantize_group
+from export.quantization.group import GroupModules, quantize_group
+from export.quantization.quantized import FP4_BLOCK, Fp8AttentionCore
 from export.quantization.scales import Scales, require_scales
 from export.spec import ExportError, LinearGroup, Recipe, Subject, recipe_of
 
@@ -114,15 +115,16 @@ def _group_modules(
         None if scales is None else scales.input_amax[group.name],
         dtype=dtype,
         shared=group.shared is not None,
+        merged=recipe.merges and len(group.linears) > 1,
     )
 
 
 def _placed(group: LinearGroup, modules: GroupModules) -> list[tuple[str, nn.Module]]:
     """(path, module) of all that replaces a group."""
     placed = list(zip(group.linears, modules.linears, strict=True))
-    if modules.quantizer is not None:
+    if modules.front is not None:
         assert group.shared is not None
-        placed.append((group.shared, modules.quantizer))
+        placed.append((group.shared, modules.front))
     return placed
 
 
@@ -134,9 +136,9 @@ def _fp8_core(core: nn.Module, name: str, scales: Scales, dtype: torch.dtype) ->
 
 
 def _dtype_of(subject: Subject) -> torch.dtype:
-    scale = subject.module.get_submodule(subject.groups[0].linears[0]).weight_scale
-    assert isinstance(scale, Tensor)
-    return scale.dtype
+    """Of what is not quantized, which scales have too."""
+    scales = (scale for name, scale in subject.module.named_buffers() if name.endswith(".weight_scale"))
+    return next(scales).dtype
 
 
 def _source(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor | None]:

@@ -2,13 +2,12 @@
 
 Run eagerly they do what an engine will do, rounded values in the arithmetic of the model; in an export they
 emit the operators of which TensorRT makes 8-bit kernels. Knows no model and no file. Invariant: scales have
-the dtype of the model; weights are stored [I, O]. SmoothQuant: Xiao et al. 2023 (arXiv 2211.10438).
+the dtype of the model; weights are stored [I, O].
 I input features . O output features . G block along I . B batch . A heads . N, M tokens . D head size
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -143,6 +142,24 @@ class QuantizedLinear(nn.Module):
         y = torch.matmul(self.quantizer(x), dequantize_linear(weight, self.weight_scale, axis=1))
         return y if self.bias is None else y + self.bias
 
+    def columns(self, start: int, stop: int) -> QuantizedLinear:
+        """The linear of these output channels alone, over the same memory."""
+        weight, bias, at = self.weight, self.bias, slice(start, stop)
+        assert isinstance(weight, Tensor)
+        scale = self.weight_scale[at]
+        return QuantizedLinear(weight[:, at], scale, None if bias is None else bias[at], self.quantizer)
+
+
+class Columns(nn.Module):
+    """What one linear has in the product of several: y [.., all] -> [.., O]."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y[..., self.start : self.stop]
+
 
 class Int4Linear(nn.Module):
     """x [.., I] -> [.., O]; only the weights are quantized, in blocks of G input features."""
@@ -197,6 +214,10 @@ class Fp4Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+DEQUANTIZING = (ActivationQuantizer, Fp4ActivationQuantizer, QuantizedLinear, Int4Linear, Fp4Linear)
+"""Modules that each emit one DequantizeLinear or more."""
+
+
 class AttentionCore(nn.Module):
     """softmax(q k^T / sqrt(D) + mask) v, the form a subject starts with."""
 
@@ -241,87 +262,11 @@ class Fp8AttentionCore(nn.Module):
         return dequantize_linear(quantize_linear(x, scale, self.zero), scale)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupModules:
-    """One quantizer and the linears behind it; `quantizer` is None when activations stay as they are."""
-
-    quantizer: nn.Module | None
-    linears: tuple[nn.Module, ...]
-
-
-def quantize_group(
-    kind: str,
-    weights: tuple[Tensor, ...],
-    biases: tuple[Tensor | None, ...],
-    input_amax: Tensor | None,
-    *,
-    dtype: torch.dtype,
-    shared: bool,
-) -> GroupModules:
-    """Linears of `kind` (see Recipe.linear) for weights [O, I] that read one tensor.
-
-    input_amax float32 [I] is the largest magnitude seen per input feature (int4 needs none). `shared`: the
-    caller runs the quantizer once in front of the group; else the only linear owns it.
-    Works on meta tensors.
-    """
-    assert shared or len(weights) == 1, f"{len(weights)} linears cannot each own the quantizer"
-    bias = tuple(None if b is None else b.to(dtype) for b in biases)
-    if kind == "int4":
-        pairs = [int4_quantize(weight.t().float(), dtype) for weight in weights]
-        return GroupModules(
-            quantizer=None,
-            linears=tuple(Int4Linear(w, s, b) for (w, s), b in zip(pairs, bias, strict=True)),
-        )
-    assert input_amax is not None, f"{kind} needs the magnitudes of its input"
-    amax = input_amax.to(weights[0].device).float()
-    columns = [weight.t().float() for weight in weights]  # [I, O]
-    quantizer: nn.Module
-    own: nn.Module
-    if kind == "nvfp4":
-        quantizer = Fp4ActivationQuantizer(_scale(amax.amax(), FP8_MAX * FP4_MAX, dtype))
-        own = nn.Identity() if shared else quantizer
-        fours = []
-        for weight, b in zip(columns, bias, strict=True):
-            scale = _scale(weight.abs().amax(), FP8_MAX * FP4_MAX, dtype)
-            codes, block_scale = fp4_quantize(weight, scale, axis=0)
-            fours.append(Fp4Linear(codes, block_scale, scale, b, own))
-        return GroupModules(quantizer=quantizer if shared else None, linears=tuple(fours))
-    if kind == "int8":
-        weight_amax = torch.stack([weight.abs().amax(dim=1) for weight in columns]).amax(dim=0)
-        # what the graph multiplies with, so that the weights undo just that
-        factor = smoothing_of(amax, weight_amax).to(dtype).float()
-        columns = [weight / factor[:, None] for weight in columns]
-        scale = _scale((amax * factor).amax(), INT8_MAX, dtype)
-        quantizer = ActivationQuantizer(scale, torch.int8, factor.to(dtype))
-        largest, stored = INT8_MAX, torch.int8
-    else:
-        assert kind == "fp8", f"unknown kind of linear {kind}"
-        quantizer = ActivationQuantizer(_scale(amax.amax(), FP8_MAX, dtype), FP8)
-        largest, stored = FP8_MAX, FP8
-    own = nn.Identity() if shared else quantizer
-    linears = []
-    for weight, b in zip(columns, bias, strict=True):
-        weight_scale = _scale(weight.abs().amax(dim=0), largest, dtype)
-        zero = torch.zeros((), dtype=stored)
-        linears.append(QuantizedLinear(quantize_linear(weight, weight_scale, zero), weight_scale, b, own))
-    return GroupModules(quantizer=quantizer if shared else None, linears=tuple(linears))
-
-
-def smoothing_of(input_amax: Tensor, weight_amax: Tensor, *, alpha: float = 0.5) -> Tensor:
-    """What to multiply each input feature [I] with: weight_amax^(1 - alpha) / input_amax^alpha.
-
-    Features that are never used or never weighted stay as they are.
-    """
-    floor = torch.finfo(torch.float16).tiny
-    factor = weight_amax.clamp(min=floor) ** (1.0 - alpha) / input_amax.clamp(min=floor) ** alpha
-    return torch.where((input_amax > floor) & (weight_amax > floor), factor, torch.ones_like(factor))
-
-
 def int4_quantize(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """weight [I, O] -> int8 values -7..7 [I, O] and scales [I / G, O], G as `largest_block` says."""
     block = largest_block(weight.shape[0])
     blocks = weight.unflatten(0, (-1, block))  # [I / G, G, O]
-    scale = _scale(blocks.abs().amax(dim=1), INT4_MAX, dtype)
+    scale = scale_of(blocks.abs().amax(dim=1), INT4_MAX, dtype)
     values = (blocks / scale.float()[:, None]).round().clamp(-INT4_MAX, INT4_MAX)
     return values.flatten(0, 1).to(torch.int8), scale
 
@@ -359,6 +304,6 @@ def fp4_decode(codes: Tensor, dtype: torch.dtype) -> Tensor:
     return table[codes.long()]
 
 
-def _scale(amax: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
+def scale_of(amax: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
     """amax / largest in `dtype`, never 0: a scale of zero would make every value infinite."""
     return (amax.float() / largest).clamp(min=torch.finfo(torch.float16).tiny).to(dtype)

@@ -86,7 +86,7 @@ def prepare(
         module=module,
         spec=spec,
         inputs=_example(spec, transformer.proj_in.weight.device),
-        gate=lambda recipe, capability: _gate(groups, len(transformer.layers), recipe, capability),
+        gate=lambda recipe, _: _gate(len(groups), len(transformer.layers), recipe),
         groups=groups,
         attentions=tuple(f"cores.{layer}" for layer in range(len(transformer.layers))),
     )
@@ -251,16 +251,14 @@ def _groups(transformer: Any) -> tuple[LinearGroup, ...]:
     return tuple(groups)
 
 
-def _gate(groups: tuple[LinearGroup, ...], num_layers: int, recipe_name: str, capability: int) -> Gate:
+def _gate(num_groups: int, num_layers: int, recipe_name: str) -> Gate:
     """As for the Wan transformer, with one attention per layer."""
     recipe = recipe_of(recipe_name)
-    merged = capability < 120 or recipe.linear not in ("fp8", "nvfp4")
-    gemms = len(groups) if merged else sum(len(group.linears) for group in groups)
     return Gate(
         num_fused_attention=num_layers,
         fused_attention_dtype="fp8" if recipe.fp8_attention else recipe.dtype,
-        num_fp8_gemm=gemms if recipe.linear == "fp8" else 0,
-        num_int8_gemm=gemms if recipe.linear == "int8" else 0,
-        merged_qkv=merged,
+        num_fp8_gemm=num_groups if recipe.linear == "fp8" else 0,
+        num_int8_gemm=num_groups if recipe.linear == "int8" else 0,
+        merged_qkv=recipe.linear != "nvfp4",
         max_activation_bytes=None,
     )

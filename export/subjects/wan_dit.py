@@ -107,7 +107,7 @@ def prepare(
         module=module,
         spec=spec,
         inputs=_example(spec, sizes, transformer.patch_embedding.weight.device),
-        gate=lambda recipe, capability: _gate(transformer.config, spec, groups, recipe, capability),
+        gate=lambda recipe, _: _gate(transformer.config, spec, len(groups), recipe),
         groups=groups,
         constants={} if with_weights else _rotary_tables(transformer.config),
         attentions=tuple(
@@ -343,20 +343,16 @@ def _groups(transformer: Any, table: QuantRecipe) -> tuple[LinearGroup, ...]:
     return tuple(groups)
 
 
-def _gate(
-    config: Any, spec: ExportSpec, groups: tuple[LinearGroup, ...], recipe_name: str, compute_capability: int
-) -> Gate:
-    """One 8-bit GEMM for each group, because linears that read one tensor merge; builders for 12.x merge INT8
-    alone (established with TensorRT-RTX 1.7.1)."""
+def _gate(config: Any, spec: ExportSpec, num_groups: int, recipe_name: str) -> Gate:
+    """One 8-bit GEMM for each group, since the graph has one product of linears that read one tensor. In 16
+    bits the builder merges them, in NVFP4 it does not (established with TensorRT-RTX 1.7.1)."""
     recipe = recipe_of(recipe_name)
-    merged = compute_capability < 120 or recipe.linear not in ("fp8", "nvfp4")
-    gemms = len(groups) if merged else sum(len(group.linears) for group in groups)
     return Gate(
         num_fused_attention=2 * config.num_layers,
         fused_attention_dtype="fp8" if recipe.fp8_attention else recipe.dtype,
-        num_fp8_gemm=gemms if recipe.linear == "fp8" else 0,
-        num_int8_gemm=gemms if recipe.linear == "int8" else 0,
-        merged_qkv=merged,
+        num_fp8_gemm=num_groups if recipe.linear == "fp8" else 0,
+        num_int8_gemm=num_groups if recipe.linear == "int8" else 0,
+        merged_qkv=recipe.linear != "nvfp4",
         max_activation_bytes=max(_activation_bytes(config, profile.sizes) for profile in spec.profiles),
     )
 

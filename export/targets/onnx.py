@@ -25,7 +25,7 @@ from export.artifacts.documents import read_document
 from export.model_inputs import ExportedDenoiser
 from export.profiles import profile_of
 from export.quantization.quantize import quantize, stream_state
-from export.quantization.quantized import FP4_SUFFIX, INT4_SUFFIX
+from export.quantization.quantized import DEQUANTIZING, FP4_SUFFIX, INT4_SUFFIX
 from export.quantization.scales import Scales
 from export.spec import ExportError, ExportSpec, Profile, Subject, recipe_of, spec_from_record
 from export.targets.onnx_graph import check, require
@@ -40,6 +40,12 @@ SCHEMA = 2
 
 Progress = Callable[[str, float], None]
 """Called with the name of a finished stage and its seconds."""
+
+
+def key_options(recipe: str, dtype: str | None) -> dict[str, Any]:
+    """What changes a graph beside subject, scales and versions. dtype: None is the recipe's own."""
+    asked = {} if dtype is None else {"dtype": dtype}
+    return {"opset": OPSET, "record": SCHEMA, **recipe_of(recipe).key_options, **asked}
 
 
 def build(
@@ -218,10 +224,14 @@ def _require_quantized(model: Any, subject: Subject, recipe: str) -> None:
     The exporter falls back to a capture that does not know it is one, whenever its first fails: nothing then
     looks wrong, the numbers agree, and no engine has an 8-bit kernel.
     """
-    wanted = 0 if recipe_of(recipe).linear == "none" else sum(len(group.linears) for group in subject.groups)
+    if recipe_of(recipe).linear == "none":
+        return
+    wanted = sum(isinstance(module, DEQUANTIZING) for module in subject.module.modules())
     found = sum(node.op_type == "DequantizeLinear" for node in model.graph)
     if found < wanted:
-        problem = f"the graph of {subject.spec.subject} has {found} DequantizeLinear for {wanted} linears"
+        problem = (
+            f"the graph of {subject.spec.subject} has {found} DequantizeLinear for {wanted} quantized parts"
+        )
         raise ExportError(problem, fix="report this export, and the versions of torch and onnxscript")
 
 

@@ -72,7 +72,7 @@ def key_of(
         capabilities=() if library.needs_gpu else (capability,),
         machine=machine if library.needs_gpu else None,
         loras=loras,
-        options=options.record(),
+        options={**options.record(), **recipe_of(recipe).key_options},
     )
 
 

@@ -115,7 +115,8 @@ def _attention(row: Row, graph: _Graph, profile: int) -> Fusion:
         expected=ATTENTION,
         found=len(around),
         causes=tuple(
-            f"{cost.form} ({cost.kernels} kernels; {cost.instead})" for cost in _causes(row, leading)
+            f"{cost.form} ({cost.kernels} kernels in 16 bits; {cost.instead})"
+            for cost in _causes(row, leading)
         ),
         kernels=tuple(one.name for one in around),
     )

@@ -15,10 +15,10 @@ from tiny_exportable import build_exportable, build_lora
 from engine.denoise.lora import read_loras
 from export import pipeline
 from export.artifacts.device_identity import Machine
-from export.artifacts.store import Artifact, Store
+from export.artifacts.store import Artifact, Key, Store
 from export.pipeline import Request
 from export.quantization.scales import Scales
-from export.spec import ExportError, Profile
+from export.spec import RECIPES, ExportError, Profile
 from export.trt.library import Library, is_installed
 
 SIZES = {"B": 1, "F": 2, "h": 4, "w": 4, "L": 24}
@@ -230,6 +230,28 @@ def test_streamed_weights_give_the_same_graph(source: Path, tmp_path: Path) -> N
         (made,) = pipeline.run(request, None, quiet)
         outputs.append(pipeline.load_built(made, "cpu")(inputs)["velocity"])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0.0, atol=1e-3)
+
+
+@needs_onnx
+@needs_rtx
+def test_what_is_built_of_another_layout_is_not_found(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old graph gives the same numbers, but an engine of it would be gated on other kernels."""
+
+    def keys(recipe: str) -> list[Key]:
+        request = request_of(source, tmp_path, target="tensorrt-rtx", recipe=recipe, capabilities=(89,))
+        return list(pipeline._keys(request, pipeline.spec_of(request), None).values())
+
+    new, plain = keys("int8"), keys("fp16")
+    assert [key.options["layout"] for key in new] == [2, 2]
+    monkeypatch.setitem(RECIPES, "int8", dataclasses.replace(RECIPES["int8"], layout=1))
+    old = keys("int8")
+    assert {key.digest for key in new}.isdisjoint(key.digest for key in old)
+    # what was stored before there were layouts says nothing of them
+    assert not any("layout" in key.options for key in (*old, *plain))
+    package = request_of(source, tmp_path, target="aoti", recipe="fp8")  # which has no such graph
+    assert "layout" not in pipeline._keys(package, pipeline.spec_of(package), None)["aoti for cpu"].options
 
 
 def test_scales_are_kept_under_their_checkpoint(source: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -110,14 +112,30 @@ def test_attention_is_timed_or_says_why_not(capsys: pytest.CaptureFixture[str]) 
     assert "sdpa_flash: " in lines and f"comfy_int8: not timed: {rows['comfy_int8']['reason']}" in lines
 
 
-def test_attention_that_breaks_is_told_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), OSError("no kernel image")])
+def test_attention_that_breaks_is_told_and_fails_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records of the recipes took an hour by then."""
+
     def broken(*_: object) -> list[dict[str, object]]:
-        raise torch.OutOfMemoryError("out of memory")
+        raise error
 
     monkeypatch.setattr(attention_table, "table", broken)
     rows = acceptance.attention([(2, 96, 64)])
     assert [row["name"] for row in rows] == list(acceptance.ATTENTIONS)
-    assert all(row["reason"] == "OutOfMemoryError: out of memory" for row in rows)
+    assert all(row["reason"] == f"{type(error).__name__}: {error}" for row in rows)
+
+
+def test_the_target_installs_every_library_that_it_times() -> None:
+    """comfy-kitchen is in the extra of GPUs: without that its attention would never be timed."""
+    root = Path(acceptance.__file__).resolve().parents[2]
+    _, _, recipe = (root / "Makefile").read_text(encoding="utf-8").partition("\ngpu-acceptance:")
+    (installed,) = re.findall(r"\.\[([a-z,]+)\]", recipe.partition("\n\n")[0])
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    packages = [line for name in installed.split(",") for line in extras["optional-dependencies"][name]]
+    assert any(line.startswith("comfy-kitchen") for line in packages)
+    assert any(line.startswith("tensorrt-rtx") for line in packages)
 
 
 @pytest.mark.parametrize(("together", "share"), [(15.0, 0.0), (10.0, 1.0), (12.5, 0.5), (16.0, -0.2)])

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.results_page.export_sections import export_build, export_errors
+from bench.results_page.export_sections import export_build, export_errors, product_layout
 from bench.results_page.page import SECTIONS
 from bench.results_page.result_files import ResultFile
 
@@ -68,6 +68,21 @@ def test_a_failed_gate_is_seen() -> None:
     assert "0 of 1 gates passed" in made.headline and "FAILED, softmax_1" in made.body
 
 
+def test_products_of_both_layouts() -> None:
+    found = {
+        "name": "fp8 for 12.0",
+        "kernels": {"each": 70, "one": 56},
+        "products": {"each": 20, "one": 13},
+        "activation_bytes": {"each": 2**25, "one": 2**23},
+    }
+    settings = {"library": "planner 1", "model": "Model", "shape": "480x832x81"}
+    document = {"settings": settings, "rows": [found]}
+    made = product_layout(ResultFile(name="product_layout", kind="product_layout", document=document))
+    assert made.headline == "fp8 for 12.0: 56 kernels, not 70"
+    assert "| fp8 for 12.0 | 70 | 56 | 20 | 13 | 32.0 | 8 |" in made.body
+    assert "By the planner of planner 1, for Model at 480x832x81" in made.body
+
+
 def test_errors_by_layer() -> None:
     row = {
         "name": "fp8-attention",
@@ -93,3 +108,4 @@ def test_every_plot_that_the_page_shows_is_there() -> None:
 
 def test_the_page_knows_the_kinds() -> None:
     assert SECTIONS["export_build"] is export_build and SECTIONS["export_errors"] is export_errors
+    assert SECTIONS["product_layout"] is product_layout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,32 @@ def call(*arguments: object, status: int = 0) -> Result:
     return result
 
 
+def words(result: Result) -> str:
+    """What a panel says, without its frame and its ends of lines."""
+    return " ".join(result.output.replace("│", " ").split())
+
+
 def test_every_verb_has_help_with_an_example() -> None:
     assert "retake export demo" in call("--help").output
     for verb in ("build", "verify", "list"):
         assert "Example: retake export" in call(verb, "--help").output
+
+
+@pytest.mark.parametrize("target", [("tensorrt-rtx", "--cc", "8.9"), ("onnx",)], ids=lambda target: target[0])
+def test_forms_that_only_a_package_holds_are_refused_with_the_reason(
+    target: tuple[str, ...], generator: Path, tmp_path: Path
+) -> None:
+    options = ("--target", *target, "--quant", "fp16", "--out", tmp_path / "out")
+    sparse = words(call(generator, *options, "--attention", "triton_prefix_sparse", status=2))
+    assert f"target {target[0]} cannot hold the form: attention triton_prefix_sparse" in sparse
+    assert "a kernel of ours" in sparse and "use --target aoti, or --attention dense" in sparse
+    own = shutil.copytree(generator, tmp_path / "own")
+    told = json.loads((own / "retake.json").read_text(encoding="utf-8"))
+    (own / "retake.json").write_text(json.dumps(told | {"prefix_attention": "own"}), encoding="utf-8")
+    once = words(call(own, *options, status=2))
+    assert "its own prefix computed once a take" in once and "each with a copy of them" in once
+    assert "dense, which" not in once, "the model was trained so: no other attention helps"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_says_what_would_be_made(generator: Path, tmp_path: Path) -> None:
@@ -97,7 +120,7 @@ def test_int8_engines_from_real_trajectories(generator: Path, dataset: Path, tmp
     options = ("--target", "tensorrt-rtx", "--quant", "int8", "--cc", "89", "--out", "o", "--device", "cpu")
     output = call(generator, *options, "--dataset", dataset, "--scenes", 1).output
     assert "recording 1 scenes" in output
-    assert "4 fused attention fp16" in output and "13 gemm int8" in output
+    assert "2 fused attention fp16" in output and "7 gemm int8" in output
     (graph,) = (tmp_path / "o").glob("wan_dit-int8-onnx-*")
     (engine,) = (tmp_path / "o").glob("wan_dit-int8-tensorrt-rtx-89-*")
     again = call(generator, *options).output
@@ -109,7 +132,7 @@ def test_int8_engines_from_real_trajectories(generator: Path, dataset: Path, tmp
     assert "velocity" in call(*verified, "--json", "v.json").output
     document = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
     assert document["failures"] == [] and document["num_forwards"] >= 6
-    assert "4 fused attention" in call("verify", engine, "--files-only").output
+    assert "2 fused attention" in call("verify", engine, "--files-only").output
 
 
 def test_another_checkpoint_and_damage_are_found(generator: Path, dataset: Path, tmp_path: Path) -> None:

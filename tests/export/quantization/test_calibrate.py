@@ -12,9 +12,10 @@ from tiny_export import forwards, scales, subject
 
 from export.quantization.calibrate import OUTPUT, Difference, errors, observe, plot, worst
 from export.quantization.quantize import quantize
-from export.spec import ExportError
+from export.spec import RECIPES, ExportError
 
 FFN = "transformer.blocks.1.ffn.net.2"
+QKV = "transformer.blocks.0.attn1.to_"
 
 
 def test_magnitudes_are_the_largest_of_all_forwards() -> None:
@@ -74,6 +75,17 @@ def test_a_bad_scale_shows_in_its_layer_alone() -> None:
     table = errors(subject(), quantize(subject(), "fp8", replace(made, input_amax=small)), "fp8", forwards(1))
     (name, error), (_, second) = worst(table, 2).items()
     assert name == FFN and error > 0.2 > 0.06 > second
+
+
+def test_linears_of_a_merged_product_have_their_own_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = quantize(subject(num_layers=1), "int8", scales(num_layers=1))
+    monkeypatch.setitem(RECIPES, "int8", replace(RECIPES["int8"], layout=1))
+    apart = quantize(subject(num_layers=1), "int8", scales(num_layers=1))
+    one, other = (errors(subject(num_layers=1), made, "int8", forwards(1)) for made in (merged, apart))
+    assert one.layers == other.layers and {f"{QKV}{name}" for name in "qkv"} < set(one.layers)
+    for cell, found in one.cells.items():
+        assert found.relative == pytest.approx(other.cells[cell].relative, rel=1e-3), cell
+    assert len({one.cells[f"{QKV}{name}", 1000.0].relative for name in "qkv"}) == 3
 
 
 def test_difference_is_exact() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from export.artifacts.weights import FolderWeights
 from export.quantization.quantize import quantize, stream_state
-from export.quantization.quantized import ActivationQuantizer, Fp8AttentionCore, QuantizedLinear
+from export.quantization.quantized import ActivationQuantizer, Columns, Fp8AttentionCore, QuantizedLinear
 from export.quantization.scales import Scales
 from export.spec import RECIPES, ExportError
 from export.subjects import wan_dit
@@ -46,8 +46,11 @@ def test_plain_recipes_change_nothing(recipe: str) -> None:
 def test_exactly_the_groups_are_replaced(made: Scales) -> None:
     module = quantize(subject(), "fp8-attention", made).module
     linears = {name for name, m in module.named_modules() if isinstance(m, QuantizedLinear)}
-    assert linears == {name for group in subject().groups for name in group.linears}
-    assert len(linears) == 20
+    assert linears == {g.linears[0] if len(g.linears) == 1 else g.shared for g in subject().groups}
+    assert len(linears) == 13
+    columns = {name for name, m in module.named_modules() if isinstance(m, Columns)}
+    assert columns == {name for g in subject().groups if len(g.linears) > 1 for name in g.linears}
+    assert len(columns) == 2 * 3 + 2 * 2
     kept = {name.split(".")[1] for name, m in module.named_modules() if isinstance(m, nn.Linear)}
     assert kept == {"condition_embedder", "proj_out"}
     assert sum(isinstance(m, Fp8AttentionCore) for m in module.modules()) == 4
@@ -57,13 +60,28 @@ def test_one_quantizer_for_each_group(made: Scales) -> None:
     module = quantize(subject(), "int8", made).module
     quantizers = [name for name, m in module.named_modules() if isinstance(m, ActivationQuantizer)]
     assert len(quantizers) == len(subject().groups) == 13
-    assert "shared_text" in quantizers and "transformer.blocks.0.attn1.processor.shared" in quantizers
+    shared = {"shared_text", "transformer.blocks.0.attn1.processor.shared"}
+    assert {f"{name}.quantizer" for name in shared} < set(quantizers)
+
+
+@pytest.mark.parametrize("recipe", ["fp8", "fp8-attention", "int8"])
+def test_merged_products_compute_what_the_linears_compute(
+    recipe: str, made: Scales, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = quantize(subject(), recipe, made).module
+    monkeypatch.setitem(RECIPES, recipe, replace(RECIPES[recipe], layout=1))
+    apart = quantize(subject(), recipe, made).module
+    assert sum(isinstance(m, QuantizedLinear) for m in apart.modules()) == 20
+    with torch.no_grad():
+        for forward in forwards():
+            # a product of another width may add up in another order
+            torch.testing.assert_close(merged(*forward), apart(*forward), rtol=1e-4, atol=1e-5)
 
 
 def test_refusals(made: Scales) -> None:
     with pytest.raises(ExportError, match="nearest: int8"):
         quantize(subject(), "int9", made)
-    with pytest.raises(ExportError, match="QuantizedLinear, not plain linears"):
+    with pytest.raises(ExportError, match=r"attn1\.qkv holds a Columns, not plain linears"):
         quantize(quantize(subject(), "fp8", made), "fp8", made)
     with pytest.raises(ExportError, match="no linears"):
         quantize(replace(subject(), groups=()), "fp8", made)

@@ -108,11 +108,12 @@ def test_the_understanding_tower_is_gone() -> None:
     assert sum(parameter.numel() for parameter in module.transformer.layers.parameters()) == before / 2
 
 
-@pytest.mark.parametrize(("layout", "groups", "linears"), [(SUPER, 8, 14), (EDGE, 8, 12)])
-def test_gates(layout: dict[str, Any], groups: int, linears: int) -> None:
+@pytest.mark.parametrize(("layout", "linears"), [(SUPER, 14), (EDGE, 12)], ids=["super", "edge"])
+def test_gates(layout: dict[str, Any], linears: int) -> None:
     prepared = cosmos3.prepare(transformer(layout), profiles=(PROFILE,))
-    assert prepared.gate("fp8", 89).num_fp8_gemm == groups
-    assert prepared.gate("fp8", 120).num_fp8_gemm == linears
+    assert sum(len(group.linears) for group in prepared.groups) == linears
+    assert {prepared.gate("fp8", capability).num_fp8_gemm for capability in (89, 120)} == {8}
+    assert prepared.gate("fp8", 120).merged_qkv and prepared.gate("int8", 89).num_int8_gemm == 8
     assert prepared.gate("fp8-attention", 89).num_fused_attention == 2
 
 

@@ -106,13 +106,14 @@ def test_outline_of_a_folder_has_shapes_alone(tmp_path: Path) -> None:
         assert torch.equal(table, loaded.module.get_buffer(name))
 
 
-def test_gates_count_what_merges() -> None:
+def test_gates_count_products() -> None:
     prepared = subject()
     gate = prepared.gate("fp8", 89)
     assert (gate.num_fp8_gemm, gate.num_int8_gemm, gate.merged_qkv) == (13, 0, True)
     assert gate.num_fused_attention == 4 and gate.fused_attention_dtype == "fp16"
-    apart = prepared.gate("fp8-attention", 120)
-    assert (apart.num_fp8_gemm, apart.merged_qkv, apart.fused_attention_dtype) == (20, False, "fp8")
+    other = prepared.gate("fp8-attention", 120)
+    assert (other.num_fp8_gemm, other.merged_qkv, other.fused_attention_dtype) == (13, True, "fp8")
+    assert prepared.gate("nvfp4", 120).merged_qkv is False
     assert prepared.gate("int8", 120).num_int8_gemm == 13
 
 

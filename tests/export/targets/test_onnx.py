@@ -10,6 +10,7 @@ import errno
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from export.artifacts.weights import FolderWeights
 from export.quantization.quantize import quantize
 from export.quantization.scales import Scales
-from export.spec import ExportError, ExportSpec, Profile, Subject, TensorSpec
+from export.spec import RECIPES, ExportError, ExportSpec, Profile, Subject, TensorSpec
 from export.subjects import wan_dit
 from export.targets import onnx as target
 from export.targets.onnx_session import MATMUL_4BIT_ACCURACY, SessionOptions
@@ -112,29 +113,43 @@ def test_what_onnxruntime_cannot_run_is_refused(built: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("recipe", "kind", "weights"),
+    ("recipe", "kind", "merged"),
     [
-        ("fp8", onnx.TensorProto.FLOAT8E4M3FN, 10),
-        ("int8", onnx.TensorProto.INT8, 10),
-        ("int4", onnx.TensorProto.INT4, 10),
-        ("nvfp4", onnx.TensorProto.FLOAT4E2M1, 10),
+        ("fp8", onnx.TensorProto.FLOAT8E4M3FN, True),
+        ("int8", onnx.TensorProto.INT8, True),
+        ("int4", onnx.TensorProto.INT4, False),
+        ("nvfp4", onnx.TensorProto.FLOAT4E2M1, False),
     ],
 )
-def test_weights_are_stored_quantized(recipe: str, kind: int, weights: int, built: Any) -> None:
+def test_weights_are_stored_quantized(recipe: str, kind: int, merged: bool, built: Any) -> None:
     stored = [t for t in graph(built(recipe)).graph.initializer if t.data_type == kind and len(t.dims) == 2]
-    assert len(stored) == weights
-    assert {tuple(t.dims) for t in stored} == {(32, 32), (32, 64), (64, 32)}  # [in, out]
+    others = [(32, 32)] * 3 + [(32, 64), (64, 32)]  # [in, out]
+    read_one = [(32, 96), (32, 64)] if merged else [(32, 32)] * 5  # q k v, and the text's k and v
+    assert sorted(tuple(t.dims) for t in stored) == sorted([*others, *read_one])
 
 
 @pytest.mark.parametrize(("recipe", "operator"), [("fp8", "QuantizeLinear"), ("int8", "QuantizeLinear")])
-def test_one_quantizer_for_each_group(recipe: str, operator: str, built: Any) -> None:
+def test_one_quantizer_and_one_product_for_each_group(recipe: str, operator: str, built: Any) -> None:
     nodes = graph(built(recipe)).graph.node
     quantizers = [node for node in nodes if node.op_type == operator]
     assert len(quantizers) == GROUPS
     readers = Counter(name for node in nodes for name in node.input if node.op_type == "MatMul")
     behind = {node.input[0]: node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
-    shared = sorted(readers[behind[node.output[0]]] for node in quantizers)
-    assert shared == [1, 1, 1, 1, 1, 2, 3]  # the text, and q k v
+    assert [readers[behind[node.output[0]]] for node in quantizers] == [1] * GROUPS
+
+
+def test_a_graph_of_the_old_layout_is_read(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three products give what one gives."""
+    new = built("fp8")
+    monkeypatch.setitem(RECIPES, "fp8", replace(RECIPES["fp8"], layout=1))
+    target.build(subject("fp16", num_layers=1), "fp8", tmp_path / "old", scales=made())
+    assert sum(n.op_type == "MatMul" for n in graph(tmp_path / "old").graph.node) == 3 + sum(
+        n.op_type == "MatMul" for n in graph(new).graph.node
+    )
+    old, one = (target.load_module(f)(named(forwards(1)[0]))["velocity"] for f in (tmp_path / "old", new))
+    assert relative(one, old) < 2e-3
 
 
 def test_nvfp4_has_dynamic_activations(built: Any) -> None:
@@ -264,7 +279,7 @@ def test_low_memory_export_needs_the_weights(tmp_path: Path) -> None:
 def test_a_graph_without_its_quantizers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the exporter makes when its first capture fails: right numbers, no operator to fuse."""
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: False)
-    with pytest.raises(ExportError, match="has 0 DequantizeLinear for 10 linears"):
+    with pytest.raises(ExportError, match="has 0 DequantizeLinear for 14 quantized parts"):
         target.build(subject("fp16", num_layers=1), "fp8", tmp_path / "o", scales=made())
     assert not list(tmp_path.iterdir())
 

@@ -49,7 +49,7 @@ def test_the_plainest_attention_has_no_cause() -> None:
 def test_each_form_is_told_and_costs_what_was_established(cost: Cost) -> None:
     found = only(cost.source)
     assert found.found == cost.kernels > ATTENTION
-    assert found.causes == (f"{cost.form} ({cost.kernels} kernels; {cost.instead})",)
+    assert found.causes == (f"{cost.form} ({cost.kernels} kernels in 16 bits; {cost.instead})",)
     assert f"{cost.kernels} kernels where 3 would do: {cost.form}" in str(found)
 
 

@@ -1,4 +1,5 @@
-"""One product for q, k and v: the planner makes it of three, so a graph that has it merged gains nothing.
+"""One product for q, k and v in 16 bits: the planner makes it of three, so a graph that has it gains nothing.
+In 8 bits it does gain (bench/perf/product_layout.py).
 
 Builds engines (10 s each), so that a library that no longer merges them is noticed.
 """

@@ -30,7 +30,7 @@ from engine.runs.manifest import read_manifest
 from engine.runs.requests import ask
 from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
-from engine.types import SKIPPED, Frames, Wish
+from engine.types import SKIPPED, Asked, Attempt, Frames, Wish
 
 SETTINGS: dict[str, object] = {"loop.loops": 1, "schedule.ahead": 1, "selectors.keep_states": True}
 SCOUTS: dict[str, object] = {
@@ -109,13 +109,17 @@ def test_two_workers_store_what_one_engine_stores(
 
 
 def test_what_the_user_asks_reaches_every_worker(
-    folders: Folders, tmp_path: Path, single: Callable[..., dict[str, Any]]
+    folders: Folders,
+    tmp_path: Path,
+    single: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One scenario is skipped before it is handed out; the other is paused with its first take, until that is
     recorded, and ends as if it had not been."""
     out, expected = tmp_path / "run", single(SETTINGS)
     skipped, paused = sorted(expected["outcomes"])
     asked: list[Wish] = []
+    hold_after_the_first_take(monkeypatch)
 
     def hears(worker: int, message: Message) -> bool:
         if isinstance(message, Taken) and not asked:
@@ -137,6 +141,32 @@ def test_what_the_user_asks_reaches_every_worker(
     )
     assert told == own
     assert videos == {key: digest for key, digest in expected["videos"].items() if key[0] == paused}
+
+
+def hold_after_the_first_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has sent a take does nothing until it has been told of a pause."""
+    taken, told = threading.Event(), threading.Event()
+    send, give, look = worker._Sender.attempt, worker.Worker.give, worker.Worker.look
+
+    def sends(self: Any, scenario_id: str, attempt: Attempt) -> None:
+        send(self, scenario_id, attempt)
+        taken.set()
+
+    def gives(self: worker.Worker, given: Any) -> None:
+        give(self, given)
+        if isinstance(given, Asked) and given.held:
+            told.set()
+
+    def looks(self: worker.Worker) -> Asked:
+        assert not taken.is_set() or told.wait(60), "no pause within a minute"
+        return look(self)
+
+    for owner, name, instead in (
+        (worker._Sender, "attempt", sends),
+        (worker.Worker, "give", gives),
+        (worker.Worker, "look", looks),
+    ):
+        monkeypatch.setattr(owner, name, instead)
 
 
 def goes_on_when_recorded(out: Path, scenario_id: str) -> None:

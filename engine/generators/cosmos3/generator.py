@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_numbers
@@ -137,7 +138,7 @@ def _refuse(
         )
 
 
-class Cosmos3Generator:
+class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     """Generator over one loaded folder. Holds no state of a job; its caches only save encoding twice."""
 
     def __init__(
@@ -242,31 +243,11 @@ class Cosmos3Generator:
         self.most_chunk_latents = 1
         return "the autoencoder takes one latent frame at a time"
 
-    def start(self, scenario: Scenario, prompt: Prompt) -> Cosmos3Job:
-        """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
-
-        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
-        prefix is unreadable or too short, ModelError when a text is too long.
-        """
-        return self._job(scenario, prompt)
-
     def check_scouts(self, form: ScoutForm) -> None:
         """ConfigError where `scout` cannot make them."""
         refuse_scouts(form, num_steps=self.schedule.num_steps, is_distilled=False, goes_on=True)
 
-    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Cosmos3Job:
-        """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
-        self.check_scouts(form)
-        if form.whole:
-            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
-        return self._job(scenario, prompt, scout=form)
-
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Cosmos3Job:
-        """The take of such a scout; with `form.kept` it begins where that ended."""
-        self.check_scouts(form)
-        return self._job(scenario, prompt, after=form if form.kept else None)
-
-    def in_steps(self, num_steps: int) -> Cosmos3Generator:
+    def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
         other = copy.copy(self)
         other.schedule, other.extrapolated = schedule_of(self.parts.scheduler, num_steps), frozenset()

@@ -9,7 +9,7 @@ import copy
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
+from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import StateTap
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
 from engine.denoise.take import pad_first
@@ -173,7 +174,7 @@ def _use(generator: WanGenerator, made: Sequence[Assembled]) -> None:
         generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
 
 
-class WanGenerator:
+class WanGenerator(MakesScouts[WanJob]):
     """Generator over one loaded folder. Holds no state of a job; its caches only save encoding twice."""
 
     def __init__(
@@ -296,14 +297,6 @@ class WanGenerator:
         """The denoise steps of one job."""
         return self.parts.variant.run.rollout(self, text, noise, encoded, watch, part, tap)
 
-    def start(self, scenario: Scenario, prompt: Prompt) -> WanJob:
-        """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
-
-        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
-        prefix is unreadable or too short, ModelError when a text is too long.
-        """
-        return self._job(scenario, prompt)
-
     def check_scouts(self, form: ScoutForm) -> None:
         """ConfigError where `scout` cannot make them."""
         refuse_scouts(
@@ -313,19 +306,7 @@ class WanGenerator:
             goes_on=self.parts.variant.run.goes_on,
         )
 
-    def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> WanJob:
-        """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
-        self.check_scouts(form)
-        if form.whole:
-            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
-        return self._job(scenario, prompt, scout=form)
-
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> WanJob:
-        """The take of such a scout; with `form.kept` it begins where that ended."""
-        self.check_scouts(form)
-        return self._job(scenario, prompt, after=form if form.kept else None)
-
-    def in_steps(self, num_steps: int) -> WanGenerator:
+    def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
         other = copy.copy(self)
         other.schedule, other.extrapolated = read_schedule(self.parts.scheduler, num_steps), frozenset()

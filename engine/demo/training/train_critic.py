@@ -272,6 +272,8 @@ def train(arguments: argparse.Namespace, device: str) -> None:
     if before.stages == 0:
         curve = Curve("critic_vision", every)
         facts["vision"] = train_stage(losses, data, refill, curve, arguments, vision=True)
+    for _ in range(0 if arguments.takes is None else len(list(arguments.takes.rglob("*.pt")))):
+        refill()  # those of the stage before, at once
     while arguments.scored and data.num_sharded < min(256, arguments.clips):
         refill()  # scored takes come from another process
     curve = Curve(f"critic{before.stages + 1}" if arguments.state else "critic", every)

@@ -28,6 +28,7 @@ from bench.results_page import (
     scaling_section,
     speed_sections,
     whole_run_section,
+    world_section,
 )
 from bench.results_page import markdown as md
 from bench.results_page.result_files import (
@@ -64,6 +65,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "export_quality": quality_sections.export_quality,
     "policy": policy_section.policy,
     "past_dense": past_dense_section.past_dense,
+    "world": world_section.world,
     "demo_quality": quality_sections.demo_quality,
     "aoti": export_sections.aoti,
     "export_errors": export_sections.export_errors,

@@ -41,6 +41,7 @@ ORDER = (
     "export_errors",
     "denoiser_quality",
     "policy",
+    "world",
     *KINDS_BY_NAME,
     "loop_budget",
     "faults",

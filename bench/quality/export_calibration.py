@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from rich.console import Console
 
 from bench.files import write_json
 from bench.quality import export_trajectories
+from bench.quality.measured_models import manifest_of
 from engine.build.model_folders import MODELS, find_generator
 from engine.errors import RetakeError
 from engine.generators.wan import generator as wan
 from engine.machine.device import use_threads
-from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
 from export.quantization.calibrate import OUTPUT, ErrorTable, Forward, errors, observe, plot, worst
@@ -67,7 +67,9 @@ def tables(
     return found
 
 
-def document(made: Sequence[ErrorTable], scales: Scales, num_scenes: int) -> dict[str, Any]:
+def document(
+    made: Sequence[ErrorTable], scales: Scales, num_scenes: int, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
     """A row a recipe for the page of results, and the whole tables."""
     return {
         "schema": 1,
@@ -78,7 +80,7 @@ def document(made: Sequence[ErrorTable], scales: Scales, num_scenes: int) -> dic
         "rows": [_row(table) for table in made],
         "tables": [table.record() for table in made],
         "notes": NOTES,
-        "manifest": collect({}, {}, seeds={}, argv=[]),
+        "manifest": manifest,
     }
 
 
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"error: {error}")
         return 1
     if options.out is not None:
-        write_json(options.out, document(found, scales, options.scenes))
+        write_json(options.out, document(found, scales, options.scenes, manifest_of({"generator": folder})))
     if options.plots is not None:
         for table in found:
             plot(table, options.plots / f"export-errors-{table.recipe}.svg")

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from bench.files import write_json
 from bench.quality import export_trajectories
+from bench.quality.measured_models import manifest_of
 from engine.build.model_folders import find_generator
 from engine.denoise.guidance import UNCOND
 from engine.denoise.step_changes import StepChanges
@@ -31,7 +32,6 @@ from engine.machine.device import resolve_device, use_threads
 from engine.quant.calibration import Budget, LayerError, Meter, choose
 from engine.quant.precision_policy import FILE, Curve, Policy, checkpoint_digest
 from engine.quant.recipes import resolve
-from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
 
@@ -111,7 +111,9 @@ def measure(generator: Any, num_scenes: int, num_rows: int) -> tuple[list[LayerE
     return meter.errors(), changes.curves()
 
 
-def document(errors: Sequence[LayerError], policy: Policy, budget: Budget, num_scenes: int) -> dict[str, Any]:
+def document(
+    errors: Sequence[LayerError], policy: Policy, budget: Budget, num_scenes: int, manifest: Mapping[str, Any]
+) -> dict[str, Any]:
     """Rows a kind and format, and the whole table for the plots."""
     rows = []
     for kind, format in dict.fromkeys((error.kind, error.format) for error in errors):
@@ -144,7 +146,7 @@ def document(errors: Sequence[LayerError], policy: Policy, budget: Budget, num_s
         "errors": [asdict(error) for error in errors],
         "changes": policy.changes,
         "notes": NOTES,
-        "manifest": collect({}, {}, seeds={}, argv=[]),
+        "manifest": manifest,
     }
 
 
@@ -180,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RetakeError as error:
         console.print(f"error: {error}")
         return 1
-    made = document(errors, policy, budget, options.scenes)
+    made = document(errors, policy, budget, options.scenes, manifest_of({"generator": folder}))
     for row in made["rows"]:
         refused = ", ".join(row["refused"]) or "none"
         console.print(

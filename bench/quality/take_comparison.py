@@ -20,13 +20,14 @@ from rich.console import Console
 
 from bench.analysis.bootstrap import mean_ci95
 from bench.files import write_json
+from bench.quality.measured_models import manifest_of
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.view_metrics import case_score, original_score
+from engine.build.model_folders import find_generator
 from engine.datasets.physics_iq import open_dataset
 from engine.errors import ConfigError, RetakeError
 from engine.loop.policy import scenario_seed
 from engine.machine.device import resolve_device, use_threads
-from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
 from engine.settings.notation import shard_of
@@ -51,11 +52,13 @@ class Shard:
     """What one process makes: records of the takes, kept on disk as they come."""
 
     path: Path
+    generator: Path
     records: list[dict[str, Any]]
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"manifest": collect({}, {}, seeds={}, argv=[]), "records": self.records})
+        manifest = manifest_of({"generator": self.generator})
+        write_json(self.path, {"manifest": manifest, "records": self.records})
 
 
 def make(variants: Sequence[Variant], options: argparse.Namespace, console: Console) -> None:
@@ -63,7 +66,8 @@ def make(variants: Sequence[Variant], options: argparse.Namespace, console: Cons
     offline()
     if resolve_device(options.device) == "cpu":
         use_threads(num_threads())
-    shard = Shard(options.work / "records" / f"{options.shard.replace('/', '-of-')}.json", [])
+    path = options.work / "records" / f"{options.shard.replace('/', '-of-')}.json"
+    shard = Shard(path, find_generator(options.generator).path, [])
     scenarios: list[Scenario] = []
     base: dict[str, Frames] = {}
     for variant in variants:

@@ -25,6 +25,7 @@ import torch
 from bench.analysis.bootstrap import mean_ci95
 from bench.console import page_console
 from bench.files import write_json
+from bench.quality.measured_models import manifest_of
 from bench.quality.prompt_kinds import BRIEF, PLAN, PROMPT_KINDS, Asked, prompt_texts
 from bench.quality.take_score import RealTakes, reduced, score_take
 from bench.quality.trivial import BASELINES
@@ -40,7 +41,6 @@ from engine.demo.training.batch_sampler import (
 )
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
-from engine.runs.manifest import code_state, cpu_model, gpus
 from engine.settings.config import BUNDLED
 from engine.settings.environment import offline, usable_cores
 from engine.types import Frames
@@ -228,10 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"error: {error}", markup=False, highlight=False)
         return 1
     settings = {name: getattr(options, name) for name in ("world", "count", "takes", "steps")}
-    measured_on = {
-        "cpu": cpu_model(), "gpus": gpus(), "device": device,
-        "code": code_state(Path(__file__).resolve().parents[2]),
-    }  # fmt: skip
+    measured_on = manifest_of({"generator": folder}) | {"device": device}
     found = document(scored) | {"settings": settings, "measured_on": measured_on, "notes": NOTES}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, found)

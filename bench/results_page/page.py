@@ -31,6 +31,7 @@ from bench.results_page import (
     world_section,
 )
 from bench.results_page import markdown as md
+from bench.results_page.bundled_weights import ASIDE, TOLD, bundled, outdated
 from bench.results_page.result_files import (
     Document,
     ResultError,
@@ -88,6 +89,8 @@ class Page:
     plots: dict[str, str]
     files: dict[str, ResultFile]
     anchors: dict[str, str]
+    outdated: frozenset[str] = frozenset()
+    """Names of measurements of weights that are bundled no more."""
 
     def document(self, name: str) -> Document:
         """ResultError where this was not measured."""
@@ -97,19 +100,24 @@ class Page:
 
     def link(self, name: str, words: str = "measured") -> str:
         """A link to the section of a measurement, as it stands in a page of the top folder."""
-        return f"[{words}](RESULTS.md#{self.anchors[name]})"
+        aside = ASIDE if name in self.outdated else ""
+        return f"[{words}](RESULTS.md#{self.anchors[name]}){aside}"
 
 
 def make_page(folder: Path) -> Page:
     """From every measurement in `folder`. ResultError for one that cannot be shown."""
-    files = read_folder(folder)
+    files, today = read_folder(folder), bundled()
+    old = frozenset(file.name for file in files if outdated(file, today))
     found = [(file, section_of(file)) for file in files]
     titles = _titles([section.title for _, section in found], files)
     summary = [
         f"[{title}](#{md.anchor(title)}): {section.headline}"
         for title, (_, section) in zip(titles, found, strict=True)
     ]
-    parts = [_part(title, file, section) for title, (file, section) in zip(titles, found, strict=True)]
+    parts = [
+        _part(title, file, section, old=file.name in old)
+        for title, (file, section) in zip(titles, found, strict=True)
+    ]
     text = md.paragraphs(FIRST_LINE, "# Results", INTRODUCTION, md.bullets(summary), *parts)
     plots = {name: text for _, section in found for name, text in section.plots.items()}
     return Page(
@@ -117,6 +125,7 @@ def make_page(folder: Path) -> Page:
         plots=plots,
         files={file.name: file for file in files},
         anchors={file.name: md.anchor(title) for file, title in zip(files, titles, strict=True)},
+        outdated=old,
     )
 
 
@@ -146,7 +155,7 @@ def _titles(titles: Sequence[str], files: Sequence[ResultFile]) -> list[str]:
     ]
 
 
-def _part(title: str, file: ResultFile, section: md.Section) -> str:
+def _part(title: str, file: ResultFile, section: md.Section, *, old: bool) -> str:
     command, machine, code = command_of(file.document), machine_of(file.document), code_of(file.document)
     facts = [f"File: [{file.path}]({file.path})"]
     if command:
@@ -155,6 +164,8 @@ def _part(title: str, file: ResultFile, section: md.Section) -> str:
         facts.append(f"Machine: {', '.join(machine)}")
     if code:
         facts.append(f"Code: {code}")
+    if old:
+        facts.append(TOLD)
     notes = [str(note) for note in file.document.get("notes", [])]
     told = md.paragraphs("Notes:", md.bullets(notes)) if notes else None
     return md.paragraphs(f"## {title}", md.bullets(facts), section.body, told)

@@ -132,13 +132,13 @@ def command_of(document: Document) -> str | None:
     """What was run, as the file says it, with modules by their names of today."""
     command = document.get("command")
     if not isinstance(command, str):
-        command = " ".join(next(_manifests(document), {}).get("argv") or ())
+        command = " ".join(next(manifests(document), {}).get("argv") or ())
     return " ".join(MOVED.get(word, word) for word in command.split(" ")) or None
 
 
 def machine_of(document: Document) -> list[str]:
     """Facts of the machine in a fixed order, each as "name value"; empty where the file has none."""
-    manifest = next(_manifests(document), None)
+    manifest = next(manifests(document), None)
     if manifest is None:
         return []
     leaves = dict(_leaves(manifest))
@@ -158,7 +158,7 @@ def machine_of(document: Document) -> list[str]:
 
 def code_of(document: Document) -> str | None:
     """The commit and day of the measurement."""
-    manifest = next(_manifests(document), None)
+    manifest = next(manifests(document), None)
     if manifest is None:
         return None
     code, started = manifest.get("code", {}), manifest.get("started", "")
@@ -168,7 +168,7 @@ def code_of(document: Document) -> str | None:
     return ", ".join([*parts, *([started[:10]] if started else [])]) or None
 
 
-def _manifests(document: Document) -> Iterator[Mapping[str, Any]]:
+def manifests(document: Document) -> Iterator[Mapping[str, Any]]:
     """The places where files of different ages keep what ran."""
     for key in ("measured_on", "manifest"):
         if isinstance(document.get(key), dict):

@@ -33,7 +33,7 @@ ERRORS = [
 
 def section(errors: list[LayerError]) -> Any:
     made = choose(errors, Budget(), source="x", producer="a test")
-    document = make_document(errors, made, Budget(), 3)
+    document = make_document(errors, made, Budget(), 3, {})
     return policy(ResultFile(name="policy_calibration", kind="policy", document=document))
 
 

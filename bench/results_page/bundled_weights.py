@@ -1,0 +1,49 @@
+"""Measurements of bundled models whose weights have been replaced since: the page says so beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from bench.results_page.result_files import ResultFile, manifests
+from engine.build.model_folders import find_critic, find_generator
+from engine.runs.manifest import weight_digests
+from engine.settings.config import BUNDLED
+
+Weights = Mapping[str, Mapping[str, str]]
+"""By role, the sha256 of each file of weights."""
+
+MEASURED: Final[dict[str, tuple[str, ...]]] = {
+    "world": ("generator",),
+    "demo_run": ("generator", "critic"),
+    "demo_quality": ("generator", "critic"),
+    "selectors": ("generator", "critic"),
+    "loop_budget": ("generator", "critic"),
+    "denoiser_quality": ("generator",),
+    "export_quality": ("generator",),
+    "export_errors": ("generator",),
+    "policy": ("generator",),
+}
+"""Kinds of measurements whose figures follow from the bundled weights, and from which of them."""
+TOLD: Final = "Weights: others than those bundled now, so these figures are of the models before"
+ASIDE: Final = ", of the weights before these"
+
+
+def bundled() -> Weights:
+    """Of the models that a run takes by default."""
+    folders = {"generator": find_generator(BUNDLED).path, "critic": find_critic(BUNDLED).path}
+    return {role: weight_digests(folder) for role, folder in folders.items()}
+
+
+def outdated(file: ResultFile, today: Weights) -> bool:
+    """Whether a figure of `file` is of other weights than `today`'s, or of weights that it does not name."""
+    roles = MEASURED.get(file.kind, ())
+    return any(
+        _weights(manifest, role) != today[role] for manifest in manifests(file.document) for role in roles
+    ) or (bool(roles) and next(manifests(file.document), None) is None)
+
+
+def _weights(manifest: Mapping[str, Mapping[str, Mapping[str, str]]], role: str) -> Mapping[str, str]:
+    """Of a manifest's files those of weights: configuration and tokenizers are listed beside them."""
+    files = manifest.get("models", {}).get(role, {})
+    return {name: digest for name, digest in files.items() if name.endswith(".safetensors")}

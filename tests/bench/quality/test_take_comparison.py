@@ -31,7 +31,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(folders: Folders, work: Path, **changes: Any) -> argparse.Namespace:
-    given = {"dataset": folders.dataset, "work": work, "shard": "1/1", "device": "cpu"}
+    given = {"dataset": folders.dataset, "work": work, "shard": "1/1", "device": "cpu", "generator": "G"}
     return argparse.Namespace(**given | changes)
 
 

@@ -57,11 +57,11 @@ def profiles_of(made: Any, shape: str | None, rows: Sequence[int]) -> tuple[Prof
     )
 
 
-def form_of(source: Path, made: Any, attention: str, subject: str) -> Form:
-    """The form of what is exported: as asked, and as the model's prefix was trained."""
+def form_of(source: Path, made: Any, attention: str, subject: str, target: str) -> Form:
+    """The form of what is exported: as asked, as the model's prefix was trained, and as the target can."""
     from engine.generators.wan.own_prefix import told_prefix_attention
     from engine.generators.wan.settings import OWN
-    from export.forms import DENSE, Form
+    from export.forms import DENSE, TWO_GRAPHS, Form
     from export.subjects import wan_dit
 
     own = subject == wan_dit.SUBJECT and told_prefix_attention(source) == OWN
@@ -69,7 +69,8 @@ def form_of(source: Path, made: Any, attention: str, subject: str) -> Form:
         return Form()
     shape = made.shape
     frames = shape.prefix_tokens * made.forward_sizes["F"] // shape.tokens
-    return Form(attention=attention, own_prefix=own, prefix_frames=frames)
+    in_step = own and target not in TWO_GRAPHS
+    return Form(attention=attention, own_prefix=own, prefix_frames=frames, in_step=in_step)
 
 
 def bundled_scales(request: Request) -> Path | None:

@@ -25,6 +25,7 @@ from engine.errors import RetakeError
 from engine.runs.manifest import code_state, gpus, package_versions
 from engine.settings.environment import cache_folder, offline
 from export import generator_inputs, pipeline
+from export.forms import DENSE
 from export.spec import ExportError, recipe_of
 from export.targets import tensorrt
 from export.trt.library import find, is_installed
@@ -155,7 +156,10 @@ def try_recipe(name: str, target: str, capability: int, arguments: argparse.Name
         return {"recipe": name, "passed": False, "error": f"{type(error).__name__}: {error}"}
 
 
-def measure(name: str, target: str, capability: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def request_of(
+    name: str, target: str, capability: int, arguments: argparse.Namespace
+) -> tuple[pipeline.Request, Any]:
+    """What is exported, and the generator without weights."""
     source, made = generator_inputs.outline(arguments.generator)
     request = pipeline.Request(
         source=source,
@@ -166,8 +170,14 @@ def measure(name: str, target: str, capability: int, arguments: argparse.Namespa
         out=arguments.out,
         capabilities=(capability,) if target == "tensorrt-rtx" else (),
         device="cuda",
+        form=generator_inputs.form_of(source, made, DENSE, "wan_dit", target),
     )
     pipeline.check(request)
+    return request, made
+
+
+def measure(name: str, target: str, capability: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    request, made = request_of(name, target, capability, arguments)
     scales = pipeline.scales_path(request) if pipeline.needs_scales(request) else None
     if scales is not None and not scales.is_file():
         seen = generator_inputs.calibrate(request, made, dataset=None, num_scenes=2)

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.quality.budget_arms import BUDGETS, Costs, PaperTake
 from bench.quality.candidate_pool import RECORD, Key, ScenePool, make_pool, read_pool
-from bench.quality.demo_quality import first_held_out, make_dataset, run_loop
+from bench.quality.demo_quality import make_dataset, run_loop
 from bench.scoring.case_scoring import Scorer, Work, score_works
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.references import references
@@ -25,7 +25,7 @@ from engine.datasets.physics_iq import read_descriptions
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import WIDE, choose_kinds, make_scene
 from engine.demo.scenes.base import FPS
-from engine.demo.scenes.seeds import TUNING
+from engine.demo.scenes.seeds import TUNING, first_held_out
 from engine.errors import ConfigError
 from engine.loop.policy import CRITIC_SCORE, RefinementPolicy, choose_take
 from engine.loop.scout_policy import ScoutPolicy

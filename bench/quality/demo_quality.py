@@ -34,6 +34,7 @@ from bench.quality.critic_figures import (
     read_truths,
 )
 from bench.quality.critic_reliability import StatedTake, reliability
+from bench.quality.scene_parts import require_held_out
 from bench.quality.trivial import BASELINES, write_baseline
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.references import references
@@ -44,10 +45,10 @@ from engine.build.prepare import load_critic
 from engine.commands._console import make_console
 from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
-from engine.demo.scenes import DEFAULT_WORLD, WIDE, WORLDS, choose_kinds, make_scene
-from engine.demo.scenes.base import FAILURE_TYPES, FPS, HELD_OUT_SEED0, Labels
-from engine.demo.scenes.seeds import HELD_OUT
-from engine.errors import ConfigError, RetakeError, ScorerError
+from engine.demo.scenes import DEFAULT_WORLD, WORLDS, choose_kinds, make_scene
+from engine.demo.scenes.base import FAILURE_TYPES, FPS, Labels
+from engine.demo.scenes.seeds import first_held_out
+from engine.errors import RetakeError, ScorerError
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
 from engine.settings.config import read_config
@@ -86,20 +87,11 @@ def make_dataset(
     workers: int,
     world: str = DEFAULT_WORLD,
 ) -> None:
-    """Write `count` held-out scenes, seeds from `seed0` on. ConfigError for seeds that were trained on."""
-    if seed0 < HELD_OUT_SEED0:
-        raise ConfigError(
-            f"--seed0 {seed0} lies in the training range; held-out seeds start at {HELD_OUT_SEED0}",
-            fix=f"give --seed0 {HELD_OUT_SEED0} or more",
-        )
+    """Write `count` held-out scenes, seeds from `seed0` on. ConfigError for seeds that are not."""
     kinds = choose_kinds([], world)
     scenes = [make_scene(seed, kinds) for seed in range(seed0, seed0 + count)]
+    require_held_out(scene.name for scene in scenes)
     write_dataset(out, scenes, fps=FPS, views=views, workers=workers)
-
-
-def first_held_out(world: str) -> int:
-    """The first seed that a world's figures are published on."""
-    return HELD_OUT.first if world == WIDE else HELD_OUT_SEED0
 
 
 def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) -> None:

@@ -22,6 +22,8 @@ from bench.quality import take_comparison
 from bench.quality.take_comparison import Variant
 from engine.build.model_folders import find_generator
 from engine.errors import ConfigError
+from engine.generators.wan.own_prefix import told_prefix_attention
+from engine.generators.wan.settings import OWN
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.settings.environment import cache_folder
 from engine.settings.presets import PRESETS, STEP_CACHES, DenoiseSettings
@@ -95,6 +97,11 @@ def _wanted(text: str) -> list[str]:
 
 def _load(options: argparse.Namespace, settings: DenoiseSettings) -> Any:
     found = find_generator(options.generator)
+    if settings.prefix_steps > 1 and told_prefix_attention(found.path) == OWN:
+        raise ConfigError(
+            "the prefix of this generator looks at itself alone: it is computed once a take and has no price",
+            fix="leave the variant out",
+        )
     device = resolve_device(options.device)
     family: Any = found.loader()
     return family.load(

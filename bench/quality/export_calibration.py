@@ -27,11 +27,14 @@ from engine.generators.wan import generator as wan
 from engine.machine.device import use_threads
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
+from export import generator_inputs
+from export.forms import DENSE
+from export.pipeline import ONNX
 from export.quantization.calibrate import OUTPUT, ErrorTable, Forward, errors, observe, plot, worst
 from export.quantization.quantize import quantize
 from export.quantization.scales import Scales, read_scales, write_scales
 from export.spec import Profile, Subject
-from export.subjects import wan_dit
+from export.subjects import wan_dit, wan_forms
 
 SCALES = MODELS / "scales" / f"{wan_dit.SUBJECT}.safetensors"
 RECIPES = ("fp8", "fp8-attention", "int8", "int4")
@@ -106,7 +109,10 @@ def _forwards(folder: Path, num_scenes: int, *, held_out: bool) -> tuple[list[Fo
 
 
 def _subject(folder: Path, profile: Profile) -> Subject:
-    return wan_dit.prepare(folder, profiles=(profile,), dtype="fp32")
+    """In the form that a graph of this generator has."""
+    _, made = generator_inputs.outline(str(folder))
+    form = generator_inputs.form_of(folder, made, DENSE, wan_dit.SUBJECT, ONNX)
+    return wan_forms.prepare(folder, profiles=(profile,), form=form, dtype="fp32")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import choose_kinds, make_scene
-from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
+from engine.demo.scenes.base import FPS, HELD_OUT_SEED0, Scene
 from engine.demo.training.prompts import complete
 from engine.types import Prompt, Scenario
 from export.quantization.calibrate import Forward
@@ -23,7 +23,7 @@ from export.spec import ExportSpec, Profile
 
 VIEW = "perspective-center"
 SEED0 = 880_000
-"""Away from the seeds of `retake demo` and of the quality measurement, on both sides of the split."""
+"""Of training scenes. The others lie so far above the border: of no set, and none of `retake demo`."""
 
 
 def bundled_profile(generator: Any, *, rows: int = 1) -> Profile:
@@ -41,12 +41,18 @@ def bundled_profile(generator: Any, *, rows: int = 1) -> Profile:
     return Profile(name=f"{generator.spec.height}x{generator.spec.width}", sizes=sizes)
 
 
+def scene_of(index: int, num_scenes: int, *, held_out: bool) -> Scene:
+    """One of so many, of the world that the bundled models know; neighbours among its kinds are alike."""
+    kinds = choose_kinds([])
+    first = (HELD_OUT_SEED0 if held_out else 0) + SEED0
+    return make_scene(first + index, [kinds[index * len(kinds) // num_scenes]])
+
+
 def requests(
     folder: Path, num_scenes: int, *, held_out: bool, negative: str
 ) -> Iterator[tuple[Scenario, Prompt]]:
-    """Scenes of all kinds in rotation, each with the prompt of its true plan."""
-    first = (HELD_OUT_SEED0 if held_out else 0) + SEED0
-    scenes = [make_scene(first + index, choose_kinds([])) for index in range(num_scenes)]
+    """Scenes of kinds as different as can be, each with the prompt of its true plan."""
+    scenes = [scene_of(index, num_scenes, held_out=held_out) for index in range(num_scenes)]
     write_dataset(folder, scenes, fps=FPS, views=(VIEW,))
     for index, (scene, scenario) in enumerate(
         zip(scenes, open_dataset(folder).scenarios(float(FPS)), strict=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bench.analysis.bootstrap import mean_ci95
 from bench.analysis.scored_run import ScoredRun, read_run
 from bench.files import write_json
+from bench.quality.scene_parts import require_not_held_out
 from engine.build.choosing import document_of
 from engine.build.model_folders import find_critic, find_generator
 from engine.errors import ConfigError, RetakeError
@@ -167,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = [read_run(folder) for folder in options.run]
         names = names_of(runs)
         scenes = scenes_of(runs, names)
+        require_not_held_out(scene.name for scene in scenes)
         if len({scene.name for scene in scenes}) < LEAST_SCENES:
             raise ConfigError(
                 f"{len(scenes)} scenes have two scored takes or more; {LEAST_SCENES} are needed",

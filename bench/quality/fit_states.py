@@ -28,6 +28,7 @@ import numpy as np
 from bench.analysis.scored_run import ScoredRun, read_run
 from bench.files import write_json
 from bench.quality import state_fit
+from bench.quality.scene_parts import require_not_held_out
 from bench.quality.state_figures import auc, figure, groups_of, rank_correlation, share_of_oracle
 from bench.quality.state_fit import Candidate, Site, Takes, cross_fitted, fitted, permuted
 from engine.build.model_folders import find_generator
@@ -229,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         takes, of = _given(options.run, options.takes)
+        require_not_held_out(takes.scenes)
         found = report(takes, options.permutations)
         probe = probe_of(takes, of, {name: found[name] for name in ("rank_correlation", "auc")})
     except RetakeError as error:

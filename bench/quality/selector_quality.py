@@ -28,6 +28,7 @@ from bench.analysis.take_choice import TakeReader, score_takes
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.demo_quality import published_manifest
+from bench.quality.scene_parts import is_seen
 from bench.quality.selector_figures import (
     Pool,
     best_combination,
@@ -41,7 +42,6 @@ from bench.results_page.selector_tables import ALL_TAKES, markdown, print_tables
 from bench.scoring.case_record import record_of
 from bench.scoring.physics_iq import score_folder
 from engine.build.probing import selector_settings
-from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.loop.selection import load_selectors
 from engine.machine.device import resolve_device
@@ -112,7 +112,7 @@ def measure(
         "num_scenarios": len(takes),
         "num_scenes": len({pool.scene for pool in takes}),
         "num_takes": sum(len(pool.values) for pool in takes),
-        "num_scenes_trained_on": sum(map(_trained_on, _scenes(runs))),
+        "num_scenes_trained_on": sum(map(is_seen, _scenes(runs))),
         "samples": samples,
         "sets": {
             name: figures(found.pools[name], combos) for name in (*ROUNDS, ALL_TAKES) if name in found.pools
@@ -233,12 +233,6 @@ def _check_disjoint(runs: Sequence[ScoredRun], tune_on: Sequence[ScoredRun]) -> 
 
 def _scenes(runs: Sequence[ScoredRun]) -> set[str]:
     return {record.scene for run in runs for record in run.records.values()}
-
-
-def _trained_on(scene: str) -> bool:
-    """Simulated scenes are named KIND-SEED; others were never trained on."""
-    seed = scene.rpartition("-")[2]
-    return scene.startswith("trimmed-") and seed.isdecimal() and int(seed) < HELD_OUT_SEED0
 
 
 def _parser() -> argparse.ArgumentParser:

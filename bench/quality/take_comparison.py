@@ -21,10 +21,11 @@ from rich.console import Console
 from bench.analysis.bootstrap import mean_ci95
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
+from bench.quality.scene_parts import require_bundled_world, require_held_out
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.view_metrics import case_score, original_score
 from engine.build.model_folders import find_generator
-from engine.datasets.physics_iq import open_dataset
+from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.errors import ConfigError, RetakeError
 from engine.loop.policy import scenario_seed
 from engine.machine.device import resolve_device, use_threads
@@ -201,6 +202,10 @@ def _scenarios(options: argparse.Namespace, fps: float) -> list[Scenario]:
     found = list(open_dataset(options.dataset).scenarios(fps))[part - 1 :: parts]
     if not found:
         raise ConfigError(f"part {options.shard} of {options.dataset} holds no scene", fix="use fewer parts")
+    if options.generator == BUNDLED:
+        scenes = {row.scene for row in read_descriptions(options.dataset)}
+        require_bundled_world(scenes)
+        require_held_out(scenes)
     return found
 
 

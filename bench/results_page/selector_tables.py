@@ -92,7 +92,9 @@ def _title(name: str, document: Document) -> str:
 def _remarks(document: Document) -> list[str]:
     remarks = [f"{document['num_scenes']} scenes, {document['num_takes']} takes."]
     if document["num_scenes_trained_on"]:
-        remarks.append(f"{document['num_scenes_trained_on']} of them were trained on: not a held-out figure.")
+        remarks.append(
+            f"{document['num_scenes_trained_on']} of them were trained or tuned on: not a held-out figure."
+        )
     tuned = document["tuned"]
     if tuned:
         remarks.append(

@@ -20,10 +20,11 @@ def scenes(
     views: Annotated[str, typer.Option(help="Of left,center,right.")] = "left,center,right",
     kinds: Annotated[str, typer.Option(metavar="NAME,...", help="Kinds of scenes. Default: all.")] = "",
     world: Annotated[
-        str, typer.Option(help="plain: what the bundled models know. wide: its successor, with labels.")
-    ] = "plain",
+        str | None, typer.Option(help="plain or wide. Default: the one that the bundled models know.")
+    ] = None,
 ) -> None:
     """Simulate and render scenes in the layout of Physics-IQ: clips, masks, two takes, descriptions.csv."""
+    from engine.demo.scenes import DEFAULT_WORLD
     from engine.demo.showcase import write_scenes
     from engine.settings.environment import usable_cores
 
@@ -34,7 +35,7 @@ def scenes(
             size_px=size,
             views=names(views),
             kinds=names(kinds),
-            world=world,
+            world=DEFAULT_WORLD if world is None else world,
             workers=min(usable_cores(), count),
             progress=lambda done, total: status.update(f"rendering: {done} of {total} clips"),
         )

@@ -44,6 +44,8 @@ class Projected:
     eps: float
     prefix: int = 0
     """Leading tokens whose keys a sparse attention keeps exact."""
+    first_query: int = 0
+    """Those before it look at other keys than these, and in no 8-bit kernel."""
 
 
 def reason_against(head_dim: int, format: str) -> str | None:
@@ -58,7 +60,7 @@ def reason_against(head_dim: int, format: str) -> str | None:
 def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
     """fp32 [B, A, N, D] of about `num_queries` evenly spaced queries. format: "fp8", "int8", "sparse", "sol",
     None: exact."""
-    stride = max(1, given.q.shape[1] // num_queries)
+    stride = max(1, (given.q.shape[1] - given.first_query) // num_queries)
 
     def rotated(x: Tensor, weight: Tensor) -> Tensor:
         """[B, A, S, D]"""
@@ -68,7 +70,7 @@ def outputs(given: Projected, format: str | None, num_queries: int) -> Tensor:
         )
         return (out if scale is None else dequantize(out, scale[:, None])).transpose(1, 2)
 
-    q, k = rotated(given.q, given.norm_q), rotated(given.k, given.norm_k)
+    q, k = rotated(given.q, given.norm_q)[:, :, given.first_query :], rotated(given.k, given.norm_k)
     v = given.v.float().unflatten(2, (given.heads, -1))
     if format in LAYOUTS:
         return triton_prefix_sparse.plain(

@@ -135,7 +135,7 @@ def build(
         device=resolve_device(device),
         low_memory=low_memory,
         dtype=dtype,
-        form=generator_inputs.form_of(source, made, attention, subject),
+        form=generator_inputs.form_of(source, made, attention, subject, target),
     )
     pipeline.check(request)
     given = _known_scales(request, scales)

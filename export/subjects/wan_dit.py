@@ -168,18 +168,26 @@ class WanDenoise(nn.Module):
         return self.denoise(latents, timestep, text, text_mask, attend)
 
     def denoise(
-        self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor, attend: Attend
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        attend: Attend,
+        *,
+        untold: int = 0,
     ) -> Tensor:
-        """`forward` with the self-attention that is given."""
+        """`forward` with the self-attention that is given; the first `untold` tokens get nothing from the
+        text."""
         model = self.transformer
         hidden, grid = tokens_of(model, latents)
         times = timestep.unsqueeze(1) if timestep.ndim == 1 else timestep  # [B, J]
         embedded, modulation, words = conditions(model, times, text)
         words = self.shared_text(words)
         # a row per query: ONNX Runtime broadcasts a mask over heads alone
-        mask = text_mask.to(hidden.dtype)[:, None, None, :].expand(-1, -1, hidden.shape[1], -1)
+        mask = text_mask.to(hidden.dtype)[:, None, None, :].expand(-1, -1, hidden.shape[1] - untold, -1)
         for index, block in enumerate(model.blocks):
-            hidden = through_block(block, index, hidden, (words, mask), modulation, attend)
+            hidden = through_block(block, index, hidden, (words, mask), modulation, attend, untold)
         shift, scale = (model.scale_shift_table.unsqueeze(0) + embedded.unsqueeze(2)).chunk(2, dim=2)
         hidden = _modulated(model.norm_out, hidden, shift, scale)
         return _unpatch(model.proj_out(hidden), grid, model.config.patch_size).float()
@@ -214,16 +222,20 @@ def through_block(
     text: tuple[Tensor, Tensor] | None,
     modulation: Tensor,
     attend: Attend,
+    untold: int = 0,
 ) -> Tensor:
     """One transformer block; modulation fp32 [B, J, 6, C] is broadcast over the S / J tokens of a frame.
-    text: words and their mask; None: no token gets anything from the text."""
+    text: words and their mask, for the tokens behind the first `untold`; None: no token gets anything from
+    the text."""
     parts = (block.scale_shift_table.unsqueeze(0) + modulation).chunk(6, dim=2)  # 6 of [B, J, 1, C]
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = parts
     x = _modulated(block.norm1, hidden, shift, scale)
     hidden = _gated(hidden, attend(index, block.attn1, x), gate)
     if text is not None:
-        x = block.norm2(hidden.float()).type_as(hidden)
-        hidden = hidden + block.attn2(x, *text, None)
+        told = hidden[:, untold:] if untold else hidden
+        x = block.norm2(told.float()).type_as(told)
+        told = told + block.attn2(x, *text, None)
+        hidden = torch.cat([hidden[:, :untold], told], dim=1) if untold else told
     x = _modulated(block.norm3, hidden, ffn_shift, ffn_scale)
     return _gated(hidden, block.ffn(x), ffn_gate)
 
@@ -248,8 +260,8 @@ def _unpatch(tokens: Tensor, grid: Sequence[int], patch: Sequence[int]) -> Tenso
 
 def _require_prefix(has_own: bool, told: bool) -> None:
     if has_own and not told:
-        problem = "prefix tokens of this transformer look at themselves alone, which only a package knows"
-        raise ExportError(problem, fix="use --target aoti; or run it without --denoiser")
+        problem = "prefix tokens of this transformer look at themselves alone, which the plain form does not"
+        raise ExportError(problem, fix="export a form with its own prefix, as `retake export` does by itself")
     if told and not has_own:
         problem = (
             "prefix tokens of this transformer look at everything, so they are not the same at every step"

@@ -1,7 +1,8 @@
-"""The Wan transformer in forms that know its prefix: sparse attention behind it, or its keys computed once.
+"""The Wan transformer in forms that know its prefix: sparse attention behind it, or a prefix of its own.
 
-Over the modules of `wan_dit`, so that recipes quantize every form alike. For packages alone: their kernels
-are ours. Invariant: a form computes what the runtime's fast forward computes with the same attention.
+Over the modules of `wan_dit`, so that recipes quantize every form alike. For packages alone, whose kernels
+are ours, but for the dense form that computes its own prefix in every step. Invariant: a form computes what
+the runtime's fast forward computes with the same attention.
 B batch . Z latent channels . F latent frames, K of them prefix . h, w latent pixels . S tokens, P of them of
 the prefix . L text tokens . D head size . A heads . N blocks
 """
@@ -20,7 +21,7 @@ from torch.nn import functional
 from export.dtypes import TORCH_DTYPES
 from export.forms import DENSE, PLAIN, Form
 from export.model_inputs import KEYS
-from export.spec import ExportError, ExportSpec, Profile, Subject, TensorSpec, require_attention
+from export.spec import ExportError, ExportSpec, Gate, Profile, Subject, TensorSpec, require_attention
 from export.subjects import wan_dit
 from export.subjects.wan_dit import WanDenoise, conditions, rotate, through_block, tokens_of
 from kernels import dispatch
@@ -38,7 +39,8 @@ def prepare(
     dtype: str = "fp16",
     with_weights: bool = True,
 ) -> Subject:
-    """As `wan_dit.prepare`, in the form. With its own prefix the subject has a `once` of the same weights.
+    """As `wan_dit.prepare`, in the form. With its own prefix once a take the subject has a `once` of the same
+    weights.
 
     Raises ExportError for a form that does not exist, is not the model's, or does not fit a profile.
     """
@@ -52,6 +54,8 @@ def prepare(
     if not form.own_prefix:
         module = SparseDenoise(transformer, form)
         return replace(plain, module=_still(module), spec=replace(plain.spec, form=form))
+    if form.in_step:
+        return _with_prefix_in_step(plain, transformer, form)
     return _with_own_prefix(plain, transformer, form)
 
 
@@ -98,6 +102,27 @@ class SparseDenoise(WanDenoise):
             return _finished(attention, _attended(self.form, attention, q, k, v, prefix))
 
         return self.denoise(latents, timestep, text, text_mask, attend)
+
+
+class OwnPrefixInStep(WanDenoise):
+    """latents, timestep, text, text_mask -> velocity: prefix tokens see themselves alone and no text."""
+
+    def __init__(self, transformer: Any, form: Form) -> None:
+        super().__init__(transformer)
+        self.form = form
+
+    def forward(self, latents: Tensor, timestep: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """As of WanDenoise, with timesteps [B, F], 0 on the prefix."""
+        rotary = self.transformer.rope(latents)
+        prefix = rotary[0].shape[1] // timestep.shape[1] * self.form.prefix_frames
+
+        def attend(_: int, attention: Any, x: Tensor) -> Tensor:
+            q, k, v = _projected(attention, x, rotary)
+            own = attention.processor.core(*(part[:, :, :prefix] for part in (q, k, v)), None)
+            noisy = _attended(self.form, attention, q[:, :, prefix:], k, v, prefix)
+            return _finished(attention, torch.cat([own, noisy], dim=2))
+
+        return self.denoise(latents, timestep, text, text_mask, attend, untold=prefix)
 
 
 class OwnPrefix(nn.Module):
@@ -182,6 +207,17 @@ def _attended(form: Form, attention: Any, q: Tensor, k: Tensor, v: Tensor, prefi
 
 def _finished(attention: Any, out: Tensor) -> Tensor:
     return attention.to_out[1](attention.to_out[0](out.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+
+def _with_prefix_in_step(plain: Subject, transformer: Any, form: Form) -> Subject:
+    """One graph, in which each self-attention is two: of the prefix and of what is behind it."""
+
+    def gate(recipe: str, capability: int) -> Gate:
+        made = plain.gate(recipe, capability)
+        return replace(made, num_fused_attention=made.num_fused_attention + transformer.config.num_layers)
+
+    module = _still(OwnPrefixInStep(transformer, form))
+    return replace(plain, module=module, spec=replace(plain.spec, form=form), gate=gate)
 
 
 def _with_own_prefix(plain: Subject, transformer: Any, form: Form) -> Subject:

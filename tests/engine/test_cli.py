@@ -19,6 +19,7 @@ from engine import cli
 from engine.build import doctor
 from engine.build.checks import Check
 from engine.demo import showcase
+from engine.demo.scenes import PLAIN, WORLDS
 from engine.errors import ConfigError
 from engine.machine.memory import CONTEXT_BYTES
 from engine.runs.store import RunStore
@@ -224,11 +225,24 @@ def test_run_and_plan_resolve_the_same_settings(tmp_path: Path, monkeypatch: pyt
 
 
 def test_scenes(tmp_path: Path) -> None:
-    options = ["--count", 1, "--seed", 4, "--size", 64, "--views", "center", "--kinds", "two-balls"]
+    options = ["--count", 1, "--seed", 4, "--size", 64, "--views", "center", "--world", "wide"]
+    options += ["--kinds", "two-cups"]
     assert "retake run" in call("scenes", tmp_path / "scenes", *options).output
     (clip,) = (tmp_path / "scenes").rglob("0001_conditioning-videos*.mp4")
     assert (probe(clip).num_frames, probe(clip).width) == (24, 64)
     assert "not a view" in call("scenes", tmp_path / "x", "--views", "top", status=2).output
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_scenes_are_of_the_world_that_the_bundled_models_know(
+    world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("engine.demo.scenes.DEFAULT_WORLD", world)
+    monkeypatch.setattr(showcase, "write_scenes", lambda out, **options: asked.append(options["world"]))
+    call("scenes", tmp_path / "scenes")
+    call("scenes", tmp_path / "scenes", "--world", PLAIN)
+    assert asked == [world, PLAIN]
 
 
 def test_demo_runs_scores_and_reports(

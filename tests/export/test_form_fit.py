@@ -17,27 +17,25 @@ from export.spec import ExportError
 
 SPARSE = Form(attention=PREFIX_SPARSE, prefix_frames=2)
 OWN = Form(own_prefix=True, prefix_frames=2)
+IN_STEP = Form(own_prefix=True, prefix_frames=2, in_step=True)
 
 
-def test_every_target_has_the_plain_form_and_a_package_all() -> None:
+def test_every_target_has_the_dense_forms_and_a_package_all() -> None:
     for target in TARGETS:
         require_form(PLAIN, "wan_dit", target)
+        require_form(IN_STEP, "wan_dit", target)
     for form in (SPARSE, OWN, Form(attention=PREFIX_SPARSE, own_prefix=True, prefix_frames=2)):
         require_form(form, "wan_dit", "aoti")
 
 
 @pytest.mark.parametrize("target", ["onnx", "tensorrt-rtx", "tensorrt"])
 @pytest.mark.parametrize(
-    ("form", "why", "fix"),
-    [
-        (SPARSE, "a kernel of ours", "use --target aoti, or --attention dense, which every target has"),
-        (OWN, "two engines, each with a copy", "use --target aoti"),
-    ],
+    ("form", "why"), [(SPARSE, "a kernel of ours"), (OWN, "two engines, each with a copy")]
 )
-def test_no_graph_holds_a_form(target: str, form: Form, why: str, fix: str) -> None:
+def test_no_graph_holds_a_form(target: str, form: Form, why: str) -> None:
     with pytest.raises(ExportError, match=f"target {target} cannot hold the form: {form}; .*{why}") as caught:
         require_form(form, "wan_dit", target)
-    assert caught.value.fix == fix
+    assert caught.value.fix == "use --target aoti, or --attention dense, which every target has"
 
 
 def test_other_subjects_have_one_form() -> None:
@@ -48,15 +46,16 @@ def test_other_subjects_have_one_form() -> None:
 def test_the_form_of_a_folder_is_that_of_its_training(tmp_path: Path) -> None:
     folder = build_folder(tmp_path / "all")  # whose six frames of prefix are padded to nine
     source, made = generator_inputs.outline(str(folder))
-    assert generator_inputs.form_of(source, made, "dense", "wan_dit") == PLAIN
-    assert generator_inputs.form_of(source, made, PREFIX_SPARSE, "wan_dit") == Form(
+    assert generator_inputs.form_of(source, made, "dense", "wan_dit", "onnx") == PLAIN
+    assert generator_inputs.form_of(source, made, PREFIX_SPARSE, "wan_dit", "onnx") == Form(
         attention=PREFIX_SPARSE, prefix_frames=3
     )
     own = shutil.copytree(folder, tmp_path / "own")
     told = json.loads((own / "retake.json").read_text(encoding="utf-8"))
     (own / "retake.json").write_text(json.dumps(told | {"prefix_attention": "own"}), encoding="utf-8")
     source, made = generator_inputs.outline(str(own))
-    assert generator_inputs.form_of(source, made, "dense", "wan_dit") == Form(
-        own_prefix=True, prefix_frames=3
-    )
-    assert generator_inputs.form_of(source, made, "dense", "vae_decoder") == PLAIN
+    for target in TARGETS:
+        assert generator_inputs.form_of(source, made, "dense", "wan_dit", target) == Form(
+            own_prefix=True, prefix_frames=3, in_step=target != "aoti"
+        )
+    assert generator_inputs.form_of(source, made, "dense", "vae_decoder", "onnx") == PLAIN

@@ -10,6 +10,7 @@ import torch
 from tiny_exportable import build_exportable
 from tiny_run import make_folders
 
+from engine.build.model_folders import find_generator
 from engine.errors import ConfigError, ModelError
 from export import generator_inputs
 from export.pipeline import Request, spec_of
@@ -62,6 +63,22 @@ def test_a_shape_without_latents_is_refused(made: Any, shape: str, message: str)
 def test_an_unknown_model_is_said() -> None:
     with pytest.raises(ModelError, match="neither 'demo' nor a folder"):
         generator_inputs.outline("nowhere")
+
+
+def test_the_bundled_scales_are_of_the_bundled_weights(tmp_path: Path) -> None:
+    """When this fails the weights have changed: python -m bench.quality.export_calibration scales
+
+    An export would record takes anew, and every recipe would have other scales than the page measured.
+    """
+    request = Request(
+        source=find_generator("demo").path,
+        subject="wan_dit",
+        target="onnx",
+        recipe="fp8",
+        profiles=(),
+        out=tmp_path,
+    )
+    assert generator_inputs.bundled_scales(request) is not None
 
 
 def test_every_step_of_every_take_is_recorded(

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from engine.demo.scenes import WIDE, all_kinds, make_scene
+from engine.demo.scenes import WIDE, all_kinds, make_scene, origin_of
 from engine.demo.scenes.base import HELD_OUT_SEED0, Scene
 from engine.loop.prompting import compile_prompt
 
@@ -69,6 +69,25 @@ FACTS: Final = {
     "held-out": "2f7fd5a6dd2095bdf2ca148c6fc73552b709f75e2658c7f7670c09178b963784",
 }
 """`facts_digest` of the first 30 scenes of these sets."""
+
+
+def first_held_out(world: str) -> int:
+    """The first seed that a world's figures are published on."""
+    return HELD_OUT.first if world == WIDE else HELD_OUT_SEED0
+
+
+def part_of(scene: str) -> str | None:
+    """Of a simulated scene by its name KIND-SEED: "training", "check", "tuning" or "held-out", and "unused"
+    for any other that nothing was trained on. None for footage.
+    """
+    origin = origin_of(scene)
+    if origin is None:
+        return None
+    world, seed = origin
+    if seed < HELD_OUT_SEED0:
+        return "training"
+    sets = {name: part for name, part in SETS.items() if name not in TRAINING_PARTS and world == WIDE}
+    return next((name for name, part in sets.items() if seed in part.seeds), "unused")
 
 
 def digest(scenes: list[Scene]) -> str:

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from engine.critics.qwen_vl.preprocess import PatchGeometry
+from engine.demo.scenes import DEFAULT_WORLD, WORLDS
 from engine.demo.scenes.base import SWITCH
 from engine.demo.training import prompts
 from engine.demo.training.batch_sampler import (
@@ -25,7 +26,7 @@ from engine.demo.training.batch_sampler import (
     generate_takes,
     load_generator,
 )
-from engine.demo.training.clips import Block, ClipFactory, describe_answer
+from engine.demo.training.clips import Block, ClipFactory, Footage, describe_answer
 from engine.demo.training.critic_data import TakeShard, save_shard, window_tensor
 from engine.demo.training.critic_rows import PREFIX_INDICES, TAKE_INDICES, RowMaker
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--generator", type=Path, required=True)
     parser.add_argument("--critic", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--world", choices=tuple(WORLDS), default=DEFAULT_WORLD)
     parser.add_argument("--count", type=int, default=6000, help="takes")
     parser.add_argument("--first-seed", type=int, default=600_000)
     parser.add_argument("--block", type=int, default=64)
@@ -72,7 +74,10 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
     factory = ClipFactory(
-        num_workers=arguments.workers, first_seed=arguments.first_seed, block=arguments.block
+        num_workers=arguments.workers,
+        first_seed=arguments.first_seed,
+        block=arguments.block,
+        footage=Footage(world=arguments.world),
     )
     config = AutoConfig.from_pretrained(arguments.critic, local_files_only=True)  # nosec B615 # a local folder
     tokenizer = AutoTokenizer.from_pretrained(arguments.critic, local_files_only=True)  # nosec B615

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.generators.wan.own_prefix import OwnPrefix
 from engine.quant.attention_error import Projected
 from engine.quant.recipes import Kept, QuantRecipe
 
@@ -91,10 +92,14 @@ def wan_recipe(transformer: nn.Module) -> QuantRecipe:
 
 
 def read_attention(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Projected:
-    """Of a WanAttention `attn1` and what its block calls it with: (hidden states, None, None, rotary)."""
+    """Of a WanAttention `attn1` and what its block calls it with: (hidden states, None, None, rotary).
+
+    Of a prefix that looks at itself alone no query is read: it is computed once a take, exactly.
+    """
     x, rotary = args[0], kwargs.get("rotary_emb", args[3] if len(args) > 3 else None)
     assert rotary is not None, "a self-attention of the family wan has rotary tables"
     cos, sin = rotary
+    processor = attention.processor
     return Projected(
         q=_project(attention.to_q, x),
         k=_project(attention.to_k, x),
@@ -105,6 +110,7 @@ def read_attention(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         sin=sin.float(),
         heads=int(attention.heads),
         eps=float(attention.norm_q.eps),
+        first_query=processor.split(x.shape[1]) if isinstance(processor, OwnPrefix) else 0,
     )
 
 

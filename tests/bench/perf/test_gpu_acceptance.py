@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_wan import build_folder, edit
 
 from bench.perf import attention_table
 from bench.perf import gpu_acceptance as acceptance
+from export import pipeline
 from export.spec import ExportError
 from export.trt.library import Library
 
@@ -78,6 +80,15 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptance, "attention", lambda: [{"name": "sdpa_flash"}])
     installed(monkeypatch, "tensorrt-rtx")
     monkeypatch.setattr(acceptance, "present_capability", lambda: 89)
+
+
+def test_engines_know_a_prefix_of_its_own(tmp_path: Path) -> None:
+    folder = build_folder(tmp_path / "own")
+    edit(folder, "retake.json", prefix_attention="own")
+    given = argparse.Namespace(generator=str(folder), shape=None, out=tmp_path / "out")
+    request, _ = acceptance.request_of("fp16", "onnx", 89, given)
+    assert str(request.form).startswith("attention dense, its own prefix computed in every step")
+    assert pipeline.spec_of(request).form == request.form
 
 
 def test_a_recipe_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from bench.quality.critic_controls import broken_take, control_takes, judge_cont
 from bench.quality.critic_figures import motion_truth, read_truths
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
-from engine.demo.scenes import choose_kinds, make_scene, named_scene
+from engine.demo.scenes import PLAIN, choose_kinds, make_scene, named_scene
 from engine.demo.scenes.broken import VIOLATIONS
 from engine.machine.streams import HostFence
 from engine.types import Verdict
@@ -40,7 +40,7 @@ class OneVerdict:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("controls")
-    kinds = choose_kinds(["pendulum"])
+    kinds = choose_kinds(["pendulum"], PLAIN)
     scenes = [make_scene(seed, kinds) for seed in (1_700_001, 1_700_002, 1_700_003)]
     write_dataset(out, scenes, fps=8, views=("perspective-center",))
     return out

@@ -26,7 +26,7 @@ from bench.quality.selector_figures import (
     reported_combinations,
     spearman,
 )
-from bench.quality.selector_quality import ALONE, _trained_on, main, measure, score_run
+from bench.quality.selector_quality import ALONE, main, measure, score_run
 from bench.results_page.selector_tables import markdown, print_tables
 from bench.scoring import physics_iq
 from bench.table.make import make_table
@@ -261,11 +261,6 @@ def test_scenarios_with_unscored_takes_are_named(tmp_path: Path) -> None:
     assert document["left_out"] == {f"run/{scenario_of(2).id}": "takes [1] have no score"}
     with pytest.raises(ScorerError, match="no scenario"):
         measure([replace(run, records={})], {"shade": Shade([])}, samples=2)
-
-
-def test_scenes_that_were_trained_on_are_counted() -> None:
-    assert _trained_on("trimmed-two-balls-17") and not _trained_on("trimmed-two-balls-1000017")
-    assert not _trained_on("trimmed-ball-ramp")
 
 
 def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(folders: Folders, work: Path, **changes: Any) -> argparse.Namespace:
-    given = {"dataset": folders.dataset, "work": work, "shard": "1/1", "device": "cpu"}
+    given = {"dataset": folders.dataset, "work": work, "shard": "1/1", "device": "cpu", "generator": "G"}
     return argparse.Namespace(**given | changes)
 
 
@@ -94,6 +95,16 @@ def test_difference_of_frames() -> None:
     found = take_comparison.difference(base + np.uint8(10), base)
     assert found["relative_error"] == pytest.approx(0.1)
     assert found["psnr_db"] == pytest.approx(10 * np.log10(255**2 / 100))
+
+
+def test_a_prefix_of_its_own_has_no_price(folders: Folders, tmp_path: Path) -> None:
+    """Kept for some steps it is what it is anyway: a row of zeros would speak for other generators."""
+    own = shutil.copytree(folders.generator, tmp_path / "own")
+    told = json.loads((own / "retake.json").read_text(encoding="utf-8"))
+    (own / "retake.json").write_text(json.dumps(told | {"prefix_attention": "own"}), encoding="utf-8")
+    given = argparse.Namespace(generator=str(own), device="cpu", dtype="fp32")
+    with pytest.raises(ConfigError, match="computed once a take and has no price"):
+        denoiser_quality._load(given, denoiser_quality.VARIANTS["prefix kept for 2 steps"])
 
 
 def test_variants_of_the_denoiser_go_through_it(folders: Folders, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.datasets.physics_iq import open_dataset
-from engine.demo.scenes import WORLDS, all_kinds, choose_kinds, make_scene
+from engine.datasets.physics_iq import open_dataset, read_descriptions
+from engine.demo.scenes import DEFAULT_WORLD, PLAIN, WORLDS, all_kinds, choose_kinds, make_scene
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.demo.scenes.seeds import SETS
-from engine.demo.showcase import SHOWCASE, SHOWCASES, SizedScene, write_scenes, write_showcase
+from engine.demo.showcase import SHOWCASES, SizedScene, write_scenes, write_showcase
 from engine.errors import ConfigError, DatasetError
 
 
@@ -25,11 +25,11 @@ def test_the_six_cover_all_categories_and_are_held_out(world: str) -> None:
 
 
 def test_the_demo_shows_the_paper_s_own_scene() -> None:
-    assert "rotating-stick-blocks" in SHOWCASE
+    assert "rotating-stick-blocks" in SHOWCASES[PLAIN]
 
 
 def test_sized_scene() -> None:
-    scene = make_scene(5, choose_kinds(["two-balls"]))
+    scene = make_scene(5, choose_kinds(["two-balls"], PLAIN))
     sized = SizedScene(scene, 64)
     assert sized.render(1, "center").shape[1:] == (64, 64, 3)
     assert (sized.name, sized.category, sized.brief) == (scene.name, scene.category, scene.brief)
@@ -44,6 +44,7 @@ def test_write_scenes(tmp_path: Path) -> None:
         size_px=64,
         views=["left", "right"],
         kinds=["two-balls"],
+        world=PLAIN,
         progress=lambda done, total: counted.append((done, total)),
     )
     dataset = open_dataset(tmp_path)
@@ -61,7 +62,7 @@ def test_write_scenes(tmp_path: Path) -> None:
 
 
 def test_wrong_wishes(tmp_path: Path) -> None:
-    good = {"seeds": range(1), "size_px": 64, "views": ["center"], "kinds": ["two-balls"]}
+    good = {"seeds": range(1), "size_px": 64, "views": ["center"], "kinds": ["two-balls"], "world": PLAIN}
     wrong: list[tuple[dict[str, object], str]] = [
         ({"views": ["middle"]}, "'middle' is not a view"),
         ({"kinds": ["two-bals"]}, "nearest: two-balls"),
@@ -77,4 +78,6 @@ def test_wrong_wishes(tmp_path: Path) -> None:
 
 def test_write_showcase(tmp_path: Path) -> None:
     write_showcase(tmp_path)
-    assert len(open_dataset(tmp_path).scenarios(8.0)) == 6
+    six = open_dataset(tmp_path).scenarios(8.0)
+    kinds = [row.scene.removeprefix("trimmed-").rpartition("-")[0] for row in read_descriptions(tmp_path)]
+    assert len(six) == 6 and set(kinds) == set(SHOWCASES[DEFAULT_WORLD])

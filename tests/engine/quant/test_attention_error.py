@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.denoise.layers import BoundAttention
 from engine.denoise.sampler import PrefixTimestep
 from engine.generators.wan.denoiser import FastDenoiser
+from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.recipes import read_attention
 from engine.quant.attention_error import WEIGHT_OFFSET, Projected, outputs, reason_against
 from engine.quant.calibration import compare
@@ -47,6 +48,29 @@ def test_the_exact_path_equals_the_library() -> None:
         module(tiny.latents(), torch.tensor([500.0]), tiny.text(2)[:1])
     ((ours, expected),) = seen
     assert tiny.largest(ours, expected) < 1e-5
+
+
+def test_of_a_prefix_that_looks_at_itself_alone_no_query_is_measured() -> None:
+    """8-bit attention serves the queries behind it, over all keys: those of the prefix see fewer."""
+    module, seen = tiny.transformer(head_dim=16), []
+    latents = tiny.latents()
+    frames = latents.shape[2]
+    use_own_prefix(module, 1, frames)
+    attention = module.blocks[1].attn1
+
+    def keep(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        given = read_attention(layer, args, kwargs)
+        for format in (None, "fp8", "int8", "sparse"):
+            found = outputs(given, format, ALL)
+            seen.append((layer.to_out[0](found.transpose(1, 2).flatten(2)), output))
+
+    attention.register_forward_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        module(latents, torch.tensor([500.0]), tiny.text(2)[:1])
+    behind = [(ours, expected[:, expected.shape[1] // frames :]) for ours, expected in seen]
+    assert all(ours.shape == expected.shape for ours, expected in behind)
+    assert tiny.largest(*behind[0]) < 1e-5
+    assert all(0 < compare(*pair)[1] < 0.1 for pair in behind[1:3])
 
 
 def test_fp8_is_what_the_fused_path_feeds_to_a_kernel() -> None:

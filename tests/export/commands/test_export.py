@@ -68,9 +68,9 @@ def test_forms_that_only_a_package_holds_are_refused_with_the_reason(
     own = shutil.copytree(generator, tmp_path / "own")
     told = json.loads((own / "retake.json").read_text(encoding="utf-8"))
     (own / "retake.json").write_text(json.dumps(told | {"prefix_attention": "own"}), encoding="utf-8")
-    once = words(call(own, *options, status=2))
-    assert "its own prefix computed once a take" in once and "each with a copy of them" in once
-    assert "dense, which" not in once, "the model was trained so: no other attention helps"
+    sparse = words(call(own, *options, "--attention", "triton_prefix_sparse", status=2))
+    assert "its own prefix computed in every step" in sparse and "a kernel of ours" in sparse
+    assert "its own prefix computed in every step" in words(call(own, *options, "--dry-run"))
     assert not (tmp_path / "out").exists()
 
 

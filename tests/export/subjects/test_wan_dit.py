@@ -153,7 +153,7 @@ def test_profiles_must_fit(tmp_path: Path) -> None:
 
 
 def test_a_transformer_whose_prefix_looks_at_itself_alone_is_refused(tmp_path: Path) -> None:
-    """No exported form knows that attention: it would answer, with other velocities."""
+    """The plain form has another attention: it would answer, with other velocities."""
     transformer().save_pretrained(tmp_path / "transformer")
     (tmp_path / "retake.json").write_text('{"prefix_attention": "own"}')
     for folder in (tmp_path, tmp_path / "transformer"):

@@ -19,6 +19,8 @@ from engine.generators.wan.own_prefix import use_own_prefix
 from engine.generators.wan.prefix_keys import for_take, prefix_note
 from export.forms import DENSE, PREFIX_SPARSE, Form
 from export.model_inputs import ExportedDenoiser, OwnPrefixExport
+from export.quantization.calibrate import errors, observe
+from export.quantization.quantize import quantize
 from export.spec import ExportError, Profile, Subject, spec_from_record
 from export.subjects import wan_forms
 from export.verify import eager_side, verify, whole
@@ -32,6 +34,7 @@ FORMS = {
     "sparse": Form(attention=PREFIX_SPARSE, prefix_frames=1),
     "own": Form(own_prefix=True, prefix_frames=1),
     "own sparse": Form(attention=PREFIX_SPARSE, own_prefix=True, prefix_frames=1),
+    "own in step": Form(own_prefix=True, prefix_frames=1, in_step=True),
 }
 EVERY = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
@@ -124,6 +127,25 @@ def test_the_prefix_is_computed_once_a_take(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) == 3
 
 
+def test_a_prefix_in_step_is_one_graph_with_an_attention_more_a_block() -> None:
+    made, plain = subject(FORMS["own in step"]), subject(Form())
+    assert made.once is None and [t.name for t in made.spec.inputs] == [t.name for t in plain.spec.inputs]
+    gates = [one.gate("fp8", 89) for one in (made, plain)]
+    assert gates[0].num_fused_attention == 3 * 2 and gates[1].num_fused_attention == 2 * 2
+    assert gates[0].num_fp8_gemm == gates[1].num_fp8_gemm
+    assert prefix_note(denoiser_of(made), 1) is None
+
+
+def test_scales_and_errors_of_a_prefix_in_step_see_both_attentions() -> None:
+    made = subject(FORMS["own in step"])
+    scales = observe(made, [made.inputs])
+    assert set(scales.attention_amax) == set(made.attentions)
+    quantized = quantize(subject(FORMS["own in step"]), "fp8-attention", scales)
+    found = errors(made, quantized, "fp8-attention", [made.inputs])
+    assert set(made.attentions) <= set(found.layers)
+    assert all(0 < cell.relative < 0.2 for cell in found.cells.values())
+
+
 @EVERY
 def test_a_form_is_traced_to_a_graph_of_the_same_bits(form: Form) -> None:
     made = subject(form)
@@ -136,7 +158,9 @@ def test_a_form_is_traced_to_a_graph_of_the_same_bits(form: Form) -> None:
 @EVERY
 def test_the_record_keeps_the_form(form: Form) -> None:
     spec = subject(form).spec
-    assert spec_from_record(spec.record()) == spec and (spec.once is None) != form.own_prefix
+    assert spec_from_record(spec.record()) == spec and (spec.once is None) != (
+        form.own_prefix and not form.in_step
+    )
     spec.require_form(form)
     with pytest.raises(ExportError, match=rf"built as: {form}; asked is: attention dense"):
         spec.require_form(Form())
@@ -199,4 +223,4 @@ def test_a_model_is_exported_as_it_was_trained() -> None:
         wan_forms.prepare(tiny.transformer(), profiles=(PROFILE,), form=FORMS["own"])
     with pytest.raises(ExportError, match="look at themselves alone") as caught:
         wan_forms.prepare(transformer(FORMS["own"]), profiles=(PROFILE,), form=FORMS["sparse"])
-    assert "--target aoti" in str(caught.value.fix)
+    assert "a form with its own prefix" in str(caught.value.fix)

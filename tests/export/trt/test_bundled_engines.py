@@ -31,11 +31,13 @@ from bench.quality.export_trajectories import bundled_profile, collect
 from engine.build.model_folders import find_generator
 from engine.generators.wan import generator as wan
 from export.artifacts.store import Artifact, Store
+from export.forms import DENSE, Form
+from export.generator_inputs import form_of
 from export.quantization.calibrate import Difference, Forward, observe
 from export.quantization.quantize import quantize
 from export.quantization.scales import Scales
 from export.spec import ExportError, Profile, Subject
-from export.subjects import wan_dit
+from export.subjects import wan_dit, wan_forms
 from export.targets import onnx as graphs
 from export.targets import tensorrt
 from export.trt.library import is_installed
@@ -70,6 +72,7 @@ class Take:
 
     transformer: Path
     num_layers: int
+    form: Form
     profile: Profile
     scales: Scales
     forwards: Sequence[Forward]
@@ -81,6 +84,11 @@ class Take:
         feed-forward, and the keys and values of the text of all layers."""
         return 6 * self.num_layers + 1
 
+    @property
+    def num_attentions(self) -> int:
+        """A prefix that looks at itself alone has a self-attention of its own."""
+        return (3 if self.form.own_prefix else 2) * self.num_layers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
@@ -91,16 +99,17 @@ class Export:
     engines: dict[int, Future[Artifact]]
 
 
-def prepared(transformer: Path, profile: Profile, dtype: str) -> Subject:
-    return wan_dit.prepare(transformer, profiles=(profile,), dtype=dtype)
+def prepared(transformer: Path, profile: Profile, dtype: str, form: Form) -> Subject:
+    return wan_forms.prepare(transformer, profiles=(profile,), dtype=dtype, form=form)
 
 
 def first_layers(num_layers: int, folder: Path) -> Path:
-    """The bundled transformer cut behind so many of its layers."""
+    """The bundled transformer cut behind so many of its layers, with what is said of its prefix."""
     whole = WanTransformer3DModel.from_pretrained(find_generator("demo").path / "transformer")
     whole.blocks = whole.blocks[:num_layers]
     whole.register_to_config(num_layers=num_layers)
     whole.save_pretrained(folder)
+    shutil.copy(find_generator("demo").path / "retake.json", folder)
     return folder
 
 
@@ -111,7 +120,8 @@ def take(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     generator = wan.load(find_generator("demo").path, device="cpu", dtype="fp32", num_inference_steps=steps)
     profile = bundled_profile(generator)
     transformer = first_layers(request.param, tmp_path_factory.mktemp("transformer"))
-    subject = prepared(transformer, profile, "fp32")
+    form = form_of(find_generator("demo").path, generator, DENSE, wan_dit.SUBJECT, RTX)
+    subject = prepared(transformer, profile, "fp32", form)
     forwards = list(collect(subject.spec, generator, 1, held_out=True))
     chosen = [forwards[0], forwards[-2]]
     with torch.inference_mode():
@@ -119,6 +129,7 @@ def take(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Take(
         transformer=transformer,
         num_layers=request.param,
+        form=form,
         profile=profile,
         scales=observe(subject, forwards),
         forwards=chosen,
@@ -134,7 +145,7 @@ def export(take: Take, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
 
         @cache
         def make(recipe: str) -> Export:
-            subject = prepared(take.transformer, take.profile, "fp16")
+            subject = prepared(take.transformer, take.profile, "fp16", take.form)
             graphs.build(subject, recipe, root / recipe, scales=take.scales)
             engines = {
                 capability: builds.submit(
@@ -177,7 +188,7 @@ def test_onnxruntime_computes_what_the_quantized_module_computes(
     run = graphs.load_module(export(recipe).folder)
     names = [tensor.name for tensor in run.spec.inputs]
     found = [run(dict(zip(names, forward, strict=True)))["velocity"] for forward in take.forwards]
-    module = quantize(prepared(take.transformer, take.profile, "fp16"), recipe, take.scales).module
+    module = quantize(prepared(take.transformer, take.profile, "fp16", take.form), recipe, take.scales).module
     with torch.inference_mode():
         quantized = [module(*forward) for forward in take.forwards]
     parity, loss, own_loss = (
@@ -199,7 +210,7 @@ def test_the_checker_accepts_the_graph(recipe: str, take: Take, export: Any) -> 
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == 23
     operators = Counter(node.op_type for node in model.graph.node)
     attention = "Softmax" if recipe == "fp8-attention" else "Attention"
-    assert operators[attention] == 2 * take.num_layers
+    assert operators[attention] == take.num_attentions
     stored = Counter(tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) == 2)
     kind = {"fp16": "FLOAT16", "int8": "INT8"}.get(recipe, "FLOAT8E4M3FN")
     wanted = 10 * take.num_layers if recipe == "fp16" else take.num_gemms
@@ -214,7 +225,7 @@ def test_the_engine_passes_every_gate(recipe: str, capability: int, take: Take, 
     kind, gemms = GEMMS[recipe], summary["matrix_products"]
     found = {kind: number for kind, number in gemms.items() if kind.endswith(("fp8", "int8"))}
     assert found == ({} if kind is None else {kind: take.num_gemms})
-    assert summary["fused_attention"] == 2 * take.num_layers
+    assert summary["fused_attention"] == take.num_attentions
     assert ("fp8" in summary["fused_attention_inputs"]) == (recipe == "fp8-attention")
     dims, _ = summary["largest_output"]
     assert math.prod(dims) < NUM_TOKENS**2  # less than the scores of one head
@@ -254,7 +265,7 @@ def test_an_attention_that_no_longer_fuses_fails_the_build(take: Take, export: A
     shutil.copy(source.folder / graphs.WEIGHTS, graph)
     with pytest.raises(ExportError) as caught:
         engine(graph, out, source.subject, "fp8-attention", 89)
-    wanted = 2 * take.num_layers
+    wanted = take.num_attentions
     problem = f"fused attention kernels (profile 0): expected {wanted}, found {wanted - 1}"
     assert problem in caught.value.problem
     assert "no S x S buffer (profile 0): expected none, found" in caught.value.problem

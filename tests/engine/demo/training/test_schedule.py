@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
 from engine.critics.qwen_vl.preprocess import PatchGeometry, VideoSegment, build_inputs
-from engine.demo.scenes import all_kinds, make_scene
+from engine.demo.scenes import PLAIN, all_kinds, make_scene
 from engine.demo.scenes.base import FPS, SWITCH, Scene
 from engine.demo.scenes.broken import Violation
 from engine.demo.training import critic_text, prompts
@@ -159,7 +159,7 @@ def test_plan_row_asks_the_brief_text(critic: tuple[object, object]) -> None:
 
 
 def test_replies_follow_the_windows() -> None:
-    scene = make_scene(9, all_kinds())
+    scene = make_scene(9, all_kinds(PLAIN))
     record = make_record(scene, scene.render(1, "center"))
     windows = record.answer_windows
     good = json.loads(critic_text.critique_reply(windows, windows, record.plan, Fault.MISSING_CLUES))

@@ -1,0 +1,57 @@
+"""Which simulated scenes a measurement may look at: prices on held-out ones, fits on any but those.
+
+Scenes are known by their name, KIND-SEED, as datasets of simulated scenes tell it; footage of others passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.demo.scenes import DEFAULT_WORLD, origin_of
+from engine.demo.scenes.seeds import TUNING, first_held_out, part_of
+from engine.errors import ConfigError
+
+SEEN = ("training", "check", "tuning")
+"""Parts on which no figure is a held-out one."""
+
+
+def require_bundled_world(scenes: Iterable[str]) -> None:
+    """ConfigError for a scene of a world that the bundled models do not know."""
+    for scene in map(_name, scenes):
+        origin = origin_of(scene)
+        if origin is not None and origin[0] != DEFAULT_WORLD:
+            raise ConfigError(
+                f"scene {scene} is of the world {origin[0]!r}, and the bundled models know {DEFAULT_WORLD!r}",
+                fix=f"make scenes with `retake scenes OUT --world {DEFAULT_WORLD}`",
+            )
+
+
+def require_held_out(scenes: Iterable[str]) -> None:
+    """ConfigError for a scene that models were trained on, or that was looked at before."""
+    for scene in map(_name, scenes):
+        origin = origin_of(scene)
+        if origin is not None and is_seen(scene):
+            make = f"retake scenes OUT --world {origin[0]} --seed {first_held_out(origin[0])}"
+            raise ConfigError(
+                f"scene {scene} is a {part_of(scene)} scene: a figure of it is not held out",
+                fix=f"measure on held-out scenes: `{make}`",
+            )
+
+
+def require_not_held_out(scenes: Iterable[str]) -> None:
+    """ConfigError for a scene that is kept for the end: what is fitted on it cannot be measured on it."""
+    for scene in map(_name, scenes):
+        if part_of(scene) == "held-out":
+            raise ConfigError(
+                f"scene {scene} is held out, to be measured on at the end",
+                fix=f"fit on tuning scenes: `retake scenes OUT --seed {TUNING.first} --count {TUNING.count}`",
+            )
+
+
+def is_seen(scene: str) -> bool:
+    """Whether models were trained or anything was tuned on this scene."""
+    return part_of(_name(scene)) in SEEN
+
+
+def _name(scene: str) -> str:
+    return scene.removeprefix("trimmed-")  # as datasets call what is cut around the switch

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from engine.demo.training.augment import augmented
 from engine.demo.training.clips import Block
 from engine.demo.training.critic_rows import PREFIX_INDICES, TAKE_INDICES, Row
 from engine.demo.training.windows import Window
@@ -103,23 +104,37 @@ class Rows:
 
 
 class CriticData:
-    """At most `capacity` rendered clips with three takes each, and as many generated takes.
+    """At most `capacity` rendered clips, with three takes each where they are `judged`, and shards of takes.
 
     `scored`: shards hold takes of every source with their benchmark scores, and no others are judged.
+    `take_capacity`: of those in shards, `capacity` by default. `augment`: each batch as `augmented` makes it.
     """
 
-    def __init__(self, capacity: int, device: str, size_px: int, *, scored: bool = False) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        device: str,
+        size_px: int,
+        *,
+        scored: bool = False,
+        take_capacity: int | None = None,
+        judged: bool = True,
+        augment: bool = False,
+    ) -> None:
         def frames(count: int, length: int) -> torch.Tensor:
             return torch.empty(count, length, size_px, size_px, 3, dtype=torch.uint8, device=device)
 
-        self.device, self.capacity, self.scored = device, capacity, scored
-        self.prefixes = frames(2 * capacity, len(PREFIX_INDICES))
-        self.takes = frames(4 * capacity, len(TAKE_INDICES))
-        self.prefix_windows = torch.zeros(2 * capacity, 6, 3, dtype=torch.int64, device=device)
-        self.take_windows = torch.zeros(4 * capacity, 8, 3, dtype=torch.int64, device=device)
+        self.device, self.capacity, self.scored, self.augment = device, capacity, scored, augment
+        self.take_capacity = capacity if take_capacity is None else take_capacity
+        num_judged = 3 * capacity if judged else 0
+        num_clips, num_takes = capacity + self.take_capacity, num_judged + self.take_capacity
+        self.prefixes = frames(num_clips, len(PREFIX_INDICES))
+        self.takes = frames(num_takes, len(TAKE_INDICES))
+        self.prefix_windows = torch.zeros(num_clips, 6, 3, dtype=torch.int64, device=device)
+        self.take_windows = torch.zeros(num_takes, 8, 3, dtype=torch.int64, device=device)
         self.plan_rows = Rows(capacity, PLAN_LENGTH, device)
-        self.critique_rows = Rows(3 * capacity, CRITIQUE_LENGTH, device)
-        self.generated_rows = Rows(capacity, CRITIQUE_LENGTH, device)
+        self.critique_rows = Rows(num_judged, CRITIQUE_LENGTH, device)
+        self.generated_rows = Rows(self.take_capacity, CRITIQUE_LENGTH, device)
         self.num_clips = self.num_takes = self.num_rendered = 0
 
     @property
@@ -147,13 +162,13 @@ class CriticData:
 
     @property
     def num_sharded(self) -> int:
-        """Clips that came in shards, which may be as many as `capacity`."""
+        """Clips that came in shards, which may be as many as `take_capacity`."""
         return self.num_clips - self.num_rendered
 
     def add_shard(self, path: Path) -> None:
         """Takes that another process wrote; nothing where they would be too many."""
         shard = read_shard(path)
-        if self.num_sharded + len(shard.rows) > self.capacity:
+        if self.num_sharded + len(shard.rows) > self.take_capacity:
             return
         first_clip = self.num_clips
         self._put_prefixes(shard.prefixes.to(self.device), shard.prefix_windows)
@@ -180,12 +195,16 @@ class CriticData:
 
     def plan_batch(self, size: int) -> dict[str, torch.Tensor]:
         """ids, labels [B, PLAN_LENGTH], frames uint8 [B, 12, S, S, 3], windows [B, 6, 3]."""
-        ids, labels, places = self.plan_rows.pick(self._random(self.plan_rows.count, size))
+        return self.plans(self._random(self.plan_rows.count, size))
+
+    def plans(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The plan rows of these numbers, as `plan_batch` gives them."""
+        ids, labels, places = self.plan_rows.pick(rows)
         clips = places[:, 0]
         return {
             "ids": ids,
             "labels": labels,
-            "frames": self.prefixes[clips],
+            "frames": self._seen(self.prefixes[clips]),
             "windows": self.prefix_windows[clips],
         }
 
@@ -207,14 +226,22 @@ class CriticData:
         ids, labels, places = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return {"ids": ids, "labels": labels, **self._shown(places)}
 
+    def judged_takes(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The takes of shards of these numbers, as `critique_batch` gives them."""
+        ids, labels, places = self.generated_rows.pick(rows)
+        return {"ids": ids, "labels": labels, **self._shown(places)}
+
     def vision_batch(self, size: int) -> dict[str, torch.Tensor]:
         rows = self.critique_rows
         return self._shown(rows.places[self._random(rows.count, size)])
 
+    def _seen(self, frames: torch.Tensor) -> torch.Tensor:
+        return augmented(frames) if self.augment else frames
+
     def _shown(self, places: torch.Tensor) -> dict[str, torch.Tensor]:
         clips, takes = places.unbind(1)
         return {
-            "frames": torch.cat([self.prefixes[clips], self.takes[takes]], dim=1),
+            "frames": self._seen(torch.cat([self.prefixes[clips], self.takes[takes]], dim=1)),
             "windows": torch.cat([self.prefix_windows[clips], self.take_windows[takes]], dim=1),
         }
 

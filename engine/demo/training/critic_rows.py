@@ -78,11 +78,22 @@ def planted_indices(kind: str, rng: prompts.Rng) -> np.ndarray:
 
 
 class RowMaker:
-    """Questions as the engine's critic asks them (a test compares the token ids), and their replies."""
+    """Questions as the engine's critic asks them (a test compares the token ids), and their replies.
+
+    `judged`: with takes of each clip, see `__call__`; without, it has a plan alone.
+    """
 
     def __init__(
-        self, tokenizer: Any, geometry: PatchGeometry, size_px: int, *, first_seed: int = 0, block: int = 64
+        self,
+        tokenizer: Any,
+        geometry: PatchGeometry,
+        size_px: int,
+        *,
+        first_seed: int = 0,
+        block: int = 64,
+        judged: bool = True,
     ) -> None:
+        self.judged = judged
         self.tokenizer, self.geometry, self.size_px = tokenizer, geometry, size_px
         self.first_seed, self.block = first_seed, block
         self._seen: dict[str, tuple[int, np.ndarray]] = {}  # the last clip of each kind in this block
@@ -122,6 +133,8 @@ class RowMaker:
 
     def __call__(self, record: ClipRecord, frames: np.ndarray) -> ClipRows:
         """Plan row and critiques of the true take, a planted one and one of another scene."""
+        if not self.judged:
+            return ClipRows(self.plan_row(record), [])
         rng = np.random.default_rng([record.seed, 6])
         true_prompt, _ = prompts.poor_prompt(record.brief, record.plan, record.wrong, rng)
         true_take = ShownTake(

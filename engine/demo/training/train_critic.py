@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from torch.nn import functional
 from engine.critics.qwen_vl.preprocess import PatchGeometry, patchify
 from engine.demo.scenes import DEFAULT_WORLD, WIDE, WORLDS, all_kinds, make_scene
 from engine.demo.scenes.seeds import TRAINING_PARTS
-from engine.demo.training import checkpoint, critic_text, prompts
+from engine.demo.training import checkpoint, critic_check, critic_text, prompts
 from engine.demo.training.checkpoint import Progress, Trained
 from engine.demo.training.clips import ClipFactory, Footage
+from engine.demo.training.critic_check import CriticCheck, is_checked
 from engine.demo.training.critic_data import CriticData
 from engine.demo.training.critic_model import (
     GROUP_PATCHES,
@@ -183,8 +185,8 @@ def make_refill(data: CriticData, factory: ClipFactory, shards: Path | None) -> 
             block = factory.take()
             data.add(block)
             factory.release(block)
-        if shards is not None and data.num_sharded < data.capacity:
-            fresh = sorted(set(shards.rglob("*.pt")) - seen)[:1]
+        if shards is not None and data.num_sharded < data.take_capacity:
+            fresh = sorted(set(filterfalse(is_checked, shards.rglob("*.pt"))) - seen)[:1]
             for path in fresh:
                 seen.add(path)
                 data.add_shard(path)
@@ -231,7 +233,27 @@ def make_factory(
     block = min(60 if arguments.world == WIDE else 64, arguments.clips)
     return ClipFactory(
         num_workers=arguments.workers, first_seed=first, block=block, size_px=arguments.size,
-        extra=RowMaker(tokenizer, geometry, arguments.size, first_seed=first, block=block),
+        extra=RowMaker(
+            tokenizer, geometry, arguments.size, first_seed=first, block=block,
+            judged=rendered_takes_are_judged(arguments, progress),
+        ),
+        footage=Footage(world=arguments.world),
+    )  # fmt: skip
+
+
+def rendered_takes_are_judged(arguments: argparse.Namespace, progress: Progress | None) -> bool:
+    """Scored takes come in shards; the vision tower's stage, the first, looks at rendered ones."""
+    return not arguments.scored or progress is None
+
+
+def check_factory(arguments: argparse.Namespace, tokenizer: Any, model: Any) -> ClipFactory:
+    """Scenes at the end of the critic's part, which no stage comes to."""
+    part = TRAINING_PARTS["critic"]
+    count = min(critic_check.NUM_CLIPS, arguments.clips)
+    geometry = PatchGeometry.from_config(model.config, frame_px=arguments.size)
+    return ClipFactory(
+        num_workers=1, first_seed=part.first + part.count - count, block=count, size_px=arguments.size,
+        num_slots=1, extra=RowMaker(tokenizer, geometry, arguments.size, judged=False),
         footage=Footage(world=arguments.world),
     )  # fmt: skip
 
@@ -254,6 +276,7 @@ def train(arguments: argparse.Namespace, device: str) -> None:
     tokenizer, model = begin(arguments, progress)
     save_critic(model, tokenizer, arguments.out, arguments.size)  # takes are made with tokenizer and geometry
     factory = make_factory(arguments, tokenizer, model, progress)
+    unseen = check_factory(arguments, tokenizer, model)
     prepare(model, device)
     losses = CriticLosses(model, PatchGeometry.from_config(model.config, frame_px=arguments.size)).to(device)
     trained = with_averages(losses)
@@ -261,8 +284,10 @@ def train(arguments: argparse.Namespace, device: str) -> None:
     if progress is not None:
         checkpoint.load(arguments.state, trained)
     data = CriticData(
-        arguments.clips // factory.block * factory.block, device, arguments.size, scored=arguments.scored
-    )
+        arguments.clips // factory.block * factory.block, device, arguments.size, scored=arguments.scored,
+        take_capacity=arguments.take_capacity, judged=rendered_takes_are_judged(arguments, progress),
+        augment=arguments.augment,
+    )  # fmt: skip
     refill = make_refill(data, factory, arguments.takes)
     for _ in range(min(16, arguments.clips // factory.block)):
         first = factory.take()
@@ -272,6 +297,7 @@ def train(arguments: argparse.Namespace, device: str) -> None:
     if before.stages == 0:
         curve = Curve("critic_vision", every)
         facts["vision"] = train_stage(losses, data, refill, curve, arguments, vision=True)
+    check = CriticCheck(unseen, device, arguments.size, arguments.batch)
     for _ in range(0 if arguments.takes is None else len(list(arguments.takes.rglob("*.pt")))):
         refill()  # those of the stage before, at once
     while arguments.scored and data.num_sharded < min(256, arguments.clips):
@@ -286,6 +312,7 @@ def train(arguments: argparse.Namespace, device: str) -> None:
     )  # fmt: skip
     factory.close()
     finish(trained, tokenizer, arguments, after)
+    facts["unseen"] = check.losses(losses, arguments.takes)
     rows = (data.plan_rows, data.critique_rows, data.generated_rows)
     print(f"critic: {facts}", [(r.count, r.dropped) for r in rows], flush=True)
 
@@ -332,6 +359,10 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--clips", type=int, default=12_800)
+    parser.add_argument("--take-capacity", type=int, help="takes in shards; default: as many as clips")
+    parser.add_argument(
+        "--augment", action="store_true", help="move and brighten each clip a little, anew in each batch"
+    )
     parser.add_argument("--tokenizer-scenes", type=int, default=1500)
     parser.add_argument("--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 2))
     parser.add_argument("--size", type=int, default=128)

@@ -111,6 +111,14 @@ class ScoutingGenerator(Generator, Protocol):
         """
         ...
 
+    def scouts(
+        self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
+    ) -> Job[tuple[Video, ...]]:
+        """Those of all `prompts`, which share each forward, at most `form.together`; decoded are the `shown`
+        ones, in their order. Equal prompts in equal company give equal scouts. Asked of forms with
+        `form.together` above 1 alone."""
+        ...
+
     def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
         """The take that a scout of this form becomes, whether or not that was made before.
 

@@ -248,6 +248,7 @@ class ScoutForm:
     whole: bool  # a take in so few steps; else the first ones of the take, which can go on from there
     stills: bool = False  # decoded as single pictures, one a latent frame, in place of every frame
     kept: float = 0.0  # share of the steps of its take that a whole scout stands for
+    together: int = 1  # of one scenario that are denoised in one forward, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

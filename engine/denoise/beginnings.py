@@ -79,16 +79,18 @@ class Beginnings:
         if scout is None:
             return {"beginning": key, "part": ALL if anew else self.part(key), "stills": False}
         until = None if scout.whole else scout.steps
+        if scout.together > 1:  # company may change last bits, and a take does not depend on them
+            return {"beginning": None, "part": Part(until=until), "stills": scout.stills}
         part = Part(until=until) if scout.whole or anew else self.part(key, until)
         shown_as = (key, scout.steps) if scout.kept else None
         return {"beginning": key, "part": part, "stills": scout.stills, "shown_as": shown_as}
 
-    def put(self, key: Hashable, velocities: Sequence[Tensor]) -> None:
+    def put(self, key: Hashable | None, velocities: Sequence[Tensor]) -> None:
         """Copied to the host without waiting: they may be read once the fence of this step is over.
 
-        Not kept where a take remembers more of these steps than their velocities.
+        Not kept where a take remembers more of these steps than their velocities, nor without a key.
         """
-        if len(velocities) > self._most_steps:
+        if key is None or len(velocities) > self._most_steps:
             return
         with self._lock:
             self._kept[key] = tuple(one.to("cpu", non_blocking=True) for one in velocities)
@@ -105,9 +107,21 @@ def key_of(prefix_key: Hashable, prompt: Prompt) -> Hashable:
     return prefix_key, replace(prompt, revision=0)
 
 
-def refuse_scouts(form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_on: bool) -> None:
+def refuse_scouts(
+    form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_on: bool, one_at_a_time: str | None
+) -> None:
     """ConfigError where takes of `num_steps` have no such scouts. `is_distilled`: for these steps alone;
-    `goes_on`: whether the first steps of a take are of all its frames."""
+    `goes_on`: whether the first steps of a take are of all its frames. `one_at_a_time`: why several share no
+    forward; None: they may."""
+    if form.together > 1 and form.kept:
+        one_at_a_time = (
+            "loop.scout_kept is set, and such a take begins where a scout ended that was made alone"
+        )
+    if form.together > 1 and one_at_a_time is not None:
+        raise ConfigError(
+            f"loop.scout_batch is {form.together}, and scouts share no forward here: {one_at_a_time}",
+            fix="set loop.scout_batch = 1",
+        )
     if form.steps >= num_steps:
         raise ConfigError(
             f"a scout of {form.steps} denoise steps is no cheaper than a take, which has {num_steps}",

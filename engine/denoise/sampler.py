@@ -130,7 +130,8 @@ class FlowSampler:
     """The latents of one job, from noise alone. Predict a velocity for `model_input` at `timestep`, `advance`
     with it, and so on; at the end `latents` are the result.
 
-    Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents.
+    Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents. Of N
+    takes at once all that is [1, ...] here is [N, ...], each row as if it were alone.
     """
 
     prefix_frames = 0
@@ -215,7 +216,7 @@ class PrefixSampler(FlowSampler):
             f"prefix {tuple(prefix.shape)}, noise {tuple(noise.shape)}"
         )
         super().__init__(schedule, noise, patch_px=patch_px)
-        self._prefix = prefix.to(noise.dtype)
+        self._prefix = prefix.to(noise.dtype).expand(len(noise), -1, -1, -1, -1)
         self.prefix_frames = prefix.shape[2]
 
     def _shown(self, latents: Tensor) -> Tensor:
@@ -229,7 +230,7 @@ class ChannelSampler(FlowSampler):
         """noise float32 [1, Z, F, h, w]; channels [1, C, F, h, w]; patch size."""
         assert channels.shape[2:] == noise.shape[2:], f"{tuple(channels.shape)}, noise {tuple(noise.shape)}"
         super().__init__(schedule, noise, patch_px=patch_px)
-        self._channels = channels.to(noise.dtype)
+        self._channels = channels.to(noise.dtype).expand(len(noise), -1, -1, -1, -1)
 
     @property
     def model_input(self) -> Tensor:

@@ -97,17 +97,18 @@ class TakeRequest:
     prefix_key: Hashable
     prefix: Frames | None  # [4k + 1, H, W, 3]; None when what is made of it is known
     encoded_prefix: Tensor | None  # held here because the cache may drop it meanwhile
-    seed: int
-    beginning: Hashable  # what decides the denoise steps
+    seeds: tuple[int, ...]  # of each take: several are rows of every forward
+    beginning: Hashable | None  # what decides the denoise steps; None: they are not kept
     part: Part  # which of them are taken
     stills: bool  # decode a picture of each latent frame alone
     shown_as: Hashable | None = None  # under which the latents are kept, for a take that begins there
     after: ScoutForm | None = None  # the whole scout whose motion is kept
     shown: tuple[Tensor, ...] = ()  # its latents, where they are known
+    rows: tuple[int, ...] = (0,)  # that are decoded
 
 
 class TakeJob(ABC):
-    """Job[Video]: the steps of `_run`, one per `launch`."""
+    """Job[Video]: the steps of `_run`, one per `launch`. Of several takes at once each is a row [1, ...]."""
 
     def __init__(
         self,
@@ -127,13 +128,14 @@ class TakeJob(ABC):
         hidden states are to be kept."""
         self._given, self._vae, self._spec, self._device = request, vae, spec, device
         self._modules, self._chunk_latents, self._keep_steps = modules, chunk_latents, keep
-        self._decoded: list[Tensor] = []  # uint8 [t, H, W, 3], on the host
+        self._decoded: list[list[Tensor]] = []  # of each row, uint8 [t, H, W, 3], on the host
         self._watch = FiniteWatch()
         self._tap = None if sites is None else StateTap(sites)
         if request.stills:
             self._passes = len(self._stills_of_pass())
         else:
             self._passes = num_chunks(vae, latent_frames_of(total_frames(spec)), chunk_latents)
+        self._passes *= len(request.rows)
         self._num_kept = 0 if request.after is None else steps_kept(request.after, num_steps)
         num_first = 0 if request.after is None or request.shown else request.after.steps
         self._num_behind = request.part.num_left(num_steps) - self._num_kept
@@ -170,11 +172,18 @@ class TakeJob(ABC):
 
         Raises NotFinite where a step made values that are no numbers.
         """
+        (video,) = self.results()
+        return video
+
+    def results(self) -> tuple[Video, ...]:
+        """Of every row that was decoded, as `result`."""
         assert self._steps_left == 0, f"{self._steps_left} steps left"
         self._watch.require(dict(self._modules), self._vae.dtype)
         fps = self._spec.fps / TEMPORAL_STRIDE if self._given.stills else self._spec.fps
         states = None if self._tap is None else self._tap.states()
-        return Video(frames=torch.cat(self._decoded).numpy(), fps=fps, states=states)
+        return tuple(
+            Video(frames=torch.cat(frames).numpy(), fps=fps, states=states) for frames in self._decoded
+        )
 
     def _run(self) -> Generator[None, None, None]:
         rollout = self._begun()
@@ -194,11 +203,13 @@ class TakeJob(ABC):
             self._tap.to_host()
         latents = denormalise(self._vae, rollout.latents.to(self._vae.dtype))
         del rollout  # its history is as large as num_steps latents
-        for pixels in self._pixels(latents):
-            if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
-                self._watch.note("decoding the latents", pixels)
-                self._decoded.append(to_uint8(pixels).to("cpu", non_blocking=True))  # torch pins the copy
-            yield
+        for row in self._given.rows:
+            self._decoded.append([])
+            for pixels in self._pixels(latents[row : row + 1]):
+                if pixels.shape[2]:  # a chunk of the prefix alone has no frame of the take
+                    self._watch.note("decoding the latents", pixels)
+                    self._decoded[-1].append(to_uint8(pixels).to("cpu", non_blocking=True))  # pinned by torch
+                yield
 
     def _begun(self) -> Rollout:
         given, noise = self._given, self._noise()
@@ -245,7 +256,11 @@ class TakeJob(ABC):
         return encoded
 
     def _noise(self) -> Tensor:
-        """float32 [1, Z, F, h, w], by a host generator that the prompt alone seeds: alike on every device."""
-        source = torch.Generator().manual_seed(self._given.seed)
+        """float32 [N, Z, F, h, w] of N seeds, each by a host generator of its own: alike on every device and
+        in any company."""
         shape = latent_shape(self._vae, self._spec)
-        return to_device(torch.randn(shape, generator=source, dtype=torch.float32), self._device)
+        rows = [
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+            for seed in self._given.seeds
+        ]
+        return to_device(torch.cat(rows), self._device)

@@ -40,6 +40,7 @@ class Stage:
     round: int
     steps: int
     is_whole: bool  # takes in so few steps, not the first steps of takes
+    together: int  # that shared a forward, at most
     choosers: tuple[str, ...]
     looks: tuple[Look, ...]
     num_kept: int
@@ -70,6 +71,7 @@ def contact_sheet(record: Record, media: Callable[[Scout], Media]) -> Sheet:
                 round=scouts[0].round,
                 steps=scouts[0].form.steps,
                 is_whole=scouts[0].form.whole,
+                together=scouts[0].form.together,
                 choosers=tuple(dict.fromkeys(name for scout in scouts for name in scout.scores)),
                 looks=tuple(_look(scout, scouts, media(scout), takes) for scout in _by_place(scouts)),
                 num_kept=sum(scout.kept for scout in scouts),

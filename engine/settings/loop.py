@@ -18,7 +18,7 @@ EVERY_FRAME, STILLS = "frames", "stills"
 OF_PAPER = ("samples", "only_incomplete")
 OF_SCOUTS = (
     *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
-    *("scout_choosers", "finalists"),
+    *("scout_batch", "scout_choosers", "finalists"),
 )
 
 
@@ -110,6 +110,14 @@ class LoopConfig:
         choices=(EVERY_FRAME, STILLS),
         help="What choosers see of a scout. frames: the video; stills: a picture of each latent frame alone, "
         "which an autoencoder decodes faster.",
+    )
+    scout_batch: int = setting(
+        1,
+        low=1,
+        high=64,
+        help="Scouts of a scenario that share each forward, at most: faster where one leaves the GPU idle; "
+        "fewer where memory has no room for so many. A look may differ in its last bits from one made alone, "
+        "never with what else is in flight; takes are made alone.",
     )
     scout_choosers: tuple[str, ...] = setting(
         ("consensus",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -88,6 +88,8 @@ class FakeModels:
     fails: dict[tuple[str, str], Exception] = field(default_factory=dict)
     calls: list[tuple[str, str, int]] = field(default_factory=list)
     spec: VideoSpec = SPEC
+    batches: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
+    """Of scouts: scenario, and revision and seed of each."""
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return Footprint(held={"model": 1}, working={"step": 1})
@@ -137,8 +139,23 @@ class FakeModels:
     def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[object]:
         return self.start(scenario, prompt)
 
+    def scouts(
+        self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
+    ) -> Job[tuple[Video, ...]]:
+        """Company changes a shade by its number, as it may change bits."""
+        self.batches.append((scenario.id, [(prompt.revision, prompt.seed) for prompt in prompts]))
+        made = []
+        for index in shown:
+            shade = self._shade(scenario, prompts[index], form) ^ len(prompts)
+            made.append(Video(frames=np.full((2, 4, 4, 3), shade, np.uint8), fps=8.0))
+        return self._job("scout", scenario, prompts[0].revision, tuple(made))  # type: ignore[return-value]
+
+    @staticmethod
+    def _shade(scenario: Scenario, prompt: Prompt, form: ScoutForm) -> int:
+        return random.Random(f"{scenario.id}{prompt.text}{prompt.seed}{form.steps}").randrange(256)
+
     def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
-        shade = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}{form.steps}").randrange(256)
+        shade = self._shade(scenario, prompt, form)
         video = Video(frames=np.full((2, 4, 4, 3), shade, np.uint8), fps=8.0)
         return self._job("scout", scenario, prompt.revision, video)  # type: ignore[return-value]
 
@@ -181,6 +198,7 @@ POLICIES = {
     "all judged": policy_of(replace(LOOP, samples=3)),
     "scouts": BY_SCOUTS,
     "finalists": OF_FINALISTS,
+    "batches": replace(BY_SCOUTS, settings=replace(SCOUTS, scouts=7, scout_batch=3)),
 }
 
 SCENARIOS = [scenario(number) for number in range(1, 6)]

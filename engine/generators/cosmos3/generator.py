@@ -245,7 +245,13 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
 
     def check_scouts(self, form: ScoutForm) -> None:
         """ConfigError where `scout` cannot make them."""
-        refuse_scouts(form, num_steps=self.schedule.num_steps, is_distilled=False, goes_on=True)
+        refuse_scouts(
+            form,
+            num_steps=self.schedule.num_steps,
+            is_distilled=False,
+            goes_on=True,
+            one_at_a_time="texts of Cosmos3 have lengths of their own",
+        )
 
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
@@ -257,11 +263,13 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     def _job(
         self,
         scenario: Scenario,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         *,
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
+        shown: Sequence[int] = (0,),
     ) -> Cosmos3Job:
+        (prompt,) = prompts
         path = scenario.prefix.path
         key = (scenario.id, file_digest(path) if path.is_file() else "")
         latents = self.prefixes.get(key)
@@ -273,7 +281,8 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             encoded_prefix=latents,
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
-            seed=prompt.seed,
+            seeds=(prompt.seed,),
+            rows=tuple(shown),
             **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return Cosmos3Job(self, request)

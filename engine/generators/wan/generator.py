@@ -37,7 +37,13 @@ from engine.generators.wan.footprint import chunk_latents, footprint
 from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.prefix_keys import prefix_note
-from engine.generators.wan.refusals import ON_HOST_IN_TURN, refuse, refuse_for, require_exportable
+from engine.generators.wan.refusals import (
+    ON_HOST_IN_TURN,
+    refuse,
+    refuse_for,
+    require_exportable,
+    why_one_at_a_time,
+)
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.states import wan_sites
 from engine.generators.wan.text import token_ids
@@ -274,6 +280,10 @@ class WanGenerator(MakesScouts[WanJob]):
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)
 
+    def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
+        """With scouts that share a forward, as many as `form` says."""
+        return footprint(self, spec, together=form.together)
+
     def chunk_latents(self, spec: VideoSpec) -> int:
         """Latent frames per pass of the autoencoder."""
         return chunk_latents(self, spec)
@@ -304,6 +314,7 @@ class WanGenerator(MakesScouts[WanJob]):
             num_steps=self.schedule.num_steps,
             is_distilled=bool(self.defaults.timesteps),
             goes_on=self.parts.variant.run.goes_on,
+            one_at_a_time=why_one_at_a_time(self, form),
         )
 
     def in_steps(self, num_steps: int) -> Self:
@@ -316,10 +327,11 @@ class WanGenerator(MakesScouts[WanJob]):
     def _job(
         self,
         scenario: Scenario,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         *,
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
+        shown: Sequence[int] = (0,),
     ) -> WanJob:
         key = (scenario.id, _digest(scenario.prefix.path))
         latents = self.prefixes.get(key)
@@ -328,11 +340,11 @@ class WanGenerator(MakesScouts[WanJob]):
             prefix_key=key,
             prefix=frames,
             encoded_prefix=latents,
-            token_ids=token_ids(self.parts, prompt.text),
-            negative=prompt.negative,
-            negative_ids=token_ids(self.parts, prompt.negative),
-            seed=prompt.seed,
-            **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
+            token_ids=tuple(token_ids(self.parts, one.text) for one in prompts),
+            negatives=tuple((one.negative, token_ids(self.parts, one.negative)) for one in prompts),
+            seeds=tuple(one.seed for one in prompts),
+            rows=tuple(shown),
+            **self.beginnings.asked(key_of(key, prompts[0]), scout, after, anew=self.sites is not None),
         )
         return WanJob(self, request)
 

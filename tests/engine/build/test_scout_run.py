@@ -134,6 +134,19 @@ def test_killed_while_it_scouts_nothing_is_lost_and_a_damaged_preview_is_made_ag
     assert [number for _, number in display.scouts] == [0, 1, 3, 4, 5], "scout 2 was stored, and is whole"
 
 
+def test_a_batch_that_was_cut_is_completed(folders: Folders, tmp_path: Path) -> None:
+    """Two of three candidates share a forward; one of them was stored."""
+    run(folders, whole := tmp_path / "whole", "--scouts", 3, "--scout-batch", 2, "--scout-halvings", 0)
+    config = replace(read_config(whole), out=tmp_path / "run")
+    with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
+        cut.execute(Watching(0))
+    with resume_run(config.out) as rest:
+        rest.execute(display := Watching())
+    assert facts(config.out) == facts(whole)
+    assert [number for _, number in display.scouts] == [1, 2]
+    assert "up to 2 in one forward" in (whole / "report.html").read_text(encoding="utf-8")
+
+
 def test_merging_keeps_scouts_also_of_a_lost_preview(whole: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(whole[0], tmp_path / "run")
     next((tmp_path / "run").rglob("scout-0.mp4")).unlink()

@@ -113,3 +113,34 @@ def test_a_stored_scout_that_is_gone_is_made_again_alone(lost: int) -> None:
     found, names = live(again, past)
     assert names.count("scout") == 1 + 2 and found.outcome == loop.outcome
     assert again.stored[0].number == lost
+
+
+TOGETHER = replace(ONE_ROUND, settings=replace(ONE_ROUND.settings, scouts=7, scout_batch=3))
+
+
+def test_scouts_of_a_scenario_share_forwards_and_never_wait_for_the_plan_in_vain() -> None:
+    made = Scouted(TOGETHER)
+    _, names = live(made)
+    batches = [prompts for _, prompts in made.by.generator.batches]  # type: ignore[attr-defined]
+    assert [len(batch) for batch in batches] == [2, 2, 3, 2, 2]
+    assert [{revision for revision, _ in batch} for batch in batches[:3]] == [{0}, {0}, {1}]
+    assert names.count("scout") == 5 and names.count("preview") == 7 + 4
+    looks = {scout.number: scout for scout in made.stored}
+    assert list(looks) == list(range(11)) and all(s.form.together == 3 for s in made.stored)
+    assert [looks[number].timings["scout"] for number in (0, 4)] == [1 / 2, 1 / 3], "a share of the batch"
+
+
+@pytest.mark.parametrize("lost", [{0}, {5}, {4, 6}, {0, 1, 2, 3}])
+def test_what_is_lost_is_made_again_in_the_same_company(lost: set[int]) -> None:
+    """The fake models shade a look by the size of its batch, as kernels may round by it."""
+    whole = Scouted(TOGETHER)
+    loop, _ = live(whole)
+    past = History(
+        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
+        scouts=tuple(scout for scout in whole.stored[:7] if scout.number not in lost),
+    )
+    again = Scouted(TOGETHER, FakeModels())
+    again.shown |= {s.video_path: whole.shown[s.video_path] for s in past.scouts}
+    found, _ = live(again, past)
+    assert found.outcome == loop.outcome and again.shown == whole.shown
+    assert {scout.number for scout in again.stored[: len(lost)]} == lost

@@ -82,6 +82,20 @@ def test_each_is_as_alone(folder: Path, scenario: Scenario, forward: str, form: 
     assert len({video.frames.tobytes() for video in videos}) == 3
 
 
+@pytest.mark.parametrize("kept", ["own", "for two steps"])
+def test_prefixes_that_are_computed_once_are_shared(
+    folder: Path, tmp_path: Path, scenario: Scenario, kept: str
+) -> None:
+    if kept == "own":
+        folder = tiny_wan.build_folder(tmp_path / "own")
+        tiny_wan.edit(folder, "retake.json", prefix_attention="own")
+    generator = load(folder, forward="fast", compile="off", prefix_steps=1 if kept == "own" else 2)
+    generator.batched = True
+    together, _ = latents_of(generator.scouts(scenario, PROMPTS, FORM, (0, 1, 2)))
+    alone = torch.cat([latents_of(generator.scout(scenario, prompt, FORM))[0] for prompt in PROMPTS])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_not_shown_is_denoised_and_not_decoded(folder: Path, scenario: Scenario) -> None:
     generator = load(folder)
     _, every = latents_of(generator.scouts(scenario, PROMPTS, FORM, (0, 1, 2)))

@@ -21,6 +21,7 @@ from engine.types import (
     PhysicsPlan,
     PlanReply,
     Prompt,
+    Restarts,
     Scenario,
     Scout,
     ScoutForm,
@@ -119,12 +120,19 @@ class ScoutingGenerator(Generator, Protocol):
         `form.together` above 1 alone."""
         ...
 
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+    def finish(
+        self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
+    ) -> Job[Video]:
         """The take that a scout of this form becomes, whether or not that was made before.
 
         That of `start`, unless `form.kept`: then it begins where the scout ended, as noisy as such a take is
-        after that share of its steps.
+        after that share of its steps. With `restarts`, which are given where the user asks for them and
+        `check_restarts` has allowed it, its first steps are taken again where scouts differ.
         """
+        ...
+
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
         ...
 
 

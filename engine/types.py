@@ -251,6 +251,16 @@ class ScoutForm:
     together: int = 1  # of one scenario that are denoised in one forward, at most
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Restarts:
+    """Of a take: its first steps taken again, from fresh noise where its scouts disagree."""
+
+    times: int
+    steps: int  # the first ones, of which all but one are taken again
+    share: float  # of the picture and its time
+    differ: NDArray[np.float32]  # [T, y, x] of the take, as fine as you like: how much scouts differ
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scout:
     """One look at a candidate. A candidate that is kept has one in each stage, of more steps each time."""

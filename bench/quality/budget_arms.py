@@ -86,6 +86,8 @@ class ScoutPlan:
     finalists: int
     choosers: Choosers
     kept: float = 0.0  # share of a take's steps that its last look stands for
+    again: int = 0  # how often a take takes its first steps again
+    again_steps: int = 0  # that each time takes
 
     @property
     def name(self) -> str:
@@ -93,7 +95,8 @@ class ScoutPlan:
         halved = f" halved {self.halvings}x" if self.halvings else ""
         ends = f" {self.finalists} finished" if self.finalists > 1 else ""
         kept = f" kept {round(100 * self.kept)} %" if self.kept else ""
-        return f"scouts {self.steps} {form}{halved}{kept}{ends} by {'+'.join(self.choosers)}"
+        again = f" {self.again}x {self.again_steps} steps again" if self.again else ""
+        return f"scouts {self.steps} {form}{halved}{kept}{again}{ends} by {'+'.join(self.choosers)}"
 
     def stages(self, num: int) -> list[tuple[int, int]]:
         """Of so many scouts, (steps, looks) of each stage."""
@@ -109,7 +112,7 @@ class ScoutPlan:
             known = steps
         form = ScoutForm(steps=known, whole=self.whole, kept=self.kept)
         taken = steps_kept(form, costs.take_steps) if self.whole else known
-        left = costs.take_s - taken * costs.step_s
+        left = costs.take_s + (self.again * self.again_steps - taken) * costs.step_s
         compared = costs.choosing_s(self.choosers) if self.finalists > 1 else 0.0
         return total + self.finalists * (left + compared)
 
@@ -138,8 +141,8 @@ class ScoutPlan:
             order = ranked(scene, looks, self.choosers)[:kept]
             left = sorted((look.take for look in order), key=left.index)
         takes = tuple(left)
-        if self.kept:
-            behind = stages[-1][0], True, round(100 * self.kept)
+        if self.kept or self.again:
+            behind = stages[-1][0], self.whole, round(100 * self.kept), self.again
             takes = tuple(Key(key.which, key.sample, *behind) for key in left)
         return scene.values[takes[0] if len(takes) == 1 else ranked(scene, takes, self.choosers)[0]]
 

@@ -105,12 +105,22 @@ def fill_pool(options: argparse.Namespace, config: RunConfig, run: Path, work: P
     for form in forms:
         for share in (0.0, *(options.kept if form.whole else ())):
             generator.check_scouts(replace(form, kept=share))
-    loop = LoopConfig(method="scout", scouts=max(2 * options.seeds, 3), scout_halvings=0, seed=options.seed)
+    if options.again:
+        generator.check_restarts(options.again_steps)
+    loop = LoopConfig(
+        method="scout",
+        scouts=max(2 * options.seeds, 3),
+        scout_halvings=0,
+        seed=options.seed,
+        restart_steps=options.again_steps,
+        restart_share=options.again_share,
+    )
     refinement = RefinementPolicy(settings=loop, negative=generator.negative_prompt)
     for done, (name, (scenario, reply)) in enumerate(asked.items()):
         make_pool(
             scenario, reply, folders[name], generator=generator, forms=forms, critic=critic,
             policy=ScoutPolicy(refinement=refinement), kept=options.kept,
+            again=options.again,
         )  # fmt: skip
         print(f"candidates {done + 1}/{len(asked)}", flush=True)
     return folders

@@ -34,3 +34,10 @@ def check_scouts(loop: LoopConfig, generator: Any) -> None:
         )
     for form in forms_of(loop):
         generator.check_scouts(form)
+    if loop.finish_restarts:
+        if not hasattr(generator, "check_restarts"):
+            raise ConfigError(
+                f"loop.finish_restarts is set, and {type(generator).__name__} takes no steps again",
+                fix="set loop.finish_restarts = 0, or give it the methods of ScoutingGenerator",
+            )
+        generator.check_restarts(loop.restart_steps)

@@ -9,6 +9,7 @@ Z latent channels . F latent frames, the first K of them prefix . h, w latent pi
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -193,6 +194,30 @@ class FlowSampler:
         self._inputs += [one.to(self._current.dtype) for one in velocities]
         if velocities:
             self._current = self._combined()
+
+    def returned(
+        self, to: int, fresh: Tensor, where: Tensor, shown: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Noise, and velocities of the first `to` steps, behind which the latents are as noisy as they were
+        there: `where` (bool, [1, 1, F, h, w]) what they are now with `fresh` noise, elsewhere what they were.
+
+        From noise share s to r > s, x_r = a x_s + sqrt(r^2 - (a s)^2) fresh with a = (1 - r) / (1 - s), the
+        forward process of flow matching (Restart sampling, Xu et al. 2023, arXiv 2306.14878, in its terms).
+        Steps are kept as velocities, so x_r is told as the point of a straight line from some noise to
+        `shown`, the clean latents [1, Z, F, h, w] that the last step pointed at.
+        """
+        assert 0 < to < self.step, f"from step {self.step} back to {to}"
+        low, high = self._schedule.noise_share(self.step), self._schedule.noise_share(to)
+        keep = (1.0 - high) / (1.0 - low)
+        back = keep * self._current + math.sqrt(high**2 - (keep * low) ** 2) * fresh
+        of_noise, *of_steps = self._schedule.weights[to - 1]
+        moved = sum(of_steps)  # back = of_noise * noise + moved * (noise - shown)
+        noise = (back + moved * shown) / (of_noise + moved)
+        velocity = noise - shown
+        return (
+            torch.where(where, noise, self._inputs[0]),
+            tuple(torch.where(where, velocity, before) for before in self._inputs[1 : to + 1]),
+        )
 
     def _combined(self) -> Tensor:
         """Noise and velocities, as the schedule weighs them after the last step."""

@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar
 
 from engine.denoise.take import TakeJob
 from engine.protocols import Fence
-from engine.types import Prompt, Scenario, ScoutForm, Video
+from engine.types import Prompt, Restarts, Scenario, ScoutForm, Video
 
 AJob = TypeVar("AJob", bound=TakeJob)
 
@@ -50,6 +50,10 @@ class MakesScouts(ABC, Generic[AJob]):
         """ConfigError where `scout` cannot make them."""
 
     @abstractmethod
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
+
+    @abstractmethod
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
 
@@ -62,6 +66,7 @@ class MakesScouts(ABC, Generic[AJob]):
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
         shown: Sequence[int] = (0,),
+        restarts: Restarts | None = None,
     ) -> AJob:
         """Of a take of each prompt; several are scouts that share each forward, and `shown` are decoded."""
 
@@ -93,7 +98,13 @@ class MakesScouts(ABC, Generic[AJob]):
         maker = self.in_steps(form.steps) if form.whole else self
         return Together(maker._job(scenario, prompts, scout=form, shown=shown))
 
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> AJob:
-        """The take of such a scout; with `form.kept` it begins where that ended."""
+    def finish(
+        self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
+    ) -> AJob:
+        """The take of such a scout; with `form.kept` it begins where that ended, with `restarts` it takes its
+        first steps again. Raises as `start`, `check_scouts` and `check_restarts`."""
         self.check_scouts(form)
-        return self._job(scenario, [prompt], after=form if form.kept else None)
+        if restarts is not None:
+            assert not form.kept, "refused with the settings"
+            self.check_restarts(restarts.steps)
+        return self._job(scenario, [prompt], after=form if form.kept else None, restarts=restarts)

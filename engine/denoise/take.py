@@ -30,13 +30,14 @@ from engine.denoise.after_scout import AfterScout
 from engine.denoise.beginnings import ALL, Part, steps_kept
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.recent import Recent
+from engine.denoise.restarts import Restarted, num_left, region
 from engine.denoise.rollout import FlowRollout, Rollout
 from engine.denoise.states import StateTap
 from engine.errors import ConfigError, ModelError
 from engine.machine.device import to_device
 from engine.machine.streams import fence
 from engine.protocols import Fence
-from engine.types import Frames, ScoutForm, StateSites, Video, VideoSpec
+from engine.types import Frames, Restarts, ScoutForm, StateSites, Video, VideoSpec
 
 ENCODE, DENOISE, VAE_PASS = "encode", "denoise step", "VAE pass"
 """Stages of a job."""
@@ -105,6 +106,7 @@ class TakeRequest:
     after: ScoutForm | None = None  # the whole scout whose motion is kept
     shown: tuple[Tensor, ...] = ()  # its latents, where they are known
     rows: tuple[int, ...] = (0,)  # that are decoded
+    restarts: Restarts | None = None  # of its first steps
 
 
 class TakeJob(ABC):
@@ -138,16 +140,18 @@ class TakeJob(ABC):
         self._passes *= len(request.rows)
         self._num_kept = 0 if request.after is None else steps_kept(request.after, num_steps)
         num_first = 0 if request.after is None or request.shown else request.after.steps
-        self._num_behind = request.part.num_left(num_steps) - self._num_kept
+        self._num_steps, self._num_behind = num_steps, request.part.num_left(num_steps) - self._num_kept
+        if request.restarts is not None:
+            self._num_behind = num_left(request.part, request.restarts, num_steps)
         self._steps_left = 1 + num_first + self._num_behind + self._passes
         self._stage = ENCODE
         self.num_denoised = 0  # steps that the denoiser has taken
         self._steps = self._run()
 
     @abstractmethod
-    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
+    def _rollouts(self, watch: FiniteWatch) -> Callable[[Part, int | None, Tensor], Rollout]:
         """Encodes prefix and texts; what it returns makes the rollout of a part of the take, or of a take in
-        so few steps. `watch` is told what was made."""
+        so few steps, from noise [N, Z, F, h, w]. `watch` is told what was made."""
 
     @property
     def steps_left(self) -> int:
@@ -213,17 +217,31 @@ class TakeJob(ABC):
 
     def _begun(self) -> Rollout:
         given, noise = self._given, self._noise()
-        make = self._rollouts(self._watch, noise)
+        make = self._rollouts(self._watch)
+        if given.restarts is not None:
+            return Restarted(
+                lambda part, noise: make(part, None, noise),
+                noise,
+                self._region(given.restarts, tuple(noise.shape)),
+                restarts=given.restarts,
+                part=given.part,
+                num_steps=self._num_steps,
+                seed=given.seeds[0],
+            )
         if given.after is None:
-            return make(given.part, None)
+            return make(given.part, None, noise)
         shown = [to_device(latents, noise.device) for latents in given.shown]
         return AfterScout(
-            shown[0] if shown else make(ALL, given.after.steps),
+            shown[0] if shown else make(ALL, given.after.steps, noise),
             noise,
-            lambda part: make(part, None),
+            lambda part: make(part, None, noise),
             num_kept=self._num_kept,
             num_left=self._num_behind,
         )
+
+    def _region(self, restarts: Restarts, shape: tuple[int, ...]) -> Tensor:
+        found = region(restarts, shape, latent_frames_of(padded(self._spec.prefix_frames)))
+        return to_device(torch.from_numpy(found), self._device)
 
     def _pixels(self, latents: Tensor) -> Iterator[Tensor]:
         """[1, 3, t, H, W] a pass, without the frames of the prefix."""

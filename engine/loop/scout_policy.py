@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.loop.policy import (
     ACCEPTED,
     CRITIC_UNREADABLE,
@@ -34,6 +37,7 @@ from engine.types import (
     PhysicsPlan,
     PlanReply,
     Prompt,
+    Restarts,
     Scenario,
     Scout,
     ScoutForm,
@@ -82,6 +86,13 @@ class ScoutPolicy:
         border = self.num_first(2) if number == stage == 0 else 0
         parts = [candidate for candidate in left if candidate < border], [c for c in left if c >= border]
         return [batch for part in parts for batch in _evenly(part, self.settings.scout_batch)]
+
+    def restarts(self, differ: NDArray[np.float32]) -> Restarts:
+        """Of a take whose last scouts `differ` so much."""
+        given = self.settings
+        return Restarts(
+            times=given.finish_restarts, steps=given.restart_steps, share=given.restart_share, differ=differ
+        )
 
     def prompts(self, scenario: Scenario, plan: PlanReply | None) -> tuple[Prompt, ...]:
         """Of the first round: the brief text, and the plan's unless it says the same. None: not known yet."""

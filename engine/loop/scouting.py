@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.loop.lanes import ENCODE, GENERATE, SELECT, Task
 from engine.loop.scout_policy import ScoutPolicy
 from engine.protocols import ScoutingGenerator
@@ -33,6 +36,8 @@ class Scouts:
     """Writes what was decoded of a scout and returns its path relative to the run folder."""
     compare: Callable[[Scenario, Sequence[Attempt]], Sequence[Mapping[str, float]]]
     """Scores by chooser of each, from what was written."""
+    differ: Callable[[Sequence[Attempt]], NDArray[np.float32]]
+    """How much they differ, [T, y, x] as `engine.video.differences`, from what was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +171,24 @@ class Scouting:
         """Finish them; then one of them is judged."""
         loop = self.loop
         there = sum(attempt.round == number for attempt in loop.attempts)
+        also = []
+        if there < len(finalists) and self.by.policy.settings.finish_restarts:
+            also.append((yield from self._restarts(number)))
         for sample in range(there, len(finalists)):
             look = finalists[sample]
-            start = partial(self.by.generator.finish, loop.scenario, look.prompt, look.form)
+            start = partial(self.by.generator.finish, loop.scenario, look.prompt, look.form, *also)
             yield from loop.take(self.begin, look.prompt, number, sample, start)
         if loop.attempts[-1].round == number:
             yield from loop.compare_and_judge(self.begin)
+
+    def _restarts(self, number: int) -> Waiting:
+        """Where the last looks of this round disagree: from their previews, which a later process has too."""
+        round_looks = [look for look in self.made if look.round == number]
+        last = [look for look in round_looks if look.stage == round_looks[-1].stage]
+        work = partial(self.by.differ, [look.as_attempt() for look in last])
+        compared: Task[Any] = self.begin(self.loop.task(SELECT, "differ", last[-1].number, work))
+        yield [compared]
+        return self.by.policy.restarts(compared.claim())
 
 
 def _place(look: Scout) -> int:

@@ -18,7 +18,7 @@ EVERY_FRAME, STILLS = "frames", "stills"
 OF_PAPER = ("samples", "only_incomplete")
 OF_SCOUTS = (
     *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
-    *("scout_batch", "scout_choosers", "finalists"),
+    *("scout_batch", "scout_choosers", "finalists", "finish_restarts", "restart_steps", "restart_share"),
 )
 
 
@@ -127,6 +127,23 @@ class LoopConfig:
         1, low=1, high=64, help="Scouts of each round that become takes; selectors choose the one to judge."
     )
 
+    finish_restarts: int = setting(
+        0,
+        low=0,
+        high=8,
+        help="How often a finished scout takes its first steps again where the last scouts disagree: noise "
+        "is added back there, and drawn anew behind what they agree on; 0: never.",
+    )
+    restart_steps: int = setting(
+        4, low=2, high=256, help="Those first steps; a restart goes back behind the first of them."
+    )
+    restart_share: float = setting(
+        0.25,
+        low=0.01,
+        high=1.0,
+        help="Of picture and time, where scouts disagree most: what a restart draws anew; 1: all.",
+    )
+
     def __post_init__(self) -> None:
         validate(self, "loop")
         if not self.selectors:
@@ -167,6 +184,12 @@ class LoopConfig:
                 f"loop.scout_choosers is {', '.join(self.scout_choosers) or 'empty'}: scouts are chosen by "
                 "looking at them, and the critic judges finished takes alone",
                 fix='name selectors such as "consensus"',
+            )
+        if self.finish_restarts and self.scout_kept:
+            raise ConfigError(
+                "loop.finish_restarts and loop.scout_kept are both set: a take that begins where its scout "
+                "ended has no first steps to take again",
+                fix="set one of them to 0",
             )
         left = math.ceil(self.scouts / 2**self.scout_halvings)
         if left <= self.finalists:

@@ -33,6 +33,7 @@ from engine.types import (
     PlanMotion,
     PlanReply,
     Prompt,
+    Restarts,
     Scenario,
     ScoutForm,
     Verdict,
@@ -90,6 +91,7 @@ class FakeModels:
     spec: VideoSpec = SPEC
     batches: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
     """Of scouts: scenario, and revision and seed of each."""
+    restarts: list[Restarts] = field(default_factory=list)
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return Footprint(held={"model": 1}, working={"step": 1})
@@ -136,7 +138,11 @@ class FakeModels:
 
     def check_scouts(self, form: ScoutForm) -> None: ...
 
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[object]:
+    def finish(
+        self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
+    ) -> Job[object]:
+        if restarts is not None:
+            self.restarts.append(restarts)
         return self.start(scenario, prompt)
 
     def scouts(
@@ -243,7 +249,13 @@ class Run:
         if self.policy.settings.method != "scout":
             return None
         policy = ScoutPolicy(refinement=self.policy)
-        return Scouts(policy=policy, generator=self.models, preview=self.preview, compare=self.select)  # type: ignore[arg-type]
+        return Scouts(
+            policy=policy,
+            generator=self.models,  # type: ignore[arg-type]
+            preview=self.preview,
+            compare=self.select,
+            differ=lambda looks: np.zeros((1, 1, 1), np.float32),
+        )
 
     def read(self, attempt: Attempt) -> Video:
         stored = np.frombuffer((self.store.folder / attempt.video_path).read_bytes(), np.uint8)

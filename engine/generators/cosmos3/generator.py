@@ -23,6 +23,7 @@ from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.restarts import refuse_restarts
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
@@ -41,7 +42,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
+from engine.types import Footprint, Prompt, Restarts, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -253,6 +254,15 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             one_at_a_time="texts of Cosmos3 have lengths of their own",
         )
 
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
+        refuse_restarts(
+            steps,
+            num_steps=self.schedule.num_steps,
+            goes_on=True,
+            early_stop=self.settings.early_stop,
+        )
+
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
         other = copy.copy(self)
@@ -268,6 +278,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
         shown: Sequence[int] = (0,),
+        restarts: Restarts | None = None,
     ) -> Cosmos3Job:
         (prompt,) = prompts
         path = scenario.prefix.path
@@ -283,6 +294,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             negative_ids=self._token_ids(negative),
             seeds=(prompt.seed,),
             rows=tuple(shown),
+            restarts=restarts,
             **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return Cosmos3Job(self, request)

@@ -24,6 +24,7 @@ from engine.denoise.guidance import GuidedText, gate_step
 from engine.denoise.lora import Lora, check_names, for_expert, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.restarts import refuse_restarts
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.scouts import MakesScouts
@@ -52,7 +53,7 @@ from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
+from engine.types import Footprint, Prompt, Restarts, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -317,6 +318,15 @@ class WanGenerator(MakesScouts[WanJob]):
             one_at_a_time=why_one_at_a_time(self, form),
         )
 
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
+        refuse_restarts(
+            steps,
+            num_steps=self.schedule.num_steps,
+            goes_on=self.parts.variant.run.goes_on,
+            early_stop=self.settings.early_stop,
+        )
+
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
         other = copy.copy(self)
@@ -332,6 +342,7 @@ class WanGenerator(MakesScouts[WanJob]):
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
         shown: Sequence[int] = (0,),
+        restarts: Restarts | None = None,
     ) -> WanJob:
         key = (scenario.id, _digest(scenario.prefix.path))
         latents = self.prefixes.get(key)
@@ -344,6 +355,7 @@ class WanGenerator(MakesScouts[WanJob]):
             negatives=tuple((one.negative, token_ids(self.parts, one.negative)) for one in prompts),
             seeds=tuple(one.seed for one in prompts),
             rows=tuple(shown),
+            restarts=restarts,
             **self.beginnings.asked(key_of(key, prompts[0]), scout, after, anew=self.sites is not None),
         )
         return WanJob(self, request)

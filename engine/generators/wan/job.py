@@ -53,7 +53,7 @@ class WanJob(TakeJob):
             sites=generator.sites,
         )
 
-    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
+    def _rollouts(self, watch: FiniteWatch) -> Callable[[Part, int | None, Tensor], Rollout]:
         parts, encode = self._generator.parts, self._generator.parts.variant.conditioning.encode
         text = self._encode_text()
         prefix = self._encode_prefix(
@@ -61,7 +61,7 @@ class WanJob(TakeJob):
             lambda pixels: encode(parts.vae, pixels, parts.spec, self._chunk_latents),
         )
 
-        def make(part: Part, num_steps: int | None) -> Rollout:
+        def make(part: Part, num_steps: int | None, noise: Tensor) -> Rollout:
             generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
             tap = self._tap if num_steps is None else None  # states are of the take, not of its scout
             return generator.rollout(text, noise, prefix, watch, part, tap)

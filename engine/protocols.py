@@ -112,6 +112,10 @@ class ScoutingGenerator(Generator, Protocol):
         """
         ...
 
+    def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
+        """As `footprint`, with scouts of this form; asked where several share a forward or are smaller."""
+        ...
+
     def scouts(
         self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
     ) -> Job[tuple[Video, ...]]:

@@ -249,6 +249,7 @@ class ScoutForm:
     stills: bool = False  # decoded as single pictures, one a latent frame, in place of every frame
     kept: float = 0.0  # share of the steps of its take that a whole scout stands for
     together: int = 1  # of one scenario that are denoised in one forward, at most
+    shrink: int = 1  # its sides are those of its take over this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

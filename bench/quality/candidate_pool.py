@@ -63,7 +63,7 @@ class Clip:
     path: Path
     prompt: Prompt
     seconds: Mapping[str, float]
-    is_scored: bool  # whether the benchmark can: not what was decoded as single pictures
+    is_scored: bool  # whether the benchmark can: not what was decoded as single pictures, nor small
     critic_score: float | None = None
     critique_s: float | None = None
 
@@ -107,7 +107,7 @@ def make_pool(
     }
     entries = []
 
-    def keep(key: Key, prompt: Prompt, start: Callable[[], Job[Video]], *, stills: bool = False) -> None:
+    def keep(key: Key, prompt: Prompt, start: Callable[[], Job[Video]], *, unlike: bool = False) -> None:
         video, seconds = timed(start())
         path = folder / f"{'-'.join(str(int(part)) for part in key)}.mp4"
         write_mp4(path, video.frames, video.fps)
@@ -117,12 +117,13 @@ def make_pool(
             critique, took = timed(critic.start(scenario, prompt, video, prompt.plan or reply.plan))
             judged = {"critic_score": critique.score, "critique_s": sum(took.values())}
         made = {"key": list(key), "path": path.name, "prompt": asdict(prompt), "seconds": seconds}
-        entries.append({**made, "is_scored": not key.is_look or not stills, **judged})
+        entries.append({**made, "is_scored": not key.is_look or not unlike, **judged})
 
     for key, prompt in asked.items():
         for form, percent, start in _jobs(generator, scenario, prompt, forms, kept):
             of_form = () if form is None else (form.steps, form.whole, percent)
-            keep(Key(*key[:2], *of_form), prompt, start, stills=form is not None and form.stills)
+            unlike = form is not None and (form.stills or form.shrink > 1)
+            keep(Key(*key[:2], *of_form), prompt, start, unlike=unlike)
     for form in forms if again else ():
         looks = [
             entry["path"] for entry in entries if Key(*entry["key"])[2:] == (form.steps, form.whole, 0, 0)

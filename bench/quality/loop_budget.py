@@ -101,9 +101,10 @@ def scout_plans(options: argparse.Namespace, choosers: Sequence[str]) -> list[Sc
             kept=kept,
             again=again,
             again_steps=options.again_steps - BACK_TO if again else 0,
+            shrink=options.shrink,
         )
         for steps in options.scout_steps
-        for whole in (True, False)
+        for whole in ((True, False) if options.shrink == 1 else (True,))
         for halvings in (1, 0)
         for finalists in (1, 2)
         for kept, again in (
@@ -181,9 +182,11 @@ def figures(
     first, asked = scene_of(found[0], names, settings)
     chooser_s = asked.seconds(tuple(key for key in first.values if not key.steps))
     pools = [read_pool(one.folder) for one in found]
-    costs = measured_costs(run, pools, chooser_s, options.steps)
+    costs = measured_costs(run, pools, chooser_s, options.steps, shrink=options.shrink)
     if options.costs is not None:
         costs = read_costs(options.costs, options.steps)
+        if options.shrink > 1 and costs.look_step_s is None:
+            raise ConfigError(f"{options.costs} has no costs of small looks", fix="make it with --shrink")
     plans = scout_plans(options, names)
     tasks = [(one, names, settings, costs, options.choosers, plans) for one in found]
     if options.jobs == 1:
@@ -320,6 +323,7 @@ def _add_finishes(parser: argparse.ArgumentParser) -> None:
         help="also takes that take their first --again-steps so often again where looks of all candidates "
         "disagree",
     )  # fmt: skip
+    add("--shrink", type=int, default=1, help="looks are whole ones, as loop.scout_shrink, without a score")
     add("--again-steps", type=int, default=LoopConfig().restart_steps, help="as loop.restart_steps")
     add("--again-share", type=float, default=LoopConfig().restart_share, help="as loop.restart_share")
 

@@ -16,7 +16,7 @@ from engine.types import Footprint
 def footprint_of(generator: Any, loop: LoopConfig) -> Footprint:
     """Of takes, and of the scouts of this loop where several share a forward."""
     takes: Footprint = generator.footprint(generator.spec)
-    if loop.method != SCOUT or loop.scout_batch == 1:
+    if loop.method != SCOUT or loop.scout_batch == loop.scout_shrink == 1:
         return takes
     scouts: Footprint = generator.footprint_of_scouts(generator.spec, forms_of(loop)[-1])
     return scouts
@@ -31,6 +31,11 @@ def check_scouts(loop: LoopConfig, generator: Any) -> None:
         raise ConfigError(
             f"loop.method is {SCOUT}, and {type(generator).__name__} makes no scouts",
             fix=f'set loop.method = "{PAPER}", or give it the methods of ScoutingGenerator',
+        )
+    if loop.scout_batch > 1 and not hasattr(generator, "scouts"):
+        raise ConfigError(
+            f"loop.scout_batch is {loop.scout_batch}, and {type(generator).__name__} makes one at a time",
+            fix="set loop.scout_batch = 1, or give it the methods of ScoutingGenerator",
         )
     for form in forms_of(loop):
         generator.check_scouts(form)

@@ -24,6 +24,9 @@ KEPT_BYTES = 4 << 30
 """Of the host's memory: fifty scouts of four steps at 720p. One that was dropped is begun again."""
 
 
+STATES_OF_ONE_SIZE = "hidden states are kept, which are compared among videos of one size"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Which steps of a take a job takes: those behind the `known` ones, float32 [1, Z, F, h, w] each.
@@ -108,11 +111,19 @@ def key_of(prefix_key: Hashable, prompt: Prompt) -> Hashable:
 
 
 def refuse_scouts(
-    form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_on: bool, one_at_a_time: str | None
+    form: ScoutForm,
+    *,
+    num_steps: int,
+    is_distilled: bool,
+    goes_on: bool,
+    one_at_a_time: str | None,
+    one_size: str | None,
 ) -> None:
     """ConfigError where takes of `num_steps` have no such scouts. `is_distilled`: for these steps alone;
     `goes_on`: whether the first steps of a take are of all its frames. `one_at_a_time`: why several share no
-    forward; None: they may."""
+    forward, `one_size`: why none is smaller than a take; None: they may."""
+    if form.shrink > 1:
+        _refuse_small(form, one_size)
     if form.together > 1 and form.kept:
         one_at_a_time = (
             "loop.scout_kept is set, and such a take begins where a scout ended that was made alone"
@@ -146,6 +157,18 @@ def refuse_scouts(
         raise ConfigError(
             "loop.scout_form is first, and the first steps of this model are of the first frames alone",
             fix='set loop.scout_form = "whole"',
+        )
+
+
+def _refuse_small(form: ScoutForm, one_size: str | None) -> None:
+    if not form.whole:
+        one_size = "loop.scout_form is first, whose steps are those of the take"
+    elif form.kept:
+        one_size = "loop.scout_kept is set, and such a take begins with what its scout ended with"
+    if one_size is not None:
+        raise ConfigError(
+            f"loop.scout_shrink is {form.shrink}, and scouts have the size of takes here: {one_size}",
+            fix="set loop.scout_shrink = 1",
         )
 
 

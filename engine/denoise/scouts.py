@@ -58,6 +58,10 @@ class MakesScouts(ABC, Generic[AJob]):
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
 
     @abstractmethod
+    def in_size(self, shrink: int) -> Self:
+        """The same models for videos whose sides are those of a take over `shrink`."""
+
+    @abstractmethod
     def _job(
         self,
         scenario: Scenario,
@@ -82,7 +86,7 @@ class MakesScouts(ABC, Generic[AJob]):
         """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
         self.check_scouts(form)
         if form.whole:
-            return self.in_steps(form.steps)._job(scenario, [prompt], scout=form)
+            return self._maker(form)._job(scenario, [prompt], scout=form)
         return self._job(scenario, [prompt], scout=form)
 
     def scouts(
@@ -95,8 +99,13 @@ class MakesScouts(ABC, Generic[AJob]):
         """
         assert 0 < len(prompts) <= form.together, f"{len(prompts)} of {form.together} at once"
         self.check_scouts(form)
-        maker = self.in_steps(form.steps) if form.whole else self
+        maker = self._maker(form) if form.whole else self
         return Together(maker._job(scenario, prompts, scout=form, shown=shown))
+
+    def _maker(self, form: ScoutForm) -> Self:
+        """Of whole scouts."""
+        maker = self.in_steps(form.steps)
+        return maker if form.shrink == 1 else maker.in_size(form.shrink)
 
     def finish(
         self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d
 
 from engine.autoencoder.memory import latent_shape, padded, to_uint8, total_frames
 from engine.autoencoder.vae import (
@@ -84,6 +85,22 @@ def video_spec(sizes: Sizes, *, multiple: int, unfit: Callable[[str, str], Model
     )
 
 
+def smaller(spec: VideoSpec, shrink: int) -> VideoSpec:
+    """With sides over `shrink`, which `refuse_size` has allowed."""
+    return replace(spec, width=spec.width // shrink, height=spec.height // shrink)
+
+
+def refuse_size(spec: VideoSpec, shrink: int, *, multiple: int) -> None:
+    """ConfigError where sides over `shrink` are no multiples of `multiple` pixels."""
+    for side, pixels in (("width", spec.width), ("height", spec.height)):
+        if pixels % (multiple * shrink):
+            raise ConfigError(
+                f"loop.scout_shrink is {shrink}, and the {side} of a take is {pixels} pixels, of which this "
+                f"model needs a multiple of {multiple} also in a scout",
+                fix="lower loop.scout_shrink, or give the model another size in retake.json",
+            )
+
+
 def pad_first(frames: Frames) -> Frames:
     """Repeat the *first* frame until the count is 4k + 1: the autoencoder drops what exceeds it at the end,
     which would be the frames just before the switch."""
@@ -107,6 +124,7 @@ class TakeRequest:
     shown: tuple[Tensor, ...] = ()  # its latents, where they are known
     rows: tuple[int, ...] = (0,)  # that are decoded
     restarts: Restarts | None = None  # of its first steps
+    shrink: int = 1  # the take whose noise it has has sides that are so many times as long
 
 
 class TakeJob(ABC):
@@ -276,9 +294,14 @@ class TakeJob(ABC):
     def _noise(self) -> Tensor:
         """float32 [N, Z, F, h, w] of N seeds, each by a host generator of its own: alike on every device and
         in any company."""
-        shape = latent_shape(self._vae, self._spec)
+        side = self._given.shrink
+        *others, height, width = latent_shape(self._vae, self._spec)
+        shape = (*others, side * height, side * width)
         rows = [
             torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
             for seed in self._given.seeds
         ]
-        return to_device(torch.cat(rows), self._device)
+        noise = torch.cat(rows)
+        if side > 1:  # of independent values, so that the mean has 1 / side of their deviation
+            noise = side * avg_pool3d(noise, (1, side, side))
+        return to_device(noise, self._device)

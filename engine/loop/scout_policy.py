@@ -181,6 +181,7 @@ def forms_of(settings: LoopConfig) -> tuple[ScoutForm, ...]:
             stills=settings.scout_decode == "stills",
             kept=settings.scout_kept,
             together=settings.scout_batch,
+            shrink=settings.scout_shrink,
         )
         for stage in range(settings.scout_halvings + 1)
     )

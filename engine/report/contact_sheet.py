@@ -42,6 +42,7 @@ class Stage:
     steps: int
     is_whole: bool  # takes in so few steps, not the first steps of takes
     together: int  # that shared a forward, at most
+    shrink: int  # what the sides of a take are divided by
     choosers: tuple[str, ...]
     looks: tuple[Look, ...]
     num_kept: int
@@ -75,6 +76,7 @@ def contact_sheet(
                 steps=scouts[0].form.steps,
                 is_whole=scouts[0].form.whole,
                 together=scouts[0].form.together,
+                shrink=scouts[0].form.shrink,
                 choosers=tuple(dict.fromkeys(name for scout in scouts for name in scout.scores)),
                 looks=tuple(_look(scout, scouts, media(scout), takes) for scout in _by_place(scouts)),
                 num_kept=sum(scout.kept for scout in scouts),

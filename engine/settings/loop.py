@@ -18,7 +18,8 @@ EVERY_FRAME, STILLS = "frames", "stills"
 OF_PAPER = ("samples", "only_incomplete")
 OF_SCOUTS = (
     *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
-    *("scout_batch", "scout_choosers", "finalists", "finish_restarts", "restart_steps", "restart_share"),
+    *("scout_batch", "scout_shrink", "scout_choosers", "finalists"),
+    *("finish_restarts", "restart_steps", "restart_share"),
 )
 
 
@@ -118,6 +119,13 @@ class LoopConfig:
         help="Scouts of a scenario that share each forward, at most: faster where one leaves the GPU idle; "
         "fewer where memory has no room for so many. A look may differ in its last bits from one made alone, "
         "never with what else is in flight; takes are made alone.",
+    )
+    scout_shrink: int = setting(
+        1,
+        low=1,
+        high=4,
+        help="What the sides of a take are divided by for its whole scouts. Their noise is the take's, "
+        "averaged, so that both begin alike in what is coarse; a take is made in full size from its own.",
     )
     scout_choosers: tuple[str, ...] = setting(
         ("consensus",),

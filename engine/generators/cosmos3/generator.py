@@ -8,6 +8,7 @@ Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Never, Self
@@ -18,7 +19,7 @@ from torch import Tensor
 from engine.autoencoder.memory import latent_shape, padded
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
-from engine.denoise.beginnings import Beginnings, for_few_steps, key_of, refuse_scouts
+from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, for_few_steps, key_of, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
@@ -27,7 +28,7 @@ from engine.denoise.restarts import refuse_restarts
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_numbers
+from engine.denoise.take import pad_first, refuse_numbers, refuse_size, smaller
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -252,7 +253,19 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             is_distilled=False,
             goes_on=True,
             one_at_a_time="texts of Cosmos3 have lengths of their own",
+            one_size=None if self.sites is None else STATES_OF_ONE_SIZE,
         )
+        refuse_size(self.spec, form.shrink, multiple=self.parts.vae.config.scale_factor_spatial)
+
+    def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
+        """Those of fewer pixels take no more than a take."""
+        return footprint(self, spec)
+
+    def in_size(self, shrink: int) -> Self:
+        """The same models for videos whose sides are those of a take over `shrink`."""
+        other = copy.copy(self)
+        other.parts = dataclasses.replace(self.parts, spec=smaller(self.spec, shrink))
+        return other
 
     def check_restarts(self, steps: int) -> None:
         """ConfigError where takes cannot take their first `steps` again."""
@@ -282,7 +295,8 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     ) -> Cosmos3Job:
         (prompt,) = prompts
         path = scenario.prefix.path
-        key = (scenario.id, file_digest(path) if path.is_file() else "")
+        digest = file_digest(path) if path.is_file() else ""
+        key = (scenario.id, digest, self.spec.width, self.spec.height)
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         text, negative = self._texts(scenario, prompt)
@@ -295,6 +309,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             seeds=(prompt.seed,),
             rows=tuple(shown),
             restarts=restarts,
+            shrink=1 if scout is None else scout.shrink,
             **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return Cosmos3Job(self, request)

@@ -15,14 +15,15 @@ from engine.autoencoder.memory import (
     latent_shape,
 )
 from engine.denoise.assemble import GRAPHED_TOKENS
+from engine.denoise.take import smaller
 from engine.generators.wan.memory import prefix_bytes, text_bytes
 from engine.machine.memory import GRAPHS
 from engine.machine.outline import bytes_of
-from engine.types import Footprint, VideoSpec
+from engine.types import Footprint, ScoutForm, VideoSpec
 
 BATCH_SIZES = 4
-"""Of graphs where scouts share forwards: a take's, and those of batches, whose sizes seldom are more than
-three: as many as are asked, or the share of a stage that is not a multiple, or one less."""
+"""Of graphs where scouts share forwards, seldom more: as many as are asked, an even share of a stage, or one
+less of either."""
 
 if TYPE_CHECKING:
     from engine.generators.wan.generator import WanGenerator
@@ -79,6 +80,19 @@ def footprint(generator: WanGenerator, spec: VideoSpec, *, together: int = 1) ->
             + chunk_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
             + done,
         },
+    )
+
+
+def with_scouts(generator: WanGenerator, spec: VideoSpec, form: ScoutForm) -> Footprint:
+    """Of takes, and scouts of this form beside: never both at once, but for graphs, which stay."""
+    takes = footprint(generator, spec)
+    maker = generator if form.shrink == 1 else generator.in_size(form.shrink)
+    scouts = footprint(maker, smaller(spec, form.shrink), together=form.together)
+    held = {name: max(count, scouts.held.get(name, 0)) for name, count in takes.held.items()}
+    if GRAPHS in held:
+        held[GRAPHS] = takes.held[GRAPHS] + scouts.held[GRAPHS]
+    return Footprint(
+        held=held, working={name: max(count, scouts.working[name]) for name, count in takes.working.items()}
     )
 
 

@@ -30,11 +30,11 @@ from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import StateTap
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first
+from engine.denoise.take import pad_first, refuse_size, smaller
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
-from engine.generators.wan.footprint import chunk_latents, footprint
+from engine.generators.wan.footprint import chunk_latents, footprint, with_scouts
 from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.prefix_keys import prefix_note
@@ -44,7 +44,9 @@ from engine.generators.wan.refusals import (
     refuse_for,
     require_exportable,
     why_one_at_a_time,
+    why_one_size,
 )
+from engine.generators.wan.scales import scales_of
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.states import wan_sites
 from engine.generators.wan.text import token_ids
@@ -201,7 +203,7 @@ class WanGenerator(MakesScouts[WanJob]):
         self.scratch_bytes: int | None = None
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
-        self.guidance_scales = _scales(parts, guidance_scale)
+        self.guidance_scales = scales_of(parts, guidance_scale)
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
         self.batched = parts.device.type == "cuda" and self.is_guided
         self.fused = self.settings.vae == "fused"
@@ -282,8 +284,8 @@ class WanGenerator(MakesScouts[WanJob]):
         return footprint(self, spec)
 
     def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
-        """With scouts that share a forward, as many as `form` says."""
-        return footprint(self, spec, together=form.together)
+        """With scouts of this form."""
+        return with_scouts(self, spec, form)
 
     def chunk_latents(self, spec: VideoSpec) -> int:
         """Latent frames per pass of the autoencoder."""
@@ -316,7 +318,16 @@ class WanGenerator(MakesScouts[WanJob]):
             is_distilled=bool(self.defaults.timesteps),
             goes_on=self.parts.variant.run.goes_on,
             one_at_a_time=why_one_at_a_time(self, form),
+            one_size=why_one_size(self),
         )
+        patch_px = self.parts.transformer.config.patch_size[1]
+        refuse_size(self.spec, form.shrink, multiple=self.parts.vae.config.scale_factor_spatial * patch_px)
+
+    def in_size(self, shrink: int) -> Self:
+        """The same models for videos whose sides are those of a take over `shrink`."""
+        other = copy.copy(self)
+        other.parts = dataclasses.replace(self.parts, spec=smaller(self.spec, shrink))
+        return other
 
     def check_restarts(self, steps: int) -> None:
         """ConfigError where takes cannot take their first `steps` again."""
@@ -344,7 +355,7 @@ class WanGenerator(MakesScouts[WanJob]):
         shown: Sequence[int] = (0,),
         restarts: Restarts | None = None,
     ) -> WanJob:
-        key = (scenario.id, _digest(scenario.prefix.path))
+        key = (scenario.id, _digest(scenario.prefix.path), self.spec.width, self.spec.height)
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         request = Request(
@@ -356,29 +367,10 @@ class WanGenerator(MakesScouts[WanJob]):
             seeds=tuple(one.seed for one in prompts),
             rows=tuple(shown),
             restarts=restarts,
+            shrink=1 if scout is None else scout.shrink,
             **self.beginnings.asked(key_of(key, prompts[0]), scout, after, anew=self.sites is not None),
         )
         return WanJob(self, request)
-
-
-def _scales(parts: WanParts, given: float | None) -> tuple[float, ...]:
-    """Of each transformer. ConfigError where guidance is on for one alone."""
-    first = parts.defaults.guidance_scale if given is None else given
-    if first != 1.0 and not parts.variant.is_guided:
-        raise ConfigError(
-            f"guidance_scale {first:g}, and the weights of {parts.variant.name} have guidance in them",
-            fix="leave --guidance-scale out, or give 1",
-        )
-    if parts.boundary is None:
-        return (first,)
-    told = parts.defaults.guidance_scale_2
-    second = first if given is not None or told is None else told
-    if (first == 1.0) != (second == 1.0):
-        raise ConfigError(
-            f"guidance_scale {first:g} and guidance_scale_2 {second:g} switch guidance off for one alone",
-            fix=f"make both 1, or none of them, in {parts.folder / SIDECAR}",
-        )
-    return first, second
 
 
 def _digest(path: Path) -> str:

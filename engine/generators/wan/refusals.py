@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from engine.denoise.assemble import Assembled
+from engine.denoise.beginnings import STATES_OF_ONE_SIZE
 from engine.denoise.take import refuse_numbers
 from engine.errors import ConfigError
 from engine.generators.wan.folder import WanParts
@@ -69,3 +70,12 @@ def why_one_at_a_time(generator: WanGenerator, form: ScoutForm) -> str | None:
     if generator.settings.early_stop and not form.whole:
         return "denoise.early_stop ends each at a step of its own"
     return None
+
+
+def why_one_size(generator: WanGenerator) -> str | None:
+    """Why its scouts are of the size of its takes; None: they may have fewer pixels."""
+    if generator.denoiser_bytes is not None:
+        return "an exported denoiser has the size that it was built for"
+    if not generator.parts.variant.run.goes_on:
+        return f"chunks of {generator.parts.variant.name} are of one size"
+    return None if generator.sites is None else STATES_OF_ONE_SIZE

@@ -98,6 +98,9 @@ def test_scouts_cost_what_they_do() -> None:
     assert kept.cost_s(8, COSTS) == 3 + 8 * 3 + 12, "eight of 16 steps are left"
     again = replace(SCOUTS, again=2, again_steps=3)
     assert again.cost_s(8, COSTS) == 3 + 8 * 3 + 20 + 2 * 3
+    small = replace(SCOUTS, shrink=2)
+    assert small.name == "scouts 2 whole 1/2 by a"
+    assert small.cost_s(8, replace(COSTS, look_step_s=0.25)) == 3 + 8 * 1.5 + 20
     looked = replace(SCOUTS, choosers=("b",), finalists=2)
     assert looked.cost_s(8, COSTS) == 3 + 8 * 3.5 + 2 * 20.5
     assert SCOUTS.num_affordable(40.0, COSTS, 32) == 4 and SCOUTS.num_affordable(47.0, COSTS, 32) == 8

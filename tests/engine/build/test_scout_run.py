@@ -136,7 +136,8 @@ def test_killed_while_it_scouts_nothing_is_lost_and_a_damaged_preview_is_made_ag
 
 def test_a_batch_that_was_cut_is_completed(folders: Folders, tmp_path: Path) -> None:
     """Two of three candidates share a forward; one of them was stored."""
-    run(folders, whole := tmp_path / "whole", "--scouts", 3, "--scout-batch", 2, "--scout-halvings", 0)
+    more = ("--scout-halvings", 0, "--scout-form", "whole", "--scout-shrink", 2)
+    run(folders, whole := tmp_path / "whole", "--scouts", 3, "--scout-batch", 2, *more)
     config = replace(read_config(whole), out=tmp_path / "run")
     with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
         cut.execute(Watching(0))
@@ -144,7 +145,11 @@ def test_a_batch_that_was_cut_is_completed(folders: Folders, tmp_path: Path) -> 
         rest.execute(display := Watching())
     assert facts(config.out) == facts(whole)
     assert [number for _, number in display.scouts] == [1, 2]
-    assert "up to 2 in one forward" in (whole / "report.html").read_text(encoding="utf-8")
+    assert "of 1/2 of the sides, up to 2 in one forward" in (whole / "report.html").read_text(
+        encoding="utf-8"
+    )
+    scout, take = (probe(next(whole.rglob(name))) for name in ("scout-0.mp4", "attempt-0.mp4"))
+    assert (2 * scout.width, 2 * scout.height) == (take.width, take.height)
 
 
 def test_killed_before_its_restarts_a_take_is_the_same_also_of_a_lost_preview(

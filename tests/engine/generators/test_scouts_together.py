@@ -115,6 +115,7 @@ def test_a_take_is_never_made_in_company(folder: Path, scenario: Scenario) -> No
     assert torch.equal(latents_of(job)[0], at_once) and job.num_denoised == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_wan_variants.build_i2v, tiny_wan_variants.build_vace])
 def test_variants_with_channels_share_forwards_too(tmp_path: Path, build: Any) -> None:
     generator = load(build(tmp_path / "model"), 4, forward="fast", compile="off")

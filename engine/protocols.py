@@ -21,6 +21,7 @@ from engine.types import (
     PhysicsPlan,
     PlanReply,
     Prompt,
+    Restarts,
     Scenario,
     Scout,
     ScoutForm,
@@ -111,12 +112,31 @@ class ScoutingGenerator(Generator, Protocol):
         """
         ...
 
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
+    def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
+        """As `footprint`, with scouts of this form; asked where several share a forward or are smaller."""
+        ...
+
+    def scouts(
+        self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
+    ) -> Job[tuple[Video, ...]]:
+        """Those of all `prompts`, which share each forward, at most `form.together`; decoded are the `shown`
+        ones, in their order. Equal prompts in equal company give equal scouts. Asked of forms with
+        `form.together` above 1 alone."""
+        ...
+
+    def finish(
+        self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
+    ) -> Job[Video]:
         """The take that a scout of this form becomes, whether or not that was made before.
 
         That of `start`, unless `form.kept`: then it begins where the scout ended, as noisy as such a take is
-        after that share of its steps.
+        after that share of its steps. With `restarts`, which are given where the user asks for them and
+        `check_restarts` has allowed it, its first steps are taken again where scouts differ.
         """
+        ...
+
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
         ...
 
 

@@ -248,6 +248,18 @@ class ScoutForm:
     whole: bool  # a take in so few steps; else the first ones of the take, which can go on from there
     stills: bool = False  # decoded as single pictures, one a latent frame, in place of every frame
     kept: float = 0.0  # share of the steps of its take that a whole scout stands for
+    together: int = 1  # of one scenario that are denoised in one forward, at most
+    shrink: int = 1  # its sides are those of its take over this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Restarts:
+    """Of a take: its first steps taken again, from fresh noise where its scouts disagree."""
+
+    times: int
+    steps: int  # the first ones, of which all but one are taken again
+    share: float  # of the picture and its time
+    differ: NDArray[np.float32]  # [T, y, x] of the take, as fine as you like: how much scouts differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,8 @@ Choosers = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Seconds. `start_s`: encoding texts and prefix; `chooser_s`: by chooser, of one take or look."""
+    """Seconds. `start_s`: encoding texts and prefix; `chooser_s`: by chooser, of one take or look;
+    `look_step_s`: of looks that are smaller than takes, None: there are none."""
 
     take_steps: int
     start_s: float
@@ -39,6 +40,7 @@ class Costs:
     plan_s: float
     critique_s: float
     chooser_s: Mapping[str, float]
+    look_step_s: float | None = None
 
     @property
     def take_s(self) -> float:
@@ -86,14 +88,18 @@ class ScoutPlan:
     finalists: int
     choosers: Choosers
     kept: float = 0.0  # share of a take's steps that its last look stands for
+    again: int = 0  # how often a take takes its first steps again
+    again_steps: int = 0  # that each time takes
+    shrink: int = 1  # what the sides of a take are divided by for looks
 
     @property
     def name(self) -> str:
-        form = "whole" if self.whole else "first"
+        form = ("whole" if self.whole else "first") + (f" 1/{self.shrink}" if self.shrink > 1 else "")
         halved = f" halved {self.halvings}x" if self.halvings else ""
         ends = f" {self.finalists} finished" if self.finalists > 1 else ""
         kept = f" kept {round(100 * self.kept)} %" if self.kept else ""
-        return f"scouts {self.steps} {form}{halved}{kept}{ends} by {'+'.join(self.choosers)}"
+        again = f" {self.again}x {self.again_steps} steps again" if self.again else ""
+        return f"scouts {self.steps} {form}{halved}{kept}{again}{ends} by {'+'.join(self.choosers)}"
 
     def stages(self, num: int) -> list[tuple[int, int]]:
         """Of so many scouts, (steps, looks) of each stage."""
@@ -104,14 +110,20 @@ class ScoutPlan:
         total, known = costs.plan_s + costs.critique_s, 0
         for steps, looks in self.stages(num):
             taken = steps if self.whole else steps - known
-            each = costs.start_s + taken * costs.step_s + costs.look_decode_s
+            each = costs.start_s + taken * self._look_step_s(costs) + costs.look_decode_s
             total += looks * (each + costs.choosing_s(self.choosers))
             known = steps
         form = ScoutForm(steps=known, whole=self.whole, kept=self.kept)
         taken = steps_kept(form, costs.take_steps) if self.whole else known
-        left = costs.take_s - taken * costs.step_s
+        left = costs.take_s + (self.again * self.again_steps - taken) * costs.step_s
         compared = costs.choosing_s(self.choosers) if self.finalists > 1 else 0.0
         return total + self.finalists * (left + compared)
+
+    def _look_step_s(self, costs: Costs) -> float:
+        if self.shrink == 1:
+            return costs.step_s
+        assert costs.look_step_s is not None, "costs are of looks of another size"
+        return costs.look_step_s
 
     def num_affordable(self, budget_s: float, costs: Costs, most: int) -> int:
         """The most scouts within it, at least twice the finalists behind each halving; 0: there are none."""
@@ -138,8 +150,8 @@ class ScoutPlan:
             order = ranked(scene, looks, self.choosers)[:kept]
             left = sorted((look.take for look in order), key=left.index)
         takes = tuple(left)
-        if self.kept:
-            behind = stages[-1][0], True, round(100 * self.kept)
+        if self.kept or self.again:
+            behind = stages[-1][0], self.whole, round(100 * self.kept), self.again
             takes = tuple(Key(key.which, key.sample, *behind) for key in left)
         return scene.values[takes[0] if len(takes) == 1 else ranked(scene, takes, self.choosers)[0]]
 

@@ -38,9 +38,11 @@ from kernels.files import read_json
 
 
 def forms_of_pool(options: argparse.Namespace) -> list[ScoutForm]:
-    """Every look: of each number of steps and of twice as many, whole and first."""
+    """Every look: of each number of steps and of twice as many, whole and first; small ones are whole."""
     steps = sorted({n for given in options.scout_steps for n in (given, 2 * given)})
     stills = options.decode == "stills"
+    if options.shrink > 1:
+        return [ScoutForm(steps=n, whole=True, stills=stills, shrink=options.shrink) for n in steps]
     return [ScoutForm(steps=n, whole=whole, stills=stills) for n in steps for whole in (True, False)]
 
 
@@ -105,12 +107,22 @@ def fill_pool(options: argparse.Namespace, config: RunConfig, run: Path, work: P
     for form in forms:
         for share in (0.0, *(options.kept if form.whole else ())):
             generator.check_scouts(replace(form, kept=share))
-    loop = LoopConfig(method="scout", scouts=max(2 * options.seeds, 3), scout_halvings=0, seed=options.seed)
+    if options.again:
+        generator.check_restarts(options.again_steps)
+    loop = LoopConfig(
+        method="scout",
+        scouts=max(2 * options.seeds, 3),
+        scout_halvings=0,
+        seed=options.seed,
+        restart_steps=options.again_steps,
+        restart_share=options.again_share,
+    )
     refinement = RefinementPolicy(settings=loop, negative=generator.negative_prompt)
     for done, (name, (scenario, reply)) in enumerate(asked.items()):
         make_pool(
             scenario, reply, folders[name], generator=generator, forms=forms, critic=critic,
             policy=ScoutPolicy(refinement=refinement), kept=options.kept,
+            again=options.again,
         )  # fmt: skip
         print(f"candidates {done + 1}/{len(asked)}", flush=True)
     return folders
@@ -163,9 +175,9 @@ def paper_takes(run: Path, jobs: int | None) -> dict[str, tuple[PaperTake, ...]]
 
 
 def measured_costs(
-    run: Path, pools: Sequence[ScenePool], chooser_s: Mapping[str, float], steps: int
+    run: Path, pools: Sequence[ScenePool], chooser_s: Mapping[str, float], steps: int, *, shrink: int
 ) -> Costs:
-    """Medians over all that was made here, in seconds."""
+    """Medians over all that was made here, in seconds; steps of small looks have one of their own."""
     with RunStore.open(run, read_only=True) as store:
         takes = [take for one in store.scenarios() for take in store.attempts(one.id)]
     critiques = [take.critique.seconds for take in takes if take.critique is not None]
@@ -179,7 +191,8 @@ def measured_costs(
     return Costs(
         take_steps=steps,
         start_s=median("encode_s"),
-        step_s=median("step_s"),
+        step_s=median("step_s") if shrink == 1 else median("step_s", looks=False),
+        look_step_s=None if shrink == 1 else median("step_s", looks=True),
         decode_s=median("decode_s", looks=False),
         look_decode_s=median("decode_s", looks=True),
         plan_s=statistics.median(pool.plan_s for pool in pools),
@@ -193,6 +206,8 @@ def read_costs(path: Path, steps: int) -> Costs:
     names = [entry.name for entry in fields(Costs) if entry.name != "take_steps"]
     try:
         found = read_json(path)["costs"]
-        return Costs(**{name: found[name] for name in names}, take_steps=steps)
+        small = {"look_step_s": found.get("look_step_s")}  # older documents have none
+        needed = {name: found[name] for name in names if name not in small}
+        return Costs(**needed, **small, take_steps=steps)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} holds no costs: {error}", fix="make it with this program") from error

@@ -22,7 +22,8 @@ from engine.loop.scout_policy import ScoutPolicy
 from engine.protocols import Critic, Job, ScoutingGenerator
 from engine.runs.states import keep_states
 from engine.types import PlanReply, Prompt, Scenario, ScoutForm, Video
-from engine.video.files import write_mp4
+from engine.video.differences import disagreement
+from engine.video.files import probe, read_frames, write_mp4
 from kernels.files import read_json
 
 RECORD: Final = "record.json"
@@ -34,7 +35,8 @@ class Key(NamedTuple):
     """One clip of a scene: candidate `sample` of its prompt `which`, 0 the brief text and 1 the plan's.
 
     steps: of a look; 0 is the finished take. kept: of a take that begins where that look ended, for which
-    percent of its steps it stands.
+    percent of its steps it stands. again: of a take, how often it takes its first steps again where all looks
+    of these steps disagree.
     """
 
     which: int
@@ -42,10 +44,11 @@ class Key(NamedTuple):
     steps: int = 0
     whole: bool = False
     kept: int = 0
+    again: int = 0
 
     @property
     def is_look(self) -> bool:
-        return self.steps > 0 and self.kept == 0
+        return self.steps > 0 and self.kept == 0 and self.again == 0
 
     @property
     def take(self) -> Key:
@@ -60,7 +63,7 @@ class Clip:
     path: Path
     prompt: Prompt
     seconds: Mapping[str, float]
-    is_scored: bool  # whether the benchmark can: not what was decoded as single pictures
+    is_scored: bool  # whether the benchmark can: not what was decoded as single pictures, nor small
     critic_score: float | None = None
     critique_s: float | None = None
 
@@ -85,40 +88,52 @@ def make_pool(
     forms: Sequence[ScoutForm],
     critic: Critic | None,
     kept: Sequence[float] = (),
+    again: Sequence[int] = (),
 ) -> None:
     """Every candidate of `policy` in all `forms` and finished, below `folder`; takes are judged by `critic`.
 
-    kept: also takes that begin where a whole look ended, for these shares of their steps. Returns at once
-    where the record is there.
+    kept: also takes that begin where a whole look ended, for these shares of their steps. again: also takes
+    that take their first steps again so often, by the settings of `policy`. Returns at once where the record
+    is there.
     """
     if (folder / RECORD).is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     prompts = policy.prompts(scenario, reply)
     num_first = policy.num_first(len(prompts))
+    asked = {
+        Key(*divmod(place, num_first)): policy.candidate(scenario, 0, place, prompts)
+        for place in range(num_first * len(prompts))
+    }
     entries = []
-    for place in range(num_first * len(prompts)):
-        which, sample = divmod(place, num_first)
-        prompt = policy.candidate(scenario, 0, place, prompts)
-        jobs = _jobs(generator, scenario, prompt, forms, kept)
-        for form, percent, start in jobs:
-            key = Key(which, sample, *(() if form is None else (form.steps, form.whole, percent)))
-            video, seconds = timed(start())
-            path = folder / f"{'-'.join(str(int(part)) for part in key)}.mp4"
-            write_mp4(path, video.frames, video.fps)
-            keep_states(folder, Path(path.name), video.states)
-            judged: dict[str, Any] = {}
-            if not key.is_look and critic is not None:
-                critique, took = timed(critic.start(scenario, prompt, video, prompt.plan or reply.plan))
-                judged = {"critic_score": critique.score, "critique_s": sum(took.values())}
-            made: dict[str, Any] = {
-                "key": list(key),
-                "path": path.name,
-                "prompt": asdict(prompt),
-                "seconds": seconds,
-            }
-            made["is_scored"] = not key.is_look or form is None or not form.stills
-            entries.append(made | judged)
+
+    def keep(key: Key, prompt: Prompt, start: Callable[[], Job[Video]], *, unlike: bool = False) -> None:
+        video, seconds = timed(start())
+        path = folder / f"{'-'.join(str(int(part)) for part in key)}.mp4"
+        write_mp4(path, video.frames, video.fps)
+        keep_states(folder, Path(path.name), video.states)
+        judged: dict[str, Any] = {}
+        if not key.is_look and critic is not None:
+            critique, took = timed(critic.start(scenario, prompt, video, prompt.plan or reply.plan))
+            judged = {"critic_score": critique.score, "critique_s": sum(took.values())}
+        made = {"key": list(key), "path": path.name, "prompt": asdict(prompt), "seconds": seconds}
+        entries.append({**made, "is_scored": not key.is_look or not unlike, **judged})
+
+    for key, prompt in asked.items():
+        for form, percent, start in _jobs(generator, scenario, prompt, forms, kept):
+            of_form = () if form is None else (form.steps, form.whole, percent)
+            unlike = form is not None and (form.stills or form.shrink > 1)
+            keep(Key(*key[:2], *of_form), prompt, start, unlike=unlike)
+    for form in forms if again else ():
+        looks = [
+            entry["path"] for entry in entries if Key(*entry["key"])[2:] == (form.steps, form.whole, 0, 0)
+        ]
+        differ = disagreement(read_frames(probe(folder / path)) for path in looks)
+        for times in again:
+            restarts = replace(policy.restarts(differ), times=times)
+            for key, prompt in asked.items():
+                start = partial(generator.finish, scenario, prompt, form, restarts)
+                keep(Key(*key[:2], form.steps, form.whole, 0, times), prompt, start)
     record = {"num_prompts": len(prompts), "plan_s": reply.seconds, "clips": entries}
     write_json(folder / RECORD, {"scenario_id": scenario.id, **record})
 

@@ -48,6 +48,7 @@ from bench.quality.set_scores import FILE, SetScores
 from bench.scoring.view_metrics import case_score
 from engine.build.probing import selector_settings
 from engine.demo.scenes import DEFAULT_WORLD, WORLDS
+from engine.denoise.restarts import BACK_TO
 from engine.errors import ConfigError, RetakeError
 from engine.loop.policy import CRITIC_SCORE
 from engine.loop.selection import load_selectors
@@ -68,6 +69,8 @@ NOTES = (
     "oracle: chooses by the score itself, a bound and no result. share_of_oracle: of the gain of the best of "
     "8 takes, half of each prompt, over the single one.",
     "scout_minus_best_of: against the best-of-N with the highest mean on these scenes, which flatters it.",
+    "again: takes that take their first steps again where looks disagree; the looks are those of all "
+    "candidates of the scene, where a loop has fewer.",
     "rank_prediction: Spearman within scenes between looks and the case scores of the takes they become; by "
     "score: by the look's own case score.",
 )
@@ -89,16 +92,31 @@ def scout_plans(options: argparse.Namespace, choosers: Sequence[str]) -> list[Sc
     """Every way to spend scouts that is compared, that of the default loop first."""
     default = LoopConfig()
     plans = [
-        ScoutPlan(steps=steps, whole=whole, halvings=halvings, finalists=finalists, choosers=by, kept=kept)
+        ScoutPlan(
+            steps=steps,
+            whole=whole,
+            halvings=halvings,
+            finalists=finalists,
+            choosers=by,
+            kept=kept,
+            again=again,
+            again_steps=options.again_steps - BACK_TO if again else 0,
+            shrink=options.shrink,
+        )
         for steps in options.scout_steps
-        for whole in (True, False)
+        for whole in ((True, False) if options.shrink == 1 else (True,))
         for halvings in (1, 0)
         for finalists in (1, 2)
-        for kept in (0.0, *(options.kept if whole else ()))
+        for kept, again in (
+            *((kept, 0) for kept in (0.0, *(options.kept if whole else ()))),
+            *((0.0, again) for again in options.again),
+        )
         for by in combinations_of(choosers)
     ]
-    asked = (default.scout_form == "whole", default.scout_halvings, default.finalists, default.scout_kept)
-    return sorted(plans, key=lambda one: (one.whole, one.halvings, one.finalists, one.kept) != asked)
+    asked = (default.scout_form == "whole", default.scout_halvings, default.finalists, default.scout_kept, 0)
+    return sorted(
+        plans, key=lambda one: (one.whole, one.halvings, one.finalists, one.kept, one.again) != asked
+    )
 
 
 def choosing(task: tuple[Measured, Sequence[str], Any, Costs, Sequence[str], Sequence[ScoutPlan]]) -> str:
@@ -164,9 +182,11 @@ def figures(
     first, asked = scene_of(found[0], names, settings)
     chooser_s = asked.seconds(tuple(key for key in first.values if not key.steps))
     pools = [read_pool(one.folder) for one in found]
-    costs = measured_costs(run, pools, chooser_s, options.steps)
+    costs = measured_costs(run, pools, chooser_s, options.steps, shrink=options.shrink)
     if options.costs is not None:
         costs = read_costs(options.costs, options.steps)
+        if options.shrink > 1 and costs.look_step_s is None:
+            raise ConfigError(f"{options.costs} has no costs of small looks", fix="make it with --shrink")
     plans = scout_plans(options, names)
     tasks = [(one, names, settings, costs, options.choosers, plans) for one in found]
     if options.jobs == 1:
@@ -264,7 +284,6 @@ def _parser() -> argparse.ArgumentParser:
         default=[2, 4],
         help="of a first look; a second has twice as many",
     )
-    add("--kept", type=float, nargs="*", default=[], help="also takes that keep such shares of their scout")
     add(
         "--decode",
         choices=("frames", "stills"),
@@ -291,7 +310,22 @@ def _parser() -> argparse.ArgumentParser:
         help="scouts as was best in this one, of other scenes",
     )
     add("--jobs", type=int, default=usable_cores(), help="processes that score and choose")
+    _add_finishes(parser)
     return parser
+
+
+def _add_finishes(parser: argparse.ArgumentParser) -> None:
+    """Other takes of scouts than those from their noise."""
+    add = parser.add_argument
+    add("--kept", type=float, nargs="*", default=[], help="also takes that keep such shares of their scout")
+    add(
+        "--again", type=int, nargs="*", default=[], metavar="TIMES",
+        help="also takes that take their first --again-steps so often again where looks of all candidates "
+        "disagree",
+    )  # fmt: skip
+    add("--shrink", type=int, default=1, help="looks are whole ones, as loop.scout_shrink, without a score")
+    add("--again-steps", type=int, default=LoopConfig().restart_steps, help="as loop.restart_steps")
+    add("--again-share", type=float, default=LoopConfig().restart_share, help="as loop.restart_share")
 
 
 def _command(arguments: Sequence[str] | None) -> str:

@@ -73,7 +73,7 @@ def refine(
     DeviceError when the GPU is lost and RunLost when the disk takes no more.
     """
     from engine.build.engine import comparers, encoder
-    from engine.build.prepare import check_scouts
+    from engine.build.scouts import check_scouts
     from engine.loop.lanes import HOST_THREADS, make_lanes
     from engine.loop.policy import CRITIC_SCORE, RefinementPolicy
     from engine.loop.scenario import Components, ScenarioLoop

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.build.prepare import Prepared, refinement_policy, replies_at_once
 from engine.build.relief import Relief
 from engine.build.used_memory import note_used
@@ -33,6 +36,7 @@ from engine.runs.states import keep_states
 from engine.runs.trace import CudaRecorder, HostRecorder
 from engine.settings.loop import SCOUT
 from engine.types import Attempt, History, Scenario, Video
+from engine.video.differences import disagreement
 from engine.video.files import write_mp4
 from engine.video.oddities import oddity_of
 
@@ -209,8 +213,18 @@ def _scouts(
         finally:
             scorer.forget(looks)
 
+    def differ(looks: Sequence[Attempt]) -> NDArray[np.float32]:
+        try:
+            return disagreement(scorer.read(look).frames for look in looks)
+        finally:
+            scorer.forget(looks)
+
     return Scouts(
-        policy=ScoutPolicy(refinement=policy), generator=generator, preview=preview, compare=compare
+        policy=ScoutPolicy(refinement=policy),
+        generator=generator,
+        preview=preview,
+        compare=compare,
+        differ=differ,
     )
 
 

@@ -9,12 +9,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from engine.protocols import Critic, Generator, Job
-from engine.types import Prompt, Scenario, ScoutForm, Video
+from engine.types import Prompt, Restarts, Scenario, ScoutForm, Video
 from engine.video.prefix import read_prefix
 
 WARM_UP_STEPS = 2
@@ -78,10 +79,12 @@ def estimate(
     critiques_per_scenario: int,
     overlap: bool,
     scouts: Sequence[tuple[ScoutForm, int]] = (),
+    restarts: Restarts | None = None,
 ) -> TimeEstimate:
     """Time a few denoise steps, one plan and one critique on `scenario`. Selectors are not counted.
 
     scouts: how many of each form a scenario has at most, whose generator makes them; one of each is timed.
+    restarts: of every take that a scout of the last form becomes.
     The take that is critiqued is the frozen last frame: it costs the critic as much as any other.
     Raises VideoError when the prefix cannot be read.
     """
@@ -94,13 +97,16 @@ def estimate(
     scouts_s = sum(
         num * time_job(scouting.scout(scenario, prompt, form), max_steps=None) for form, num in scouts
     )
+    take = partial(generator.start, scenario, prompt)
+    if restarts is not None:
+        take = partial(scouting.finish, scenario, prompt, scouts[-1][0], restarts)
     frozen = Video(frames=np.repeat(last, spec.num_frames, axis=0), fps=spec.fps)
     return TimeEstimate(
         num_scenarios=num_scenarios,
         takes_per_scenario=takes_per_scenario,
         critiques_per_scenario=critiques_per_scenario,
         overlap=overlap,
-        generate_s=time_job(generator.start(scenario, prompt), max_steps=WARM_UP_STEPS + 4),
+        generate_s=time_job(take(), max_steps=WARM_UP_STEPS + 4),
         plan_s=plan_s,
         critique_s=time_job(critic.start(scenario, prompt, frozen, planning.result().plan), max_steps=None),
         scouts_per_scenario=sum(num for _, num in scouts),

@@ -37,6 +37,10 @@ def _fewer_replies(most: int) -> Callable[[RunConfig], Mapping[str, Any] | None]
     return lambda config: {"schedule.replies": most} if config.schedule.replies > most else None
 
 
+def _fewer_scouts(most: int) -> Callable[[RunConfig], Mapping[str, Any] | None]:
+    return lambda config: {"loop.scout_batch": most} if config.loop.scout_batch > most else None
+
+
 def _smaller_chunks(most: int) -> Callable[[RunConfig], Mapping[str, Any] | None]:
     def settings(config: RunConfig) -> Mapping[str, Any] | None:
         now = config.denoise.settings().vae_chunk
@@ -79,6 +83,15 @@ def _streamed_blocks(config: RunConfig) -> Mapping[str, Any] | None:
 
 
 SAVINGS = (
+    *(
+        Saving(
+            costs=f"scouts share a forward {words}, and may differ in their last bits",
+            on_gpu_only=False,
+            settings=_fewer_scouts(most),
+        )
+        for most, words in ((8, "eight at a time"), (4, "four at a time"), (2, "two at a time"))
+    ),
+    Saving(costs="scouts are made one at a time", on_gpu_only=False, settings=_fewer_scouts(1)),
     Saving(
         costs="each new text goes through an encoder that is read from the host, about a second a take",
         settings=_text_encoder,

@@ -17,13 +17,13 @@ from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.build.probing import Probing, keep_states_of, keeps_states, probing, require_sites, selectors_of
+from engine.build.scouts import check_scouts, footprint_of
 from engine.denoise.lora import read_loras
 from engine.denoise.lora_grid import grid_of
 from engine.errors import ConfigError, DatasetError, VideoError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
-from engine.loop.scout_policy import forms_of
 from engine.machine import compiled
 from engine.machine.cards import Card
 from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use_threads
@@ -34,7 +34,7 @@ from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
 from engine.settings.config import PATCH, STREAMED, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
-from engine.settings.loop import AUTO, CHOOSE, LEAVE, PAPER, SCOUT, LoopConfig
+from engine.settings.loop import AUTO, CHOOSE, LEAVE
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 from engine.weights.linked import linked_parts
@@ -197,8 +197,8 @@ class _Outlines:
             self._made[key] = load_critic(
                 config, self._folders[1], device, dtype, with_weights=False, tower=lent
             )
-        spec: VideoSpec = outline.spec
-        return {"generator": outline.footprint(spec), "critic": self._made[key].footprint(spec)}
+        critic = self._made[key]
+        return {"generator": footprint_of(outline, config.loop), "critic": critic.footprint(outline.spec)}
 
 
 def _exported_form(
@@ -365,20 +365,6 @@ def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple
             dataset.check(scenario)
         except VideoError as error:
             yield scenario.id, str(error)
-
-
-def check_scouts(loop: LoopConfig, generator: Any) -> None:
-    """ConfigError for settings of the other loop, and for scouts that this generator does not make."""
-    loop.refuse_unused()
-    if loop.method != SCOUT:
-        return
-    if not hasattr(generator, "scout"):
-        raise ConfigError(
-            f"loop.method is {SCOUT}, and {type(generator).__name__} makes no scouts",
-            fix=f'set loop.method = "{PAPER}", or give it the methods of ScoutingGenerator',
-        )
-    for form in forms_of(loop):
-        generator.check_scouts(form)
 
 
 def refinement_policy(

@@ -209,12 +209,12 @@ def reopen(
     Requests(folder, store.requests, [one.id for one in store.scenarios()]).go_on()
     config = exported.moved(read_config(folder), denoiser)
     end_of_trace_s(folder)  # refused now, not when the models are loaded
-    _mend(store, remake=remake_takes)
+    _mend(store, remake=remake_takes, restarts=config.loop.finish_restarts > 0)
     store.forget_failures()
     return store, log, config
 
 
-def _mend(store: RunStore, *, remake: bool) -> None:
+def _mend(store: RunStore, *, remake: bool, restarts: bool) -> None:
     """No take is chosen, nor built upon, that is not the one that was judged."""
     bad = store.damaged_takes(is_readable)
     if bad and not remake:
@@ -224,7 +224,7 @@ def _mend(store: RunStore, *, remake: bool) -> None:
             fix="put them back; or resume with --remake-takes, which makes them and what followed again",
         )
     store.forget_takes(bad)
-    store.scouts.forget_changed()
+    store.scouts.forget_changed(for_restarts=restarts)
     store.restore_chosen()
 
 

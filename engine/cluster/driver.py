@@ -235,22 +235,26 @@ class Driver:
 
     def _fill(self, worker: int, handout: HandOut, store: RunStore) -> None:
         while (scenario := handout.next(worker, self._asked.held)) is not None:
-            self.pool.give(worker, _assignment(scenario, store))
+            restarts = self.config.loop.finish_restarts > 0
+            self.pool.give(worker, _assignment(scenario, store, restarts=restarts))
 
     def _note_workers(self, store: RunStore) -> None:
         path = store.folder / MANIFEST
         write_manifest(path, {**read_manifest(path), "workers": self._workers})
 
 
-def _assignment(scenario: Scenario, store: RunStore) -> Assignment:
-    """With the takes and scouts that are stored and that selectors are to look at."""
+def _assignment(scenario: Scenario, store: RunStore, *, restarts: bool) -> Assignment:
+    """With the stored takes and scouts that are to be looked at: by selectors, and with `restarts` for the
+    takes of the last round."""
     past = store.history(scenario.id)
 
     def files(path: Path) -> ClipFiles:
         return (store.folder / path).read_bytes(), states_bytes(store.folder, path)
 
     videos = {take.index: files(take.video_path) for take in past.attempts}
-    previews = {scout.number: files(scout.video_path) for scout in past.scouts if scout.place is None}
+    last = max((scout.round for scout in past.scouts), default=0)
+    seen = [s for s in past.scouts if s.place is None or (restarts and s.round == last)]
+    previews = {scout.number: files(scout.video_path) for scout in seen}
     return Assignment(scenario=scenario, past=past, videos=videos, previews=previews)
 
 

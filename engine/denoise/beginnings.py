@@ -24,6 +24,9 @@ KEPT_BYTES = 4 << 30
 """Of the host's memory: fifty scouts of four steps at 720p. One that was dropped is begun again."""
 
 
+STATES_OF_ONE_SIZE = "hidden states are kept, which are compared among videos of one size"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Which steps of a take a job takes: those behind the `known` ones, float32 [1, Z, F, h, w] each.
@@ -79,16 +82,18 @@ class Beginnings:
         if scout is None:
             return {"beginning": key, "part": ALL if anew else self.part(key), "stills": False}
         until = None if scout.whole else scout.steps
+        if scout.together > 1:  # company may change last bits, and a take does not depend on them
+            return {"beginning": None, "part": Part(until=until), "stills": scout.stills}
         part = Part(until=until) if scout.whole or anew else self.part(key, until)
         shown_as = (key, scout.steps) if scout.kept else None
         return {"beginning": key, "part": part, "stills": scout.stills, "shown_as": shown_as}
 
-    def put(self, key: Hashable, velocities: Sequence[Tensor]) -> None:
+    def put(self, key: Hashable | None, velocities: Sequence[Tensor]) -> None:
         """Copied to the host without waiting: they may be read once the fence of this step is over.
 
-        Not kept where a take remembers more of these steps than their velocities.
+        Not kept where a take remembers more of these steps than their velocities, nor without a key.
         """
-        if len(velocities) > self._most_steps:
+        if key is None or len(velocities) > self._most_steps:
             return
         with self._lock:
             self._kept[key] = tuple(one.to("cpu", non_blocking=True) for one in velocities)
@@ -105,9 +110,29 @@ def key_of(prefix_key: Hashable, prompt: Prompt) -> Hashable:
     return prefix_key, replace(prompt, revision=0)
 
 
-def refuse_scouts(form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_on: bool) -> None:
+def refuse_scouts(
+    form: ScoutForm,
+    *,
+    num_steps: int,
+    is_distilled: bool,
+    goes_on: bool,
+    one_at_a_time: str | None,
+    one_size: str | None,
+) -> None:
     """ConfigError where takes of `num_steps` have no such scouts. `is_distilled`: for these steps alone;
-    `goes_on`: whether the first steps of a take are of all its frames."""
+    `goes_on`: whether the first steps of a take are of all its frames. `one_at_a_time`: why several share no
+    forward, `one_size`: why none is smaller than a take; None: they may."""
+    if form.shrink > 1:
+        _refuse_small(form, one_size)
+    if form.together > 1 and form.kept:
+        one_at_a_time = (
+            "loop.scout_kept is set, and such a take begins where a scout ended that was made alone"
+        )
+    if form.together > 1 and one_at_a_time is not None:
+        raise ConfigError(
+            f"loop.scout_batch is {form.together}, and scouts share no forward here: {one_at_a_time}",
+            fix="set loop.scout_batch = 1",
+        )
     if form.steps >= num_steps:
         raise ConfigError(
             f"a scout of {form.steps} denoise steps is no cheaper than a take, which has {num_steps}",
@@ -132,6 +157,18 @@ def refuse_scouts(form: ScoutForm, *, num_steps: int, is_distilled: bool, goes_o
         raise ConfigError(
             "loop.scout_form is first, and the first steps of this model are of the first frames alone",
             fix='set loop.scout_form = "whole"',
+        )
+
+
+def _refuse_small(form: ScoutForm, one_size: str | None) -> None:
+    if not form.whole:
+        one_size = "loop.scout_form is first, whose steps are those of the take"
+    elif form.kept:
+        one_size = "loop.scout_kept is set, and such a take begins with what its scout ended with"
+    if one_size is not None:
+        raise ConfigError(
+            f"loop.scout_shrink is {form.shrink}, and scouts have the size of takes here: {one_size}",
+            fix="set loop.scout_shrink = 1",
         )
 
 

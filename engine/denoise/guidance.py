@@ -21,12 +21,14 @@ from engine.protocols import Denoiser
 COND: Final = "cond"
 UNCOND: Final = "uncond"
 BOTH: Final = "both"
-"""The batched branch: `text` holds the two rows (uncond, cond), and so does the velocity that comes back."""
+"""The batched branch: `text` holds the two rows (uncond, cond), and so does the velocity that comes back. Of
+N takes at once the N rows of uncond come before those of cond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuidedText:
-    """Text embeddings of one job, [1, L, D] each; `uncond` is None when guidance is off."""
+    """Text embeddings of one job, [1, L, D] each, or [N, L, D] of N takes at once; `uncond` is None when
+    guidance is off."""
 
     cond: Tensor
     uncond: Tensor | None

@@ -59,6 +59,11 @@ class FlowRollout:
         """Of all steps so far, float32 [1, Z, F, h, w] each: what the take can go on from."""
         return self._sampler.velocities
 
+    def returned(self, to: int, fresh: Tensor, where: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Of a part that has ended at a step: as `FlowSampler.returned`, by what its last step pointed at."""
+        assert self._settled is not None, "it went to the end"
+        return self._sampler.returned(to, fresh, where, self._settled)
+
     def steps(self) -> Iterator[int]:
         last = self._num_steps if self._until is None else self._until
         for step in range(self._sampler.step, last):

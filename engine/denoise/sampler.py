@@ -9,6 +9,7 @@ Z latent channels . F latent frames, the first K of them prefix . h, w latent pi
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,8 @@ class FlowSampler:
     """The latents of one job, from noise alone. Predict a velocity for `model_input` at `timestep`, `advance`
     with it, and so on; at the end `latents` are the result.
 
-    Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents.
+    Keeps noise and velocities of all steps, float32: (num_steps + 1) times the size of the latents. Of N
+    takes at once all that is [1, ...] here is [N, ...], each row as if it were alone.
     """
 
     prefix_frames = 0
@@ -193,6 +195,30 @@ class FlowSampler:
         if velocities:
             self._current = self._combined()
 
+    def returned(
+        self, to: int, fresh: Tensor, where: Tensor, shown: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Noise, and velocities of the first `to` steps, behind which the latents are as noisy as they were
+        there: `where` (bool, [1, 1, F, h, w]) what they are now with `fresh` noise, elsewhere what they were.
+
+        From noise share s to r > s, x_r = a x_s + sqrt(r^2 - (a s)^2) fresh with a = (1 - r) / (1 - s), the
+        forward process of flow matching (Restart sampling, Xu et al. 2023, arXiv 2306.14878, in its terms).
+        Steps are kept as velocities, so x_r is told as the point of a straight line from some noise to
+        `shown`, the clean latents [1, Z, F, h, w] that the last step pointed at.
+        """
+        assert 0 < to < self.step, f"from step {self.step} back to {to}"
+        low, high = self._schedule.noise_share(self.step), self._schedule.noise_share(to)
+        keep = (1.0 - high) / (1.0 - low)
+        back = keep * self._current + math.sqrt(high**2 - (keep * low) ** 2) * fresh
+        of_noise, *of_steps = self._schedule.weights[to - 1]
+        moved = sum(of_steps)  # back = of_noise * noise + moved * (noise - shown)
+        noise = (back + moved * shown) / (of_noise + moved)
+        velocity = noise - shown
+        return (
+            torch.where(where, noise, self._inputs[0]),
+            tuple(torch.where(where, velocity, before) for before in self._inputs[1 : to + 1]),
+        )
+
     def _combined(self) -> Tensor:
         """Noise and velocities, as the schedule weighs them after the last step."""
         weights = self._schedule.weights[self.step - 1]
@@ -215,7 +241,7 @@ class PrefixSampler(FlowSampler):
             f"prefix {tuple(prefix.shape)}, noise {tuple(noise.shape)}"
         )
         super().__init__(schedule, noise, patch_px=patch_px)
-        self._prefix = prefix.to(noise.dtype)
+        self._prefix = prefix.to(noise.dtype).expand(len(noise), -1, -1, -1, -1)
         self.prefix_frames = prefix.shape[2]
 
     def _shown(self, latents: Tensor) -> Tensor:
@@ -229,7 +255,7 @@ class ChannelSampler(FlowSampler):
         """noise float32 [1, Z, F, h, w]; channels [1, C, F, h, w]; patch size."""
         assert channels.shape[2:] == noise.shape[2:], f"{tuple(channels.shape)}, noise {tuple(noise.shape)}"
         super().__init__(schedule, noise, patch_px=patch_px)
-        self._channels = channels.to(noise.dtype)
+        self._channels = channels.to(noise.dtype).expand(len(noise), -1, -1, -1, -1)
 
     @property
     def model_input(self) -> Tensor:

@@ -6,11 +6,40 @@ Knows no family: a generator says how a job is made, and how its models run in a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Generic, Self, TypeVar
 
-from engine.types import Prompt, Scenario, ScoutForm
+from engine.denoise.take import TakeJob
+from engine.protocols import Fence
+from engine.types import Prompt, Restarts, Scenario, ScoutForm, Video
 
-AJob = TypeVar("AJob")
+AJob = TypeVar("AJob", bound=TakeJob)
+
+
+class Together:
+    """Job[tuple[Video, ...]]: the scouts of one `TakeJob`, in its order."""
+
+    def __init__(self, job: TakeJob) -> None:
+        self._job = job
+
+    @property
+    def steps_left(self) -> int:
+        return self._job.steps_left
+
+    @property
+    def stage(self) -> str:
+        return self._job.stage
+
+    @property
+    def num_denoised(self) -> int:
+        return self._job.num_denoised
+
+    def launch(self) -> Fence:
+        return self._job.launch()
+
+    def result(self) -> tuple[Video, ...]:
+        """As `TakeJob.results`."""
+        return self._job.results()
 
 
 class MakesScouts(ABC, Generic[AJob]):
@@ -21,18 +50,29 @@ class MakesScouts(ABC, Generic[AJob]):
         """ConfigError where `scout` cannot make them."""
 
     @abstractmethod
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
+
+    @abstractmethod
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
+
+    @abstractmethod
+    def in_size(self, shrink: int) -> Self:
+        """The same models for videos whose sides are those of a take over `shrink`."""
 
     @abstractmethod
     def _job(
         self,
         scenario: Scenario,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         *,
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
-    ) -> AJob: ...
+        shown: Sequence[int] = (0,),
+        restarts: Restarts | None = None,
+    ) -> AJob:
+        """Of a take of each prompt; several are scouts that share each forward, and `shown` are decoded."""
 
     def start(self, scenario: Scenario, prompt: Prompt) -> AJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
@@ -40,16 +80,40 @@ class MakesScouts(ABC, Generic[AJob]):
         Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
         prefix is unreadable or too short, ModelError when a text is too long.
         """
-        return self._job(scenario, prompt)
+        return self._job(scenario, [prompt])
 
     def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> AJob:
         """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
         self.check_scouts(form)
         if form.whole:
-            return self.in_steps(form.steps)._job(scenario, prompt, scout=form)
-        return self._job(scenario, prompt, scout=form)
+            return self._maker(form)._job(scenario, [prompt], scout=form)
+        return self._job(scenario, [prompt], scout=form)
 
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> AJob:
-        """The take of such a scout; with `form.kept` it begins where that ended."""
+    def scouts(
+        self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
+    ) -> Together:
+        """As `scout`, for several prompts whose rows share each forward; the `shown` ones are decoded.
+
+        What is remembered between steps is of each row. Equal company gives equal bits; of another size the
+        last ones may differ, since libraries choose kernels by size (docs/loops.md).
+        """
+        assert 0 < len(prompts) <= form.together, f"{len(prompts)} of {form.together} at once"
         self.check_scouts(form)
-        return self._job(scenario, prompt, after=form if form.kept else None)
+        maker = self._maker(form) if form.whole else self
+        return Together(maker._job(scenario, prompts, scout=form, shown=shown))
+
+    def _maker(self, form: ScoutForm) -> Self:
+        """Of whole scouts."""
+        maker = self.in_steps(form.steps)
+        return maker if form.shrink == 1 else maker.in_size(form.shrink)
+
+    def finish(
+        self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
+    ) -> AJob:
+        """The take of such a scout; with `form.kept` it begins where that ended, with `restarts` it takes its
+        first steps again. Raises as `start`, `check_scouts` and `check_restarts`."""
+        self.check_scouts(form)
+        if restarts is not None:
+            assert not form.kept, "refused with the settings"
+            self.check_restarts(restarts.steps)
+        return self._job(scenario, [prompt], after=form if form.kept else None, restarts=restarts)

@@ -83,7 +83,7 @@ class StateTap:
 
     def __init__(self, sites: StateSites) -> None:
         self._sites = sites
-        self._kept: list[tuple[int, Tensor]] = []  # step, [L, M, C]
+        self._kept: dict[int, Tensor] = {}  # by step, [L, M, C]; of one that is taken again the last
         self._host: Tensor | None = None
 
     def velocity(
@@ -94,20 +94,20 @@ class StateTap:
             return denoiser(latents, timestep, text, branch=branch)
         assert isinstance(denoiser, Observable), "refused where the generator was loaded"
         velocity, found = denoiser.observed(latents, timestep, text, branch=branch, layers=self._sites.layers)
-        self._kept.append((step, torch.stack(found)))
+        self._kept[step] = torch.stack(found)
         return velocity
 
     def to_host(self) -> None:
         """Enqueues the copy of all that was kept; it is there once a later fence of the job has passed."""
         if self._kept:
-            stacked = torch.stack([states for _, states in self._kept])
+            stacked = torch.stack(list(self._kept.values()))
             self._host = stacked.to("cpu", non_blocking=True)  # torch pins the copy
 
     def states(self) -> States | None:
         """None of a take without a predicted step."""
         if self._host is None:
             return None
-        steps = tuple(step for step, _ in self._kept)
+        steps = tuple(self._kept)
         at = dict(zip(self._sites.steps, self._sites.timesteps, strict=True))
         seen = StateSites(
             steps=steps,

@@ -10,7 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.loop.policy import (
     ACCEPTED,
@@ -33,6 +37,7 @@ from engine.types import (
     PhysicsPlan,
     PlanReply,
     Prompt,
+    Restarts,
     Scenario,
     Scout,
     ScoutForm,
@@ -71,6 +76,23 @@ class ScoutPolicy:
     def num_first(self, num_prompts: int) -> int:
         """How many candidates have the first prompt of a round; the others have the second."""
         return math.ceil(self.settings.scouts / num_prompts)
+
+    def batches(self, number: int, stage: int, left: Sequence[int]) -> list[list[int]]:
+        """Which candidates of a stage share a forward. Company may change the last bits of a look, so it
+        follows from the scenario alone, and not from what is stored already; sizes differ by one at most.
+
+        The first ones of the brief text share none with those that wait for the plan.
+        """
+        border = self.num_first(2) if number == stage == 0 else 0
+        parts = [candidate for candidate in left if candidate < border], [c for c in left if c >= border]
+        return [batch for part in parts for batch in _evenly(part, self.settings.scout_batch)]
+
+    def restarts(self, differ: NDArray[np.float32]) -> Restarts:
+        """Of a take whose last scouts `differ` so much."""
+        given = self.settings
+        return Restarts(
+            times=given.finish_restarts, steps=given.restart_steps, share=given.restart_share, differ=differ
+        )
 
     def prompts(self, scenario: Scenario, plan: PlanReply | None) -> tuple[Prompt, ...]:
         """Of the first round: the brief text, and the plan's unless it says the same. None: not known yet."""
@@ -144,6 +166,12 @@ class ScoutPolicy:
         return text_distance(one.text, other.text) >= max(self.settings.distance_threshold, 1e-9)
 
 
+def _evenly(candidates: Sequence[int], most: int) -> list[list[int]]:
+    num = math.ceil(len(candidates) / most)
+    ends = [index * len(candidates) // num for index in range(num + 1)] if num else []
+    return [list(candidates[start:end]) for start, end in pairwise(ends)]
+
+
 def forms_of(settings: LoopConfig) -> tuple[ScoutForm, ...]:
     """Of each stage: twice the steps of the one before."""
     return tuple(
@@ -152,6 +180,8 @@ def forms_of(settings: LoopConfig) -> tuple[ScoutForm, ...]:
             whole=settings.scout_form == "whole",
             stills=settings.scout_decode == "stills",
             kept=settings.scout_kept,
+            together=settings.scout_batch,
+            shrink=settings.scout_shrink,
         )
         for stage in range(settings.scout_halvings + 1)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from engine.loop.scout_policy import finished_from, why_finished
 from engine.report.run_data import Media, Record
@@ -40,6 +41,8 @@ class Stage:
     round: int
     steps: int
     is_whole: bool  # takes in so few steps, not the first steps of takes
+    together: int  # that shared a forward, at most
+    shrink: int  # what the sides of a take are divided by
     choosers: tuple[str, ...]
     looks: tuple[Look, ...]
     num_kept: int
@@ -58,8 +61,10 @@ class Sheet:
         return sum(len(stage.looks) for stage in self.stages)
 
 
-def contact_sheet(record: Record, media: Callable[[Scout], Media]) -> Sheet:
-    """Of a scenario of the paper's loop it is empty."""
+def contact_sheet(
+    record: Record, media: Callable[[Scout], Media], loop: Mapping[str, Any] | None = None
+) -> Sheet:
+    """Of a scenario of the paper's loop it is empty. `loop`: the settings that its manifest names."""
     takes = {look.number: a.index for a in record.attempts for look in finished_from(record.scouts, a)}
     ordered = sorted(record.scouts, key=lambda scout: (scout.round, scout.stage))
     stages = [list(group) for _, group in groupby(ordered, key=lambda scout: (scout.round, scout.stage))]
@@ -70,6 +75,8 @@ def contact_sheet(record: Record, media: Callable[[Scout], Media]) -> Sheet:
                 round=scouts[0].round,
                 steps=scouts[0].form.steps,
                 is_whole=scouts[0].form.whole,
+                together=scouts[0].form.together,
+                shrink=scouts[0].form.shrink,
                 choosers=tuple(dict.fromkeys(name for scout in scouts for name in scout.scores)),
                 looks=tuple(_look(scout, scouts, media(scout), takes) for scout in _by_place(scouts)),
                 num_kept=sum(scout.kept for scout in scouts),
@@ -80,9 +87,21 @@ def contact_sheet(record: Record, media: Callable[[Scout], Media]) -> Sheet:
         why={
             attempt.index: said
             for attempt in record.attempts
-            if (said := why_finished(record.scouts, attempt))
+            if (said := why_finished(record.scouts, attempt)) and (said := said + _restarted(loop or {}))
         },
     )
+
+
+def _restarted(loop: Mapping[str, Any]) -> str:
+    """What was taken again of every take that a scout became."""
+    times = loop.get("finish_restarts", 0)
+    if not times:
+        return ""
+    where = f"{100 * loop['restart_share']:.0f} % of it, where the last scouts disagree most"
+    again = "once more" if times == 1 else f"{times} times more"
+    last = loop["restart_steps"]
+    steps = f"steps 2 to {last}" if last > 2 else "step 2"
+    return f"; {steps} taken {again} from fresh noise in {where}"
 
 
 def _by_place(scouts: Sequence[Scout]) -> list[Scout]:

@@ -248,7 +248,11 @@ def build_scene(data: ReportData, record: Record, embed: bool) -> Scene:
         plan=record.plan,
         prefix=_prefix(data, scenario, embed),
         takes=tuple(takes),
-        sheet=contact_sheet(record, lambda scout: _preview(data, scenario, scout, embed)),
+        sheet=contact_sheet(
+            record,
+            lambda scout: _preview(data, scenario, scout, embed),
+            data.manifest.get("config", {}).get("loop", {}),
+        ),
         stages=tuple(dict.fromkeys(stage for take in takes for stage in take.attempt.timings)),
         selectors=tuple(dict.fromkeys(name for take in takes for name in take.attempt.selector_scores)),
     )

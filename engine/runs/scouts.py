@@ -15,6 +15,12 @@ from engine.runs.rows import dumps, read_scout, scout_row
 from engine.types import Scout
 from kernels.files import file_digest
 
+_OF_UNFINISHED = (
+    "(NOT EXISTS (SELECT 1 FROM outcomes WHERE scenario_id = scouts.scenario_id AND chosen IS NOT NULL)"
+    " AND round >= (SELECT COALESCE(MAX(round), 0) FROM attempts WHERE scenario_id = scouts.scenario_id))"
+)
+"""Of the last round of a scenario that has no clip yet."""
+
 
 class ScoutTable:
     """The scouts that a store has recorded."""
@@ -68,9 +74,12 @@ class ScoutTable:
             str(path) for (path,) in self._database.rows(f"SELECT video_path FROM {self._database.scouts}")
         ]  # nosec B608
 
-    def forget_changed(self) -> list[tuple[str, int]]:
-        """Have those made again that are still to be compared, and whose preview is gone or another one."""
+    def forget_changed(self, *, for_restarts: bool) -> list[tuple[str, int]]:
+        """Have those made again that are still to be looked at, and whose preview is gone or another one: not
+        compared yet, or `for_restarts` to say where a take is to be made anew."""
         query = "SELECT scenario_id, number, video_path, video_sha256 FROM scouts WHERE place IS NULL"
+        if for_restarts:
+            query += f" OR {_OF_UNFINISHED}"
         found = []
         for scenario_id, number, path, digest in self._database.rows(query):
             preview = place_in(self._folder, path)

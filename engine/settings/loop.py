@@ -18,7 +18,8 @@ EVERY_FRAME, STILLS = "frames", "stills"
 OF_PAPER = ("samples", "only_incomplete")
 OF_SCOUTS = (
     *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
-    *("scout_choosers", "finalists"),
+    *("scout_batch", "scout_shrink", "scout_choosers", "finalists"),
+    *("finish_restarts", "restart_steps", "restart_share"),
 )
 
 
@@ -111,12 +112,44 @@ class LoopConfig:
         help="What choosers see of a scout. frames: the video; stills: a picture of each latent frame alone, "
         "which an autoencoder decodes faster.",
     )
+    scout_batch: int = setting(
+        1,
+        low=1,
+        high=64,
+        help="Scouts of a scenario that share each forward, at most: faster where one leaves the GPU idle; "
+        "fewer where memory has no room for so many. A look may differ in its last bits from one made alone, "
+        "never with what else is in flight; takes are made alone.",
+    )
+    scout_shrink: int = setting(
+        1,
+        low=1,
+        high=4,
+        help="What the sides of a take are divided by for its whole scouts. Their noise is the take's, "
+        "averaged, so that both begin alike in what is coarse; a take is made in full size from its own.",
+    )
     scout_choosers: tuple[str, ...] = setting(
         ("consensus",),
         help="Selectors that compare scouts, files of engine/selectors; of several, the mean of their ranks.",
     )
     finalists: int = setting(
         1, low=1, high=64, help="Scouts of each round that become takes; selectors choose the one to judge."
+    )
+
+    finish_restarts: int = setting(
+        0,
+        low=0,
+        high=8,
+        help="How often a finished scout takes its first steps again where the last scouts disagree: noise "
+        "is added back there, and drawn anew behind what they agree on; 0: never.",
+    )
+    restart_steps: int = setting(
+        4, low=2, high=256, help="Those first steps; a restart goes back behind the first of them."
+    )
+    restart_share: float = setting(
+        0.25,
+        low=0.01,
+        high=1.0,
+        help="Of picture and time, where scouts disagree most: what a restart draws anew; 1: all.",
     )
 
     def __post_init__(self) -> None:
@@ -159,6 +192,12 @@ class LoopConfig:
                 f"loop.scout_choosers is {', '.join(self.scout_choosers) or 'empty'}: scouts are chosen by "
                 "looking at them, and the critic judges finished takes alone",
                 fix='name selectors such as "consensus"',
+            )
+        if self.finish_restarts and self.scout_kept:
+            raise ConfigError(
+                "loop.finish_restarts and loop.scout_kept are both set: a take that begins where its scout "
+                "ended has no first steps to take again",
+                fix="set one of them to 0",
             )
         left = math.ceil(self.scouts / 2**self.scout_halvings)
         if left <= self.finalists:

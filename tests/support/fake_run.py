@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from engine.types import (
     PlanMotion,
     PlanReply,
     Prompt,
+    Restarts,
     Scenario,
     ScoutForm,
     Verdict,
@@ -88,6 +89,9 @@ class FakeModels:
     fails: dict[tuple[str, str], Exception] = field(default_factory=dict)
     calls: list[tuple[str, str, int]] = field(default_factory=list)
     spec: VideoSpec = SPEC
+    batches: list[tuple[str, list[tuple[int, int]]]] = field(default_factory=list)
+    """Of scouts: scenario, and revision and seed of each."""
+    restarts: list[Restarts] = field(default_factory=list)
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return Footprint(held={"model": 1}, working={"step": 1})
@@ -134,11 +138,30 @@ class FakeModels:
 
     def check_scouts(self, form: ScoutForm) -> None: ...
 
-    def finish(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[object]:
+    def finish(
+        self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
+    ) -> Job[object]:
+        if restarts is not None:
+            self.restarts.append(restarts)
         return self.start(scenario, prompt)
 
+    def scouts(
+        self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
+    ) -> Job[tuple[Video, ...]]:
+        """Company changes a shade by its number, as it may change bits."""
+        self.batches.append((scenario.id, [(prompt.revision, prompt.seed) for prompt in prompts]))
+        made = []
+        for index in shown:
+            shade = self._shade(scenario, prompts[index], form) ^ len(prompts)
+            made.append(Video(frames=np.full((2, 4, 4, 3), shade, np.uint8), fps=8.0))
+        return self._job("scout", scenario, prompts[0].revision, tuple(made))  # type: ignore[return-value]
+
+    @staticmethod
+    def _shade(scenario: Scenario, prompt: Prompt, form: ScoutForm) -> int:
+        return random.Random(f"{scenario.id}{prompt.text}{prompt.seed}{form.steps}").randrange(256)
+
     def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> Job[Video]:
-        shade = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}{form.steps}").randrange(256)
+        shade = self._shade(scenario, prompt, form)
         video = Video(frames=np.full((2, 4, 4, 3), shade, np.uint8), fps=8.0)
         return self._job("scout", scenario, prompt.revision, video)  # type: ignore[return-value]
 
@@ -181,6 +204,7 @@ POLICIES = {
     "all judged": policy_of(replace(LOOP, samples=3)),
     "scouts": BY_SCOUTS,
     "finalists": OF_FINALISTS,
+    "batches": replace(BY_SCOUTS, settings=replace(SCOUTS, scouts=7, scout_batch=3)),
 }
 
 SCENARIOS = [scenario(number) for number in range(1, 6)]
@@ -225,7 +249,13 @@ class Run:
         if self.policy.settings.method != "scout":
             return None
         policy = ScoutPolicy(refinement=self.policy)
-        return Scouts(policy=policy, generator=self.models, preview=self.preview, compare=self.select)  # type: ignore[arg-type]
+        return Scouts(
+            policy=policy,
+            generator=self.models,  # type: ignore[arg-type]
+            preview=self.preview,
+            compare=self.select,
+            differ=lambda looks: np.zeros((1, 1, 1), np.float32),
+        )
 
     def read(self, attempt: Attempt) -> Video:
         stored = np.frombuffer((self.store.folder / attempt.video_path).read_bytes(), np.uint8)

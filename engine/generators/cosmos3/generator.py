@@ -8,6 +8,7 @@ Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Never, Self
@@ -18,15 +19,16 @@ from torch import Tensor
 from engine.autoencoder.memory import latent_shape, padded
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
-from engine.denoise.beginnings import Beginnings, for_few_steps, key_of, refuse_scouts
+from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, for_few_steps, key_of, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.restarts import refuse_restarts
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_numbers
+from engine.denoise.take import pad_first, refuse_numbers, refuse_size, smaller
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -41,7 +43,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
+from engine.types import Footprint, Prompt, Restarts, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -245,7 +247,34 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
 
     def check_scouts(self, form: ScoutForm) -> None:
         """ConfigError where `scout` cannot make them."""
-        refuse_scouts(form, num_steps=self.schedule.num_steps, is_distilled=False, goes_on=True)
+        refuse_scouts(
+            form,
+            num_steps=self.schedule.num_steps,
+            is_distilled=False,
+            goes_on=True,
+            one_at_a_time="texts of Cosmos3 have lengths of their own",
+            one_size=None if self.sites is None else STATES_OF_ONE_SIZE,
+        )
+        refuse_size(self.spec, form.shrink, multiple=self.parts.vae.config.scale_factor_spatial)
+
+    def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
+        """Those of fewer pixels take no more than a take."""
+        return footprint(self, spec)
+
+    def in_size(self, shrink: int) -> Self:
+        """The same models for videos whose sides are those of a take over `shrink`."""
+        other = copy.copy(self)
+        other.parts = dataclasses.replace(self.parts, spec=smaller(self.spec, shrink))
+        return other
+
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
+        refuse_restarts(
+            steps,
+            num_steps=self.schedule.num_steps,
+            goes_on=True,
+            early_stop=self.settings.early_stop,
+        )
 
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
@@ -257,13 +286,17 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     def _job(
         self,
         scenario: Scenario,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         *,
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
+        shown: Sequence[int] = (0,),
+        restarts: Restarts | None = None,
     ) -> Cosmos3Job:
+        (prompt,) = prompts
         path = scenario.prefix.path
-        key = (scenario.id, file_digest(path) if path.is_file() else "")
+        digest = file_digest(path) if path.is_file() else ""
+        key = (scenario.id, digest, self.spec.width, self.spec.height)
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         text, negative = self._texts(scenario, prompt)
@@ -273,7 +306,10 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             encoded_prefix=latents,
             token_ids=self._token_ids(text),
             negative_ids=self._token_ids(negative),
-            seed=prompt.seed,
+            seeds=(prompt.seed,),
+            rows=tuple(shown),
+            restarts=restarts,
+            shrink=1 if scout is None else scout.shrink,
             **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
         )
         return Cosmos3Job(self, request)

@@ -48,14 +48,14 @@ class Cosmos3Job(TakeJob):
             sites=generator.sites,
         )
 
-    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], FlowRollout]:
+    def _rollouts(self, watch: FiniteWatch) -> Callable[[Part, int | None, Tensor], FlowRollout]:
         parts = self._generator.parts
         prefix = self._encode_prefix(
             self._generator.prefixes,
             lambda pixels: encode_mode(parts.vae, pixels, self._chunk_latents).float(),
         )
 
-        def make(part: Part, num_steps: int | None) -> FlowRollout:
+        def make(part: Part, num_steps: int | None, noise: Tensor) -> FlowRollout:
             generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
             known = tuple(to_device(velocity, parts.device) for velocity in part.known)
             return FlowRollout(

@@ -1,6 +1,6 @@
 """FastWan as a denoiser: which branch, which blocks are 8-bit at this timestep, called or replayed.
 
-B batch . Z latent channels . F, h, w latent frames and pixels
+N takes, 1 unless scouts share a forward . B batch . Z latent channels . F, h, w latent frames and pixels
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FastDenoiser:
         return self.wan.text_keys(text)
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        """Velocity float32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w]; B is 2 for branch "both"."""
+        """Velocity float32 [B, Z, F, h, w] of latents [N, Z or more, F, h, w]; B is 2 N for branch "both"."""
         return self.observed(latents, timestep, text, branch=branch, layers=())[0]
 
     def observed(
@@ -54,7 +54,7 @@ class FastDenoiser:
         layers: Sequence[int],
     ) -> Observed:
         """As `engine.denoise.states.Observable`."""
-        _check_branch(text, branch)
+        _check_branch(latents, text, branch)
         rows = self.wan.time_rows(timestep.value, has_prefix=timestep.prefix_frames > 0)
         split, quantized, at = timestep.prefix_tokens, self._quantized(timestep), tuple(layers)
 
@@ -73,7 +73,7 @@ class FastDenoiser:
         layers: Sequence[int] = (),
     ) -> Predicted:
         """The same with all that is known, the prefix as `behind` reads it too. No graph is replayed."""
-        _check_branch(text, branch)
+        _check_branch(latents, text, branch)
         split = timestep.prefix_tokens
         rows = self.wan.time_rows(timestep.value, has_prefix=True)
         return self.wan.keeping(
@@ -92,7 +92,7 @@ class FastDenoiser:
         layers: Sequence[int] = (),
     ) -> Observed:
         """The velocity behind the prefix, 0 on it, from what was kept of the prefix, and states as above."""
-        _check_branch(text, branch)
+        _check_branch(latents, text, branch)
         rows = self.wan.time_rows(timestep.value, has_prefix=False)
         frames, quantized, at = timestep.prefix_frames, self._quantized(timestep), tuple(layers)
 
@@ -140,6 +140,6 @@ class FastDenoiser:
         return velocity, tuple(states)
 
 
-def _check_branch(text: TextKeys, branch: str) -> None:
-    rows = 2 if branch == BOTH else 1
-    assert branch in (COND, UNCOND, BOTH) and text.batch == rows, f"{branch}: {text.batch}"
+def _check_branch(latents: Tensor, text: TextKeys, branch: str) -> None:
+    rows = len(latents) * (2 if branch == BOTH else 1)
+    assert branch in (COND, UNCOND, BOTH) and text.batch == rows, f"{branch}: {text.batch} rows, not {rows}"

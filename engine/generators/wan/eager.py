@@ -1,6 +1,7 @@
 """The library's Wan transformer as a denoiser: what every faster one is compared with.
 
-B batch . L text tokens . D text width . Z latent channels . F, h, w latent frames and pixels
+N takes, 1 unless scouts share a forward . B batch . L text tokens . D text width
+Z latent channels . F, h, w latent frames and pixels
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ class EagerDenoiser:
         return torch.full((batch,), timestep.value, device=device)
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: Tensor, *, branch: str) -> Tensor:
-        """Velocity, float32 [B, Z, F, h, w], of latents [1, Z or more, F, h, w].
+        """Velocity, float32 [B, Z, F, h, w], of latents [N, Z or more, F, h, w].
 
-        B is 1 for branches "cond" and "uncond" and 2 for "both"; text is [B, L, D].
+        B is N for branches "cond" and "uncond" and 2 N for "both"; text is [B, L, D].
         """
-        batch = 2 if branch == BOTH else 1
+        branches = 2 if branch == BOTH else 1
+        batch = branches * len(latents)
         assert branch in (COND, UNCOND, BOTH) and len(text) == batch, f"{branch}: text {tuple(text.shape)}"
-        given = latents.to(self._dtype).expand(batch, -1, -1, -1, -1)
+        given = latents.to(self._dtype).repeat(branches, 1, 1, 1, 1)
         control = {}
         if self._control_channels:
             given, beside = given.tensor_split([given.shape[1] - self._control_channels], dim=1)

@@ -15,17 +15,23 @@ from engine.autoencoder.memory import (
     latent_shape,
 )
 from engine.denoise.assemble import GRAPHED_TOKENS
+from engine.denoise.take import smaller
 from engine.generators.wan.memory import prefix_bytes, text_bytes
 from engine.machine.memory import GRAPHS
 from engine.machine.outline import bytes_of
-from engine.types import Footprint, VideoSpec
+from engine.types import Footprint, ScoutForm, VideoSpec
+
+BATCH_SIZES = 4
+"""Of graphs where scouts share forwards, seldom more: as many as are asked, an even share of a stage, or one
+less of either."""
 
 if TYPE_CHECKING:
     from engine.generators.wan.generator import WanGenerator
 
 
-def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
-    """Models and pools of graphs; encoding the prefix, a denoise step, a pass of the autoencoder."""
+def footprint(generator: WanGenerator, spec: VideoSpec, *, together: int = 1) -> Footprint:
+    """Models and pools of graphs; encoding the prefix, a denoise step, a pass of the autoencoder. `together`:
+    scouts that share a forward, each with no more steps than a take."""
     parts, settings = generator.parts, generator.settings
     latents = 4 * math.prod(latent_shape(parts.vae, spec))
     # a sampler keeps noise and velocities
@@ -35,6 +41,7 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     text = text_bytes(parts, batch, settings)
     exported = generator.denoiser_bytes is not None
     prefix = prefix_bytes(parts, spec, settings, guided=generator.is_guided, exported=exported)
+    history, step, text, prefix = (together * one for one in (history, step, text, prefix))
     chunk = chunk_latents(generator, spec)
     encoding = encode_bytes(
         parts.vae,
@@ -57,20 +64,35 @@ def footprint(generator: WanGenerator, spec: VideoSpec) -> Footprint:
     }
     if generator.scratch_bytes is not None:
         held["denoiser's scratch"], step = generator.scratch_bytes, latents * batch
-    if graphs := _num_graphs(generator):
+    if graphs := _num_graphs(generator) * (1 if together == 1 else BATCH_SIZES):
         # they share their pool, and each has inputs of its own; what warms them up comes out of a stream's
         held[GRAPHS] = step + graphs * (text + prefix)
     # frames that are done go to the host, which a CPU is itself; they are there twice when they are joined
-    done = 2 * spec.num_frames * spec.height * spec.width * 3 if parts.device.type == "cpu" else 0
+    done = (
+        (together + 1) * spec.num_frames * spec.height * spec.width * 3 if parts.device.type == "cpu" else 0
+    )
     return Footprint(
         held=held,
         working={
             "prefix and text": encoding + text,
             "denoise step": history + step + text + prefix,
-            "autoencoder pass": latents
+            "autoencoder pass": together * latents
             + chunk_bytes(parts.vae, parts.device, spec, chunk, fused=generator.fused)
             + done,
         },
+    )
+
+
+def with_scouts(generator: WanGenerator, spec: VideoSpec, form: ScoutForm) -> Footprint:
+    """Of takes, and scouts of this form beside: never both at once, but for graphs, which stay."""
+    takes = footprint(generator, spec)
+    maker = generator if form.shrink == 1 else generator.in_size(form.shrink)
+    scouts = footprint(maker, smaller(spec, form.shrink), together=form.together)
+    held = {name: max(count, scouts.held.get(name, 0)) for name, count in takes.held.items()}
+    if GRAPHS in held:
+        held[GRAPHS] = takes.held[GRAPHS] + scouts.held[GRAPHS]
+    return Footprint(
+        held=held, working={name: max(count, scouts.working[name]) for name, count in takes.working.items()}
     )
 
 

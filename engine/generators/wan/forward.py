@@ -3,7 +3,8 @@
 Time rows are computed for the timesteps 0 and t, not for every token; text keys and values once per prompt;
 rotary tables once per shape. Knows no sampler and no guidance. Invariant: in fp32 with plain GEMMs it
 equals the library's forward to rounding, and it holds no state of a job: the text is an argument.
-B batch . Z latent channels . F, h, w latent frames and pixels . S tokens . C channels . R rows (1 or 2)
+N takes, 1 unless scouts share a forward . B batch, N or with both branches of guidance 2 N
+Z latent channels . F, h, w latent frames and pixels . S tokens . C channels . R rows (1 or 2)
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class FastWan(nn.Module):
     def forward(
         self, latents: Tensor, rows: TimeRows, text: TextKeys, *, split: int, quantized: tuple[bool, ...]
     ) -> Tensor:
-        """Velocity fp32 [B, Z, F, h, w] of latents [1, Z or more, F, h, w], whose first `split` tokens are
+        """Velocity fp32 [B, Z, F, h, w] of latents [N, Z or more, F, h, w], whose first `split` tokens are
         prefix; `quantized` says for each block whether its self-attention is the quantized one."""
         return self.keeping(latents, rows, text, split=split, quantized=quantized).velocity
 
@@ -186,9 +187,10 @@ class FastWan(nn.Module):
 
     def own_prefix_keys(self, latents: Tensor, prefix_frames: int) -> PrefixKeys:
         """What the blocks read of a prefix that looks at itself alone: the same at every step of a take.
-        `latents` [1, Z, F, h, w], of which the first K frames are read. Attention is exact."""
+        `latents` [N, Z, F, h, w], of which the first K frames are read, which are of one prefix. Attention is
+        exact."""
         assert self.own_prefix, "the prefix of this transformer looks at noisy tokens"
-        h = as_tokens(self.patch, latents[:, :, :prefix_frames].to(self.dtype), 1)
+        h = as_tokens(self.patch, latents[:1, :, :prefix_frames].to(self.dtype), 1)
         cos, sin = (table[:, : h.shape[1]] for table in self._rotary_tables(latents))
         rows = self.time_rows(0.0, has_prefix=False)
         no_text = ((None, None),) * len(self.blocks)
@@ -291,7 +293,7 @@ class ControlBranch(nn.Module):
         self.sources: tuple[nn.Module, ...] = tuple(transformer.vace_blocks)
 
     def begin(self, given: Tensor, h: Tensor) -> Tensor:
-        """[B, S, C] of the last channels of [1, Z + control, F, h, w] and the embedded latents [B, S, C]."""
+        """[B, S, C] of the last channels of [N, Z + control, F, h, w] and the embedded latents [B, S, C]."""
         control = as_tokens(self.patch, given[:, -self.patch.in_channels :], len(h))
         return as_tensor(self.first(control) + h)
 
@@ -300,8 +302,9 @@ class ControlBranch(nn.Module):
 
 
 def as_tokens(patch: nn.Module, latents: Tensor, batch: int) -> Tensor:
-    """[1, Z, F, h, w] -> [B, S, C], equal rows."""
-    return as_tensor(patch(latents)).flatten(2).transpose(1, 2).expand(batch, -1, -1).contiguous()
+    """[N, Z, F, h, w] -> [B, S, C]: all N rows, once for each branch of guidance."""
+    tokens = as_tensor(patch(latents)).flatten(2).transpose(1, 2)
+    return tokens.expand(batch, -1, -1).contiguous() if len(tokens) in (1, batch) else tokens.repeat(2, 1, 1)
 
 
 def unpatchify(tokens: Tensor, shape: torch.Size, patch_size: tuple[int, int, int]) -> Tensor:

@@ -24,20 +24,29 @@ from engine.denoise.guidance import GuidedText, gate_step
 from engine.denoise.lora import Lora, check_names, for_expert, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
+from engine.denoise.restarts import refuse_restarts
 from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import StateTap
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first
+from engine.denoise.take import pad_first, refuse_size, smaller
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
-from engine.generators.wan.footprint import chunk_latents, footprint
+from engine.generators.wan.footprint import chunk_latents, footprint, with_scouts
 from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
 from engine.generators.wan.prefix_keys import prefix_note
-from engine.generators.wan.refusals import ON_HOST_IN_TURN, refuse, refuse_for, require_exportable
+from engine.generators.wan.refusals import (
+    ON_HOST_IN_TURN,
+    refuse,
+    refuse_for,
+    require_exportable,
+    why_one_at_a_time,
+    why_one_size,
+)
+from engine.generators.wan.scales import scales_of
 from engine.generators.wan.settings import WanDefaults
 from engine.generators.wan.states import wan_sites
 from engine.generators.wan.text import token_ids
@@ -46,7 +55,7 @@ from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
+from engine.types import Footprint, Prompt, Restarts, Scenario, ScoutForm, StateSites, VideoSpec
 from engine.video.prefix import read_prefix
 from kernels.files import file_digest
 
@@ -194,7 +203,7 @@ class WanGenerator(MakesScouts[WanJob]):
         self.scratch_bytes: int | None = None
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
-        self.guidance_scales = _scales(parts, guidance_scale)
+        self.guidance_scales = scales_of(parts, guidance_scale)
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
         self.batched = parts.device.type == "cuda" and self.is_guided
         self.fused = self.settings.vae == "fused"
@@ -274,6 +283,10 @@ class WanGenerator(MakesScouts[WanJob]):
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)
 
+    def footprint_of_scouts(self, spec: VideoSpec, form: ScoutForm) -> Footprint:
+        """With scouts of this form."""
+        return with_scouts(self, spec, form)
+
     def chunk_latents(self, spec: VideoSpec) -> int:
         """Latent frames per pass of the autoencoder."""
         return chunk_latents(self, spec)
@@ -304,6 +317,25 @@ class WanGenerator(MakesScouts[WanJob]):
             num_steps=self.schedule.num_steps,
             is_distilled=bool(self.defaults.timesteps),
             goes_on=self.parts.variant.run.goes_on,
+            one_at_a_time=why_one_at_a_time(self, form),
+            one_size=why_one_size(self),
+        )
+        patch_px = self.parts.transformer.config.patch_size[1]
+        refuse_size(self.spec, form.shrink, multiple=self.parts.vae.config.scale_factor_spatial * patch_px)
+
+    def in_size(self, shrink: int) -> Self:
+        """The same models for videos whose sides are those of a take over `shrink`."""
+        other = copy.copy(self)
+        other.parts = dataclasses.replace(self.parts, spec=smaller(self.spec, shrink))
+        return other
+
+    def check_restarts(self, steps: int) -> None:
+        """ConfigError where takes cannot take their first `steps` again."""
+        refuse_restarts(
+            steps,
+            num_steps=self.schedule.num_steps,
+            goes_on=self.parts.variant.run.goes_on,
+            early_stop=self.settings.early_stop,
         )
 
     def in_steps(self, num_steps: int) -> Self:
@@ -316,45 +348,29 @@ class WanGenerator(MakesScouts[WanJob]):
     def _job(
         self,
         scenario: Scenario,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         *,
         scout: ScoutForm | None = None,
         after: ScoutForm | None = None,
+        shown: Sequence[int] = (0,),
+        restarts: Restarts | None = None,
     ) -> WanJob:
-        key = (scenario.id, _digest(scenario.prefix.path))
+        key = (scenario.id, _digest(scenario.prefix.path), self.spec.width, self.spec.height)
         latents = self.prefixes.get(key)
         frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         request = Request(
             prefix_key=key,
             prefix=frames,
             encoded_prefix=latents,
-            token_ids=token_ids(self.parts, prompt.text),
-            negative=prompt.negative,
-            negative_ids=token_ids(self.parts, prompt.negative),
-            seed=prompt.seed,
-            **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
+            token_ids=tuple(token_ids(self.parts, one.text) for one in prompts),
+            negatives=tuple((one.negative, token_ids(self.parts, one.negative)) for one in prompts),
+            seeds=tuple(one.seed for one in prompts),
+            rows=tuple(shown),
+            restarts=restarts,
+            shrink=1 if scout is None else scout.shrink,
+            **self.beginnings.asked(key_of(key, prompts[0]), scout, after, anew=self.sites is not None),
         )
         return WanJob(self, request)
-
-
-def _scales(parts: WanParts, given: float | None) -> tuple[float, ...]:
-    """Of each transformer. ConfigError where guidance is on for one alone."""
-    first = parts.defaults.guidance_scale if given is None else given
-    if first != 1.0 and not parts.variant.is_guided:
-        raise ConfigError(
-            f"guidance_scale {first:g}, and the weights of {parts.variant.name} have guidance in them",
-            fix="leave --guidance-scale out, or give 1",
-        )
-    if parts.boundary is None:
-        return (first,)
-    told = parts.defaults.guidance_scale_2
-    second = first if given is not None or told is None else told
-    if (first == 1.0) != (second == 1.0):
-        raise ConfigError(
-            f"guidance_scale {first:g} and guidance_scale_2 {second:g} switch guidance off for one alone",
-            fix=f"make both 1, or none of them, in {parts.folder / SIDECAR}",
-        )
-    return first, second
 
 
 def _digest(path: Path) -> str:

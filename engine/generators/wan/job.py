@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from engine.denoise.beginnings import Part
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request(TakeRequest):
-    """With the tokens of both texts, int64 [1, n]; the negative one is remembered by its words."""
+    """With the tokens of both texts of each take, int64 [1, n]; negative ones are kept by their words."""
 
-    token_ids: Tensor
-    negative: str
-    negative_ids: Tensor
+    token_ids: tuple[Tensor, ...]
+    negatives: tuple[tuple[str, Tensor], ...]
 
 
 class WanJob(TakeJob):
@@ -53,7 +53,7 @@ class WanJob(TakeJob):
             sites=generator.sites,
         )
 
-    def _rollouts(self, watch: FiniteWatch, noise: Tensor) -> Callable[[Part, int | None], Rollout]:
+    def _rollouts(self, watch: FiniteWatch) -> Callable[[Part, int | None, Tensor], Rollout]:
         parts, encode = self._generator.parts, self._generator.parts.variant.conditioning.encode
         text = self._encode_text()
         prefix = self._encode_prefix(
@@ -61,7 +61,7 @@ class WanJob(TakeJob):
             lambda pixels: encode(parts.vae, pixels, parts.spec, self._chunk_latents),
         )
 
-        def make(part: Part, num_steps: int | None) -> Rollout:
+        def make(part: Part, num_steps: int | None, noise: Tensor) -> Rollout:
             generator = self._generator if num_steps is None else self._generator.in_steps(num_steps)
             tap = self._tap if num_steps is None else None  # states are of the take, not of its scout
             return generator.rollout(text, noise, prefix, watch, part, tap)
@@ -70,10 +70,13 @@ class WanJob(TakeJob):
 
     def _encode_text(self) -> GuidedText:
         generator, request = self._generator, self._request
-        uncond = None
-        if generator.is_guided:
-            uncond = generator.negatives.get(request.negative)
-            if uncond is None:
-                uncond = embed(generator.parts, request.negative_ids)
-                generator.negatives.put(request.negative, uncond)
-        return GuidedText(cond=embed(generator.parts, request.token_ids), uncond=uncond)
+        uncond = [self._negative(*one) for one in request.negatives] if generator.is_guided else []
+        cond = [embed(generator.parts, ids) for ids in request.token_ids]
+        return GuidedText(cond=torch.cat(cond), uncond=torch.cat(uncond) if uncond else None)
+
+    def _negative(self, words: str, ids: Tensor) -> Tensor:
+        found = self._generator.negatives.get(words)
+        if found is None:
+            found = embed(self._generator.parts, ids)
+            self._generator.negatives.put(words, found)
+        return found

@@ -96,6 +96,11 @@ def test_scouts_cost_what_they_do() -> None:
     assert replace(halved, whole=False).cost_s(8, COSTS) == 3 + 8 * 3 + 4 * 3 + 16
     kept = replace(SCOUTS, kept=0.5)
     assert kept.cost_s(8, COSTS) == 3 + 8 * 3 + 12, "eight of 16 steps are left"
+    again = replace(SCOUTS, again=2, again_steps=3)
+    assert again.cost_s(8, COSTS) == 3 + 8 * 3 + 20 + 2 * 3
+    small = replace(SCOUTS, shrink=2)
+    assert small.name == "scouts 2 whole 1/2 by a"
+    assert small.cost_s(8, replace(COSTS, look_step_s=0.25)) == 3 + 8 * 1.5 + 20
     looked = replace(SCOUTS, choosers=("b",), finalists=2)
     assert looked.cost_s(8, COSTS) == 3 + 8 * 3.5 + 2 * 20.5
     assert SCOUTS.num_affordable(40.0, COSTS, 32) == 4 and SCOUTS.num_affordable(47.0, COSTS, 32) == 8
@@ -147,6 +152,14 @@ def test_a_take_that_keeps_its_scout_is_another_take() -> None:
     kept = replace(SCOUTS, kept=0.5)
     assert kept.name == "scouts 2 whole kept 50 % by a"
     assert kept.chosen(scene(), 8) == 13.0 and SCOUTS.chosen(scene(), 8) == 63.0
+
+
+def test_a_take_with_restarts_is_another_take() -> None:
+    again, one = replace(SCOUTS, again=2, again_steps=3), scene()
+    assert again.name == "scouts 2 whole 2x 3 steps again by a"
+    others = {Key(k.which, k.sample, 2, True, 0, 2): 100.0 - v for k, v in one.values.items() if not k.steps}
+    assert again.chosen(replace(one, values={**one.values, **others}), 8) == 100.0 - 63.0
+    assert not any(key.is_look for key in others)
 
 
 def test_the_papers_loop_pays_for_each_critique() -> None:
@@ -218,13 +231,16 @@ def test_a_pool_is_made_once_and_a_set_is_asked_once(tmp_path: Path) -> None:
         "forms": [ScoutForm(steps=1, whole=True, stills=True)],
         "critic": None,
         "kept": [0.5],
+        "again": [2],
     }
     make_pool(SCENARIOS[0], reply, tmp_path / "pool", **how)
     num_calls = len(models.calls)
     make_pool(SCENARIOS[0], reply, tmp_path / "pool", **how)
-    assert len(models.calls) == num_calls == 12
+    assert len(models.calls) == num_calls == 16
+    assert [(one.times, one.steps, one.differ.shape[1:]) for one in models.restarts] == [(2, 4, (8, 8))] * 4
+    assert models.restarts[0].differ.max() > 0
     pool = read_pool(tmp_path / "pool")
-    forms = ((), (1, True), (1, True, 50))
+    forms = ((), (1, True), (1, True, 50), (1, True, 0, 2))
     assert set(pool.clips) == {Key(w, s, *f) for w in (0, 1) for s in (0, 1) for f in forms}
     assert [clip.is_scored for key, clip in pool.clips.items() if key.is_look] == [False] * 4
     chooser = Counted()
@@ -259,6 +275,10 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
             1,
             "--kept",
             0.5,
+            "--again",
+            1,
+            "--again-steps",
+            2,
             "--loops",
             1,
             "--choosers",

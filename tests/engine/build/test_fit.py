@@ -164,3 +164,16 @@ def test_two_transformers_take_turns_before_anything_costs_more() -> None:
     least = fit(config(), needed(9) * GIB + int(1.5 * GIB), two, on_gpu=True)
     assert names(least.changes)[-1] == "memory.blocks = streamed, memory.experts = device"
     assert (least.config.memory.blocks, least.config.memory.experts) == ("streamed", "device")
+
+
+def test_scouts_share_forwards_by_fewer_before_anything_else_changes() -> None:
+    def of_batches(config: RunConfig) -> dict[str, Footprint]:
+        found = footprints(config)
+        found["generator"] = replace(found["generator"], working={"scouts": config.loop.scout_batch * GIB})
+        return found
+
+    given = config(loop__method="scout", loop__scout_batch=20)
+    assert fit(given, 80 * GIB, of_batches, on_gpu=False).config == given
+    found = fit(given, 54 * GIB, of_batches, on_gpu=False)
+    assert names(found.changes) == ["loop.scout_batch = 4"] and found.plan.fits
+    assert "may differ in their last bits" in found.changes[0]

@@ -134,6 +134,60 @@ def test_killed_while_it_scouts_nothing_is_lost_and_a_damaged_preview_is_made_ag
     assert [number for _, number in display.scouts] == [0, 1, 3, 4, 5], "scout 2 was stored, and is whole"
 
 
+def test_a_batch_that_was_cut_is_completed(folders: Folders, tmp_path: Path) -> None:
+    """Two of three candidates share a forward; one of them was stored."""
+    more = ("--scout-halvings", 0, "--scout-form", "whole", "--scout-shrink", 2)
+    run(folders, whole := tmp_path / "whole", "--scouts", 3, "--scout-batch", 2, *more)
+    config = replace(read_config(whole), out=tmp_path / "run")
+    with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
+        cut.execute(Watching(0))
+    with resume_run(config.out) as rest:
+        rest.execute(display := Watching())
+    assert facts(config.out) == facts(whole)
+    assert [number for _, number in display.scouts] == [1, 2]
+    assert "of 1/2 of the sides, up to 2 in one forward" in (whole / "report.html").read_text(
+        encoding="utf-8"
+    )
+    scout, take = (probe(next(whole.rglob(name))) for name in ("scout-0.mp4", "attempt-0.mp4"))
+    assert (2 * scout.width, 2 * scout.height) == (take.width, take.height)
+
+
+def test_killed_before_its_restarts_a_take_is_the_same_also_of_a_lost_preview(
+    folders: Folders, tmp_path: Path
+) -> None:
+    """Where scouts disagree is read from their previews, which were compared and are not asked otherwise."""
+    more = ("--scouts", 3, "--scout-halvings", 0, "--finish-restarts", 1, "--restart-steps", 2)
+    run(folders, whole := tmp_path / "whole", *more)
+    config = replace(read_config(whole), out=tmp_path / "run")
+
+    class UntilCompared(Watching):
+        def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
+            raise KeyboardInterrupt
+
+    with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
+        cut.execute(UntilCompared())
+    with RunStore.open(config.out, read_only=True) as store:
+        (one,) = store.scenarios()
+        stored = store.scouts.of(one.id)
+    assert [scout.place is None for scout in stored] == [False] * 3
+    (config.out / stored[1].video_path).write_bytes(b"another")
+    with resume_run(config.out) as rest:
+        rest.execute(display := Watching())
+    assert facts(config.out) == facts(whole) and [number for _, number in display.scouts] == [1]
+    assert takes(whole) == takes(config.out) != takes(run_without(folders, tmp_path, more[:4]))
+    said = " ".join((whole / "report.html").read_text(encoding="utf-8").split())
+    assert "; step 2 taken once more from fresh noise in 25 % of it" in said
+
+
+def takes(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.rglob("attempt-*.mp4"))]
+
+
+def run_without(folders: Folders, parent: Path, more: Sequence[object]) -> Path:
+    run(folders, out := parent / "plain", *more)
+    return out
+
+
 def test_merging_keeps_scouts_also_of_a_lost_preview(whole: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(whole[0], tmp_path / "run")
     next((tmp_path / "run").rglob("scout-0.mp4")).unlink()

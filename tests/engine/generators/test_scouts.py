@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from engine.generators.cosmos3 import generator as cosmos3
 from engine.generators.wan import generator as wan
 from engine.settings.presets import DenoiseSettings
-from engine.types import Frames, Prompt, Scenario, ScoutForm
+from engine.types import Frames, Prompt, Restarts, Scenario, ScoutForm
 
 torch.set_num_threads(1)
 
@@ -113,6 +113,40 @@ def test_a_take_that_keeps_the_motion_of_its_scout_begins_where_that_ended(
     assert np.array_equal(plain, take)
     with pytest.raises(ConfigError, match="whose steps are those of the take already"):
         generator.finish(scenario, PROMPT, replace(FIRST, kept=0.5))
+
+
+def test_a_take_with_restarts_is_the_take_where_scouts_agree(load: Any, scenario: Scenario) -> None:
+    generator = load()
+    spec, at_once = generator.spec, made(load().start(scenario, PROMPT))[0]
+    differ = np.zeros((spec.num_frames, 2, 2), np.float32)
+    same = Restarts(times=1, steps=3, share=0.5, differ=differ)
+    take, num_steps = made(generator.finish(scenario, PROMPT, WHOLE, same))
+    assert num_steps == STEPS + 2 and np.array_equal(take, at_once)
+    differ = differ.copy()
+    differ[-4:] = 1.0
+    job = generator.finish(scenario, PROMPT, FIRST, other := replace(same, differ=differ))
+    assert job.steps_left > num_steps
+    found, _ = made(job)
+    assert not np.array_equal(found, at_once)
+    made(generator.scout(scenario, PROMPT, FIRST))
+    again, num_steps = made(generator.finish(scenario, PROMPT, FIRST, other))
+    assert num_steps == STEPS and np.array_equal(again, found), "behind the two steps of its scout"
+    assert np.array_equal(made(load().start(scenario, PROMPT))[0], at_once)
+    with pytest.raises(ConfigError, match="restart_steps is 5, and a take has 5"):
+        generator.finish(scenario, PROMPT, WHOLE, replace(other, steps=5))
+
+
+def test_states_of_steps_that_were_taken_again_are_the_last_ones(load: Any, scenario: Scenario) -> None:
+    generator = load(states=True)
+    differ = np.ones((generator.spec.num_frames, 1, 1), np.float32)
+    plain, again = (
+        generator.finish(scenario, PROMPT, WHOLE, restarts)
+        for restarts in (None, Restarts(times=2, steps=3, share=1.0, differ=differ))
+    )
+    (made(plain), made(again))
+    one, other = plain.result().states, again.result().states
+    assert other.sites.steps == (0, 1, 2, 3) and np.array_equal(one.values[0], other.values[0])
+    assert not np.array_equal(one.values[1], other.values[1])
 
 
 def test_hidden_states_are_of_the_steps_that_were_seen(load: Any, scenario: Scenario) -> None:

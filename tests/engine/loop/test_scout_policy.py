@@ -146,3 +146,20 @@ def test_why_a_candidate_became_the_take() -> None:
         "scout 3: place 3 of 6 after 2 steps by a 3; place 1 of 3 after 4 steps by a 7"
     )
     assert why_finished(looks, replace(attempt, prompt=replace(attempt.prompt, seed=-1))) == ""
+
+
+@pytest.mark.parametrize(
+    ("most", "number", "stage", "left", "batches"),
+    [
+        (1, 0, 0, range(6), [[0], [1], [2], [3], [4], [5]]),
+        (4, 0, 0, range(6), [[0, 1, 2], [3, 4, 5]]),
+        (2, 0, 0, range(6), [[0], [1, 2], [3], [4, 5]]),
+        (4, 0, 1, [0, 2, 5], [[0, 2, 5]]),
+        (4, 1, 0, range(6), [[0, 1, 2], [3, 4, 5]]),
+        (64, 1, 0, range(6), [[0, 1, 2, 3, 4, 5]]),
+    ],
+)
+def test_batches_are_even_and_those_of_the_brief_do_not_wait_for_the_plan(
+    most: int, number: int, stage: int, left: Any, batches: list[list[int]]
+) -> None:
+    assert policy(scout_batch=most).batches(number, stage, left) == batches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from engine.loop.policy import RefinementPolicy
 from engine.loop.scenario import ScenarioLoop
 from engine.loop.scout_policy import ScoutPolicy
 from engine.loop.scouting import Scouts
-from engine.types import History, PlanReply, Scenario, Scout, Video
+from engine.types import Attempt, History, PlanReply, Scenario, Scout, Video
 
 ONE_ROUND = replace(BY_SCOUTS, settings=replace(BY_SCOUTS.settings, loops=0))
 
@@ -30,14 +31,21 @@ class Scouted(Made):
         super().__init__(policy, models)
         self.previews: list[weakref.ref[np.ndarray]] = []
         self.stored: list[Scout] = []
+        self.ranked: list[Scout] = []
+        self.sink.ranked = lambda scenario_id, scouts: self.ranked.extend(scouts)  # type: ignore[method-assign]
         self.sink.scout = lambda scenario_id, scout: self.stored.append(scout)  # type: ignore[method-assign]
         scouts = Scouts(
             policy=ScoutPolicy(refinement=policy),
             generator=self.by.generator,  # type: ignore[arg-type]
             preview=self.preview,
             compare=self.select,
+            differ=self.differ,
         )
         self.by = replace(self.by, scouts=scouts)
+
+    def differ(self, looks: Sequence[Attempt]) -> np.ndarray:
+        """Names those that it is asked of."""
+        return np.array([[[look.index for look in looks]]], np.float32)
 
     def preview(self, scenario: Scenario, number: int, video: Video) -> Path:
         path = Path(f"scout-{number}.mp4")
@@ -113,3 +121,58 @@ def test_a_stored_scout_that_is_gone_is_made_again_alone(lost: int) -> None:
     found, names = live(again, past)
     assert names.count("scout") == 1 + 2 and found.outcome == loop.outcome
     assert again.stored[0].number == lost
+
+
+TOGETHER = replace(ONE_ROUND, settings=replace(ONE_ROUND.settings, scouts=7, scout_batch=3))
+
+
+def test_scouts_of_a_scenario_share_forwards_and_never_wait_for_the_plan_in_vain() -> None:
+    made = Scouted(TOGETHER)
+    _, names = live(made)
+    batches = [prompts for _, prompts in made.by.generator.batches]  # type: ignore[attr-defined]
+    assert [len(batch) for batch in batches] == [2, 2, 3, 2, 2]
+    assert [{revision for revision, _ in batch} for batch in batches[:3]] == [{0}, {0}, {1}]
+    assert names.count("scout") == 5 and names.count("preview") == 7 + 4
+    looks = {scout.number: scout for scout in made.stored}
+    assert list(looks) == list(range(11)) and all(s.form.together == 3 for s in made.stored)
+    assert [looks[number].timings["scout"] for number in (0, 4)] == [1 / 2, 1 / 3], "a share of the batch"
+
+
+@pytest.mark.parametrize("lost", [{0}, {5}, {4, 6}, {0, 1, 2, 3}])
+def test_what_is_lost_is_made_again_in_the_same_company(lost: set[int]) -> None:
+    """The fake models shade a look by the size of its batch, as kernels may round by it."""
+    whole = Scouted(TOGETHER)
+    loop, _ = live(whole)
+    past = History(
+        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
+        scouts=tuple(scout for scout in whole.stored[:7] if scout.number not in lost),
+    )
+    again = Scouted(TOGETHER, FakeModels())
+    again.shown |= {s.video_path: whole.shown[s.video_path] for s in past.scouts}
+    found, _ = live(again, past)
+    assert found.outcome == loop.outcome and again.shown == whole.shown
+    assert {scout.number for scout in again.stored[: len(lost)]} == lost
+
+
+RESTARTED = replace(OF_FINALISTS, settings=replace(OF_FINALISTS.settings, loops=0, finish_restarts=2))
+
+
+def test_finalists_are_told_once_where_the_last_looks_disagree() -> None:
+    made = Scouted(RESTARTED)
+    loop, names = live(made)
+    assert names[names.index("differ") :].count("generate") == 2 and names.count("differ") == 1
+    last = [float(scout.number) for scout in made.stored if scout.stage == 1]
+    asked = made.by.generator.restarts  # type: ignore[attr-defined]
+    assert [(one.times, one.steps, one.share) for one in asked] == [(2, 4, 0.25)] * 2
+    assert [one.differ.ravel().tolist() for one in asked] == [last] * 2 and len(last) == 3
+    past = History(
+        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
+        scouts=tuple(made.ranked),
+        attempts=(replace(loop.attempts[0], critique=None, selector_scores={}),),
+    )
+    again = Scouted(RESTARTED)
+    again.shown |= made.shown
+    found, names = live(again, past)
+    assert names.count("scout") == 0 and names.count("differ") == 1 and names.count("generate") == 1
+    assert [one.differ.tolist() for one in again.by.generator.restarts] == [asked[0].differ.tolist()]  # type: ignore[attr-defined]
+    assert [take.prompt for take in found.attempts] == [take.prompt for take in loop.attempts]

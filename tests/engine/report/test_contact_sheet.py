@@ -82,6 +82,15 @@ def test_every_look_stands_in_its_stage_the_best_first(record: Record) -> None:
     }
 
 
+def test_what_was_taken_again_is_told(record: Record) -> None:
+    loop = {"finish_restarts": 2, "restart_steps": 4, "restart_share": 0.25}
+    (said,) = contact_sheet(record, lambda scout: NO_MEDIA, loop).why.values()
+    assert said.endswith(
+        "geometry 0; steps 2 to 4 taken 2 times more from fresh noise in 25 % of it, where the last scouts "
+        "disagree most"
+    )
+
+
 def test_looks_that_were_not_compared_are_told_so(record: Record) -> None:
     waiting = tuple(replace(s, place=None, kept=False, scores={}) for s in record.scouts[:2])
     sheet = contact_sheet(replace(record, scouts=waiting, attempts=()), lambda scout: NO_MEDIA)

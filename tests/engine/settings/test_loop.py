@@ -21,6 +21,7 @@ from engine.settings.loop import LoopConfig
         ({"scout_choosers": ()}, "is empty", "consensus"),
         ({"scouts": 4, "scout_halvings": 2}, "of 4 scouts halved 2 times 1 are left", "loop.scouts"),
         ({"scouts": 8, "finalists": 4}, "no choice of 4", "loop.finalists"),
+        ({"finish_restarts": 1, "scout_kept": 0.5}, "no first steps to take again", "one of them"),
     ],
 )
 def test_scouts_that_are_no_choice_are_refused(settings: dict[str, Any], said: str, fix: str) -> None:
@@ -37,6 +38,8 @@ def test_scouts_that_are_no_choice_are_refused(settings: dict[str, Any], said: s
         ({"method": "scout", "only_incomplete": True}, "loop.only_incomplete is of the paper loop"),
         ({"scouts": 16}, "loop.scouts is of the scout loop, and loop.method is paper"),
         ({"finalists": 2}, "loop.finalists is of the scout loop"),
+        ({"scout_batch": 2}, "loop.scout_batch is of the scout loop"),
+        ({"finish_restarts": 1}, "loop.finish_restarts is of the scout loop"),
     ],
 )
 def test_what_is_of_the_other_loop_is_refused(settings: dict[str, Any], said: str) -> None:

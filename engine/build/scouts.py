@@ -1,0 +1,48 @@
+"""What a loop of scouts asks of a generator, before a weight is read: whether it makes them, and memory.
+
+Knows no family.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.loop.scout_policy import forms_of
+from engine.settings.loop import PAPER, SCOUT, LoopConfig
+from engine.types import Footprint
+
+
+def footprint_of(generator: Any, loop: LoopConfig) -> Footprint:
+    """Of takes, and of the scouts of this loop where several share a forward."""
+    takes: Footprint = generator.footprint(generator.spec)
+    if loop.method != SCOUT or loop.scout_batch == loop.scout_shrink == 1:
+        return takes
+    scouts: Footprint = generator.footprint_of_scouts(generator.spec, forms_of(loop)[-1])
+    return scouts
+
+
+def check_scouts(loop: LoopConfig, generator: Any) -> None:
+    """ConfigError for settings of the other loop, and for scouts that this generator does not make."""
+    loop.refuse_unused()
+    if loop.method != SCOUT:
+        return
+    if not hasattr(generator, "scout"):
+        raise ConfigError(
+            f"loop.method is {SCOUT}, and {type(generator).__name__} makes no scouts",
+            fix=f'set loop.method = "{PAPER}", or give it the methods of ScoutingGenerator',
+        )
+    if loop.scout_batch > 1 and not hasattr(generator, "scouts"):
+        raise ConfigError(
+            f"loop.scout_batch is {loop.scout_batch}, and {type(generator).__name__} makes one at a time",
+            fix="set loop.scout_batch = 1, or give it the methods of ScoutingGenerator",
+        )
+    for form in forms_of(loop):
+        generator.check_scouts(form)
+    if loop.finish_restarts:
+        if not hasattr(generator, "check_restarts"):
+            raise ConfigError(
+                f"loop.finish_restarts is set, and {type(generator).__name__} takes no steps again",
+                fix="set loop.finish_restarts = 0, or give it the methods of ScoutingGenerator",
+            )
+        generator.check_restarts(loop.restart_steps)

@@ -27,7 +27,6 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret)) if HAS_TRITON e
 
 def tensor_map(x: Any, block: list[int]) -> Any:
     """What a kernel loads tiles of `block` elements of x [...] by: hardware copies them on capability 9.0."""
-    # not of every Triton that the other kernels run on
     from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped, unused-ignore]
 
     return TensorDescriptor.from_tensor(x, block)

@@ -23,7 +23,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bench.files import write_json
-from bench.perf.document import this_machine
 from engine.autoencoder.fp8_choice import (
     FILE,
     MIN_PSNR_DB,
@@ -43,6 +42,7 @@ from engine.demo.training.clips import draw_clip, view_of
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device, use_threads
 from engine.quant.precision_policy import checkpoint_digest
+from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
 
@@ -90,7 +90,7 @@ def work_of(vae: AutoencoderKLWan, names: Collection[str], latents: Tensor) -> d
 
 def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Clip by clip, in main memory: [N, 3, T, H, W]."""
-    return torch.cat([decode_pixels(vae, latent, CHUNK_LATENTS).float().cpu() for latent in latents.split(1)])
+    return torch.cat([decode_pixels(vae, one[None], CHUNK_LATENTS).float().cpu() for one in latents])
 
 
 @torch.inference_mode()
@@ -98,8 +98,8 @@ def measure(
     vae: AutoencoderKLWan, pixels: Tensor, min_psnr_db: float, say: Any = print
 ) -> tuple[list[str], float, list[dict[str, Any]]]:
     """(the convolutions that may be FP8, PSNR with them, a row for each one and for several together)."""
-    wide = copy.deepcopy(vae).float()
-    latents = denormalise(wide, torch.cat([encode_mode(wide, one) for one in pixels.to(vae.device).split(1)]))
+    wide, wide_pixels = copy.deepcopy(vae).float(), pixels.to(vae.device, torch.float32)
+    latents = denormalise(wide, torch.cat([encode_mode(wide, one[None]) for one in wide_pixels]))
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
         exact = decode(wide, latents)
     del wide
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.height % multiple or options.width % multiple:
             sizes = f"{options.width} x {options.height} pixels"
             raise ConfigError(f"{sizes} are no multiples of {multiple}", fix="give other sizes")
-        pixels = clips(options.clips, options.frames, options.height, options.width).to(vae.dtype)
+        pixels = clips(options.clips, options.frames, options.height, options.width)
         chosen, kept_db, rows = measure(vae, pixels, options.min_psnr, console.print)
     except RetakeError as error:
         console.print(f"error: {error}")
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "rows": rows,
                 "chosen": sorted(chosen),
                 "notes": NOTES,
-                "manifest": this_machine(),
+                "manifest": collect({}, {}, seeds={}, argv=[]),
             },
         )
     return 0

@@ -9,6 +9,9 @@ B batch . C channels . O outputs . T' frames of the input . T of the output . H'
 H, W of the output . kt, kh, kw taps
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -76,6 +79,19 @@ TILES: dict[tuple[int, int], tuple[Tile, ...]] = {
 """By capability, best first of those whose n divides the outputs. Their order on 9.0 is by how much is read
 for a product and awaits its measurement (python -m bench.perf.vae)."""
 INTERPRETED = (_tile(32, 96, 4, 1, maps=False), _tile(32, 32, 4, 1, maps=False))
+
+
+_preferred: ContextVar[Mapping[tuple[int, int], Tile]] = ContextVar("_preferred", default={})  # noqa: B039
+
+
+@contextmanager
+def preferring(tiles: Mapping[tuple[int, int], Tile]) -> Iterator[None]:
+    """Within it a convolution of (channels, outputs) has the tile that a measurement found for it."""
+    token = _preferred.set(tiles)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
 
 
 def supports(target: Target, *, channels: int, outputs: int) -> str | None:
@@ -211,7 +227,8 @@ def _fp8_conv(args: Arguments) -> Tensor:
     """The operator."""
     device = args.x8.device
     target = Target.of(device) if device.type == "cuda" else Target(kind="cpu", capability=None)
-    return start(args, candidates(target, args.w8.shape[0])[0])
+    outputs, channels = args.w8.shape[0], args.w8.shape[-1]
+    return start(args, _preferred.get().get((channels, outputs)) or candidates(target, outputs)[0])
 
 
 def start(args: Arguments, tile: Tile) -> Tensor:

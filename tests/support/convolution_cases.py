@@ -23,5 +23,5 @@ def convolution_cases(capability: tuple[int, int]) -> Iterator[Case]:
             yield Case(
                 name=f"fp8 convolution {channels} to {outputs}, {columns} columns {tile}",
                 call=partial(fp8_conv.start, fp8_conv.Arguments(x8, w8, scale, out_dtype=BF16), tile),
-                few=rank == 0 and outputs in (96, 192, 1024),
+                few=rank == 0 and outputs in (192, 1024),
             )

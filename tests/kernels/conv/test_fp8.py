@@ -110,7 +110,22 @@ def test_the_kernel_is_chosen_by_the_outputs_and_traced() -> None:
     torch.testing.assert_close(found, fp8.plain(x8, w8, scale, out_dtype=torch.float32), atol=1e-3, rtol=1e-3)
     nowhere = fp8.run(*(part.to("meta") for part in (x8, w8, scale)), out_dtype=torch.bfloat16)
     assert nowhere.shape == found.shape and nowhere.dtype == torch.bfloat16
+    assert nowhere.stride() == found.stride()
     assert target().interpreted or DEVICE.type == "cuda"
+
+
+def test_a_measured_tile_is_preferred_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[fp8.Tile] = []
+    monkeypatch.setattr(fp8, "start", lambda args, tile: used.append(tile))
+    tile = fp8.Tile(m=16, n=32, num_warps=4, num_stages=1, maps=False)
+    arguments = [
+        fp8.Arguments(*operands((1, size, 3, 4, 4), 64), out_dtype=torch.float32) for size in (32, 64)
+    ]
+    with fp8.preferring({(32, 64): tile}):
+        fp8._fp8_conv(arguments[0])
+        fp8._fp8_conv(arguments[1])
+    fp8._fp8_conv(arguments[0])
+    assert used[0] == tile and used[1] == used[2] == fp8.candidates(target(), 64)[0] != tile
 
 
 @pytest.mark.gpu

@@ -16,9 +16,10 @@ from pathlib import Path
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from engine.autoencoder.fp8_conv import fp8_convolutions
+from engine.autoencoder.fp8_conv import Fp8Conv, fp8_convolutions
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.errors import ModelError
+from engine.machine.outline import bytes_of
 from engine.quant.precision_policy import checkpoint_digest
 from engine.quant.recipes import SurgeryError
 from kernels.files import read_json
@@ -90,6 +91,19 @@ def use_vae(vae: AutoencoderKLWan, wanted: str, folder: Path | None) -> str:
     count = use_fused_vae(vae, fp8=choice.convolutions)
     kept = f"{len(choice.convolutions)} of {len(known)} convolutions in FP8, {choice.psnr_db:.1f} dB"
     return f"fused: {count} modules; {kept} ({choice.producer})"
+
+
+def vae_bytes(vae: AutoencoderKLWan, wanted: str, folder: Path | None) -> int:
+    """Of weights, with those that `use_vae` makes for FP8, whether it was called yet or not.
+
+    ModelError: as `use_vae`, so that a plan says it before weights are read.
+    """
+    made = any(isinstance(module, Fp8Conv) for module in vae.modules())
+    if wanted != "fp8" or made:
+        return bytes_of(vae)
+    modules = dict(vae.named_modules())
+    convolutions = (modules[name] for name in find(folder).convolutions if name in modules)
+    return bytes_of(vae) + sum(conv.weight.numel() for conv in convolutions)  # a byte each
 
 
 def mean_squares(pixels: Tensor, exact: Tensor) -> list[float]:

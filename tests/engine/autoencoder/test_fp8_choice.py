@@ -13,9 +13,20 @@ import torch
 from tiny_wan import build_autoencoder
 
 from engine.autoencoder import fp8_choice
-from engine.autoencoder.fp8_choice import FILE, Fp8Choice, choose, find, limit_of, psnr_db, use_vae
+from engine.autoencoder.fp8_choice import (
+    FILE,
+    Fp8Choice,
+    choose,
+    find,
+    limit_of,
+    psnr_db,
+    use_vae,
+    vae_bytes,
+)
 from engine.autoencoder.fp8_conv import Fp8Conv, fp8_convolutions
+from engine.autoencoder.vae_fused import use_fused_vae
 from engine.errors import ModelError
+from engine.machine.outline import bytes_of
 from engine.quant.precision_policy import checkpoint_digest
 from engine.quant.recipes import SurgeryError
 
@@ -94,6 +105,20 @@ def test_the_file_is_bound_to_its_weights(folder: Path) -> None:
         path.write_text(json.dumps(wrong))
         with pytest.raises(ModelError, match="is not usable"):
             find(folder)
+
+
+def test_weights_in_fp8_are_planned_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = build_autoencoder()
+    plain = bytes_of(vae)
+    assert vae_bytes(vae, "fused", None) == plain
+    with pytest.raises(ModelError, match="was not measured"):
+        vae_bytes(vae, "fp8", folder)
+    choice(folder).save(folder / FILE)
+    planned = vae_bytes(vae, "fp8", folder)
+    assert planned == plain + vae.get_submodule(NAME).weight.numel()
+    monkeypatch.setattr("engine.autoencoder.vae_fused.check_convolutions", lambda vae, names: None)
+    use_fused_vae(vae, fp8=[NAME])
+    assert vae_bytes(vae, "fp8", folder) == bytes_of(vae) >= planned
 
 
 def test_a_setting_makes_the_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,20 @@ def test_every_form_is_plain_torch(
         assert_within_twice(found, fp8.plain(x8, w8, scale, out_dtype=dtype), exact)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("channels", "outputs", "columns"),
+    [(96, 96, 3), (192, 192, 2), (192, 384, 3), (384, 384, 3), (512, 256, 3), (1024, 1024, 3)],
+)
+def test_every_tile_of_the_table_on_a_card(channels: int, outputs: int, columns: int) -> None:
+    """The widths of published decoders; sums in the tensor cores keep fewer bits than fp32."""
+    x8, w8, scale = operands((1, channels, 4, 19, 38), outputs, (3, 3, columns))
+    exact = fp8.plain(x8, w8, scale, out_dtype=torch.float32)
+    for tile in fp8.candidates(target(), outputs):
+        found = fp8.start(fp8.Arguments(x8, w8, scale, out_dtype=torch.bfloat16), tile)
+        assert errors(found, exact)[0] < 0.02, tile
+
+
 @needs_triton
 def test_the_kernel_is_chosen_by_the_outputs_and_traced() -> None:
     x8, w8, scale = operands((1, 32, 3, 4, 4), 64)

@@ -102,8 +102,8 @@ def vae_bytes(vae: AutoencoderKLWan, wanted: str, folder: Path | None) -> int:
     if wanted != "fp8" or made:
         return bytes_of(vae)
     modules = dict(vae.named_modules())
-    convolutions = (modules[name] for name in find(folder).convolutions if name in modules)
-    return bytes_of(vae) + sum(conv.weight.numel() for conv in convolutions)  # a byte each
+    weights: list[Tensor] = [modules[name].weight for name in find(folder).convolutions if name in modules]
+    return bytes_of(vae) + sum(weight.numel() for weight in weights)  # a byte each
 
 
 def mean_squares(pixels: Tensor, exact: Tensor) -> list[float]:

@@ -39,7 +39,8 @@ def measured(size: str, repeats: int, device: torch.device, deadline_s: float, *
     rows: list[Row] = []
     check = _Check(vae, latents[:, :, :CHECKED_LATENTS])
     for way in ways(vae, every=every):
-        row: Row = {"problem": problem, "name": way.name, "accuracy": "all frames", "reason": None}
+        accuracy = "all frames, FP8" if way.fp8 else "all frames"
+        row: Row = {"problem": problem, "name": way.name, "accuracy": accuracy, "reason": None}
         rows.append(row)
         if time.perf_counter() > deadline_s:
             row["reason"] = SPENT

@@ -89,6 +89,7 @@ def ways(vae: AutoencoderKLWan, *, every: bool) -> Iterator[Way]:
     for group, prefix in named:
         surgery = partial(channels_last_in, prefix=prefix)
         yield Way(name=f"chunks of 4, channels last in {group}", make=partial(changed, surgery))
+    yield Way(name=f"{LIBRARY}, cuDNN tuned", make=lambda: tuned(partial(library, vae)))
     yield Way(name="fused, chunks of 4", make=partial(fused, merge=False, paired=nothing))
     yield Way(name="fused, upsampling merged, chunks of 4", make=partial(fused, merge=True, paired=nothing))
     yield Way(name="fused, columns paired, chunks of 4", make=partial(fused, merge=False, paired=FINEST))

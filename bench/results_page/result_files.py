@@ -34,6 +34,7 @@ ORDER = (
     "past_dense",
     "linear",
     "vae",
+    "vae_calibration",
     "aoti",
     "export_build",
     "product_layout",

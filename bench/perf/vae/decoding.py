@@ -82,7 +82,7 @@ class _Check:
     def __call__(self, way: Way, pixels: Tensor) -> Row:
         error = relative(pixels, self.exact)
         mean_square = float((pixels.float() - self.exact).square().mean())
-        psnr = 10 * math.log10(self.peak**2 / mean_square) if mean_square > 0 else math.inf
+        psnr = 10 * math.log10(self.peak**2 / max(mean_square, 1e-20))
         row: Row = {"error_to_fp32": error, "psnr_db": psnr, "num_fp8": len(way.fp8), "reason": None}
         if way.name == LIBRARY:
             self.plain = error

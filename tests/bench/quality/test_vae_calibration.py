@@ -31,7 +31,7 @@ def test_each_alone_and_all_together(vae: AutoencoderKLWan) -> None:
     assert sorted(chosen) == sorted(possible) and 20.0 < kept_db < 90.0
     by_name = {row["name"]: row for row in rows}
     assert set(known) < set(by_name) and len(said) == len(possible) + 2
-    assert by_name["0 convolutions"]["psnr_db"] > 100 and by_name["library"]["psnr_db"] > 100
+    assert by_name["0 convolutions"]["psnr_db"] > 100 and "library" not in by_name
     assert all(by_name[name]["chosen"] and by_name[name]["psnr_db"] > kept_db for name in possible)
     # two latent frames of 2 x 3
     assert by_name["decoder.mid_block.resnets.0.conv1"]["multiplications"] == 32 * 32 * 27 * 2 * 2 * 3

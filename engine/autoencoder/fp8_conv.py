@@ -111,7 +111,8 @@ class Fp8Input:
     def last_frames(self) -> Tensor:
         """A copy of at most two frames with their zeros, only those that were there: [B, C, 1 or 2, H + 2,
         W + 2] E4M3."""
-        return self.buffer[:, :, -self.num_cached :].clone(memory_format=torch.channels_last_3d)
+        codes = self.buffer.view(torch.uint8)[:, :, -self.num_cached :]
+        return codes.clone(memory_format=torch.channels_last_3d).view(FP8.dtype)
 
     def convolve(self, bias: None) -> Tensor:
         conv = self.conv

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from bench.perf.benchmark_tools import DEVICE, HAS_GPU, Benchmark, measure, normal, sizes
-from bench.perf.vae_table import SIZES, build, exact_pixels
+from bench.perf.vae.models import SIZES, build, exact_pixels
 from engine.autoencoder.vae import decode_pixels, use_channels_last
 from engine.autoencoder.vae_fused import use_fused_vae
 from kernels import reference
@@ -43,7 +43,7 @@ def decode(vae: AutoencoderKLWan, latents: Tensor, chunk: int | None) -> Tensor:
 def subject(size: str) -> tuple[AutoencoderKLWan, Tensor, Tensor, float]:
     """(module, latents, exact pixels in main memory, error of the library's own decode)"""
     vae = build(size, DEVICE)
-    latents = normal(1, vae.config.z_dim, *SIZES[size], seed=0)
+    latents = normal(1, vae.config.z_dim, *SIZES[size].latents, seed=0)
     exact = exact_pixels(vae, latents)
     return vae, latents, exact.cpu(), reference.compare(decode(vae, latents, None), exact).relative
 

@@ -27,6 +27,7 @@ from bench.results_page import (
     quality_sections,
     scaling_section,
     speed_sections,
+    vae_section,
     whole_run_section,
     world_section,
 )
@@ -69,6 +70,8 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "world": world_section.world,
     "demo_quality": quality_sections.demo_quality,
     "aoti": export_sections.aoti,
+    "vae": vae_section.vae,
+    "vae_calibration": vae_section.vae_calibration,
     "export_errors": export_sections.export_errors,
     "export_build": export_sections.export_build,
     "product_layout": export_sections.product_layout,

@@ -34,6 +34,7 @@ ORDER = (
     "past_dense",
     "linear",
     "vae",
+    "vae_calibration",
     "aoti",
     "export_build",
     "product_layout",
@@ -60,6 +61,7 @@ MOVED = {
         )
     },
     "bench.perf.demo_seconds": "bench.quality.demo_seconds",
+    "bench.perf.vae_table": "bench.perf.vae",
     "bench.suites.export_build": "bench.perf.export_build",
     "bench.suites.scoring_check": "bench.scoring.check.compare",
 }

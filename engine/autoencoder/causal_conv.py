@@ -38,6 +38,9 @@ class PaddedInput:
     At the very first frame there is nothing to look back on: the last tap in time is the whole convolution.
     """
 
+    inverse: None = None
+    """What values are multiplied by on the way into `inside`: nothing, they are as wide as elsewhere."""
+
     def __init__(
         self, conv: WanCausalConv3d, x: Tensor, past: Tensor | None, paired: Tensor | None = None
     ) -> None:

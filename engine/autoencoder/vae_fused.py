@@ -10,9 +10,11 @@ B batch . C channels . T frames . H, W pixels
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -41,15 +43,15 @@ from engine.autoencoder.causal_conv import (
     paired_channels,
     paired_columns,
 )
+from engine.autoencoder.fp8_conv import Fp8Conv, Fp8Input, check_convolutions
+from engine.autoencoder.library_modules import check_counts, check_modules, named, target_of
 from engine.autoencoder.vae import use_channels_last
-from engine.quant.recipes import SurgeryError
-from kernels.descriptors import Target
 from kernels.fused import channel_norm
 
-LIBRARY = 'set denoise.vae = "library"'
-
 Cache = list[Any]
-"""Per causal convolution: None, [B, C, 1 or 2, H, W], or "Rep" where time begins to double."""
+"""Per causal convolution: None, `last_frames` of its input, or "Rep" where time begins to double."""
+
+Input = TypeVar("Input", bound=PaddedInput | Fp8Input)
 
 
 @dataclass(slots=True)
@@ -71,7 +73,11 @@ class DeferredSum:
 
 
 def use_fused_vae(
-    vae: AutoencoderKLWan, *, merge_upsampling: bool | None = None, paired: frozenset[int] | None = None
+    vae: AutoencoderKLWan,
+    *,
+    merge_upsampling: bool | None = None,
+    paired: frozenset[int] | None = None,
+    fp8: Collection[str] = (),
 ) -> int:
     """Replaces residual blocks, upsampling, norms of attention and both halves; returns how many modules.
 
@@ -79,20 +85,23 @@ def use_fused_vae(
     `merge_upsampling` makes doubling and the convolution after it one transposed convolution with 4/9 of the
     multiplications, whose summed weights are rounded once more. `paired`: numbers of channels for which two
     columns are convolved as one pixel. None, for both, is what is fast on the device of the weights.
+    `fp8`: names of convolutions that round their inputs and weights to E4M3, among `fp8_convolutions(vae)`.
     """
-    blocks = _named(vae, WanResidualBlock)
+    blocks = named(vae, WanResidualBlock)
     upsamplers = {
-        name: module for name, module in _named(vae, WanResample).items() if module.mode.startswith("up")
+        name: module for name, module in named(vae, WanResample).items() if module.mode.startswith("up")
     }
-    attentions = _named(vae, WanAttentionBlock)
-    _check_counts(vae, len(blocks), len(upsamplers), len(attentions))
-    _check_modules(vae, blocks)
+    attentions = named(vae, WanAttentionBlock)
+    check_counts(vae, len(blocks), len(upsamplers), len(attentions))
+    check_modules(vae, blocks)
+    check_convolutions(vae, fp8)
     use_channels_last(vae)
-    pays = paired_channels(_target(vae))  # merging was measured where pairing was, and pays there
+    pays = paired_channels(target_of(vae))  # merging was measured where pairing was, and pays there
     merge = bool(pays) if merge_upsampling is None else merge_upsampling
     paired = pays if paired is None else paired
     for name, block in blocks.items():
-        vae.set_submodule(name, FastResidualBlock(block, paired))
+        rounded = [conv for conv in ("conv1", "conv2") if f"{name}.{conv}" in fp8]
+        vae.set_submodule(name, FastResidualBlock(block, paired, rounded))
     for name, upsampler in upsamplers.items():
         vae.set_submodule(name, FastUpsampler(upsampler, merge=merge))
     for attention in attentions.values():
@@ -122,14 +131,19 @@ class FastResidualBlock(nn.Module):
     input_bias: Tensor | None
     output_bias: Tensor
 
-    def __init__(self, block: WanResidualBlock, paired: frozenset[int]) -> None:
+    def __init__(self, block: WanResidualBlock, paired: frozenset[int], fp8: Collection[str]) -> None:
+        """fp8: which of "conv1" and "conv2" are."""
         super().__init__()
         self.norm1, self.conv1 = block.norm1, block.conv1
         self.norm2, self.conv2 = block.norm2, block.conv2
         self.conv_shortcut = block.conv_shortcut
-        for name, conv in (("pairs1", self.conv1), ("pairs2", self.conv2)):
+        rounded: dict[str, Fp8Conv | None] = {}
+        for number, conv, norm in ((1, self.conv1, self.norm1), (2, self.conv2, self.norm2)):
             fits = {conv.in_channels, conv.out_channels} <= paired and can_pair(conv)
-            self.register_buffer(name, paired_columns(conv.weight) if fits else None, persistent=False)
+            pairs, name = paired_columns(conv.weight) if fits else None, f"conv{number}"
+            rounded[name] = Fp8Conv(conv, norm, pairs) if name in fp8 else None
+            self.register_buffer(f"pairs{number}", None if name in fp8 else pairs, persistent=False)
+        self.fp8_1, self.fp8_2 = rounded["conv1"], rounded["conv2"]
         self.defers_sum = False
         """Whether the result is a DeferredSum."""
         self.take_bias(None)
@@ -150,12 +164,14 @@ class FastResidualBlock(nn.Module):
     def forward(
         self, x: Tensor | DeferredSum, feat_cache: Cache | None = None, feat_idx: list[int] | None = None
     ) -> Tensor | DeferredSum:
-        padded = _normed(self.norm1, x, self.input_bias, self.conv1, feat_cache, feat_idx, self.pairs1)
+        make = _input_of(self.conv1, self.pairs1, self.fp8_1)
+        padded = _normed(self.norm1, x, self.input_bias, make, feat_cache, feat_idx)
         if isinstance(x, DeferredSum):
             x = x.y
         y = padded.convolve(None)
         del padded  # each of these is as large as the video in full size, and here are most of them
-        padded = _normed(self.norm2, y, self.conv1.bias, self.conv2, feat_cache, feat_idx, self.pairs2)
+        make = _input_of(self.conv2, self.pairs2, self.fp8_2)
+        padded = _normed(self.norm2, y, self.conv1.bias, make, feat_cache, feat_idx)
         del y
         y = padded.convolve(None)
         del padded
@@ -235,7 +251,8 @@ class FastEncoder(nn.Module):
         for block in self.down_blocks:
             x = block(x, feat_cache=feat_cache, feat_idx=feat_idx)
         x = self.mid_block(x, feat_cache=feat_cache, feat_idx=feat_idx)
-        return _normed(self.norm_out, x, None, self.conv_out, feat_cache, feat_idx).convolve_to_few()
+        make = partial(PaddedInput, self.conv_out)
+        return _normed(self.norm_out, x, None, make, feat_cache, feat_idx).convolve_to_few()
 
 
 class FastDecoder(nn.Module):
@@ -271,34 +288,40 @@ class FastDecoder(nn.Module):
             doublings = len(self.up_blocks) - 1 - num_blocks  # of height and width, one a block but the last
             height, width = (size << doublings for size in x.shape[3:])
             return x.new_empty(x.shape[0], self.conv_out.out_channels, 0, height, width)
-        padded = _normed(
-            self.norm_out, x, None, self.conv_out, feat_cache, feat_idx, self.out_pairs, keeps_sum=False
-        )
+        make = partial(PaddedInput, self.conv_out, paired=self.out_pairs)
+        padded = _normed(self.norm_out, x, None, make, feat_cache, feat_idx, keeps_sum=False)
         return padded.convolve_to_few()
+
+
+def _input_of(
+    conv: WanCausalConv3d, pairs: Tensor | None, fp8: Fp8Conv | None
+) -> Callable[[Tensor, Tensor | None], PaddedInput | Fp8Input]:
+    """(values of its size, frames before) -> the input of a convolution in the form that it takes."""
+    return partial(PaddedInput, conv, paired=pairs) if fp8 is None else partial(Fp8Input, fp8)
 
 
 def _normed(
     norm: WanRMS_norm,
     x: Tensor | DeferredSum,
     bias: Tensor | None,
-    conv: WanCausalConv3d,
+    make: Callable[[Tensor, Tensor | None], Input],
     cache: Cache | None,
     index: list[int] | None,
-    paired: Tensor | None = None,
     *,
     keeps_sum: bool = True,
-) -> PaddedInput:
+) -> Input:
     """SiLU of the norm of x + bias, ready for a causal convolution whose own bias is left to a later pass.
 
     A DeferredSum has its own bias. Its y is overwritten with the sum, unless nobody reads it (`keeps_sum`).
     """
     y, bias, residual = (x.y, x.bias, x.take_residual()) if isinstance(x, DeferredSum) else (x, bias, None)
     slot, past = _next_slot(cache, index)
-    padded = PaddedInput(conv, y, past, paired)
+    padded = make(y, past)
+    out, inverse = padded.inside, padded.inverse
     if residual is not None and keeps_sum:
-        channel_norm.add_and_norm(y, bias, residual, norm.gamma, silu=True, out=padded.inside)
+        channel_norm.add_and_norm(y, bias, residual, norm.gamma, silu=True, out=out, inverse=inverse)
     else:
-        channel_norm.run(y, norm.gamma, silu=True, bias=bias, residual=residual, out=padded.inside)
+        channel_norm.run(y, norm.gamma, silu=True, bias=bias, residual=residual, out=out, inverse=inverse)
     if cache is not None:
         cache[slot] = padded.last_frames()
     return padded
@@ -346,44 +369,3 @@ def _defer_sums(vae: AutoencoderKLWan) -> None:
     # the library's block must do nothing after its last residual block
     if isinstance(last, WanUpBlock) and last.upsamplers is None:
         last.resnets[-1].defers_sum = True
-
-
-def _target(vae: AutoencoderKLWan) -> Target | None:
-    return Target.of(vae.device) if vae.device.type == "cuda" else None
-
-
-def _named(vae: AutoencoderKLWan, kind: type[nn.Module]) -> dict[str, Any]:
-    return {name: module for name, module in vae.named_modules() if isinstance(module, kind)}
-
-
-def _check_counts(vae: AutoencoderKLWan, num_blocks: int, num_upsamplers: int, num_attentions: int) -> None:
-    config = vae.config
-    levels, per_level = len(config.dim_mult), config.num_res_blocks
-    found = {"residual": num_blocks, "upsampling": num_upsamplers, "attention": num_attentions}
-    # each half has a middle of two blocks and one attention; the decoder one block more on each level
-    expected = {"residual": 4 + levels * (2 * per_level + 1), "upsampling": levels - 1, "attention": 2}
-    wrong = [
-        f"{found[kind]} {kind} blocks instead of {expected[kind]}"
-        for kind in found
-        if found[kind] != expected[kind]
-    ]
-    if wrong:
-        raise SurgeryError(f"the autoencoder has {', '.join(wrong)}", fix=LIBRARY)
-
-
-def _check_modules(vae: AutoencoderKLWan, blocks: dict[str, Any]) -> None:
-    """Everything that the fast forwards leave out must be nothing."""
-    activated = [*blocks.items(), ("encoder", vae.encoder), ("decoder", vae.decoder)]
-    for name, module in activated:
-        if not isinstance(module.nonlinearity, nn.SiLU):
-            raise SurgeryError(f"{name} has the activation {module.nonlinearity}, not SiLU", fix=LIBRARY)
-    for name, block in blocks.items():
-        if block.dropout.p != 0:
-            raise SurgeryError(f"{name} has dropout {block.dropout.p}, not 0", fix=LIBRARY)
-    target = _target(vae)
-    for name, norm in _named(vae, WanRMS_norm).items():
-        if isinstance(norm.bias, Tensor) or not norm.channel_first:
-            raise SurgeryError(f"{name} has a bias, or its channels last", fix=LIBRARY)
-        reason = target and channel_norm.supports(target, channels=norm.gamma.numel())
-        if reason is not None:
-            raise SurgeryError(f"{name}: {reason}", fix=LIBRARY)

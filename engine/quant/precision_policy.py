@@ -152,12 +152,12 @@ def find(folder: Path | None, wanted: str) -> tuple[Policy | None, str]:
     return None, f"ignored: {problem}"
 
 
-def checkpoint_digest(folder: Path) -> str:
-    """sha256 over names, shapes and the first bytes of every tensor of the transformer in a generator's
-    folder: the same whatever dtype it is loaded with."""
-    files = sorted((folder / "transformer").glob("*.safetensors"))
+def checkpoint_digest(folder: Path, part: str = "transformer") -> str:
+    """sha256 over names, shapes and the first bytes of every tensor of a part of a generator's folder: the
+    same whatever dtype it is loaded with."""
+    files = sorted((folder / part).glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{folder} has no transformer/*.safetensors", fix="copy or download it again")
+        raise ModelError(f"{folder} has no {part}/*.safetensors", fix="copy or download it again")
     total = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

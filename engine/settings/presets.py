@@ -16,7 +16,7 @@ ELEMENT_WISE = ("ours", "compiler")
 SWITCH = ("off", "on", "auto")
 POLICIES = ("off", "auto")
 QUANTIZED_END = 0.1
-VAES = ("library", "fused")
+VAES = ("library", "fused", "fp8")
 EVEN, MAGNITUDE, SPECTRUM = "even", "magnitude", "spectrum"
 FIRST_BLOCK, EXTRAPOLATION = "first-block", "extrapolation"
 STEP_CACHES = (EVEN, MAGNITUDE, SPECTRUM, FIRST_BLOCK, EXTRAPOLATION)
@@ -83,7 +83,9 @@ class DenoiseSettings:
     vae: str = setting(
         "library",
         choices=VAES,
-        help="The autoencoder's own passes, or norms and activations fused.",
+        help="The autoencoder's own passes, or norms and activations fused; fp8: and in FP8 those "
+        "convolutions of the decoder that keep the picture, as bench.quality.vae_calibration measured for "
+        "these weights.",
     )
     vae_chunk: int = setting(
         0,

@@ -25,6 +25,13 @@ HAS_TRITON = triton is not None
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret)) if HAS_TRITON else False
 
 
+def tensor_map(x: Any, block: list[int]) -> Any:
+    """What a kernel loads tiles of `block` elements of x [...] by: hardware copies them on capability 9.0."""
+    from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped, unused-ignore]
+
+    return TensorDescriptor.from_tensor(x, block)
+
+
 def jit(function: Callable[..., Any]) -> Any:
     """`triton.jit`; without Triton the function as it is, which nothing calls."""
     return triton.jit(function) if HAS_TRITON else function

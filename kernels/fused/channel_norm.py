@@ -6,7 +6,8 @@
 
 The bias is that of the convolution in front, which then does not need a pass of its own. `out` may be a part
 of a larger buffer, so that a causal convolution finds the frames it looks back on already in front of its
-input, and columns of zeros beside it. fp32 inside, one rounding at the end. Knows no module and no cache.
+input, and columns and lines of zeros around it. fp32 inside, one rounding at the end, of an `out` of E4M3
+after a multiplication by `inverse`, which maps its range. Knows no module and no cache.
 B batch . C channels . S positions, all of T, H, W (or H, W) in order
 """
 
@@ -18,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.descriptors import Target
-from kernels.fused._jit import block_size, ceil_div, jit, tl, to_element, why_not
+from kernels.fused._jit import block_size, ceil_div, jit, tl, to_e4m3, to_element, why_not
 from kernels.fused._operators import entry_points, operator, triton_op, wrap
+from kernels.fused.formats import FP8, to_format
 
 MAX_CHANNELS = 4096
 """One program holds whole rows of channels in registers."""
@@ -42,7 +44,8 @@ class Norm:
 
     Fast where x and `residual`, of the shape and dtype of x, are channels-last; other layouts are copied
     first. `out` is channels-last within each batch row and may be a window of a wider buffer; it is returned.
-    Without it a dense one is made.
+    Without it a dense one is made. It has the dtype of x, or is E4M3 and holds the result times `inverse`
+    [1] fp32.
     """
 
     x: Tensor
@@ -52,6 +55,7 @@ class Norm:
     bias: Tensor | None = None
     residual: Tensor | None = None
     out: Tensor | None = None
+    inverse: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,13 @@ class SumAndNorm:
     _: KW_ONLY
     silu: bool
     out: Tensor
+    inverse: Tensor | None = None
 
 
 def _plain_norm(args: Norm) -> Tensor:
     wide = _sum(args.x, args.bias, args.residual)
-    n = _normalized(wide, args.gamma, args.silu).to(args.x.dtype)
-    return n if args.out is None else args.out.copy_(n)
+    n = _normalized(wide, args.gamma, args.silu)
+    return n.to(args.x.dtype) if args.out is None else args.out.copy_(_rounded(n, args.inverse, args.x))
 
 
 def _plain_sum(args: Sum) -> Tensor:
@@ -89,7 +94,11 @@ def _plain_sum(args: Sum) -> Tensor:
 def _plain_both(args: SumAndNorm) -> Tensor:
     wide = _sum(args.y, args.bias, args.residual)
     args.y.copy_(wide)
-    return args.out.copy_(_normalized(wide, args.gamma, args.silu))
+    return args.out.copy_(_rounded(_normalized(wide, args.gamma, args.silu), args.inverse, args.y))
+
+
+def _rounded(wide: Tensor, inverse: Tensor | None, like: Tensor) -> Tensor:
+    return wide.to(like.dtype) if inverse is None else to_format(wide * inverse, FP8)
 
 
 def _sum(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -121,18 +130,29 @@ def _check(x: Tensor, tables: tuple[Tensor | None, ...], others: tuple[Tensor | 
         )
 
 
+def _check_out(x: Tensor, out: Tensor | None, inverse: Tensor | None) -> None:
+    wanted = x.dtype if inverse is None else FP8.dtype
+    found = None if out is None else (tuple(out.shape), out.dtype)
+    assert found == (tuple(x.shape), wanted) or (out is None and inverse is None), (
+        f"the output {found} is not {tuple(x.shape)} {wanted}"
+    )
+    assert inverse is None or (inverse.numel() == 1 and inverse.dtype == torch.float32), (
+        "inverse is not [1] fp32"
+    )
+
+
 @jit
 def _kernel(  # type: ignore[no-untyped-def]
-    x_ptr, residual_ptr, bias_ptr, gamma_ptr, out_ptr, num_positions, channels,
-    x_stride, residual_stride, out_stride, line, out_pitch,
-    HAS_PITCH: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, KEEP_SUM: tl.constexpr,
-    NORM: tl.constexpr, SILU: tl.constexpr,
+    x_ptr, residual_ptr, bias_ptr, gamma_ptr, inverse_ptr, out_ptr, num_positions, channels,
+    x_stride, residual_stride, out_stride, line, out_pitch, height, out_gap,
+    HAS_PITCH: tl.constexpr, HAS_GAP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    KEEP_SUM: tl.constexpr, FP8: tl.constexpr, NORM: tl.constexpr, SILU: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_C: tl.constexpr, ROOT: tl.constexpr, SMALLEST: tl.constexpr,
 ):  # fmt: skip
     """One program: ROWS positions of one batch row, all of their channels. The strides are of the batch.
 
-    With HAS_PITCH the output's lines of `line` positions begin out_pitch elements apart. With KEEP_SUM the
-    sum takes the place of x.
+    With HAS_PITCH the output's lines of `line` positions begin out_pitch elements apart, with HAS_GAP those
+    behind every `height` lines out_gap elements later. With KEEP_SUM the sum takes the place of x.
     """
     position32 = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     positions = position32.to(tl.int64)
@@ -159,8 +179,14 @@ def _kernel(  # type: ignore[no-untyped-def]
     if HAS_PITCH:
         lines = position32 // line  # in 32 bits a division takes fewer instructions
         starts = lines.to(tl.int64) * out_pitch + (position32 - lines * line) * channels
+        if HAS_GAP:
+            starts += (lines // height).to(tl.int64) * out_gap
         places = starts[:, None] + columns[None, :]
-    tl.store(out_ptr + batch * out_stride + places, to_element(x, out_ptr), mask=mask)
+    target = out_ptr + batch * out_stride + places
+    if FP8:
+        tl.store(target, to_e4m3(x * tl.load(inverse_ptr)), mask=mask)
+    else:
+        tl.store(target, to_element(x, out_ptr), mask=mask)
 
 
 def _rows(channels: int) -> tuple[int, int]:
@@ -182,17 +208,21 @@ def _as_rows(x: Tensor) -> Tensor:
     return x if _is_rows(x) else x.contiguous(memory_format=_layout(x))
 
 
-def _pitch(out: Tensor) -> int:
-    """Elements from one line of pixels to the next; AssertionError if a line has gaps, or one is farther."""
+def _pitch(out: Tensor) -> tuple[int, int, int]:
+    """Elements from one line of pixels to the next, lines of a frame, elements that follow those of a frame
+    until the next; AssertionError where this does not describe the output."""
     width, channels = out.shape[-1], out.shape[1]
-    try:
-        lines = out[0].movedim(0, -1).view(-1, width, channels)
-    except RuntimeError:
-        lines = None
-    assert lines is not None and lines[0].is_contiguous(), (
+    frames = out[0].movedim(0, -1)  # [T, H, W, C] or [H, W, C]
+    height = frames.shape[-3]
+    pitch = frames.stride(-3) if height > 1 else width * channels
+    step = frames.stride(0) if frames.ndim == 4 and len(frames) > 1 else height * pitch
+    line = frames[0, 0] if frames.ndim == 4 else frames[0]
+    assert line.is_contiguous() and pitch >= width * channels and step >= height * pitch, (
         f"the output {tuple(out.shape)} has strides {out.stride()}: not channels-last"
     )
-    return lines.stride(0) if len(lines) > 1 else width * channels
+    if step > height * pitch and height == 1:
+        pitch = step  # frames of one line are lines
+    return pitch, height, step - height * pitch
 
 
 def _start(
@@ -204,30 +234,38 @@ def _start(
     *,
     silu: bool,
     keep_sum: bool,
+    inverse: Tensor | None = None,
 ) -> None:
     """Starts the kernel; arguments that are absent point at x and are not read."""
     batch, channels = x.shape[:2]
     num_positions = x[0, 0].numel()
     assert num_positions < 2**31, f"{tuple(x.shape)} has more positions in a batch row than 32 bits count"
     rows, block = _rows(channels)
-    width, pitch = out.shape[-1], _pitch(out)
+    width, (pitch, height, gap) = out.shape[-1], _pitch(out)
     has = {"HAS_BIAS": bias is not None, "HAS_RESIDUAL": residual is not None, "NORM": gamma is not None}
-    bias, gamma = (x if values is None else values.reshape(-1) for values in (bias, gamma))
+    has |= {"HAS_PITCH": pitch != width * channels or gap > 0, "HAS_GAP": gap > 0, "FP8": inverse is not None}
+    bias, gamma, inverse = (x if values is None else values.reshape(-1) for values in (bias, gamma, inverse))
     residual = x if residual is None else _as_rows(residual)
     wrap(_kernel)[(ceil_div(num_positions, rows), batch)](
-        x, residual, bias, gamma, out, num_positions, channels,
-        x.stride(0), residual.stride(0), out.stride(0), width, pitch,
-        HAS_PITCH=pitch != width * channels, KEEP_SUM=keep_sum, SILU=silu, **has,
+        x, residual, bias, gamma, inverse, out, num_positions, channels,
+        x.stride(0), residual.stride(0), out.stride(0), width, pitch, height, gap,
+        KEEP_SUM=keep_sum, SILU=silu, **has,
         ROWS=rows, BLOCK_C=block, ROOT=channels**0.5, SMALLEST=SMALLEST_NORM,
         num_warps=8 if block >= 2048 else 4,
     )  # fmt: skip
 
 
 def _norm(
-    x: Tensor, gamma: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor, silu: bool
+    x: Tensor,
+    gamma: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    silu: bool,
+    inverse: Tensor | None = None,
 ) -> None:
     """The operator behind `run`: writes `out`, which it needs."""
-    _start(_as_rows(x), bias, residual, gamma, out, silu=silu, keep_sum=False)
+    _start(_as_rows(x), bias, residual, gamma, out, silu=silu, keep_sum=False, inverse=inverse)
 
 
 def _add(args: Sum) -> None:
@@ -237,7 +275,8 @@ def _add(args: Sum) -> None:
 
 def _both(args: SumAndNorm) -> None:
     """The operator behind `add_and_norm`: overwrites y and writes `out`."""
-    _start(args.y, args.bias, args.residual, args.gamma, args.out, silu=args.silu, keep_sum=True)
+    y, out = args.y, args.out
+    _start(y, args.bias, args.residual, args.gamma, out, silu=args.silu, keep_sum=True, inverse=args.inverse)
 
 
 _norm_op: Any = triton_op("retake::channel_norm", _norm, writes=("out",))
@@ -249,7 +288,7 @@ def _launch_norm(args: Norm) -> Tensor:
     out = args.out
     if out is None:
         out = torch.empty_like(args.x, memory_format=_layout(args.x))
-    _norm_op(args.x, args.gamma, args.bias, args.residual, out, args.silu)
+    _norm_op(args.x, args.gamma, args.bias, args.residual, out, args.silu, args.inverse)
     return out
 
 
@@ -267,12 +306,17 @@ def _launch_both(args: SumAndNorm) -> Tensor:
     return args.out
 
 
-run, plain, launch = entry_points(
-    Norm,
-    plain=_plain_norm,
-    launch=_launch_norm,
-    check=lambda args: _check(args.x, (args.gamma, args.bias), (args.residual, args.out)),
-)
+def _check_norm(args: Norm) -> None:
+    _check(args.x, (args.gamma, args.bias), (args.residual,))
+    _check_out(args.x, args.out, args.inverse)
+
+
+def _check_both(args: SumAndNorm) -> None:
+    _check(args.y, (args.bias, args.gamma), (args.residual,))
+    _check_out(args.y, args.out, args.inverse)
+
+
+run, plain, launch = entry_points(Norm, plain=_plain_norm, launch=_launch_norm, check=_check_norm)
 add_residual, plain_residual, launch_residual = entry_points(
     Sum,
     plain=_plain_sum,
@@ -280,8 +324,5 @@ add_residual, plain_residual, launch_residual = entry_points(
     check=lambda args: _check(args.y, (args.bias,), (args.residual,)),
 )
 add_and_norm, plain_both, launch_both = entry_points(
-    SumAndNorm,
-    plain=_plain_both,
-    launch=_launch_both,
-    check=lambda args: _check(args.y, (args.bias, args.gamma), (args.residual, args.out)),
+    SumAndNorm, plain=_plain_both, launch=_launch_both, check=_check_both
 )

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +22,11 @@ from typing import Any
 
 import torch
 import triton
+from convolution_cases import convolution_cases
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton_case import BF16, FP8, FP16, FP32, SHARED_BYTES, Case, empty
 
 from kernels.attention import (
     _prefix_sparse,
@@ -37,6 +38,7 @@ from kernels.attention import (
     triton_skip_softmax,
 )
 from kernels.autotune import Tiles, candidates
+from kernels.conv import fp8 as fp8_conv
 from kernels.decode import attention as decode_attention
 from kernels.decode import gated_delta, rope_cache
 from kernels.descriptors import Target
@@ -52,24 +54,6 @@ from kernels.fused import (
     swiglu,
 )
 from kernels.linear import int8
-
-BF16, FP16, FP8, FP32 = torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float32
-SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
-"""KiB that one block can have, by capability (CUDA C++ Programming Guide, technical specifications)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One call of an operator. `lowest`: the first capability it is for; `few`: part of the short list."""
-
-    name: str
-    call: Callable[[], object]
-    lowest: tuple[int, int] = (8, 0)
-    few: bool = True
-
-
-def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 class Recorder:
@@ -172,10 +156,13 @@ def fused_cases() -> Iterator[Case]:
             lowest=(8, 9) if quantized else (8, 0),
             few=rotated and heads != 24,
         )
-    for channels, dims, kind in itertools.product((96, 384), (4, 5), ("norm", "sum", "both", "norm of sum")):
+    for channels, dims, kind in itertools.product(
+        (96, 384), (4, 5), ("norm", "sum", "both", "norm of sum", "fp8")
+    ):
         layout = torch.channels_last if dims == 4 else torch.channels_last_3d
         image = empty(1, channels, *(4, 60, 104)[5 - dims :]).to(memory_format=layout)
         table = empty(channels)
+        rounded = torch.empty_like(image, dtype=FP8)
         call = {
             "norm": partial(channel_norm._norm, image, table, None, None, image, True),
             "sum": partial(channel_norm._add, channel_norm.Sum(image, table, image)),
@@ -184,8 +171,15 @@ def fused_cases() -> Iterator[Case]:
                 channel_norm.SumAndNorm(image, table, image, table, silu=True, out=image),
             ),
             "norm of sum": partial(channel_norm._norm, image, table, table, image, image, True),
+            "fp8": partial(channel_norm._norm, image, table, None, None, rounded, True, empty(1, dtype=FP32)),
         }[kind]
-        yield Case(name=f"channel_norm {channels} {dims}d {kind}", call=call, few=dims == 5)
+        lowest = (8, 9) if kind == "fp8" else (8, 0)
+        yield Case(
+            name=f"channel_norm {channels} {dims}d {kind}",
+            call=call,
+            lowest=lowest,
+            few=dims == 5 and (kind != "fp8" or channels == 96),
+        )
     for dim in (64, 128):
         v = empty(1, tokens, 3 * 12 * dim)[:, :, : 12 * dim].unflatten(2, (12, dim))
         yield Case(
@@ -370,7 +364,7 @@ def main(which: str, *capabilities: str) -> None:
     recorder = Recorder()
     attention = (_triton_forward, _triton_quantize, _triton_prefix_sparse)
     fused = (residual_norm, row_quant, qk_norm_rope, head_quant, channel_norm, rms_norm, head_norm_rope)
-    for module in (*fused, swiglu, int8, *attention):
+    for module in (*fused, swiglu, int8, fp8_conv, *attention):
         module.wrap = recorder
     decode_attention._chunk_kernel = recorder(decode_attention._chunk_kernel)
     decode_attention._join_kernel = recorder(decode_attention._join_kernel)
@@ -384,6 +378,7 @@ def main(which: str, *capabilities: str) -> None:
         pretend((major, minor))
         triton_int8.Target = SimpleNamespace(of=lambda device, target=target: target)
         cases = (*fused_cases(), *cosmos_cases(), *linear_cases((major, minor)), *decode_cases())
+        cases += tuple(convolution_cases((major, minor)))
         for case in (*cases, *attention_cases((major, minor))):
             if case.lowest <= (major, minor) and (case.few or which == "all"):
                 for row in compile_case(case, (major, minor), recorder):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from engine.autoencoder import memory
+from engine.autoencoder.fp8_choice import vae_bytes
 from engine.autoencoder.memory import (
     chunk_bytes,
     encode_bytes,
@@ -38,7 +39,7 @@ def footprint(generator: Cosmos3Generator, spec: VideoSpec) -> Footprint:
     held = {
         "generation tower": _video_bytes(parts.transformer, "blocks" in parts.streamed),
         "text tower": text,
-        "autoencoder": bytes_of(vae),
+        "autoencoder": vae_bytes(vae, settings.vae, parts.folder),
     }
     texts = kept_text_bytes(parts, settings)  # made by the first job that reads them
     # frames that are done go to the host, which a CPU is itself; they are there twice when they are joined

@@ -16,8 +16,8 @@ from typing import Any, Never, Self
 import torch
 from torch import Tensor
 
+from engine.autoencoder.fp8_choice import use_vae
 from engine.autoencoder.memory import latent_shape, padded
-from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, for_few_steps, key_of, refuse_scouts
 from engine.denoise.family import Shape
@@ -156,7 +156,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
         self.guidance_scale = guidance_scale
-        self.fused = self.settings.vae == "fused"
+        self.fused = self.settings.vae != "library"
         self.most_chunk_latents = self.settings.vae_chunk
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         self.schedule = schedule_of(parts.scheduler, num_inference_steps)
@@ -229,7 +229,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
         if self.parts.streamed:
             self.notes["streamed"] = ", ".join(sorted(self.parts.streamed))
         if self.fused:
-            self.notes["vae"] = f"fused: {use_fused_vae(self.parts.vae)} modules"
+            self.notes["vae"] = use_vae(self.parts.vae, self.settings.vae, self.parts.folder)
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from engine.autoencoder import memory
+from engine.autoencoder.fp8_choice import vae_bytes
 from engine.autoencoder.memory import (
     chunk_bytes,
     encode_bytes,
@@ -54,7 +55,7 @@ def footprint(generator: WanGenerator, spec: VideoSpec, *, together: int = 1) ->
     encoder = parts.text_encoder.encoder
     held = {
         **_transformer_bytes(generator),
-        "autoencoder": bytes_of(parts.vae),
+        "autoencoder": vae_bytes(parts.vae, settings.vae, parts.folder),
         "text encoder": _held_bytes(
             parts.text_encoder,
             encoder.block,

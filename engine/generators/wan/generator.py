@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from engine.autoencoder.fp8_choice import use_vae
 from engine.autoencoder.memory import latent_shape
-from engine.autoencoder.vae_fused import use_fused_vae
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
 from engine.denoise.beginnings import ALL, Beginnings, Part, for_few_steps, key_of, refuse_scouts
 from engine.denoise.experts import EXPERTS, VisitingDenoiser
@@ -180,7 +180,7 @@ def _use(generator: WanGenerator, made: Sequence[Assembled]) -> None:
     if parts.streamed:
         generator.notes["streamed"] = ", ".join(sorted(parts.streamed))
     if generator.fused:
-        generator.notes["vae"] = f"fused: {use_fused_vae(parts.vae)} modules"
+        generator.notes["vae"] = use_vae(parts.vae, settings.vae, parts.folder)
 
 
 class WanGenerator(MakesScouts[WanJob]):
@@ -206,7 +206,7 @@ class WanGenerator(MakesScouts[WanJob]):
         self.guidance_scales = scales_of(parts, guidance_scale)
         # One batch-2 forward fills a GPU; on a CPU two forwards stay in its caches and are faster (measured).
         self.batched = parts.device.type == "cuda" and self.is_guided
-        self.fused = self.settings.vae == "fused"
+        self.fused = self.settings.vae != "library"
         self.most_chunk_latents = self.settings.vae_chunk
         """Of a pass of the autoencoder, at most; 0: as `chunk_latents` finds right."""
         fixed = parts.defaults.timesteps

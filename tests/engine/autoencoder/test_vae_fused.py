@@ -224,22 +224,20 @@ def test_with_the_kernels(residual: bool, paired: frozenset[int], monkeypatch: p
     def last_pictures(*inputs: Any, **options: Any) -> Tensor:
         return conv2d(*inputs, **options).contiguous(memory_format=torch.channels_last)
 
-    def norm(
-        x: Tensor, gamma: Tensor, *, silu: bool, bias: Any = None, residual: Any = None, out: Any = None
-    ):
+    def norm(x: Tensor, gamma: Tensor, *, residual: Any = None, **terms: Any) -> Tensor:
         calls.append(x)
         for read in (x, x if residual is None else residual):
             assert channel_norm._is_rows(read), (read.shape, read.stride())
-        return channel_norm.launch(x, gamma, silu=silu, bias=bias, residual=residual, out=out)
+        return channel_norm.launch(x, gamma, residual=residual, **terms)
 
     def add(y: Tensor, bias: Any, residual: Tensor) -> Tensor:
         assert channel_norm._is_rows(residual), (residual.shape, residual.stride())
         return channel_norm.launch_residual(y, bias, residual)
 
-    def both(y: Tensor, bias: Any, residual: Tensor, gamma: Tensor, *, silu: bool, out: Tensor) -> Tensor:
+    def both(y: Tensor, bias: Any, residual: Tensor, gamma: Tensor, **terms: Any) -> Tensor:
         calls.append(y)
         assert channel_norm._is_rows(residual), (residual.shape, residual.stride())
-        return channel_norm.launch_both(y, bias, residual, gamma, silu=silu, out=out)
+        return channel_norm.launch_both(y, bias, residual, gamma, **terms)
 
     vae = build(residual=residual)
     latents = random_latents(3, batch=1, size=(2, 3))  # the interpreter is slow

@@ -128,8 +128,9 @@ def sample(entry: Entry) -> tuple[list[str], str]:
     if entry.key == "shard":
         return [entry.option, "2/3"], '"2/3"'
     if entry.kind in (int, float):
-        low = entry.setting.low or 0
+        low, high = entry.setting.low or 0, entry.setting.high
         value = entry.kind(low + 6 if entry.kind is int else low + 0.25)
+        value = value if high is None else min(value, entry.kind(high))
         return [entry.option, str(value)], str(value)
     text = entry.setting.choices[-1] if entry.setting.choices else "a,b"
     listed = str(names(text)).replace("'", '"')

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
-from eight_bit import DEVICE, assert_within_twice, needs_triton, normal, target
+from eight_bit import DEVICE, assert_same_codes, assert_within_twice, needs_triton, normal, target
 from torch import Tensor
 
 from kernels.descriptors import Target
 from kernels.fused import channel_norm
+from kernels.fused.formats import FP8, to_format
 
 NAN = float("nan")
 
@@ -83,6 +84,32 @@ def test_writes_between_the_columns_of_a_buffer(height: int) -> None:
         assert around.isnan().all()
     with pytest.raises(AssertionError, match="not channels-last"):
         channel_norm.launch(x[..., :5], gamma, silu=True, out=buffer[:, :, 2:, :, ::2])
+
+
+@needs_triton
+@pytest.mark.parametrize(("frames", "height"), [(3, 3), (1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_writes_e4m3_within_lines_and_columns_of_zeros(frames: int, height: int, dtype: torch.dtype) -> None:
+    x, residual = (last(normal(2, 24, frames, height, 6, dtype=dtype, seed=seed)) for seed in (0, 2))
+    gamma, inverse = normal(24, seed=1), torch.tensor([90.0], device=DEVICE)
+    buffers = [
+        last(torch.zeros(2, 24, frames + 2, height + 2, 8, device=DEVICE).to(FP8.dtype)) for _ in range(4)
+    ]
+    insides = [buffer[:, :, 2:, 1:-1, 1:-1] for buffer in buffers]
+    wide = channel_norm.plain(x.float(), gamma, silu=True, residual=residual.float())
+    expected = to_format(wide * inverse, FP8)
+    terms = {"silu": True, "inverse": inverse}
+    channel_norm.plain(x, gamma, residual=residual, out=insides[0], **terms)
+    channel_norm.launch(x, gamma, residual=residual, out=insides[1], **terms)
+    y, z = x.clone(), x.clone()
+    channel_norm.plain_both(y, None, residual, gamma, out=insides[2], **terms)
+    channel_norm.launch_both(z, None, residual, gamma, out=insides[3], **terms)
+    torch.testing.assert_close(z, y)
+    assert expected.float().abs().max() > 100
+    for buffer, inside in zip(buffers, insides, strict=True):
+        assert_same_codes(inside, expected)
+        inside.zero_()
+        assert not buffer.float().any()
 
 
 @needs_triton
@@ -196,13 +223,16 @@ def test_wrong_calls_are_refused() -> None:
     x = normal(1, 8, 2, 2, 2)
     with pytest.raises(AssertionError, match="7 values for 8 channels"):
         channel_norm.run(x, normal(7), silu=True)
+    for out in (None, torch.empty_like(x)):
+        with pytest.raises(AssertionError, match=r"the output .* is not .* torch.float8_e4m3fn"):
+            channel_norm.run(x, normal(8), silu=True, out=out, inverse=torch.ones(1))
     with pytest.raises(AssertionError, match=r"is not \[B, C, H, W\]"):
         channel_norm.run(x[0, :, 0], normal(8), silu=True)
-    with pytest.raises(AssertionError, match=r"torch.bfloat16 is not"):
+    with pytest.raises(AssertionError, match=r"torch.bfloat16\) is not"):
         channel_norm.run(x, normal(8), silu=True, out=x.bfloat16())
     with pytest.raises(AssertionError, match=r"\(1, 8, 1, 2, 2\) torch.float32 is not"):
         channel_norm.add_residual(x, None, x[:, :, :1])
-    with pytest.raises(AssertionError, match=r"\(1, 8, 1, 2, 2\) torch.float32 is not"):
+    with pytest.raises(AssertionError, match=r"\(1, 8, 1, 2, 2\), torch.float32\) is not"):
         channel_norm.add_and_norm(x, None, x, normal(8), silu=True, out=x[:, :, :1])
 
 

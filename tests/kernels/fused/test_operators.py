@@ -64,7 +64,7 @@ def operators() -> dict[str, tuple[str, tuple[object, ...]]]:
         "channel_add": ("channel_add", (image, values[:8], image.clone())),
         "channel_add_norm": (
             "channel_add_norm",
-            (image, None, image.clone(), values[:8], True, torch.zeros_like(image)),
+            (image, None, image.clone(), values[:8], True, torch.zeros_like(image), None),
         ),
     }
 

@@ -16,6 +16,7 @@ from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
 
+from engine.autoencoder.fp8_choice import FILE, Fp8Choice
 from engine.denoise import take as taking
 from engine.denoise.take import pad_first
 from engine.errors import ConfigError, ModelError, NotFinite, VideoError
@@ -23,6 +24,9 @@ from engine.generators.wan import generator as wan
 from engine.generators.wan.generator import WanGenerator
 from engine.generators.wan.job import WanJob
 from engine.generators.wan.settings import WanDefaults
+from engine.quant.precision_policy import checkpoint_digest
+from engine.quant.recipes import SurgeryError
+from engine.settings.presets import DenoiseSettings
 from engine.types import Prompt, Scenario, Video
 from engine.video.prefix import read_prefix
 
@@ -451,3 +455,23 @@ def test_a_damaged_weight_gives_an_error_and_no_picture(
     with pytest.raises(NotFinite, match=where) as error:
         run(damaged.start(scenario, PROMPT))
     assert "again" in error.value.fix
+
+
+def test_convolutions_are_fp8_as_measured_for_these_weights(folder: Path, tmp_path: Path) -> None:
+    fp8 = DenoiseSettings(vae="fp8")
+    with pytest.raises(ModelError, match="was not measured"):
+        wan.load(folder, device="cpu", dtype="fp32", denoise=fp8)
+    other = copy(folder, tmp_path)
+    source = checkpoint_digest(other, "vae")
+    none = Fp8Choice(source=source, producer="a test", psnr_db=60.0, convolutions=())
+    none.save(other / FILE)
+    generator = wan.load(other, device="cpu", dtype="fp32", denoise=fp8)
+    assert generator.footprint(generator.spec).held["autoencoder"] > 0
+    assert "0 of 20 convolutions in FP8, 60.0 dB (a test)" in generator.notes["vae"]
+    dataclasses.replace(none, convolutions=("decoder.mid_block.resnets.0.conv1",)).save(other / FILE)
+    with pytest.raises(SurgeryError, match="channels are no multiple of 32"):
+        wan.load(other, device="cpu", dtype="fp32", denoise=fp8)
+    (other / FILE).unlink()
+    planned = wan.load(other, device="cpu", dtype="fp32", denoise=fp8, with_weights=False)
+    with pytest.raises(ModelError, match="was not measured"):
+        planned.footprint(planned.spec)

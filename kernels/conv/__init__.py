@@ -1,0 +1,1 @@
+"""Convolutions of videos, one file an implementation."""

@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bench.files import write_json
+from bench.quality.measured_models import manifest_of
 from engine.autoencoder.fp8_choice import (
     FILE,
     MIN_PSNR_DB,
@@ -42,7 +43,6 @@ from engine.demo.training.clips import draw_clip, view_of
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device, use_threads
 from engine.quant.precision_policy import checkpoint_digest
-from engine.runs.manifest import collect
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
 
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "rows": rows,
                 "chosen": sorted(chosen),
                 "notes": NOTES,
-                "manifest": collect({}, {}, seeds={}, argv=[]),
+                "manifest": manifest_of({"generator": folder}),
             },
         )
     return 0

@@ -23,6 +23,7 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "export_quality": ("generator",),
     "export_errors": ("generator",),
     "policy": ("generator",),
+    "vae_calibration": ("generator",),
 }
 """Kinds of measurements whose figures follow from the bundled weights, and from which of them."""
 TOLD: Final = "Weights: others than those bundled now, so these figures are of the models before"

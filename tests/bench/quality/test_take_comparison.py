@@ -32,7 +32,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(folders: Folders, work: Path, **changes: Any) -> argparse.Namespace:
-    given = {"dataset": folders.dataset, "work": work, "shard": "1/1", "device": "cpu", "generator": "G"}
+    model = {"generator": str(folders.generator), "device": "cpu"}
+    given = {"dataset": folders.dataset, "work": work, "shard": "1/1", **model}
     return argparse.Namespace(**given | changes)
 
 

@@ -27,7 +27,7 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
 }
 """Kinds of measurements whose figures follow from the bundled weights, and from which of them."""
 TOLD: Final = "Weights: others than those bundled now, so these figures are of the models before"
-ASIDE: Final = ", of the weights before these"
+ASIDE: Final = " (of the weights before these)"
 
 
 def bundled() -> Weights:

@@ -86,7 +86,7 @@ def _room(page: Page) -> str:
     settings, chosen = found["settings"], found["shares"][f"{found['settings']['chosen_share']:g}"]
     brief, plan = chosen["brief"], chosen["plan"]
     return (
-        f"**Room to improve**, {page.link('world')} on {settings['count']} tuning scenes without a loop: first "
+        f"**Room to improve**, {page.link('world')} on {settings['count']} tuning scenes, no loop: first "
         f"take {md.interval(brief['first_take'])}; the true plan in its prompt "
         f"{md.interval(plan['minus_brief'], sign='+')} points, the best of {settings['takes']} takes "
         f"{md.interval(brief['oracle_minus_mean'], sign='+')} above their mean."

@@ -145,6 +145,41 @@ def test_a_reply_ends_at_its_end_token_though_drafts_go_on() -> None:
     assert finish(decoding) == [whole[:first]] and not decoding.cut
 
 
+def logprobs_of(model: Any, prompt: str, tokens: list[int]) -> Tensor:
+    """[T]: by the library's model, which reads prompt and reply at once."""
+    device = model.device
+    ids = torch.tensor([[*(ord(letter) % 200 for letter in prompt), *tokens]], device=device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
+    wanted = torch.tensor(tokens, device=device)[:, None]
+    return logits.double().log_softmax(-1).gather(1, wanted)[:, 0].float().cpu()
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"seed": 3},
+    "constrained": {"seed": 3, "grammar": OnlyEven},
+}
+
+
+@PLACES
+@pytest.mark.parametrize("drafts", [0, 7])
+def test_logprobs_are_those_of_the_model_however_a_token_was_chosen(
+    place: tuple[str, torch.dtype], family: str, drafts: int
+) -> None:
+    """Of accepted drafts too, with neighbours, and in a slot that was used before."""
+    model, slots = slots_on(place, family, drafts=drafts, at_once=2)
+    known = finish(reply(model, slots, PROMPTS[0]))[0]
+    for options in WRITTEN.values():
+        made = {name: value() if name == "grammar" else value for name, value in options.items()}
+        pair = (reply(model, slots, PROMPTS[0], lookup=known), reply(model, slots, PROMPTS[1], **made))
+        for prompt, decoding, tokens in zip(PROMPTS, pair, finish(*pair), strict=False):
+            found = torch.tensor(decoding.logprobs())
+            exact = place[1] is torch.float32
+            tolerance = {"rtol": 1e-4, "atol": 1e-5} if exact else {"rtol": 0.0, "atol": 0.1}
+            torch.testing.assert_close(found, logprobs_of(model, prompt, tokens), **tolerance)
+
+
 @PLACES
 def test_a_grammar_is_asked_before_each_token_and_told_each(
     place: tuple[str, torch.dtype], family: str

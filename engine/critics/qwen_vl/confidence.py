@@ -139,8 +139,8 @@ def without_unsure(plan: PhysicsPlan, stated: Sequence[StatedFact], sure: float)
     if facts_of(left) or not facts:
         return left
     surest = max(facts, key=sureness.__getitem__)
-    name = next(name for name, kind in _KINDS.items() if isinstance(surest, kind.fact))
-    return replace(left, **{name: (surest,)})
+    kept: dict[str, Any] = {name: (surest,) for name, kind in _KINDS.items() if isinstance(surest, kind.fact)}
+    return replace(left, **kept)
 
 
 def facts_of(plan: PhysicsPlan) -> tuple[Fact, ...]:

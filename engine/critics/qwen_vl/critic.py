@@ -95,7 +95,7 @@ class QwenVLCritic:
             return plan_segments(self.tokenizer, instruction, prefix, scenario.text, retry=retry)
 
         def read(answer: Answer) -> PlanReply:
-            plan = self._sure_of(parse_plan(answer.text, cut=answer.cut), answer, scenario)
+            plan = self._sure_of("plan", parse_plan(answer.text, cut=answer.cut), answer, scenario)
             raw, seconds = storable(answer.text), answer.seconds
             return PlanReply(plan=plan, raw=raw, num_tokens=answer.num_tokens, seconds=seconds)
 
@@ -137,7 +137,9 @@ class QwenVLCritic:
                 cut=answer.cut,
                 base=base,
             )
-            return replace(critique, revised=self._sure_of(critique.revised, answer, scenario))
+            return replace(
+                critique, revised=self._sure_of("revised plan", critique.revised, answer, scenario)
+            )
 
         return ReplyJob(
             self,
@@ -156,15 +158,16 @@ class QwenVLCritic:
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)
 
-    def _sure_of(self, plan: PhysicsPlan | None, answer: Answer, scenario: Scenario) -> PhysicsPlan | None:
+    def _sure_of(
+        self, what: str, plan: PhysicsPlan | None, answer: Answer, scenario: Scenario
+    ) -> PhysicsPlan | None:
         """What of the plan in an answer is used; the answer itself is stored whole."""
-        if plan is None or self.settings.sure == 0:
+        sure = self.settings.sure
+        if plan is None or sure == 0:
             return plan
-        used = without_unsure(plan, answer.facts(self.tokenizer), self.settings.sure)
-        num, left_out = len(facts_of(plan)), len(facts_of(plan)) - len(facts_of(used))
-        log.info(
-            "plan scenario=%s facts=%d left_out=%d sure=%g", scenario.id, num, left_out, self.settings.sure
-        )
+        used = without_unsure(plan, answer.facts(self.tokenizer), sure)
+        num, left = len(facts_of(plan)), len(facts_of(used))
+        log.info("%s scenario=%s facts=%d left_out=%d sure=%g", what, scenario.id, num, num - left, sure)
         return used
 
     def _prefix(self, clip: Clip) -> VideoSegment:

@@ -1,4 +1,4 @@
-"""Facts of plans whose truth is known: what is true by how sure the critic was, and what a threshold leaves."""
+"""Facts of plans whose truth is known: what is true by how sure a critic was, and what a threshold leaves."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
 
     As many drafts count as are what was chosen before them; the choice after the last of these counts too.
     """
-    plain, total = logits, logits.float().logsumexp(-1)  # [S, W]
+    plain, total = logits, _log_total(logits)
     if steered:
         scores = logits[:, 0].float()
         noisy = scores / RETRY_TEMPERATURE + _gumbel(state.seed, state.record[:, -2], scores.shape[1])
@@ -328,8 +328,8 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
     nobody = state.record.shape[1] - 3
     state.record.scatter_(1, torch.where(written, place, nobody), chosen)
     state.history.scatter_(1, torch.where(written, LOOKUP + place, LOOKUP + nobody), chosen)
-    logprobs = plain.gather(-1, chosen[..., None])[..., 0].float() - total
-    state.logprobs.scatter_(1, torch.where(written, place, nobody), logprobs)
+    logprobs = plain.gather(-1, chosen[..., None])[..., 0].double() - total
+    state.logprobs.scatter_(1, torch.where(written, place, nobody), logprobs.float())
     last = chosen.gather(1, (num - 1).clamp_(min=0)[:, None])[:, 0]
     state.token.copy_(torch.where(num > 0, last, state.token))
     state.position.add_(num)
@@ -337,6 +337,17 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
     count.add_(num)
     ended.bitwise_or_((written & ends).any(dim=1))
     state.budget.copy_((state.budget - num) * (1 - ended))
+
+
+def _log_total(logits: Tensor) -> Tensor:
+    """fp64 [S, W]: the logarithm of the sum of exp(logits) [S, W, V].
+
+    Added up in fp64: the order of a sum depends on the number of rows, and what an order changes is then far
+    below the fp32 that is kept. So a slot's log-probabilities do not depend on the others either.
+    """
+    scores = logits.float()
+    most = scores.amax(-1, keepdim=True)
+    return (scores - most).exp_().sum(-1, dtype=torch.float64).log_() + most[..., 0]
 
 
 def _gumbel(seed: Tensor, count: Tensor, vocab_size: int) -> Tensor:

@@ -311,6 +311,7 @@ def load_critic(
             replies=replies_at_once(config, device),
             takes=takes,
             **({} if tower is None else {"tower": tower}),
+            **({} if config.critic.sure is None else {"sure": config.critic.sure}),
         )
     return critic
 

@@ -134,6 +134,15 @@ class CriticConfig:
         help="How a critique revises the plan. full: it writes all of it again, as the bundled critic has "
         "learned to; patch: the fields that change, which is shorter, for critics that take instructions.",
     )
+    sure: float | None = setting(
+        None,
+        low=0,
+        high=1,
+        unset=BY_MODEL,
+        help="How sure the critic must be of a fact of its plan: motions, events and rests whose words were "
+        "less likely to it are left out, since a wrong fact in a prompt costs more than a missing one. 0 "
+        "keeps all; 0.95 keeps what it hardly doubts. A plan keeps its surest fact at least.",
+    )
 
     def __post_init__(self) -> None:
         validate(self, "critic")

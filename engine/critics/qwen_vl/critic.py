@@ -7,38 +7,35 @@ or marked unreadable; only a prefix that cannot be read raises (VideoError).
 
 from __future__ import annotations
 
-import math
-import time
+import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
-from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.confidence import facts_of, without_unsure
 from engine.critics.qwen_vl.folder import CriticParts, read_folder
 from engine.critics.qwen_vl.footprint import footprint, planned_length
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
-from engine.critics.qwen_vl.instructions import critique_segments, opening, plan_segments
+from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
 from engine.critics.qwen_vl.preprocess import (
     PatchGeometry,
     Segment,
     VideoSegment,
-    build_inputs,
     sample_pairs,
 )
+from engine.critics.qwen_vl.reply_job import Answer, ReplyJob
 from engine.critics.qwen_vl.reply_text import storable
 from engine.critics.qwen_vl.schema import critique_json_schema, parse_critique, parse_plan, plan_json_schema
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.machine.phases import phase
-from engine.machine.streams import FutureFence, HostFence
-from engine.protocols import Fence
 from engine.quant.four_bit import pack_linears
 from engine.types import (
     Clip,
@@ -54,11 +51,9 @@ from engine.types import (
 )
 from engine.video.prefix import prefix_frames, read_chosen
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-CHUNK_TOKENS = 16  # tokens per launch
 PAIR_SECONDS = 0.125  # between the two frames of a temporal patch
-NUM_TRIES = 2
 NUM_RECENT = 4
 SHARED = "those of the generator's text tower, in memory once"
 
@@ -99,9 +94,10 @@ class QwenVLCritic:
             instruction = self.settings.plan_instruction
             return plan_segments(self.tokenizer, instruction, prefix, scenario.text, retry=retry)
 
-        def read(text: str, num_tokens: int, seconds: float, cut: bool) -> PlanReply:
-            plan, raw = parse_plan(text, cut=cut), storable(text)
-            return PlanReply(plan=plan, raw=raw, num_tokens=num_tokens, seconds=seconds)
+        def read(answer: Answer) -> PlanReply:
+            plan = self._sure_of("plan", parse_plan(answer.text, cut=answer.cut), answer, scenario)
+            raw, seconds = storable(answer.text), answer.seconds
+            return PlanReply(plan=plan, raw=raw, num_tokens=answer.num_tokens, seconds=seconds)
 
         return ReplyJob(
             self,
@@ -133,8 +129,17 @@ class QwenVLCritic:
                 retry=retry,
             )
 
-        def read(text: str, num_tokens: int, seconds: float, cut: bool) -> Critique:
-            return parse_critique(text, num_tokens=num_tokens, seconds=seconds, cut=cut, base=base)
+        def read(answer: Answer) -> Critique:
+            critique = parse_critique(
+                answer.text,
+                num_tokens=answer.num_tokens,
+                seconds=answer.seconds,
+                cut=answer.cut,
+                base=base,
+            )
+            return replace(
+                critique, revised=self._sure_of("revised plan", critique.revised, answer, scenario)
+            )
 
         return ReplyJob(
             self,
@@ -153,6 +158,18 @@ class QwenVLCritic:
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)
 
+    def _sure_of(
+        self, what: str, plan: PhysicsPlan | None, answer: Answer, scenario: Scenario
+    ) -> PhysicsPlan | None:
+        """What of the plan in an answer is used; the answer itself is stored whole."""
+        sure = self.settings.sure
+        if plan is None or sure == 0:
+            return plan
+        used = without_unsure(plan, answer.facts(self.tokenizer), sure)
+        num, left = len(facts_of(plan)), len(facts_of(used))
+        log.info("%s scenario=%s facts=%d left_out=%d sure=%g", what, scenario.id, num, num - left, sure)
+        return used
+
     def _prefix(self, clip: Clip) -> VideoSegment:
         prefix = prefix_frames(clip)
         picked = self._sample(len(prefix.indices), clip.fps, self.settings.num_prefix_frames)
@@ -168,120 +185,6 @@ class QwenVLCritic:
         return sample_pairs(num_frames, num_samples, gap=max(1, round(fps * PAIR_SECONDS)))
 
 
-class ReplyJob(Generic[T]):
-    """One question to the critic: the prefix read on the host, prefill, chunks of tokens, the reply parsed;
-    asked once more when unreadable.
-
-    The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
-    installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
-    grammar would cut off thoughts. `steps_left` assumes that the token limit is used up, and is 0 exactly
-    when `result` may be called.
-    """
-
-    def __init__(
-        self,
-        critic: QwenVLCritic,
-        prefix: Callable[[], VideoSegment],
-        segments: Callable[[VideoSegment, bool], list[Segment]],
-        read: Callable[[str, int, float, bool], T],
-        is_readable: Callable[[T], bool],
-        *,
-        schema: dict[str, Any],
-        seed: int,
-    ) -> None:
-        self._critic = critic
-        self._prefix = prefix
-        self._segments = segments
-        self._read = read
-        self._is_readable = is_readable
-        self._schema = schema
-        self._seed = seed
-        self._num_tries = 0
-        self._num_tokens = 0
-        self._started_s: float | None = None
-        self._frames: Future[VideoSegment] | None = None
-        self._decoding: Decoding | None = None
-        self._reply: T | None = None
-        self._opening = ""  # what of the reply the prompt has written already
-
-    @property
-    def steps_left(self) -> int:
-        if self._reply is not None:
-            return 0
-        if self._decoding is None:
-            chunks = math.ceil((self._critic.settings.max_new_tokens - 1) / CHUNK_TOKENS)
-            return 2 + chunks + (self._frames is None)
-        if self._decoding.finished:
-            return 1
-        return 1 + self._decoding.steps_left
-
-    @property
-    def stage(self) -> str:
-        if self._frames is None or not self._frames.done():
-            return "prefix"
-        if self._decoding is None:
-            return "prefill"
-        return "reply" if self._decoding.finished else f"{CHUNK_TOKENS} decode steps"
-
-    def launch(self) -> Fence:
-        if self._reply is not None:
-            return HostFence()
-        if self._frames is None:
-            self._started_s = time.perf_counter()
-            self._frames = self._critic.reader.submit(self._prefix)
-            return FutureFence(self._frames)
-        if not self._frames.done():
-            return FutureFence(self._frames)
-        if self._decoding is None:
-            return self._ask(self._frames.result())
-        if not self._decoding.finished:
-            return self._decoding.extend()
-        return self._settle(self._decoding)
-
-    def result(self) -> T:
-        assert self._reply is not None, f"{self.steps_left} steps left"
-        return self._reply
-
-    def _ask(self, prefix: VideoSegment) -> Fence:
-        critic, retry = self._critic, self._num_tries > 0
-        self._num_tries += 1
-        segments = self._segments(prefix, retry)
-        self._opening = opening(segments, retry=retry)
-        inputs = build_inputs(
-            critic.tokenizer,
-            critic.model.config,
-            segments,
-            geometry=critic.geometry,
-            device=str(critic.model.device),
-            dtype=critic.model.dtype,
-        )
-        assert critic.slots is not None, "a model without weights answers nothing"
-        self._decoding = Decoding(
-            critic.model,
-            critic.slots,
-            inputs,
-            max_new_tokens=critic.settings.max_new_tokens,
-            chunk_tokens=CHUNK_TOKENS,
-            seed=self._seed if retry else None,
-            grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
-            lookup=[token for reply in critic.recent for token in reply],
-        )
-        return self._decoding.prefill()
-
-    def _settle(self, decoding: Decoding) -> Fence:
-        tokens = decoding.tokens()
-        text = self._critic.tokenizer.decode(tokens, skip_special_tokens=True)
-        self._critic.recent.append(tokens)
-        self._num_tokens += len(tokens)
-        assert self._started_s is not None and self._frames is not None, "settled before it was asked"
-        seconds = time.perf_counter() - self._started_s
-        reply = self._read(self._opening + text, self._num_tokens, seconds, decoding.cut)
-        if not self._is_readable(reply) and self._num_tries < NUM_TRIES:
-            return self._ask(self._frames.result())
-        self._reply, self._decoding, self._frames = reply, None, None
-        return HostFence()
-
-
 def load(
     folder: Path,
     *,
@@ -293,6 +196,7 @@ def load(
     replies: int = 1,
     takes: VideoSpec | None = None,
     tower: Any = None,
+    sure: float | None = None,
 ) -> QwenVLCritic:
     """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
@@ -300,11 +204,13 @@ def load(
     `patches`: critiques write only what changes of the plan. `takes`: what it will be asked about; a GPU
     then gives the memory for it at once. `tower`: the transformer of a loaded Cosmos3 generator of the same
     folder, by whose text tower the critic reads; None reads the weights of a language model of its own.
+    `sure`: how sure it must be of what it states, in [0, 1]; None: as the folder says.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
     settings = read_settings(folder, patches=patches)
+    settings = settings if sure is None else replace(settings, sure=sure)
     lent = tower if quantization == "none" else None  # weights of fewer bits are the critic's own
     with phase("weights" if with_weights else "modules"):
         parts = read_folder(
@@ -333,12 +239,17 @@ def load(
         slots=slots,
         replies=replies,
         device=device,
-        notes={**parts.notes, **({} if lent is None else {"weights": SHARED})},
+        notes=_notes(parts, settings, lent),
         lent=lent,
     )
     if slots is not None and critic.on_gpu and takes is not None:
         slots.expect(planned_length(critic, takes))
     return critic
+
+
+def _notes(parts: CriticParts, settings: CriticSettings, lent: Any) -> dict[str, str]:
+    notes = {**parts.notes, **({} if lent is None else {"weights": SHARED})}
+    return notes | ({"plans": f"without facts below {settings.sure:g}"} if settings.sure else {})
 
 
 def _slots(parts: CriticParts, max_new_tokens: int, replies: int) -> Slots:

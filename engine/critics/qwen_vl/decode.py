@@ -15,7 +15,7 @@ import torch
 
 from engine.critics.qwen_vl.grammar import Grammar
 from engine.critics.qwen_vl.prefill import read_prompt
-from engine.critics.qwen_vl.slots import Slots
+from engine.critics.qwen_vl.slots import Published, Slots
 from engine.machine.streams import HostFence, fence
 from engine.protocols import Fence
 
@@ -59,8 +59,9 @@ class Decoding:
         self._lookup = lookup
         self._fence: Fence = HostFence()
         self._slot = -1
-        self._published: deque[tuple[Fence, torch.Tensor]] = deque()
+        self._published: deque[tuple[Fence, Published]] = deque()
         self._known = torch.zeros(2, dtype=torch.int64)  # before prefill: nothing written
+        self._logprobs = torch.zeros(0)
         self._num_asked = 0
         self._first_step = 0
 
@@ -73,7 +74,7 @@ class Decoding:
     def finished(self) -> bool:
         """Whether the end of the answer, or the token limit, is known to be reached. Never waits."""
         while self._published and self._published[0][0].done():
-            self._known = self._published.popleft()[1]
+            self._known, self._logprobs = self._published.popleft()[1]
         return bool(self._known[-1]) or int(self._known[-2]) == self._max_new_tokens
 
     @property
@@ -85,6 +86,12 @@ class Decoding:
         """The answer so far without its end token; call when `finished`."""
         ids: list[int] = self._known[: int(self._known[-2])].tolist()
         return ids[:-1] if bool(self._known[-1]) else ids
+
+    def logprobs(self) -> list[float]:
+        """Of each of `tokens()` the natural logarithm of its probability to the model, whatever temperature
+        and masks it was chosen by; call when `finished`."""
+        values: list[float] = self._logprobs[: len(self.tokens())].tolist()
+        return values
 
     @torch.inference_mode()
     def prefill(self) -> Fence:
@@ -125,7 +132,7 @@ class Decoding:
 
     def _publish(self, num_asked: int) -> Fence:
         self._num_asked = num_asked
-        record = self._slots.publish(self._slot)
+        written = self._slots.publish(self._slot)
         self._fence = fence(self._slots.device)
-        self._published.append((self._fence, record))
+        self._published.append((self._fence, written))
         return self._fence

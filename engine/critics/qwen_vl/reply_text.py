@@ -6,6 +6,7 @@ Invariant: any text gives a value, never an exception, in a time that is bounded
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 MAX_REPLY = 65_536
@@ -15,6 +16,7 @@ MAX_BRACES = 256
 NO_OBJECT = "no complete JSON object at its end"
 
 _DECODER = json.JSONDecoder(strict=False)
+_SPACE = re.compile(r"[ \t\n\r]*")
 _SENTENCE_END = (".", "!", "?", ":", ";", ")", "]", "}", '"', "'", "`", "*", "_")
 
 
@@ -30,15 +32,22 @@ def last_object(text: str, *, cut: bool = False) -> dict[str, Any] | None:
     what is complete there is a draft that the model was about to correct. With `cut` only a fence may follow.
     Fences and prose need no rule of their own: decoding starts at each brace outside the object before it.
     """
+    found = located_object(text, cut=cut)
+    return None if found is None else found[1]
+
+
+def located_object(text: str, *, cut: bool = False) -> tuple[int, dict[str, Any]] | None:
+    """Where in `text` the object begins that `last_object` returns, and the object."""
     answer = text.rpartition("</think>")[-1]
     if "<think>" in answer or len(answer) > MAX_REPLY:
         return None
-    found: dict[str, Any] | None = None
+    found: tuple[int, dict[str, Any]] | None = None
     position, end, num_braces = answer.find("{"), 0, 0
     while position >= 0:
         num_braces += 1
         try:
-            found, end = _DECODER.raw_decode(answer, position)
+            value, end = _DECODER.raw_decode(answer, position)
+            found = len(text) - len(answer) + position, value
             position = answer.find("{", end)
         except ValueError:
             position = answer.find("{", position + 1)
@@ -51,3 +60,48 @@ def last_object(text: str, *, cut: bool = False) -> dict[str, Any] | None:
     if rest and (cut or unfinished):
         return None
     return found
+
+
+def members(text: str, start: int) -> dict[str, tuple[int, int]]:
+    """Where the value of each member of the object at `start` begins and ends, of several of one name the
+    last, as the decoder has it. ValueError or RecursionError where no object is that can be read."""
+    spans: dict[str, tuple[int, int]] = {}
+    position = _entry(text, start, "{")
+    while text[position : position + 1] == '"':
+        name, position = _DECODER.raw_decode(text, position)
+        position = _entry(text, position, ":")
+        _, end = _DECODER.raw_decode(text, position)
+        spans[name] = position, end
+        position = _next(text, end)
+    return spans
+
+
+def elements(text: str, start: int) -> list[tuple[int, int]]:
+    """The same of the elements of the array at `start`."""
+    spans = []
+    position = _entry(text, start, "[")
+    while text[position : position + 1] not in ("]", ""):
+        _, end = _DECODER.raw_decode(text, position)
+        spans.append((position, end))
+        position = _next(text, end)
+    return spans
+
+
+def _entry(text: str, start: int, mark: str) -> int:
+    """Where what comes after `mark` begins, before which spaces may stand. ValueError without the mark."""
+    position = _behind_space(text, start)
+    if not text.startswith(mark, position):
+        raise ValueError(f"no {mark} at {start}")
+    return _behind_space(text, position + len(mark))
+
+
+def _next(text: str, end: int) -> int:
+    """Where the next entry begins, or the closing bracket stands."""
+    position = _behind_space(text, end)
+    return _behind_space(text, position + text.startswith(",", position))
+
+
+def _behind_space(text: str, start: int) -> int:
+    match = _SPACE.match(text, start)
+    assert match is not None, "it matches no space at all"
+    return match.end()

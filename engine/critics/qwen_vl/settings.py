@@ -36,6 +36,13 @@ class CriticSettings:
     max_new_tokens: int = setting(
         1024, low=1, high=65_536, help="Tokens of a reply; one that is cut off there is unreadable."
     )
+    sure: float = setting(
+        0.0,
+        low=0,
+        high=1,
+        help="Motions, events and rests that the critic states with less probability are left out of its "
+        "plans; 0 leaves out none.",
+    )
 
     def __post_init__(self) -> None:
         """Raises ConfigError; two frames are one position in time of the model."""

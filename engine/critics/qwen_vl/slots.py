@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +41,14 @@ LOOKUP = 2048
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What steps read and write: int64 [S] each, but for the last three.
+    """What steps read and write: int64 [S] each, but for the last four.
 
     token: the last one written, which the next step puts into the cache, at `position`; `rotary`: its rotary
     position; budget: how many more tokens may be written now; seed: below 0 means greedy; record [S, T + 3]:
     the tokens written, a place that nobody reads, their number, whether the last one ends the reply;
     history [S, H + 1]: LOOKUP tokens of earlier replies, then those written, and a place that nobody reads;
-    allowed bool [S, V].
+    allowed bool [S, V]; logprobs fp32 [S, T + 1]: the natural logarithm of the probability that the model
+    itself, before temperature, noise and masks, gives each token written, and a place that nobody reads.
     """
 
     token: Tensor
@@ -57,6 +59,7 @@ class State:
     record: Tensor
     history: Tensor
     allowed: Tensor
+    logprobs: Tensor
 
     @classmethod
     def of(cls, slots: int, max_new_tokens: int, vocab_size: int, device: torch.device) -> State:
@@ -72,6 +75,7 @@ class State:
             record=zeros(slots, max_new_tokens + 3),
             history=zeros(slots, LOOKUP + max_new_tokens + 1) - 1,
             allowed=torch.ones(slots, vocab_size, dtype=torch.bool, device=device),
+            logprobs=torch.zeros(slots, max_new_tokens + 1, device=device),
         )
 
     def parts(self) -> tuple[Tensor, ...]:
@@ -79,6 +83,13 @@ class State:
 
     def rows(self, slots: slice) -> State:
         return State(**{name: getattr(self, name)[slots] for name in self.__slots__})
+
+
+class Published(NamedTuple):
+    """What a slot has written, in memory of the host: `State.record` [T + 3] and `State.logprobs` [T + 1]."""
+
+    record: Tensor
+    logprobs: Tensor
 
 
 class Slots:
@@ -165,6 +176,7 @@ class Slots:
         cache, state = self._cache, self._state
         cache.begin(slot, prompt)
         state.record[slot].zero_()
+        state.logprobs[slot].zero_()
         state.position[slot] = prompt.length - 1
         state.rotary[slot] = prompt.next_rotary - 1
         state.seed[slot] = -1 if seed is None else seed
@@ -202,11 +214,15 @@ class Slots:
             self._advance(slice(slot, slot + 1), steered=slot in self._steered)
 
     @torch.inference_mode()
-    def publish(self, slot: int) -> Tensor:
-        """[T + 3] in pinned memory, as `State.record`, right once what is enqueued so far has run."""
-        record = self._state.record[slot]
-        seen = torch.empty_like(record, device="cpu", pin_memory=self.device.type == "cuda")
-        return seen.copy_(record, non_blocking=True)
+    def publish(self, slot: int) -> Published:
+        """In pinned memory on a GPU, right once what is enqueued so far has run."""
+        pinned = self.device.type == "cuda"
+
+        def seen(part: Tensor) -> Tensor:
+            copy = torch.empty_like(part, device="cpu", pin_memory=pinned)
+            return copy.copy_(part, non_blocking=True)
+
+        return Published(seen(self._state.record[slot]), seen(self._state.logprobs[slot]))
 
     def _advance(self, which: slice, *, steered: bool) -> None:
         """A step of some slots: the last token of each, and drafts of those that may follow."""
@@ -294,6 +310,7 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
 
     As many drafts count as are what was chosen before them; the choice after the last of these counts too.
     """
+    plain, total = logits, _log_total(logits)
     if steered:
         scores = logits[:, 0].float()
         noisy = scores / RETRY_TEMPERATURE + _gumbel(state.seed, state.record[:, -2], scores.shape[1])
@@ -311,6 +328,8 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
     nobody = state.record.shape[1] - 3
     state.record.scatter_(1, torch.where(written, place, nobody), chosen)
     state.history.scatter_(1, torch.where(written, LOOKUP + place, LOOKUP + nobody), chosen)
+    logprobs = plain.gather(-1, chosen[..., None])[..., 0].double() - total
+    state.logprobs.scatter_(1, torch.where(written, place, nobody), logprobs.float())
     last = chosen.gather(1, (num - 1).clamp_(min=0)[:, None])[:, 0]
     state.token.copy_(torch.where(num > 0, last, state.token))
     state.position.add_(num)
@@ -318,6 +337,17 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
     count.add_(num)
     ended.bitwise_or_((written & ends).any(dim=1))
     state.budget.copy_((state.budget - num) * (1 - ended))
+
+
+def _log_total(logits: Tensor) -> Tensor:
+    """fp64 [S, W]: the logarithm of the sum of exp(logits) [S, W, V].
+
+    Added up in fp64: the order of a sum depends on the number of rows, and what an order changes is then far
+    below the fp32 that is kept. So a slot's log-probabilities do not depend on the others either.
+    """
+    scores = logits.float()
+    most = scores.amax(-1, keepdim=True)
+    return (scores - most).exp_().sum(-1, dtype=torch.float64).log_() + most[..., 0]
 
 
 def _gumbel(seed: Tensor, count: Tensor, vocab_size: int) -> Tensor:

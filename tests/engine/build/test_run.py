@@ -28,6 +28,7 @@ from engine.build.run import build_run, resume_run
 from engine.build.used_memory import USED
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import folder as critic_folder
+from engine.critics.qwen_vl.reply_job import ReplyJob
 from engine.datasets.folder import ClipFolder
 from engine.datasets.physics_iq import PhysicsIQ
 from engine.errors import ConfigError, DatasetError, DoesNotFit, ModelError, StoreError
@@ -133,7 +134,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as run:
         expected = facts(run.execute(Silent()))
     threads, seen = engine.lane_threads, set[str]()
-    generate, decode = WanJob.launch, qwen_vl.ReplyJob.launch
+    generate, decode = WanJob.launch, ReplyJob.launch
 
     def noting(own: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def launch(job: Any) -> Any:
@@ -143,7 +144,7 @@ def test_lanes_on_threads_and_replies_side_by_side_change_nothing(
         return launch
 
     monkeypatch.setattr(WanJob, "launch", noting(generate))
-    monkeypatch.setattr(qwen_vl.ReplyJob, "launch", noting(decode))
+    monkeypatch.setattr(ReplyJob, "launch", noting(decode))
     monkeypatch.setattr(engine, "lane_threads", lambda wanted, release: threads(True, lambda: None))
     for module in (engine, preparing):
         monkeypatch.setattr(module, "replies_at_once", lambda config, device: 3)

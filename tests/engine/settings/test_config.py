@@ -269,6 +269,7 @@ def test_every_setting_is_written() -> None:
             "generator.steps": 4,
             "generator.guidance_scale": 1,
             "generator.negative": "blur",
+            "critic.sure": 0.9,
         }
         | {
             f"denoise.{part.name}": getattr(PRESETS["fastest"], part.name)

@@ -19,11 +19,12 @@ from vlm_replies import PLAN, REPLY
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
 from engine.critics.qwen_vl import critic as qwen_vl
-from engine.critics.qwen_vl.critic import QwenVLCritic, ReplyJob
+from engine.critics.qwen_vl.critic import QwenVLCritic
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.footprint import prefill_bytes
 from engine.critics.qwen_vl.instructions import PATCH_INSTRUCTION, plan_segments
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
+from engine.critics.qwen_vl.reply_job import ReplyJob
 from engine.critics.qwen_vl.schema import critique_json_schema, parse_plan
 from engine.critics.qwen_vl.settings import CriticSettings, read_settings
 from engine.critics.qwen_vl.slots import Slots
@@ -31,7 +32,7 @@ from engine.critics.qwen_vl.text_step import TextStep
 from engine.errors import ConfigError, ModelError, VideoError
 from engine.machine.counted import peak_bytes
 from engine.settings.config import BUNDLED, CriticConfig, RunConfig
-from engine.types import Prompt, Scenario, Verdict, Video, VideoSpec
+from engine.types import PlanEvent, Prompt, Scenario, Verdict, Video, VideoSpec
 from engine.video.files import probe, write_mp4
 from kernels.linear import int8
 
@@ -291,6 +292,79 @@ def test_a_patch_becomes_the_whole_plan_and_keeps_its_raw_reply(
     refused = finish(job)
     assert refused.verdict is Verdict.UNREADABLE and refused.problem.startswith("plan.colour: ")
     assert job._num_tries == 2, "asked once more, as after any reply that cannot be read"
+
+
+def writes(monkeypatch: pytest.MonkeyPatch, critic: QwenVLCritic, text: str, *unsure: str) -> None:
+    """Every reply is `text`, and the critic is sure of all tokens but those of some phrases."""
+    made = critic.tokenizer(text, return_offsets_mapping=True)
+    places = [(text.index(phrase), text.index(phrase) + len(phrase)) for phrase in unsure]
+    logprobs = [
+        -3.0 if any(a < end and b > begin for begin, end in places) else 0.0
+        for a, b in made["offset_mapping"]
+    ]
+    monkeypatch.setattr(Decoding, "tokens", lambda decoding: made["input_ids"])
+    monkeypatch.setattr(Decoding, "logprobs", lambda decoding: logprobs)
+
+
+def sure_at(critic: QwenVLCritic, sure: float, **changes: Any) -> QwenVLCritic:
+    return replace(critic, settings=replace(critic.settings, sure=sure), **changes)
+
+
+UNSURE = ("the ball stops", '"to the left"', "null")
+SURE_PLAN = {**PLAN, "motion": [], "events": PLAN["events"][1:], "rest": PLAN["rest"][:1]}
+
+
+def test_facts_that_the_critic_is_not_sure_of_are_left_out_of_its_plan(
+    critic: QwenVLCritic,
+    scenario: Scenario,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reply is kept whole; without the setting, all of it is used."""
+    text = json.dumps(PLAN)
+    writes(monkeypatch, critic, text, *UNSURE)
+    off = finish(critic.plan(scenario))
+    assert off.plan == parse_plan(text) and off.raw == text
+    with caplog.at_level("INFO", logger="engine"):
+        found = finish(sure_at(critic, 0.95).plan(scenario))
+    assert found.plan == parse_plan(json.dumps(SURE_PLAN)) and found.raw == text
+    assert "plan scenario=0001_perspective-left facts=5 left_out=3 sure=0.95" in caplog.text
+    writes(monkeypatch, critic, text, text)
+    left = finish(sure_at(critic, 0.95).plan(scenario)).plan
+    assert left is not None and len(left.motion + left.events + left.rest) == 1, "never emptied"
+
+
+def test_facts_are_left_out_of_revised_plans_too(
+    critic: QwenVLCritic, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a patch those that it writes; a field that it leaves as it was stays, sure or not."""
+    base = parse_plan(json.dumps(PLAN))
+    assert base is not None
+    whole = json.dumps(REPLY)
+    writes(monkeypatch, critic, whole, *UNSURE)
+    critique = finish(sure_at(critic, 0.95).start(scenario, PROMPT, take(), base))
+    assert critique.revised == parse_plan(json.dumps(SURE_PLAN)) and critique.raw == whole
+    assert finish(critic.start(scenario, PROMPT, take(), base)).revised == base
+    events = [{"t": 1, "what": "it turns back"}, {"t": 2, "what": "it falls"}]
+    patch = json.dumps({**REPLY, "plan": {"events": events, "still": ["floor"]}})
+    writes(monkeypatch, critic, patch, "it falls")
+    patched = finish(sure_at(critic, 0.95, patches=True).start(scenario, PROMPT, take(), base))
+    assert patched.revised == replace(base, events=(PlanEvent(t=1, what="it turns back"),), still=("floor",))
+    writes(monkeypatch, critic, json.dumps({**REPLY, "plan": None}))
+    assert finish(sure_at(critic, 0.95).start(scenario, PROMPT, take(), base)).revised is None
+
+
+def test_a_critic_is_as_sure_as_the_run_says_or_else_its_folder(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "m"))
+    (copied / "retake.json").write_text(json.dumps({**SIDECAR, "sure": 0.9}))
+    found = find_critic(str(copied))
+    for asked, sure in ((None, 0.9), (0.0, 0.0), (0.5, 0.5)):
+        config = RunConfig(dataset=tmp_path, out=tmp_path / "run", critic=CriticConfig(sure=asked))
+        critic: Any = load_critic(config, found, "cpu", "fp32", with_weights=False)
+        assert critic.settings.sure == sure
+        assert critic.notes.get("plans") == (f"without facts below {sure}" if sure else None)
+    with pytest.raises(ConfigError, match=r"critic\.sure is 1\.5"):
+        CriticConfig(sure=1.5)
 
 
 def test_a_missing_prefix_fails_its_own_job_only(critic: QwenVLCritic, scenario: Scenario) -> None:

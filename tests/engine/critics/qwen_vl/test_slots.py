@@ -92,12 +92,15 @@ def test_a_reply_does_not_depend_on_its_neighbours(place: tuple[str, torch.dtype
     model, slots = slots_on(place, family)
     alone = [finish(reply(model, slots, prompt))[0] for prompt in PROMPTS]
     assert len({tuple(tokens) for tokens in alone}) > 1
-    assert finish(*(reply(model, slots, prompt) for prompt in PROMPTS)) == alone
+    first = reply(model, slots, PROMPTS[0])
+    finish(first)
+    together = [reply(model, slots, prompt) for prompt in PROMPTS]
+    assert finish(*together) == alone and together[0].logprobs() == first.logprobs()
     steered = reply(model, slots, PROMPTS[1], seed=3)
     constrained = reply(model, slots, PROMPTS[2], seed=3, grammar=OnlyEven())
-    together = finish(reply(model, slots, PROMPTS[0]), steered, constrained, reply(model, slots, PROMPTS[3]))
-    assert together[0] == alone[0] and together[3] == alone[3]
-    assert together[1] == finish(reply(model, slots, PROMPTS[1], seed=3))[0] != alone[1]
+    mixed = finish(reply(model, slots, PROMPTS[0]), steered, constrained, reply(model, slots, PROMPTS[3]))
+    assert mixed[0] == alone[0] and mixed[3] == alone[3]
+    assert mixed[1] == finish(reply(model, slots, PROMPTS[1], seed=3))[0] != alone[1]
 
 
 @pytest.mark.gpu
@@ -143,6 +146,40 @@ def test_a_reply_ends_at_its_end_token_though_drafts_go_on() -> None:
     slots = Slots(without.step, device=without.device, eos_ids=(end,), max_new_tokens=LIMIT, drafts=7)
     decoding = reply(model, slots, PROMPTS[0], lookup=whole)
     assert finish(decoding) == [whole[:first]] and not decoding.cut
+
+
+def logprobs_of(model: Any, prompt: str, tokens: list[int]) -> Tensor:
+    """[T]: by the library's model, which reads prompt and reply at once."""
+    device = model.device
+    ids = torch.tensor([[*(ord(letter) % 200 for letter in prompt), *tokens]], device=device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 : -1]
+    wanted = torch.tensor(tokens, device=device)[:, None]
+    return logits.double().log_softmax(-1).gather(1, wanted)[:, 0].float().cpu()
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"seed": 3},
+    "constrained": {"seed": 3, "grammar": OnlyEven},
+}
+
+
+@PLACES
+@pytest.mark.parametrize("drafts", [0, 7])
+def test_logprobs_are_those_of_the_model_however_a_token_was_chosen(
+    place: tuple[str, torch.dtype], family: str, drafts: int
+) -> None:
+    """Of accepted drafts too, with neighbours, and in a slot that was used before."""
+    model, slots = slots_on(place, family, drafts=drafts, at_once=2)
+    known = finish(reply(model, slots, PROMPTS[0]))[0]
+    for options in WRITTEN.values():
+        made = {name: value() if name == "grammar" else value for name, value in options.items()}
+        pair = (reply(model, slots, PROMPTS[0], lookup=known), reply(model, slots, PROMPTS[1], **made))
+        for prompt, decoding, tokens in zip(PROMPTS, pair, finish(*pair), strict=False):
+            found = torch.tensor(decoding.logprobs())
+            tolerance = 1e-4 if place[1] is torch.float32 else 0.1  # nats: probabilities differ by as much
+            torch.testing.assert_close(found, logprobs_of(model, prompt, tokens), rtol=0, atol=tolerance)
 
 
 @PLACES

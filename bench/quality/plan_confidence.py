@@ -220,7 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             critic = load_critic(config, model, device, dtype, with_weights=True)
             plans = read_plans(critic, scenes, Path(work), partial(print, file=sys.stderr, flush=True))
         settings = {"world": options.world, "count": options.count, "device": device, "dtype": dtype}
-        found = {"schema": 1, "kind": "plan_confidence", "settings": settings, **document(plans)}
+        command = f"python -m bench.quality.plan_confidence --critic {options.critic} --count {options.count}"
+        head = {"schema": 1, "kind": "plan_confidence", "command": command, "settings": settings}
+        found = head | document(plans)
         found |= {"measured_on": manifest_of({"critic": model.path}), "notes": list(NOTES)}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, found)

@@ -15,6 +15,7 @@ Weights = Mapping[str, Mapping[str, str]]
 
 MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "world": ("generator",),
+    "plan_confidence": ("critic",),
     "demo_run": ("generator", "critic"),
     "demo_quality": ("generator", "critic"),
     "selectors": ("generator", "critic"),

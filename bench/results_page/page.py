@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.results_page import (
     budget_section,
+    confidence_section,
     cosmos3_section,
     decode_section,
     demo_seconds_section,
@@ -68,6 +69,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "policy": policy_section.policy,
     "past_dense": past_dense_section.past_dense,
     "world": world_section.world,
+    "plan_confidence": confidence_section.plan_confidence,
     "demo_quality": quality_sections.demo_quality,
     "aoti": export_sections.aoti,
     "vae": vae_section.vae,

@@ -43,6 +43,7 @@ ORDER = (
     "denoiser_quality",
     "policy",
     "world",
+    "plan_confidence",
     *KINDS_BY_NAME,
     "loop_budget",
     "faults",

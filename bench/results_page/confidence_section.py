@@ -1,0 +1,58 @@
+"""The section on plans: how often a fact is true by how sure the critic was, and what a threshold keeps.
+
+Measures nothing and holds no number: every figure comes from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.results_page import markdown as md
+from bench.results_page.result_files import ResultFile
+
+
+def plan_confidence(file: ResultFile) -> md.Section:
+    document = file.document
+    kinds, thresholds = document["by_kind"], document["by_threshold"]
+    bins = next(iter(kinds.values()))["bins"]
+    stated = [
+        [name, str(found["num"]), _share(found), *(_share(one) for one in found["bins"])]
+        for name, found in kinds.items()
+    ]
+    kept = [
+        [f"{one['sure']:g}", *(_kept(one["by_kind"][name]) for name in kinds), _percent(one["held"]["mean"])]
+        for one in thresholds
+    ]
+    name, last = next(iter(kinds)), thresholds[-1]
+    surest = _percent(last["by_kind"][name]["true"])
+    scenes = f"{document['num_scenes']} tuning scenes of the world `{document['settings']['world']}`"
+    return md.Section(
+        title="How far can a plan of the critic be believed?",
+        headline=f"{name}s true: {_percent(kinds[name]['true'])} of all, {surest} of those that it is at least "
+        f"{last['sure']:g} sure of",
+        body=md.paragraphs(
+            f"Plans of {scenes}, no takes; {document['unreadable']} could not be read. The share that is true, by "
+            "stated probability:",
+            md.table(["fact", "n", "true", *(f"{one['from']:g} to {one['to']:g}" for one in bins)], stated),
+            "What stays with `--sure`, and how much of it is true; the last column is the share of the truth "
+            "that a plan then holds:",
+            md.table(["sure", *kinds, "truth held"], kept),
+        ),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    """Of a kind of fact or of a bin; a dash where the bin is empty."""
+    if not found["num"] or found.get("true") is None:
+        return md.NONE
+    low, high = found["ci95"]
+    return f"{_percent(found['true'])} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _kept(found: Mapping[str, Any]) -> str:
+    return f"{_percent(found['stays'])} stay, {_percent(found['true'])} true"

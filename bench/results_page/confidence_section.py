@@ -15,11 +15,12 @@ from bench.results_page.result_files import ResultFile
 def plan_confidence(file: ResultFile) -> md.Section:
     document = file.document
     kinds, thresholds = document["by_kind"], document["by_threshold"]
-    bins = next(iter(kinds.values()))["bins"]
-    stated = [
-        [name, str(found["num"]), _share(found), *(_share(one) for one in found["bins"])]
-        for name, found in kinds.items()
-    ]
+    ranges = sorted({(one["from"], one["to"]) for found in kinds.values() for one in found["bins"]})
+    stated = []
+    for name, found in kinds.items():
+        filled = {(one["from"], one["to"]): one for one in found["bins"]}
+        cells = [_share(filled[key]) if key in filled else md.NONE for key in ranges]
+        stated.append([name, str(found["num"]), _share(found), *cells])
     kept = [
         [f"{one['sure']:g}", *(_kept(one["by_kind"][name]) for name in kinds), _percent(one["held"]["mean"])]
         for one in thresholds
@@ -29,12 +30,12 @@ def plan_confidence(file: ResultFile) -> md.Section:
     scenes = f"{document['num_scenes']} tuning scenes of the world `{document['settings']['world']}`"
     return md.Section(
         title="How far can a plan of the critic be believed?",
-        headline=f"{name}s true: {_percent(kinds[name]['true'])} of all, {surest} of those that it is at least "
-        f"{last['sure']:g} sure of",
+        headline=f"{name}s true: {_percent(kinds[name]['true'])} of all, {surest} of those that it is "
+        f"at least {last['sure']:g} sure of",
         body=md.paragraphs(
-            f"Plans of {scenes}, no takes; {document['unreadable']} could not be read. The share that is true, by "
-            "stated probability:",
-            md.table(["fact", "n", "true", *(f"{one['from']:g} to {one['to']:g}" for one in bins)], stated),
+            f"Plans of {scenes}, no takes; {document['unreadable']} could not be read. The share that is true, "
+            "by stated probability:",
+            md.table(["fact", "n", "true", *(f"{low:g} to {high:g}" for low, high in ranges)], stated),
             "What stays with `--sure`, and how much of it is true; the last column is the share of the truth "
             "that a plan then holds:",
             md.table(["sure", *kinds, "truth held"], kept),
@@ -47,9 +48,7 @@ def _percent(share: float) -> str:
 
 
 def _share(found: Mapping[str, Any]) -> str:
-    """Of a kind of fact or of a bin; a dash where the bin is empty."""
-    if not found["num"] or found.get("true") is None:
-        return md.NONE
+    """Of a kind of fact or of a bin."""
     low, high = found["ci95"]
     return f"{_percent(found['true'])} ({100 * low:.0f} to {100 * high:.0f})"
 

@@ -6,14 +6,19 @@ from bench.results_page.confidence_section import plan_confidence
 from bench.results_page.page import SECTIONS
 from bench.results_page.result_files import ResultFile
 
-EMPTY = {"from": 0.0, "to": 0.5, "num": 0, "stated": None, "true": None, "ci95": None}
+UNSURE = {"from": 0.0, "to": 0.5, "num": 2, "stated": 0.4, "true": 0.0, "ci95": [0.0, 0.0]}
 SURE = {"from": 0.5, "to": 1.0, "num": 4, "stated": 0.9, "true": 0.75, "ci95": [0.5, 1.0]}
+ALL = {"num": 4, "stays": 1.0, "true": 0.75}
+HALF = {"num": 2, "stays": 0.5, "true": 1.0}
 DOCUMENT = {
     "num_scenes": 2, "unreadable": 1, "settings": {"world": "wide"},
-    "by_kind": {"event": {"num": 4, "true": 0.75, "ci95": [0.5, 1.0], "bins": [EMPTY, SURE]}},
+    "by_kind": {
+        "event": {"num": 4, "true": 0.75, "ci95": [0.5, 1.0], "bins": [SURE]},
+        "rest": {"num": 6, "true": 0.5, "ci95": [0.0, 1.0], "bins": [UNSURE, SURE]},
+    },
     "by_threshold": [
-        {"sure": 0.0, "held": {"mean": 0.8}, "by_kind": {"event": {"num": 4, "stays": 1.0, "true": 0.75}}},
-        {"sure": 0.95, "held": {"mean": 0.7}, "by_kind": {"event": {"num": 2, "stays": 0.5, "true": 1.0}}},
+        {"sure": 0.0, "held": {"mean": 0.8}, "by_kind": {"event": ALL, "rest": ALL}},
+        {"sure": 0.95, "held": {"mean": 0.7}, "by_kind": {"event": HALF, "rest": HALF}},
     ],
 }  # fmt: skip
 

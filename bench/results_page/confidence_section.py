@@ -33,8 +33,8 @@ def plan_confidence(file: ResultFile) -> md.Section:
         headline=f"{name}s true: {_percent(kinds[name]['true'])} of all, {surest} of those that it is "
         f"at least {last['sure']:g} sure of",
         body=md.paragraphs(
-            f"Plans of {scenes}, no takes; {document['unreadable']} could not be read. The share that is true, "
-            "by stated probability:",
+            f"Plans of {scenes}, no takes; {document['unreadable']} could not be read. The share that is "
+            "true, by stated probability:",
             md.table(["fact", "n", "true", *(f"{low:g} to {high:g}" for low, high in ranges)], stated),
             "What stays with `--sure`, and how much of it is true; the last column is the share of the truth "
             "that a plan then holds:",

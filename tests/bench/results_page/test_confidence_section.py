@@ -28,8 +28,9 @@ def test_shares_bins_and_thresholds() -> None:
     assert SECTIONS["plan_confidence"] is plan_confidence
     assert section.headline == "events true: 75 % of all, 100 % of those that it is at least 0.95 sure of"
     lines = section.body.splitlines()
-    assert "| event | 4 | 75 % (50 to 100) | 75 % (50 to 100) |" in lines, (
-        "an empty bin has no column of its own"
+    assert "| event | 4 | 75 % (50 to 100) | – | 75 % (50 to 100) |" in lines, (
+        "nothing was stated so unsurely"
     )
-    assert "| 0.95 | 50 % stay, 100 % true | 70 % |" in lines
+    assert "| rest | 6 | 50 % (0 to 100) | 0 % (0 to 0) | 75 % (50 to 100) |" in lines
+    assert "| 0.95 | 50 % stay, 100 % true | 50 % stay, 100 % true | 70 % |" in lines
     assert "1 could not be read" in section.body

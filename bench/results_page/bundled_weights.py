@@ -1,4 +1,4 @@
-"""Measurements of bundled models whose weights have been replaced since: the page says so beside each."""
+"""Measurements of other weights than those bundled now: the page says so beside each."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "vae_calibration": ("generator",),
 }
 """Kinds of measurements whose figures follow from the bundled weights, and from which of them."""
-TOLD: Final = "Weights: others than those bundled now, so these figures are of the models before"
-ASIDE: Final = " (of the weights before these)"
+TOLD: Final = "Weights: others than those bundled now"
+ASIDE: Final = " (of other weights than the bundled ones)"
 
 
 def bundled() -> Weights:
@@ -40,9 +40,9 @@ def bundled() -> Weights:
 def outdated(file: ResultFile, today: Weights) -> bool:
     """Whether a figure of `file` is of other weights than `today`'s, or of weights that it does not name."""
     roles = MEASURED.get(file.kind, ())
-    return any(
-        _weights(manifest, role) != today[role] for manifest in manifests(file.document) for role in roles
-    ) or (bool(roles) and next(manifests(file.document), None) is None)
+    told = [manifest for manifest in manifests(file.document) if manifest.get("models")]
+    other = any(_weights(manifest, role) != today[role] for manifest in told for role in roles)
+    return bool(roles) and (other or not told)
 
 
 def _weights(manifest: Mapping[str, Mapping[str, Mapping[str, str]]], role: str) -> Mapping[str, str]:

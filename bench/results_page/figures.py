@@ -45,7 +45,7 @@ def picture(page: Page) -> str:
 
 def results(page: Page) -> str:
     """A line a measurement, each with its link."""
-    lines = (_room, _loop, _selectors, _forward, _quality, _decode, _run, _export, _scorer, _faults)
+    lines = (_loop, _selectors, _forward, _quality, _decode, _run, _export, _scorer, _faults)
     return md.bullets([line(page) for line in lines])
 
 
@@ -77,19 +77,6 @@ def decoding(page: Page) -> str:
     assert gain is not None, "read_rows gives times or a reason, and both were timed"
     return (
         f"In chunks of four latents, as `fast` decodes, that is {md.times(gain)}; {_aim(gain, AIM_DECODE)}."
-    )
-
-
-def _room(page: Page) -> str:
-    """What a loop could gain on the bundled world, without any loop."""
-    found = page.document("world")
-    settings, chosen = found["settings"], found["shares"][f"{found['settings']['chosen_share']:g}"]
-    brief, plan = chosen["brief"], chosen["plan"]
-    return (
-        f"**Room to improve**, {page.link('world')} on {settings['count']} tuning scenes, no loop: first "
-        f"take {md.interval(brief['first_take'])}; the true plan in its prompt "
-        f"{md.interval(plan['minus_brief'], sign='+')} points, the best of {settings['takes']} takes "
-        f"{md.interval(brief['oracle_minus_mean'], sign='+')} above their mean."
     )
 
 

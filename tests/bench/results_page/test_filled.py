@@ -54,7 +54,7 @@ def test_every_figure_is_shown_and_every_page_has_one() -> None:
 
 
 def test_a_measurement_that_is_missing_is_named() -> None:
-    with pytest.raises(ResultError, match=r"world\.json is missing"):
+    with pytest.raises(ResultError, match=r"demo_quality\.json is missing"):
         results(NOTHING)
 
 

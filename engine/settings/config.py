@@ -140,7 +140,7 @@ class CriticConfig:
         high=1,
         unset=BY_MODEL,
         help="How sure the critic must be of a fact of its plan: motions, events and rests whose words were "
-        "less likely to it are left out, since a wrong fact in a prompt costs more than a missing one. 0 "
+        "less likely to it are left out, since a wrong fact in a prompt can cost more than a missing one. 0 "
         "keeps all; 0.95 keeps what it hardly doubts. A plan keeps its surest fact at least.",
     )
 

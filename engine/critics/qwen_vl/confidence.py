@@ -1,9 +1,10 @@
 """How sure a critic is of each fact of the plan that it wrote, and the plan without those it is not sure of.
 
 A fact is as likely as the tokens that state it: their joint probability to the model, whatever temperature
-and masks they were chosen by. A wrong fact in a prompt costs a take more than one that is missing, for which
-generators of partial prompts are trained. Knows no model. Invariant: any text and any tokens give a value,
-never an exception; a fact that cannot be found in the text has no probability, and stays.
+and masks they were chosen by. A wrong fact in a prompt can cost a take more than one that is missing; a
+generator that only ever read whole plans, though, takes a missing event for one that does not happen. Knows
+no model. Invariant: any text and any tokens give a value, never an exception; a fact that cannot be found in
+the text has no probability, and stays.
 """
 
 from __future__ import annotations

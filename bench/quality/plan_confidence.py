@@ -31,7 +31,7 @@ from bench.quality.take_statistics import SIZE_PX, tuning_scenes
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
 from engine.critics.qwen_vl.confidence import StatedFact, without_unsure
-from engine.demo.scenes import DEFAULT_WORLD, WORLDS
+from engine.demo.scenes import WIDE, WORLDS
 from engine.demo.scenes.base import FPS, SWITCH, Scene
 from engine.demo.scenes.seeds import TUNING
 from engine.errors import RetakeError
@@ -204,7 +204,7 @@ def _cell(entry: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality.plan_confidence", description=__doc__)
     parser.add_argument("--critic", default=BUNDLED, help='"demo" or a folder')
-    parser.add_argument("--world", choices=tuple(WORLDS), default=DEFAULT_WORLD)
+    parser.add_argument("--world", choices=tuple(WORLDS), default=WIDE)
     parser.add_argument("--count", type=int, default=TUNING.count, help="number of tuning scenes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")

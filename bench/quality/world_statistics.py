@@ -3,8 +3,7 @@
 Says which share was chosen, by a rule that was fixed before any critic was trained, and which of the wanted
 figures each share reaches. Measures nothing.
 
-    python -m bench.quality.world_statistics --share 0=A.json 0.15=B.json 0.3=C.json \
-        --out bench/results/world.json
+    python -m bench.quality.world_statistics --share 0=A.json 0.15=B.json 0.3=C.json --out world.json
 """
 
 from __future__ import annotations

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from engine.demo.training.augment import MAX_GAIN, MAX_SHIFT_PX, augmented
-from engine.demo.training.critic_check import is_checked
+from engine.demo.training.clips import Block
+from engine.demo.training.critic_check import CriticCheck, is_checked
 from engine.demo.training.critic_data import CriticData, TakeShard, read_shard, save_shard
-from engine.demo.training.critic_rows import Row
+from engine.demo.training.critic_rows import ClipRows, Row
+from engine.demo.training.windows import Window
 
 
 class Hostile:
@@ -80,6 +84,44 @@ def test_shards_put_aside_are_the_first_ones() -> None:
         False,
         False,
     ]
+
+
+class OneBlock:
+    """A factory whose only block has three clips, without takes."""
+
+    block = 3
+
+    def take(self) -> Block:
+        frames = torch.zeros(3, 64, 16, 16, 3, dtype=torch.uint8)
+        rows = ClipRows(Row(np.arange(9, dtype=np.int16), 4), [])
+        record = SimpleNamespace(prefix_windows=[Window(0, -1, -1)] * 6)
+        return Block(0, frames, [cast(Any, record)] * 3, [rows] * 3)
+
+    def release(self, block: Block) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Shapes:
+    """Losses that count the rows they are asked about."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, ...]] = []
+
+    def reply_loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        self.frames.append(tuple(batch["frames"].shape[:2]))
+        return torch.tensor(float(len(self.frames))), torch.zeros(())
+
+
+def test_fewer_clips_than_a_batch_are_checked_too(tmp_path: Path) -> None:
+    check, losses = CriticCheck(cast(Any, OneBlock()), "cpu", 16, batch=64), Shapes()
+    assert check.losses(losses, tmp_path) == {"plan": 1.0} and losses.frames == [(64, 12)]
+    save_shard(tmp_path / "0001.pt", _shard(4))
+    save_shard(tmp_path / "0002.pt", _shard(4))
+    assert check.losses(losses, tmp_path) == {"plan": 2.0, "critique": 3.0}
+    assert losses.frames[1:] == [(64, 12), (64, 28)], "each batch has the shape that was compiled"
 
 
 def test_a_clip_is_changed_as_a_whole_and_a_little() -> None:

@@ -5,12 +5,17 @@ Knows no family: a generator says how a job is made, and how its models run in a
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from engine.denoise.take import TakeJob
+from engine.denoise.beginnings import for_few_steps
+from engine.denoise.sampler import Schedule
+from engine.denoise.take import TakeJob, smaller
 from engine.protocols import Fence
+from engine.settings.presets import DenoiseSettings
 from engine.types import Prompt, Restarts, Scenario, ScoutForm, Video
 
 AJob = TypeVar("AJob", bound=TakeJob)
@@ -45,6 +50,12 @@ class Together:
 class MakesScouts(ABC, Generic[AJob]):
     """`start`, `scout` and `finish` of `engine.protocols.Generator`."""
 
+    parts: Any
+    """A dataclass of the models; `spec` says what their videos are."""
+    schedule: Schedule
+    extrapolated: frozenset[int]
+    settings: DenoiseSettings
+
     @abstractmethod
     def check_scouts(self, form: ScoutForm) -> None:
         """ConfigError where `scout` cannot make them."""
@@ -54,12 +65,21 @@ class MakesScouts(ABC, Generic[AJob]):
         """ConfigError where takes cannot take their first `steps` again."""
 
     @abstractmethod
+    def _schedule(self, num_steps: int) -> Schedule:
+        """What `schedule` is in so many steps."""
+
     def in_steps(self, num_steps: int) -> Self:
         """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
+        other = copy.copy(self)
+        other.schedule, other.extrapolated = self._schedule(num_steps), frozenset()
+        other.settings = for_few_steps(self.settings)
+        return other
 
-    @abstractmethod
     def in_size(self, shrink: int) -> Self:
         """The same models for videos whose sides are those of a take over `shrink`."""
+        other = copy.copy(self)
+        other.parts = dataclasses.replace(self.parts, spec=smaller(self.parts.spec, shrink))
+        return other
 
     @abstractmethod
     def _job(

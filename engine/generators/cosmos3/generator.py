@@ -7,11 +7,9 @@ Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not 
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Never, Self
+from typing import Any, Never
 
 import torch
 from torch import Tensor
@@ -19,16 +17,17 @@ from torch import Tensor
 from engine.autoencoder.fp8_choice import use_vae
 from engine.autoencoder.memory import latent_shape, padded
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
-from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, for_few_steps, key_of, refuse_scouts
+from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, key_of, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
 from engine.denoise.recent import Recent
 from engine.denoise.restarts import refuse_restarts
+from engine.denoise.sampler import Schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_numbers, refuse_size, smaller
+from engine.denoise.take import pad_first, refuse_numbers, refuse_size
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -151,7 +150,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
         guidance_scale: float,
         settings: DenoiseSettings | None = None,
     ) -> None:
-        self.parts = parts
+        self.parts: Cosmos3Parts = parts
         self.denoiser: Denoiser = KeptTexts(denoiser)
         self.notes: dict[str, str] = {}
         self.settings = settings or DenoiseSettings()
@@ -261,12 +260,6 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
         """Those of fewer pixels take no more than a take."""
         return footprint(self, spec)
 
-    def in_size(self, shrink: int) -> Self:
-        """The same models for videos whose sides are those of a take over `shrink`."""
-        other = copy.copy(self)
-        other.parts = dataclasses.replace(self.parts, spec=smaller(self.spec, shrink))
-        return other
-
     def check_restarts(self, steps: int) -> None:
         """ConfigError where takes cannot take their first `steps` again."""
         refuse_restarts(
@@ -276,12 +269,8 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
             early_stop=self.settings.early_stop,
         )
 
-    def in_steps(self, num_steps: int) -> Self:
-        """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
-        other = copy.copy(self)
-        other.schedule, other.extrapolated = schedule_of(self.parts.scheduler, num_steps), frozenset()
-        other.settings = for_few_steps(self.settings)
-        return other
+    def _schedule(self, num_steps: int) -> Schedule:
+        return schedule_of(self.parts.scheduler, num_steps)
 
     def _job(
         self,

@@ -5,18 +5,17 @@ Knows no critic, no attempts, no reference clip, and no variant: what differs is
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
 from engine.autoencoder.fp8_choice import use_vae
 from engine.autoencoder.memory import latent_shape
 from engine.denoise.assemble import Assembled, assemble, quantize_outline
-from engine.denoise.beginnings import ALL, Beginnings, Part, for_few_steps, key_of, refuse_scouts
+from engine.denoise.beginnings import ALL, Beginnings, Part, key_of, refuse_scouts
 from engine.denoise.experts import EXPERTS, VisitingDenoiser
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
@@ -30,7 +29,7 @@ from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import StateTap
 from engine.denoise.step_cache import note_of, steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_size, smaller
+from engine.denoise.take import pad_first, refuse_size
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
@@ -195,7 +194,7 @@ class WanGenerator(MakesScouts[WanJob]):
         settings: DenoiseSettings | None = None,
     ) -> None:
         """A scale that is given is that of all experts; None: as the folder says."""
-        self.parts = parts
+        self.parts: WanParts = parts
         self.denoisers: tuple[Denoiser, ...] = tuple(denoisers)
         """Of each transformer, in the order of `parts.transformers`."""
         # of an exported form that stands in for the transformer: its weights, and what it holds for its steps
@@ -323,12 +322,6 @@ class WanGenerator(MakesScouts[WanJob]):
         patch_px = self.parts.transformer.config.patch_size[1]
         refuse_size(self.spec, form.shrink, multiple=self.parts.vae.config.scale_factor_spatial * patch_px)
 
-    def in_size(self, shrink: int) -> Self:
-        """The same models for videos whose sides are those of a take over `shrink`."""
-        other = copy.copy(self)
-        other.parts = dataclasses.replace(self.parts, spec=smaller(self.spec, shrink))
-        return other
-
     def check_restarts(self, steps: int) -> None:
         """ConfigError where takes cannot take their first `steps` again."""
         refuse_restarts(
@@ -338,12 +331,8 @@ class WanGenerator(MakesScouts[WanJob]):
             early_stop=self.settings.early_stop,
         )
 
-    def in_steps(self, num_steps: int) -> Self:
-        """The same models over a schedule of so few steps; it shares what is kept of prefixes and texts."""
-        other = copy.copy(self)
-        other.schedule, other.extrapolated = read_schedule(self.parts.scheduler, num_steps), frozenset()
-        other.settings = for_few_steps(self.settings)
-        return other
+    def _schedule(self, num_steps: int) -> Schedule:
+        return read_schedule(self.parts.scheduler, num_steps)
 
     def _job(
         self,

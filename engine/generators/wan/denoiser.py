@@ -5,6 +5,7 @@ N takes, 1 unless scouts share a forward . B batch . Z latent channels . F, h, w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
@@ -20,7 +21,27 @@ Observed = tuple[Tensor, tuple[Tensor, ...]]
 """As `engine.denoise.states.Observable` gives it."""
 
 
-class FastDenoiser:
+class Observing(ABC):
+    """A Denoiser that is an `engine.denoise.states.Observable` too."""
+
+    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
+        """Velocity float32 [B, Z, F, h, w] of latents [N, Z or more, F, h, w]; B is 2 N for branch "both"."""
+        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
+
+    @abstractmethod
+    def observed(
+        self,
+        latents: Tensor,
+        timestep: PrefixTimestep,
+        text: TextKeys,
+        *,
+        branch: str,
+        layers: Sequence[int],
+    ) -> Observed:
+        """As `engine.denoise.states.Observable`."""
+
+
+class FastDenoiser(Observing):
     """FastWan behind the Denoiser protocol; `quantized_ranges` are for each block the timesteps at which its
     self-attention is the quantized one, None: at none."""
 
@@ -39,10 +60,6 @@ class FastDenoiser:
 
     def prepare(self, text: Tensor) -> TextKeys:
         return self.wan.text_keys(text)
-
-    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        """Velocity float32 [B, Z, F, h, w] of latents [N, Z or more, F, h, w]; B is 2 N for branch "both"."""
-        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
 
     def observed(
         self,

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from engine.denoise.sampler import PrefixTimestep
-from engine.generators.wan.denoiser import FastDenoiser, Observed
+from engine.generators.wan.denoiser import FastDenoiser, Observed, Observing
 from engine.generators.wan.forward import PrefixKeys, TextKeys
 from engine.protocols import Denoiser
 
@@ -49,7 +49,7 @@ def prefix_note(denoiser: Denoiser, prefix_steps: int) -> str | None:
     return f"computed every {prefix_steps} steps" if prefix_steps > 1 else None
 
 
-class OwnPrefixDenoiser:
+class OwnPrefixDenoiser(Observing):
     """Of a prefix that looks at itself alone: exact."""
 
     def __init__(self, denoiser: FastDenoiser) -> None:
@@ -58,9 +58,6 @@ class OwnPrefixDenoiser:
 
     def prepare(self, text: Tensor) -> TextKeys:
         return self._denoiser.prepare(text)
-
-    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
 
     def observed(
         self,
@@ -77,7 +74,7 @@ class OwnPrefixDenoiser:
         return self._denoiser.behind(latents, timestep, text, self._prefix, branch=branch, layers=layers)
 
 
-class KeptPrefixDenoiser:
+class KeptPrefixDenoiser(Observing):
     """Of any other prefix: each branch of guidance keeps its keys and values for `prefix_steps` steps."""
 
     def __init__(self, denoiser: FastDenoiser, timesteps: Sequence[float], prefix_steps: int) -> None:
@@ -87,9 +84,6 @@ class KeptPrefixDenoiser:
 
     def prepare(self, text: Tensor) -> TextKeys:
         return self._denoiser.prepare(text)
-
-    def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
-        return self.observed(latents, timestep, text, branch=branch, layers=())[0]
 
     def observed(
         self,

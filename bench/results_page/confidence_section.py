@@ -22,15 +22,19 @@ def plan_confidence(file: ResultFile) -> md.Section:
         cells = [_share(filled[key]) if key in filled else md.NONE for key in ranges]
         stated.append([name, str(found["num"]), _share(found), *cells])
     kept = [
-        [f"{one['sure']:g}", *(_kept(one["by_kind"][name]) for name in kinds), _percent(one["held"]["mean"])]
+        [
+            f"{one['sure']:g}",
+            *(_kept(one["by_kind"][name]) for name in kinds),
+            md.percent(one["held"]["mean"]),
+        ]
         for one in thresholds
     ]
     name, last = next(iter(kinds)), thresholds[-1]
-    surest = _percent(last["by_kind"][name]["true"])
+    surest = md.percent(last["by_kind"][name]["true"])
     scenes = f"{document['num_scenes']} tuning scenes of the world `{document['settings']['world']}`"
     return md.Section(
         title="How far can a plan of the critic be believed?",
-        headline=f"{name}s true: {_percent(kinds[name]['true'])} of all, {surest} of those that it is "
+        headline=f"{name}s true: {md.percent(kinds[name]['true'])} of all, {surest} of those that it is "
         f"at least {last['sure']:g} sure of",
         body=md.paragraphs(
             f"Plans of {scenes}, no takes; {document['unreadable']} could not be read. The share that is "
@@ -43,15 +47,11 @@ def plan_confidence(file: ResultFile) -> md.Section:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 def _share(found: Mapping[str, Any]) -> str:
     """Of a kind of fact or of a bin."""
     low, high = found["ci95"]
-    return f"{_percent(found['true'])} ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{md.percent(found['true'])} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _kept(found: Mapping[str, Any]) -> str:
-    return f"{_percent(found['stays'])} stay, {_percent(found['true'])} true"
+    return f"{md.percent(found['stays'])} stay, {md.percent(found['true'])} true"

@@ -83,7 +83,7 @@ def decoding(page: Page) -> str:
 def _loop(page: Page) -> str:
     found = page.document("demo_quality")
     gain, critic = found["chosen_minus_first"], found["critic"]
-    right, balanced = _percent(critic["verdict_accuracy"]), _percent(critic["balanced_accuracy"])
+    right, balanced = md.percent(critic["verdict_accuracy"]), md.percent(critic["balanced_accuracy"])
     return (
         f"**Loop**, {page.link('demo_quality')} on {found['n']} simulated scenes: the chosen take scores "
         f"{md.interval(found['chosen'])}, the first {md.interval(found['first_take'])}; paired gain "
@@ -105,7 +105,7 @@ def _selectors(page: Page) -> str:
     best = max(choosers[name]["share"]["value"] for name in better)
     return (
         f"{told}, better than chance: {shares} of what the best take would gain; "
-        f"{_aim(best, AIM_SHARE, _percent)}."
+        f"{_aim(best, AIM_SHARE, md.percent)}."
     )
 
 
@@ -211,10 +211,6 @@ def _random(page: Page, name: str) -> str:
 def _range(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{min(known):.2f} to {md.times(max(known))}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _aim(value: float, aim: float, told: Callable[[float], str] = "{:g}".format) -> str:

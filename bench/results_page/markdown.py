@@ -55,6 +55,10 @@ def whole(value: float | None, unit: str = "") -> str:
     return NONE if value is None else f"{value:.0f}{unit}"
 
 
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.0f} %"
+
+
 def small(value: float | None) -> str:
     """An error, two significant digits; exactly zero is said as such."""
     return NONE if value is None else "0" if value == 0 else f"{value:.2g}"

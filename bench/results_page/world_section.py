@@ -1,4 +1,4 @@
-"""The section on the bundled world: is there room for a loop to improve, at each share of broken footage.
+"""The section on a world of scenes: is there room for a loop to improve, at each share of broken footage.
 
 Measures nothing and holds no number: every figure comes from the file.
 """

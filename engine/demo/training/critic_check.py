@@ -47,9 +47,7 @@ class CriticCheck:
         kinds = {"plan": data.plan_rows.count, "critique": data.generated_rows.count}
         for kind, count in kinds.items():
             values = []
-            for start in range(
-                0, count, self._batch
-            ):  # the last batch begins anew, since shapes are compiled
+            for start in range(0, count, self._batch):  # the last one begins anew: one compiled shape
                 rows = torch.arange(start, start + self._batch, device=data.device) % count
                 batch = data.plans(rows) if kind == "plan" else data.judged_takes(rows)
                 with torch.autocast(data.device, torch.bfloat16, enabled=data.device == "cuda"):

@@ -51,7 +51,7 @@ class CriticCheck:
                 rows = torch.arange(start, start + self._batch, device=data.device) % count
                 batch = data.plans(rows) if kind == "plan" else data.judged_takes(rows)
                 with torch.autocast(data.device, torch.bfloat16, enabled=data.device == "cuda"):
-                    values.append(float(losses.reply_loss(batch)[0].detach()))
+                    values.append(float(losses.reply_losses(*losses.inputs(batch))["reply"].detach()))
             if values:
                 found[kind] = sum(values) / len(values)
         return found

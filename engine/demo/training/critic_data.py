@@ -143,12 +143,13 @@ class CriticData:
 
     def add(self, block: Block) -> None:
         """Rows and frames of one rendered block whose extras are ClipRows."""
-        frames = block.frames.to(self.device)
         clips = range(self.num_clips, self.num_clips + len(block.records))
         prefix_windows = window_tensor([r.prefix_windows for r in block.records])
-        self._put_prefixes(frames[:, PREFIX_INDICES], prefix_windows)
+        self._put_prefixes(block.frames[:, PREFIX_INDICES].to(self.device), prefix_windows)
         self.plan_rows.add([rows.plan for rows in block.extras], [(clip, -1) for clip in clips])
-        for which in range(len(block.extras[0].takes)):
+        judged = len(block.extras[0].takes)
+        frames = block.frames.to(self.device) if judged else block.frames[:0]
+        for which in range(judged):
             shown = [rows.takes[which] for rows in block.extras]
             indices = torch.from_numpy(np.stack([take.frames for take in shown])).to(self.device)
             sources = torch.tensor([i + take.offset for i, take in enumerate(shown)], device=self.device)

@@ -112,15 +112,17 @@ def build_model(tokenizer: Any, *, hidden: int = 256, layers: int = 8, vision_hi
     return Qwen3VLForConditionalGeneration(config)
 
 
-def batch_vision_attention(model: Any, group_patches: int) -> int:
-    """Gives every vision attention of this instance one batched call for all frame groups; returns how many.
+def fit_for_training(model: Any, group_patches: int) -> None:
+    """Gives layers of this instance forms that are fast for many equal clips and wait for nothing.
 
-    The library loops over groups in Python, which is slow for hundreds of equal groups. Only valid while
-    every group has `group_patches` patches, as in training.
+    The library loops in Python over groups of frames, cuts patches by a convolution, and finds the places of
+    the clips among the tokens by a mask, for which the host waits. Here a vision attention is one call for
+    all groups, of `group_patches` patches each, patches are cut by a linear layer, and what the clips add to
+    the hidden states goes to the columns which stand in the place of that mask: the same ones in all rows.
     """
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
-    def _forward(
+    def _attend(
         self: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, **_: Any
     ) -> torch.Tensor:
         num_patches = hidden_states.shape[0]
@@ -134,10 +136,26 @@ def batch_vision_attention(model: Any, group_patches: int) -> int:
         out = functional.scaled_dot_product_attention(q, k, v)
         return torch.as_tensor(self.proj(out.transpose(1, 2).reshape(num_patches, -1)))
 
-    blocks = model.model.visual.blocks
-    for block in blocks:
-        block.attn.forward = types.MethodType(_forward, block.attn)
-    return len(blocks)
+    def _embed(self: Any, pixels: torch.Tensor) -> torch.Tensor:
+        weight = self.proj.weight.flatten(1)
+        return functional.linear(pixels.to(weight.dtype), weight, self.proj.bias)
+
+    def _add(_: Any, hidden: torch.Tensor, columns: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        return hidden.index_add(1, columns, shown.to(hidden.dtype))
+
+    visual, language = model.model.visual, model.model.language_model
+    for block in visual.blocks:
+        block.attn.forward = types.MethodType(_attend, block.attn)
+    visual.patch_embed.forward = types.MethodType(_embed, visual.patch_embed)
+    language._deepstack_process = types.MethodType(_add, language)
+
+
+def _as_the_library(model: Any) -> None:
+    """Undoes `fit_for_training`."""
+    visual = model.model.visual
+    for module in (*(block.attn for block in visual.blocks), visual.patch_embed):
+        module.__dict__.pop("forward", None)
+    model.model.language_model.__dict__.pop("_deepstack_process", None)
 
 
 def save_critic(model: Any, tokenizer: Any, folder: Path, size_px: int) -> None:
@@ -145,8 +163,7 @@ def save_critic(model: Any, tokenizer: Any, folder: Path, size_px: int) -> None:
     import copy
 
     saved = copy.deepcopy(model)
-    for block in saved.model.visual.blocks:
-        block.attn.__dict__.pop("forward", None)
+    _as_the_library(saved)
     saved.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     pixels = {

@@ -25,14 +25,21 @@ MAX_GRADIENT_NORM = 1.0
 class TrainingStep:
     """Calls `losses` on a batch and updates the `modules`; each batch has the shapes of the first.
 
-    On a GPU in bf16 autocast. What it returns is written again by the next call.
+    On a GPU in bf16 autocast. What it returns is written again by the next call. `optimizer`: of these
+    modules, where another step of theirs, on batches of other shapes, has the same one.
     """
 
     def __init__(
-        self, losses: Losses, modules: Sequence[nn.Module], *, device: str, weight_decay: float = 0.01
+        self,
+        losses: Losses,
+        modules: Sequence[nn.Module],
+        *,
+        device: str,
+        weight_decay: float = 0.01,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self._losses, self._device = losses, device
-        self._optimizer = make_optimizer(modules, weight_decay)
+        self._optimizer = optimizer or make_optimizer(modules, weight_decay)
         self._parameters = list(itertools.chain.from_iterable(module.parameters() for module in modules))
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: tuple[Tensor, ...] = ()

@@ -16,10 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
 
-from engine.critics.qwen_vl.preprocess import PatchGeometry, patchify
+from engine.critics.qwen_vl.preprocess import PatchGeometry
 from engine.demo.scenes import DEFAULT_WORLD, WIDE, WORLDS, all_kinds, make_scene
 from engine.demo.scenes.seeds import TRAINING_PARTS
 from engine.demo.training import checkpoint, critic_check, critic_text, prompts
@@ -27,21 +25,21 @@ from engine.demo.training.checkpoint import Progress, Trained
 from engine.demo.training.clips import ClipFactory, Footage
 from engine.demo.training.critic_check import CriticCheck, is_checked
 from engine.demo.training.critic_data import CriticData
+from engine.demo.training.critic_losses import CriticLosses
 from engine.demo.training.critic_model import (
     GROUP_PATCHES,
-    batch_vision_attention,
     build_model,
     build_tokenizer,
+    fit_for_training,
     save_critic,
 )
 from engine.demo.training.critic_rows import RowMaker
 from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
+from engine.demo.training.step import TrainingStep
 from engine.demo.training.train_dit import load_tokenizer
 from engine.demo.training.windows import AMOUNTS, GRID, Window
 from engine.errors import ModelError
 from engine.types import Fault
-
-VISION_WEIGHT = 0.1  # of the side task in the second stage
 
 
 def tokenizer_texts(count: int, world: str = DEFAULT_WORLD) -> list[str]:
@@ -64,61 +62,6 @@ def _random_windows(rng: np.random.Generator) -> list[Window]:
     ]
 
 
-class CriticLosses(nn.Module):
-    """The two losses over one model; knows the fixed layout of each task, so nothing waits for the device."""
-
-    def __init__(self, model: Any, geometry: PatchGeometry) -> None:
-        super().__init__()
-        self.model, self.geometry = model, geometry
-        self.heads = nn.Linear(model.config.vision_config.out_hidden_size, len(AMOUNTS) + 2 * GRID)
-        self._positions: dict[int, torch.Tensor] = {}
-
-    def see(self, frames: torch.Tensor) -> Any:
-        """The vision tower's output for uint8 frames [B, T, S, S, 3] of one clip or two in a row."""
-        pixels, grid = patchify(frames, self.geometry)
-        return self.model.model.visual(pixels.flatten(0, 1), grid.to(frames.device))
-
-    def vision_loss(self, output: Any, windows: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of amount, and of x and y where something moves; windows int64 [B, G, 3]."""
-        pooled = output.pooler_output.unflatten(0, (*windows.shape[:2], -1)).mean(dim=2)
-        amount, x, y = self.heads(pooled).float().split([len(AMOUNTS), GRID, GRID], dim=-1)
-        place = functional.cross_entropy(x.flatten(0, 1), windows[..., 1].flatten(), ignore_index=-1)
-        place = place + functional.cross_entropy(y.flatten(0, 1), windows[..., 2].flatten(), ignore_index=-1)
-        return functional.cross_entropy(amount.flatten(0, 1), windows[..., 0].flatten()) + place
-
-    def reply_loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross entropy of the reply tokens, and the vision loss, of one batch of one task."""
-        ids, labels, core = batch["ids"], batch["labels"], self.model.model
-        output = self.see(batch["frames"])
-        shown = ids == self.model.config.video_token_id
-        embeds = core.language_model.embed_tokens(ids)
-        features = output.pooler_output.to(embeds.dtype)
-        hidden = core.language_model(
-            inputs_embeds=embeds.masked_scatter(shown[..., None], features),
-            position_ids=self._position_ids(ids[:1], shown[:1]).expand(-1, len(ids), -1),
-            visual_pos_masks=shown,
-            deepstack_visual_embeds=[d.to(embeds.dtype) for d in output.deepstack_features],
-            use_cache=False,
-        ).last_hidden_state
-        logits = self.model.lm_head(hidden[:, :-1]).float()
-        reply = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
-        return reply, self.vision_loss(output, batch["windows"])
-
-    def _position_ids(self, ids: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-        """[3, 1, L], computed once per task: the places of the clips are the same in all rows."""
-        length = ids.shape[1]
-        if length not in self._positions:
-            side = int(GROUP_PATCHES**0.5)
-            groups = int(shown.sum()) * 4 // GROUP_PATCHES
-            counts = [6] if groups == 6 else [6, groups - 6]
-            grid = torch.tensor([[count, side, side] for count in counts], device=ids.device)
-            positions, _ = self.model.model.get_rope_index(
-                ids, mm_token_type_ids=shown.long() * 2, video_grid_thw=grid
-            )
-            self._positions[length] = positions
-        return self._positions[length]
-
-
 def train_stage(
     losses: CriticLosses,
     data: CriticData,
@@ -136,8 +79,13 @@ def train_stage(
     """
     device, batch_size = data.device, arguments.batch
     parts = [losses.model.model.visual, losses.heads] if vision else [losses]
-    parameters = [p for part in parts for p in part.parameters()]
     optimizer = make_optimizer(parts)
+
+    def step_of(task: Any) -> TrainingStep:
+        return TrainingStep(task, parts, device=device, optimizer=optimizer)
+
+    judge = step_of(losses.vision_losses if vision else losses.reply_losses)
+    plan = step_of(losses.reply_losses)  # rows of another length, so that its graph is another
     budget, step = Budget(arguments.vision_seconds if vision else arguments.seconds), 0
     past = 0.0 if before is None else before.seconds
     while not budget.over:
@@ -145,26 +93,18 @@ def train_stage(
             refill()
         done = budget.fraction * 0.6 if vision else part_done(budget, past, arguments)
         set_learning_rate(optimizer, arguments.learning_rate, step, done)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            if vision:
-                batch = data.vision_batch(batch_size)
-                parts_of_loss = {"vision": losses.vision_loss(losses.see(batch["frames"]), batch["windows"])}
-                loss = parts_of_loss["vision"]
-            else:
-                plan = step % 3 == 0
-                batch = data.plan_batch(batch_size) if plan else data.critique_batch(batch_size)
-                reply, side = losses.reply_loss(batch)
-                parts_of_loss = {"reply": reply, "vision": side}
-                loss = reply + VISION_WEIGHT * side
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        planning = not vision and step % arguments.plan_every == 0
+        if vision:
+            batch = data.vision_batch(batch_size)
+        else:
+            batch = data.plan_batch(batch_size) if planning else data.critique_batch(batch_size)
+        curve.add(step, (plan if planning else judge)(*losses.inputs(batch)))
         if trained is not None:
             for average in trained.averages.values():
                 average.update()
-        curve.add(step, parts_of_loss)
         step += 1
+        if step == 2:  # compilation and captures are over: the budget counts training
+            budget.start()
     facts = {"steps": step, "batch": batch_size, "seconds": budget.seconds, "takes": data.num_takes}
     curve.save(arguments.out / "curves", facts)
     return facts
@@ -261,7 +201,7 @@ def check_factory(arguments: argparse.Namespace, tokenizer: Any, model: Any) -> 
 def prepare(model: Any, device: str) -> None:
     """Move the model and make its layers fast: one call for all groups, compiled on a GPU."""
     model.to(device)
-    batch_vision_attention(model, GROUP_PATCHES)
+    fit_for_training(model, GROUP_PATCHES)
     if device == "cuda":
         torch._dynamo.config.recompile_limit = 16  # three shapes in two kinds of layers
         for layer in (*model.model.visual.blocks, *model.model.language_model.layers):
@@ -358,6 +298,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--plan-every", type=int, default=3, help="every how many steps are of plans")
     parser.add_argument("--clips", type=int, default=12_800)
     parser.add_argument("--take-capacity", type=int, help="takes in shards; default: as many as clips")
     parser.add_argument(

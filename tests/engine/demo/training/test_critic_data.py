@@ -110,9 +110,12 @@ class Shapes:
     def __init__(self) -> None:
         self.frames: list[tuple[int, ...]] = []
 
-    def reply_loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        self.frames.append(tuple(batch["frames"].shape[:2]))
-        return torch.tensor(float(len(self.frames))), torch.zeros(())
+    def inputs(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
+        return (batch["frames"],)
+
+    def reply_losses(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.frames.append(tuple(frames.shape[:2]))
+        return {"reply": torch.tensor(float(len(self.frames)))}
 
 
 def test_fewer_clips_than_a_batch_are_checked_too(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from engine.demo.scenes.broken import Violation
 from engine.demo.training import critic_text, prompts
 from engine.demo.training.clips import ClipFactory, make_record
 from engine.demo.training.critic_data import CriticData, Rows
+from engine.demo.training.critic_losses import CriticLosses
 from engine.demo.training.critic_model import (
     GROUP_PATCHES,
-    batch_vision_attention,
     build_model,
     build_tokenizer,
+    fit_for_training,
     save_critic,
 )
 from engine.demo.training.critic_rows import (
@@ -34,7 +35,7 @@ from engine.demo.training.critic_rows import (
     planted_indices,
 )
 from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
-from engine.demo.training.train_critic import CriticLosses, tokenizer_texts
+from engine.demo.training.train_critic import tokenizer_texts
 from engine.demo.training.train_dit import PREFIX_LATENTS, token_timesteps
 from engine.types import Fault, Verdict
 
@@ -137,11 +138,9 @@ def test_rows_are_what_the_engine_asks(critic: tuple[object, object]) -> None:
         logits = model(**{**asked, "input_ids": ids, "mm_token_type_ids": kinds}).logits  # type: ignore[operator]
         wanted = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         losses = CriticLosses(model, geometry)
-        plain, _ = losses.reply_loss(batch)
-        assert batch_vision_attention(model, GROUP_PATCHES) == 6
-        batched, _ = losses.reply_loss(batch)
-    assert plain.item() == pytest.approx(wanted.item(), rel=1e-5)
-    assert batched.item() == pytest.approx(wanted.item(), rel=1e-5)
+        fit_for_training(model, GROUP_PATCHES)
+        found = losses.reply_losses(*losses.inputs(batch))["reply"]
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_plan_row_asks_the_brief_text(critic: tuple[object, object]) -> None:

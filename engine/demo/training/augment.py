@@ -1,7 +1,8 @@
 """Clips as another camera would have seen them: moved a little, brighter or darker, in all frames alike.
 
-Labels stay what they are: a move is within a cell of the grid that places are told on. So few takes can be
-scored that a critic would otherwise learn them by heart.
+Labels stay what they are, so a move is of one pixel at most, where a cell of the grid that places are told on
+has eight: a critic that was moved by three told the places of things no better than chance. So few takes can
+be scored that a critic would otherwise learn them by heart.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 
 import torch
 
-MAX_SHIFT_PX: Final = 3
+MAX_SHIFT_PX: Final = 1
 MAX_GAIN: Final = 0.12
 
 

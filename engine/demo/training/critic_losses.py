@@ -98,7 +98,8 @@ class CriticLosses(nn.Module):
     @staticmethod
     def _rows(features: Tensor, embeds: Tensor) -> Tensor:
         """[B, G N / 4, D] in the dtype of `embeds`."""
-        return features.to(embeds.dtype).unflatten(0, (len(embeds), -1))
+        rows: Tensor = features.to(embeds.dtype).unflatten(0, (len(embeds), -1))
+        return rows
 
     def _grid(self, batch: int, groups: int, device: torch.device) -> dict[str, Tensor]:
         """What the tower works out of a grid in Python, clip by clip; asked for once."""

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import torch
 from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from engine.demo.training.critic_text import (
     CHAT_TEMPLATE,
@@ -25,6 +27,7 @@ from engine.demo.training.critic_text import (
 VOCABULARY: Final = 2048
 PATCH_PX: Final = 16
 GROUP_PATCHES: Final = 64  # of a pair of frames of 128 px
+UNMASKED: Final = "retake_unmasked"  # causal attention by its flag
 SPECIALS: Final = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -119,7 +122,12 @@ def fit_for_training(model: Any, group_patches: int) -> None:
     the clips among the tokens by a mask, for which the host waits. Here a vision attention is one call for
     all groups, of `group_patches` patches each, patches are cut by a linear layer, and what the clips add to
     the hidden states goes to the columns which stand in the place of that mask: the same ones in all rows.
+    It also makes a mask of its own for causal attention while a stream is captured, and only then, so that
+    layers would be compiled in the middle of a capture: here there is none, for padding stands behind what is
+    learned.
     """
+    AttentionInterface.register(UNMASKED, sdpa_attention_forward)
+    AttentionMaskInterface.register(UNMASKED, lambda *_, **__: None)
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 
     def _attend(
@@ -148,6 +156,7 @@ def fit_for_training(model: Any, group_patches: int) -> None:
         block.attn.forward = types.MethodType(_attend, block.attn)
     visual.patch_embed.forward = types.MethodType(_embed, visual.patch_embed)
     language._deepstack_process = types.MethodType(_add, language)
+    language.config._attn_implementation = UNMASKED
 
 
 def _as_the_library(model: Any) -> None:
@@ -156,6 +165,7 @@ def _as_the_library(model: Any) -> None:
     for module in (*(block.attn for block in visual.blocks), visual.patch_embed):
         module.__dict__.pop("forward", None)
     model.model.language_model.__dict__.pop("_deepstack_process", None)
+    model.model.language_model.config._attn_implementation = "sdpa"
 
 
 def save_critic(model: Any, tokenizer: Any, folder: Path, size_px: int) -> None:

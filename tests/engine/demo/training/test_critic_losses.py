@@ -22,11 +22,13 @@ from engine.demo.training.train_critic import load_start, tokenizer_texts
 
 
 def _batch(model: Any, frames: int, length: int, device: str) -> dict[str, torch.Tensor]:
-    """Rows whose clip's tokens stand behind the first ten, with a reply at the end."""
+    """Rows with the tokens of each pair of frames behind a word, and with a reply at the end."""
     torch.manual_seed(frames)
-    shown = frames // 2 * GROUP_PATCHES // 4
+    tokens = GROUP_PATCHES // 4
     ids = torch.randint(10, 200, (4, length))
-    ids[:, 10 : 10 + shown] = model.config.video_token_id
+    for group in range(frames // 2):
+        first = 10 + group * (tokens + 1)
+        ids[:, first : first + tokens] = model.config.video_token_id
     labels = torch.where(torch.arange(length) >= length - 8, ids, -100)
     batch = {
         "ids": ids,
@@ -37,18 +39,34 @@ def _batch(model: Any, frames: int, length: int, device: str) -> dict[str, torch
     return {name: value.to(device) for name, value in batch.items()}
 
 
-@pytest.mark.gpu
-def test_on_a_gpu_two_captured_steps_learn_with_one_optimizer() -> None:
+def _losses_and_batches() -> tuple[CriticLosses, list[dict[str, torch.Tensor]]]:
     tokenizer = build_tokenizer(tokenizer_texts(26))
     torch.manual_seed(0)
     model = build_model(tokenizer, hidden=128, layers=2, vision_hidden=64)
-    geometry = PatchGeometry.from_config(model.config, frame_px=128)
     fit_for_training(model, GROUP_PATCHES)
-    batches = [_batch(model, frames, length, "cpu") for frames, length in ((12, 160), (28, 300))]
+    losses = CriticLosses(model, PatchGeometry.from_config(model.config, frame_px=128))
+    return losses, [_batch(model, frames, length, "cpu") for frames, length in ((12, 160), (28, 300))]
+
+
+def test_a_row_is_learned_on_any_device() -> None:
+    """The same rows as below, without a graph: what is learned there can be learned."""
+    losses, batches = _losses_and_batches()
+    optimizer = make_optimizer([losses])
+    step = TrainingStep(losses.reply_losses, [losses], device="cpu", optimizer=optimizer)
+    set_learning_rate(optimizer, 1e-3, 999, 0.0)
+    inputs = losses.inputs(batches[0])
+    first = step(*inputs)["reply"].item()
+    for _ in range(5):
+        last = step(*inputs)["reply"]
+    assert last.item() < first
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_two_captured_steps_learn_with_one_optimizer() -> None:
+    on_host, batches = _losses_and_batches()
     with torch.no_grad():
-        on_host = CriticLosses(model, geometry)
         wanted = [on_host.reply_losses(*on_host.inputs(batch))["reply"].item() for batch in batches]
-    losses = CriticLosses(model, geometry).cuda()  # anew, since it keeps the places where it found them
+    losses = CriticLosses(on_host.model, on_host.geometry).cuda()  # it keeps places where it found them
     optimizer = make_optimizer([losses])
     steps = [TrainingStep(losses.reply_losses, [losses], device="cuda", optimizer=optimizer) for _ in batches]
     shown = [losses.inputs({n: v.cuda() for n, v in batch.items()}) for batch in batches]

@@ -1,4 +1,4 @@
-# make demo   the whole loop on six bundled scenarios; prints the path of one HTML report
+# make demo   the whole loop on ten bundled scenarios; prints the path of one HTML report
 # make fix    format, and mend what lint can
 # make check  lint and types
 # make test   both, and tests

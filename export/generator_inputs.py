@@ -189,7 +189,7 @@ def _seeing(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _scenarios(dataset: Path | None, scratch: Path, fps: float) -> Sequence[Scenario]:
-    """Of the user's dataset, else the six bundled scenes, drawn anew."""
+    """Of the user's dataset, else the scenes of `retake demo`, drawn anew."""
     from engine.build.opened_dataset import open_dataset
 
     if dataset is None:

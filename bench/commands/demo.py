@@ -34,7 +34,7 @@ def demo(
         "runs/demo_quality.json"
     ),
 ) -> None:
-    """Run the whole loop on six simulated scenes with the bundled models and make the report.
+    """Run the whole loop on ten simulated scenes with the bundled models and make the report.
 
     The scenes are written to the run folder; a dataset that --config names is not used.
     """
@@ -47,7 +47,7 @@ def demo(
 
     loaded = load_config(config, {**given, "dataset": "."}, default_out=new_folder("demo"))
     loaded = replace(loaded, dataset=loaded.out / "dataset")
-    console.print(f"writing six simulated scenes to {loaded.dataset}", highlight=False)
+    console.print(f"writing ten simulated scenes to {loaded.dataset}", highlight=False)
     with importing_ahead(loaded):
         write_showcase(loaded.dataset)
     outcomes = execute(lambda: build_run(loaded))

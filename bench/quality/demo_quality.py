@@ -49,6 +49,7 @@ from engine.demo.scenes import DEFAULT_WORLD, WORLDS, choose_kinds, make_scene
 from engine.demo.scenes.base import FAILURE_TYPES, FPS, Labels
 from engine.demo.scenes.seeds import first_held_out
 from engine.errors import RetakeError, ScorerError
+from engine.loop.expected_gain import plans_take
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
 from engine.settings.config import read_config
@@ -60,7 +61,7 @@ NOTES = (
     "Scores are Physics-IQ Verified case scores in percent; physics_iq is the original, dataset-level score.",
     f"Intervals: percentile bootstrap over scenes, {RESAMPLES} resamples.",
     "oracle chooses by the benchmark score itself: a bound for choosers, not a result.",
-    "plan_prompt is attempt 1; where the loop ended at attempt 0, it is attempt 0.",
+    "plan_prompt is the first take that was told the plan; where there is none, the first take.",
     "A take is truly acceptable when its motion agrees with the true answer (windows.py of the demo).",
 )
 
@@ -216,7 +217,7 @@ def paired_cases(
     frozen = {name: {case.scenario_id: case for case in scores.cases} for name, scores in trivial.items()}
     measured = []
     for scenario_id, outcome in outcomes.items():
-        planned = 1 if len(outcome.attempts) > 1 else 0
+        planned = plans_take(outcome.attempts) if outcome.attempts else 0
         arms = {
             **{name: cases.get(scenario_id) for name, cases in frozen.items()},
             "first_take": attempts.get((scenario_id, 0)),
@@ -238,8 +239,17 @@ def summary(cases: Sequence[Measured]) -> dict[str, Any]:
     for arm in ARMS:
         original = original_score([case.arms[arm] for case in cases])
         arms[arm] = {**mean_ci95([case.score(arm) for case in cases], scenes), "physics_iq": original}
-    gains = [case.score("chosen") - case.score("first_take") for case in cases]
-    return {"n": len(cases), **arms, "chosen_minus_first": mean_ci95(gains, scenes)}
+
+    def less(arm: str, other: str) -> Any:
+        return mean_ci95([case.score(arm) - case.score(other) for case in cases], scenes)
+
+    return {
+        "n": len(cases),
+        **arms,
+        "chosen_minus_first": less("chosen", "first_take"),
+        "plan_minus_first": less("plan_prompt", "first_take"),
+        "chosen_minus_plan": less("chosen", "plan_prompt"),
+    }
 
 
 def oracle(cases: Sequence[Measured], attempts: Sequence[tuple[int, Case]]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from bench.scoring.view_metrics import Case, case_score
 from engine.datasets.physics_iq import benchmark_tree, descriptions_path, read_descriptions
 from engine.demo.layout import TREE
 from engine.errors import RetakeError, ScorerError
+from engine.loop.expected_gain import plans_take
 from engine.runs.store import RunStore
 from engine.settings.config import RunConfig, read_config
 from engine.types import PlanReply
@@ -149,7 +150,7 @@ def measure(run: Path, work: Path) -> dict[str, Any]:
         outcomes, plans = store.outcomes(), read_plans(store)
     loop = score_folder(run, config.dataset, all_attempts=True)
     takes = {(case.scenario_id, index): case for index, case in loop.attempts}
-    planned = {key: 1 if len(outcome.attempts) > 1 else 0 for key, outcome in outcomes.items()}
+    planned = {key: plans_take(outcome.attempts) for key, outcome in outcomes.items() if outcome.attempts}
     arms = {
         "first_take": {key: takes[key, 0] for key in outcomes if (key, 0) in takes},
         "plan_prompt": {key: takes[key, at] for key, at in planned.items() if (key, at) in takes},

@@ -26,6 +26,11 @@ ARMS = {
 }
 NO_MODEL = ("frozen", "extrapolated")
 POINTS = Scale(unit="points", rising=True, ratios=False)  # a score is no amount
+PAIRS = {
+    "plan_minus_first": "Take of the plan's prompt minus first take",
+    "chosen_minus_plan": "Chosen take minus that of the plan's prompt",
+}
+"""Differences within scenarios beside that of chosen and first take."""
 CRITIC = {
     "verdict_accuracy": "verdicts that are right",
     "balanced_accuracy": "the same, acceptable and unacceptable takes weighed equally",
@@ -113,6 +118,9 @@ def demo_quality(file: ResultFile) -> md.Section:
         words += f" The run is not finished: {document['num_pending']} more scenarios are not in it."
     if gain:
         words += f" Chosen take minus first take, paired: {md.interval(gain, digits=2, sign='+')}."
+    for key, label in PAIRS.items():
+        if key in document:
+            words += f" {label}: {md.interval(document[key], digits=2, sign='+')}."
     replies = [
         [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
     ]

@@ -1,6 +1,6 @@
-"""Scenes as datasets: any seeds at any size, and the six fixed scenes of `retake demo`.
+"""Scenes as datasets: any seeds at any size, and the fixed scenes of `retake demo`.
 
-Knows the scenes and the layout, neither models nor the loop. The six are held out: no training seed
+Knows the scenes and the layout, neither models nor the loop. They are held out: no training seed
 reaches them.
 """
 
@@ -34,11 +34,16 @@ SHOWCASES: Final = {
         "searchlight": HELD_OUT_SEED0 + 910_003,
         "wax-drops": HELD_OUT_SEED0 + 910_004,
         "magnet-crane": HELD_OUT_SEED0 + 910_005,
+        "two-cups": HELD_OUT_SEED0 + 910_006,
+        "disc-and-screen": HELD_OUT_SEED0 + 910_007,
+        "ice-pillars": HELD_OUT_SEED0 + 910_008,
+        "compass-row": HELD_OUT_SEED0 + 910_009,
     },
 }
-"""Kind and seed of the six of each world: all five categories, far above the seeds that `--measure` uses.
+"""Kind and seed of each: all five categories, far above the seeds that `--measure` uses.
 
-Those of the wide world were numbered before anybody saw them, and stay whatever comes of them.
+Those of the wide world, two of each category, were numbered before anybody saw them, the last four later than
+the others, and stay whatever comes of them.
 """
 SHOWCASE: Final = SHOWCASES[DEFAULT_WORLD]
 
@@ -75,7 +80,7 @@ class SizedScene:
 
 
 def write_showcase(out: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """The six scenes of `retake demo`, centre view, under `out`."""
+    """The scenes of `retake demo`, centre view, under `out`."""
     drawn: list[RenderedScene] = [make_scene(seed, choose_kinds([kind])) for kind, seed in SHOWCASE.items()]
     write_dataset(out, drawn, fps=FPS, views=("perspective-center",), progress=progress)
 

@@ -29,6 +29,7 @@ PROMPT_UNCHANGED = "prompt unchanged"
 PROMPT_COMPLETE = "prompt complete"
 CRITIC_UNREADABLE = "critic unreadable"
 NO_PLAN = "no readable plan"
+NO_GAIN = "no gain expected"
 
 CRITIC_SCORE = "critic_score"
 """The one selector that needs no look at the take: the critique is there already."""
@@ -41,7 +42,8 @@ class RefinementPolicy:
     settings: LoopConfig
     negative: str
     gain: GainModel | None = None
-    """Chooses the champion, where it was fitted for these models; else `choose_take`'s rules do."""
+    """Chooses the champion, and says whether another round is worth its take, where it was fitted for these
+    models; else `choose_take`'s rules do, and rounds are made until one of the limits is reached."""
 
     @property
     def video_selectors(self) -> tuple[str, ...]:
@@ -89,13 +91,22 @@ class RefinementPolicy:
             return Stop(reason=ACCEPTED)
         if len(rounds) > self.settings.loops:
             return Stop(reason=LOOPS)
-        if rounds[-1].round - attempts[self.choose(attempts)].round >= self.settings.patience:
+        champion = self.choose(attempts)
+        if rounds[-1].round - attempts[champion].round >= self.settings.patience:
             return Stop(reason=NO_IMPROVEMENT)
+        if self._no_gain(attempts, champion):
+            return Stop(reason=NO_GAIN)
         if critique is None or critique.verdict is Verdict.UNREADABLE:
             return self._without_critique(scenario, plan, rounds)
         if self.settings.only_incomplete and critique.fault is not Fault.MISSING_CLUES:
             return Stop(reason=PROMPT_COMPLETE)
         return self._revise(scenario, plan, critique, rounds)
+
+    def _no_gain(self, attempts: Sequence[Attempt], champion: int) -> bool:
+        """Whether a revised prompt is not expected to beat the champion. The plan's take is always made."""
+        if self.gain is None or all(attempt.prompt.plan is None for attempt in attempts):
+            return False
+        return self.gain.of_another(self.scored(attempts), champion) <= 0.0
 
     def _settled(self, rounds: Sequence[Attempt], plan: PlanReply) -> bool:
         if not accepted(rounds[-1]):

@@ -20,6 +20,7 @@ from engine.loop.policy import (
     ACCEPTED,
     CRITIC_UNREADABLE,
     LOOPS,
+    NO_GAIN,
     NO_IMPROVEMENT,
     PROMPT_UNCHANGED,
     RefinementPolicy,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from engine.settings.config import LoopConfig
 
 NOT_CALIBRATED = "gain of a round not known"
-NO_GAIN = "no gain expected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,7 @@ Loras = Annotated[
 ]
 Dataset = Annotated[
     Path | None,
-    typer.Option(help="Scenes whose trajectories are recorded. Default: six bundled ones."),
+    typer.Option(help="Scenes whose trajectories are recorded. Default: those of retake demo."),
 ]
 Device = Annotated[str, typer.Option(help="Where the module runs: auto, cpu or cuda.")]
 Out = Annotated[

@@ -152,7 +152,8 @@ def test_true_verdict_of_a_take() -> None:
 
 def record(store: RunStore, scenario: Scenario, takes: list[Frames], *, accepted: bool) -> None:
     """A scenario with these takes, the last of which is chosen."""
-    store.plan(scenario.id, reply(SlidingSquare(0).truth))
+    plan = SlidingSquare(0).truth
+    store.plan(scenario.id, reply(plan))
     attempts = []
     for index, frames in enumerate(takes):
         path = store.video_path(scenario.id, index)
@@ -161,9 +162,11 @@ def record(store: RunStore, scenario: Scenario, takes: list[Frames], *, accepted
         verdict = Verdict.ACCEPT if last and accepted else Verdict.REVISE
         attempt = Attempt(
             index=index,
-            prompt=Prompt(text="A square slides.", negative="", seed=1, revision=index),
+            prompt=Prompt(
+                text="A square slides.", negative="", seed=1, revision=index, plan=plan if index else None
+            ),
             video_path=path,
-            critique=critique(verdict, SlidingSquare(0).truth),
+            critique=critique(verdict, plan),
         )
         store.attempt(scenario.id, attempt)
         attempts.append(attempt)
@@ -204,6 +207,7 @@ def test_measurement_of_a_known_run(document: dict[str, Any]) -> None:
     gain = document["chosen_minus_first"]
     assert gain["mean"] == pytest.approx(document["chosen"]["mean"] - document["first_take"]["mean"])
     assert gain["ci95"][0] <= gain["mean"] <= gain["ci95"][1]
+    assert document["plan_minus_first"] == gain and document["chosen_minus_plan"]["mean"] == 0.0
     assert document["critic"]["verdict_accuracy"] == 1.0
     assert document["critic"]["true_attributes"] == 1.0
     assert document["critic"]["unreadable"] == 0.0

@@ -1,4 +1,4 @@
-"""Scenes by seed as a dataset, and the six scenes of the demo."""
+"""Scenes by seed as a dataset, and the scenes of the demo."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.datasets.physics_iq import open_dataset, read_descriptions
-from engine.demo.scenes import DEFAULT_WORLD, PLAIN, WORLDS, all_kinds, choose_kinds, make_scene
+from engine.demo.scenes import DEFAULT_WORLD, PLAIN, WIDE, WORLDS, all_kinds, choose_kinds, make_scene
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.demo.scenes.seeds import SETS
 from engine.demo.showcase import SHOWCASES, SizedScene, write_scenes, write_showcase
@@ -15,13 +15,13 @@ from engine.errors import ConfigError, DatasetError
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_the_six_cover_all_categories_and_are_held_out(world: str) -> None:
-    six = SHOWCASES[world]
-    chosen = choose_kinds(list(six), world)
-    assert len(six) == 6
+def test_they_cover_all_categories_and_are_held_out(world: str) -> None:
+    shown = SHOWCASES[world]
+    chosen = choose_kinds(list(shown), world)
+    assert len(shown) == {PLAIN: 6, WIDE: 10}[world]
     assert {kind.category for kind in chosen} == {kind.category for kind in all_kinds(world)}
-    assert min(six.values()) > HELD_OUT_SEED0 + 100_000  # `--measure` starts at HELD_OUT_SEED0
-    assert not any(seed in part.seeds for part in SETS.values() for seed in six.values())
+    assert min(shown.values()) > HELD_OUT_SEED0 + 100_000  # `--measure` starts at HELD_OUT_SEED0
+    assert not any(seed in part.seeds for part in SETS.values() for seed in shown.values())
 
 
 def test_the_demo_shows_the_paper_s_own_scene() -> None:
@@ -78,6 +78,6 @@ def test_wrong_wishes(tmp_path: Path) -> None:
 
 def test_write_showcase(tmp_path: Path) -> None:
     write_showcase(tmp_path)
-    six = open_dataset(tmp_path).scenarios(8.0)
+    shown = open_dataset(tmp_path).scenarios(8.0)
     kinds = [row.scene.removeprefix("trimmed-").rpartition("-")[0] for row in read_descriptions(tmp_path)]
-    assert len(six) == 6 and set(kinds) == set(SHOWCASES[DEFAULT_WORLD])
+    assert len(shown) == 10 and set(kinds) == set(SHOWCASES[DEFAULT_WORLD])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy, scenario_seed
 from engine.settings.config import LoopConfig
 from engine.types import (
@@ -156,6 +157,26 @@ def test_stop_reasons(
 ) -> None:
     attempts, stopped = play(policy, reply(first_plan), judge)
     assert (len(attempts), stopped) == (num_attempts, reason)
+
+
+@pytest.mark.parametrize(
+    ("weights", "num_attempts"),
+    [
+        ({"told": 3.0, "revised": -1.0}, 2),  # the plan's take is made, and a revision is not
+        ({"told": 3.0, "revised": 1.0}, 3),  # one is, and of the next no more is expected
+        ({"told": -3.0, "revised": -1.0}, 2),  # the brief text's take is the best, and stays it
+    ],
+)
+def test_a_round_is_made_only_where_a_gain_is_expected(weights: dict[str, float], num_attempts: int) -> None:
+    size = range(len(weights))
+    covariance = tuple(tuple(0.0 for _ in size) for _ in size)
+    gain = GainModel(weights=weights, covariance=covariance, deviations=1.0)
+    policy = replace(with_loop(POLICY, patience=9), gain=gain)
+    attempts, stopped = play(policy, reply(plan()), lambda i: critique(score=50.0 + i, revised=plan(str(i))))
+    assert (len(attempts), stopped) == (num_attempts, "no gain expected")
+    assert (
+        len(play(replace(policy, gain=None), reply(plan()), lambda i: critique(revised=plan(str(i))))[0]) == 5
+    )
 
 
 def test_only_incomplete_refines_an_incomplete_prompt() -> None:

@@ -11,8 +11,8 @@ import pytest
 from critiques import bare_critique
 from fake_run import SCENARIOS, SCOUTS, gains, make_plan
 
-from engine.loop.policy import RefinementPolicy, scenario_seed
-from engine.loop.scout_policy import NO_GAIN, NOT_CALIBRATED, ScoutPolicy, finished_from, why_finished
+from engine.loop.policy import NO_GAIN, RefinementPolicy, scenario_seed
+from engine.loop.scout_policy import NOT_CALIBRATED, ScoutPolicy, finished_from, why_finished
 from engine.types import Attempt, Fault, PlanReply, Prompt, Scout, Stop, Verdict
 
 SCENARIO = SCENARIOS[0]

@@ -67,13 +67,13 @@ def test_a_changed_figure_makes_the_front_page_stale(
     assert main(root) == 0 and main([*root, "--check"]) == 0
     measured = tmp_path / "bench" / "results" / "demo_quality.json"
     document = json.loads(measured.read_text(encoding="utf-8"))
-    document["chosen_minus_first"]["mean"] = 8.5
+    document["chosen_minus_first"] = {"mean": 8.5, "ci95": [0.4, 12.5]}
     measured.write_text(json.dumps(document), encoding="utf-8")
     capsys.readouterr()
     assert main([*root, "--check"]) == 1
     assert "stale: README.md" in capsys.readouterr().out
     assert main(root) == 0
-    assert "gain +8.5 (+0.4 to +2.5) points; aim 8, reached" in (tmp_path / "README.md").read_text("utf-8")
+    assert "gain +8.5 (+0.4 to +12.5) points; aim 8, reached" in (tmp_path / "README.md").read_text("utf-8")
 
 
 def test_a_typed_figure_inside_a_block_is_stale(tmp_path: Path) -> None:

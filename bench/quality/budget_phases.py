@@ -30,6 +30,7 @@ from engine.errors import ConfigError
 from engine.loop.policy import CRITIC_SCORE, RefinementPolicy, choose_take
 from engine.loop.scout_policy import ScoutPolicy
 from engine.machine.device import resolve_device, resolve_dtype
+from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
 from engine.settings.config import LoopConfig, RunConfig, read_config
 from engine.settings.environment import cache_folder, usable_cores
@@ -73,12 +74,22 @@ def prepare_dataset(options: argparse.Namespace, dataset: Path) -> None:
 
 
 def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfig:
-    """The paper's loop with room for as many takes as the largest budget."""
+    """The paper's loop with room for as many takes as the largest budget; a fitted gain would end it sooner.
+
+    With --shard it must be finished: only one process may make it.
+    """
+    if options.shard is not None:
+        if not (run / DATABASE).is_file():
+            raise ConfigError(
+                f"there is no run in {run} whose candidates could be made",
+                fix="give the same command without --shard first, or put a finished run there",
+            )
+        return read_config(run)
     loops = max(BUDGETS) - 1 if options.loops is None else options.loops
     given = {
         **{"--loop": "paper", "--loops": loops, "--patience": max(loops, 1), "--seed": options.seed},
         **{"--generator": options.generator, "--critic": options.critic, "--device": options.device},
-        **{"--steps": options.steps},
+        **{"--steps": options.steps, "--gain": "none"},
     }
     extra = [str(text) for pair in given.items() for text in pair]
     if "states" in options.choosers:
@@ -90,10 +101,12 @@ def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfi
 
 
 def fill_pool(options: argparse.Namespace, config: RunConfig, run: Path, work: Path) -> dict[str, Path]:
-    """By scenario id, the folder of its candidates. What is there is not made again."""
+    """By scenario id, the folder of its candidates, of all or of a shard. What is there is not made again."""
     with RunStore.open(run, read_only=True) as store:
         past = {one.id: (one, store.history(one.id)) for one in store.scenarios()}
-    asked = {name: (one, history.plan) for name, (one, history) in past.items() if history.plan is not None}
+    planned = [name for name, (_, history) in past.items() if history.plan is not None]
+    part, parts = options.shard or (1, 1)
+    asked = {name: (past[name][0], past[name][1].plan) for name in planned[part - 1 :: parts]}
     folders = {name: work / "pool" / name for name in asked}
     if all((folder / RECORD).is_file() for folder in folders.values()):
         return folders

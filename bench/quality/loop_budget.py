@@ -1,6 +1,6 @@
 """What a GPU second buys on held-out scenes: takes, best-of-N, the paper's loop and scouts at equal cost.
 
-In --work, each phase going on where it was stopped:
+In --work, each phase going on where it was stopped (--shard makes candidates in several processes):
 1. scenes are made; 2. the paper's loop runs on them by `retake run --loop paper`, which also gives the plans;
 3. of each scene the generator makes every candidate (brief and plan, --seeds noises each) as a whole take and
 as looks of --scout-steps steps and of twice as many, both as takes of their own ("whole") and as first steps
@@ -56,6 +56,7 @@ from engine.machine.device import resolve_device
 from engine.runs.store import RunStore
 from engine.settings.config import BUNDLED, LoopConfig, RunConfig
 from engine.settings.environment import offline, usable_cores
+from engine.settings.notation import shard_of
 from engine.types import Scenario
 from kernels.files import read_json
 
@@ -145,13 +146,15 @@ def scene_of(one: Measured, names: Sequence[str], settings: Any) -> tuple[Scene,
     return scene, asked
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All phases; the document."""
+def measure(options: argparse.Namespace) -> dict[str, Any] | None:
+    """All phases; the document, or None where only candidates of a shard were to be made."""
     work: Path = options.work
     dataset, run = work / "dataset", work / "paper"
     prepare_dataset(options, dataset)
     config = run_paper(options, dataset, run)
     folders = fill_pool(options, config, run, work)
+    if options.shard is not None:
+        return None
     cases, paper = score_pools(config, folders, options.jobs), paper_takes(run, options.jobs)
     known = [name for name in folders if name in cases]
     if not known:
@@ -309,9 +312,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="scouts as was best in this one, of other scenes",
     )
-    add("--jobs", type=int, default=usable_cores(), help="processes that score and choose")
+    _add_processes(parser)
     _add_finishes(parser)
     return parser
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    """What several processes do at once."""
+    add = parser.add_argument
+    add("--jobs", type=int, default=usable_cores(), help="processes that score and choose")
+    add(
+        "--shard",
+        metavar="K/N",
+        help="only make the candidates of the K-th of N parts, of a run that is finished: several processes "
+        "at once, on one GPU or on several; the same command without it goes on",
+    )
 
 
 def _add_finishes(parser: argparse.ArgumentParser) -> None:
@@ -339,16 +354,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = page_console()
     offline()
     try:
-        document = {**measure(options), "command": _command(arguments)}
+        if options.shard is not None:
+            options.shard = shard_of(options.shard)
+        found = measure(options)
+        if found is None:
+            console.print("candidates of this part are there; go on without --shard", highlight=False)
+            return 0
+        document = {**found, "command": _command(arguments)}
         write_json(options.out, document)
     except RetakeError as error:
         console.print(f"error: {error}", markup=False, highlight=False)
         return 1
-    for budget, found in document["budgets"].items():
+    for budget, of_arms in document["budgets"].items():
         shown = ("single", document["best_of"][budget], "paper", document["best_scouts"][budget], "oracle")
         for name in shown:
-            if name in found:
-                one = found[name]
+            if name in of_arms:
+                one = of_arms[name]
                 console.print(
                     f"{budget} {name}: {one['mean']:.1f} ({one['ci95'][0]:.1f} to {one['ci95'][1]:.1f})"
                     f" for {one['cost']:.2f} takes",

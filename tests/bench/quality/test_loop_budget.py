@@ -301,6 +301,9 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
     clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "pool").rglob("*.mp4")}
     lost = next((tmp_path / "work" / "pool").rglob(RECORD))
     lost.unlink()
+    for part in ("1/2", "2/2"):  # one of them has nothing left to make
+        assert loop_budget.main([*map(str, given), "--shard", part]) == 0
+    assert lost.is_file() and "go on without --shard" in capsys.readouterr().out
     assert loop_budget.main([str(word) for word in given]) == 0
     kept = {path for path, when in clips.items() if path.stat().st_mtime_ns == when}
     assert kept == {path for path in clips if path.parent != lost.parent}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.quality.plan_match import matched_share
+from engine.critics.qwen_vl.plan_match import matched_share
 from engine.demo.scenes.base import Labels
 from engine.demo.training.windows import ACCEPT_SCORE, agreement_score, motion_windows
 from engine.errors import ScorerError

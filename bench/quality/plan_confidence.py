@@ -26,11 +26,11 @@ from bench.analysis.bootstrap import RESAMPLES, mean_ci95
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
-from bench.quality.plan_match import is_true, matched_share
 from bench.quality.take_statistics import SIZE_PX, tuning_scenes
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
 from engine.critics.qwen_vl.confidence import StatedFact, without_unsure
+from engine.critics.qwen_vl.plan_match import is_true, matched_share
 from engine.demo.scenes import WIDE, WORLDS
 from engine.demo.scenes.base import FPS, SWITCH, Scene
 from engine.demo.scenes.seeds import TUNING
@@ -206,6 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--critic", default=BUNDLED, help='"demo" or a folder')
     parser.add_argument("--world", choices=tuple(WORLDS), default=WIDE)
     parser.add_argument("--count", type=int, default=TUNING.count, help="number of tuning scenes")
+    parser.add_argument(
+        "--plan-samples", type=int, help="as critic.plan_samples; default: as the folder says"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     options = parser.parse_args(arguments)
@@ -215,12 +218,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scenes = tuning_scenes(options.world, options.count)
         model, device = find_critic(options.critic), resolve_device(options.device)
         with TemporaryDirectory() as work:
-            config = RunConfig(dataset=Path(work), out=Path(work) / "run", critic=CriticConfig(sure=0.0))
+            asked = CriticConfig(sure=0.0, plan_samples=options.plan_samples)
+            config = RunConfig(dataset=Path(work), out=Path(work) / "run", critic=asked)
             dtype = resolve_dtype(config.dtype, device)
             critic = load_critic(config, model, device, dtype, with_weights=True)
             plans = read_plans(critic, scenes, Path(work), partial(print, file=sys.stderr, flush=True))
         settings = {"world": options.world, "count": options.count, "device": device, "dtype": dtype}
-        command = f"python -m bench.quality.plan_confidence --critic {options.critic} --count {options.count}"
+        command = (
+            f"python -m bench.quality.plan_confidence --critic {model.path.name} --count {options.count}"
+        )
+        command += f" --plan-samples {options.plan_samples}" if options.plan_samples else ""
         head = {"schema": 1, "kind": "plan_confidence", "command": command, "settings": settings}
         found = head | document(plans)
         found |= {"measured_on": manifest_of({"critic": model.path}), "notes": list(NOTES)}

@@ -312,6 +312,7 @@ def load_critic(
             takes=takes,
             **({} if tower is None else {"tower": tower}),
             **({} if config.critic.sure is None else {"sure": config.critic.sure}),
+            **({} if config.critic.plan_samples is None else {"plan_samples": config.critic.plan_samples}),
         )
     return critic
 

@@ -143,6 +143,14 @@ class CriticConfig:
         "less likely to it are left out, since a wrong fact in a prompt can cost more than a missing one. 0 "
         "keeps all; 0.95 keeps what it hardly doubts. A plan keeps its surest fact at least.",
     )
+    plan_samples: int | None = setting(
+        None,
+        low=1,
+        high=64,
+        unset=BY_MODEL,
+        help="Plans that the critic writes of a prefix, all but one of them sampled. The one is used that "
+        "agrees best with the others: what the critic reads well stands in all of them. Each costs a reply.",
+    )
 
     def __post_init__(self) -> None:
         validate(self, "critic")

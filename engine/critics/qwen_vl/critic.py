@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.critics.qwen_vl.folder import CriticParts, read_folder
 from engine.critics.qwen_vl.footprint import footprint, planned_length
 from engine.critics.qwen_vl.grammar import Grammars, build_grammars
 from engine.critics.qwen_vl.instructions import critique_segments, plan_segments
+from engine.critics.qwen_vl.plan_samples import PlanSamplesJob
 from engine.critics.qwen_vl.preprocess import (
     PatchGeometry,
     Segment,
@@ -87,8 +88,19 @@ class QwenVLCritic:
     recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=NUM_RECENT), repr=False)
     """The tokens of the last replies, which the next ones partly repeat."""
 
-    def plan(self, scenario: Scenario) -> ReplyJob[PlanReply]:
+    def plan(self, scenario: Scenario) -> ReplyJob[PlanReply] | PlanSamplesJob:
         """Step 1 of the loop: what the prefix and the brief text imply."""
+        prefix = cache(partial(self._prefix, scenario.prefix))  # read once for all samples
+        first = self._plan(scenario, prefix)
+        if self.settings.plan_samples == 1:
+            return first
+        seeds = range(1, self.settings.plan_samples)
+        return PlanSamplesJob([first, *(self._plan(scenario, prefix, seed) for seed in seeds)])
+
+    def _plan(
+        self, scenario: Scenario, prefix: Callable[[], VideoSegment], seed: int | None = None
+    ) -> ReplyJob[PlanReply]:
+        """A greedy plan, or one sampled by this seed."""
 
         def segments(prefix: VideoSegment, retry: bool) -> list[Segment]:
             instruction = self.settings.plan_instruction
@@ -101,12 +113,13 @@ class QwenVLCritic:
 
         return ReplyJob(
             self,
-            partial(self._prefix, scenario.prefix),
+            prefix,
             segments,
             read,
             lambda reply: reply.plan is not None,
             schema=plan_json_schema(),
-            seed=0,
+            seed=seed or 0,
+            sampled=seed is not None,
         )
 
     def start(
@@ -197,6 +210,7 @@ def load(
     takes: VideoSpec | None = None,
     tower: Any = None,
     sure: float | None = None,
+    plan_samples: int | None = None,
 ) -> QwenVLCritic:
     """A critic from a transformers folder, for so many replies at once; nothing is downloaded.
 
@@ -204,13 +218,12 @@ def load(
     `patches`: critiques write only what changes of the plan. `takes`: what it will be asked about; a GPU
     then gives the memory for it at once. `tower`: the transformer of a loaded Cosmos3 generator of the same
     folder, by whose text tower the critic reads; None reads the weights of a language model of its own.
-    `sure`: how sure it must be of what it states, in [0, 1]; None: as the folder says.
+    `sure`, in [0, 1], and `plan_samples`: None is as the folder says.
     `device` "cpu", "cuda" or "cuda:1"; `dtype` one of DTYPES; `quantization` one of QUANTIZATIONS, applied
     while loading. Raises ConfigError for unknown names and ModelError when the folder does not fit the
     family, lacks a part, holds weights that nothing uses, or needs a package that is not installed.
     """
-    settings = read_settings(folder, patches=patches)
-    settings = settings if sure is None else replace(settings, sure=sure)
+    settings = _asked(read_settings(folder, patches=patches), sure, plan_samples)
     lent = tower if quantization == "none" else None  # weights of fewer bits are the critic's own
     with phase("weights" if with_weights else "modules"):
         parts = read_folder(
@@ -247,9 +260,17 @@ def load(
     return critic
 
 
+def _asked(settings: CriticSettings, sure: float | None, plan_samples: int | None) -> CriticSettings:
+    """Of the folder, where the run does not say otherwise."""
+    settings = settings if sure is None else replace(settings, sure=sure)
+    return settings if plan_samples is None else replace(settings, plan_samples=plan_samples)
+
+
 def _notes(parts: CriticParts, settings: CriticSettings, lent: Any) -> dict[str, str]:
     notes = {**parts.notes, **({} if lent is None else {"weights": SHARED})}
-    return notes | ({"plans": f"without facts below {settings.sure:g}"} if settings.sure else {})
+    told = [f"without facts below {settings.sure:g}"] if settings.sure else []
+    told += [f"most agreed of {settings.plan_samples}"] if settings.plan_samples > 1 else []
+    return notes | ({"plans": ", ".join(told)} if told else {})
 
 
 def _slots(parts: CriticParts, max_new_tokens: int, replies: int) -> Slots:

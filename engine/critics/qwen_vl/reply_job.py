@@ -53,8 +53,8 @@ class ReplyJob(Generic[T]):
 
     The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
     installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
-    grammar would cut off thoughts. `steps_left` assumes that the token limit is used up, and is 0 exactly
-    when `result` may be called.
+    grammar would cut off thoughts. `sampled`: the first try samples too, and is the only one. `steps_left`
+    assumes that the token limit is used up, and is 0 exactly when `result` may be called.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class ReplyJob(Generic[T]):
         *,
         schema: dict[str, Any],
         seed: int,
+        sampled: bool = False,
     ) -> None:
         self._critic = critic
         self._prefix = prefix
@@ -74,7 +75,7 @@ class ReplyJob(Generic[T]):
         self._read = read
         self._is_readable = is_readable
         self._schema = schema
-        self._seed = seed
+        self._seed, self._sampled = seed, sampled
         self._num_tries = 0
         self._num_tokens = 0
         self._started_s: float | None = None
@@ -143,7 +144,7 @@ class ReplyJob(Generic[T]):
             inputs,
             max_new_tokens=critic.settings.max_new_tokens,
             chunk_tokens=CHUNK_TOKENS,
-            seed=self._seed if retry else None,
+            seed=self._seed if retry or self._sampled else None,
             grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
             lookup=[token for reply in critic.recent for token in reply],
         )
@@ -164,7 +165,7 @@ class ReplyJob(Generic[T]):
             cut=decoding.cut,
         )
         reply = self._read(self.answer)
-        if not self._is_readable(reply) and self._num_tries < NUM_TRIES:
+        if not self._is_readable(reply) and self._num_tries < (1 if self._sampled else NUM_TRIES):
             return self._ask(self._frames.result())
         self._reply, self._decoding, self._frames = reply, None, None
         return HostFence()

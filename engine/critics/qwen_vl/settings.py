@@ -43,6 +43,13 @@ class CriticSettings:
         help="Motions, events and rests that the critic states with less probability are left out of its "
         "plans; 0 leaves out none.",
     )
+    plan_samples: int = setting(
+        1,
+        low=1,
+        high=64,
+        help="Plans that are written, all but one of them sampled; the one is used that agrees best with the "
+        "others.",
+    )
 
     def __post_init__(self) -> None:
         """Raises ConfigError; two frames are one position in time of the model."""

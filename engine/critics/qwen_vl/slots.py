@@ -29,7 +29,7 @@ from engine.critics.qwen_vl.projections import ROWS
 from engine.critics.qwen_vl.text_step import Prefilled, TextStep
 from engine.machine.graphs import captured
 
-RETRY_TEMPERATURE = 0.7
+SAMPLING_TEMPERATURE = 0.7
 LENGTH_STEP = 512
 """The cache has a multiple of so many positions, so that a longer prompt seldom means another capture."""
 DRAFTS = WIDTH - 1
@@ -313,7 +313,7 @@ def choose(state: State, logits: Tensor, drafts: Tensor, eos: Tensor, *, steered
     plain, total = logits, _log_total(logits)
     if steered:
         scores = logits[:, 0].float()
-        noisy = scores / RETRY_TEMPERATURE + _gumbel(state.seed, state.record[:, -2], scores.shape[1])
+        noisy = scores / SAMPLING_TEMPERATURE + _gumbel(state.seed, state.record[:, -2], scores.shape[1])
         scores = torch.where((state.seed >= 0)[:, None], noisy, scores)
         logits = scores.masked_fill(~state.allowed, float("-inf"))[:, None]
     chosen = logits.argmax(-1)  # [S, W]

@@ -14,7 +14,7 @@ from sliding import SlidingSquare
 from bench.analysis.bootstrap import mean_ci95
 from bench.quality.critic_figures import JudgedTake, critic_figures, motion_truth, read_truths
 from bench.quality.demo_quality import ARMS, make_dataset, measure, print_table, run_loop
-from bench.quality.plan_match import matched_share, plan_attributes
+from engine.critics.qwen_vl.plan_match import matched_share, plan_attributes
 from engine.datasets.physics_iq import open_dataset
 from engine.demo.layout import write_dataset
 from engine.errors import ConfigError, ScorerError

@@ -12,9 +12,9 @@ import pytest
 
 from bench.quality import plan_confidence
 from bench.quality.plan_confidence import ReadPlan, document, main
-from bench.quality.plan_match import is_true
 from bench.quality.take_statistics import tuning_scenes
 from engine.critics.qwen_vl.confidence import StatedFact, facts_of
+from engine.critics.qwen_vl.plan_match import is_true
 from engine.demo.scenes.seeds import TUNING
 from engine.machine.streams import HostFence
 from engine.types import PhysicsPlan, PlanEvent, PlanMotion, PlanRest

@@ -270,6 +270,7 @@ def test_every_setting_is_written() -> None:
             "generator.guidance_scale": 1,
             "generator.negative": "blur",
             "critic.sure": 0.9,
+            "critic.plan_samples": 8,
         }
         | {
             f"denoise.{part.name}": getattr(PRESETS["fastest"], part.name)

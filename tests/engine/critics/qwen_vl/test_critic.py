@@ -23,6 +23,7 @@ from engine.critics.qwen_vl.critic import QwenVLCritic
 from engine.critics.qwen_vl.decode import Decoding
 from engine.critics.qwen_vl.footprint import prefill_bytes
 from engine.critics.qwen_vl.instructions import PATCH_INSTRUCTION, plan_segments
+from engine.critics.qwen_vl.plan_samples import PlanSamplesJob, most_agreed
 from engine.critics.qwen_vl.preprocess import VideoSegment, build_inputs
 from engine.critics.qwen_vl.reply_job import ReplyJob
 from engine.critics.qwen_vl.schema import critique_json_schema, parse_plan
@@ -356,15 +357,61 @@ def test_facts_are_left_out_of_revised_plans_too(
 
 def test_a_critic_is_as_sure_as_the_run_says_or_else_its_folder(folder: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(folder, tmp_path / "m"))
-    (copied / "retake.json").write_text(json.dumps({**SIDECAR, "sure": 0.9}))
+    (copied / "retake.json").write_text(json.dumps({**SIDECAR, "sure": 0.9, "plan_samples": 3}))
     found = find_critic(str(copied))
-    for asked, sure in ((None, 0.9), (0.0, 0.0), (0.5, 0.5)):
-        config = RunConfig(dataset=tmp_path, out=tmp_path / "run", critic=CriticConfig(sure=asked))
+    for asked, samples, told in (
+        (None, None, "without facts below 0.9, most agreed of 3"),
+        (0.0, None, "most agreed of 3"),
+        (0.5, 1, "without facts below 0.5"),
+        (0.0, 1, None),
+    ):
+        settings = CriticConfig(sure=asked, plan_samples=samples)
+        config = RunConfig(dataset=tmp_path, out=tmp_path / "run", critic=settings)
         critic: Any = load_critic(config, found, "cpu", "fp32", with_weights=False)
-        assert critic.settings.sure == sure
-        assert critic.notes.get("plans") == (f"without facts below {sure}" if sure else None)
+        assert critic.settings.sure == (0.9 if asked is None else asked)
+        assert critic.settings.plan_samples == samples or (samples, critic.settings.plan_samples) == (None, 3)
+        assert critic.notes.get("plans") == told
     with pytest.raises(ConfigError, match=r"critic\.sure is 1\.5"):
         CriticConfig(sure=1.5)
+
+
+def test_of_several_plans_the_most_agreed_one_is_used(
+    critic: QwenVLCritic, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of three is right about the ball, and two agree; what was written is what the seeds say."""
+    reads, seeds = [], []
+    text = json.dumps(PLAN)
+    texts = iter([text.replace("to the left", "up"), "no plan", text, text])
+    settle, ask = ReplyJob._settle, ReplyJob._ask
+
+    def written(job: ReplyJob[Any], decoding: Any) -> Any:
+        now = next(texts)
+        monkeypatch.setattr(type(job._critic.tokenizer), "decode", lambda *_, **__: now)
+        return settle(job, decoding)
+
+    def asked(job: ReplyJob[Any], prefix: Any) -> Any:
+        reads.append(id(prefix))
+        seeds.append(job._seed if job._sampled else None)
+        return ask(job, prefix)
+
+    monkeypatch.setattr(ReplyJob, "_settle", written)
+    monkeypatch.setattr(ReplyJob, "_ask", asked)
+    job = with_limit(replace(critic, settings=replace(critic.settings, plan_samples=4)), 8).plan(scenario)
+    assert isinstance(job, PlanSamplesJob) and job.stage == "plan 1 of 4: prefix" and job.answer is None
+    reply = finish(job)
+    assert reply.plan == parse_plan(text) and reply.raw == text
+    assert job.answer is not None and job.answer.text == text
+    assert seeds == [None, 1, 2, 3], "an unreadable sample is not asked for again"
+    assert len(set(reads)) == 1, "the prefix is read once"
+    assert reply.num_tokens == sum(one.result().num_tokens for one in job._jobs) > 3
+
+
+def test_plans_agree_by_what_both_hold() -> None:
+    plan = parse_plan(json.dumps(PLAN))
+    assert plan is not None
+    assert most_agreed([None, plan, None]) == 1 and most_agreed([None]) == 0 and most_agreed([]) == 0
+    other = replace(plan, motion=())
+    assert most_agreed([other, plan, plan]) == 1 and most_agreed([plan, other]) == 0, "of equals the first"
 
 
 def test_a_missing_prefix_fails_its_own_job_only(critic: QwenVLCritic, scenario: Scenario) -> None:

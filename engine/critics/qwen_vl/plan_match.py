@@ -1,4 +1,4 @@
-"""How much of a true physics plan another plan holds, attribute by attribute.
+"""How much of a physics plan another plan holds, attribute by attribute: of a true one, or of another's.
 
 Knows no model and no file. Words must agree up to case, punctuation and spaces; times within half a second,
 which is as fine as prompts tell them.
@@ -40,6 +40,11 @@ def matched_share(truth: PhysicsPlan, found: PhysicsPlan) -> float:
     """Share in [0, 1] of the attributes of `truth` that `found` holds with the same value."""
     wanted, given = plan_attributes(truth), plan_attributes(found)
     return sum(_agree(key, value, given.get(key)) for key, value in wanted.items()) / len(wanted)
+
+
+def agreement(one: PhysicsPlan, other: PhysicsPlan) -> float:
+    """In [0, 1]: the mean of what each holds of the other, 1 for plans that say the same."""
+    return (matched_share(one, other) + matched_share(other, one)) / 2
 
 
 def _agree(key: str, truth: str, found: str | None) -> bool:

@@ -169,9 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = names_of(runs)
         scenes = scenes_of(runs, names)
         require_not_held_out(scene.name for scene in scenes)
-        if len({scene.name for scene in scenes}) < LEAST_SCENES:
+        num_scenes = len({scene.name for scene in scenes})  # each is there once for every run
+        if num_scenes < LEAST_SCENES:
             raise ConfigError(
-                f"{len(scenes)} scenes have two scored takes or more; {LEAST_SCENES} are needed",
+                f"{num_scenes} scenes have two scored takes or more; {LEAST_SCENES} are needed",
                 fix="make and score longer runs: retake run --limit, retake score --all-attempts",
             )
         model = fit(scenes, names)
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model,
             generator=find_generator(first.generator.name).path,
             critic=find_critic(first.critic.name).path,
-            fitted_on=f"{len(scenes)} scenes, {sum(len(s.attempts) for s in scenes)} takes",
+            fitted_on=f"{num_scenes} scenes, {sum(len(s.attempts) for s in scenes)} takes",
             digest=file_digest,
         )
     except RetakeError as error:

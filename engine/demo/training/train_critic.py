@@ -34,7 +34,7 @@ from engine.demo.training.critic_model import (
     save_critic,
 )
 from engine.demo.training.critic_rows import RowMaker
-from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer, set_learning_rate
+from engine.demo.training.schedule import Average, Budget, Curve, make_optimizer
 from engine.demo.training.step import TrainingStep
 from engine.demo.training.train_dit import load_tokenizer
 from engine.demo.training.windows import AMOUNTS, GRID, Window
@@ -92,7 +92,7 @@ def train_stage(
         if step % 8 == 0:
             refill()
         done = budget.fraction * 0.6 if vision else part_done(budget, past, arguments)
-        set_learning_rate(optimizer, arguments.learning_rate, step, done)
+        judge.set_rate(arguments.learning_rate, step, done)  # of the optimizer, which both steps share
         planning = not vision and step % arguments.plan_every == 0
         if vision:
             batch = data.vision_batch(batch_size)

@@ -5,7 +5,6 @@ N takes, 1 unless scouts share a forward . B batch . Z latent channels . F, h, w
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from engine.denoise.guidance import BOTH, COND, UNCOND
 from engine.denoise.layers import quantized_blocks
 from engine.denoise.sampler import PrefixTimestep
+from engine.denoise.states import Observable
 from engine.generators.wan.forward import FastWan, Predicted, PrefixKeys, TextKeys, TimeRows
 from engine.machine.graphs import GraphedForward, GraphPool
 from engine.quant.precision_policy import Range
@@ -21,24 +21,12 @@ Observed = tuple[Tensor, tuple[Tensor, ...]]
 """As `engine.denoise.states.Observable` gives it."""
 
 
-class Observing(ABC):
-    """A Denoiser that is an `engine.denoise.states.Observable` too."""
+class Observing(Observable):
+    """A Denoiser whose call is what it observes, without the states."""
 
     def __call__(self, latents: Tensor, timestep: PrefixTimestep, text: TextKeys, *, branch: str) -> Tensor:
         """Velocity float32 [B, Z, F, h, w] of latents [N, Z or more, F, h, w]; B is 2 N for branch "both"."""
         return self.observed(latents, timestep, text, branch=branch, layers=())[0]
-
-    @abstractmethod
-    def observed(
-        self,
-        latents: Tensor,
-        timestep: PrefixTimestep,
-        text: TextKeys,
-        *,
-        branch: str,
-        layers: Sequence[int],
-    ) -> Observed:
-        """As `engine.denoise.states.Observable`."""
 
 
 class FastDenoiser(Observing):

@@ -73,6 +73,23 @@ def prepare_dataset(options: argparse.Namespace, dataset: Path) -> None:
     write_dataset(dataset, scenes, fps=FPS, views=views, workers=usable_cores())
 
 
+def paper_arguments(options: argparse.Namespace) -> list[str]:
+    """Of `retake run`, behind dataset and folder."""
+    loops = max(BUDGETS) - 1 if options.loops is None else options.loops
+    given = {
+        **{"--loop": "paper", "--loops": loops, "--patience": max(loops, 1), "--seed": options.seed},
+        **{"--generator": options.generator, "--critic": options.critic, "--device": options.device},
+        **{"--steps": options.steps, "--gain": "none"},
+    }
+    extra = [str(text) for pair in given.items() for text in pair]
+    extra += [text for setting in options.set for text in ("--set", setting)]
+    if "states" in options.choosers:
+        extra.append("--keep-states")
+    if options.states_probe is not None:
+        extra += ["--states-probe", str(options.states_probe)]
+    return extra
+
+
 def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfig:
     """The paper's loop with room for as many takes as the largest budget; a fitted gain would end it sooner.
 
@@ -85,18 +102,7 @@ def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfi
                 fix="give the same command without --shard first, or put a finished run there",
             )
         return read_config(run)
-    loops = max(BUDGETS) - 1 if options.loops is None else options.loops
-    given = {
-        **{"--loop": "paper", "--loops": loops, "--patience": max(loops, 1), "--seed": options.seed},
-        **{"--generator": options.generator, "--critic": options.critic, "--device": options.device},
-        **{"--steps": options.steps, "--gain": "none"},
-    }
-    extra = [str(text) for pair in given.items() for text in pair]
-    if "states" in options.choosers:
-        extra.append("--keep-states")
-    if options.states_probe is not None:
-        extra += ["--states-probe", str(options.states_probe)]
-    run_loop(dataset, run, resume=True, extra=extra)
+    run_loop(dataset, run, resume=True, extra=paper_arguments(options))
     return read_config(run)
 
 

@@ -255,7 +255,7 @@ def _gpus(options: argparse.Namespace, run: Path) -> Any:
     return published_manifest(run).get("machine", {}).get("gpus", [])
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality.loop_budget",
         description=__doc__,
@@ -277,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--generator", default=BUNDLED, help='"demo" or a folder')
     add("--critic", default=BUNDLED, help='"demo" or a folder')
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="of the run, of all takes and looks")
     add("--steps", type=int, default=16, help="denoise steps of a whole take")
     add("--seed", type=int, default=0, help="of the run: noises follow from it")
     add("--seeds", type=int, default=16, help="noises of each prompt: twice as many candidates a scene")
@@ -350,7 +351,7 @@ def _command(arguments: Sequence[str] | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     console = page_console()
     offline()
     try:

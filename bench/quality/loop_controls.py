@@ -89,11 +89,13 @@ def asked_of(dataset: Path, plans: Mapping[str, PlanReply]) -> dict[str, Asked]:
     return found
 
 
-def run_controls(config: RunConfig, work: Path, asked: Mapping[str, Asked]) -> dict[str, list[Case]]:
+def run_controls(
+    config: RunConfig, work: Path, asked: Mapping[str, Asked], kinds: Sequence[str] = CONTROLS
+) -> dict[str, list[Case]]:
     """The cases of each control. Datasets and runs go below `work`, and are resumed there."""
     brief = {row.scene: row.text for row in read_descriptions(config.dataset)}
     found = {}
-    for kind in CONTROLS:
+    for kind in kinds:
         texts = brief | dict(zip(asked, prompt_texts(kind, list(asked.values())), strict=True))
         dataset, run = work / kind / "dataset", work / kind / "run"
         control_dataset(config.dataset, dataset, texts)
@@ -143,6 +145,14 @@ def compare(arms: Mapping[str, Mapping[str, Case]], controls: Mapping[str, Seque
     }
 
 
+def make_control(run: Path, work: Path, kind: str) -> None:
+    """Only run and score one control, for a later `measure`."""
+    config = read_config(run)
+    with RunStore.open(run, read_only=True) as store:
+        plans = read_plans(store)
+    run_controls(config, work, asked_of(config.dataset, plans), (kind,))
+
+
 def measure(run: Path, work: Path) -> dict[str, Any]:
     """The document of a finished run; its controls are run and scored now."""
     config = read_config(run)
@@ -165,9 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="a finished run over simulated scenes")
     parser.add_argument("--work", type=Path, required=True, help="gets datasets and runs of the controls")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument(
+        "--only", choices=CONTROLS, help="only run this control, beside others: no file is written"
+    )
     options = parser.parse_args(arguments)
     console = page_console()
     try:
+        if options.only is not None:
+            make_control(options.run, options.work, options.only)
+            return 0
         document = measure(options.run, options.work)
     except RetakeError as error:
         console.print(f"error: {error}", markup=False, highlight=False)

@@ -1,0 +1,294 @@
+"""Measures all that follows from the bundled models again, in one call: the quality that RESULTS.md tells of.
+
+Runs of the loop are made in --engines processes at once, each a shard; what they make is merged, scored and
+compared by the programs of this folder. A job that ended well is not repeated: the same command goes on with
+what is missing, and what fails holds up only what needs it. Speed is not measured here: the machine is busy.
+
+    python -m bench.quality.remeasure --work W --engines 8 --device cuda
+    python -m bench.quality.remeasure --work W --only default,controls --list
+    python -m bench.quality.remeasure --work T --engines 2 --count 2 --tuning-count 2 --only default
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess  # nosec B404 # this interpreter, on this package
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.quality import loop_budget
+from bench.quality.budget_phases import paper_arguments
+from bench.quality.prompt_kinds import CONTROLS
+from engine.demo.scenes.seeds import HELD_OUT, TUNING, SeedSet
+from engine.errors import ConfigError
+from engine.settings.environment import usable_cores
+
+ENGINE: Final = "engine"
+"""A job that loads models; the others are scoring and figures, on host cores."""
+PARTS: Final = ("default", "controls", "selectors", "denoiser", "plans", "budget")
+CHOICES: Final = ("--loops", "1", "--samples", "4", "--gain", "none")
+"""Of the runs that selectors choose from: four takes of the brief, four of the plan, judged one by one."""
+
+
+PLANS: Final = 8
+"""Plans a scenario, of which one is used: set beside the one plan of the default loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A process: `words` behind the interpreter. It starts when all of `after` have ended well."""
+
+    name: str
+    words: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    kind: str = "cores"
+
+    @property
+    def part(self) -> str:
+        return self.name.partition("/")[0]
+
+
+def steps(options: argparse.Namespace) -> Iterator[Step]:
+    """All of them, the most telling first: where several could start, the first does."""
+    work: Path = options.work
+    held, out = work / "budget" / "dataset", work / "results"
+    device = ("--device", options.device)
+    yield _scenes("default/scenes", held, HELD_OUT, options.count)
+    yield _scenes("selectors/tuning-scenes", work / "tuning", TUNING, options.tuning_count)
+    default = work / "default"
+    yield from _run(options, "default/run", held, default, device, after="default/scenes")
+    yield from _run(
+        options, "selectors/tuning", work / "tuning", work / "choices-tuning",
+        (*CHOICES, "--keep-states", *device), after="selectors/tuning-scenes",
+    )  # fmt: skip
+    yield from _run(
+        options, "selectors/held", held, work / "choices", (*CHOICES, *device), after="default/scenes"
+    )
+    controls = _module("loop_controls", "--run", default, "--work", work / "controls")
+    for kind in CONTROLS:
+        yield Step(
+            name=f"controls/{kind.replace(' ', '-')}", kind=ENGINE, after=("default/run",),
+            words=(*controls, "--only", kind, "--out", str(work / "controls" / f"{kind}.json")),
+        )  # fmt: skip
+    quality = ("--run", default, "--work", work / "quality", "--out", out / "demo_quality.json")
+    yield Step(
+        name="default/quality",
+        kind=ENGINE,
+        after=("default/run",),
+        words=_module("demo_quality", *quality, "--controls", min(60, options.count)),
+    )
+    yield Step(
+        name="controls/figures",
+        after=tuple(f"controls/{kind.replace(' ', '-')}" for kind in CONTROLS),
+        words=(*controls, "--out", str(out / "loop_controls.json")),
+    )
+    yield from _selectors(options, work, out)
+    yield from _denoiser(options, held, work / "denoiser", out)
+    plans = work / "plans"
+    yield from _run(
+        options, "plans/run", held, plans, ("--plan-samples", str(PLANS), *device), after="default/scenes"
+    )
+    yield Step(
+        name="plans/figures",
+        after=("plans/run", "default/run"),
+        words=_retake("compare", plans, default, "--json", out / "plan_samples.json"),
+    )
+    yield from _budget(options, work / "budget", out)
+
+
+def _selectors(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:
+    for name, run in (("tuning", "choices-tuning"), ("held", "choices")):
+        yield Step(
+            name=f"selectors/{name}-scores",
+            after=(f"selectors/{name}",),
+            words=_retake("score", work / run, "--all-attempts", "--json", work / run / "scores.json"),
+        )
+    tuning = ("--run", work / "choices-tuning", "--out", out / "states.probe")
+    yield Step(
+        name="selectors/states",
+        after=("selectors/tuning-scores",),
+        words=_module("fit_states", *tuning, "--report", out / "states_fit.json"),
+    )
+    by = ("--by", options.selectors, "--samples", 4, "--scored", "--untimed", "--device", "cpu")
+    yield Step(
+        name="selectors/figures",
+        after=("selectors/held-scores", "selectors/tuning-scores"),
+        words=_module(
+            "selector_quality", "--run", work / "choices", "--tune-on", work / "choices-tuning", *by,
+            "--out", out / "selectors.json",
+        ),
+    )  # fmt: skip
+
+
+def _denoiser(options: argparse.Namespace, held: Path, work: Path, out: Path) -> Iterator[Step]:
+    given = ("--dataset", held, "--work", work)
+    made = []
+    for shard in _shards(options.engines):
+        made.append(f"denoiser/make-{shard}")
+        make = _module("denoiser_quality", "make", *given, "--shard", shard, "--device", options.device)
+        yield Step(name=made[-1], kind=ENGINE, after=("default/scenes",), words=make)
+    score = _module("denoiser_quality", "score", *given, "--out", out / "denoiser_quality.json")
+    yield Step(name="denoiser/figures", after=tuple(made), words=score)
+
+
+def _budget(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:
+    words = ["--work", str(work), "--count", str(options.count), "--seeds", str(options.seeds)]
+    words += ["--device", options.device, "--out", str(out / "loop_budget.json")]
+    words += [] if options.costs is None else ["--costs", str(options.costs)]
+    extra = paper_arguments(loop_budget.make_parser().parse_args(words))
+    yield from _run(options, "budget/paper", work / "dataset", work / "paper", extra, after="default/scenes")
+    pools = []
+    for shard in _shards(options.engines):
+        pools.append(f"budget/pool-{shard}")
+        pool = _module("loop_budget", *words, "--shard", shard)
+        yield Step(name=pools[-1], kind=ENGINE, after=("budget/paper",), words=pool)
+    yield Step(name="budget/figures", after=tuple(pools), words=_module("loop_budget", *words))
+
+
+def _run(
+    options: argparse.Namespace, name: str, dataset: Path, out: Path, extra: Iterable[str], *, after: str
+) -> Iterator[Step]:
+    """`retake run` in shards, then merged as the step `name`."""
+    shards = []
+    for shard in _shards(options.engines):
+        folder = out.with_name(f"{out.name}.{shard.replace('/', '-of-')}")
+        shards.append((f"{name}-{shard}", folder))
+        words = _retake("run", dataset, "--out", folder, "--shard", shard, *extra)
+        yield Step(name=shards[-1][0], kind=ENGINE, after=(after,), words=words)
+    merge = _retake("merge", *(folder for _, folder in shards), "--out", out)
+    yield Step(name=name, after=tuple(shard for shard, _ in shards), words=merge)
+
+
+def _scenes(name: str, out: Path, seeds: SeedSet, count: int) -> Step:
+    if not 1 <= count <= seeds.count:
+        raise ConfigError(f"{count} scenes", fix=f"there are 1 to {seeds.count} of them ({name})")
+    words = _retake("scenes", out, "--seed", seeds.first, "--count", count, "--views", "center")
+    return Step(name=name, words=words)
+
+
+def _shards(parts: int) -> list[str]:
+    return [f"{part}/{parts}" for part in range(1, parts + 1)]
+
+
+def _module(name: str, *words: object) -> tuple[str, ...]:
+    return ("-m", f"bench.quality.{name}", *map(str, words))
+
+
+def _retake(*words: object) -> tuple[str, ...]:
+    return ("-m", "engine.cli", *map(str, words))
+
+
+class Campaign:
+    """Starts steps as soon as they can; says when each ends, and keeps what it printed in WORK/logs."""
+
+    def __init__(self, work: Path, places: Mapping[str, int]) -> None:
+        """`places`: how many steps of each kind at once."""
+        self._work, self._places, self._began_s = work, dict(places), time.perf_counter()
+
+    def carry_out(self, asked: Sequence[Step]) -> list[str]:
+        """The names of steps that failed, or could not start since one before them had."""
+        ended = {step.name for step in asked if self._mark(step).is_file()}
+        waiting = [step for step in asked if step.name not in ended]
+        running: dict[Future[int], Step] = {}
+        failed: list[str] = []
+        with ThreadPoolExecutor(sum(self._places.values())) as pool:
+            while waiting or running:
+                for step in [one for one in waiting if ended.issuperset(one.after)]:
+                    if sum(one.kind == step.kind for one in running.values()) < self._places[step.kind]:
+                        waiting.remove(step)
+                        running[pool.submit(self._process, step)] = step
+                if not running:
+                    return failed + [step.name for step in waiting]
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step = running.pop(future)
+                    (failed.append if future.result() else ended.add)(step.name)
+        return failed
+
+    def _process(self, step: Step) -> int:
+        log = self._work / "logs" / f"{_file_name(step)}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        threads = {"OMP_NUM_THREADS": "1"} if step.kind == ENGINE else {}
+        began_s = time.perf_counter()
+        with log.open("ab") as out:
+            command = [sys.executable, *step.words]
+            status = subprocess.run(  # nosec B603 # our own interpreter
+                command, check=False, stdout=out, stderr=subprocess.STDOUT, env=os.environ | threads
+            ).returncode
+        now_s = time.perf_counter()
+        told = f"status {status}, see {log}" if status else "done"
+        print(f"[{now_s - self._began_s:5.0f} s] {step.name}: {told}, {now_s - began_s:.0f} s", flush=True)
+        if not status:
+            self._mark(step).parent.mkdir(parents=True, exist_ok=True)
+            self._mark(step).touch()
+        return status
+
+    def _mark(self, step: Step) -> Path:
+        return self._work / "ended" / _file_name(step)
+
+
+def _file_name(step: Step) -> str:
+    return step.name.replace("/", "-")
+
+
+def wanted(found: Iterable[Step], parts: Sequence[str]) -> list[Step]:
+    """Of these parts, and what they need of others. ConfigError for a part that there is not."""
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ConfigError(f"--only {unknown[0]!r} is no part", fix=f"give some of: {', '.join(PARTS)}")
+    every = {step.name: step for step in found}
+    needed: set[str] = set()
+    todo = [step.name for step in every.values() if step.part in parts]
+    while todo:
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            todo += every[name].after
+    return [step for step in every.values() if step.name in needed]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality.remeasure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="runs, logs and WORK/results; taken up again")
+    add("--engines", type=int, default=2, help="processes at once that hold models, and shards of each run")
+    add("--jobs", type=int, default=2, help="processes at once that score or make figures")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}; what they need is made too")
+    add("--count", type=int, default=HELD_OUT.count, help="held-out scenes")
+    add("--tuning-count", type=int, default=TUNING.count, help="scenes that choosers are tuned on")
+    add("--seeds", type=int, default=4, help="of the budget: noises of each prompt")
+    add("--costs", type=Path, metavar="JSON", help="of the budget: see bench.quality.loop_budget")
+    add("--selectors", default="consensus,geometry,vjepa,critic_score,static_camera,rank_sum")
+    add("--list", action="store_true", help="only say what would be started")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        asked = wanted(steps(options), options.only.split(","))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.list:
+        for step in asked:
+            print(f"{step.name}: python {' '.join(step.words)}")
+        return 0
+    cores = max(1, min(options.jobs, usable_cores()))
+    failed = Campaign(options.work, {ENGINE: options.engines, "cores": cores}).carry_out(asked)
+    for name in failed:
+        print(f"not done: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

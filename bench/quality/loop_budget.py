@@ -262,12 +262,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--work",
-        type=Path,
-        required=True,
-        help="scenes, runs and candidates; taken up again",
-    )
+    add("--work", type=Path, required=True, help="scenes, runs and candidates; taken up again")
     add("--out", type=Path, required=True, help="the JSON file to write")
     add("--count", type=int, default=240, help="number of scenes")
     add("--seed0", type=int, help="seed of the first; default: where held-out scenes begin")
@@ -301,18 +296,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME,...", help="files of engine/selectors; critic_score judges whole takes alone",
     )  # fmt: skip
     add("--states-probe", type=Path, metavar="FILE", help="of the chooser states; scouts of its steps alone")
-    add(
-        "--costs",
-        type=Path,
-        metavar="JSON",
-        help="costs of another document, not those of here",
-    )
-    add(
-        "--tuned",
-        type=Path,
-        metavar="JSON",
-        help="scouts as was best in this one, of other scenes",
-    )
+    add("--costs", type=Path, metavar="JSON", help="costs of another document, not those of here")
+    add("--tuned", type=Path, metavar="JSON", help="scouts as was best in this one, of other scenes")
     _add_processes(parser)
     _add_finishes(parser)
     return parser

@@ -4,7 +4,7 @@ Runs of the loop are made in --engines processes at once, each a shard; what the
 compared by the programs of this folder. A job that ended well is not repeated: the same command goes on with
 what is missing, and what fails holds up only what needs it. Speed is not measured here: the machine is busy.
 
-    python -m bench.quality.remeasure --work W --engines 8 --device cuda
+    OMP_NUM_THREADS=1 python -m bench.quality.remeasure --work W --engines 8 --device cuda
     python -m bench.quality.remeasure --work W --only default,controls --list
     python -m bench.quality.remeasure --work T --engines 2 --count 2 --tuning-count 2 --only default
 """
@@ -12,7 +12,6 @@ what is missing, and what fails holds up only what needs it. Speed is not measur
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess  # nosec B404 # this interpreter, on this package
 import sys
 import time
@@ -213,12 +212,11 @@ class Campaign:
     def _process(self, step: Step) -> int:
         log = self._work / "logs" / f"{_file_name(step)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        threads = {"OMP_NUM_THREADS": "1"} if step.kind == ENGINE else {}
         began_s = time.perf_counter()
         with log.open("ab") as out:
             command = [sys.executable, *step.words]
             status = subprocess.run(  # nosec B603 # our own interpreter
-                command, check=False, stdout=out, stderr=subprocess.STDOUT, env=os.environ | threads
+                command, check=False, stdout=out, stderr=subprocess.STDOUT
             ).returncode
         now_s = time.perf_counter()
         told = f"status {status}, see {log}" if status else "done"

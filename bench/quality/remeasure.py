@@ -114,15 +114,14 @@ def _selectors(options: argparse.Namespace, work: Path, out: Path) -> Iterator[S
         after=("selectors/tuning-scores",),
         words=_module("fit_states", *tuning, "--report", out / "states_fit.json"),
     )
-    by = ("--by", options.selectors, "--samples", 4, "--scored", "--untimed", "--device", "cpu")
+    given = ("--run", work / "choices", "--tune-on", work / "choices-tuning", "--by", options.selectors)
+    processes = max(1, usable_cores() // 4)  # engines may run beside them
+    how = ("--samples", 4, "--scored", "--untimed", "--processes", processes, "--device", options.device)
     yield Step(
         name="selectors/figures",
         after=("selectors/held-scores", "selectors/tuning-scores"),
-        words=_module(
-            "selector_quality", "--run", work / "choices", "--tune-on", work / "choices-tuning", *by,
-            "--out", out / "selectors.json",
-        ),
-    )  # fmt: skip
+        words=_module("selector_quality", *given, *how, "--out", out / "selectors.json"),
+    )
 
 
 def _denoiser(options: argparse.Namespace, held: Path, work: Path, out: Path) -> Iterator[Step]:
@@ -139,6 +138,7 @@ def _denoiser(options: argparse.Namespace, held: Path, work: Path, out: Path) ->
 def _budget(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:
     words = ["--work", str(work), "--count", str(options.count), "--seeds", str(options.seeds)]
     words += ["--device", options.device, "--out", str(out / "loop_budget.json")]
+    words += ["--choosers", options.budget_choosers]
     words += [] if options.costs is None else ["--costs", str(options.costs)]
     extra = paper_arguments(loop_budget.make_parser().parse_args(words))
     yield from _run(options, "budget/paper", work / "dataset", work / "paper", extra, after="default/scenes")
@@ -266,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=4, help="of the budget: noises of each prompt")
     add("--costs", type=Path, metavar="JSON", help="of the budget: see bench.quality.loop_budget")
     add("--selectors", default="consensus,geometry,vjepa,critic_score,static_camera,rank_sum")
+    add("--budget-choosers", default="consensus,critic_score", help="asked of every look and take there")
     add("--list", action="store_true", help="only say what would be started")
     return parser
 

@@ -13,10 +13,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -44,12 +48,12 @@ from bench.scoring.physics_iq import score_folder
 from engine.build.probing import selector_settings
 from engine.errors import ConfigError, RetakeError, ScorerError
 from engine.loop.selection import load_selectors
-from engine.machine.device import resolve_device
+from engine.machine.device import resolve_device, use_threads
 from engine.protocols import Selector
 from engine.runs.manifest import code_state, cpu_model, gpus, package_versions
 from engine.runs.states import with_states
 from engine.settings.environment import cache_folder
-from engine.types import Attempt
+from engine.types import Attempt, Scenario, SelectorSettings
 
 RANK_SUM = "rank_sum"
 """In --by: also the rank sums of every pair and of all selectors named."""
@@ -71,6 +75,20 @@ NOTES = (
 )
 
 
+class Asked(NamedTuple):
+    """One scenario's takes, below the folder of their run."""
+
+    folder: Path
+    scenario: Scenario
+    attempts: tuple[Attempt, ...]
+    samples: int
+
+
+Answer = tuple[dict[str, dict[int, dict[str, float]]], dict[str, float]]
+Answering = Callable[[Sequence[Asked]], Iterable[Answer]]
+"""In the order in which it was asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """Pools by set, seconds of each selector on all takes of a scenario, and what could not be measured."""
@@ -88,17 +106,18 @@ def measure(
     tune_on: Sequence[ScoredRun] = (),
     rank_sums: bool = True,
     timed: bool = True,
+    answer: Answering | None = None,
 ) -> dict[str, Any]:
     """The JSON document without its manifests. ConfigError when `tune_on` has scenes of `runs`.
 
-    Not `timed` says that the machine was busy: the selectors' seconds are then null.
+    Not `timed` says that the machine was busy: the selectors' seconds are then null. `answer`: as `collect`.
     """
     _check_disjoint(runs, tune_on)
     names = list(selectors)
     tuned: dict[str, Any] | None = None
     combos = reported_combinations(names, rank_sums=rank_sums)
     if tune_on:
-        other = collect(tune_on, selectors, samples)
+        other = collect(tune_on, selectors, samples, answer)
         best, gain = best_combination(other.pools, names)
         combos = list(dict.fromkeys([*combos, best]))
         tuned = {
@@ -106,7 +125,7 @@ def measure(
             "gain_on_tuning_scenes": gain,
             "num_tuning_scenes": len(_scenes(tune_on)),
         }
-    found = collect(runs, selectors, samples)
+    found = collect(runs, selectors, samples, answer)
     takes = found.pools[ALL_TAKES]
     return {
         "num_scenarios": len(takes),
@@ -131,32 +150,67 @@ def measure(
     }
 
 
-def collect(runs: Sequence[ScoredRun], selectors: Mapping[str, Selector], samples: int) -> Measured:
+def collect(
+    runs: Sequence[ScoredRun],
+    selectors: Mapping[str, Selector],
+    samples: int,
+    answer: Answering | None = None,
+) -> Measured:
     """Pools of every scenario: the first `samples` takes of a round, for each of ROUNDS, and all takes.
 
     A round counts where the scenario has that many samples of it. Each take is decoded once. As in the loop,
-    a selector that chooses among a round's takes sees those of the rounds before too.
+    a selector that chooses among a round's takes sees those of the rounds before too. `answer`: asks the
+    selectors in other processes.
     """
     found = Measured(pools={ALL_TAKES: []}, seconds={name: [] for name in selectors})
+    asked: list[tuple[ScoredRun, Asked]] = []
     work = [(run, scenario_id) for run in runs for scenario_id in run.outcomes]
-    for run, scenario_id in track(work, "choosing", console=Console(stderr=True), transient=True):
+    for run, scenario_id in work:
         attempts = run.outcomes[scenario_id].attempts
         unscored = [a.index for a in attempts if (scenario_id, a.index) not in run.records]
         if unscored:
             found.left_out[f"{run.folder.name}/{scenario_id}"] = f"takes {unscored} have no score"
             continue
-        reader = TakeReader()
-        known: dict[int, dict[str, float]] = {}
-        for name, (seen, chosen_from) in _sets(attempts, samples).items():
-            scores, seconds = _scores(run, scenario_id, seen, selectors, reader, known)
-            found.pools.setdefault(name, []).append(_pool(run, scenario_id, chosen_from, scores))
-            if name == ALL_TAKES:
-                known = scores
-                for selector, value in seconds.items():
-                    found.seconds[selector].append(value)
+        scenario = run.scenarios[scenario_id]
+        asked.append((run, Asked(run.folder, scenario, tuple(attempts), samples)))
+    given = [one for _, one in asked]
+    answers = (answer_of(one, selectors) for one in given) if answer is None else answer(given)
+    shown = track(answers, "choosing", len(given), console=Console(stderr=True), transient=True)
+    for (run, one), (scores, seconds) in zip(asked, shown, strict=True):
+        for name, (_, chosen_from) in _sets(one.attempts, samples).items():
+            pool = _pool(run, one.scenario.id, chosen_from, scores[name])
+            found.pools.setdefault(name, []).append(pool)
+        for selector, value in seconds.items():
+            found.seconds[selector].append(value)
     if not found.pools[ALL_TAKES]:
         raise ScorerError("no scenario of these runs has scored takes", fix="give finished runs with takes")
     return found
+
+
+def answer_of(asked: Asked, selectors: Mapping[str, Selector]) -> Answer:
+    """By set and take number the selectors' scores, and the seconds that each took for all takes."""
+    reader = TakeReader()
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    seconds: dict[str, float] = {}
+    for name, (seen, _) in _sets(asked.attempts, asked.samples).items():
+        known = found.get(ALL_TAKES, {})
+        found[name], took = _scores(asked, seen, selectors, reader, known)
+        if name == ALL_TAKES:
+            seconds = took
+    return found, seconds
+
+
+_LOADED: dict[str, Selector] = {}
+"""Of a process that only answers."""
+
+
+def _load(names: Sequence[str], settings: SelectorSettings) -> None:
+    use_threads(1)
+    _LOADED.update(load_selectors(names, settings))
+
+
+def _answer_here(asked: Asked) -> Answer:
+    return answer_of(asked, _LOADED)
 
 
 def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, tuple[list[Attempt], list[Attempt]]]:
@@ -174,8 +228,7 @@ def _sets(attempts: Sequence[Attempt], samples: int) -> dict[str, tuple[list[Att
 
 
 def _scores(
-    run: ScoredRun,
-    scenario_id: str,
+    asked: Asked,
     seen: Sequence[Attempt],
     selectors: Mapping[str, Selector],
     reader: TakeReader,
@@ -185,12 +238,11 @@ def _scores(
 
     Of `known`, scores by take number too, those hold here that were given to the take alone.
     """
-    takes = reader.of([run.folder / attempt.video_path for attempt in seen])
+    takes = reader.of([asked.folder / attempt.video_path for attempt in seen])
     for _ in takes:
         pass  # decoded here, so that no selector's time holds it
-    asked = {name: value for name, value in selectors.items() if not (known and name in ALONE)}
-    known_of = with_states(run.folder, seen)
-    rows, seconds = score_takes(asked, run.scenarios[scenario_id], takes, known_of)
+    still = {name: value for name, value in selectors.items() if not (known and name in ALONE)}
+    rows, seconds = score_takes(still, asked.scenario, takes, with_states(asked.folder, seen))
     scores = {attempt.index: row for attempt, row in zip(seen, rows, strict=True)}
     for index, row in scores.items():
         row |= {name: score for name, score in known.get(index, {}).items() if name in ALONE}
@@ -249,6 +301,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scored", action="store_true", help="take the scores of each RUN/scores.json as they are"
     )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that ask selectors, one thread each; more than 1: --untimed"
+    )
     parser.add_argument("--untimed", action="store_true", help="leave out seconds: the machine is busy")
     parser.add_argument(
         "--markdown", type=Path, metavar="JSON", help="print a finished measurement as Markdown"
@@ -287,7 +342,9 @@ def _measured(options: argparse.Namespace, given: Sequence[str]) -> dict[str, An
         raise ConfigError(f"--samples {options.samples} is below 1", fix="give the N of best-of-N")
     manifests = [published_manifest(run) for run in (*options.run, *(options.tune_on or ()))]
     device = resolve_device(options.device)
-    selectors = load_selectors(single, selector_settings(options.run[0], device, single))
+    settings = selector_settings(options.run[0], device, single)
+    selectors = load_selectors(single, settings)
+    untimed = options.untimed or options.processes > 1
 
     def read(folder: Path) -> ScoredRun:
         if options.scored:
@@ -295,18 +352,25 @@ def _measured(options: argparse.Namespace, given: Sequence[str]) -> dict[str, An
         return score_run(folder, jobs=options.jobs, cache=cache_folder())
 
     start_s = time.perf_counter()
-    document = measure(
-        [read(folder) for folder in options.run],
-        selectors,
-        samples=options.samples,
-        tune_on=[read(folder) for folder in options.tune_on or ()],
-        rank_sums=RANK_SUM in names,
-        timed=not options.untimed,
-    )
+    runs, tune_on = ([read(folder) for folder in folders or ()] for folders in (options.run, options.tune_on))
+    with ExitStack() as stack:
+        answer = None
+        if options.processes > 1:
+            pool = ProcessPoolExecutor(options.processes, get_context("spawn"), _load, (single, settings))
+            answer = partial(stack.enter_context(pool).map, _answer_here)
+        document = measure(
+            runs,
+            selectors,
+            samples=options.samples,
+            tune_on=tune_on,
+            rank_sums=RANK_SUM in names,
+            timed=not untimed,
+            answer=answer,
+        )
     return {
         **document,
         "command": " ".join(["python -m bench.quality.selector_quality", *map(_without_place, given)]),
-        "seconds": None if options.untimed else time.perf_counter() - start_s,
+        "seconds": None if untimed else time.perf_counter() - start_s,
         "measured_on": {
             "device": device,
             "cpu": cpu_model(),

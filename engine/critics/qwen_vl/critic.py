@@ -123,11 +123,20 @@ class QwenVLCritic:
         )
 
     def start(
-        self, scenario: Scenario, prompt: Prompt, video: Video, plan: PhysicsPlan | None
+        self,
+        scenario: Scenario,
+        prompt: Prompt,
+        video: Video,
+        plan: PhysicsPlan | None,
+        *,
+        begun: str = "",
+        constrained: bool = False,
     ) -> ReplyJob[Critique]:
         """Step 2 of the loop: what is wrong with a take, who is at fault, and the corrected plan.
 
-        `plan` is told to a critic that writes patches; where there is none, it writes a whole one.
+        `plan` is told to a critic that writes patches; where there is none, it writes a whole one. `begun`:
+        the first characters of the reply, written for it; it then has one try. `constrained`: it keeps to
+        the grammar from the first try on, which needs `grammars`.
         """
         base = plan if self.patches else None
 
@@ -140,6 +149,7 @@ class QwenVLCritic:
                 prompt.text,
                 plan=base,
                 retry=retry,
+                begun=begun,
             )
 
         def read(answer: Answer) -> Critique:
@@ -162,6 +172,8 @@ class QwenVLCritic:
             lambda reply: reply.verdict is not Verdict.UNREADABLE,
             schema=critique_json_schema(patch=base is not None),
             seed=prompt.seed,
+            begun=begun,
+            constrained=constrained,
         )
 
     @property

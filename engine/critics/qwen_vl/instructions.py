@@ -111,29 +111,32 @@ def critique_segments(
     *,
     plan: PhysicsPlan | None = None,
     retry: bool = False,
+    begun: str = "",
 ) -> list[Segment]:
     """The prompt of step 2: instruction, prefix frames, take frames, the prompt that made the take.
 
-    `plan`: the one that the reply is to change, where the instruction says so.
+    `plan`: the one that the reply is to change, where the instruction says so. `begun`: what is written of
+    the reply already.
     """
     tail = f"\nPrompt of the generated video: {_one_line(prompt)}"
     if plan is not None:
         tail += f"\nPlan: {_one_line(json.dumps(asdict(plan), ensure_ascii=False, separators=(',', ':')))}"
-    return _enveloped(tokenizer, [f"{instruction}\n", prefix, _SWITCH, take, tail], retry=retry)
+    return _enveloped(tokenizer, [f"{instruction}\n", prefix, _SWITCH, take, tail], retry=retry, begun=begun)
 
 
-def opening(segments: Sequence[Segment], *, retry: bool) -> str:
-    """What of the reply the prompt has written already: the brace of a retry, or the mark of thoughts."""
+def opening(segments: Sequence[Segment], *, retry: bool, begun: str = "") -> str:
+    """What of the reply the prompt has written already: what was begun for it, the brace of a retry, or the
+    mark of thoughts."""
     last = segments[-1]
     thinks = isinstance(last, str) and last.rstrip().endswith(_THINK)
-    return _BRACE if retry else _THINK if thinks else ""
+    return begun or (_BRACE if retry else _THINK if thinks else "")
 
 
 def _one_line(text: str) -> str:
     return plain_text(" ".join(text.replace(_CLIP_MARK, " ").split()))
 
 
-def _enveloped(tokenizer: Any, content: Sequence[Segment], *, retry: bool) -> list[Segment]:
+def _enveloped(tokenizer: Any, content: Sequence[Segment], *, retry: bool, begun: str = "") -> list[Segment]:
     """Puts one user turn into the tokenizer's chat template, or into plain ChatML when it has none."""
     clips = [part for part in content if isinstance(part, VideoSegment)]
     text = "".join(_CLIP_MARK if isinstance(part, VideoSegment) else part for part in content)
@@ -144,10 +147,11 @@ def _enveloped(tokenizer: Any, content: Sequence[Segment], *, retry: bool) -> li
         chat = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     else:
         chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-    if retry:
+    written = begun or (_BRACE if retry else "")
+    if written:
         if chat.rstrip().endswith(_THINK):  # a template that opens the thoughts: here they stay empty
             chat = f"{chat.rstrip()}\n\n</think>\n\n"
-        chat += _BRACE
+        chat += written
     pieces = chat.split(_CLIP_MARK)
     assert len(pieces) == len(clips) + 1, f"chat template kept {len(pieces) - 1} of {len(clips)} clips"
     segments: list[Segment] = [pieces[0]]

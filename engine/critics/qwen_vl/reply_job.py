@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from engine.critics.qwen_vl.confidence import StatedFact, WrittenText, stated_facts
 from engine.critics.qwen_vl.decode import Decoding
+from engine.critics.qwen_vl.grammar import Grammar
 from engine.critics.qwen_vl.instructions import opening
 from engine.critics.qwen_vl.preprocess import Segment, VideoSegment, build_inputs
 from engine.machine.streams import FutureFence, HostFence
@@ -53,8 +54,10 @@ class ReplyJob(Generic[T]):
 
     The second try asks for JSON only, prefills the opening brace, keeps to the schema where llguidance is
     installed, and samples, seeded, so that a greedy repetition is not repeated. The first try is free: a
-    grammar would cut off thoughts. `sampled`: the first try samples too, and is the only one. `steps_left`
-    assumes that the token limit is used up, and is 0 exactly when `result` may be called.
+    grammar would cut off thoughts. `sampled`: the first try samples too, and is the only one. `begun`: what
+    the segments have written of the reply already; where there is any, it has one try too. `constrained`: the
+    first try keeps to the grammar too; the critic has one. `steps_left` assumes that the token limit is
+    used up, and is 0 exactly when `result` may be called.
     """
 
     def __init__(
@@ -68,7 +71,10 @@ class ReplyJob(Generic[T]):
         schema: dict[str, Any],
         seed: int,
         sampled: bool = False,
+        begun: str = "",
+        constrained: bool = False,
     ) -> None:
+        assert critic.grammars is not None or not constrained, "a critic without grammars constrains nothing"
         self._critic = critic
         self._prefix = prefix
         self._segments = segments
@@ -76,6 +82,8 @@ class ReplyJob(Generic[T]):
         self._is_readable = is_readable
         self._schema = schema
         self._seed, self._sampled = seed, sampled
+        self._begun, self._constrained = begun, constrained
+        self._tries = 1 if sampled or begun else NUM_TRIES
         self._num_tries = 0
         self._num_tokens = 0
         self._started_s: float | None = None
@@ -128,7 +136,7 @@ class ReplyJob(Generic[T]):
         critic, retry = self._critic, self._num_tries > 0
         self._num_tries += 1
         segments = self._segments(prefix, retry)
-        self._opening = opening(segments, retry=retry)
+        self._opening = opening(segments, retry=retry, begun=self._begun)
         inputs = build_inputs(
             critic.tokenizer,
             critic.model.config,
@@ -145,10 +153,16 @@ class ReplyJob(Generic[T]):
             max_new_tokens=critic.settings.max_new_tokens,
             chunk_tokens=CHUNK_TOKENS,
             seed=self._seed if retry or self._sampled else None,
-            grammar=critic.grammars.start(self._schema, written="{") if retry and critic.grammars else None,
+            grammar=self._grammar(retry),
             lookup=[token for reply in critic.recent for token in reply],
         )
         return self._decoding.prefill()
+
+    def _grammar(self, retry: bool) -> Grammar | None:
+        grammars = self._critic.grammars
+        if grammars is None or not (retry or self._constrained):
+            return None
+        return grammars.start(self._schema, written="{" if retry else self._begun)
 
     def _settle(self, decoding: Decoding) -> Fence:
         tokens = decoding.tokens()
@@ -165,7 +179,7 @@ class ReplyJob(Generic[T]):
             cut=decoding.cut,
         )
         reply = self._read(self.answer)
-        if not self._is_readable(reply) and self._num_tries < (1 if self._sampled else NUM_TRIES):
+        if not self._is_readable(reply) and self._num_tries < self._tries:
             return self._ask(self._frames.result())
         self._reply, self._decoding, self._frames = reply, None, None
         return HostFence()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm
+from tiny_vlm import CHAT_TEMPLATE, save_tiny_vlm, tiny_tokenizer
 from transformers import AutoModelForImageTextToText, DynamicCache, Qwen3VLConfig
 from vlm_replies import PLAN, REPLY
 
@@ -215,6 +215,55 @@ def test_thoughts_that_the_template_opened_and_the_limit_cut_are_no_reply(
     assert job._opening == "{", "the retry closes the thoughts and opens the object"
     segments = job._segments(critic._prefix(scenario.prefix), True)
     assert segments[-1].endswith("<think>\n\n</think>\n\n{")
+
+
+def test_a_reply_can_be_begun_for_the_critic(
+    critic: QwenVLCritic, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thoughts stay empty, what it writes comes behind, and it has one try."""
+    monkeypatch.setattr(critic.tokenizer, "chat_template", THINKING)
+    begun = '{"fault":"'
+    job = critic.start(scenario, PROMPT, take(), None, begun=begun)
+    segments = job._segments(critic._prefix(scenario.prefix), False)
+    assert str(segments[-1]).endswith('<think>\n\n</think>\n\n{"fault":"')
+    critique = finish(job)
+    assert critique.verdict is Verdict.UNREADABLE and critique.num_tokens <= 40, "no second try"
+    assert job.answer is not None and job.answer.text.startswith(begun) and job.answer.text != begun
+    monkeypatch.setattr(type(critic.tokenizer), "decode", lambda *given, **options: json.dumps(REPLY)[1:])
+    read = finish(critic.start(scenario, PROMPT, take(), None, begun="{"))
+    assert read.verdict is Verdict.REVISE and read.score == 35
+
+
+class OneWord:
+    """Grammars that allow these letters alone."""
+
+    def __init__(self, critic: QwenVLCritic, word: str) -> None:
+        self.tokens = [*critic.tokenizer(word)["input_ids"], critic.eos_ids[0]]
+        self.written: list[str] = []
+
+    def start(self, schema: dict[str, Any], *, written: str) -> OneWord:
+        self.written.append(written)
+        return self
+
+    def allowed(self) -> torch.Tensor:
+        mask = torch.zeros(len(tiny_tokenizer()), dtype=torch.bool)
+        mask[self.tokens[0]] = True
+        return mask
+
+    def consume(self, token: int) -> None:
+        assert token == self.tokens.pop(0)
+
+
+def test_a_begun_reply_can_be_constrained(critic: QwenVLCritic, scenario: Scenario) -> None:
+    grammars: Any = OneWord(critic, 'model","x')
+    job = replace(critic, grammars=grammars).start(
+        scenario, PROMPT, take(), None, begun='{"fault":"', constrained=True
+    )
+    finish(job)
+    assert job.answer is not None and job.answer.text == '{"fault":"model","x' and not job.answer.cut
+    assert grammars.written == ['{"fault":"'], "the grammar knows what was begun"
+    with pytest.raises(AssertionError, match="without grammars"):
+        critic.start(scenario, PROMPT, take(), None, constrained=True)
 
 
 @pytest.mark.parametrize(("limit", "cut"), [(24, True), (40, False)])

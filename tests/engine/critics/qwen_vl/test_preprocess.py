@@ -160,6 +160,10 @@ def test_layout_is_instruction_prefix_take_text_and_is_the_same_without_a_templa
     assert str(templated[-1]).endswith(": a ball<|im_end|>\n<|im_start|>assistant\n")
     retry = critique_segments(tiny_tokenizer(), "Judge.", prefix, take, "a ball", retry=True)
     assert retry[:4] == templated[:4] and str(retry[-1]).endswith("assistant\n{")
+    begun = critique_segments(tiny_tokenizer(), "Judge.", prefix, take, "a ball", begun='{"fault":"')
+    assert begun == [*templated[:4], f'{templated[-1]}{{"fault":"'], (
+        "the same prompt, and the first characters"
+    )
 
 
 def test_sampled_pairs_span_the_clip() -> None:

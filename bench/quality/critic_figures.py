@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from bench.scoring.references import references
 from engine.critics.qwen_vl.plan_match import matched_share
+from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.demo.scenes.base import Labels
 from engine.demo.training.windows import ACCEPT_SCORE, agreement_score, motion_windows
 from engine.errors import ScorerError
 from engine.runs.store import RunStore
-from engine.types import Critique, Frames, PhysicsPlan, PlanReply, Verdict
+from engine.types import Critique, Frames, Outcome, PhysicsPlan, PlanReply, Verdict
+from engine.video.files import read_frames
 
 TruthLabel = Callable[[Frames, Frames, Frames], Verdict]
 """(last prefix frame [1, H, W, 3], take [T, H, W, 3], true answer [T, H, W, 3]) -> ACCEPT or REVISE."""
@@ -98,6 +101,23 @@ def critic_figures(
         "num_plans": len(plans),
         "num_truly_acceptable": len(by_truth[0]),
     }
+
+
+def judged_takes(
+    run: Path, dataset: Path, outcomes: Mapping[str, Outcome], fps: float, label: TruthLabel
+) -> list[JudgedTake]:
+    """Every critiqued take with its true verdict."""
+    prefixes = {scenario.id: scenario.prefix for scenario in open_dataset(dataset).scenarios(fps)}
+    answers = references(dataset, read_descriptions(dataset), fps)
+    takes = []
+    for scenario_id, outcome in outcomes.items():
+        last = read_frames(prefixes[scenario_id])[-1:]
+        answer = read_frames(answers[scenario_id].takes[0])
+        for attempt in outcome.attempts:
+            if attempt.critique is not None:
+                truth = label(last, read_frames(run / attempt.video_path), answer)
+                takes.append(JudgedTake(scenario_id=scenario_id, critique=attempt.critique, truth=truth))
+    return takes
 
 
 def _held(truth: PhysicsPlan, found: PhysicsPlan | None) -> float:

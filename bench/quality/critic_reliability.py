@@ -6,15 +6,16 @@ words. Knows no run folder. A calibrated score of 80 means that 80 of 100 such t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bench.analysis.bootstrap import mean_ci95
+from bench.scoring.view_metrics import Case, case_score
 from engine.demo.training.critic_text import ACCEPT_CASE_SCORE
-from engine.types import Verdict
+from engine.types import Outcome, Verdict
 
 NUM_BINS = 10
 SURE = 10.0
@@ -40,6 +41,22 @@ class StatedTake:
     def is_right(self) -> bool:
         """An unreadable reply is wrong."""
         return self.verdict is (Verdict.ACCEPT if self.acceptable else Verdict.REVISE)
+
+
+def stated_takes(outcomes: Mapping[str, Outcome], attempts: Sequence[tuple[int, Case]]) -> list[StatedTake]:
+    """Every critiqued take that has a case score."""
+    cases = {(case.scenario_id, index): case for index, case in attempts}
+    return [
+        StatedTake(
+            scene=case.scene,
+            stated=attempt.critique.score,
+            verdict=attempt.critique.verdict,
+            case_score=case_score(case.metrics).score,
+        )
+        for scenario_id, outcome in outcomes.items()
+        for attempt in outcome.attempts
+        if attempt.critique is not None and (case := cases.get((scenario_id, attempt.index))) is not None
+    ]
 
 
 def reliability(takes: Sequence[StatedTake]) -> dict[str, Any]:

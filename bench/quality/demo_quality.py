@@ -25,25 +25,24 @@ from bench.analysis.bootstrap import RESAMPLES, mean_ci95
 from bench.files import write_json
 from bench.quality.critic_controls import judge_controls
 from bench.quality.critic_figures import (
-    JudgedTake,
     TruthLabel,
     critic_figures,
+    judged_takes,
     motion_truth,
     read_labels,
     read_plans,
     read_truths,
 )
-from bench.quality.critic_reliability import StatedTake, reliability
+from bench.quality.critic_reliability import reliability, stated_takes
 from bench.quality.scene_parts import require_held_out
 from bench.quality.trivial import BASELINES, write_baseline
 from bench.scoring.physics_iq import score_folder
-from bench.scoring.references import references
 from bench.scoring.score_document import Scores
 from bench.scoring.view_metrics import Case, case_score, original_score
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
 from engine.commands._console import make_console
-from engine.datasets.physics_iq import VIEWS, open_dataset, read_descriptions
+from engine.datasets.physics_iq import VIEWS
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import DEFAULT_WORLD, WORLDS, choose_kinds, make_scene
 from engine.demo.scenes.base import FAILURE_TYPES, FPS, Labels
@@ -54,7 +53,6 @@ from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
 from engine.settings.config import read_config
 from engine.types import Outcome
-from engine.video.files import read_frames
 
 ARMS = (*BASELINES, "first_take", "plan_prompt", "chosen")
 NOTES = (
@@ -259,39 +257,6 @@ def oracle(cases: Sequence[Measured], attempts: Sequence[tuple[int, Case]]) -> d
         score = case_score(case.metrics).score
         best[case.scenario_id] = max(score, best.get(case.scenario_id, score))
     return mean_ci95([best[case.scenario_id] for case in cases], [case.scene for case in cases])
-
-
-def judged_takes(
-    run: Path, dataset: Path, outcomes: Mapping[str, Outcome], fps: float, label: TruthLabel
-) -> list[JudgedTake]:
-    """Every critiqued take with its true verdict."""
-    prefixes = {scenario.id: scenario.prefix for scenario in open_dataset(dataset).scenarios(fps)}
-    answers = references(dataset, read_descriptions(dataset), fps)
-    takes = []
-    for scenario_id, outcome in outcomes.items():
-        last = read_frames(prefixes[scenario_id])[-1:]
-        answer = read_frames(answers[scenario_id].takes[0])
-        for attempt in outcome.attempts:
-            if attempt.critique is not None:
-                truth = label(last, read_frames(run / attempt.video_path), answer)
-                takes.append(JudgedTake(scenario_id=scenario_id, critique=attempt.critique, truth=truth))
-    return takes
-
-
-def stated_takes(outcomes: Mapping[str, Outcome], attempts: Sequence[tuple[int, Case]]) -> list[StatedTake]:
-    """Every critiqued take that has a case score."""
-    cases = {(case.scenario_id, index): case for index, case in attempts}
-    return [
-        StatedTake(
-            scene=case.scene,
-            stated=attempt.critique.score,
-            verdict=attempt.critique.verdict,
-            case_score=case_score(case.metrics).score,
-        )
-        for scenario_id, outcome in outcomes.items()
-        for attempt in outcome.attempts
-        if attempt.critique is not None and (case := cases.get((scenario_id, attempt.index))) is not None
-    ]
 
 
 def by_labels(cases: Sequence[Measured], labels: Mapping[str, Labels]) -> dict[str, Any]:

@@ -62,6 +62,30 @@ def statistic_ci95(statistic: Callable[[Floats], Floats], num_scenes: int, seed:
     return {"mean": float(whole), "ci95": interval(values[np.isfinite(values)])}
 
 
+def balanced_ci95(
+    values: Sequence[float], kinds: Sequence[str], scenes: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
+    """{"mean": m, "ci95": [low, high]} of the mean over `kinds` of the mean of their values: of hits, the
+    balanced accuracy. One kind and scene a value; at least one value.
+
+    For a paired comparison pass the differences. Resamples that lack a kind are left out.
+    """
+    given, (_, place) = np.asarray(values, np.float64), np.unique(np.asarray(scenes), return_inverse=True)
+    num_scenes = int(place.max()) + 1
+    tables = []
+    for kind in sorted(set(kinds)):
+        mine = np.array([other == kind for other in kinds])
+        sums = np.bincount(place[mine], weights=given[mine], minlength=num_scenes)
+        tables.append((sums, np.bincount(place[mine], minlength=num_scenes).astype(np.float64)))
+
+    def statistic(weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            shares = [weights @ sums / (weights @ counts) for sums, counts in tables]
+        return np.asarray(np.mean(shares, axis=0), np.float64)
+
+    return statistic_ci95(statistic, num_scenes, seed)
+
+
 def interval(values: Floats) -> list[float]:
     """The central 95 % of resampled figures."""
     low, high = np.percentile(values, (2.5, 97.5))

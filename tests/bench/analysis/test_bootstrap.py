@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.analysis.bootstrap import Floats, mean_ci95, ratio_ci95, statistic_ci95
+from bench.analysis.bootstrap import Floats, balanced_ci95, mean_ci95, ratio_ci95, statistic_ci95
 
 SCENES = [str(index) for index in range(200)]
 
@@ -37,6 +37,21 @@ def test_a_statistic_that_does_not_exist() -> None:
     assert statistic_ci95(lambda weights: np.full(len(weights), np.nan), 5) == {"mean": None, "ci95": None}
     partly = statistic_ci95(lambda weights: np.where(weights[:, 0] > 1, np.nan, 7.0), 5)
     assert partly == {"mean": 7.0, "ci95": [7.0, 7.0]}
+
+
+def test_kinds_weigh_the_same_however_often_they_occur() -> None:
+    hits, kinds = [1.0, 0.0, 1.0, 1.0, 1.0, 0.0], ["a", "a", "b", "b", "b", "b"]
+    found = balanced_ci95(hits, kinds, ["x", "y", "x", "x", "y", "y"])
+    assert found["mean"] == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert found["ci95"] == pytest.approx([(0 + 1 / 2) / 2, 1.0]), "of y alone, of x alone"
+    values = list(np.random.default_rng(2).normal(size=200))
+    alone, plain = balanced_ci95(values, ["a"] * 200, SCENES), mean_ci95(values, SCENES)
+    assert alone["mean"] == pytest.approx(plain["mean"]) and alone["ci95"] == pytest.approx(plain["ci95"])
+
+
+def test_resamples_that_lack_a_kind_are_left_out() -> None:
+    found = balanced_ci95([1.0, 0.0], ["a", "b"], ["x", "y"])
+    assert found == {"mean": 0.5, "ci95": [0.5, 0.5]}
 
 
 def test_a_constant_share_has_no_width() -> None:

@@ -24,6 +24,7 @@ from rich.table import Table
 from bench.analysis.bootstrap import RESAMPLES, mean_ci95
 from bench.files import write_json
 from bench.quality.critic_controls import judge_controls
+from bench.quality.critic_faults import fault_figures, fault_takes
 from bench.quality.critic_figures import (
     TruthLabel,
     critic_figures,
@@ -61,6 +62,8 @@ NOTES = (
     "oracle chooses by the benchmark score itself: a bound for choosers, not a result.",
     "plan_prompt is the first take that was told the plan; where there is none, the first take.",
     "A take is truly acceptable when its motion agrees with the true answer (windows.py of the demo).",
+    "faults: of takes whose case score is not acceptable; the true one follows from the plan that the take "
+    "was told (bench/quality/critic_faults.py).",
 )
 
 
@@ -149,6 +152,7 @@ def measure(
         "critic": {
             **critic_figures(takes, plans, truths),
             "by_case_score": reliability(stated_takes(outcomes, loop.attempts)),
+            "faults": fault_figures(fault_takes(outcomes, loop.attempts, truths)),
         },
         "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
         "by_kind": _groups(cases, lambda case: case.kind),
@@ -289,10 +293,12 @@ def print_table(document: dict[str, Any], console: Console) -> None:
         table.add_row(name, str(group["n"]), *cells)
     console.print(table)
     figures = {**document["critic"]}
-    for group in ("controls", "by_case_score"):
+    for group in ("controls", "by_case_score", "faults"):
         figures |= {f"{group} {name}": value for name, value in figures.pop(group, {}).items()}
-    figures.pop("by_case_score bins", None)  # for the page
+    for name in ("by_case_score bins", "faults pairs"):  # for the page
+        figures.pop(name, None)
     for name, value in figures.items():
+        value = value["mean"] if isinstance(value, dict) and "mean" in value else value
         shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
         console.print(f"critic {name}: {shown}", markup=False)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 NONE = "–"
 GIB = 2**30
@@ -57,6 +58,14 @@ def whole(value: float | None, unit: str = "") -> str:
 
 def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.0f} %"
+
+
+def share(found: Mapping[str, Any] | None) -> str:
+    """The mean of a share in [0, 1] with its 95 % interval, in percent: "63 % (60 to 66)"."""
+    if not found or found.get("mean") is None:
+        return NONE
+    low, high = (100 * bound for bound in found["ci95"])
+    return f"{percent(found['mean'])} ({low:.0f} to {high:.0f})"
 
 
 def small(value: float | None) -> str:

@@ -121,15 +121,7 @@ def demo_quality(file: ResultFile) -> md.Section:
     for key, label in PAIRS.items():
         if key in document:
             words += f" {label}: {md.interval(document[key], digits=2, sign='+')}."
-    replies = [
-        [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
-    ]
-    controls = critic.get("controls", {})
-    replies += [
-        [f"{label} ({controls['n']} scenes)", f"{100 * controls[key]:.0f} %"]
-        for key, label in CONTROLS.items()
-        if key in controls
-    ]
+    replies = _replies(critic)
     if "num_truly_acceptable" in critic:
         words = f"{words} {critic['num_truly_acceptable']} takes are truly acceptable."
     plots = _arms_plot(file.name, document)
@@ -154,6 +146,23 @@ def demo_quality(file: ResultFile) -> md.Section:
         ),
         plots={**plots, **reliable},
     )
+
+
+def _replies(critic: Mapping[str, Any]) -> list[list[str]]:
+    """What share of the critic's replies is right, in which respect; nothing where that was not measured."""
+    replies = [
+        [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
+    ]
+    if faults := critic.get("faults"):
+        label = f"faults named right, of {faults['num']} takes that are not acceptable"
+        replies.append([label, md.share(faults["fault_accuracy"])])
+    controls = critic.get("controls", {})
+    replies += [
+        [f"{label} ({controls['n']} scenes)", f"{100 * controls[key]:.0f} %"]
+        for key, label in CONTROLS.items()
+        if key in controls
+    ]
+    return replies
 
 
 def _worth_of_score(scored: Mapping[str, Any]) -> str | None:

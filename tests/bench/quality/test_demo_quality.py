@@ -211,6 +211,9 @@ def test_measurement_of_a_known_run(document: dict[str, Any]) -> None:
     assert document["critic"]["verdict_accuracy"] == 1.0
     assert document["critic"]["true_attributes"] == 1.0
     assert document["critic"]["unreadable"] == 0.0
+    faults = document["critic"]["faults"]
+    assert faults["pairs"] == {"missing physical clues": {"none": 1}}, "of the frozen take, told the brief"
+    assert faults["fault_accuracy"]["mean"] == 0.0
     assert document["by_kind"]["sliding-square"]["n"] == document["by_category"]["Solid Mechanics"]["n"] == 2
     assert set(ARMS) <= document.keys() and document["manifest"] == PUBLISHED
 
@@ -219,6 +222,7 @@ def test_table_shows_every_arm(document: dict[str, Any], capsys: pytest.CaptureF
     print_table(document, Console(width=200))
     shown = capsys.readouterr().out
     assert "sliding-square" in shown and "verdict_accuracy: 1.000" in shown
+    assert "faults fault_accuracy: 0.000" in shown and "faults pairs" not in shown
 
 
 def test_training_seeds_and_missing_truth_are_refused(run: Path, tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_intervals() -> None:
     assert md.interval(None) == md.interval({"mean": None}) == md.NONE
 
 
+def test_shares_are_whole_percent() -> None:
+    assert md.share({"mean": 0.634, "ci95": [0.6, 0.667]}) == "63 % (60 to 67)"
+    assert md.share(None) == md.share({"mean": None, "ci95": None}) == md.NONE
+
+
 def test_names_of_files() -> None:
     assert md.slug("wan2.1-1.3b 480x832x81 x2") == "wan2.1-1.3b-480x832x81-x2"
     assert md.slug("../up|down") == "..-up-down"

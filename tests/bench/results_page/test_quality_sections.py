@@ -78,13 +78,19 @@ def test_bundled_models() -> None:
         "chosen": mean(63.0) | {"physics_iq": 83.1},
         "chosen_minus_first": mean(3.0),
         "oracle": mean(68.0),
-        "critic": {"verdict_accuracy": 0.834, "num_critiques": 315},
+        "critic": {
+            "verdict_accuracy": 0.834,
+            "num_critiques": 315,
+            "faults": {"num": 80, "fault_accuracy": mean(0.5, 0.25)},
+        },
         "by_category": {"Optics": {"n": 18, "first_take": arm, "chosen": arm}},
     }
     made = section("demo_quality", document)
     assert "120 scenarios, 315 takes" in made.body and "paired: +3.00 (+2.00 to +4.00)" in made.body
     assert "| take that the loop chose | 63.0 (62.0 to 64.0) | 83.10 |" in made.body
     assert "| verdicts that are right | 83 % |" in made.body
+    right = "| faults named right, of 80 takes that are not acceptable | 50 % (25 to 75) |"
+    assert right in made.body
     assert "| Optics | 18 | 60.0 (59.0 to 61.0) | 60.0 (59.0 to 61.0) |" in made.body
 
 

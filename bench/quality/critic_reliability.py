@@ -38,6 +38,11 @@ class StatedTake:
         return self.case_score >= ACCEPT_CASE_SCORE
 
     @property
+    def is_clear(self) -> bool:
+        """Whether the take is clearly good or bad."""
+        return abs(self.case_score - ACCEPT_CASE_SCORE) > SURE
+
+    @property
     def is_right(self) -> bool:
         """An unreadable reply is wrong."""
         return self.verdict is (Verdict.ACCEPT if self.acceptable else Verdict.REVISE)
@@ -77,9 +82,7 @@ def reliability(takes: Sequence[StatedTake]) -> dict[str, Any]:
         "bins": bins,
         "calibration_error": sum(errors) / len(read) if read else None,
         "balanced_accuracy": _balanced(takes),
-        "balanced_accuracy_sure": _balanced(
-            [take for take in takes if abs(take.case_score - ACCEPT_CASE_SCORE) > SURE]
-        ),
+        "balanced_accuracy_sure": _balanced([take for take in takes if take.is_clear]),
         "within_scene": _within_scene(read),
     }
 

@@ -18,6 +18,7 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "plan_confidence": ("critic",),
     "demo_run": ("generator", "critic"),
     "demo_quality": ("generator", "critic"),
+    "critic_stages": ("generator", "critic"),
     "selectors": ("generator", "critic"),
     "loop_budget": ("generator", "critic"),
     "denoiser_quality": ("generator",),

@@ -45,6 +45,7 @@ ORDER = (
     "world",
     "plan_confidence",
     *KINDS_BY_NAME,
+    "critic_stages",
     "loop_budget",
     "faults",
     "growth",

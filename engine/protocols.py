@@ -203,6 +203,15 @@ class Policy(Protocol):
     """
 
     @property
+    def begins_with_plan(self) -> bool:
+        """Whether the loop waits for the plan, and its first take is that of `opening`."""
+        ...
+
+    def opening(self, scenario: Scenario, plan: PlanReply) -> tuple[int, Prompt]:
+        """Number of the first round, and its prompt."""
+        ...
+
+    @property
     def judges_every_take(self) -> bool:
         """Whether each take is critiqued, or the `winner` of each round only."""
         ...

@@ -14,6 +14,7 @@ from engine.commands._app import app, console, execute, finish
 from engine.commands._options import ConfigFile, new_folder, run_settings, with_settings
 from engine.errors import ConfigError
 from engine.settings.config import load_config
+from engine.settings.loop import AUTO, BRIEF, PAPER
 
 MEASURED = {"out": "--work", "loop.loops": "--loops", "generator.steps": "--steps", "device": "--device"}
 """Settings that --measure takes -> the options of bench.quality.demo_quality."""
@@ -36,7 +37,8 @@ def demo(
 ) -> None:
     """Run the whole loop on ten simulated scenes with the bundled models and make the report.
 
-    The scenes are written to the run folder; a dataset that --config names is not used.
+    The scenes are written to the run folder; a dataset that --config names is not used. Unless --first-prompt
+    says otherwise, the first take is told the sentence alone, so that the report shows what the plan adds.
     """
     if measure:
         options = _options_of_measure(given, config)
@@ -47,6 +49,8 @@ def demo(
 
     loaded = load_config(config, {**given, "dataset": "."}, default_out=new_folder("demo"))
     loaded = replace(loaded, dataset=loaded.out / "dataset")
+    if loaded.loop.method == PAPER and loaded.loop.first_prompt == AUTO:
+        loaded = replace(loaded, loop=replace(loaded.loop, first_prompt=BRIEF))
     console.print(f"writing ten simulated scenes to {loaded.dataset}", highlight=False)
     with importing_ahead(loaded):
         write_showcase(loaded.dataset)

@@ -14,10 +14,11 @@ from typing import Any
 
 from engine.build.prepare import Prepared
 from engine.denoise.lora import lora_files
-from engine.loop.policy import scenario_seed
+from engine.loop.policy import first_prompt, scenario_seed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.manifest import Digest, collect, model_files, surroundings
 from engine.settings.environment import cache_folder, usable_cores
+from engine.settings.loop import PAPER
 from engine.weights.linked import require_unchanged
 from kernels.files import file_digest
 
@@ -59,6 +60,7 @@ def manifest_of(
     resolved = {"device": prepared.device, "dtype": prepared.dtype, "spec": asdict(prepared.spec)}
     prefixes = {scenario.id: facts.digest(scenario.prefix.path) for scenario in prepared.usable}
     probe = prepared.probe
+    is_paper = config.loop.method == PAPER
     probes = {} if probe is None else {"states": file_digest(probe.path)}
     return {
         **found,
@@ -71,6 +73,7 @@ def manifest_of(
         "denoiser": dict(denoiser),
         "critic": dict(critic),
         "choosing": prepared.choosing.why,
+        "first_prompt": first_prompt(config.loop, prepared.choosing.gain) if is_paper else None,
         "probes": probes,
         "memory": {**prepared.memory.document(), "changed": list(prepared.changed)},
     }

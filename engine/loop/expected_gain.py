@@ -58,6 +58,10 @@ class GainModel:
             for attempt, gain in zip(attempts, self.gains(attempts), strict=True)
         ]
 
+    def of_plan(self) -> float:
+        """The lower bound of what a take that is told the plan gains over one that is not, before both."""
+        return self._bound([float(name == TOLD) for name in self.weights])
+
     def of_another(self, attempts: Sequence[Attempt], chosen: int) -> float:
         """The lower bound of what a take of a revised prompt gains over the `chosen` one, before it is made.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from engine.loop.expected_gain import EXPECTED_GAIN, GainModel, plans_take
 from engine.loop.prompting import compile_prompt, text_distance
 from engine.loop.ranking import mean_ranks
+from engine.settings.loop import AUTO, BRIEF, PLAN
 from engine.types import Attempt, Critique, Fault, PhysicsPlan, PlanReply, Prompt, Scenario, Stop, Verdict
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ CRITIC_SCORE = "critic_score"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefinementPolicy:
-    """Round 0 is the brief text, round 1 the physics-aware plan, later ones follow the last critique."""
+    """Round 0 is the brief text, round 1 the physics-aware plan, later ones follow the last critique.
+
+    A loop that begins with the plan has no round 0.
+    """
 
     settings: LoopConfig
     negative: str
@@ -54,6 +58,20 @@ class RefinementPolicy:
     def judges_every_take(self) -> bool:
         """Whether each take is critiqued. Else selectors choose the winner of a round, and only it is."""
         return self.settings.takes_a_round == 1 or not self.video_selectors
+
+    @property
+    def begins_with_plan(self) -> bool:
+        """Whether `opening` says what is told first, once the plan is there."""
+        return first_prompt(self.settings, self.gain) == PLAN
+
+    def opening(self, scenario: Scenario, plan: PlanReply) -> tuple[int, Prompt]:
+        """Number and prompt of the round that a loop begins with: the plan's, with the seed of the brief
+        text's take; of a plan that cannot be read, the brief text's."""
+        brief = self.first(scenario)
+        if plan.plan is None:
+            return 0, brief
+        text = compile_prompt(scenario.text, plan.plan)
+        return 1, replace(brief, text=text, revision=1, plan=plan.plan)
 
     def first(self, scenario: Scenario) -> Prompt:
         """The brief text of the benchmark with the scenario's own seed."""
@@ -81,8 +99,9 @@ class RefinementPolicy:
     def next(self, scenario: Scenario, plan: PlanReply, attempts: Sequence[Attempt]) -> Prompt | Stop:
         """The prompt of the next round, or why there is none. Needs at least round 0, complete and critiqued.
 
-        An accepted first take ends nothing yet: the physics-aware prompt is step 1 of the method, so its take
-        is always made and compared. After a take that is accepted with a low score another one is made.
+        An accepted take of the brief text ends nothing yet: the physics-aware prompt is step 1 of the method,
+        so its take is always made and compared. After a take that is accepted with a low score another one
+        is made.
         """
         assert attempts, "the first prompt comes from `sample`"
         rounds = winners(attempts)
@@ -115,7 +134,7 @@ class RefinementPolicy:
             return True
         score = critic_score(rounds[-1])
         sure = score is not None and score >= self.settings.accept_score
-        return sure and (len(rounds) > 1 or plan.plan is None)
+        return sure and (rounds[-1].round > 0 or plan.plan is None)
 
     def winner(self, attempts: Sequence[Attempt]) -> int:
         """The take of the last round to be critiqued: the best mean rank there, of equals the earlier."""
@@ -159,7 +178,7 @@ class RefinementPolicy:
         self, scenario: Scenario, plan: PlanReply, rounds: Sequence[Attempt]
     ) -> Prompt | Stop:
         """An unreadable critique says nothing of the prompt: try the plan's prompt once, then end."""
-        if self.settings.only_incomplete or len(rounds) > 1 or plan.plan is None:
+        if self.settings.only_incomplete or rounds[-1].round > 0 or plan.plan is None:
             return Stop(reason=CRITIC_UNREADABLE)
         prompt = self._compiled(scenario, rounds, plan.plan)
         return Stop(reason=PROMPT_UNCHANGED) if self._known(prompt, rounds) else prompt
@@ -168,12 +187,13 @@ class RefinementPolicy:
         self, scenario: Scenario, plan: PlanReply, critique: Critique, rounds: Sequence[Attempt]
     ) -> Prompt | Stop:
         """The plan's prompt in round 1, then the revised plan's; a new seed if the prompt is not at fault."""
-        source = plan.plan if len(rounds) == 1 and plan.plan is not None else critique.revised
+        is_brief = rounds[-1].round == 0
+        source = plan.plan if is_brief and plan.plan is not None else critique.revised
         if source is not None:
             prompt = self._compiled(scenario, rounds, source)
             if not self._known(prompt, rounds):
                 return prompt
-        elif len(rounds) == 1:
+        elif is_brief:
             return Stop(reason=NO_PLAN)
         if critique.fault not in (Fault.MODEL, Fault.NONE):
             return Stop(reason=PROMPT_UNCHANGED)
@@ -194,12 +214,20 @@ class RefinementPolicy:
         A generator may read only the first tokens of a prompt: without a seed of its own, a revision of the
         tail would be the same take again.
         """
-        return scenario_seed(self.settings.seed, scenario.id) + seed_offset(len(rounds))
+        return scenario_seed(self.settings.seed, scenario.id) + seed_offset(rounds[-1].round + 1)
 
     def _known(self, prompt: Prompt, rounds: Sequence[Attempt]) -> bool:
         """Whether a round already had (nearly) this text."""
         threshold = max(self.settings.distance_threshold, 1e-9)
         return any(text_distance(a.prompt.text, prompt.text) < threshold for a in rounds)
+
+
+def first_prompt(settings: LoopConfig, gain: GainModel | None) -> str:
+    """brief or plan; by itself the plan's only where it is surely the better one, since else both are made
+    and compared."""
+    if settings.first_prompt != AUTO:
+        return settings.first_prompt
+    return PLAN if gain is not None and gain.of_plan() > 0.0 else BRIEF
 
 
 def choose_take(attempts: Sequence[Attempt], selectors: Sequence[str]) -> int:

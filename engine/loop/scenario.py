@@ -79,7 +79,8 @@ class ScenarioLoop:
     num_compared: int = 0
 
     def run(self, begin: Begin) -> Waits:
-        """Round by round until the policy stops; round 0 is made while the critic still reads the prefix."""
+        """Round by round until the policy stops. A first round of the brief text is made while the critic
+        still reads the prefix."""
         self.attempts = list(self.past.attempts)
         if self.past.plan is None:
             self.planning = self._plan(begin)
@@ -97,11 +98,15 @@ class ScenarioLoop:
     def _refined(self, begin: Begin) -> Waits:
         """The paper's loop; returns why it stopped."""
         policy, scenario, attempts = self.by.policy, self.scenario, self.attempts
+        if not attempts and policy.begins_with_plan:
+            yield from self.planned()
+            number, prompt = policy.opening(scenario, self.reply)
+            yield from self.take(begin, prompt, number, 0)
         while True:
-            while (prompt := policy.sample(scenario, attempts)) is not None:
+            while (asked := policy.sample(scenario, attempts)) is not None:
                 last = attempts[-1] if attempts else None
                 place = (last.round, last.sample + 1) if last else (0, 0)
-                yield from self.take(begin, prompt, *place)
+                yield from self.take(begin, asked, *place)
             yield from self.compare_and_judge(begin)
             yield from self.planned()
             decision = policy.next(scenario, self.reply, attempts)

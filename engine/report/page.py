@@ -314,11 +314,12 @@ def summarize(data: ReportData) -> Summary:
 
 def loop_chart(data: ReportData) -> Markup:
     """Mean by round: of that round's takes, and of the champions (a scenario that stopped keeps its own)."""
-    num_rounds = 1 + max((a.round for record in data.records for a in record.attempts), default=0)
+    seen = {a.round for record in data.records for a in record.attempts} or {0}
+    rounds = range(min(seen), 1 + max(seen))
     latest, best = [], []
     selectors = data.manifest.get("config", {}).get("loop", {}).get("selectors", (CRITIC_SCORE,))
     alive = [r for r in data.records if r.outcome is None or r.outcome.failure is None]
-    for number in range(num_rounds):
+    for number in rounds:
         takes = [(r, a) for r in data.records for a in r.attempts if a.round == number]
         kept = [(r, champion(r, number, selectors)) for r in alive]
         latest.append(_mean(data, takes))
@@ -328,7 +329,7 @@ def loop_chart(data: ReportData) -> Markup:
         Series(name="chosen so far", css="chosen", points=tuple(best)),
     ]
     several = any(a.sample for record in data.records for a in record.attempts)
-    labels = [f"{'round' if several else 'take'} {number}" for number in range(num_rounds)]
+    labels = [f"{'round' if several else 'take'} {number}" for number in rounds]
     return line_chart(labels, series, title=f"Mean {measured(data)} by loop")
 
 

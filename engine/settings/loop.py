@@ -15,7 +15,8 @@ AUTO, CHOOSE, LEAVE = "auto", "choose", "leave"
 PAPER, SCOUT = "paper", "scout"
 WHOLE, FIRST = "whole", "first"
 EVERY_FRAME, STILLS = "frames", "stills"
-OF_PAPER = ("samples", "only_incomplete")
+BRIEF, PLAN = "brief", "plan"
+OF_PAPER = ("first_prompt", "samples", "only_incomplete")
 OF_SCOUTS = (
     *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
     *("scout_batch", "scout_shrink", "scout_choosers", "finalists"),
@@ -34,6 +35,13 @@ class LoopConfig:
         help="paper: plan, take, critique, rewrite, take again; scout: many candidates of few steps from two "
         "prompts, the best of them finished, a critique of that one alone, another round where the gain "
         "model expects more of it.",
+    )
+    first_prompt: str = setting(
+        AUTO,
+        choices=(AUTO, BRIEF, PLAN),
+        help="What the first takes are told. brief: the dataset's sentence, while the critic still reads the "
+        "prefix; plan: the physics-aware prompt, without a take of the sentence alone; auto: plan where the "
+        "gain model is sure that it is the better one, else brief.",
     )
     loops: int = setting(4, low=0, high=64, help="Refinement rounds after the first one.")
     samples: int = setting(

@@ -197,8 +197,10 @@ OF_FINALISTS = RefinementPolicy(
 BY_CRITIC = policy_of(LOOP)
 BY_LOOKS = policy_of(replace(LOOP, selectors=("brightness",)))
 OF_THREE = policy_of(replace(LOOP, selectors=("brightness", "critic_score"), samples=3))
+PLAN_FIRST = policy_of(replace(LOOP, first_prompt="plan", selectors=("brightness",), samples=2))
 POLICIES = {
     "critic": BY_CRITIC,
+    "plan first": PLAN_FIRST,
     "looks": BY_LOOKS,
     "of three": OF_THREE,
     "all judged": policy_of(replace(LOOP, samples=3)),

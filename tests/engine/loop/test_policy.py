@@ -421,3 +421,52 @@ def test_what_becomes_of_a_scenario_that_nobody_could_judge() -> None:
     left = with_loop(POLICY, unreadable="leave")
     assert "no JSON object; so none of 2 takes was judged" in str(left.no_choice(two))
     assert left.no_choice([two[0], take(1, two[0].prompt, critique(score=0.0))]) is None
+
+
+def opened(told: PhysicsPlan | None, *judged: Critique) -> tuple[list[Attempt], str]:
+    """A loop that begins with the plan, and why it stopped."""
+    policy = with_loop(POLICY, first_prompt="plan", loops=len(judged) - 1)
+    number, prompt = policy.opening(SCENARIO, reply(told))
+    attempts = [replace(take(0, prompt, judged[0]), round=number)]
+    while not isinstance(decision := policy.next(SCENARIO, reply(told), attempts), Stop):
+        place = len(attempts)
+        attempts.append(replace(take(place, decision, judged[place]), round=number + place))
+    return attempts, decision.reason
+
+
+def test_the_opening_take_is_that_of_round_1() -> None:
+    policy = with_loop(POLICY, first_prompt="plan")
+    of_brief = take(0, POLICY.first(SCENARIO), critique())
+    second = POLICY.next(SCENARIO, reply(plan()), [of_brief])
+    assert policy.opening(SCENARIO, reply(plan())) == (1, second), "with the seed by which both are compared"
+    assert policy.opening(SCENARIO, reply(None)) == (0, POLICY.first(SCENARIO)), "no plan can be read"
+
+
+def test_behind_the_opening_comes_the_revised_plan_with_a_seed_of_its_own() -> None:
+    (first, second), reason = opened(plan("left"), critique(revised=plan("right")), critique())
+    assert (first.prompt.plan, second.prompt.plan) == (plan("left"), plan("right"))
+    assert (first.prompt.revision, second.prompt.revision, second.round) == (1, 2, 2)
+    assert second.prompt.seed != first.prompt.seed == POLICY.first(SCENARIO).seed
+    assert reason == "loops"
+
+
+@pytest.mark.parametrize("told", [plan(), None])
+def test_an_opening_that_is_surely_accepted_ends_the_loop(told: PhysicsPlan | None) -> None:
+    attempts, reason = opened(told, critique(Verdict.ACCEPT, 95.0), critique())
+    assert (len(attempts), reason) == (1, "accepted")
+
+
+def test_an_opening_of_the_plan_that_nobody_can_judge_is_the_last_take() -> None:
+    attempts, reason = opened(plan(), UNREADABLE, critique())
+    assert (len(attempts), reason) == (1, "critic unreadable")
+
+
+def test_which_prompt_comes_first_follows_from_the_gain_model() -> None:
+    def begins(weight: float, deviation: float, **settings: str) -> bool:
+        gain = GainModel(weights={"told": weight}, covariance=((deviation**2,),), deviations=1.0)
+        return replace(with_loop(POLICY, **settings), gain=gain).begins_with_plan
+
+    assert begins(4.7, 1.2) and not begins(1.1, 1.2) and not begins(-3.0, 0.1)
+    assert not POLICY.begins_with_plan, "nobody knows which one is better: both are made"
+    assert not begins(4.7, 1.2, first_prompt="brief")
+    assert begins(-3.0, 0.1, first_prompt="plan")

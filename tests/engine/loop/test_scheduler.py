@@ -16,6 +16,7 @@ from fake_run import (
     BY_CRITIC,
     BY_LOOKS,
     OF_THREE,
+    PLAN_FIRST,
     POLICIES,
     SCENARIOS,
     FakeJob,
@@ -160,6 +161,20 @@ def test_sample_0_of_round_0_is_the_take_of_a_run_with_one_sample(oracles) -> No
             assert outcome.attempts[3].prompt == oracles["critic"][name].attempts[1].prompt
 
 
+def test_a_loop_that_begins_with_the_plan_makes_no_take_before_it(make_run, oracles) -> None:
+    run = make_run(policy=PLAN_FIRST)
+    found = without_timings(run.go())
+    assert found == without_timings(oracles["plan first"])
+    for name, outcome in found.items():
+        assert [(t.round, t.sample) for t in outcome.attempts[:2]] == [(1, 0), (1, 1)]
+        assert all(t.prompt.plan is not None for t in outcome.attempts)
+        calls = [call[0] for call in run.models.calls if call[1] == name]
+        assert calls.index("plan") < calls.index("generate")
+        of_brief_first = oracles["critic"][name].attempts
+        if len(of_brief_first) > 1:
+            assert outcome.attempts[0].prompt == of_brief_first[1].prompt, "it would have come second"
+
+
 class Killed(BaseException):
     """Unlike an Exception, passes through the scheduler as a kill does."""
 
@@ -185,7 +200,7 @@ STORED = ("plan", "scout", "ranked", "attempt", "judged", "outcome")
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["looks", "of three", "all judged", "scouts"])
+@pytest.mark.parametrize("name", ["looks", "of three", "all judged", "plan first", "scouts"])
 def test_killed_at_any_piece_of_work_the_outcome_is_the_same(
     make_run, oracles, name: str, after: bool
 ) -> None:

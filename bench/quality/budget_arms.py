@@ -3,7 +3,7 @@
 Pure functions over known scores: opens no file. A budget is a multiple of the cost of a single take. A scout
 that is finished is the take of its candidate, so a loop of scouts ends at a score that is known. Best-of-N
 has N takes for N budgets and is given plan, choosing and critiques for nothing: what is compared with it is
-not flattered. The paper's loop and the scouts pay for all they do.
+not flattered. The paper's loop, the take of the plan alone and the scouts pay for all they do.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from engine.types import ScoutForm
 
 BUDGETS: Final = (1, 2, 4, 8)
 BOTH, BRIEF, PLAN = "both", "brief", "plan"
+PLAN_FIRST: Final = "plan first"
+"""The loop that begins with the plan and expects nothing of a second take: one take, judged."""
 ORACLE_TAKES: Final = 8
 """Of the bound that shares are of: the best of so many takes, half of them of each prompt."""
 Choosers = tuple[str, ...]
@@ -212,6 +214,10 @@ def arms(
             found[f"best of {prompts} by {'+'.join(by)}"] = Spent(value=value, cost=cost, num=len(takes))
     if scene.paper:
         found["paper"] = paper(scene, budget, costs)
+    opened = 1.0 + (costs.plan_s + costs.critique_s) / costs.take_s
+    if opened <= budget:
+        take = Key(1, 0) if scene.num_prompts > 1 else Key(0, 0)
+        found[PLAN_FIRST] = Spent(value=scene.values[take], cost=opened, num=1)
     for plan in plans:
         most = scene.num_samples * scene.num_prompts
         num = plan.num_affordable(budget * costs.take_s, costs, most)

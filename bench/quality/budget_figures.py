@@ -13,6 +13,7 @@ import numpy as np
 from bench.analysis.bootstrap import mean_ci95, ratio_ci95
 from bench.quality.budget_arms import (
     BUDGETS,
+    PLAN_FIRST,
     Costs,
     Scene,
     ScoutPlan,
@@ -118,6 +119,9 @@ def summary(
     return {
         "share_of_oracle_at_2x": share("2x"),
         "share_of_oracle_at_8x": share("8x"),
+        "plan_first_share_of_oracle": (
+            found["2x"][PLAN_FIRST]["share_of_oracle"]["value"] if PLAN_FIRST in found["2x"] else None
+        ),
         "scout_minus_best_of_2": minus("2x", "2x"),
         "scout_minus_best_of_8": minus("4x", "8x"),
         "seconds_per_scenario_h200": seconds,

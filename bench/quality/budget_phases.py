@@ -6,14 +6,13 @@ Each goes on where it was stopped. Chooses nothing.
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.quality.budget_arms import BUDGETS, Costs, PaperTake
-from bench.quality.candidate_pool import RECORD, Key, ScenePool, make_pool, read_pool
+from bench.quality.budget_arms import BUDGETS, PaperTake
+from bench.quality.candidate_pool import RECORD, Key, make_pool, read_pool
 from bench.quality.demo_quality import make_dataset, run_loop
 from bench.scoring.case_scoring import Scorer, Work, score_works
 from bench.scoring.physics_iq import score_folder
@@ -35,7 +34,6 @@ from engine.runs.store import RunStore
 from engine.settings.config import LoopConfig, RunConfig, read_config
 from engine.settings.environment import cache_folder, usable_cores
 from engine.types import ScoutForm
-from kernels.files import read_json
 
 
 def forms_of_pool(options: argparse.Namespace) -> list[ScoutForm]:
@@ -77,9 +75,9 @@ def paper_arguments(options: argparse.Namespace) -> list[str]:
     """Of `retake run`, behind dataset and folder."""
     loops = max(BUDGETS) - 1 if options.loops is None else options.loops
     given = {
-        **{"--loop": "paper", "--loops": loops, "--patience": max(loops, 1), "--seed": options.seed},
+        **{"--loop": "paper", "--first-prompt": "brief", "--loops": loops, "--patience": max(loops, 1)},
         **{"--generator": options.generator, "--critic": options.critic, "--device": options.device},
-        **{"--steps": options.steps, "--gain": "none"},
+        **{"--seed": options.seed, "--steps": options.steps, "--gain": "none"},
     }
     extra = [str(text) for pair in given.items() for text in pair]
     extra += [text for setting in options.set for text in ("--set", setting)]
@@ -107,13 +105,18 @@ def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfi
 
 
 def fill_pool(options: argparse.Namespace, config: RunConfig, run: Path, work: Path) -> dict[str, Path]:
-    """By scenario id, the folder of its candidates, of all or of a shard. What is there is not made again."""
+    """By scenario id, the folder of its candidates, of all or of a shard. What is there is not made again.
+
+    With --partial nothing is made: only what is there is told.
+    """
     with RunStore.open(run, read_only=True) as store:
         past = {one.id: (one, store.history(one.id)) for one in store.scenarios()}
     planned = [name for name, (_, history) in past.items() if history.plan is not None]
     part, parts = options.shard or (1, 1)
     asked = {name: (past[name][0], past[name][1].plan) for name in planned[part - 1 :: parts]}
     folders = {name: work / "pool" / name for name in asked}
+    if options.partial:
+        return {name: folder for name, folder in folders.items() if (folder / RECORD).is_file()}
     if all((folder / RECORD).is_file() for folder in folders.values()):
         return folders
     device = resolve_device(config.device)
@@ -191,42 +194,3 @@ def paper_takes(run: Path, jobs: int | None) -> dict[str, tuple[PaperTake, ...]]
                 for place, take in enumerate(takes)
             )
     return found
-
-
-def measured_costs(
-    run: Path, pools: Sequence[ScenePool], chooser_s: Mapping[str, float], steps: int, *, shrink: int
-) -> Costs:
-    """Medians over all that was made here, in seconds; steps of small looks have one of their own."""
-    with RunStore.open(run, read_only=True) as store:
-        takes = [take for one in store.scenarios() for take in store.attempts(one.id)]
-    critiques = [take.critique.seconds for take in takes if take.critique is not None]
-    clips = [(key, clip) for pool in pools for key, clip in pool.clips.items()]
-
-    def median(name: str, looks: bool | None = None) -> float:
-        return statistics.median(
-            clip.seconds[name] for key, clip in clips if looks is None or key.is_look == looks
-        )
-
-    return Costs(
-        take_steps=steps,
-        start_s=median("encode_s"),
-        step_s=median("step_s") if shrink == 1 else median("step_s", looks=False),
-        look_step_s=None if shrink == 1 else median("step_s", looks=True),
-        decode_s=median("decode_s", looks=False),
-        look_decode_s=median("decode_s", looks=True),
-        plan_s=statistics.median(pool.plan_s for pool in pools),
-        critique_s=statistics.median(critiques) if critiques else 0.0,
-        chooser_s=dict(chooser_s),
-    )
-
-
-def read_costs(path: Path, steps: int) -> Costs:
-    """Of another document of this program, for takes of `steps`."""
-    names = [entry.name for entry in fields(Costs) if entry.name != "take_steps"]
-    try:
-        found = read_json(path)["costs"]
-        small = {"look_step_s": found.get("look_step_s")}  # older documents have none
-        needed = {name: found[name] for name in names if name not in small}
-        return Costs(**needed, **small, take_steps=steps)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} holds no costs: {error}", fix="make it with this program") from error

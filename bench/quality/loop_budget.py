@@ -7,14 +7,14 @@ as looks of --scout-steps steps and of twice as many, both as takes of their own
 of the take ("first"); 4. takes and looks are scored; 5. choosers compare the sets that each arm shows them.
 
 A budget is 1, 2, 4 or 8 times a single take. Costs are seconds, measured here on a GPU; on a CPU they are the
-same seconds in denoise steps, and mean little: give --costs FILE, a document of this program that was made
-with the models whose price matters (a --count of 2 is enough for that). Which scouts are spent at each budget
+same seconds in denoise steps, and mean little: give --costs FILE, a document of this program or of
+bench.perf.end_to_end that was made with the models whose price matters. Which scouts are spent at each budget
 is not looked for on the scenes that are measured: it is the default loop's, or that of --tuned FILE, a
 document made on tuning scenes (--tuning).
 
     python -m bench.quality.loop_budget --work W --world wide --tuning --count 120 --out tuned.json
-    python -m bench.quality.loop_budget --work V --world wide --costs 5b.json --tuned tuned.json \\
-        --out bench/results/loop_budget.json
+    python -m bench.quality.loop_budget --work V --costs bench/results/end_to_end_h200.json \\
+        --tuned tuned.json --out bench/results/loop_budget.json
     python -m bench.quality.loop_budget --work T --count 2 --seeds 2 --steps 3 --scout-steps 1 --out tiny.json
 """
 
@@ -32,13 +32,12 @@ from typing import Any
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.budget_arms import Costs, PaperTake, Scene, ScoutPlan, combinations_of
+from bench.quality.budget_costs import gpus_of_costs, measured_costs, read_costs
 from bench.quality.budget_figures import best_of, budgets, chosen_plan, rank_prediction, summary, table
 from bench.quality.budget_phases import (
     fill_pool,
-    measured_costs,
     paper_takes,
     prepare_dataset,
-    read_costs,
     run_paper,
     score_pools,
 )
@@ -65,6 +64,7 @@ NOTES = (
     "scenes; differences are paired by scene.",
     "single: the brief text's first take. best of: as many takes as the budget, of the brief, the plan or "
     "half of each; plan, choosing and critiques are not counted against it, but are in its cost.",
+    "plan first: the loop that begins with the plan's take, judges it and expects nothing of another. It, "
     "paper and scouts pay for plan, critiques, looks, their decoding and choosing. A scout that is finished "
     "is the whole take of its prompt and noise, which was made for the pool.",
     "oracle: chooses by the score itself, a bound and no result. share_of_oracle: of the gain of the best of "
@@ -172,7 +172,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any] | None:
         )
         for name in known
     ]
-    return {**figures(options, config, run, found), "manifest": published_manifest(run), "notes": NOTES}
+    missing = {"num_missing": len(scenarios) - len(found)}
+    return {
+        **figures(options, config, run, found),
+        **missing,
+        "manifest": published_manifest(run),
+        "notes": NOTES,
+    }
 
 
 def figures(
@@ -251,7 +257,7 @@ def _best(found: Mapping[str, Any], plans: Sequence[ScoutPlan]) -> str | None:
 def _gpus(options: argparse.Namespace, run: Path) -> Any:
     """On what the costs were measured."""
     if options.costs is not None:
-        return read_json(options.costs)["costs"].get("gpus", [])
+        return gpus_of_costs(options.costs)
     return published_manifest(run).get("machine", {}).get("gpus", [])
 
 
@@ -313,6 +319,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         help="only make the candidates of the K-th of N parts, of a run that is finished: several processes "
         "at once, on one GPU or on several; the same command without it goes on",
     )
+    add("--partial", action="store_true", help="only scenes whose candidates are there; no more are made")
 
 
 def _add_finishes(parser: argparse.ArgumentParser) -> None:

@@ -16,17 +16,18 @@ DIFFERENCES = {
     "scout_minus_best_of_2": "2x, above best-of-2",
     "scout_minus_best_of_8": "4x, above best-of-8",
 }
-FIXED = ("single", "paper", "oracle")
+PLAN_FIRST = "plan first"
+FIXED = ("single", "paper", PLAN_FIRST, "oracle")
 
 
 def loop_budget(file: ResultFile) -> md.Section:
-    document = file.document
+    document, costs = file.document, file.document["costs"]
     return md.Section(
         title="What does a GPU second buy?",
         headline=_headline(document["summary"]),
         body=md.paragraphs(
-            f"{document['num_scenarios']} scenarios. A budget is a multiple of a single take, which costs "
-            f"{document['costs']['take_s']:.1f} s ({document['costs']['take_steps']} steps).",
+            f"{document['num_scenarios']} scenarios{_missing(document)}. A budget is a multiple of a single "
+            f"take of {costs['take_steps']} steps, which costs {costs['take_s']:.1f} s.",
             _arms(document),
             "The scouts were not looked for on these scenes. What is called best scouts was, and so is "
             "best-of-N: of all choosers and prompts the best one here.",
@@ -37,8 +38,15 @@ def loop_budget(file: ResultFile) -> md.Section:
     )
 
 
+def _missing(document: Mapping[str, Any]) -> str:
+    missing = document.get("num_missing")
+    return f"; the candidates of {missing} more were not made" if missing else ""
+
+
 def _headline(found: Mapping[str, Any]) -> str:
     parts = []
+    if (share := found.get("plan_first_share_of_oracle")) is not None:
+        parts.append(f"the take of the plan alone gains {100 * share:.0f} % of the oracle's")
     for name, aim in AIMS.items():
         share = found[name]
         if share is not None:
@@ -59,6 +67,7 @@ def _arms(document: Mapping[str, Any]) -> str:
             "single": "single",
             "best-of-N": document["best_of"][budget],
             "paper": "paper",
+            PLAN_FIRST: PLAN_FIRST,
             "scouts": document["scouts_by_name"][budget] if spent is not None else None,
             "best scouts": document["best_scouts"][budget],
             "oracle": "oracle",

@@ -27,11 +27,13 @@ from bench.quality.budget_arms import (
     oracle,
     paper,
 )
+from bench.quality.budget_costs import gpus_of_costs, read_costs
 from bench.quality.budget_figures import best_of, budgets, chosen_plan, rank_prediction, summary, table
 from bench.quality.candidate_pool import RECORD, Key, make_pool, read_pool
 from bench.quality.set_scores import SetScores
 from bench.results_page.budget_section import loop_budget as loop_budget_section
 from bench.results_page.result_files import read_file
+from engine.errors import ConfigError
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scout_policy import ScoutPolicy
 from engine.settings.config import LoopConfig
@@ -295,12 +297,16 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
     assert section.title and "| 8x | single |" in section.body and "Spearman" in section.body
     assert set(document["summary"]) == {
         *("share_of_oracle_at_2x", "share_of_oracle_at_8x", "scout_minus_best_of_2"),
-        *("scout_minus_best_of_8", "seconds_per_scenario_h200"),
+        *("scout_minus_best_of_8", "seconds_per_scenario_h200", "plan_first_share_of_oracle"),
     }
+    assert document["num_missing"] == 0
     assert str(tmp_path) not in out.read_text(), "a published file names no folder of the machine"
     clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "pool").rglob("*.mp4")}
     lost = next((tmp_path / "work" / "pool").rglob(RECORD))
     lost.unlink()
+    assert loop_budget.main([*map(str, given), "--partial"]) == 0
+    partial = json.loads(out.read_text())
+    assert (partial["num_scenarios"], partial["num_missing"]) == (1, 1) and not lost.exists()
     for part in ("1/2", "2/2"):  # one of them has nothing left to make
         assert loop_budget.main([*map(str, given), "--shard", part]) == 0
     assert lost.is_file() and "go on without --shard" in capsys.readouterr().out
@@ -309,3 +315,39 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
     assert kept == {path for path in clips if path.parent != lost.parent}
     again = json.loads(out.read_text())
     assert again["rank_prediction"] == document["rank_prediction"]
+
+
+def whole_run(**changed: Any) -> dict[str, Any]:
+    """Two takes a scenario; a take has two steps of 3 and 5 s between an encoding and two decode passes."""
+    settings = {"steps": 2, "loops": 1}
+    alone = {"settings": settings, "idle": {"step_s": [0.5, 3.0, 5.0, 0.25, 0.75]}}
+    parts = [
+        {"variant": "fast", "settings": settings, "median_s": {"generate": 9.8}},
+        {"variant": "fast-generation-only", "median_s": {"generate": 9.5}, **alone},
+        {"variant": "fast", "settings": settings, "median_s": {"generate": 11.0}},  # without a warm-up
+    ]
+    machine = {"gpus": [{"name": "a card"}]}
+    return {"kind": "end_to_end", "parts": parts, "manifest": {"machine": machine}, **changed}
+
+
+def test_costs_of_a_whole_run_are_its_steps_and_what_replies_slow_them_by(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(whole_run()))
+    found = read_costs(path, 16)
+    assert (found.start_s, found.step_s, found.decode_s, found.look_decode_s) == (0.5, 4.0, 1.0, 1.0)
+    assert found.take_s == 0.5 + 16 * 4.0 + 1.0
+    # 0.3 s on each of two takes, for three replies
+    assert found.plan_s == found.critique_s == pytest.approx(0.2)
+    assert gpus_of_costs(path) == [{"name": "a card"}]
+    path.write_text(json.dumps(whole_run(parts=[])))
+    with pytest.raises(ConfigError, match="holds no costs"):
+        read_costs(path, 16)
+
+
+def test_the_take_of_the_plan_alone_is_an_arm_that_pays_for_plan_and_critique() -> None:
+    one = scene()
+    found = arms(one, 2, COSTS, ["a"], [])["plan first"]
+    assert (found.value, found.cost, found.num) == (one.values[Key(1, 0)], 1 + 3 / 20, 1)
+    assert "plan first" not in arms(one, 1, COSTS, ["a"], []), "a take is all that this budget has room for"
+    unread = replace(one, num_prompts=1)
+    assert arms(unread, 2, COSTS, ["a"], [])["plan first"].value == one.values[Key(0, 0)]

@@ -73,4 +73,4 @@ def test_arms_categories_and_ranks_are_tables() -> None:
     )
     assert "| Optics | 9 | 60.0 (59.0 to 61.0) | 63.0 (62.0 to 64.0) | 66.0 (65.0 to 67.0) |" in body
     assert "| 2 whole | score | 9 | +0.50 (-0.50 to +1.50) | ice +0.10, ball +0.90 |" in body
-    assert "a single take, which costs 20.0 s (16 steps)" in body and "- single: the first." in body
+    assert "a single take of 16 steps, which costs 20.0 s" in body and "- single: the first." in body

@@ -359,9 +359,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _loop_options(options: argparse.Namespace) -> list[str]:
-    """Settings of the loop that were given, as the arguments of `retake run`."""
+    """Settings of the loop, as the arguments of `retake run`; a take of the brief text is one of the arms."""
     given = {name: getattr(options, name) for name in ("loops", "steps", "device")}
-    return [text for name, value in given.items() if value is not None for text in (f"--{name}", str(value))]
+    extra = [text for name, value in given.items() if value is not None for text in (f"--{name}", str(value))]
+    return ["--first-prompt", "brief", *extra]
 
 
 if __name__ == "__main__":

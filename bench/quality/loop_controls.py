@@ -34,6 +34,7 @@ from engine.runs.store import RunStore
 from engine.settings.config import RunConfig, read_config
 from engine.types import PlanReply
 
+COMMAND = "python -m bench.quality.loop_controls --run RUN --work WORK --out loop_controls.json"
 ARMS = ("first_take", "plan_prompt", "chosen")
 NOTES = (
     "Scores are Physics-IQ Verified case scores in percent; intervals 95 %, bootstrap over scenes, paired.",
@@ -108,6 +109,7 @@ def _settings(config: RunConfig) -> list[str]:
     """One take of each scenario by the run's own generator."""
     given = {
         "--loops": 0,
+        "--first-prompt": "brief",
         "--seed": config.loop.seed,
         "--generator": config.generator.name,
         "--critic": config.critic.name,
@@ -167,7 +169,8 @@ def measure(run: Path, work: Path) -> dict[str, Any]:
         "chosen": {case.scenario_id: case for case in loop.cases},
     }
     controls = run_controls(config, work, asked_of(config.dataset, plans))
-    return {**compare(arms, controls), "manifest": published_manifest(run), "notes": NOTES}
+    head = {"schema": 1, "kind": "loop_controls", "command": COMMAND}
+    return {**head, **compare(arms, controls), "manifest": published_manifest(run), "notes": NOTES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,7 +31,8 @@ from engine.settings.environment import usable_cores
 ENGINE: Final = "engine"
 """A job that loads models; the others are scoring and figures, on host cores."""
 PARTS: Final = ("default", "controls", "selectors", "denoiser", "plans", "budget")
-CHOICES: Final = ("--loops", "1", "--samples", "4", "--gain", "none")
+BRIEF: Final = ("--first-prompt", "brief")
+CHOICES: Final = (*BRIEF, "--loops", "1", "--samples", "4", "--gain", "none")
 """Of the runs that selectors choose from: four takes of the brief, four of the plan, judged one by one."""
 
 
@@ -58,10 +59,11 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
     work: Path = options.work
     held, out = work / "budget" / "dataset", work / "results"
     device = ("--device", options.device)
+    both = (*BRIEF, *device)
     yield _scenes("default/scenes", held, HELD_OUT, options.count)
     yield _scenes("selectors/tuning-scenes", work / "tuning", TUNING, options.tuning_count)
     default = work / "default"
-    yield from _run(options, "default/run", held, default, device, after="default/scenes")
+    yield from _run(options, "default/run", held, default, both, after="default/scenes")
     yield from _run(
         options, "selectors/tuning", work / "tuning", work / "choices-tuning",
         (*CHOICES, "--keep-states", *device), after="selectors/tuning-scenes",
@@ -91,7 +93,7 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
     yield from _denoiser(options, held, work / "denoiser", out)
     plans = work / "plans"
     yield from _run(
-        options, "plans/run", held, plans, ("--plan-samples", str(PLANS), *device), after="default/scenes"
+        options, "plans/run", held, plans, ("--plan-samples", str(PLANS), *both), after="default/scenes"
     )
     yield Step(
         name="plans/figures",

@@ -19,6 +19,7 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "demo_run": ("generator", "critic"),
     "demo_quality": ("generator", "critic"),
     "critic_stages": ("generator", "critic"),
+    "loop_controls": ("generator", "critic"),
     "selectors": ("generator", "critic"),
     "loop_budget": ("generator", "critic"),
     "denoiser_quality": ("generator",),

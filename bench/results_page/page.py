@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.results_page import (
     budget_section,
     confidence_section,
+    controls_section,
     cosmos3_section,
     decode_section,
     demo_seconds_section,
@@ -73,6 +74,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "plan_confidence": confidence_section.plan_confidence,
     "demo_quality": quality_sections.demo_quality,
     "critic_stages": stages_section.critic_stages,
+    "loop_controls": controls_section.loop_controls,
     "aoti": export_sections.aoti,
     "vae": vae_section.vae,
     "vae_calibration": vae_section.vae_calibration,

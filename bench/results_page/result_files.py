@@ -45,6 +45,7 @@ ORDER = (
     "world",
     "plan_confidence",
     *KINDS_BY_NAME,
+    "loop_controls",
     "critic_stages",
     "loop_budget",
     "faults",

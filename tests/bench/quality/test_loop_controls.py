@@ -74,7 +74,7 @@ def test_only_the_gain_above_the_best_control_counts(
     def run_loop(dataset: Path, out: Path, *, resume: bool, extra: Sequence[str]) -> None:
         kind = dataset.parent.name
         asked[kind] = tuple(row.text for row in read_descriptions(dataset))
-        assert resume and list(extra)[:4] == ["--loops", "0", "--seed", "0"]
+        assert resume and list(extra)[:6] == ["--loops", "0", "--first-prompt", "brief", "--seed", "0"]
         write_run(
             dataset, out, [[true if kind == "filler" else frozen(true)] for true in TRUE], planned=False
         )

@@ -34,8 +34,17 @@ EAGER_8_BIT = replace(FAST, quantized_first=0.0, quantized_last=0.0)
 SPARSE = ("triton_prefix_sparse",)
 """Runs its formula on a CPU; on a GPU fa3_prefix_sparse chooses the same blocks."""
 CACHED = replace(PRESETS["exact"], step_cache=0.25)
-UNCOMPILED = {"compile": "off", "graphs": "off"}
-"""Of the presets: many processes a GPU would each compile; what compiling costs has a row of its own."""
+
+
+def _preset(name: str, *, forced: bool = False) -> DenoiseSettings:
+    """Not compiled: many processes a GPU would each compile, and what that costs has a row of its own.
+
+    forced: with 8-bit kernels where "auto" takes none, since they are not faster for a small model.
+    """
+    found = replace(PRESETS[name], compile="off", graphs="off")
+    return replace(found, linear="fp8", quantized_attention=("fa3_fp8",)) if forced else found
+
+
 VARIANTS: dict[str, DenoiseSettings] = {
     EXACT: PRESETS["exact"],
     "fast forward": FAST,
@@ -54,8 +63,10 @@ VARIANTS: dict[str, DenoiseSettings] = {
     **{f"steps cached 0.25 by {rule}": replace(CACHED, step_cache_by=rule) for rule in STEP_CACHES[1:]},
     "early stop 0.02": replace(PRESETS["exact"], early_stop=0.02),
     "fused VAE": replace(PRESETS["exact"], vae="fused"),
-    "preset fast": replace(PRESETS["fast"], **UNCOMPILED),
-    "preset fastest": replace(PRESETS["fastest"], **UNCOMPILED),
+    "preset fast": _preset("fast"),
+    "preset fast, 8 bits forced": _preset("fast", forced=True),
+    "preset fastest": _preset("fastest"),
+    "preset fastest, 8 bits forced": _preset("fastest", forced=True),
     "fast forward compiled": replace(FAST, compile="on"),
 }
 NOTES = (

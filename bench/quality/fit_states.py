@@ -28,6 +28,7 @@ import numpy as np
 from bench.analysis.scored_run import ScoredRun, read_run
 from bench.files import write_json
 from bench.quality import state_fit
+from bench.quality.demo_quality import published_manifest
 from bench.quality.scene_parts import require_not_held_out
 from bench.quality.state_figures import auc, figure, groups_of, rank_correlation, share_of_oracle
 from bench.quality.state_fit import Candidate, Site, Takes, cross_fitted, fitted, permuted
@@ -239,7 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out / PROBE_FILE if options.out.is_dir() else options.out
     write_probe(out, probe)
     if options.report is not None:
-        write_json(options.report, {"kind": "state_fit", "command": _command(options), **found})
+        of_runs = {"manifests": [published_manifest(run) for run in options.run]} if options.run else {}
+        head = {"schema": 1, "kind": "state_fit", "command": _command(options)}
+        write_json(options.report, {**head, **found, **of_runs})
     _print(found)
     print(f"wrote {out}: it reads {_words(_described(probe.sites, _all_of(probe.sites)))}")
     return 0

@@ -20,6 +20,7 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "demo_quality": ("generator", "critic"),
     "critic_stages": ("generator", "critic"),
     "loop_controls": ("generator", "critic"),
+    "state_fit": ("generator",),
     "selectors": ("generator", "critic"),
     "loop_budget": ("generator", "critic"),
     "denoiser_quality": ("generator",),

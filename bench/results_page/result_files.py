@@ -47,6 +47,7 @@ ORDER = (
     *KINDS_BY_NAME,
     "loop_controls",
     "critic_stages",
+    "state_fit",
     "loop_budget",
     "faults",
     "growth",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
+from engine.settings.loop import BRIEF, PAPER
 from engine.settings.loop import LoopConfig as LoopConfig
 from engine.settings.model_names import added_model
 from engine.settings.notation import is_hub_name, shard_of
@@ -34,6 +35,9 @@ RENAMED = {
     "denoise.low_last": "denoise.quantized_last",
 }
 """Old names of settings, which TOML may still have: run folders outlive them."""
+LACKED = {"loop.first_prompt": (PAPER, BRIEF)}
+"""Settings that run folders of older versions do not have: the loop that they are of, and what was done then,
+so that a run ends as it began."""
 BY_MODEL = "by model folder"
 
 
@@ -280,6 +284,10 @@ def read_config(run: Path) -> RunConfig:
     """The resolved settings of a run folder. `out` is the folder itself, wherever it has been moved to."""
     table = _read(run / "config.toml")
     table["out"] = str(run)
+    loop = table.setdefault("loop", {})
+    for key, (method, value) in LACKED.items():
+        if loop.get("method", PAPER) == method:
+            loop.setdefault(key.removeprefix("loop."), value)
     return _absolute(from_table(RunConfig, table))
 
 

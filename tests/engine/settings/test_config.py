@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from engine.settings.config import (
     EXPORT_TARGETS,
+    LACKED,
     RENAMED,
     CriticConfig,
     DenoiseConfig,
@@ -374,3 +375,17 @@ def test_whole_numbers_of_any_length_are_refused_by_name(tmp_path: Path) -> None
     longer = toml(tmp_path, f"[generator]\nsteps = 1{'0' * 5000}\n")
     with pytest.raises(ConfigError, match="is not TOML: Exceeds the limit"):
         load_config(longer, MINIMAL)
+
+
+def test_a_run_of_an_older_version_goes_on_as_it_began(tmp_path: Path) -> None:
+    config = RunConfig(dataset=tmp_path, out=tmp_path)
+    write_config(config, tmp_path / "config.toml")
+    assert read_config(tmp_path).loop.first_prompt == "auto", "it has the setting"
+    written = (tmp_path / "config.toml").read_text()
+    older = "".join(line for line in written.splitlines(keepends=True) if "first_prompt" not in line)
+    assert older != written
+    (tmp_path / "config.toml").write_text(older)
+    assert read_config(tmp_path).loop == dataclasses.replace(config.loop, first_prompt="brief")
+    (tmp_path / "config.toml").write_text(older.replace('method = "paper"', 'method = "scout"'))
+    assert read_config(tmp_path).loop.first_prompt == "auto", "which scouts have no use for"
+    assert set(LACKED) <= set(settings())

@@ -37,8 +37,8 @@ def demo(
 ) -> None:
     """Run the whole loop on ten simulated scenes with the bundled models and make the report.
 
-    The scenes are written to the run folder; a dataset that --config names is not used. Unless --first-prompt
-    says otherwise, the first take is told the sentence alone, so that the report shows what the plan adds.
+    The scenes are written to the run folder; a dataset that --config names is not used. By default the first
+    takes are told the sentence alone, so that the report shows what the plan adds.
     """
     if measure:
         options = _options_of_measure(given, config)

@@ -219,7 +219,11 @@ def make_display(console: Console, num_scenarios: int, now: Callable[[], float] 
 def describe_take(attempt: Attempt) -> str:
     """One line on a take: where it belongs, if its round has several, and what the critic said."""
     critique = attempt.critique
-    place = f" (round {attempt.round}, sample {attempt.sample})" if attempt.round != attempt.index else ""
+    place = ""
+    if attempt.sample or attempt.round < attempt.index:
+        place = f" (round {attempt.round}, sample {attempt.sample})"
+    elif not attempt.index and attempt.prompt.plan is not None:
+        place = " of the plan"
     verdict = "made" if critique is None else str(critique.verdict)
     score = "" if critique is None or critique.score is None else f", score {critique.score:.1f}"
     return f"take {attempt.index}{place}: {verdict}{score}"

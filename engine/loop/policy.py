@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from engine.loop.expected_gain import EXPECTED_GAIN, GainModel, plans_take
 from engine.loop.prompting import compile_prompt, text_distance
 from engine.loop.ranking import mean_ranks
-from engine.settings.loop import AUTO, BRIEF, PLAN
 from engine.types import Attempt, Critique, Fault, PhysicsPlan, PlanReply, Prompt, Scenario, Stop, Verdict
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class RefinementPolicy:
     @property
     def begins_with_plan(self) -> bool:
         """Whether `opening` says what is told first, once the plan is there."""
-        return first_prompt(self.settings, self.gain) == PLAN
+        return first_prompt(self.settings, self.gain) == "plan"
 
     def opening(self, scenario: Scenario, plan: PlanReply) -> tuple[int, Prompt]:
         """Number and prompt of the round that a loop begins with: the plan's, with the seed of the brief
@@ -225,9 +224,9 @@ class RefinementPolicy:
 def first_prompt(settings: LoopConfig, gain: GainModel | None) -> str:
     """brief or plan; by itself the plan's only where it is surely the better one, since else both are made
     and compared."""
-    if settings.first_prompt != AUTO:
+    if settings.first_prompt != "auto":
         return settings.first_prompt
-    return PLAN if gain is not None and gain.of_plan() > 0.0 else BRIEF
+    return "plan" if gain is not None and gain.of_plan() > 0.0 else "brief"
 
 
 def choose_take(attempts: Sequence[Attempt], selectors: Sequence[str]) -> int:

@@ -111,6 +111,8 @@ class Summary:
     num_scouts: int
     num_critiques: int
     num_unreadable: int
+    one_take: bool
+    """No scenario has another take than its first."""
 
 
 def measured(data: ReportData) -> str:
@@ -309,6 +311,7 @@ def summarize(data: ReportData) -> Summary:
         num_scouts=sum(len(record.scouts) for record in data.records),
         num_critiques=len(critiques),
         num_unreadable=sum(critique.verdict is Verdict.UNREADABLE for critique in critiques),
+        one_take=bool(attempts) and all(len(record.attempts) < 2 for record in data.records),
     )
 
 
@@ -329,7 +332,7 @@ def loop_chart(data: ReportData) -> Markup:
         Series(name="chosen so far", css="chosen", points=tuple(best)),
     ]
     several = any(a.sample for record in data.records for a in record.attempts)
-    labels = [f"{'round' if several else 'take'} {number}" for number in rounds]
+    labels = [f"round {number}" if several else f"take {number - rounds.start}" for number in rounds]
     return line_chart(labels, series, title=f"Mean {measured(data)} by loop")
 
 

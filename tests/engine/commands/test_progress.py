@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from critiques import bare_critique
+from fake_run import make_plan
 from rich.console import Console
 
 from engine.commands._progress import (
@@ -16,6 +17,7 @@ from engine.commands._progress import (
     PlainDisplay,
     TimeLeft,
     describe_outcome,
+    describe_take,
     make_display,
 )
 from engine.runs.pace import Left
@@ -158,3 +160,12 @@ def test_time_left_goes_by_the_scenarios_that_took_time() -> None:
     now[0] += 900
     left.outcome(Outcome(scenario_id="z", attempts=(attempt(0, 1.0),), failure="broken"))
     assert str(left).startswith("about 12 min left (0 s to ")
+
+
+def test_a_take_says_its_place_where_a_round_has_several_and_when_it_opens_with_the_plan() -> None:
+    first = attempt(0, 50.0)
+    told = replace(first, round=1, prompt=replace(first.prompt, plan=make_plan("left")))
+    assert describe_take(told) == "take 0 of the plan: revise, score 50.0"
+    assert describe_take(replace(told, index=1, round=2)) == "take 1: revise, score 50.0"
+    assert describe_take(replace(told, index=1, sample=1)).startswith("take 1 (round 1, sample 1)")
+    assert describe_take(replace(told, index=3, round=2)).startswith("take 3 (round 2, sample 0)")

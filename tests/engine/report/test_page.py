@@ -354,3 +354,18 @@ def test_a_linked_clip_has_an_address_that_no_browser_reads_otherwise(data: Repo
     path.write_bytes((data.run / record.attempts[0].video_path).read_bytes())
     (scene,) = build_scenes(replace(data, records=(replace(record, attempts=(odd,)),)), max_embedded=0)
     assert scene.takes[0].media.src == "videos/50%20%25%20of%20%231%3F/attempt-0.mp4"
+
+
+def test_a_run_of_one_take_each_speaks_of_no_gain(data: ReportData) -> None:
+    def alone(record: Record) -> Record:
+        outcome = record.outcome and replace(record.outcome, attempts=record.attempts[:1])
+        if outcome is not None and outcome.chosen is not None:
+            outcome = replace(outcome, chosen=0)
+        return replace(record, attempts=record.attempts[:1], outcome=outcome)
+
+    records = tuple(alone(one) for one in data.records)
+    told = replace(data, scores=None, records=records, manifest={**data.manifest, "first_prompt": "plan"})
+    text = " ".join("".join(Page(page_of(told)).words).split())
+    assert "Each scenario has one take, which is told the plan; they score" in text
+    assert "Gain, paired" not in text and "First take" not in text and "Chosen take" in text
+    assert "Gain, paired" in "".join(Page(page_of(data)).words)

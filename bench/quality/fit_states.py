@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out / PROBE_FILE if options.out.is_dir() else options.out
     write_probe(out, probe)
     if options.report is not None:
-        of_runs = {"manifests": [published_manifest(run) for run in options.run]} if options.run else {}
+        of_runs = {"manifest": published_manifest(options.run[0])} if options.run else {}
         head = {"schema": 1, "kind": "state_fit", "command": _command(options)}
         write_json(options.report, {**head, **found, **of_runs})
     _print(found)

@@ -17,6 +17,10 @@ from bench.results_page.timed_rows import Row, best_stock, fastest, ratio, read_
 
 AIM_LOOP = 8.0
 """Points that the chosen take should score above the first."""
+AIM_VERDICTS = 0.75
+"""Share of the critic's verdicts that should agree with the case score."""
+AIM_BUDGET = 0.4
+"""Of the gain of the best of eight takes, that twice a take's price should buy."""
 AIM_SHARE = 0.6
 """Of the oracle's gain over a random choice, that a selector should reach."""
 AIM_DECODE, AIM_SCORER_FURTHER, AIM_SCORER_FIRST = 3.0, 20.0, 3.0
@@ -45,7 +49,7 @@ def picture(page: Page) -> str:
 
 def results(page: Page) -> str:
     """A line a measurement, each with its link."""
-    lines = (_loop, _selectors, _forward, _quality, _decode, _run, _export, _scorer, _faults)
+    lines = (_loop, _budget, _selectors, _forward, _quality, _decode, _run, _export, _scorer, _faults)
     return md.bullets([line(page) for line in lines])
 
 
@@ -82,13 +86,29 @@ def decoding(page: Page) -> str:
 
 def _loop(page: Page) -> str:
     found = page.document("demo_quality")
-    gain, critic = found["chosen_minus_first"], found["critic"]
-    right, balanced = md.percent(critic["verdict_accuracy"]), md.percent(critic["balanced_accuracy"])
+    gain, judged = found["chosen_minus_first"], found["critic"]["by_case_score"]
+    right = judged["balanced_accuracy"]
     return (
         f"**Loop**, {page.link('demo_quality')} on {found['n']} simulated scenes: the chosen take scores "
         f"{md.interval(found['chosen'])}, the first {md.interval(found['first_take'])}; paired gain "
-        f"{md.interval(gain, sign='+')} points; {_aim(gain['mean'], AIM_LOOP)}. The critic is right about "
-        f"{right} of the takes, {balanced} when good and bad ones weigh the same."
+        f"{md.interval(gain, sign='+')} points; {_aim(gain['mean'], AIM_LOOP)}. The critic's verdict "
+        f"agrees with a case score of {judged['threshold']:g} at {md.percent(right)}, good and bad takes "
+        f"weighed equally; {_aim(right, AIM_VERDICTS, md.percent)}."
+    )
+
+
+def _budget(page: Page) -> str:
+    """What a take that is told the plan costs and gains, beside the loops that were meant to be better."""
+    document = page.document("loop_budget")
+    found = document["budgets"]["2x"]
+    told, scouts = found["plan first"], document["scouts_by_name"]["2x"]
+    beside = f"; scouts at twice the price of one {md.interval(found[scouts])}" if scouts in found else ""
+    share, aim = md.percent(told["share_of_oracle"]["value"]), md.percent(AIM_BUDGET)
+    return (
+        f"**A GPU second**, {page.link('loop_budget')}: a take that is told the plan costs "
+        f"{told['cost']:.2f} takes, plan and critique with it, and scores {md.interval(told)} where the "
+        f"brief text's scores {md.interval(found['single'])}: {share} of what the best of eight takes would "
+        f"gain (aim {aim}){beside}."
     )
 
 

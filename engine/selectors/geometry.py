@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.protocols import Selector
 from engine.selectors._clips import beside_prefix
 from engine.selectors._encoders import Features, ImageEncoder, load_image_encoder
+from engine.selectors._threads import numpy_on_one_thread
 from engine.types import Attempt, Scenario, SelectorSettings, Video
 
 NOISE_SHARE = 0.02  # of the prefix's mean |v|^2: less is noise, so that a still take is not an orderly one
@@ -76,6 +77,7 @@ class Geometry:
 
 
 def build(settings: SelectorSettings) -> Selector:
+    numpy_on_one_thread()
     return Geometry(encoder=load_image_encoder(settings))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.protocols import Selector
 from engine.selectors._clips import beside_prefix, shrunk, small_greys, small_size
+from engine.selectors._threads import numpy_on_one_thread
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video
 from engine.video.motion_masks import THRESHOLD, masks_of
 
@@ -53,6 +54,7 @@ class StaticCamera:
 
 
 def build(settings: SelectorSettings) -> Selector:
+    numpy_on_one_thread()
     return StaticCamera()
 
 

@@ -26,12 +26,13 @@ def load_generator(folder: str = BUNDLED, settings: Settings | None = None) -> G
     Raises ModelError for a folder that cannot be loaded, ConfigError for a setting that does not exist or
     does not fit this machine, another RetakeError for an artifact of `denoise.engine` that does not fit.
     """
-    from engine.build import exported, prepare
+    from engine.build import exported, prepare, preset
     from engine.build.model_folders import find_generator
 
     config = _config({"generator.name": folder}, settings)
     found = find_generator(config.generator.name)
     device, dtype = _ready(config)
+    config = preset.chosen(config, device, dtype).config
     outline: Any = prepare.load_generator(config, found, device, dtype, with_weights=False)
     form = exported.find(config.denoise, found.path, outline, device)
     loaded = exported.load(form, config.denoise, device)

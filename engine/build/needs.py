@@ -12,7 +12,7 @@ from engine.build.prepare import load, prepare, refinement_policy
 from engine.loop.scout_policy import ScoutPolicy
 from engine.machine.cards import Card
 from engine.machine.memory import MemoryPlan
-from engine.settings.config import RunConfig
+from engine.settings.config import DenoiseConfig, RunConfig
 from engine.settings.loop import SCOUT
 
 
@@ -21,6 +21,8 @@ class Needs:
     """What a run would need."""
 
     memory: MemoryPlan
+    denoise: DenoiseConfig
+    """As the run would have it: a preset is named."""
     changed: tuple[str, ...]
     """Settings that were changed so that it fits, each with what it saves and costs."""
     num_steps: int  # of denoising, in one take
@@ -73,6 +75,7 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
         )
     return Needs(
         memory=prepared.memory,
+        denoise=config.denoise,
         changed=prepared.changed,
         num_steps=prepared.num_steps,
         num_scenarios=len(prepared.scenarios),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.build import exported, fit, libraries, model_folders
+from engine.build import exported, fit, libraries, model_folders, preset
 from engine.build.choosing import Choosing, choosing
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
@@ -32,7 +32,8 @@ from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
-from engine.settings.config import PATCH, STREAMED, RunConfig
+from engine.runs.manifest import Digest
+from engine.settings.config import PATCH, STREAMED, LoopConfig, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.settings.loop import AUTO, CHOOSE, LEAVE
 from engine.settings.notation import shard_of
@@ -67,6 +68,8 @@ class Prepared:
     choosing: Choosing
     exported: exported.Exported | None = None
     probe: Probing | None = None
+    told: str | None = None
+    """What was decided for a user who named nothing, and should be said at the start."""
 
     @property
     def usable(self) -> tuple[Scenario, ...]:
@@ -86,6 +89,8 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         )
     device = "cuda" if card is not None else resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
+    by_itself = preset.chosen(config, device, dtype)
+    config = by_itself.config
     generator, critic = _folders(config)
     if device != "cpu" and card is None:
         open_ahead(device)
@@ -104,16 +109,12 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
     require_sites(probe, config.loop, outline)
     with phase("clips"):
         scenarios, refused, opened = _questions(config, spec.fps, only)
-    chosen_by = choosing(
-        config.loop.gain,
-        generator=generator.path,
-        critic=critic.path,
-        selectors=config.loop.selectors,
-        digest=digest,
-    )
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
     with phase("memory plan"):
-        fitted = fit.fit(config, budget, outlines.footprints, on_gpu=device == "cuda")
+        fitted = preset.fitted(
+            by_itself,
+            lambda one: fit.fit(one, budget, outlines.footprints, on_gpu=device == "cuda"),
+        )
     return Prepared(
         config=fitted.config,
         device=device,
@@ -129,8 +130,9 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         changed=fitted.changes,
         opened=opened,
         exported=form,
-        choosing=chosen_by,
+        choosing=_choosing(config.loop, generator, critic, digest),
         probe=probe,
+        told=by_itself.told if fitted.config.denoise.preset == config.denoise.preset else None,
     )
 
 
@@ -139,6 +141,11 @@ def _folders(config: RunConfig) -> tuple[ModelFolder, ModelFolder]:
         model_folders.find_generator(config.generator.name),
         model_folders.find_critic(config.critic.name),
     )
+
+
+def _choosing(loop: LoopConfig, generator: ModelFolder, critic: ModelFolder, digest: Digest) -> Choosing:
+    paths = {"generator": generator.path, "critic": critic.path}
+    return choosing(loop.gain, selectors=loop.selectors, digest=digest, **paths)
 
 
 def _questions(

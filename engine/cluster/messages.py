@@ -45,6 +45,7 @@ class Ready:
     facts: Mapping[str, Any]
     config: RunConfig
     changed: Sequence[str]
+    told: str | None
     device: str | None
     warning: str | None
 

@@ -121,6 +121,7 @@ class Worker:
                 facts=_facts(prepared, generator, critic, facts),
                 config=prepared.config,
                 changed=prepared.changed,
+                told=prepared.told,
                 device=device_name(prepared.device),
                 warning=generator.notes.get(exported.FALLBACK),
             )

@@ -252,13 +252,13 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    print_line(f"planned for preset {_preset(loaded.denoise)}, denoise steps of a take: {needs.num_steps}")
+    print_line(f"planned for preset {_preset(needs.denoise)}, denoise steps of a take: {needs.num_steps}")
     for change in needs.changed:
         print_line(f"changed to fit: {change}", "yellow")
     console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)
     if needs.time is not None:
         console.print(needs.time.describe(), highlight=False)
-    write_json(needs.document() | {"preset": _preset(loaded.denoise)}, json_file)
+    write_json(needs.document() | {"preset": _preset(needs.denoise)}, json_file)
 
 
 def _preset(denoise: DenoiseConfig) -> str:

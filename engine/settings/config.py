@@ -17,7 +17,7 @@ from engine.settings.loop import BRIEF, PAPER
 from engine.settings.loop import LoopConfig as LoopConfig
 from engine.settings.model_names import added_model
 from engine.settings.notation import is_hub_name, shard_of
-from engine.settings.presets import POLICIES, PRESETS, DenoiseSettings
+from engine.settings.presets import AUTO_PRESET, EXACT, POLICIES, PRESETS, DenoiseSettings
 from engine.settings.selectors import DEVICES, SelectorsConfig
 from engine.settings.toml import Table, from_table, put, read_table, rename, to_toml
 
@@ -78,10 +78,11 @@ class DenoiseConfig:
     """How fast at what cost. `presets.DenoiseSettings` declares the parts."""
 
     preset: str = setting(
-        "exact",
-        choices=tuple(PRESETS),
+        AUTO_PRESET,
+        choices=(AUTO_PRESET, *PRESETS),
         help="How fast at what cost. exact: the library's own forward; fast: ours, 8 bits where this device "
-        "gains by them; fastest: fewer guided and predicted steps too. The other settings are laid over it.",
+        "gains by them; fastest: fewer guided and predicted steps too; auto: fast on a GPU that has room for "
+        "it, else exact, as for the bundled generator. The other settings are laid over it.",
     )
     engine: str = setting(
         "",
@@ -116,10 +117,11 @@ class DenoiseConfig:
         validate(self, "denoise")
 
     def settings(self) -> DenoiseSettings:
-        """The preset with the parts that were given laid over it."""
+        """The preset with the parts that were given laid over it; auto is exact until a run has a device."""
         parts = {entry.name: getattr(self, entry.name) for entry in fields(DenoiseSettings)}
         given = {name: value for name, value in parts.items() if value is not None}
-        return dataclasses.replace(PRESETS[self.preset], **given)
+        preset = EXACT if self.preset == AUTO_PRESET else self.preset
+        return dataclasses.replace(PRESETS[preset], **given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

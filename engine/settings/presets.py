@@ -139,8 +139,9 @@ def parts_of_forward(settings: DenoiseSettings) -> list[str]:
     return [name for name in names if getattr(settings, name) != getattr(untouched, name)]
 
 
+AUTO_PRESET, EXACT = "auto", "exact"
 PRESETS = {
-    "exact": DenoiseSettings(),
+    EXACT: DenoiseSettings(),
     "fast": DenoiseSettings(
         forward="fast",
         linear="auto",

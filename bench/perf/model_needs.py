@@ -22,11 +22,11 @@ from torch import nn
 from bench.files import write_json
 from bench.perf.end_to_end import reply
 from bench.perf.end_to_end.models import make_clip
-from bench.perf.end_to_end.sizes import FULL
+from bench.perf.end_to_end.sizes import FULL, WAN22_VAE
 from engine.build.needs import plan_run
 from engine.errors import DoesNotFit
 from engine.generators.wan.files import MODEL_INDEX, SCHEDULER
-from engine.generators.wan.vae_statistics import WAN22_MEAN, WAN22_STD
+from engine.generators.wan.wan22_vae import WAN22_MEAN, WAN22_STD
 from engine.machine.cards import CARDS
 from engine.machine.memory import GIB
 from engine.runs.manifest import surroundings
@@ -88,11 +88,10 @@ def make_generator(folder: Path) -> None:
     from transformers import UMT5Config, UMT5EncoderModel
 
     statistics = {"latents_mean": list(WAN22_MEAN), "latents_std": list(WAN22_STD)}
-    layout = {"in_channels": 12, "out_channels": 12, "is_residual": True, "patch_size": 2}
     with torch.device("meta"):
         parts: dict[str, Any] = {
             "transformer": WanTransformer3DModel(**FULL.transformer),
-            "vae": AutoencoderKLWan(**FULL.vae, **layout, scale_factor_spatial=16, **statistics),
+            "vae": AutoencoderKLWan(**{**WAN22_VAE, **statistics}),
             "text_encoder": UMT5EncoderModel(UMT5Config(**TEXT_ENCODER)),
         }
     for name, part in parts.items():

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from engine.generators.wan.published_names import published_name, published_vae_name, text_encoder_namings
-from engine.generators.wan.vae_statistics import WAN22_MEAN, WAN22_STD
+from engine.generators.wan.wan22_vae import WAN22_LAYOUT, WAN22_MEAN, WAN22_STD
 
 TEXT_WIDTH = 32
 
@@ -48,13 +48,9 @@ def build(tokens: int) -> TinyWan22:
         base_dim=4,
         decoder_base_dim=4,
         z_dim=48,
-        in_channels=12,
-        out_channels=12,
-        is_residual=True,
-        patch_size=2,
-        scale_factor_spatial=16,
         latents_mean=list(WAN22_MEAN),
         latents_std=list(WAN22_STD),
+        **WAN22_LAYOUT,
     )
     encoder = UMT5EncoderModel(
         UMT5Config(vocab_size=tokens, d_model=TEXT_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)

@@ -15,10 +15,12 @@ import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
 from safetensors import safe_open
 from tiny_vlm import SPECIALS, tiny_tokenizer
+from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from transformers import Cosmos3OmniConfig, Qwen3VLTextConfig, Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
-CHANNELS = 4
+from bench.perf.end_to_end.sizes import WAN22_VAE
+
 EDGE: dict[str, Any] = {"hidden_act": "relu2", "qk_norm_for_text": False, "use_und_k_norm_for_gen": True}
 SIDECAR: dict[str, Any] = {
     "fps": 8.0,
@@ -33,32 +35,14 @@ SIDECAR: dict[str, Any] = {
 REASONER_SIDECAR: dict[str, Any] = {"num_prefix_frames": 2, "num_take_frames": 2, "frame_px": 32}
 
 
-def autoencoder() -> AutoencoderKLWan:
-    """The residual layout of Wan2.2, 16x16 pixels a latent."""
-    return AutoencoderKLWan(
-        base_dim=4,
-        decoder_base_dim=6,
-        z_dim=CHANNELS,
-        dim_mult=[1, 2, 4, 4],
-        num_res_blocks=1,
-        is_residual=True,
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
-        scale_factor_spatial=16,
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[0.5, 1.5, 0.8, 1.1],
-    ).eval()
-
-
 def transformer(vocabulary: int, layout: dict[str, Any] | None = None) -> Cosmos3OmniTransformer:
     """Random, also in the norms; as the published ones it could make sound and actions too."""
     config: dict[str, Any] = {
         "head_dim": 16,
         "hidden_size": 64,
         "intermediate_size": 128,
-        "latent_channel": CHANNELS,
-        "patch_latent_dim": 4 * CHANNELS,
+        "latent_channel": LATENT_CHANNELS,
+        "patch_latent_dim": 4 * LATENT_CHANNELS,
         "num_attention_heads": 4,
         "num_hidden_layers": 3,
         "num_key_value_heads": 2,
@@ -104,7 +88,7 @@ def build_folder(folder: Path, *, layout: dict[str, Any] | None = None, **sideca
     pipeline = Cosmos3OmniPipeline(
         transformer=transformer(len(tokenizer), layout),
         text_tokenizer=tokenizer,
-        vae=autoencoder(),
+        vae=build_autoencoder(residual=True),
         scheduler=scheduler,
         enable_safety_checker=False,
     )
@@ -176,18 +160,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 """What differs from Nano, whose sizes are the defaults of the library."""
-WAN22_VAE: dict[str, Any] = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "is_residual": True,
-    "patch_size": 2,
-    "in_channels": 12,
-    "out_channels": 12,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
-}
 
 
 def outline_folder(folder: Path, architecture: str, **sidecar: Any) -> Path:

@@ -19,6 +19,7 @@ from diffusers import (
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from engine.generators.wan.wan22_vae import WAN22_LAYOUT
 from engine.types import Scenario
 from engine.video.files import probe, write_mp4
 
@@ -48,14 +49,7 @@ def build_autoencoder(
     if latents == LATENT_CHANNELS:
         layout = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.5, 0.8, 1.1]}
     if residual:
-        layout |= {
-            "is_residual": True,
-            "patch_size": 2,
-            "in_channels": 12,
-            "out_channels": 12,
-            "scale_factor_spatial": 16,
-            "decoder_base_dim": 6,
-        }
+        layout |= {**WAN22_LAYOUT, "decoder_base_dim": 6}
     return AutoencoderKLWan(
         base_dim=4,
         z_dim=latents,

@@ -31,6 +31,7 @@ from bench.perf.end_to_end import reply
 from bench.perf.end_to_end.made import CLIPS, CRITIC, FACTS, GENERATOR, WARM_UP, read_facts
 from bench.perf.end_to_end.sizes import FPS, PREFIX_FRAMES, Size
 from engine.errors import ConfigError
+from engine.generators.wan.wan22_vae import WAN22_LAYOUT
 from engine.types import Frames
 from engine.video.files import encode_mp4
 
@@ -39,15 +40,6 @@ CONTRAST = 0.25
 EMBEDDING_SIZE = 200.0
 """Root mean square of a reply token's embedding: what random layers add to it stays small."""
 SHARD = "5GB"
-WAN22_LAYOUT: Mapping[str, Any] = {
-    "in_channels": 12,
-    "out_channels": 12,
-    "is_residual": True,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-    "scale_factor_temporal": 4,
-}
-"""Of an autoencoder of Wan2.2; that of Wan2.1 is the library's default."""
 CLIPS_AT_ONCE = 3
 WARM_UP_CLIP = 1000
 """Its index: no measured clip shows the same."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.generators.wan.wan22_vae import WAN22_LAYOUT
+
 PREFIX_FRAMES, FPS = 72, 24.0
 """Of the clips, whatever the model reads of them."""
 
@@ -135,3 +137,10 @@ TINY = Size(
     clip_height=108,
 )
 SIZES = {size.name: size for size in (FULL, TINY)}
+WAN22_VAE: Mapping[str, Any] = {
+    **WAN22_LAYOUT,
+    **FULL.vae,
+    "latents_mean": [0.0] * FULL.vae["z_dim"],
+    "latents_std": [1.0] * FULL.vae["z_dim"],
+}
+"""All of the published autoencoder but its statistics."""

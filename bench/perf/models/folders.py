@@ -31,6 +31,7 @@ from bench.perf.denoisers.base import random_weights
 from bench.perf.end_to_end import models as parts
 from bench.perf.end_to_end.made import CLIPS, CRITIC
 from bench.perf.models.sizes import ANYFLOW, TI2V, VACE, Model, Size
+from engine.generators.wan.wan22_vae import WAN22_LAYOUT
 
 KINDS: dict[str, tuple[Any, Any]] = {
     TI2V: (WanImageToVideoPipeline, WanTransformer3DModel),
@@ -83,7 +84,7 @@ def _make(folder: Path, size: Size, model: Model, device: torch.device) -> None:
     if device.type == "cpu":
         transformer = transformer.float()
     tokenizer, encoder = parts.make_text_encoder(size.around.text_encoder, device)
-    layout = {"layout": parts.WAN22_LAYOUT if model.wan22_vae else {}}
+    layout = {"layout": WAN22_LAYOUT if model.wan22_vae else {}}
     scheduler: Any = UniPCMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.perf.end_to_end.sizes import WAN22_VAE
 from engine.autoencoder.vae import decode_pixels
 from kernels.fused.formats import FP8, quantize_rows, to_format
 
@@ -22,24 +23,12 @@ class Size:
     """Latent frames, height, width; the configuration of the autoencoder where it is not Wan2.1's."""
 
     latents: tuple[int, int, int]
-    config: dict[str, Any]
+    config: Mapping[str, Any]
 
 
-_WAN22: Final = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "is_residual": True,
-    "patch_size": 2,
-    "in_channels": 12,
-    "out_channels": 12,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
-}
 SIZES: Final = {
     "480p": Size(latents=(21, 60, 104), config={}),
-    "720p": Size(latents=(31, 44, 80), config=_WAN22),
+    "720p": Size(latents=(31, 44, 80), config=WAN22_VAE),
     "draft": Size(latents=(21, 30, 52), config={}),
     "tiny": Size(latents=(3, 4, 6), config={"base_dim": 32, "num_res_blocks": 1, "dim_mult": [1, 1, 1, 2]}),
 }

@@ -21,6 +21,7 @@ from engine.autoencoder.vae import decode_pixels, encode_moments, use_channels_l
 from engine.demo.training.clips import ClipFactory
 from engine.demo.training.schedule import Average, Budget, Curve
 from engine.demo.training.step import TrainingStep
+from engine.generators.wan.wan22_vae import WAN22_LAYOUT
 
 LATENT_CHANNELS = 32
 CROP_FRAMES = 17  # 5 latent frames
@@ -32,9 +33,7 @@ def build_vae() -> Any:
 
     return AutoencoderKLWan(
         base_dim=16, decoder_base_dim=24, z_dim=LATENT_CHANNELS, dim_mult=[1, 2, 4, 4], num_res_blocks=1,
-        is_residual=True, patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16,
-        scale_factor_temporal=4, temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * LATENT_CHANNELS, latents_std=[1.0] * LATENT_CHANNELS,
+        latents_mean=[0.0] * LATENT_CHANNELS, latents_std=[1.0] * LATENT_CHANNELS, **WAN22_LAYOUT,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.errors import ModelError
-from engine.generators.wan.vae_statistics import WAN22_MEAN, WAN22_STD
+from engine.generators.wan.wan22_vae import WAN22_MEAN, WAN22_STD
 from engine.weights.parts import Part
 
 TRANSFORMER, TRANSFORMER_2, VAE, TEXT_ENCODER = "transformer", "transformer_2", "vae", "text_encoder"

@@ -13,6 +13,7 @@ import tiny_cosmos3_folder as tiny
 import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniTransformer
 
+from bench.perf.end_to_end.sizes import WAN22_VAE
 from engine.autoencoder.memory import latent_shape
 from engine.build.prepare import Prepared, prepare
 from engine.errors import DoesNotFit
@@ -67,7 +68,7 @@ def test_a_denoise_step_is_counted_as_it_was_measured() -> None:
     peaks = {one["name"]: one["activation_peak_bytes"] for one in document["subjects"][0]["variants"]}
     parts: Any = SimpleNamespace(
         transformer=without_values(Cosmos3OmniTransformer, {}, torch.bfloat16),
-        vae=without_values(AutoencoderKLWan, tiny.WAN22_VAE, torch.bfloat16),
+        vae=without_values(AutoencoderKLWan, WAN22_VAE, torch.bfloat16),
         device=torch.device("cuda"),
         max_text_tokens=300,
         patch_px=2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tiny_wan import build_folder
 
+from bench.perf.end_to_end.sizes import WAN22_VAE
 from engine.autoencoder import memory as autoencoder_memory
 from engine.autoencoder.memory import MAX_CHUNK_LATENTS, chunk_bytes, chunk_size, encode_bytes
 from engine.autoencoder.vae import decode_pixels, encode_moments
@@ -29,21 +31,7 @@ from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import VideoSpec
 
 CPU = torch.device("cpu")
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "Wan2.1": {},
-    "Wan2.2-5B": {
-        "base_dim": 160,
-        "decoder_base_dim": 256,
-        "z_dim": 48,
-        "is_residual": True,
-        "patch_size": 2,
-        "in_channels": 12,
-        "out_channels": 12,
-        "scale_factor_spatial": 16,
-        "latents_mean": [0.0] * 48,
-        "latents_std": [1.0] * 48,
-    },
-}
+LAYOUTS: dict[str, Mapping[str, Any]] = {"Wan2.1": {}, "Wan2.2-5B": WAN22_VAE}
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,22 @@
-"""Mean and deviation of each latent channel, which no weight file of an autoencoder holds.
+"""The autoencoder of Wan2.2 (16 x 16 pixels a latent), where it is not as the library's default, Wan2.1's.
 
-Of the autoencoder of Wan2.2 (16 x 16 pixels a latent), as its publisher states them (Wan2.2, vae2_2.py);
-those of Wan2.1 are the defaults of the library.
+Mean and deviation of each latent channel, which no weight file holds, as its publisher states them (Wan2.2,
+vae2_2.py).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
+WAN22_LAYOUT: Final[Mapping[str, Any]] = {
+    "is_residual": True,
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 16,
+}
+"""Of whatever width."""
 WAN22_MEAN: Final = (
     *(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891),
     *(0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502),

@@ -46,13 +46,13 @@ def _missing(document: Mapping[str, Any]) -> str:
 def _headline(found: Mapping[str, Any]) -> str:
     parts = []
     if (share := found.get("plan_first_share_of_oracle")) is not None:
-        parts.append(f"the take of the plan alone gains {100 * share:.0f} % of the oracle's")
+        parts.append(f"the take of the plan alone gains {md.percent(share)} of the oracle's")
     for name, aim in AIMS.items():
         share = found[name]
         if share is not None:
             met = "met" if share >= aim else "**missed**"
-            gain = f"scouts at {name[-2:]} gain {100 * share:.0f} % of the oracle's"
-            parts.append(f"{gain}, aim {100 * aim:.0f} %, {met}")
+            gain = f"scouts at {name[-2:]} gain {md.percent(share)} of the oracle's"
+            parts.append(f"{gain}, aim {md.percent(aim)}, {met}")
     for name, words in DIFFERENCES.items():
         if found[name] is not None:
             parts.append(f"at {words}: {md.interval(found[name], digits=2, sign='+')} points")
@@ -85,7 +85,7 @@ def _arms(document: Mapping[str, Any]) -> str:
                     md.times(one["cost"]),
                     md.interval(one),
                     md.interval(one["minus_single"], digits=2, sign="+"),
-                    md.NONE if share is None else f"{100 * share:.0f} %",
+                    md.percent(share),
                 ]
             )
     header = ["budget", "arm", "of", "cost", "case score", "above single", "of the oracle's gain"]

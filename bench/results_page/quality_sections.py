@@ -151,14 +151,14 @@ def demo_quality(file: ResultFile) -> md.Section:
 def _replies(critic: Mapping[str, Any]) -> list[list[str]]:
     """What share of the critic's replies is right, in which respect; nothing where that was not measured."""
     replies = [
-        [label, f"{100 * critic[key]:.0f} %"] for key, label in CRITIC.items() if critic.get(key) is not None
+        [label, md.percent(critic[key])] for key, label in CRITIC.items() if critic.get(key) is not None
     ]
     if faults := critic.get("faults"):
         label = f"faults named right, of {faults['num']} takes that are not acceptable"
         replies.append([label, md.share(faults["fault_accuracy"])])
     controls = critic.get("controls", {})
     replies += [
-        [f"{label} ({controls['n']} scenes)", f"{100 * controls[key]:.0f} %"]
+        [f"{label} ({controls['n']} scenes)", md.percent(controls[key])]
         for key, label in CONTROLS.items()
         if key in controls
     ]
@@ -170,20 +170,16 @@ def _worth_of_score(scored: Mapping[str, Any]) -> str | None:
     if not scored:
         return None
     shares = [
-        ["verdicts right, both kinds of takes weighed equally", _percent(scored["balanced_accuracy"])],
+        ["verdicts right, both kinds of takes weighed equally", md.percent(scored["balanced_accuracy"])],
         [
             "the same, of takes more than ten points from the threshold",
-            _percent(scored["balanced_accuracy_sure"]),
+            md.percent(scored["balanced_accuracy_sure"]),
         ],
         ["correlation with the case score within a scene", _two(scored["within_scene"])],
         ["calibration error of its score, points", md.ms(scored["calibration_error"])],
     ]
     head = f"critic against a case score of {scored['threshold']:g}, {scored['num']} takes"
     return md.table([f"{head}, {scored['num_acceptable']} acceptable", "value"], shares)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _arms_plot(name: str, document: Mapping[str, Any]) -> dict[str, str]:

@@ -113,6 +113,14 @@ def test_bundled_models_with_little_known() -> None:
     assert "not finished" not in made.body
 
 
+def test_shares_of_the_critics_score_that_were_not_measured_are_dashes() -> None:
+    scored = {"threshold": 60.0, "num": 30, "num_acceptable": 12, "calibration_error": 8.0}
+    scored |= {"balanced_accuracy": 0.75, "balanced_accuracy_sure": None, "within_scene": None}
+    made = section("demo_quality", {"n": 3, "chosen": mean(1.0), "critic": {"by_case_score": scored}})
+    assert "| verdicts right, both kinds of takes weighed equally | 75 % |" in made.body
+    assert "| the same, of takes more than ten points from the threshold | – |" in made.body
+
+
 def test_a_run_that_is_not_finished_says_so() -> None:
     made = section("demo_quality", {"n": 3, "num_pending": 2, "chosen": mean(1.0)})
     assert "The run is not finished: 2 more scenarios are not in it." in made.body

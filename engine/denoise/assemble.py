@@ -11,13 +11,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from engine.autoencoder.fp8_choice import use_vae
 from engine.denoise.family import AttentionSite, Family, Forward, Parts, Shape
 from engine.denoise.layers import BoundAttention, bind, compile_blocks, quantized_range
 from engine.denoise.sampler import NUM_TRAIN_TIMESTEPS
+from engine.denoise.step_cache import note_of
 from engine.errors import ConfigError
 from engine.machine.phases import phase
 from engine.protocols import Denoiser
@@ -114,6 +117,22 @@ def assemble(
         log.info("denoiser %s: %s", name, choice)
     assert isinstance(forward, nn.Module)
     return Assembled(denoiser=family.denoiser(forward, ranges, graphs=graphs), notes=notes, module=forward)
+
+
+def assemble_around(parts: Any, settings: DenoiseSettings, extrapolated: frozenset[int]) -> dict[str, str]:
+    """Makes the autoencoder of a family's `parts` what the settings want; notes on it and on what else they
+    choose around the denoiser, whose `extrapolated` steps are left out. Raises as `use_vae`.
+    """
+    notes = {}
+    if settings.vae_chunk:
+        notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
+    if settings.step_cache:
+        notes["step_cache"] = note_of(settings, extrapolated)
+    if parts.streamed:
+        notes["streamed"] = ", ".join(sorted(parts.streamed))
+    if settings.vae != "library":
+        notes["vae"] = use_vae(parts.vae, settings.vae, parts.folder)
+    return notes
 
 
 def quantize_outline(

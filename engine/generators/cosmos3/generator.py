@@ -14,9 +14,8 @@ from typing import Any, Never
 import torch
 from torch import Tensor
 
-from engine.autoencoder.fp8_choice import use_vae
 from engine.autoencoder.memory import latent_shape, padded
-from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.assemble import Assembled, assemble, assemble_around, quantize_outline
 from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, key_of, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
@@ -26,7 +25,7 @@ from engine.denoise.restarts import refuse_restarts
 from engine.denoise.sampler import Schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
-from engine.denoise.step_cache import note_of, steps_to_extrapolate
+from engine.denoise.step_cache import steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_numbers, refuse_size
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
@@ -221,14 +220,7 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     def use(self, made: Assembled) -> None:
         """Its denoiser from now on, and notes on all that was chosen."""
         self.denoiser, self.notes = KeptTexts(made.denoiser), dict(made.notes)
-        if self.settings.step_cache:
-            self.notes["step_cache"] = note_of(self.settings, self.extrapolated)
-        if self.settings.vae_chunk:
-            self.notes["vae_chunk"] = f"{self.settings.vae_chunk} latent frames a pass"
-        if self.parts.streamed:
-            self.notes["streamed"] = ", ".join(sorted(self.parts.streamed))
-        if self.fused:
-            self.notes["vae"] = use_vae(self.parts.vae, self.settings.vae, self.parts.folder)
+        self.notes |= assemble_around(self.parts, self.settings, self.extrapolated)
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)

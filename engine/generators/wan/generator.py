@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.autoencoder.fp8_choice import use_vae
 from engine.autoencoder.memory import latent_shape
-from engine.denoise.assemble import Assembled, assemble, quantize_outline
+from engine.denoise.assemble import Assembled, assemble, assemble_around, quantize_outline
 from engine.denoise.beginnings import ALL, Beginnings, Part, key_of, refuse_scouts
 from engine.denoise.experts import EXPERTS, VisitingDenoiser
 from engine.denoise.family import Shape
@@ -28,7 +27,7 @@ from engine.denoise.rollout import Rollout
 from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import StateTap
-from engine.denoise.step_cache import note_of, steps_to_extrapolate
+from engine.denoise.step_cache import steps_to_extrapolate
 from engine.denoise.take import pad_first, refuse_size
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
@@ -170,16 +169,9 @@ def _use(generator: WanGenerator, made: Sequence[Assembled]) -> None:
             f"{name} of the second": note for name, note in one.notes.items() if made[0].notes[name] != note
         }
     generator.denoiser_bytes, generator.scratch_bytes = made[0].num_bytes, made[0].scratch_bytes
-    if settings.vae_chunk:
-        generator.notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
-    if settings.step_cache:
-        generator.notes["step_cache"] = note_of(settings, generator.extrapolated)
+    generator.notes |= assemble_around(parts, settings, generator.extrapolated)
     if prefix := prefix_note(made[0].denoiser, settings.prefix_steps):
         generator.notes["prefix"] = prefix
-    if parts.streamed:
-        generator.notes["streamed"] = ", ".join(sorted(parts.streamed))
-    if generator.fused:
-        generator.notes["vae"] = use_vae(parts.vae, settings.vae, parts.folder)
 
 
 class WanGenerator(MakesScouts[WanJob]):

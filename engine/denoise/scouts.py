@@ -8,15 +8,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
 
-from engine.denoise.beginnings import for_few_steps
+from torch import Tensor
+
+from engine.denoise.beginnings import Beginnings, for_few_steps, key_of
+from engine.denoise.recent import Recent
 from engine.denoise.sampler import Schedule
-from engine.denoise.take import TakeJob, smaller
+from engine.denoise.take import TakeJob, pad_first, smaller
 from engine.protocols import Fence
 from engine.settings.presets import DenoiseSettings
-from engine.types import Prompt, Restarts, Scenario, ScoutForm, Video
+from engine.types import Prompt, Restarts, Scenario, ScoutForm, StateSites, Video
+from engine.video.prefix import read_prefix
+from kernels.files import file_digest
 
 AJob = TypeVar("AJob", bound=TakeJob)
 
@@ -55,6 +60,14 @@ class MakesScouts(ABC, Generic[AJob]):
     schedule: Schedule
     extrapolated: frozenset[int]
     settings: DenoiseSettings
+    prefixes: Recent[Tensor]
+    """Encoded ones, by what decides them."""
+    beginnings: Beginnings
+
+    @property
+    @abstractmethod
+    def sites(self) -> StateSites | None:
+        """Where takes keep hidden states; None: nowhere."""
 
     @abstractmethod
     def check_scouts(self, form: ScoutForm) -> None:
@@ -82,7 +95,10 @@ class MakesScouts(ABC, Generic[AJob]):
         return other
 
     @abstractmethod
-    def _job(
+    def _job(self, scenario: Scenario, prompts: Sequence[Prompt], asked: Mapping[str, Any]) -> AJob:
+        """Of a take of each prompt; several share each forward. `asked`: the fields of `TakeRequest`."""
+
+    def _made(
         self,
         scenario: Scenario,
         prompts: Sequence[Prompt],
@@ -92,7 +108,23 @@ class MakesScouts(ABC, Generic[AJob]):
         shown: Sequence[int] = (0,),
         restarts: Restarts | None = None,
     ) -> AJob:
-        """Of a take of each prompt; several are scouts that share each forward, and `shown` are decoded."""
+        """The job of a take, or of scouts, of which `shown` are decoded."""
+        spec, path = self.parts.spec, scenario.prefix.path
+        # "" where there is no file: reading its frames then says what is wrong
+        digest = file_digest(path) if path.is_file() else ""
+        key = (scenario.id, digest, spec.width, spec.height)
+        encoded = self.prefixes.get(key)
+        asked = {
+            "prefix_key": key,
+            "prefix": pad_first(read_prefix(scenario.prefix, spec)) if encoded is None else None,
+            "encoded_prefix": encoded,
+            "seeds": tuple(one.seed for one in prompts),
+            "rows": tuple(shown),
+            "restarts": restarts,
+            "shrink": 1 if scout is None else scout.shrink,
+            **self.beginnings.asked(key_of(key, prompts[0]), scout, after, anew=self.sites is not None),
+        }
+        return self._job(scenario, prompts, asked)
 
     def start(self, scenario: Scenario, prompt: Prompt) -> AJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
@@ -100,14 +132,14 @@ class MakesScouts(ABC, Generic[AJob]):
         Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
         prefix is unreadable or too short, ModelError when a text is too long.
         """
-        return self._job(scenario, [prompt])
+        return self._made(scenario, [prompt])
 
     def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> AJob:
         """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
         self.check_scouts(form)
         if form.whole:
-            return self._maker(form)._job(scenario, [prompt], scout=form)
-        return self._job(scenario, [prompt], scout=form)
+            return self._maker(form)._made(scenario, [prompt], scout=form)
+        return self._made(scenario, [prompt], scout=form)
 
     def scouts(
         self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]
@@ -120,7 +152,7 @@ class MakesScouts(ABC, Generic[AJob]):
         assert 0 < len(prompts) <= form.together, f"{len(prompts)} of {form.together} at once"
         self.check_scouts(form)
         maker = self._maker(form) if form.whole else self
-        return Together(maker._job(scenario, prompts, scout=form, shown=shown))
+        return Together(maker._made(scenario, prompts, scout=form, shown=shown))
 
     def _maker(self, form: ScoutForm) -> Self:
         """Of whole scouts."""
@@ -136,4 +168,4 @@ class MakesScouts(ABC, Generic[AJob]):
         if restarts is not None:
             assert not form.kept, "refused with the settings"
             self.check_restarts(restarts.steps)
-        return self._job(scenario, [prompt], after=form if form.kept else None, restarts=restarts)
+        return self._made(scenario, [prompt], after=form if form.kept else None, restarts=restarts)

@@ -7,7 +7,7 @@ Invariant: pixels depend on prefix, scenario's text, prompt and seed alone: not 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Never
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.autoencoder.memory import latent_shape, padded
 from engine.denoise.assemble import Assembled, assemble, assemble_around, quantize_outline
-from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, key_of, refuse_scouts
+from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, refuse_scouts
 from engine.denoise.family import Shape
 from engine.denoise.lora import Lora, check_names, merge_into
 from engine.denoise.lora_grid import grid_of
@@ -26,7 +26,7 @@ from engine.denoise.sampler import Schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import sites_of
 from engine.denoise.step_cache import steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_numbers, refuse_size
+from engine.denoise.take import refuse_numbers, refuse_size
 from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.family import Cosmos3Family
@@ -41,9 +41,7 @@ from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
-from engine.types import Footprint, Prompt, Restarts, Scenario, ScoutForm, StateSites, VideoSpec
-from engine.video.prefix import read_prefix
-from kernels.files import file_digest
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
 
 BLOCKS, EXPERTS = "blocks", "experts"
 REMEMBERED = 16
@@ -264,35 +262,10 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     def _schedule(self, num_steps: int) -> Schedule:
         return schedule_of(self.parts.scheduler, num_steps)
 
-    def _job(
-        self,
-        scenario: Scenario,
-        prompts: Sequence[Prompt],
-        *,
-        scout: ScoutForm | None = None,
-        after: ScoutForm | None = None,
-        shown: Sequence[int] = (0,),
-        restarts: Restarts | None = None,
-    ) -> Cosmos3Job:
+    def _job(self, scenario: Scenario, prompts: Sequence[Prompt], asked: Mapping[str, Any]) -> Cosmos3Job:
         (prompt,) = prompts
-        path = scenario.prefix.path
-        digest = file_digest(path) if path.is_file() else ""
-        key = (scenario.id, digest, self.spec.width, self.spec.height)
-        latents = self.prefixes.get(key)
-        frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
         text, negative = self._texts(scenario, prompt)
-        request = Request(
-            prefix_key=key,
-            prefix=frames,
-            encoded_prefix=latents,
-            token_ids=self._token_ids(text),
-            negative_ids=self._token_ids(negative),
-            seeds=(prompt.seed,),
-            rows=tuple(shown),
-            restarts=restarts,
-            shrink=1 if scout is None else scout.shrink,
-            **self.beginnings.asked(key_of(key, prompt), scout, after, anew=self.sites is not None),
-        )
+        request = Request(token_ids=self._token_ids(text), negative_ids=self._token_ids(negative), **asked)
         return Cosmos3Job(self, request)
 
     def _texts(self, scenario: Scenario, prompt: Prompt) -> tuple[str, str]:

@@ -6,7 +6,7 @@ Knows no critic, no attempts, no reference clip, and no variant: what differs is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.autoencoder.memory import latent_shape
 from engine.denoise.assemble import Assembled, assemble, assemble_around, quantize_outline
-from engine.denoise.beginnings import ALL, Beginnings, Part, key_of, refuse_scouts
+from engine.denoise.beginnings import ALL, Beginnings, Part, refuse_scouts
 from engine.denoise.experts import EXPERTS, VisitingDenoiser
 from engine.denoise.family import Shape
 from engine.denoise.finite import FiniteWatch
@@ -28,7 +28,7 @@ from engine.denoise.sampler import Schedule, fixed_schedule, read_schedule
 from engine.denoise.scouts import MakesScouts
 from engine.denoise.states import StateTap
 from engine.denoise.step_cache import steps_to_extrapolate
-from engine.denoise.take import pad_first, refuse_size
+from engine.denoise.take import refuse_size
 from engine.errors import ConfigError
 from engine.generators.wan.components import place
 from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
@@ -53,9 +53,7 @@ from engine.machine.phases import phase
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
-from engine.types import Footprint, Prompt, Restarts, Scenario, ScoutForm, StateSites, VideoSpec
-from engine.video.prefix import read_prefix
-from kernels.files import file_digest
+from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
 
 REMEMBERED = 16
 """Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
@@ -326,34 +324,10 @@ class WanGenerator(MakesScouts[WanJob]):
     def _schedule(self, num_steps: int) -> Schedule:
         return read_schedule(self.parts.scheduler, num_steps)
 
-    def _job(
-        self,
-        scenario: Scenario,
-        prompts: Sequence[Prompt],
-        *,
-        scout: ScoutForm | None = None,
-        after: ScoutForm | None = None,
-        shown: Sequence[int] = (0,),
-        restarts: Restarts | None = None,
-    ) -> WanJob:
-        key = (scenario.id, _digest(scenario.prefix.path), self.spec.width, self.spec.height)
-        latents = self.prefixes.get(key)
-        frames = pad_first(read_prefix(scenario.prefix, self.spec)) if latents is None else None
+    def _job(self, scenario: Scenario, prompts: Sequence[Prompt], asked: Mapping[str, Any]) -> WanJob:
         request = Request(
-            prefix_key=key,
-            prefix=frames,
-            encoded_prefix=latents,
             token_ids=tuple(token_ids(self.parts, one.text) for one in prompts),
             negatives=tuple((one.negative, token_ids(self.parts, one.negative)) for one in prompts),
-            seeds=tuple(one.seed for one in prompts),
-            rows=tuple(shown),
-            restarts=restarts,
-            shrink=1 if scout is None else scout.shrink,
-            **self.beginnings.asked(key_of(key, prompts[0]), scout, after, anew=self.sites is not None),
+            **asked,
         )
         return WanJob(self, request)
-
-
-def _digest(path: Path) -> str:
-    """sha256 of the file, or "" when there is none: reading the frames then says what is wrong."""
-    return file_digest(path) if path.is_file() else ""

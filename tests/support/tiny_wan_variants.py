@@ -20,6 +20,7 @@ from diffusers import (
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
+from run_jobs import finished
 from tiny_wan import LATENT_CHANNELS, TEXT_TOKENS, build_autoencoder, build_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -113,9 +114,7 @@ PROMPT = Prompt(text="a red ball rolls to the right", negative="still", seed=7, 
 
 
 def take(job: WanJob) -> np.ndarray:
-    while job.steps_left:
-        job.launch().wait()
-    return job.result().frames.astype(int)
+    return finished(job).frames.astype(int)
 
 
 def latents_of(monkeypatch: pytest.MonkeyPatch, job: WanJob) -> tuple[torch.Tensor, np.ndarray]:

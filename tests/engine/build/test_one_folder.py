@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_cosmos3_folder as tiny
 import torch
+from run_jobs import finished
 from sliding import SlidingSquare
 from tiny_run import CRITIC_SIDECAR, Silent
 from tiny_wan import build_scenario
@@ -65,10 +66,7 @@ def loaded(folder: Path) -> tuple[Any, QwenVLCritic]:
 
 
 def planned(critic: QwenVLCritic, place: Path) -> PlanReply:
-    job = critic.plan(build_scenario(place, num_frames=24))
-    while job.steps_left:
-        job.launch().wait()
-    return job.result()
+    return finished(critic.plan(build_scenario(place, num_frames=24)))
 
 
 def test_the_folder_is_found_as_both(folder: Path) -> None:
@@ -95,13 +93,9 @@ def test_takes_are_the_same_whether_a_critic_reads_beside_or_not(folder: Path, t
 
     prompt = Prompt(text="it rolls", negative="", seed=3, revision=0)
     scenario = build_scenario(tmp_path, num_frames=24)
-    frames = []
-    for generator in (loaded(folder)[0], cosmos3.load(folder, device="cpu", dtype="fp32")):
-        job = generator.start(scenario, prompt)
-        while job.steps_left:
-            job.launch().wait()
-        frames.append(job.result().frames)
-    assert (frames[0] == frames[1]).all()
+    generators = (loaded(folder)[0], cosmos3.load(folder, device="cpu", dtype="fp32"))
+    shared, alone = (finished(generator.start(scenario, prompt)).frames for generator in generators)
+    assert (shared == alone).all()
 
 
 def test_a_plan_counts_the_tower_once(folder: Path, dataset: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tiny_cosmos3_folder
 import tiny_wan
 import tiny_wan_variants
 import torch
-from tiny_wan import build_scenario
+from run_jobs import finished
 
 from engine.errors import ConfigError
 from engine.generators.cosmos3 import generator as cosmos3
@@ -25,11 +25,6 @@ torch.set_num_threads(1)
 PROMPT = Prompt(text="a red ball rolls to the right", negative="still", seed=7, revision=0)
 FIRST, WHOLE = ScoutForm(steps=2, whole=False), ScoutForm(steps=2, whole=True)
 STEPS = 5
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
-    return build_scenario(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module", params=["wan", "cosmos3"])
@@ -57,9 +52,8 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def made(job: Any) -> tuple[Frames, int]:
     """Frames, and how many denoise steps they took."""
-    while job.steps_left:
-        job.launch().wait()
-    return job.result().frames, job.num_denoised
+    video = finished(job)
+    return video.frames, job.num_denoised
 
 
 def test_a_take_goes_on_from_its_scout_bit_by_bit(load: Any, scenario: Scenario) -> None:

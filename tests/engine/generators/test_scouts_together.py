@@ -12,7 +12,7 @@ import tiny_cosmos3_folder
 import tiny_wan
 import tiny_wan_variants
 import torch
-from tiny_wan import build_scenario
+from run_jobs import finished
 from torch import Tensor
 
 from engine.errors import ConfigError
@@ -29,11 +29,6 @@ FORM = ScoutForm(steps=3, whole=True, together=3)
 FORMS = {"whole": FORM, "first": replace(FORM, whole=False)}
 PART = {"whole": {"step_cache": 0.4}, "first": {"step_cache": 0.4, "cfg_gate": 0.3}}
 """What is remembered between the steps of a scout, in each form."""
-
-
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
-    return build_scenario(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +54,8 @@ def latents_of(job: Any) -> tuple[Tensor, Any]:
         return decode(latents)
 
     inner._pixels = noting
-    while job.steps_left:
-        job.launch().wait()
-    return torch.cat(found), job.result()
+    result = finished(job)
+    return torch.cat(found), result
 
 
 @pytest.mark.parametrize("batched", [False, True])

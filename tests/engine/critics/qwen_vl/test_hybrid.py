@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from quantized_vlm import gptq, is_quantized, quantize_folder
+from run_jobs import finished
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_vlm import save_tiny_vlm, tiny_hybrid, tiny_tokenizer
@@ -129,19 +130,13 @@ def kept_of(prompt: Prefilled) -> list[torch.Tensor]:
     return [*prompt.keys, *prompt.values, *(part for pair in prompt.states for part in pair)]
 
 
-def finish(job: Any) -> Any:
-    while job.steps_left:
-        job.launch().wait()
-    return job.result()
-
-
 def replies(critic: QwenVLCritic, folder: Path) -> tuple[PlanReply, Critique]:
     """About a prefix, and about a take."""
     scenario = build_scenario(folder, num_frames=24)
     frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
     prompt = Prompt(text="The ball rolls.", negative="", seed=3, revision=0)
     job = critic.start(scenario, prompt, Video(frames=frames, fps=8.0), None)
-    return finish(critic.plan(scenario)), finish(job)
+    return finished(critic.plan(scenario)), finished(job)
 
 
 def test_it_plans_and_judges(folder: Path, critic: QwenVLCritic, tmp_path: Path) -> None:
@@ -167,7 +162,7 @@ def test_a_constrained_reply_keeps_to_the_schema(critic: QwenVLCritic, tmp_path:
     pytest.importorskip("llguidance", reason="optional dependency: retake-engine[constrained]")
     job = critic.plan(build_scenario(tmp_path, num_frames=24))
     job._num_tries = 1  # straight to the constrained try
-    assert re.match(r'\{\s*"objects"\s*:\s*\[', finish(job).raw)
+    assert re.match(r'\{\s*"objects"\s*:\s*\[', finished(job).raw)
 
 
 def test_a_step_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:

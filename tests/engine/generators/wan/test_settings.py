@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_denoise as tiny
 import torch
+from run_jobs import finished
 from tiny_wan import LATENT_CHANNELS, build_folder, build_scenario
 from torch import Tensor
 
@@ -22,9 +23,8 @@ from engine.denoise.sampler import PrefixTimestep
 from engine.errors import ConfigError
 from engine.generators.wan import generator as wan
 from engine.generators.wan.generator import WanGenerator
-from engine.generators.wan.job import WanJob
 from engine.settings.presets import PRESETS, DenoiseSettings
-from engine.types import Prompt, Scenario, Video
+from engine.types import Prompt, Scenario
 
 torch.set_num_threads(1)
 
@@ -64,24 +64,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
-    return build_scenario(tmp_path_factory.mktemp("clips"))
-
-
 def load(folder: Path, settings: DenoiseSettings, *, steps: int = STEPS, **options: Any) -> WanGenerator:
     arguments = {"device": "cpu", "dtype": "fp32"} | options
     return wan.load(folder, num_inference_steps=steps, denoise=settings, **arguments)
 
 
-def run(job: WanJob) -> Video:
-    while job.steps_left:
-        job.launch().wait()
-    return job.result()
-
-
 def frames(generator: WanGenerator, scenario: Scenario, **changes: Any) -> np.ndarray:
-    return run(generator.start(scenario, replace(PROMPT, **changes))).frames.astype(int)
+    return finished(generator.start(scenario, replace(PROMPT, **changes))).frames.astype(int)
 
 
 # --- no setting is dropped ----------------------------------------------------------------------------------
@@ -135,7 +124,7 @@ def test_order_and_interleaving_change_nothing(
     generator = load(folder, settings)
     scenarios = [build_scenario(tmp_path, name=f"000{i}_left", shade=20 * i) for i in range(3)]
     pairs = [(scenario, replace(PROMPT, seed=seed)) for seed, scenario in enumerate(scenarios)]
-    alone = [run(generator.start(*pair)).frames for pair in pairs]
+    alone = [finished(generator.start(*pair)).frames for pair in pairs]
     jobs = [generator.start(*pair) for pair in reversed(pairs)]
     while any(job.steps_left for job in jobs):
         for job in jobs:
@@ -227,8 +216,8 @@ def test_launch_never_synchronizes_once_compiled(
     folder: Path, scenario: Scenario, settings: DenoiseSettings
 ) -> None:
     generator = load(folder, settings, device="cuda", dtype="bf16")
-    expected = run(generator.start(scenario, PROMPT)).frames
-    run(generator.start(scenario, replace(PROMPT, text="the tower falls", seed=2)))
+    expected = finished(generator.start(scenario, PROMPT)).frames
+    finished(generator.start(scenario, replace(PROMPT, text="the tower falls", seed=2)))
     job, fences = generator.start(scenario, PROMPT), []
     torch.cuda.set_sync_debug_mode("error")
     try:

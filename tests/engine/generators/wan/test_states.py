@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tiny_denoise as tiny
 import torch
-from tiny_wan import build_folder, build_scenario, edit
+from run_jobs import finished
+from tiny_wan import build_folder, edit
 from tiny_wan_variants import build_anyflow, build_clip, build_i2v, build_vace
 from torch import Tensor
 
@@ -184,16 +185,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_folder(tmp_path_factory.mktemp("models") / "wan")
 
 
-@pytest.fixture(scope="module")
-def scenario(tmp_path_factory: pytest.TempPathFactory) -> Scenario:
-    return build_scenario(tmp_path_factory.mktemp("clips"))
-
-
 def take(generator: wan.WanGenerator, scenario: Scenario, prompt: Prompt = PROMPT) -> Video:
-    job = generator.start(scenario, prompt)
-    while job.steps_left:
-        job.launch().wait()
-    return job.result()
+    return finished(generator.start(scenario, prompt))
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fake_run import SCENARIOS, FakeModels
+from fake_run import SCENARIOS, FakeModels, make_plan
 
 from engine.loop.lanes import Task
 from engine.loop.policy import RefinementPolicy
@@ -102,3 +102,25 @@ def live(made: Made, past: History | None = None) -> tuple[ScenarioLoop, list[st
     for waits in loop.run(begin):
         assert all(task.over for task in waits)
     return loop, names
+
+
+def before_the_plan(made: Made) -> tuple[Iterator[object], list[Task[Any]]]:
+    """The loop that waits for its plan, which is not made, and the tasks that it began: the plan first."""
+    begun: list[Task[Any]] = []
+
+    def begin(task: Task[Any]) -> Task[Any]:
+        begun.append(task)
+        if task.name != "plan":
+            do(task)
+        return task
+
+    steps = ScenarioLoop(scenario=SCENARIO, by=made.by).run(begin)
+    waits = next(waits for waits in steps if not all(task.over for task in waits))
+    assert waits == [begun[0]] and begun[0].name == "plan"
+    return steps, begun
+
+
+def history(*, scouts: Iterable[Scout] = (), attempts: Iterable[Attempt] = ()) -> History:
+    """What a stopped run has kept: these, and the plan that the fake critic makes."""
+    plan = PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5)
+    return History(plan=plan, scouts=tuple(scouts), attempts=tuple(attempts))

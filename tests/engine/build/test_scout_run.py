@@ -20,7 +20,7 @@ from engine.build.merge import merge
 from engine.build.run import build_run, resume_run
 from engine.report.write import gather
 from engine.runs.store import RunStore
-from engine.settings.config import read_config
+from engine.settings.config import RunConfig, read_config
 from engine.types import Scout
 from engine.video.files import probe
 
@@ -81,6 +81,18 @@ def whole(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return out, run(folders, out)
 
 
+def cut(config: RunConfig, display: Watching) -> None:
+    with build_run(config) as run, pytest.raises(KeyboardInterrupt):
+        run.execute(display)
+
+
+def resumed(folder: Path) -> list[int]:
+    """The scouts that are made, or made again."""
+    with resume_run(folder) as rest:
+        rest.execute(display := Watching())
+    return [number for _, number in display.scouts]
+
+
 def facts(folder: Path) -> list[object]:
     """All that is stored, but for the time it took: scouts, attempts, outcomes, digests of all videos."""
     with RunStore.open(folder, read_only=True) as store:
@@ -120,18 +132,15 @@ def test_killed_while_it_scouts_nothing_is_lost_and_a_damaged_preview_is_made_ag
 ) -> None:
     out = tmp_path / "run"
     config = replace(read_config(whole[0]), out=out)
-    with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
-        cut.execute(Watching(2))
+    cut(config, Watching(2))
     with RunStore.open(out, read_only=True) as store:
         (one,) = store.scenarios()
         stored = store.scouts.of(one.id)
     assert [scout.place for scout in stored] == [None] * 3
     (out / stored[0].video_path).unlink()
     (out / stored[1].video_path).write_bytes(b"another")
-    with resume_run(out) as rest:
-        rest.execute(display := Watching())
+    assert resumed(out) == [0, 1, 3, 4, 5], "scout 2 was stored, and is whole"
     assert facts(out) == facts(whole[0])
-    assert [number for _, number in display.scouts] == [0, 1, 3, 4, 5], "scout 2 was stored, and is whole"
 
 
 def test_a_batch_that_was_cut_is_completed(folders: Folders, tmp_path: Path) -> None:
@@ -139,12 +148,9 @@ def test_a_batch_that_was_cut_is_completed(folders: Folders, tmp_path: Path) -> 
     more = ("--scout-halvings", 0, "--scout-form", "whole", "--scout-shrink", 2)
     run(folders, whole := tmp_path / "whole", "--scouts", 3, "--scout-batch", 2, *more)
     config = replace(read_config(whole), out=tmp_path / "run")
-    with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
-        cut.execute(Watching(0))
-    with resume_run(config.out) as rest:
-        rest.execute(display := Watching())
+    cut(config, Watching(0))
+    assert resumed(config.out) == [1, 2]
     assert facts(config.out) == facts(whole)
-    assert [number for _, number in display.scouts] == [1, 2]
     assert "of 1/2 of the sides, up to 2 in one forward" in (whole / "report.html").read_text(
         encoding="utf-8"
     )
@@ -164,16 +170,13 @@ def test_killed_before_its_restarts_a_take_is_the_same_also_of_a_lost_preview(
         def ranked(self, scenario_id: str, scouts: Sequence[Scout]) -> None:
             raise KeyboardInterrupt
 
-    with build_run(config) as cut, pytest.raises(KeyboardInterrupt):
-        cut.execute(UntilCompared())
+    cut(config, UntilCompared())
     with RunStore.open(config.out, read_only=True) as store:
         (one,) = store.scenarios()
         stored = store.scouts.of(one.id)
     assert [scout.place is None for scout in stored] == [False] * 3
     (config.out / stored[1].video_path).write_bytes(b"another")
-    with resume_run(config.out) as rest:
-        rest.execute(display := Watching())
-    assert facts(config.out) == facts(whole) and [number for _, number in display.scouts] == [1]
+    assert resumed(config.out) == [1] and facts(config.out) == facts(whole)
     assert takes(whole) == takes(config.out) != takes(run_without(folders, tmp_path, more[:4]))
     said = " ".join((whole / "report.html").read_text(encoding="utf-8").split())
     assert "; step 2 taken once more from fresh noise in 25 % of it" in said
@@ -218,8 +221,6 @@ def test_killed_in_any_round_and_in_any_order_the_run_is_the_same(
     with build_run(folders.config(tmp_path / "serial", settings=serial)) as one:
         assert [len(outcome.attempts) for outcome in one.execute(Watching()).values()] == [2, 2]
     out = tmp_path / "run"
-    with build_run(folders.config(out, settings=settings)) as cut, pytest.raises(KeyboardInterrupt):
-        cut.execute(Watching(last))
-    with resume_run(out) as rest:
-        rest.execute(Watching())
+    cut(folders.config(out, settings=settings), Watching(last))
+    resumed(out)
     assert facts(out) == facts(tmp_path / "serial")

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 from fake_run import BY_CRITIC, OF_THREE, FakeModels, make_plan
-from live_loop import SCENARIO, Made, do, live
+from live_loop import Made, before_the_plan, do, history, live
 
-from engine.loop.lanes import Task
 from engine.loop.policy import RefinementPolicy
-from engine.loop.scenario import ScenarioLoop
-from engine.types import Attempt, History, PhysicsPlan, PlanReply, Scenario
+from engine.types import Attempt, PhysicsPlan, Scenario
 
 
 def test_a_take_is_generated_then_encoded_and_critiqued_then_stored() -> None:
@@ -58,17 +56,7 @@ def test_the_critic_is_told_the_plan_of_the_prompt_or_the_first_one() -> None:
 
 @pytest.mark.parametrize("policy", [BY_CRITIC, OF_THREE])
 def test_a_take_is_written_but_not_judged_before_the_plan_is_there(policy: RefinementPolicy) -> None:
-    made, begun = Made(policy), []
-
-    def begin(task: Task[Any]) -> Task[Any]:
-        begun.append(task)
-        if task.name != "plan":
-            do(task)
-        return task
-
-    steps = ScenarioLoop(scenario=SCENARIO, by=made.by).run(begin)
-    waits = next(waits for waits in steps if not all(task.over for task in waits))
-    assert waits == [begun[0]] and begun[0].name == "plan"
+    steps, begun = before_the_plan(Made(policy))
     assert begun[-1].name in ("encode", "read") and "critique" not in [task.name for task in begun]
     do(begun[0])
     next(steps)
@@ -113,10 +101,7 @@ def test_frames_are_freed_when_their_attempt_is_stored() -> None:
 def test_what_was_stored_is_not_made_again(known: int) -> None:
     whole, _ = live(Made(BY_CRITIC))
     assert len(whole.attempts) > known
-    past = History(
-        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
-        attempts=tuple(replace(a, selector_scores={}) for a in whole.attempts[:known]),
-    )
+    past = history(attempts=(replace(a, selector_scores={}) for a in whole.attempts[:known]))
     loop, names = live(Made(BY_CRITIC), past)
     assert "plan" not in names and names.count("generate") == len(whole.attempts) - known
     assert loop.outcome == whole.outcome

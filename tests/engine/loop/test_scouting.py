@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_run import BY_SCOUTS, OF_FINALISTS, FakeModels, make_plan
-from live_loop import SCENARIO, Made, do, live
+from fake_run import BY_SCOUTS, OF_FINALISTS, FakeModels
+from live_loop import Made, before_the_plan, do, history, live
 
-from engine.loop.lanes import Task
 from engine.loop.policy import RefinementPolicy
-from engine.loop.scenario import ScenarioLoop
 from engine.loop.scout_policy import ScoutPolicy
 from engine.loop.scouting import Scouts
-from engine.types import Attempt, History, PlanReply, Scenario, Scout, Video
+from engine.types import Attempt, Scenario, Scout, Video
 
 ONE_ROUND = replace(BY_SCOUTS, settings=replace(BY_SCOUTS.settings, loops=0))
 
@@ -76,17 +74,7 @@ def test_of_finalists_the_winner_alone_is_judged() -> None:
 
 
 def test_the_plans_prompt_is_not_scouted_before_the_plan_is_there() -> None:
-    made, begun = Scouted(ONE_ROUND), []
-
-    def begin(task: Task[Any]) -> Task[Any]:
-        begun.append(task)
-        if task.name != "plan":
-            do(task)
-        return task
-
-    steps = ScenarioLoop(scenario=SCENARIO, by=made.by).run(begin)
-    waits = next(waits for waits in steps if not all(task.over for task in waits))
-    assert waits == [begun[0]] and begun[0].name == "plan"
+    steps, begun = before_the_plan(Scouted(ONE_ROUND))
     assert [task.name for task in begun].count("scout") == 2, "those of the brief text"
     do(begun[0])
     next(steps)
@@ -112,10 +100,7 @@ def test_frames_of_previews_are_freed() -> None:
 def test_a_stored_scout_that_is_gone_is_made_again_alone(lost: int) -> None:
     whole = Scouted(ONE_ROUND)
     loop, _ = live(whole)
-    past = History(
-        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
-        scouts=tuple(scout for scout in whole.stored[:4] if scout.number != lost),
-    )
+    past = history(scouts=(scout for scout in whole.stored[:4] if scout.number != lost))
     again = Scouted(ONE_ROUND, FakeModels())
     again.shown |= whole.shown
     found, names = live(again, past)
@@ -143,10 +128,7 @@ def test_what_is_lost_is_made_again_in_the_same_company(lost: set[int]) -> None:
     """The fake models shade a look by the size of its batch, as kernels may round by it."""
     whole = Scouted(TOGETHER)
     loop, _ = live(whole)
-    past = History(
-        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
-        scouts=tuple(scout for scout in whole.stored[:7] if scout.number not in lost),
-    )
+    past = history(scouts=(scout for scout in whole.stored[:7] if scout.number not in lost))
     again = Scouted(TOGETHER, FakeModels())
     again.shown |= {s.video_path: whole.shown[s.video_path] for s in past.scouts}
     found, _ = live(again, past)
@@ -165,11 +147,8 @@ def test_finalists_are_told_once_where_the_last_looks_disagree() -> None:
     asked = made.by.generator.restarts  # type: ignore[attr-defined]
     assert [(one.times, one.steps, one.share) for one in asked] == [(2, 4, 0.25)] * 2
     assert [one.differ.ravel().tolist() for one in asked] == [last] * 2 and len(last) == 3
-    past = History(
-        plan=PlanReply(plan=make_plan("left"), raw="", num_tokens=3, seconds=0.5),
-        scouts=tuple(made.ranked),
-        attempts=(replace(loop.attempts[0], critique=None, selector_scores={}),),
-    )
+    first = replace(loop.attempts[0], critique=None, selector_scores={})
+    past = history(scouts=made.ranked, attempts=[first])
     again = Scouted(RESTARTED)
     again.shown |= made.shown
     found, names = live(again, past)

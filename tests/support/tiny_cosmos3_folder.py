@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_vlm import SPECIALS, tiny_tokenizer
 from tiny_wan import LATENT_CHANNELS, build_autoencoder
 from transformers import Cosmos3OmniConfig, Qwen3VLTextConfig, Qwen3VLVisionConfig
@@ -163,7 +164,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def outline_folder(folder: Path, architecture: str, **sidecar: Any) -> Path:
-    """A folder of a published size whose weights are empty files: enough for a plan, which reads none."""
+    """A folder of a published size whose files of weights hold none: a plan reads headers at most."""
     with torch.device("meta"):
         made = Cosmos3OmniTransformer(**ARCHITECTURES[architecture])
         vae = AutoencoderKLWan(**WAN22_VAE)
@@ -175,13 +176,12 @@ def outline_folder(folder: Path, architecture: str, **sidecar: Any) -> Path:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder / "text_tokenizer")
     tokenizer.save_pretrained(folder)
-    for part in ("transformer", "vae"):
-        (folder / part / "weights.safetensors").touch()
+    for path in ("transformer/weights.safetensors", "vae/weights.safetensors", "model.safetensors"):
+        save_file({}, folder / path)
     index = {"_class_name": "Cosmos3OmniPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     (folder / "retake.json").write_text(json.dumps(sidecar), encoding="utf-8")
     _reasoner_config(made.config, tokenizer, architecture).save_pretrained(folder)
-    (folder / "model.safetensors").touch()
     return folder
 
 

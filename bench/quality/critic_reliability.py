@@ -7,7 +7,7 @@ words. Knows no run folder. A calibrated score of 80 means that 80 of 100 such t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from bench.analysis.bootstrap import mean_ci95
 from bench.scoring.view_metrics import Case, case_score
 from engine.demo.training.critic_text import ACCEPT_CASE_SCORE
+from engine.loop.expected_gain import share_of
 from engine.types import Outcome, Verdict
 
 NUM_BINS = 10
@@ -61,6 +62,14 @@ def stated_takes(outcomes: Mapping[str, Outcome], attempts: Sequence[tuple[int, 
         for scenario_id, outcome in outcomes.items()
         for attempt in outcome.attempts
         if attempt.critique is not None and (case := cases.get((scenario_id, attempt.index))) is not None
+    ]
+
+
+def calibrated(takes: Sequence[StatedTake], shares: Sequence[float]) -> list[StatedTake]:
+    """With the probability, in percent, that a gain model gives takes of such a score."""
+    return [
+        take if take.stated is None else replace(take, stated=100.0 * shares[share_of(take.stated)])
+        for take in takes
     ]
 
 

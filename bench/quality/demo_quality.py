@@ -34,13 +34,14 @@ from bench.quality.critic_figures import (
     read_plans,
     read_truths,
 )
-from bench.quality.critic_reliability import reliability, stated_takes
+from bench.quality.critic_reliability import calibrated, reliability, stated_takes
 from bench.quality.scene_parts import require_held_out
 from bench.quality.trivial import BASELINES, write_baseline
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.score_document import Scores
 from bench.scoring.view_metrics import Case, case_score, original_score
-from engine.build.model_folders import find_critic
+from engine.build.choosing import choosing
+from engine.build.model_folders import find_critic, find_generator
 from engine.build.prepare import load_critic
 from engine.commands._console import make_console
 from engine.datasets.physics_iq import VIEWS
@@ -52,8 +53,9 @@ from engine.errors import RetakeError, ScorerError
 from engine.loop.expected_gain import plans_take
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
-from engine.settings.config import read_config
+from engine.settings.config import RunConfig, read_config
 from engine.types import Outcome
+from kernels.files import file_digest
 
 ARMS = (*BASELINES, "first_take", "plan_prompt", "chosen")
 NOTES = (
@@ -142,6 +144,8 @@ def measure(
         )
     truths = read_truths(dataset, list(outcomes))
     takes = judged_takes(run, dataset, outcomes, loop.fps, label)
+    stated = stated_takes(outcomes, loop.attempts)
+    shares = acceptable_shares(read_config(run))
     return {
         **summary(cases),
         "oracle": oracle(cases, loop.attempts),
@@ -151,7 +155,8 @@ def measure(
         "stopped": Counter(outcome.stopped or "failed" for outcome in outcomes.values()),
         "critic": {
             **critic_figures(takes, plans, truths),
-            "by_case_score": reliability(stated_takes(outcomes, loop.attempts)),
+            "by_case_score": reliability(stated),
+            **({"calibrated": reliability(calibrated(stated, shares))} if shares else {}),
             "faults": fault_figures(fault_takes(outcomes, loop.attempts, truths)),
         },
         "by_category": _groups(cases, lambda case: case.arms["chosen"].category),
@@ -161,6 +166,18 @@ def measure(
         "unscored": [entry.reason for entry in loop.unscored if entry.scenario_id in outcomes],
         "notes": NOTES,
     }
+
+
+def acceptable_shares(config: RunConfig) -> tuple[float, ...]:
+    """By which the run tells how probable it is that a take is acceptable; empty where nothing was fitted."""
+    found = choosing(
+        config.loop.gain,
+        generator=find_generator(config.generator.name).path,
+        critic=find_critic(config.critic.name).path,
+        selectors=config.loop.selectors,
+        digest=file_digest,
+    )
+    return () if found.gain is None else found.gain.acceptable
 
 
 def controls(

@@ -3,7 +3,8 @@
 The runs are of tuning scenes, scored with `retake score RUN --all-attempts`, best with several rounds and
 samples. Least squares over the differences within each scenario; the covariance of the weights is that of
 scenes as clusters, so that takes of one scene are not taken for independent. Then, with each fifth of the
-scenes left out of the fit in turn, what choosing by it would have gained there.
+scenes left out of the fit in turn, what choosing by it would have gained there. Beside it stands which share
+of takes is acceptable by the critic's score of them: that score calibrated.
 
     python -m bench.quality.fit_gain --run runs/tuning --out gain.json --report gain_fit.json
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,20 @@ from bench.analysis.bootstrap import mean_ci95
 from bench.analysis.scored_run import ScoredRun, read_run
 from bench.files import write_json
 from bench.quality.scene_parts import require_not_held_out
-from engine.build.choosing import document_of
+from engine.build.choosing import document_of, model_of, read_gain
 from engine.build.model_folders import find_critic, find_generator
+from engine.demo.training.critic_text import ACCEPT_CASE_SCORE
 from engine.errors import ConfigError, RetakeError
-from engine.loop.expected_gain import OF_CRITIQUE, OF_PROMPT, RANK, GainModel, features, plans_take
+from engine.loop.expected_gain import (
+    NUM_SHARES,
+    OF_CRITIQUE,
+    OF_PROMPT,
+    RANK,
+    GainModel,
+    features,
+    plans_take,
+    share_of,
+)
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.types import Attempt
 from kernels.files import file_digest
@@ -38,6 +49,8 @@ RIDGE = 1e-3
 """Of the mean square of a feature: only what hardly varies, and would be fitted to chance, is held near 0."""
 FOLDS = 5
 LEAST_SCENES = 30
+PRIOR_TAKES = 20.0
+"""Takes of the usual share that each tenth of the critic's score begins with, so that few say little."""
 
 Values = NDArray[np.float64]
 
@@ -91,6 +104,24 @@ def fit(scenes: Sequence[Scene], names: Sequence[str], deviations: float = DEVIA
         covariance=tuple(tuple(map(float, row)) for row in covariance),
         deviations=deviations,
     )
+
+
+def acceptable_shares(scenes: Sequence[Scene]) -> tuple[float, ...]:
+    """Of takes by tenths of the critic's score, and of 100, the share with an acceptable case score."""
+    said = [
+        (share_of(take.critique.score), score >= ACCEPT_CASE_SCORE)
+        for scene in scenes
+        for take, score in zip(scene.attempts, scene.scores, strict=True)
+        if take.critique is not None and take.critique.score is not None
+    ]
+    if not said:
+        return ()
+    usual = sum(good for _, good in said) / len(said)
+    found = []
+    for place in range(NUM_SHARES):
+        goods = [good for at, good in said if at == place]
+        found.append((sum(goods) + PRIOR_TAKES * usual) / (len(goods) + PRIOR_TAKES))
+    return tuple(found)
 
 
 def left_out(
@@ -163,6 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, action="append", required=True, help="scored; may be repeated")
     parser.add_argument("--out", type=Path, required=True, help="a file, or the critic's folder")
     parser.add_argument("--report", type=Path, help="also write figures there, as JSON")
+    parser.add_argument(
+        "--weights-of",
+        type=Path,
+        metavar="FILE",
+        help="keep the weights of this file: only shares are fitted",
+    )
     options = parser.parse_args(arguments)
     try:
         runs = [read_run(folder) for folder in options.run]
@@ -175,13 +212,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{num_scenes} scenes have two scored takes or more; {LEAST_SCENES} are needed",
                 fix="make and score longer runs: retake run --limit, retake score --all-attempts",
             )
-        model = fit(scenes, names)
+        kept = None if options.weights_of is None else read_gain(options.weights_of)
+        model = fit(scenes, names) if kept is None else model_of(kept)
+        model = replace(model, acceptable=acceptable_shares(scenes))
         first = runs[0].config
+        said = f"{num_scenes} scenes, {sum(len(s.attempts) for s in scenes)} takes"
         document = document_of(
             model,
             generator=find_generator(first.generator.name).path,
             critic=find_critic(first.critic.name).path,
-            fitted_on=f"{num_scenes} scenes, {sum(len(s.attempts) for s in scenes)} takes",
+            fitted_on=said if kept is None else f"{kept['fitted_on']}; shares on {said}",
             digest=file_digest,
         )
     except RetakeError as error:

@@ -24,6 +24,7 @@ ARMS = {
     "chosen": "take that the loop chose",
     "oracle": "best take by the score itself (a bound, not a result)",
 }
+PROBABILITY = "probability that the run tells"
 NO_MODEL = ("frozen", "extrapolated")
 POINTS = Scale(unit="points", rising=True, ratios=False)  # a score is no amount
 PAIRS = {
@@ -126,7 +127,11 @@ def demo_quality(file: ResultFile) -> md.Section:
         words = f"{words} {critic['num_truly_acceptable']} takes are truly acceptable."
     plots = _arms_plot(file.name, document)
     scored = critic.get("by_case_score", {})
-    reliable = reliability_plot(file.name, scored)
+    calibrated = critic.get("calibrated", {})
+    reliable = {
+        **reliability_plot(file.name, scored),
+        **reliability_plot(f"{file.name}-calibrated", calibrated, PROBABILITY),
+    }
     return md.Section(
         title="How good are the bundled models?",
         headline=f"chosen take {md.interval(document.get('chosen'))} Verified, first take "
@@ -141,7 +146,7 @@ def demo_quality(file: ResultFile) -> md.Section:
             md.table([f"critic, {critic.get('num_critiques', '?')} replies", "share"], replies)
             if replies
             else None,
-            _worth_of_score(scored),
+            _worth_of_score(scored, calibrated),
             *(f"![How far the critic's score can be believed]({PLOTS}/{name})" for name in reliable),
         ),
         plots={**plots, **reliable},
@@ -165,7 +170,7 @@ def _replies(critic: Mapping[str, Any]) -> list[list[str]]:
     return replies
 
 
-def _worth_of_score(scored: Mapping[str, Any]) -> str | None:
+def _worth_of_score(scored: Mapping[str, Any], calibrated: Mapping[str, Any]) -> str | None:
     """What the critic's score says of the benchmark's; None where that was not measured."""
     if not scored:
         return None
@@ -177,6 +182,10 @@ def _worth_of_score(scored: Mapping[str, Any]) -> str | None:
         ],
         ["correlation with the case score within a scene", _two(scored["within_scene"])],
         ["calibration error of its score, points", md.ms(scored["calibration_error"])],
+        [
+            "the same of the probability that a run tells, which is fitted on tuning scenes",
+            md.ms(calibrated.get("calibration_error")),
+        ],
     ]
     head = f"critic against a case score of {scored['threshold']:g}, {scored['num']} takes"
     return md.table([f"{head}, {scored['num_acceptable']} acceptable", "value"], shares)

@@ -16,11 +16,12 @@ SIDE_PX, LEFT_PX, TOP_PX, BOTTOM_PX, RIGHT_PX = 320, 70, 56, 56, 150
 TICKS = (0, 25, 50, 75, 100)
 RADIUS_PX = (3.0, 12.0)
 """Of the point of one take, and of one that holds all of them: areas go with counts."""
+STATED = "score that the critic stated"
 TITLE = "How far the critic's score can be believed"
 
 
-def reliability_plot(name: str, scored: Mapping[str, Any]) -> dict[str, str]:
-    """By file name; nothing where no score was compared."""
+def reliability_plot(name: str, scored: Mapping[str, Any], told: str = STATED) -> dict[str, str]:
+    """By file name; nothing where no score was compared. `told`: what the lower axis is."""
     bins = scored.get("bins", [])
     if not bins:
         return {}
@@ -37,7 +38,7 @@ def reliability_plot(name: str, scored: Mapping[str, Any]) -> dict[str, str]:
             _text(_x(0) - 8, _y(tick) + 4, f"{tick}", "dim note", "end"),
         ]
     parts += [
-        _text(_x(50), _y(0) + 40, "score that the critic stated", "dim note", "middle"),
+        _text(_x(50), _y(0) + 40, told, "dim note", "middle"),
         _text(LEFT_PX - 54, TOP_PX - 10, "acceptable takes, percent", "dim note"),
     ]
     total = sum(one["num"] for one in bins)
@@ -47,11 +48,11 @@ def reliability_plot(name: str, scored: Mapping[str, Any]) -> dict[str, str]:
         small, large = RADIUS_PX
         radius = small + (large - small) * (one["num"] / total) ** 0.5
         parts.append(f'<circle class="ours" cx="{x:.1f}" cy="{_y(one["acceptable"]):.1f}" r="{radius:.1f}"/>')
-    told = "; ".join(f"stated {b['stated']:.0f}: {b['acceptable']:.0f} % of {b['num']}" for b in bins)
+    described = "; ".join(f"stated {b['stated']:.0f}: {b['acceptable']:.0f} % of {b['num']}" for b in bins)
     width, height = LEFT_PX + SIDE_PX + RIGHT_PX, TOP_PX + SIDE_PX + BOTTOM_PX
     picture = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" role="img">\n<title>{escape(TITLE)}</title>\n<desc>{escape(told)}</desc>\n'
+        f'height="{height}" role="img">\n<title>{escape(TITLE)}</title>\n<desc>{escape(described)}</desc>\n'
         f"<style>{STYLE}</style>\n"
         f'<rect class="back" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="6"/>\n'
         + "\n".join(parts)

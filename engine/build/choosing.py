@@ -87,6 +87,7 @@ def model_of(document: Mapping[str, Any]) -> GainModel:
         weights={str(name): float(value) for name, value in document["weights"].items()},
         covariance=tuple(tuple(float(value) for value in row) for row in document["covariance"]),
         deviations=float(document["deviations"]),
+        acceptable=tuple(float(share) for share in document.get("acceptable", ())),
     )
 
 

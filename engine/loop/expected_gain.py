@@ -21,6 +21,11 @@ OF_PROMPT = (TOLD, REVISED)
 RANK = "rank "
 """Before a selector's name: the share of the other takes that it puts below this one, ties by half."""
 
+ACCEPTABLE = "acceptable"
+"""Its name among the scores of a take: the probability that its case score is acceptable, by the critic's."""
+NUM_SHARES = 11
+"""Critic scores by tenths; 100 is apart, for a critic that does not look may say it."""
+
 Features = dict[str, float]
 
 
@@ -35,10 +40,14 @@ class GainModel:
     weights: Mapping[str, float]
     covariance: tuple[tuple[float, ...], ...]
     deviations: float
+    acceptable: tuple[float, ...] = ()
+    """Of takes whose score of the critic is in each tenth, and of those of 100, the share that is acceptable
+    (histogram binning, Zadrozny and Elkan 2001); empty: not fitted."""
 
     def __post_init__(self) -> None:
         size = len(self.weights)
         assert [len(row) for row in self.covariance] == [size] * size, "a row and a column for each weight"
+        assert len(self.acceptable) in (0, NUM_SHARES), "a share of each tenth and of 100"
 
     @property
     def selectors(self) -> tuple[str, ...]:
@@ -52,11 +61,23 @@ class GainModel:
         return [self._bound([row[name] - base[name] for name in self.weights]) for row in rows]
 
     def noted(self, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """With their gains among their scores, by which `choose_take` then goes."""
+        """With their gains among their scores, by which `choose_take` then goes, and what is said beside."""
         return [
-            replace(attempt, selector_scores={**attempt.selector_scores, EXPECTED_GAIN: gain})
+            replace(
+                attempt,
+                selector_scores={
+                    **attempt.selector_scores,
+                    EXPECTED_GAIN: gain,
+                    **self._probability(attempt),
+                },
+            )
             for attempt, gain in zip(attempts, self.gains(attempts), strict=True)
         ]
+
+    def _probability(self, attempt: Attempt) -> dict[str, float]:
+        if not self.acceptable or attempt.critique is None or attempt.critique.score is None:
+            return {}
+        return {ACCEPTABLE: self.acceptable[share_of(attempt.critique.score)]}
 
     def of_plan(self) -> float:
         """The lower bound of what a take that is told the plan gains over one that is not, before both."""
@@ -84,6 +105,11 @@ class GainModel:
             for value, other in zip(row, difference, strict=True)
         )
         return expected - self.deviations * math.sqrt(max(variance, 0.0))
+
+
+def share_of(score: float) -> int:
+    """Which of the shares of takes a critic's score, from 0 to 100, belongs to."""
+    return int(score // 10)
 
 
 def plans_take(attempts: Sequence[Attempt]) -> int:

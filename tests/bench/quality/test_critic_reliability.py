@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.quality.critic_reliability import StatedTake, reliability
+from bench.quality.critic_reliability import StatedTake, calibrated, reliability
 from bench.results_page.reliability import reliability_plot
 from engine.demo.training.critic_text import ACCEPT_CASE_SCORE
 from engine.types import Verdict
@@ -65,3 +65,12 @@ def test_the_diagram_has_a_point_a_bin_at_its_place() -> None:
     low, high = ([float(circle.attrib[key]) for key in ("cx", "cy", "r")] for circle in circles)
     assert low[0] < high[0] and low[1] > high[1] and low[2] < high[2], "further right, higher, larger"
     assert reliability_plot("x", {}) == {}
+
+
+def test_calibrated_scores_are_the_probabilities_of_their_tenth() -> None:
+    takes = [take("a", 82.0, GOOD), take("b", 100.0, BAD), take("c", None, BAD)]
+    shares = (*(0.0,) * 8, 0.5, 0.9, 0.25)
+    found = calibrated(takes, shares)
+    assert [one.stated for one in found] == [50.0, 25.0, None]
+    assert [one.verdict for one in found] == [one.verdict for one in takes]
+    assert reliability(found)["calibration_error"] == pytest.approx((50.0 + 25.0) / 2)

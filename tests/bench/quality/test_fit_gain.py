@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ from critiques import bare_critique
 from report_run import make_plan
 from scored_runs import Made, make_run
 
-from bench.quality.fit_gain import FOLDS, Scene, fit, left_out, main, report
+from bench.quality.fit_gain import FOLDS, Scene, acceptable_shares, fit, left_out, main, report
 from engine.build.choosing import GAIN_FILE, choosing, document_of, model_of, read_gain
+from engine.demo.training.critic_text import ACCEPT_CASE_SCORE
 from engine.errors import ConfigError
 from engine.loop.expected_gain import GainModel, features
 from engine.types import Attempt, Prompt
 
 NAMES = ("critic_score", "told", "rank a")
+SAID = (85.0, 80.0, 100.0, None)
+"""By the critic, of the takes of a scene."""
 
 
 def scene(number: int, draw: np.random.Generator, *, noise: float, weights: Sequence[float]) -> Scene:
@@ -149,6 +153,24 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, change: dict[str, object
         read_gain(critic / GAIN_FILE)
 
 
+def test_shares_are_of_takes_by_tenths_of_the_critics_score() -> None:
+    one = scenes(1, 0.0)[0]
+    takes = tuple(
+        replace(take, critique=bare_critique(score)) for take, score in zip(one.attempts, SAID, strict=True)
+    )
+    found = acceptable_shares([replace(one, attempts=takes, scores=np.array([80.0, 60.0, 90.0, 75.0]))])
+    usual = 2 / 3  # of the three that can be read; of two in one tenth it is one
+    assert found[8] == pytest.approx((1 + 20 * usual) / 22)
+    assert found[10] == pytest.approx((1 + 20 * usual) / 21)
+    assert found[0] == pytest.approx(usual)
+    assert acceptable_shares([]) == ()
+
+
+def usual_share(takes: Sequence[Sequence[Made]]) -> float:
+    scores = [made.verified for pair in takes for made in pair]
+    return sum(score >= ACCEPT_CASE_SCORE for score in scores) / len(scores)
+
+
 def test_the_command_fits_scored_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw = np.random.default_rng(3)
     takes = []
@@ -161,6 +183,14 @@ def test_the_command_fits_scored_runs(tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "gain.json"
     assert main(["--run", str(run), "--out", str(out), "--report", str(tmp_path / "report.json")]) == 0
     assert model_of(read_gain(out)).weights["critic_score"] == pytest.approx(20.0, rel=0.05)
+    shares = model_of(read_gain(out)).acceptable
+    # the better the critic's score, the more takes are acceptable; nobody was given 100
+    assert shares[0] < shares[9] and len(shares) == 11 and shares[10] == pytest.approx(usual_share(takes))
+    kept = [*("--run", str(run), "--weights-of", str(out)), *("--out", str(tmp_path / "kept.json"))]
+    assert main(kept) == 0
+    again = read_gain(tmp_path / "kept.json")
+    assert model_of(again) == model_of(read_gain(out))
+    assert again["fitted_on"] == "40 scenes, 80 takes; shares on 40 scenes, 80 takes"
     said = capsys.readouterr().out
     assert "gain_minus_plan" in said and "critic_score" in said
     found = json.loads((tmp_path / "report.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 from critiques import bare_critique
 from report_run import make_plan
 
-from engine.loop.expected_gain import EXPECTED_GAIN, GainModel, features, plans_take
+from engine.loop.expected_gain import ACCEPTABLE, EXPECTED_GAIN, GainModel, features, plans_take
 from engine.loop.policy import RefinementPolicy, choose_take, why_chosen
 from engine.settings.config import LoopConfig
 from engine.types import Attempt, Prompt, Verdict
@@ -112,3 +112,16 @@ def test_without_a_model_nothing_is_said_of_gains() -> None:
     policy = RefinementPolicy(settings=LoopConfig(), negative="")
     assert all(EXPECTED_GAIN not in attempt.selector_scores for attempt in policy.scored(TAKES))
     assert policy.choose(TAKES) == 3
+
+
+def test_how_probably_a_take_is_acceptable_is_told_beside_its_gain() -> None:
+    shares = (*(place / 20 for place in range(10)), 0.3)
+    fitted = replace(model(critic_score=10.0), acceptable=shares)
+    scored = fitted.noted([*TAKES, take(4, 100.0), take(5, 9.9), take(6, 99.9)])
+    told = [attempt.selector_scores.get(ACCEPTABLE) for attempt in scored]
+    # 60, 40, unreadable, 90; 100 is a share of its own
+    assert told == [0.3, 0.2, None, 0.45, 0.3, 0.0, 0.45]
+    assert scored[0].selector_scores["a"] == 1.0 and fitted.gains(TAKES)[1] == 0.0
+    assert all(ACCEPTABLE not in a.selector_scores for a in model(critic_score=10.0).noted(TAKES))
+    with pytest.raises(AssertionError):
+        replace(fitted, acceptable=(0.5, 0.5))

@@ -85,6 +85,21 @@ def test_a_denoise_step_is_counted_as_it_was_measured() -> None:
 
 
 @pytest.mark.slow
+def test_nano_fits_48_gib_and_with_evicted_towers_24(clips: Path, tmp_path: Path) -> None:
+    """Whole at 480 lines on the first, where the critic reads by the one text tower; on the second its text
+    tower lies on the host, beside a critic of 4 bits, and both cards hold the 8-bit generation tower."""
+    fast = {"denoise.preset": "fast"}
+    whole = planned(clips, tmp_path, "nano", "L40S", SMALL, **fast)
+    assert whole.memory.required_bytes < 47.25 * GIB and not whole.changed
+    evicted = planned(clips, tmp_path / "less", "nano", "RTX 4090", SMALL, **fast, **EVICTED)
+    assert evicted.memory.required_bytes < 23.25 * GIB
+    for prepared, text_gib in ((whole, 15.26), (evicted, 0.0)):
+        held = prepared.memory.parts["generator"].held
+        assert held["generation tower"] / GIB == pytest.approx(6.90, abs=0.01)  # 13.0 in bf16
+        assert held["text tower"] / GIB == pytest.approx(text_gib, abs=0.01)
+
+
+@pytest.mark.slow
 def test_super_fits_80_gib_in_8_bits(clips: Path, tmp_path: Path) -> None:
     """At 720 lines, found by itself: fewer replies, and the critic's own weights beside an evicted tower."""
     prepared = planned(clips, tmp_path, "super", "H100", {}, **{"denoise.preset": "fast"})

@@ -64,13 +64,25 @@ def quantize_linears(
     expect: int,
     policy: Mapping[str, str] | None = None,
 ) -> Report:
-    """Quantizes the weights in place of the layers. format: "fp8" or "int8"; expect: how many layers."""
+    """Quantizes the weights in place of the layers. format: "fp8" or "int8"; expect: how many layers.
+
+    Each layer is let go before the next is made, so that memory holds one more than the module had.
+    """
     formats = plan(module, recipe, format, policy=policy)
     check(module, formats, expect=expect)
-    layers = {
-        name: QuantizedLinear.from_linear(linear_of(module, name), fmt) for name, fmt in formats.items()
-    }
-    return install(module, layers)
+    linears = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    bytes_before = bytes_after = 0
+    for name, fmt in formats.items():
+        linear = linear_of(module, name)
+        layer = QuantizedLinear.from_linear(linear, fmt)
+        bytes_before, bytes_after = bytes_before + _num_bytes(linear), bytes_after + _num_bytes(layer)
+        install(module, name, layer)
+    return Report(
+        formats=formats,
+        kept=tuple(name for name in linears if name not in formats),
+        bytes_before=bytes_before,
+        bytes_after=bytes_after,
+    )
 
 
 def check(module: nn.Module, formats: Mapping[str, str], *, expect: int) -> None:
@@ -92,26 +104,17 @@ def check(module: nn.Module, formats: Mapping[str, str], *, expect: int) -> None
         )
 
 
-def install(module: nn.Module, layers: Mapping[str, QuantizedLinear]) -> Report:
-    """Puts the layers in place; each must have the shape of the one it replaces."""
-    originals = {name: linear_of(module, name) for name in layers}
-    for name, layer in layers.items():
-        shape, expected = tuple(layer.weight.shape), tuple(originals[name].weight.shape)
-        if shape != expected or (layer.bias is None) != (originals[name].bias is None):
-            raise SurgeryError(
-                f"{name} is {shape} (bias: {layer.bias is not None}), the model has {expected}",
-                fix="quantize this model again",
-            )
-    kept = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    for name, layer in layers.items():
-        parent, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(parent), attribute, layer)
-    return Report(
-        formats={name: layer.format for name, layer in layers.items()},
-        kept=tuple(name for name in kept if name not in layers),
-        bytes_before=sum(_num_bytes(linear) for linear in originals.values()),
-        bytes_after=sum(_num_bytes(layer) for layer in layers.values()),
-    )
+def install(module: nn.Module, name: str, layer: QuantizedLinear) -> None:
+    """Puts the layer in place of the one of that name, whose shape it must have."""
+    original = linear_of(module, name)
+    shape, expected = tuple(layer.weight.shape), tuple(original.weight.shape)
+    if shape != expected or (layer.bias is None) != (original.bias is None):
+        raise SurgeryError(
+            f"{name} is {shape} (bias: {layer.bias is not None}), the model has {expected}",
+            fix="quantize this model again",
+        )
+    parent, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, layer)
 
 
 def linear_of(module: nn.Module, name: str) -> nn.Linear:

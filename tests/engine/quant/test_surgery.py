@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,21 @@ def test_the_inner_layers_become_8_bit_and_the_answer_stays(format: str) -> None
     assert report.bytes_before - report.bytes_after > 2.8 * source  # 4 bytes became 1, and scales were added
     error, cosine = errors(velocity(model), before)
     assert 0 < error < 0.1 and cosine > 0.995
+
+
+def test_a_layer_is_gone_before_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else both forms of all layers would be in memory at once: Cosmos3-Super's are 87 GiB."""
+    model, make = transformer(), QuantizedLinear.from_linear
+    weights = [weakref.ref(linear_of(model, name).weight) for name in resolve(WAN, model).quantized]
+    alive: list[int] = []
+
+    def counting(linear: nn.Linear, format: str) -> Any:
+        alive.append(sum(weight() is not None for weight in weights))
+        return make(linear, format)
+
+    monkeypatch.setattr(QuantizedLinear, "from_linear", counting)
+    quantize_linears(model, WAN, "int8", expect=16)
+    assert alive == [*range(16, 0, -1)]
 
 
 def test_another_count_is_an_error_and_changes_nothing() -> None:
@@ -89,10 +106,10 @@ def test_a_layer_of_another_shape_is_not_installed() -> None:
     model = transformer()
     wrong = QuantizedLinear.from_linear(nn.Linear(64, 32), "fp8")
     with pytest.raises(SurgeryError, match=r"\(32, 64\).*\(64, 64\)"):
-        install(model, {"blocks.1.attn1.to_q": wrong})
+        install(model, "blocks.1.attn1.to_q", wrong)
     without = QuantizedLinear.from_linear(nn.Linear(64, 64, bias=False), "fp8")
     with pytest.raises(SurgeryError, match="bias: False"):
-        install(model, {"blocks.1.attn1.to_q": without})
+        install(model, "blocks.1.attn1.to_q", without)
 
 
 def test_a_model_without_weights_can_be_counted() -> None:

@@ -39,6 +39,10 @@ def _headline(summary: Mapping[str, float]) -> str:
         if (seconds := summary.get(f"nano_{part}_s")) is not None:
             ratio = summary.get(f"nano_{part}_over_diffusers")
             told.append(f"{part}: {seconds:.1f} s" + (f", {ratio:.2f}x diffusers" if ratio else ""))
+        if (published := summary.get(f"nano_{part}_library_over_published")) is not None:
+            told.append(f"diffusers {published:.2f} of the seconds that NVIDIA publishes of it")
+        if (adds := summary.get(f"nano_{part}_critique_adds")) is not None:
+            told.append(f"a critique adds {100 * adds:.1f} %")
     if (worst := summary.get("plan_error_worst")) is not None:
         told.append(f"memory planned at most {100 * worst:.1f} % off")
     return "; ".join(told)

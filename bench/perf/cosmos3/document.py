@@ -12,37 +12,51 @@ KIND = "cosmos3"
 OURS, LIBRARY, CRITIQUED = "ours", "library", "ours with a critique"
 MOST_ERROR = 0.2
 """Of latents after two steps in 8 bits against the library's in bf16, relative."""
+PUBLISHED_S = {"480p": 67.0, "720p": 239.6}
+"""Of a take of Nano by the library as it comes, from text alone: 189 frames, 35 steps, one H200
+(NVIDIA/cosmos, inference_benchmarks.md)."""
 NOTES = (
     "random weights of the published sizes: speed and memory only",
     "a take reads its text and prefix clip, denoises, decodes and writes the mp4 of its own frames",
     "the library: diffusers' Cosmos3OmniPipeline as it comes, over the same files, in the same process",
-    "with a critique: a take and the reasoner's critique of another one, begun at once; without mp4",
+    "with a critique: a take and the reasoner's critique of another one, begun at once; without mp4, as is "
+    "the take alone of which critique_adds is a share",
+    "library_over_published: over the seconds that NVIDIA publishes of that pipeline, without a prefix",
 )
 
 
 def joined(rows: Sequence[Row], settings: Mapping[str, Any], command: str) -> dict[str, Any]:
-    head = headed(KIND, command, settings, _checks(rows), summary=summary(rows))
+    head = headed(KIND, command, settings, _checks(rows), summary=summary(rows, settings))
     return head | {"notes": list(NOTES), "rows": list(rows)}
 
 
-def summary(rows: Sequence[Row]) -> dict[str, float]:
-    """Seconds of a take by part and way, the library's over ours, and the worst error of a memory plan."""
+def summary(rows: Sequence[Row], settings: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of a take by part and way, the library's over ours and over those published, what a critique
+    adds to ours, as a share, and the worst error of a memory plan."""
     found: dict[str, float] = {}
+    published = PUBLISHED_S if (settings["size"], settings["steps"]) == ("nano", 35) else {}
     for part in dict.fromkeys(row["part"] for row in rows):
         seconds = {way: _median(rows, part, way) for way in (OURS, LIBRARY, CRITIQUED)}
         for way, name in ((OURS, "s"), (LIBRARY, "library_s"), (CRITIQUED, "with_critique_s")):
             if (value := seconds[way]) is not None:
                 found[f"nano_{part}_{name}"] = value
-        if (ours := seconds[OURS]) is not None and (library := seconds[LIBRARY]) is not None:
+        library, critiqued = seconds[LIBRARY], seconds[CRITIQUED]
+        if (ours := seconds[OURS]) is not None and library is not None:
             found[f"nano_{part}_over_diffusers"] = library / ours
+        if (alone := _median(rows, part, OURS, without="mp4")) is not None and critiqued is not None:
+            found[f"nano_{part}_critique_adds"] = critiqued / alone - 1
+        if library is not None and part in published:
+            found[f"nano_{part}_library_over_published"] = library / published[part]
     errors = [abs(usage["error"]) for row in rows for usage in row.get("memory", ())]
     if errors:
         found["plan_error_worst"] = max(errors)
     return found
 
 
-def _median(rows: Sequence[Row], part: str, way: str) -> float | None:
-    seconds = [row["seconds"] for row in rows if (row["part"], row.get("way")) == (part, way)]
+def _median(rows: Sequence[Row], part: str, way: str, *, without: str = "") -> float | None:
+    """Of the seconds of a way; `without` a stage, where one is named."""
+    found = [row for row in rows if (row["part"], row.get("way")) == (part, way)]
+    seconds = [row["seconds"] - row.get("stages", {}).get(without, 0.0) for row in found]
     return statistics.median(seconds) if seconds else None
 
 

@@ -111,6 +111,7 @@ class Pair:
 
     def with_critique(self) -> tuple[float, dict[str, float]]:
         """A take and a critique of another one, begun at once on the lanes of a run; without mp4."""
+        self.generator.prefixes = Recent(REMEMBERED)  # as of a scenario that is new, like those alone
         with shared(STREAMS, self.subject.lanes) as on_lane:
             ran = self.subject.run(Amount(takes=1, replies=1), on_lane)
         return ran.makespan_s, {"critique tokens": float(ran.tokens)}

@@ -12,6 +12,8 @@ from bench.results_page.result_files import ResultFile
 from bench.results_page.timed_rows import Row, fastest, read_rows, timed
 
 KEPT = ", kept"
+TAKE = "all "
+"""How it is said what is timed of a take."""
 
 
 def past_dense(file: ResultFile) -> md.Section:
@@ -27,13 +29,16 @@ def past_dense(file: ResultFile) -> md.Section:
 
 
 def neighbour(row: Row, rows: Sequence[Row]) -> Row | None:
-    """What a row is compared with: the whole forward of one that keeps its prefix, else the fastest dense
-    one, else the first of the group."""
+    """What a row is compared with: the whole forward of one that keeps its prefix, the take of the preset
+    alone, else the fastest dense one, else the first of the group."""
     if row.name.endswith(KEPT):
         whole = row.name.removesuffix(KEPT)
         return next((other for other in timed(rows) if other.name == whole), None)
     if any(other.name.endswith(KEPT) for other in rows):
         return None
+    if str(row.get("of")).startswith(TAKE):
+        preset, _, part = row.name.partition(", ")
+        return next((other for other in timed(rows) if part and other.name == preset), None)
     dense = [other for other in timed(rows) if str(other.get("of")).startswith("dense")]
     return fastest(dense) or next(iter(timed(rows)), None)
 

@@ -1,9 +1,9 @@
 """What leaves dense attention behind: sparse attention for a prefix, a prefix computed once, a kept library.
 
-Three groups, each timed warm and alternating in one process, correctness first: attention alone, forwards of
-a full-size Wan with 8 of 21 latent frames as prefix, element-wise passes. Random weights and inputs: speed
-alone, which does not depend on values here, since as many keys are chosen for any of them. What is in --out
-already is not measured again, so that a run that its budget stopped goes on.
+Four groups, each timed warm and alternating in one process, correctness first: attention alone, forwards of
+a full-size Wan with 8 of 21 latent frames as prefix, all steps of its takes, element-wise passes. Random
+weights and inputs: speed alone, which does not depend on values here, since as many keys are chosen for any
+of them. What is in --out already is not measured again, so that a run that its budget stopped goes on.
 
     python -m bench.perf.past_dense --out past_dense_h200.json --budget 400
 """
@@ -25,7 +25,7 @@ import torch
 
 from bench.perf import ceilings
 from bench.perf.document import this_machine
-from bench.perf.past_dense import attention, forwards, passes
+from bench.perf.past_dense import attention, forwards, passes, takes
 from bench.perf.past_dense.case import Case
 from engine.errors import RetakeError
 from engine.runs.manifest import write_manifest
@@ -54,6 +54,8 @@ class Group:
     name: str
     seconds: float
     cases: Callable[[], Iterable[Case]]
+    most_rounds: int | None = None
+    """Of cases that take seconds, whose first call warms them up."""
 
 
 def groups(*, small: bool, cache: Path) -> list[Group]:
@@ -70,8 +72,14 @@ def groups(*, small: bool, cache: Path) -> list[Group]:
         Group(name=name, seconds=seconds, cases=functools.partial(cases, small=small, cache=cache))
         for name, (seconds, cases) in forwards.GROUPS.items()
     ]
+    of_takes = Group(
+        name=takes.NAME,
+        seconds=takes.SECONDS,
+        cases=functools.partial(takes.cases, small=small, cache=cache),
+        most_rounds=takes.ROUNDS,
+    )
     of_passes = Group(name="passes", seconds=15.0, cases=functools.partial(passes.cases, small=small))
-    return [first, *of_forwards, *others, of_passes]
+    return [first, *of_forwards, *others, of_passes, of_takes]
 
 
 def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]]:
@@ -102,7 +110,9 @@ def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]
                 row["reason"] = f"relative error {error:.3g}, allowed {case.allowed:g}: not timed"
                 continue
             functions[case.name] = function
-        times = timing.alternate(functions, rounds, warmup=2) if functions else {}
+        warmup = 2 if group.most_rounds is None else 0
+        rounds = min(rounds, group.most_rounds or rounds)
+        times = timing.alternate(functions, rounds, warmup=warmup) if functions else {}
     for row in rows:
         if row["name"] in times:
             row["ms"] = times[row["name"]]
@@ -161,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows:
             _say(row)
         document["groups"][group.name] = {"rows": rows, "whole": is_whole(rows)} | ceilings.power_and_clock()
+        document["summary"] = attention.summary(document["groups"]) | takes.summary(document["groups"])
         write_manifest(options.out, document)
         torch._dynamo.reset()
         gc.collect()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,24 @@ def cases(problem: AttentionProblem, cache: Path) -> Iterator[Case]:
             )
     yield from _sol(problem, (q, k, v), scale, picked, exact)
     yield from _parts(problem, (q, k, v), scale, rows)
+
+
+def summary(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """How many times faster than FA3 in FP8 the fastest kernel with an exact prefix is, of the first problem,
+    with the blocks that a run has."""
+    name = f"attention {problems(small=False)[0]}"
+    medians = {
+        row["name"]: row["summary"]["median"]
+        for row in groups.get(name, {"rows": ()})["rows"]
+        if "summary" in row
+    }
+    told = _told(triton_prefix_sparse.LAYOUT)
+    ours = [ms for row, ms in medians.items() if row.endswith(f"_prefix_sparse {told}")]
+    return (
+        {"attention_prefix_over_fa3_fp8": medians["fa3_fp8"] / min(ours)}
+        if (ours and "fa3_fp8" in medians)
+        else {}
+    )
 
 
 def _sol(

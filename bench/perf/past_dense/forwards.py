@@ -37,7 +37,7 @@ def subject(*, small: bool) -> WanSubject:
 def of_attentions(*, small: bool, cache: Path) -> Iterator[Case]:
     """One transformer, the attention exchanged."""
     wan = subject(small=small)
-    transformer = wan.build(_device())
+    transformer = wan.build(device())
     expected: list[Tensor] = []
     exact = ("sdpa_flash", "sdpa_math") if small else ("fa3", "sdpa_cudnn")
     variants = {
@@ -66,7 +66,7 @@ def of_kept_prefix(*, small: bool, cache: Path) -> Iterator[Case]:
     }
     frames = wan.latent_shape[2]
     for whose in ("own prefix", "any prefix"):
-        transformer = wan.build(_device())
+        transformer = wan.build(device())
         if whose == "own prefix":
             use_own_prefix(transformer, wan.prefix_frames, frames)
         for low, names in lows.items():
@@ -123,7 +123,7 @@ def _assembled(wan: WanSubject, transformer: Any, settings: DenoiseSettings, cac
 
 def _step(wan: WanSubject, denoiser: Callable[[], FastDenoiser], *, kept: bool) -> Callable[[], Tensor]:
     """A whole forward, or one that reads what a first call has kept."""
-    latents, timestep, text = wan.inputs(_device())
+    latents, timestep, text = wan.inputs(device())
     made: Any = denoiser()
     if kept:
         made = for_take(denoiser(), (timestep.value,), 2)
@@ -138,7 +138,7 @@ def _making(whose: str, wan: WanSubject, denoiser: Callable[[], FastDenoiser]) -
     """The pass that makes what is kept: over the prefix alone, or a whole forward."""
 
     def make() -> Callable[[], Any]:
-        latents, timestep, text = wan.inputs(_device())
+        latents, timestep, text = wan.inputs(device())
         if denoiser().wan.own_prefix:
             return lambda: denoiser().wan.own_prefix_keys(latents, wan.prefix_frames)
         prepared = denoiser().prepare(text)
@@ -153,5 +153,5 @@ def _making(whose: str, wan: WanSubject, denoiser: Callable[[], FastDenoiser]) -
                 make=make, check=check, allowed=0.0)  # fmt: skip
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bench.perf.past_dense import __main__ as past_dense
+from bench.perf.past_dense import attention, takes
 from bench.perf.past_dense.__main__ import Group, is_whole, main, measure
 from bench.perf.past_dense.case import Case, against
 
@@ -29,11 +30,17 @@ def test_small_on_a_cpu_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert main([*arguments, "--only", "forwards, prefix"]) == 0
     assert list(rows(out)) == ["forwards, prefix kept"]
     assert main(arguments) == 0
-    assert "prefix kept" not in capsys.readouterr().out.split("attention")[-1]
+    assert capsys.readouterr().out.count("forwards, prefix kept (") == 1
     document = json.loads(out.read_text())
     assert document["kind"] == "past_dense" and "machine" in document["manifest"]["timing"]
     found = rows(out)
-    assert len(found) == 4
+    assert len(found) == 5
+    for preset in ("fast", "fastest"):
+        takes = [row for row in found["takes, denoise steps"].values() if row["name"].split(",")[0] == preset]
+        assert len(takes) == 4 and all("summary" in row and row["of"] == "all 4 steps" for row in takes)
+        errors = [row["error_to_preset"] for row in takes]
+        assert errors[0] == 0 and all(0 < error < 0.3 for error in errors[1:])
+    assert set(document["summary"]) == {"take_over_fast_before", "fastest_take_over_fastest_before"}
     kept = found["forwards, prefix kept"]
     assert all("summary" in row for row in kept.values())
     assert kept["own prefix, FA3 FP8 attention, kept"]["relative_error"] < 0.01
@@ -62,6 +69,32 @@ def test_what_is_wrong_is_not_timed() -> None:
     late = measure(group, 2, -math.inf)
     assert [row["reason"] for row in late] == ["the budget was spent"] * 3
     assert is_whole(list(made.values())) and not is_whole(late)
+
+
+def test_the_summary_is_of_the_blocks_of_a_run_and_of_the_fastest_take() -> None:
+    def of(**medians: float) -> dict[str, Any]:
+        made = [
+            {"name": n.replace("_x", " 128x64, 0.25 of the blocks"), "summary": {"median": m}}
+            for n, m in medians.items()
+        ]
+        return {"rows": [*made, {"name": "fa3_fp8", "reason": "needs a CUDA GPU"}]}
+
+    named = f"attention {attention.problems(small=False)[0]}"
+    rows = of(fa3_fp8=6.0, fa3_prefix_sparse_x=5.0, triton_prefix_sparse_x=7.0, fa3_prefix_sparse_less=1.0)
+    assert attention.summary({named: rows}) == {"attention_prefix_over_fa3_fp8": 1.2}
+    assert attention.summary({}) == attention.summary({named: of(fa3_fp8=6.0)}) == {}
+    made = {
+        "fast": 10.0,
+        "fast, sparse": 8.0,
+        "fast, prefix kept": 9.0,
+        "fastest": 4.0,
+        "fastest, sparse": 3.0,
+    }
+    assert takes.summary({takes.NAME: of(**made)}) == {
+        "take_over_fast_before": 0.8,
+        "fastest_take_over_fastest_before": 0.75,
+    }
+    assert takes.summary({takes.NAME: of(fast=10.0)}) == takes.summary({}) == {}
 
 
 def test_without_time_left_no_group_begins(

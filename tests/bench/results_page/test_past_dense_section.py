@@ -30,6 +30,12 @@ GROUPS = {
         row("own prefix, making what is kept", 50.0),
     ],
     "passes": [row("ours", 0.1), row("theirs", 0.2)],
+    "takes": [
+        row("fast", 10000.0, "all 16 steps"),
+        row("fast, sparse", 8000.0, "all 16 steps"),
+        row("fastest", 6000.0, "all 16 steps"),
+        row("fastest, sparse", 5000.0, "all 16 steps"),
+    ],
 }
 
 
@@ -51,6 +57,8 @@ def cells(name: str) -> list[str]:
         ("own prefix, FP8, kept", "1.50×", "own prefix, FP8"),
         ("own prefix, making what is kept", "–", "–"),
         ("theirs", "0.50×", "ours"),
+        ("fastest", "–", "–"),
+        ("fastest, sparse", "1.20×", "fastest"),
     ],
 )
 def test_each_row_is_against_its_neighbour(name: str, gain: str, against: str) -> None:
@@ -60,7 +68,8 @@ def test_each_row_is_against_its_neighbour(name: str, gain: str, against: str) -
 def test_the_headline_has_the_largest_gain_of_each_group_and_the_body_what_was_not_timed() -> None:
     section = made(GROUPS)
     assert section.headline == (
-        "attention 1: fa3_prefix_sparse 1.50×; forwards: own prefix, FP8, kept 1.50×; passes: ours 1.00×"
+        "attention 1: fa3_prefix_sparse 1.50×; forwards: own prefix, FP8, kept 1.50×; passes: ours 1.00×; "
+        "takes: fast, sparse 1.25×"
     )
     assert "comfy_sol: needs a CUDA GPU" in section.body and "any prefix, FP8, kept: needs" in section.body
 

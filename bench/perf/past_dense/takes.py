@@ -1,0 +1,118 @@
+"""The denoise steps of a whole take by the presets of today, and with what leaves dense attention behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UniPCMultistepScheduler
+from torch import Tensor
+
+from bench.perf.denoisers.base import module_tree
+from bench.perf.denoisers.wan import WanSubject
+from bench.perf.past_dense import forwards
+from bench.perf.past_dense.case import Case, against
+from engine.denoise.finite import FiniteWatch
+from engine.denoise.guidance import Guidance, GuidedText, gate_step
+from engine.denoise.rollout import FlowRollout
+from engine.denoise.sampler import PrefixSampler, Schedule, read_schedule
+from engine.denoise.step_cache import even_steps
+from engine.generators.wan.prefix_keys import for_take
+from engine.settings.presets import PRESETS, DenoiseSettings
+
+NAME = "takes, denoise steps"
+SECONDS = 320.0
+ROUNDS = 3
+"""The first call, which checks, has warmed a take up."""
+STEPS, SMALL_STEPS = 16, 4
+FLOW_SHIFT = 3.0
+"""Of the folder of Wan2.1-T2V-1.3B."""
+GUIDANCE = 5.0
+BEFORE = ("fast", "fastest")
+
+
+def cases(*, small: bool, cache: Path) -> Iterator[Case]:
+    """Branches of guidance one by one. A take is compared with the first of its preset: of random weights,
+    whose velocities hardly change from step to step, so that nothing follows for a trained model."""
+    wan = forwards.subject(small=small)
+    device = forwards.device()
+    transformer = wan.build(device)
+    scheduler = UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=FLOW_SHIFT
+    )
+    schedule = read_schedule(scheduler, SMALL_STEPS if small else STEPS)
+    sparse = ("triton_prefix_sparse",) if small else ("fa3_prefix_sparse",)
+    changes: Mapping[str, dict[str, Any]] = {
+        "": {},
+        ", sparse": {"quantized_attention": sparse},
+        ", prefix kept": {"prefix_steps": 2},
+        ", sparse, prefix kept": {"quantized_attention": sparse, "prefix_steps": 2},
+    }
+    for preset in BEFORE:
+        expected: list[Tensor] = []
+        for told, changed in changes.items():
+            settings = replace(PRESETS[preset], **changed)
+            yield Case(
+                name=f"{preset}{told}",
+                of=f"all {schedule.num_steps} steps",
+                make=partial(_take, wan, module_tree(transformer), settings, schedule, cache),
+                check=partial(_check, expected),
+                allowed=0.0,
+            )
+
+
+def summary(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """By what share of today's preset the fastest take with such a part is as long."""
+    found: dict[str, float] = {}
+    rows = groups.get(NAME, {"rows": ()})["rows"]
+    for preset, name in zip(
+        BEFORE, ("take_over_fast_before", "fastest_take_over_fastest_before"), strict=True
+    ):
+        before, others = _medians(rows, preset), _medians(rows, f"{preset}, ")
+        if preset in before and others:
+            found[name] = min(others.values()) / before[preset]
+    return found
+
+
+def _medians(rows: Sequence[Mapping[str, Any]], start: str) -> dict[str, float]:
+    timed = [row for row in rows if "summary" in row and row["name"].startswith(start)]
+    return {row["name"]: row["summary"]["median"] for row in timed}
+
+
+def _take(
+    wan: WanSubject, transformer: Any, settings: DenoiseSettings, schedule: Schedule, cache: Path
+) -> Callable[[], Tensor]:
+    denoiser = wan.assembled(transformer, settings, cache).denoiser
+    noise, _, cond = wan.inputs(forwards.device())
+    text = GuidedText(cond=cond, uncond=cond.flip(1))
+    prefix = noise.flip(2)[:, :, : wan.prefix_frames]
+
+    def take() -> Tensor:
+        guide = Guidance(
+            for_take(denoiser, schedule.timesteps, settings.prefix_steps),
+            text,
+            GUIDANCE,
+            batched=False,
+            gate_step=gate_step(schedule.num_steps, settings.cfg_gate),
+            cached=even_steps(schedule.num_steps, settings.step_cache),
+        )
+        sampler = PrefixSampler(schedule, noise, prefix, patch_px=2)
+        num_steps = schedule.num_steps
+        rollout = FlowRollout(sampler, guide, FiniteWatch(), num_steps=num_steps, early_stop=0.0)
+        for _ in rollout.steps():
+            pass
+        return rollout.latents[:, :, wan.prefix_frames :]
+
+    return take
+
+
+def _check(expected: list[Tensor], latents: Tensor) -> dict[str, float]:
+    assert bool(torch.isfinite(latents).all()), "not a number in the take"
+    if not expected:
+        expected.append(latents.clone())
+    found = against(lambda: expected[0], lambda made: made)(latents)
+    return {"error_to_preset": found["relative_error"]}

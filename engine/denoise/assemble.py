@@ -164,7 +164,8 @@ def _parts(
         exact = _attention(problem, settings.attention, ("exact",), notes, "attention", cache)
         if exact.takes_prefix:
             raise KernelError(f"{exact.name} is for denoise.quantized_attention, not for denoise.attention")
-        behind_prefix = replace(problem, prefix=shape.prefix_tokens)
+        text = shape.text_tokens if site.joins_text and shape.prefix_tokens else 0
+        behind_prefix = replace(problem, prefix=text + shape.prefix_tokens)
         quantized = _quantized_attention(behind_prefix, settings, notes, cache)
         if not site.joins_text:
             of_text = _problem(site, shape, shape.text_tokens)

@@ -171,7 +171,8 @@ class Cosmos3Subject:
         self, transformer: Cosmos3OmniTransformer, settings: DenoiseSettings, cache: Path | None
     ) -> tuple[Forward, Mapping[str, str]]:
         latents, timestep, text = self.inputs(transformer.proj_in.weight.device)
-        shape = Shape(batch=1, tokens=self.num_tokens, text_tokens=self.text_tokens)
+        prefix = self.prefix_frames * self.tokens_per_frame
+        shape = Shape(batch=1, tokens=self.num_tokens, text_tokens=self.text_tokens, prefix_tokens=prefix)
         made = assemble(Cosmos3Family(transformer, fps=FPS), settings, shape, cache=cache)
         prompt = made.denoiser.prepare(text)
         return lambda: made.denoiser(latents, timestep, prompt, branch=COND), made.notes

@@ -8,6 +8,7 @@ B batch . S video tokens . L text tokens . C channels . A heads . K heads of key
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +98,13 @@ class FastCosmos3Block(nn.Module):
         cos: Tensor,  # fp32 [S, D]
         sin: Tensor,
         quantized: bool,  # whether attention is the quantized one
+        prefix: int,  # tokens of the video that are clean, the first ones
     ) -> tuple[Tensor, Tensor]:
         """(h, its last branch not yet added): what the next block takes."""
         h, n, n_scale = self.ops.rms_norm(
             h, pending, self.norm, eps=self.eps, quantize=layer_format(self.qkv)
         )
-        y = self._attend(on_shared_input(self.qkv, n, n_scale, h.dtype), text, cos, sin, quantized)
+        y = self._attend(on_shared_input(self.qkv, n, n_scale, h.dtype), text, cos, sin, quantized, prefix)
         y = on_own_input(self.out, y.to(h.dtype), self.ops.row_quant, h.dtype)
         h, n, n_scale = self.ops.rms_norm(
             h, y, self.mlp_norm, eps=self.mlp_eps, quantize=layer_format(self.up)
@@ -110,9 +112,16 @@ class FastCosmos3Block(nn.Module):
         return h, self._feed_forward(on_shared_input(self.up, n, n_scale, h.dtype))
 
     def _attend(
-        self, qkv: Tensor, text: tuple[Tensor, Tensor], cos: Tensor, sin: Tensor, quantized: bool
+        self,
+        qkv: Tensor,
+        text: tuple[Tensor, Tensor],
+        cos: Tensor,
+        sin: Tensor,
+        quantized: bool,
+        prefix: int,
     ) -> Tensor:
-        """Full attention of the video over text and video: [B, S, A * D]."""
+        """Attention of the video over text and video: [B, S, A * D]. To a kernel for a prefix the text is a
+        part of it."""
         sizes = [count * self.head_dim for count in (self.heads, self.kv_heads, self.kv_heads)]
         q, k, v = qkv.split(sizes, dim=-1)  # strided
         v = torch.cat([text[1], v.unflatten(2, (self.kv_heads, -1))], dim=1)  # [B, L + S, K, D]
@@ -126,7 +135,10 @@ class FastCosmos3Block(nn.Module):
         softmax_scale = self.head_dim**-0.5
         if bound.quantized is None:
             k, v = (self._for_kernel(x, bound) for x in (k, v))
-            out = bound.run(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=softmax_scale)
+            attend = bound.run
+            if bound.takes_prefix:
+                attend = functools.partial(attend, prefix=text[0].shape[1] + prefix)
+            out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=softmax_scale)
             return out.transpose(1, 2).flatten(2)
         v, v_scale = self.ops.head_quant(v)
         k, v = (self._for_kernel(x, bound) for x in (k, v))

@@ -94,7 +94,7 @@ class FastCosmos3(nn.Module):
         steps = zip(self.blocks, prompt.layers, quantized, strict=True)
         for index, (block, text, eight_bit) in enumerate(steps):
             assert isinstance(block, FastCosmos3Block)
-            h, pending = block(h, pending, block.text_of_step(text, eight_bit), cos, sin, eight_bit)
+            h, pending = block(h, pending, block.text_of_step(text, eight_bit), cos, sin, eight_bit, split)
             if index in layers:
                 states[index] = pooled(h[:, split:], pending[:, split:])
         norm = self.library.norm_moe_gen

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.autoencoder.memory import latent_shape, padded
+from engine.autoencoder.vae import latent_frames_of
 from engine.denoise.assemble import Assembled, assemble, assemble_around, quantize_outline
 from engine.denoise.beginnings import STATES_OF_ONE_SIZE, Beginnings, refuse_scouts
 from engine.denoise.family import Shape
@@ -200,13 +201,19 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
     @property
     def num_tokens(self) -> int:
         """Of the video, in one forward."""
-        frames, rows, columns = patch_grid(latent_shape(self.parts.vae, self.spec), self.parts.patch_px)
-        return frames * rows * columns
+        return self.shape.tokens
 
     @property
     def shape(self) -> Shape:
         """What one forward of the denoiser sees."""
-        return Shape(batch=1, tokens=self.num_tokens, text_tokens=self.parts.max_text_tokens)
+        frames, rows, columns = patch_grid(latent_shape(self.parts.vae, self.spec), self.parts.patch_px)
+        clean = latent_frames_of(padded(self.spec.prefix_frames))
+        return Shape(
+            batch=1,
+            tokens=frames * rows * columns,
+            text_tokens=self.parts.max_text_tokens,
+            prefix_tokens=clean * rows * columns,
+        )
 
     @property
     def forward_sizes(self) -> dict[str, int]:

@@ -80,6 +80,19 @@ def test_quantized_attention_has_its_range() -> None:
     assert error(assembled) < 1e-5
 
 
+def test_sparse_attention_keeps_text_and_prefix_exact() -> None:
+    sparse = replace(FAST, quantized_attention=("triton_prefix_sparse",), quantized_first=0.0)
+    with pytest.raises(ConfigError, match="triton_prefix_sparse needs a prefix"):
+        made(sparse)
+    family, shape = (
+        Cosmos3Family(tiny.transformer(num_layers=4), fps=tiny.FPS),
+        replace(SHAPE, prefix_tokens=6),
+    )
+    assembled = assemble(family, sparse, shape)
+    assert assembled.notes["quantized_attention"] == "triton_prefix_sparse, without 0 first and 0.1 last"
+    assert error(assembled) < 1e-5, "so few tokens are one block, and nothing is left out"
+
+
 def test_refusals() -> None:
     model = tiny.transformer(num_layers=4)
     for settings, shape, text in (

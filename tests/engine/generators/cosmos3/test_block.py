@@ -21,7 +21,7 @@ OURS, PLAIN = bind("run"), bind("plain")
 
 LAYOUTS = pytest.mark.parametrize("layout", [tiny.SUPER, tiny.EDGE], ids=["super", "edge"])
 PASSES = pytest.mark.parametrize("element_wise", [OURS, PLAIN], ids=["ours", "plain"])
-TOKENS, WIDTH = 18, 32
+TOKENS, WIDTH, CLEAN = 18, 32, 6
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def ours(
         model.layers[1], element_wise=element_wise, attention=chosen, quantized_attention=chosen
     )
     cached = block.text_of_step(block.text(*text), quantized=False)
-    out, branch = block(0.5 * h, 0.5 * h, cached, *tables(model), False)
+    out, branch = block(0.5 * h, 0.5 * h, cached, *tables(model), False, CLEAN)
     return out + branch
 
 
@@ -106,6 +106,20 @@ def test_a_grouped_kernel_gets_the_heads_as_they_are() -> None:
         found = ours(model, h, (text[0], text[1]), attention=attention)
         assert largest(found, expected) < 1e-5
     assert shapes == [(4, 2), (4, 4)]
+
+
+def test_a_kernel_for_a_prefix_is_told_of_the_text_and_the_clean_tokens() -> None:
+    model, h, words = given(tiny.SUPER)
+    expected, *text = library(model, h, words)
+    seen = []
+
+    def run(q: Tensor, k: Tensor, v: Tensor, *, scale: float, prefix: int) -> Tensor:
+        seen.append((prefix, k.shape[2]))
+        return bound().run(q, k, v, scale=scale)
+
+    attention = BoundAttention(name="sparse", run=run, takes_prefix=True)
+    assert largest(ours(model, h, (text[0], text[1]), attention=attention), expected) < 1e-5
+    assert seen == [(tiny.TEXT_TOKENS + CLEAN, tiny.TEXT_TOKENS + TOKENS)]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3, patc
 from engine.generators.cosmos3.recipes import cosmos3_recipe
 from engine.quant.surgery import quantize_linears
 from engine.settings.presets import DenoiseSettings
+from kernels.attention import triton_prefix_sparse
 
 torch.set_num_threads(1)
 
@@ -159,7 +160,8 @@ def test_blocks_compile_as_one_graph(layout: dict[str, Any], monkeypatch: pytest
     torch._dynamo.reset()
 
 
-def test_texts_of_every_length_share_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_texts_of_every_length_share_one_compilation(monkeypatch: pytest.MonkeyPatch, sparse: bool) -> None:
     """From the first length on, with the same numbers; and the length of the video stays a constant, though
     another one was compiled before."""
     compiled, seen = torch.compile, []
@@ -172,7 +174,10 @@ def test_texts_of_every_length_share_one_compilation(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend=backend, **options))
     torch._dynamo.reset()
     model = tiny.transformer(num_layers=1)
-    plain, quick = (Cosmos3Denoiser(fast(model)) for _ in range(2))
+    behind_prefix = BoundAttention(name="sparse", run=triton_prefix_sparse.run, takes_prefix=True)
+    plain, quick = (
+        Cosmos3Denoiser(fast(model, attention=behind_prefix if sparse else None)) for _ in range(2)
+    )
     compile_blocks(quick.model.blocks)
     whole, lower = tiny.latents(), tiny.latents()[:, :, :, : tiny.PATCH]
     for length, latents in ((5, whole), (6, whole), (9, lower), (11, lower), (7, whole)):
@@ -190,7 +195,11 @@ def test_texts_of_every_length_share_one_compilation(monkeypatch: pytest.MonkeyP
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("element_wise", ["ours", "compiler"])
-@pytest.mark.parametrize("attention", [("fa3_fp8", "triton_int8"), ("triton_int8",)], ids=["fa3", "triton"])
+@pytest.mark.parametrize(
+    "attention",
+    [("fa3_fp8", "triton_int8"), ("triton_int8",), ("fa3_prefix_sparse",), ("triton_prefix_sparse",)],
+    ids=["fa3", "triton", "fa3 sparse", "triton sparse"],
+)
 def test_on_a_gpu_compiled_equals_uncompiled_for_every_length(
     tmp_path: Path, element_wise: str, attention: tuple[str, ...]
 ) -> None:
@@ -199,7 +208,7 @@ def test_on_a_gpu_compiled_equals_uncompiled_for_every_length(
     settings = DenoiseSettings(
         forward="fast", linear="auto", element_wise=element_wise, quantized_attention=attention
     )
-    shape = Shape(batch=1, tokens=18, text_tokens=33)
+    shape = Shape(batch=1, tokens=18, text_tokens=33, prefix_tokens=6)
     slow, quick = (
         assemble(
             Cosmos3Family(copy.deepcopy(model), fps=tiny.FPS),

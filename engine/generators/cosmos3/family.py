@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 from engine.generators.cosmos3.eager import EagerDenoiser
 from engine.generators.cosmos3.forward import Cosmos3Denoiser, FastCosmos3
 from engine.generators.cosmos3.recipes import cosmos3_recipe
-from engine.quant.precision_policy import Range
+from engine.quant.precision_policy import AUTO, OFF, Range
 from engine.quant.recipes import QuantRecipe
 from engine.settings.presets import DenoiseSettings
 
@@ -52,6 +52,11 @@ class Cosmos3Family:
             raise ConfigError("there is no CUDA graph of Cosmos3", fix="leave graphs off or auto")
         if settings.prefix_steps != 1:
             raise ConfigError("Cosmos3 computes its prefix in every step", fix="leave prefix_steps at 1")
+        if settings.policy not in (AUTO, OFF):
+            raise ConfigError(
+                "no policy is measured for Cosmos3",
+                fix="leave the policy auto or off, and give formats and ranges by hand",
+            )
         if shape.batch != 1:
             raise ConfigError(
                 f"Cosmos3 predicts one branch of guidance at a time, not {shape.batch}: prompt and negative "

@@ -93,6 +93,7 @@ def load(
     family = Cosmos3Family(parts.transformer, fps=parts.spec.fps)
     eager = EagerDenoiser(parts.transformer, fps=parts.spec.fps)
     generator = Cosmos3Generator(parts, eager, steps, scale, settings)
+    family.refuse(settings, generator.shape)
     if with_weights:
         made = assemble(family, settings, generator.shape, cache=cache, folder=folder)
         generator.use(made)

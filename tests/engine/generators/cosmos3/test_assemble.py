@@ -99,6 +99,7 @@ def test_refusals() -> None:
         (DenoiseSettings(linear="int8"), SHAPE, "library's forward"),
         (replace(FAST, graphs="on"), SHAPE, "CUDA graph"),
         (FAST, replace(SHAPE, batch=2), "one branch of guidance at a time"),
+        (replace(FAST, policy="table.json"), SHAPE, "no policy is measured for Cosmos3"),
         (replace(FAST, attention=("fa3",)), SHAPE, "no attention kernel does"),
     ):
         with pytest.raises(ConfigError, match=text):

@@ -217,7 +217,8 @@ def test_refusals(folder: Path, generator: Cosmos3Generator, scenario: Scenario)
         ({"guidance_scale": 0.5}, "below 1"),
         ({"streamed": ("blocks",), "denoise": FAST}, "only the library's forward"),
         ({"streamed": ("experts",)}, "Cosmos3 has one transformer"),
-        ({"denoise": replace(FAST, graphs="on")}, "no CUDA graph"),
+        ({"denoise": replace(FAST, graphs="on"), "with_weights": False}, "no CUDA graph"),
+        ({"denoise": replace(FAST, policy="table.json"), "with_weights": False}, "no policy is measured"),
     ):
         with pytest.raises(ConfigError, match=text):
             cosmos3.load(folder, device="cpu", dtype="fp32", **options)  # type: ignore[arg-type]

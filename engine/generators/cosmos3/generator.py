@@ -41,7 +41,7 @@ from engine.generators.cosmos3.schedule import schedule_of
 from engine.generators.cosmos3.settings import Cosmos3Defaults
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.protocols import Denoiser
-from engine.settings.presets import DenoiseSettings
+from engine.settings.presets import EVEN, DenoiseSettings
 from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
 
 BLOCKS, EXPERTS = "blocks", "experts"
@@ -126,6 +126,11 @@ def _refuse(
     streamed: Collection[str],
 ) -> None:
     refuse_numbers(num_inference_steps, guidance_scale)
+    if settings.step_cache and settings.step_cache_by != EVEN:
+        raise ConfigError(
+            f"denoise.step_cache_by {settings.step_cache_by!r} is not measured for Cosmos3",
+            fix=f"take {EVEN!r}",
+        )
     if BLOCKS in streamed and settings.forward != "library":
         raise ConfigError(
             "memory.blocks is streamed, which only the library's forward can be",

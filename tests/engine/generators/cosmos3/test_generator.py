@@ -218,6 +218,7 @@ def test_refusals(folder: Path, generator: Cosmos3Generator, scenario: Scenario)
         ({"streamed": ("blocks",), "denoise": FAST}, "only the library's forward"),
         ({"streamed": ("experts",)}, "Cosmos3 has one transformer"),
         ({"denoise": replace(FAST, graphs="on"), "with_weights": False}, "no CUDA graph"),
+        ({"denoise": DenoiseSettings(step_cache=0.2, step_cache_by="spectrum")}, "not measured for Cosmos3"),
         ({"denoise": replace(FAST, policy="table.json"), "with_weights": False}, "no policy is measured"),
     ):
         with pytest.raises(ConfigError, match=text):

@@ -40,8 +40,8 @@ AIMS_MS = {SUBJECTS["1.3b"]: 330.0, SUBJECTS["14b"]: 1800.0, SUBJECTS["draft"]: 
 """What we want of one forward on an H200."""
 SETS = {
     "hopper": (*variants.STOCK, *variants.OURS),
-    "hopper-large": (variants.STOCK[0], variants.STOCK[3], variants.OURS[2]),
-    "hopper-short": (variants.STOCK[0], variants.STOCK[2], variants.STOCK[3], *variants.OURS[:3]),
+    "hopper-large": (*variants.STOCK[:2], variants.STOCK[3], variants.OURS[2]),
+    "hopper-short": (*variants.STOCK, *variants.OURS[:3]),
     "alone": (variants.OURS[2], *variants.ALONE),
     "chosen": (variants.OURS[2], *variants.ALONE[:3]),
     "everywhere": variants.EVERYWHERE,

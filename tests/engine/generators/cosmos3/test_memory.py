@@ -84,7 +84,6 @@ def test_a_denoise_step_is_counted_as_it_was_measured() -> None:
     assert 0.6 < exact / peaks["diffusers eager"] < 1
 
 
-@pytest.mark.slow
 def test_nano_fits_48_gib_and_with_evicted_towers_24(clips: Path, tmp_path: Path) -> None:
     """Whole at 480 lines on the first, where the critic reads by the one text tower; on the second its text
     tower lies on the host, beside a critic of 4 bits, and both cards hold the 8-bit generation tower."""

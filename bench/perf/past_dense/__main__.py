@@ -44,6 +44,7 @@ NOTES = (
 )
 
 
+OTHERS_ROUNDS = 5
 SPENT = "the budget was spent"
 
 
@@ -78,8 +79,17 @@ def groups(*, small: bool, cache: Path) -> list[Group]:
         cases=functools.partial(takes.cases, small=small, cache=cache),
         most_rounds=takes.ROUNDS,
     )
+    of_others = [
+        Group(
+            name=f"forwards of {other}, attention exchanged",
+            seconds=300.0,
+            cases=functools.partial(forwards.of_attentions, small=small, cache=cache, other=other),
+            most_rounds=OTHERS_ROUNDS,
+        )
+        for other in list(forwards.OTHERS)[: 1 if small else None]
+    ]
     of_passes = Group(name="passes", seconds=15.0, cases=functools.partial(passes.cases, small=small))
-    return [first, *of_forwards, *others, of_passes, of_takes]
+    return [first, *of_forwards, *others, of_passes, of_takes, *of_others]
 
 
 def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]]:

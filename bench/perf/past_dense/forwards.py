@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.perf.denoisers.base import module_tree
+from bench.perf.denoisers.by_name import SUBJECTS
 from bench.perf.denoisers.wan import WanSubject
 from bench.perf.past_dense.case import Case, against
 from engine.denoise.guidance import COND
@@ -24,6 +25,8 @@ BASE = DenoiseSettings(forward="fast", linear="auto", quantized_first=0.0, quant
 CLOSE = 0.3
 """As bench.perf.denoiser: a wrong forward is near 1. Sparse attention of random layers is nearly that of all
 keys, since no key matters more than another."""
+LOOSE = 0.7
+"""Where queries look for some keys among all, as the random ones of Cosmos3 are made to."""
 SAME = 0.05
 """Of the same forward in another order of summation, in 8 bits."""
 
@@ -34,9 +37,19 @@ def subject(*, small: bool) -> WanSubject:
     return WanSubject(architecture="wan2.1-1.3b", width=832, height=480, num_frames=81, prefix_frames=8)
 
 
-def of_attentions(*, small: bool, cache: Path) -> Iterator[Case]:
-    """One transformer, the attention exchanged."""
-    wan = subject(small=small)
+OTHERS: Mapping[str, tuple[Any, float]] = {
+    "cosmos3-nano": (SUBJECTS["cosmos3-nano"], LOOSE),
+    "wan2.2-5b": (replace(SUBJECTS["5b"], prefix_frames=19), CLOSE),  # type: ignore[type-var]
+    "wan2.1-14b": (replace(SUBJECTS["14b"], prefix_frames=8), CLOSE),  # type: ignore[type-var]
+}
+"""What else is exchanged in, a prefix of three seconds first, and how far a forward may be from the first."""
+
+
+def of_attentions(*, small: bool, cache: Path, other: str | None = None) -> Iterator[Case]:
+    """One transformer, the attention exchanged; `other` of OTHERS, in small always a tiny Cosmos3."""
+    wan, allowed = (subject(small=small), CLOSE) if other is None else OTHERS[other]
+    if small and other is not None:
+        wan = SUBJECTS["tiny-cosmos3"]
     transformer = wan.build(device())
     expected: list[Tensor] = []
     exact = ("sdpa_flash", "sdpa_math") if small else ("fa3", "sdpa_cudnn")
@@ -53,7 +66,7 @@ def of_attentions(*, small: bool, cache: Path) -> Iterator[Case]:
         def make(settings: DenoiseSettings = settings) -> Callable[[], Tensor]:
             return wan.ours(module_tree(transformer), settings, cache)[0]
 
-        yield _forward(name, "8-bit linear layers, one forward", make, expected, wan.prefix_frames, CLOSE)
+        yield _forward(name, "8-bit linear layers, one forward", make, expected, wan.prefix_frames, allowed)
 
 
 def of_kept_prefix(*, small: bool, cache: Path) -> Iterator[Case]:

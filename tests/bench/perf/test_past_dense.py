@@ -34,7 +34,10 @@ def test_small_on_a_cpu_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     document = json.loads(out.read_text())
     assert document["kind"] == "past_dense" and "machine" in document["manifest"]["timing"]
     found = rows(out)
-    assert len(found) == 5
+    assert len(found) == 6
+    cosmos3 = found["forwards of cosmos3-nano, attention exchanged"]
+    assert 0 < cosmos3["triton_prefix_sparse"]["relative_error"] < 0.05
+    assert "no attention kernel does" in cosmos3["fa3_prefix_sparse"]["reason"]
     for preset in ("fast", "fastest"):
         takes = [row for row in found["takes, denoise steps"].values() if row["name"].split(",")[0] == preset]
         assert len(takes) == 4 and all("summary" in row and row["of"] == "all 4 steps" for row in takes)

@@ -38,7 +38,7 @@ ROOMS = {
     "runs": "settings",
     "datasets": "video",
     "quant": "kernels",
-    "denoise": "settings machine video quant autoencoder kernels",
+    "denoise": "settings machine video weights quant autoencoder kernels",
     "autoencoder": "machine quant kernels",
     "generators": "settings machine video weights quant denoise autoencoder kernels",
     "critics": "settings machine video weights quant kernels",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.build.prepare import Prepared
-from engine.denoise.lora import lora_files
+from engine.denoise.lora import lora_digest, lora_files
 from engine.loop.policy import first_prompt, scenario_seed
 from engine.runs.digests import Ahead, FileDigests
 from engine.runs.manifest import Digest, collect, model_files, surroundings
@@ -65,7 +65,7 @@ def manifest_of(
     return {
         **found,
         "loras": {
-            f"{place} {path.name}": facts.digest(path)
+            f"{place} {path.name}": lora_digest(path, facts.digest)
             for place, path in enumerate(lora_files(config.generator.loras), start=1)
         },
         "prefixes": prefixes,  # of an unusable one there is nothing to keep to: it may be mended

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine.build.model_folders import ModelFolder, find_generator
-from engine.denoise.lora import lora_files, lora_marks
+from engine.denoise.lora import lora_digest, lora_files, lora_marks
 from engine.denoise.states import refuse_states
 from engine.errors import ConfigError
 from engine.loop.scout_policy import forms_of
@@ -43,7 +43,8 @@ def probing(config: RunConfig, generator: Path, digest: Digest) -> Probing | Non
     """Of a run whose selectors name states, else None. ConfigError where there is no probe that fits."""
     if STATES not in config.loop.all_selectors:
         return None
-    marks = lora_marks(config.generator.loras, [digest(path) for path in lora_files(config.generator.loras)])
+    loras = config.generator.loras
+    marks = lora_marks(loras, [lora_digest(path, digest) for path in lora_files(loras)])
     return _found(
         config.selectors.states_probe, generator, made_with(weight_digests(generator, digest), marks)
     )

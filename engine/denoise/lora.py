@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.denoise.lora_grid import Grid, read_grid
+from engine.denoise.lora_alpha import Alpha, config_beside, read_alpha
+from engine.denoise.lora_grid import Grid, read_grid, sidecar_of
 from engine.errors import ConfigError, ModelError, nearest
+from engine.weights.header import SAFETENSORS, read_header
 from kernels.files import file_digest
 
 PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.", "lora_unet_")
@@ -136,19 +138,30 @@ def aliases_of(names: Iterable[str], other: Callable[[str], str] = str) -> dict[
     return {spelling: found.pop() for spelling, found in spelled.items() if len(found) == 1}
 
 
+def lora_digest(path: Path, digest: Callable[[Path], str]) -> str:
+    """Of a file and of what stands beside it and says how it is used."""
+    beside = [one for one in (config_beside(path), sidecar_of(path)) if one is not None and one.is_file()]
+    return "+".join(digest(one) for one in (path, *beside))
+
+
 def read_lora(path: Path, strength: float = 1.0) -> Lora:
     """The updates in a safetensors file; ModelError when it is unreadable, incomplete or no plain LoRA, or as
-    `read_grid`."""
+    `read_grid` and `read_alpha`."""
     grid = read_grid(path)
     try:
+        if (header := read_header(path)).format != SAFETENSORS:
+            raise ModelError(f"{path} is {header.format}, no LoRA file", fix="give a safetensors file")
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is not a LoRA file: {error}", fix="give a safetensors file") from error
-    alpha = _alpha(metadata, path.name)
     found = lora_of(
-        tensors, path.name, digest=f"sha256:{file_digest(path)}", strength=strength, default_alpha=alpha
+        tensors,
+        path.name,
+        digest=f"sha256:{lora_digest(path, file_digest)}",
+        strength=strength,
+        default_alpha=read_alpha(path, metadata),
     )
     return dataclasses.replace(found, grid=grid)
 
@@ -159,9 +172,10 @@ def lora_of(
     *,
     digest: str = "",
     strength: float = 1.0,
-    default_alpha: float | None = None,
+    default_alpha: Alpha | None = None,
 ) -> Lora:
     """Of the tensors of a file. Alpha is the file's for a linear, else `default_alpha`, else the rank."""
+    default_alpha = default_alpha or Alpha()
     parts: dict[str, dict[str, Tensor]] = {}
     strange = []
     for key, tensor in tensors.items():
@@ -175,6 +189,10 @@ def lora_of(
                 f"{name} has two tensors {role} for {match['target']}, one is {key}",
                 fix="give a file with one adapter",
             )
+        if tensor.is_complex() or not (tensor.is_floating_point() or role == "alpha"):
+            raise ModelError(f"{name}: {key} is {tensor.dtype}", fix="give a LoRA in 16 or 32 bits")
+        if not torch.isfinite(tensor.float()).all():
+            raise ModelError(f"{name}: {key} is not finite", fix="give a LoRA whose training ended well")
         found[role] = tensor
     if strange or not parts:
         raise ModelError(
@@ -294,39 +312,24 @@ def _placed(lora: Lora, module: nn.Module, aliases: Mapping[str, str]) -> dict[P
     return found
 
 
-def _update(found: Mapping[str, Tensor], target: str, name: str, default_alpha: float | None) -> Update:
+def _update(found: Mapping[str, Tensor], target: str, name: str, default_alpha: Alpha) -> Update:
     down, up = found.get("down"), found.get("up")
     if down is None or up is None:
         missing = "lora_A" if down is None else "lora_B"
         raise ModelError(f"{name} has no {missing} for {target}", fix="copy or download the file again")
-    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+    if down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1] or not down.shape[0]:
         raise ModelError(
             f"{name}: lora_A {list(down.shape)} and lora_B {list(up.shape)} of {target} do not pair",
             fix="give a LoRA of linear layers alone",
         )
-    rank = float(down.shape[0])
-    alpha = float(found["alpha"]) if "alpha" in found else rank if default_alpha is None else default_alpha
-    return Update(down=down, up=up, alpha=alpha)
-
-
-def _alpha(metadata: Mapping[str, str], name: str) -> float | None:
-    """`lora_alpha` as diffusers and PEFT write it beside the tensors; other metadata say nothing of it."""
-    text = metadata.get("lora_adapter_metadata")
-    if text is None:
-        return None
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
+    if "alpha" not in found:
+        return Update(down=down, up=up, alpha=default_alpha.of_rank(down.shape[0]))
+    if (alpha := found["alpha"]).numel() != 1:
         raise ModelError(
-            f"{name}: its metadata is not JSON", fix="copy or download the file again"
-        ) from error
-    found = {float(v) for key, v in entries.items() if key.endswith("lora_alpha") and v is not None}
-    patterns = [key for key, value in entries.items() if key.endswith("alpha_pattern") and value]
-    if len(found) > 1 or patterns:
-        raise ModelError(
-            f"{name} has an alpha for each layer in its metadata", fix="store alpha tensors instead"
+            f"{name}: the alpha of {target} is {list(alpha.shape)}, not one number",
+            fix="copy or download the file again",
         )
-    return found.pop() if found else None
+    return Update(down=down, up=up, alpha=float(alpha))
 
 
 def _entry(entry: str) -> tuple[str, Path, float]:
@@ -335,6 +338,9 @@ def _entry(entry: str) -> tuple[str, Path, float]:
     expert, given = (head, rest) if equals and head in EXPERT_PREFIXES else ("", entry)
     name, colon, text = given.rpartition(":")
     try:
-        return (expert, Path(name), float(text)) if colon else (expert, Path(given), 1.0)
+        strength = float(text) if colon else 1.0
     except ValueError:  # the colon is one of the name
         return expert, Path(given), 1.0
+    if not math.isfinite(strength):
+        raise ConfigError(f"{entry} has the strength {strength}", fix="give a finite number, such as 0.8")
+    return expert, Path(name if colon else given), strength

@@ -21,8 +21,10 @@ from engine.denoise.lora import (
     merge_into,
     merged,
     read_lora,
+    read_loras,
 )
-from engine.errors import ModelError
+from engine.denoise.lora_alpha import Alpha
+from engine.errors import ConfigError, ModelError
 
 RANK = 3
 
@@ -57,7 +59,8 @@ def tensors(prefix: str = "", names: tuple[str, str] = ("lora_A", "lora_B"), end
 
 
 def lora(found: Mapping[str, Tensor], *, alpha: float | None = None, strength: float = 1.0) -> Lora:
-    return lora_of(found, "a.safetensors", digest="sha256:a", strength=strength, default_alpha=alpha)
+    given = Alpha(value=alpha)
+    return lora_of(found, "a.safetensors", digest="sha256:a", strength=strength, default_alpha=given)
 
 
 @pytest.mark.parametrize(("alpha", "strength"), [(None, 1.0), (6.0, 1.0), (6.0, 0.5), (1.0, -2.0)])
@@ -201,6 +204,17 @@ def test_a_name_the_model_lacks_is_refused_before_any_change(model: Model) -> No
             "do not pair",
         ),
         (
+            {"block.to_q.lora_A.weight": torch.zeros(0, 8), "block.to_q.lora_B.weight": torch.zeros(6, 0)},
+            "do not pair",
+        ),
+        (
+            {**tensors(), "block.to_q.alpha": torch.ones(2)},
+            r"the alpha of block.to_q is \[2\], not one number",
+        ),
+        ({**tensors(), "block.to_q.alpha": torch.tensor(torch.nan)}, "block.to_q.alpha is not finite"),
+        ({**tensors(), "norm.diff": torch.full((8,), torch.inf)}, "norm.diff is not finite"),
+        ({**tensors(), "norm.diff": torch.ones(8, dtype=torch.int8)}, "norm.diff is torch.int8"),
+        (
             {f"norm.{name}.weight": tensor for name, tensor in pair().items()},
             "does not have, among them norm",
         ),
@@ -214,12 +228,68 @@ def test_what_is_no_lora_of_this_model_is_refused(
 
 def test_unreadable_files_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
-    for path in (tmp_path / "a.safetensors", tmp_path / "nowhere.safetensors"):
-        with pytest.raises(ModelError, match="is not a LoRA file"):
-            read_lora(path)
+    torch.save(tensors(), tmp_path / "b.safetensors")
+    told = {
+        "a": "is no whole safetensors",
+        "b": "is a pickle, which can run any code",
+        "c": "is not a LoRA file",
+    }
+    for name, message in told.items():
+        with pytest.raises(ModelError, match=message):
+            read_lora(tmp_path / f"{name}.safetensors")
 
 
 def test_an_alpha_for_each_layer_is_not_guessed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", tensors(), {"lora_alpha": 8, "alpha_pattern": {"to_q": 4}})
     with pytest.raises(ModelError, match="an alpha for each layer"):
         read_lora(path)
+
+
+def factor_of(path: Path) -> float:
+    return read_lora(path).updates["block.to_q"].factor
+
+
+def test_peft_says_its_alpha_beside_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "adapter_model.safetensors", tensors("base_model.model."))
+    assert factor_of(path) == 1.0
+    alone = read_lora(path).digest
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 12, "alpha_pattern": {}, "use_dora": False}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert factor_of(path) == 4.0
+    assert read_lora(path).digest not in (alone, ""), "what is made of it is another one"
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    assert factor_of(path) == pytest.approx(12 / RANK**0.5)
+    assert factor_of(write(tmp_path / "other.safetensors", tensors())) == 1.0, "it is not that file's"
+
+
+def test_what_stands_beside_a_file_and_says_how_it_is_used_is_in_its_digest(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", tensors())
+    found = [read_lora(path).digest]
+    for scale in (1, 2):
+        (tmp_path / "a.retake.json").write_text(json.dumps({"guidance_scale": scale}))
+        found.append(read_lora(path).digest)
+    assert len(set(found)) == 3 and all(digest.startswith(found[0]) for digest in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "the metadata of a.safetensors cannot be read"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"lora_alpha": "many"}', "could not convert string to float"),
+        ('{"lora_alpha": NaN}', "lora_alpha is nan"),
+        ('{"transformer.use_dora": true}', "says that it is a DoRA"),
+    ],
+)
+def test_metadata_that_say_no_alpha_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    save_file(tensors(), tmp_path / "a.safetensors", metadata={"lora_adapter_metadata": text})
+    with pytest.raises(ModelError, match=message):
+        read_lora(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("strength", ["nan", "inf", "-inf"])
+def test_a_strength_that_is_no_number_is_refused(tmp_path: Path, strength: str) -> None:
+    path = write(tmp_path / "a.safetensors", tensors())
+    with pytest.raises(ConfigError, match=f"has the strength {strength}"):
+        read_loras([f"{path}:{strength}"])

@@ -148,7 +148,10 @@ def _check_scales(
     marked: bool,
 ) -> None:
     """Each of one number, or of one for each row of its weight; where any, every 8-bit weight has one."""
-    if other := sorted(name for name in weights if name.endswith((*SCALES, *_OTHER_SCALES))):
+    inputs = [name for name in rest if name.endswith(INPUT_SCALES)]
+    of_none = [name for name in inputs if f"{name.rpartition('.')[0]}.weight" not in weights]
+    others = [name for name in weights if name.endswith((*SCALES, *_OTHER_SCALES))]
+    if other := sorted([*of_none, *others]):
         raise ModelError(
             f"{header.path} has scales of no weight, or of another format: {listed(other)}",
             fix="take the model in bf16, fp16, or ComfyUI's fp8_scaled",
@@ -162,7 +165,7 @@ def _check_scales(
                 fix="take a file with one scale a weight, or one for each of its rows",
             )
     bare = [name for name, stored in weights.items() if stored.type in EIGHT_BIT and name not in scales]
-    if bare and (scales or marked):
+    if bare and (scales or inputs or marked):
         raise ModelError(
             f"{header.path} lacks the scales of {len(bare)} of its 8-bit weights: {listed(bare)}",
             fix="copy or download the file again",

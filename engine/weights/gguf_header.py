@@ -18,6 +18,8 @@ DEFAULT_ALIGNMENT = 32
 MOST_SIDES = 8
 MOST_LIST = 64
 """Entries of a list that is kept: shapes are, vocabularies are not."""
+MOST_NESTED = 4
+"""Lists in lists; no published file has any."""
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
 
@@ -62,20 +64,22 @@ class _Reader:
     def text(self) -> str:
         return self.take(self.number("Q")).decode("utf-8")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, nested: int = 0) -> Any:
         if kind == _STRING:
             return self.text()
         if kind == _LIST:
-            return self._list()
+            return self._list(nested + 1)
         if kind not in _SCALARS:
             raise ValueError(f"a value has the unknown type {kind}")
         return self.number(_SCALARS[kind])
 
-    def _list(self) -> list[Any] | None:
+    def _list(self, nested: int) -> list[Any] | None:
         """None for one that is too long to be kept."""
+        if nested > MOST_NESTED:
+            raise ValueError("its lists are nested too deep")
         kind, count = self.number("I"), self.number("Q")
         if count <= MOST_LIST:
-            return [self.value(kind) for _ in range(count)]
+            return [self.value(kind, nested) for _ in range(count)]
         if kind in _SCALARS:
             self.take(count * struct.calcsize(f"<{_SCALARS[kind]}"))
         elif kind == _STRING:
@@ -102,7 +106,7 @@ class _Place:
         if count % weights or (self.sides and self.sides[0] % weights):
             raise ValueError(f"{self.name} has {self.sides} weights, no multiple of the {weights} of {name}")
         shape = tuple(pairs.get(f"comfy.gguf.orig_shape.{self.name}") or reversed(self.sides))
-        if math.prod(shape) != count:
+        if math.prod(shape) != count or min(shape, default=0) < 0:
             raise ValueError(f"{self.name} has {count} weights and states the shape {list(shape)}")
         num_bytes = count // weights * block_bytes
         if base + self.offset + num_bytes > size:

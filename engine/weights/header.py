@@ -96,7 +96,10 @@ def _safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Stored], dict[str
     if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
         raise ValueError(f"its header would have {length} bytes")
     stated = parse_json(file.read(length))
-    metadata = stated.pop("__metadata__", {})
+    if (metadata := stated.pop("__metadata__", None)) is None:  # null, as the library allows
+        metadata = {}
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no object")
     tensors = {}
     for name, entry in stated.items():
         first, end = entry["data_offsets"]

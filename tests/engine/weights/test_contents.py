@@ -79,6 +79,8 @@ def mark(text: str) -> Tensor:
     [
         ({f"{Q}.scale_weight": None}, f"lacks the scales of 1 of its 8-bit weights: {Q}.weight"),
         ({"other.scale_weight": ONE}, "scales of no weight.*other.scale_weight"),
+        ({"other.scale_input": ONE}, "scales of no weight.*other.scale_input"),
+        ({f"{Q}.scale_weight": None, "scaled_fp8": None}, "lacks the scales of 1 of its 8-bit weights"),
         ({f"{Q}.weight_scale_2": ONE}, "of another format"),
         ({f"{Q}.scale_weight": torch.ones(2, 2)}, r"F32 \[2, 2\] for a weight \[4, 16"),
         ({"norm.weight": torch.ones(4, dtype=torch.int8)}, r"types that are not read \(I8\)"),

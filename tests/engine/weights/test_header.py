@@ -85,6 +85,7 @@ def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path, name: str) -> Non
         ({"a": {"dtype": "F7", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 16, "unknown type 'F7'"),
         ({"a": {"dtype": "F32", "shape": [4]}}, b"\0" * 16, "data_offsets"),
         ({"a": 3}, b"", "no whole"),
+        ({"__metadata__": ["a"]}, b"", "its metadata are no object"),
     ],
 )
 def test_a_lying_safetensors_header(
@@ -99,6 +100,25 @@ def test_what_is_no_weight_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="no whole safetensors or GGUF"):
+        read_header(path)
+
+
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    assert read_header(safetensors(tmp_path / "a.safetensors", {"__metadata__": None}, b"")).metadata == {}
+
+
+def test_lists_of_a_gguf_are_not_followed_down_for_ever(tmp_path: Path) -> None:
+    lists = struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + lists)
+    with pytest.raises(ModelError, match="nested too deep"):
+        read_header(path)
+
+
+def test_a_gguf_whose_shape_has_negative_sides(tmp_path: Path) -> None:
+    metadata = {"comfy.gguf.orig_shape.a": [-3, -256]}
+    path = write_gguf(tmp_path / "a.gguf", {"a": torch.ones(3, 256)}, lambda *_: "F32", metadata=metadata)
+    with pytest.raises(ModelError, match=r"states the shape \[-3, -256\]"):
         read_header(path)
 
 

@@ -86,8 +86,7 @@ def find_generator(name: str) -> ModelFolder:
         raise _own_code(path / "model_index.json", f"{own[0]} of {index[own[0]][0]!r}")
     for part in dict.fromkeys([*parts, *listed]):
         _require_part(path, part, parts)
-    for part, config_name in WEIGHTLESS_PARTS.items():
-        _refuse_own_code(path / part / config_name)
+        _refuse_own_code(path / part / WEIGHTLESS_PARTS.get(part, "config.json"))
     require_unchanged(path)
     return ModelFolder(path=path, package=GENERATORS, family=family)
 
@@ -208,15 +207,28 @@ def _require_weights(folder: Path, part: str, layout: str) -> None:
     named = [
         name
         for index in sorted(folder.glob("*.safetensors.index*.json"))
-        for name in _read_json(index, part, layout).get("weight_map", {}).values()
+        for name in _shards(index, part, layout)
     ]
     shards = dict.fromkeys(sorted(named))
-    absent = [name for name in shards if ".." in Path(name).parts or not (folder / name).is_file()]
+    absent = [
+        name
+        for name in shards
+        if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_file()
+    ]
     if len(absent) == len(shards) and not any(folder.glob("*.safetensors")):
         _refuse_pickles(folder, part)
         raise _missing(folder, f"the weights of {part} (*.safetensors)", layout)
     if absent:
         raise _missing(folder, f"{len(absent)} of {len(shards)} shards, the first {absent[0]}", layout)
+
+
+def _shards(index: Path, part: str, layout: str) -> list[str]:
+    """The file of each tensor."""
+    found = _read_json(index, part, layout).get("weight_map", {})
+    names: list[Any] = list(found.values()) if isinstance(found, dict) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{index} names no files of tensors", fix="copy or download the file again")
+    return names
 
 
 def _refuse_pickles(folder: Path, part: str) -> None:

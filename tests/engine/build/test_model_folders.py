@@ -80,6 +80,29 @@ def test_missing_weights_and_shards_are_named(pipeline: Path) -> None:
         model_folders.find_generator(str(pipeline))
 
 
+@pytest.mark.parametrize("found", [5, {"w": 3}, ["model.safetensors"]])
+def test_an_index_of_no_files_is_refused(pipeline: Path, found: object) -> None:
+    index = pipeline / "transformer" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": found}))
+    with pytest.raises(ModelError, match="names no files of tensors"):
+        model_folders.find_generator(str(pipeline))
+
+
+def test_a_shard_outside_of_the_folder_is_none_of_it(pipeline: Path) -> None:
+    index = pipeline / "transformer" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": str(pipeline / "vae" / "model.safetensors")}}))
+    with pytest.raises(ModelError, match=r"lacks 1 of 1 shards"):
+        model_folders.find_generator(str(pipeline))
+
+
+@pytest.mark.parametrize("part", model_folders.PIPELINE_PARTS)
+def test_code_of_its_own_is_refused_in_every_part(pipeline: Path, part: str) -> None:
+    name = model_folders.WEIGHTLESS_PARTS.get(part, "config.json")
+    (pipeline / part / name).write_text(json.dumps({"auto_map": {"AutoModel": "mine.Model"}}))
+    with pytest.raises(ModelError, match=f"{part}/{name} asks for code of its own"):
+        model_folders.find_generator(str(pipeline))
+
+
 def test_missing_configs_are_named(pipeline: Path) -> None:
     (pipeline / "vae" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"lacks vae/config\.json"):

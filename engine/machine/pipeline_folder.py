@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from engine.errors import ModelError
@@ -19,6 +20,7 @@ from engine.weights.variants import variant_of as weight_variant
 from kernels.files import read_json
 
 COMPLETE = "copy or download the whole folder again"
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 
 
 def read_component(
@@ -68,7 +70,7 @@ def refusing(folder: Path, component: str, load: Callable[[], Any]) -> Any:
     """What `load` makes; what the libraries raise for a damaged folder is a ModelError."""
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (*_LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:
         problem = f"{folder}: the component {component} cannot be loaded: {error}"
         raise ModelError(problem, fix=COMPLETE) from error
 

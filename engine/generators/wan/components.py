@@ -33,6 +33,7 @@ CONFIG_FILES = {
 def read_weights(
     folder: Path, component: str, model_class: Any, dtype: torch.dtype, *, device: torch.device
 ) -> Any:
+    _require_class(folder, component, model_class)
     at = device if component == TEXT_ENCODER else None
     if (path := linked_file(folder / component)) is not None:
         with init_empty_weights():  # parameters alone: buffers have values
@@ -51,6 +52,8 @@ def outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) 
     """The module of a component's config, with shapes and without values; ModelError where the headers of its
     weights state other tensors."""
 
+    _require_class(folder, component, model_class)
+
     def build() -> Any:
         with torch.device("meta"):
             return _in_dtype(_by_config(folder, component, model_class), dtype)
@@ -63,6 +66,14 @@ def outline(folder: Path, component: str, model_class: Any, dtype: torch.dtype) 
     )
     require_names(folder / component, model, _kind(component))
     return model
+
+
+def _require_class(folder: Path, component: str, model_class: Any) -> None:
+    """Others have the same tensors, such as the autoencoder of Qwen-Image. Of transformers' classes the model
+    type is asked."""
+    stated = read_json(folder / component / CONFIG_FILES[_kind(component)]).get("_class_name")
+    if stated not in (None, model_class.__name__):
+        raise unfit(folder, component, f"_class_name {stated!r}", model_class.__name__)
 
 
 def _kind(component: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ def read_folder(
     use_channels_last(vae)
     defaults = on_the_grid(folder, read_sidecar(folder, WanDefaults, variant.defaults), scheduler)
     _check_fit(folder, transformers, text_encoder, defaults)
+    _check_statistics(folder, vae)
     spec = _spec(folder, defaults, transformers[0], vae)
     variant.check(folder, defaults, transformers[0], vae)
     _use_prefix_attention(folder, variant, transformers, defaults)
@@ -244,6 +246,17 @@ def _spec(folder: Path, defaults: WanDefaults, transformer: Any, vae: Any) -> Vi
     return video_spec(
         defaults, multiple=multiple, unfit=lambda found, allowed: unfit(folder, SIDECAR, found, allowed)
     )
+
+
+def _check_statistics(folder: Path, vae: Any) -> None:
+    """Of the latents, by channel: a shorter list would be spread over all of them."""
+    channels = vae.config.z_dim
+    for name, low in (("latents_mean", -math.inf), ("latents_std", 0.0)):
+        values = vae.config[name]
+        is_whole = isinstance(values, list | tuple) and len(values) == channels
+        if not is_whole or not all(isinstance(one, int | float) and low < one < math.inf for one in values):
+            above = " above 0" if low == 0.0 else ""
+            raise unfit(folder, "vae", f"{name} {values}", f"{channels} numbers{above}")
 
 
 def _check_fit(folder: Path, transformers: Sequence[Any], text_encoder: Any, defaults: WanDefaults) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def read_scheduler(folder: Path, allowed: Sequence[str]) -> Any:
             f"{', '.join(unread)}, which {name} does not read",
             f"{SHIFTS[name]} for the flow shift",
         )
+    shift = config.get(SHIFTS[name], 1.0)
+    if not isinstance(shift, int | float) or not 0.0 < shift < math.inf:
+        raise unfit(folder, "scheduler", f"{SHIFTS[name]} {shift!r}", "a number above 0")
     scheduler = SCHEDULERS[name].from_config(config)
     refused = [setting for setting in REFUSED_SETTINGS if scheduler.config.get(setting)]
     if name == "UniPCMultistepScheduler" and not (

@@ -77,6 +77,29 @@ REFUSALS: list[tuple[str, Callable[[Path], None], str]] = [
         "flow sigmas",
     ),
     (
+        "no shift",
+        lambda f: edit(f, "scheduler/scheduler_config.json", flow_shift="5"),
+        "flow_shift '5'; .* a number above 0",
+    ),
+    (
+        "autoencoder with the same tensors",
+        lambda f: edit(f, "vae/config.json", _class_name="AutoencoderKLQwenImage"),
+        "vae has _class_name 'AutoencoderKLQwenImage'; .* AutoencoderKLWan",
+    ),
+    (
+        "transformer of another class",
+        lambda f: edit(f, "transformer/config.json", _class_name="WanVACETransformer3DModel"),
+        "transformer has _class_name 'WanVACETransformer3DModel'",
+    ),
+    (
+        "means of a channel",
+        lambda f: edit(f, "vae/config.json", latents_mean=[1]),
+        r"latents_mean \[1\];.*4 num",
+    ),
+    ("no deviation", lambda f: edit(f, "vae/config.json", latents_std=[1, 1, 1, 0]), "4 numbers above 0"),
+    ("words for sizes", lambda f: edit(f, "transformer/config.json", num_layers="two"), "cannot be loaded"),
+    ("words in the encoder", lambda f: edit(f, "text_encoder/config.json", d_model="x"), "cannot be loaded"),
+    (
         "sidecar key",
         lambda f: edit(f, "retake.json", num_frame=8),
         "num_frame is not a setting; nearest",

@@ -20,7 +20,12 @@ from engine.critics.qwen_vl.chat_template import chat_template
 from engine.critics.qwen_vl.delta_net import implementation
 from engine.critics.qwen_vl.lent_tower import over_tower
 from engine.critics.qwen_vl.preprocess import VIDEO_PAD
-from engine.critics.qwen_vl.prequantized import described, load_prequantized, outline_prequantized
+from engine.critics.qwen_vl.prequantized import (
+    described,
+    load_prequantized,
+    names_in,
+    outline_prequantized,
+)
 from engine.critics.qwen_vl.text_step import LINEAR, layer_kinds, require_decodable
 from engine.errors import ModelError, unknown_name
 from engine.machine.tokenizer import read_tokenizer
@@ -45,6 +50,9 @@ BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 # As they are packed for a GPU (`kernels.linear.four_bit`): two bytes of scale for each 64 weights.
 PACKED_BYTES_PER_WEIGHT = BYTES_PER_WEIGHT | {"nf4": four_bit.BYTES_PER_WEIGHT}
 
+OTHER_NAMES = frozenset({"cosmos3_omni"})
+"""Model types whose tensors the library renames when it reads them."""
+
 _COMPLETE = "copy the complete model folder: config.json, *.safetensors and the tokenizer files"
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 
@@ -63,6 +71,7 @@ def read_folder(
     folder: Path, *, device: str, dtype: str, quantization: str, with_weights: bool, tower: Any = None
 ) -> CriticParts:
     """Raises ConfigError for unknown names and ModelError for what does not fit; see `load`."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
@@ -90,8 +99,8 @@ def read_folder(
         elif with_weights:
             model = _with_weights(folder, torch_dtype(dtype), options)
         else:
-            model = _outline(config, torch_dtype(dtype), quantization, device)
-    except (*_LOADING_ERRORS, SafetensorError) as error:
+            model = _outline(folder, config, torch_dtype(dtype), quantization, device)
+    except (*_LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{folder} cannot be loaded as qwen_vl: {error}", fix=_COMPLETE) from error
     if tokenizer.convert_tokens_to_ids(VIDEO_PAD) != config.video_token_id:
         raise ModelError(
@@ -206,12 +215,18 @@ def _require_quantizer(folder: Path, config: Any) -> None:
         ) from error
 
 
-def _outline(config: Any, dtype: torch.dtype, quantization: str, device: str) -> Any:
-    """The model with shapes and without values; a quantized weight stands as so many bytes."""
+def _outline(folder: Path, config: Any, dtype: torch.dtype, quantization: str, device: str) -> Any:
+    """The model with shapes and without values; a quantized weight stands as so many bytes.
+
+    ModelError where the headers of a folder in 16 bits state other tensors than its config.json.
+    """
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    is_plain = getattr(config, "quantization_config", None) is None and config.model_type not in OTHER_NAMES
+    if is_plain and (found := library_shapes(folder)):
+        names_in(model, folder, found, f"{type(model).__name__}, by its config.json")
     per_weight = BYTES_PER_WEIGHT if torch.device(device).type == "cpu" else PACKED_BYTES_PER_WEIGHT
     for name, module in model.named_modules():
         stays = name.startswith((*UNQUANTIZED,)) or name.endswith((*UNQUANTIZED,))

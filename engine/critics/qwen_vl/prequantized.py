@@ -19,7 +19,7 @@ from engine.critics.qwen_vl.text_step import groups
 from engine.errors import ModelError
 from engine.quant.four_bit import BYTES_PER_WEIGHT, install
 from engine.weights import packed_ints
-from engine.weights.fill import fill, left_out, naming_of, parameter_shapes, require_match, tie
+from engine.weights.fill import Shapes, fill, left_out, naming_of, parameter_shapes, require_match, tie
 from engine.weights.packed_ints import Codes
 from engine.weights.prequantized import AWQ, GPTQ, PACKED, SCALED, Layers, unused
 from kernels.linear import four_bit
@@ -75,7 +75,15 @@ def _by_config(config: Any, dtype: torch.dtype) -> Any:
 
 
 def _names_in(model: Any, layers: Layers) -> dict[str, str]:
-    """Name of each parameter -> that in the folder: that of the library, or of before it had parts."""
+    what = f"{type(model).__name__}, quantized by {layers.scheme.method}"
+    return names_in(model, layers.folder, layers.shapes, what)
+
+
+def names_in(model: Any, folder: Path, found: Shapes, what: str) -> dict[str, str]:
+    """Name of each parameter -> that in the folder: that of the library, or of before it had parts.
+
+    ModelError where the folder, which holds what is `found`, lacks tensors of the model or has others.
+    """
 
     def older(name: str) -> str:
         return name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
@@ -83,15 +91,15 @@ def _names_in(model: Any, layers: Layers) -> dict[str, str]:
     tie(model)
     shapes = parameter_shapes(model)
     namings: dict[str, Callable[[str], str]] = {"library": str, "older": older}
-    naming = namings[naming_of(shapes, layers.shapes, namings)]
+    naming = namings[naming_of(shapes, found, namings)]
     require_match(
-        layers.folder,
+        folder,
         {naming(name): shape for name, shape in shapes.items()},
-        layers.shapes,
-        what=f"{type(model).__name__}, quantized by {layers.scheme.method}",
+        found,
+        what=what,
         allowed=[
             *(naming(name) for name in model.state_dict() if name not in shapes),
-            *left_out(model, layers.shapes),
+            *left_out(model, found),
         ],
     )
     return {name: naming(name) for name in shapes}

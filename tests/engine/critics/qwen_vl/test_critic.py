@@ -618,6 +618,37 @@ def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
         qwen_vl.load(other, device="cpu", dtype="fp32")
 
 
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("older", [False, True])
+def test_headers_say_what_is_missing_and_surplus(
+    folder: Path, tmp_path: Path, quantization: str, older: bool
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    def named(name: str) -> str:
+        renamed = name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+        return renamed if older else name
+
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    weights = {named(name): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    path, options = changed / "model.safetensors", {"quantization": quantization, "with_weights": False}
+    save_file(weights, path, metadata={"format": "pt"})
+    qwen_vl.load(changed, device="cpu", dtype="fp32", **options)
+    gone = named("model.language_model.layers.0.mlp.down_proj.weight")
+    weights["model.extra"] = weights.pop(gone)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"1 missing: {gone}; 1 surplus: model.extra"):
+        qwen_vl.load(changed, device="cpu", dtype="fp32", **options)
+
+
+def test_words_for_sizes_are_refused(folder: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    config = json.loads((folder / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "text_config": 5}))
+    with pytest.raises(ModelError, match="cannot be loaded as qwen_vl"):
+        qwen_vl.load(changed, device="cpu", dtype="fp32", with_weights=False)
+
+
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_beside_a_model_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     adapted = shutil.copytree(folder, tmp_path / "adapted")

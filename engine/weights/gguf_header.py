@@ -40,6 +40,8 @@ def read(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, dict[str,
         key = reader.text()
         pairs[key] = reader.value(reader.number("I"))
     places = [_Place(reader) for _ in range(num_tensors)]
+    if len({place.name for place in places}) < len(places):
+        raise ValueError("two of its tensors have the same name")
     alignment = int(pairs.get("general.alignment", DEFAULT_ALIGNMENT))
     if alignment < 1:
         raise ValueError(f"general.alignment is {alignment}")

@@ -228,6 +228,17 @@ def test_pickles_loras_and_files_of_no_model(home: Path) -> None:
     assert models("check", home / "absent").exit_code == 2
 
 
+def test_a_folder_of_peft_is_a_lora(home: Path) -> None:
+    pair = {"lora_A.weight": torch.ones(4, 8), "lora_B.weight": torch.ones(8, 4)}
+    name = "base_model.model.blocks.0.attn1.to_q"
+    save_file({f"{name}.{k}": v for k, v in pair.items()}, home / "adapter_model.safetensors")
+    (home / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": "many"}))
+    assert "adapter_config.json cannot be read" in check(home, home)["faults"][0]["problem"]
+    (home / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    document = check(home, home)
+    assert document["kind"] == "LoRA" and str(home / "adapter_model.safetensors") in document["use"]
+
+
 def test_a_folder_with_code_of_its_own_or_pickles_alone_is_refused(folders: Folders, home: Path) -> None:
     generator = Path(shutil.copytree(folders.generator, home / "generator"))
     index = json.loads((generator / "model_index.json").read_text())

@@ -115,6 +115,14 @@ def test_lists_of_a_gguf_are_not_followed_down_for_ever(tmp_path: Path) -> None:
         read_header(path)
 
 
+def test_a_gguf_with_two_tensors_of_a_name(tmp_path: Path) -> None:
+    tensors = {"one": torch.ones(1, 32), "two": torch.ones(1, 32)}
+    path = write_gguf(tmp_path / "a.gguf", tensors, lambda *_: "F32")
+    path.write_bytes(path.read_bytes().replace(b"two", b"one"))
+    with pytest.raises(ModelError, match="have the same name"):
+        read_header(path)
+
+
 def test_a_gguf_whose_shape_has_negative_sides(tmp_path: Path) -> None:
     metadata = {"comfy.gguf.orig_shape.a": [-3, -256]}
     path = write_gguf(tmp_path / "a.gguf", {"a": torch.ones(3, 256)}, lambda *_: "F32", metadata=metadata)

@@ -183,6 +183,22 @@ class _Files:
         return given
 
     def codes(self, layer: str) -> Codes:
+        """ModelError for scales that are no numbers, and inputs of groups that are not there: kernels check
+        neither."""
+        found = self._codes(layer)
+        low, high = (int(end) for end in found.groups.aminmax())
+        problem = None
+        if low < 0 or high >= found.scales.shape[1]:
+            problem = f"inputs of the groups {low} to {high}, of {found.scales.shape[1]}"
+        elif not torch.isfinite(found.scales).all():
+            problem = "scales that are no numbers"
+        if problem is not None:
+            raise ModelError(
+                f"{self._layers.folder}: {layer} has {problem}", fix="copy or download the folder again"
+            )
+        return found
+
+    def _codes(self, layer: str) -> Codes:
         scheme, read = self._layers.scheme, self._tensor
         if scheme.packing == PACKED:
             return packed_ints.compressed(

@@ -193,6 +193,35 @@ def test_what_does_not_fit_together_is_refused_by_headers(folder: Path, tmp_path
     assert "says that it is quantized (gptq), but no layer is" in refused(dict.fromkeys(quantized))
 
 
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize(
+    ("part", "value", "told"),
+    [
+        ("g_idx", 7, "inputs of the groups 7 to 7, of 1"),
+        ("g_idx", -1, "inputs of the groups -1 to -1, of 1"),
+        ("scales", float("nan"), "scales that are no numbers"),
+    ],
+)
+def test_values_that_no_kernel_checks_are_refused(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    value: float,
+    told: str,
+    kernels: bool,
+) -> None:
+    layer = functools.partial(gptq, group=64, symmetric=True)
+    target = quantize_folder(folder, tmp_path / "critic", layer, GPTQ)
+    tensors = load_file(target / "model.safetensors")
+    name = "model.language_model.layers.0.self_attn.q_proj"
+    tensors[f"{name}.{part}"] = torch.full_like(tensors[f"{name}.{part}"], value)
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(prequantized, "_uses_kernels", lambda *_: kernels)
+    with pytest.raises(ModelError, match=f"q_proj has {told}"):
+        qwen_vl.load(target, device="cpu", dtype="bf16")
+
+
 def test_words_are_packed_as_the_formats_say() -> None:
     """Numbers worked out by hand: eight codes a word."""
     codes = torch.arange(16).view(2, 8) % 16

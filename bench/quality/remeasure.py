@@ -30,7 +30,7 @@ from engine.settings.environment import usable_cores
 
 ENGINE: Final = "engine"
 """A job that loads models; the others are scoring and figures, on host cores."""
-PARTS: Final = ("default", "controls", "selectors", "denoiser", "plans", "budget")
+PARTS: Final = ("default", "controls", "selectors", "denoiser", "stages", "plans", "budget")
 BRIEF: Final = ("--first-prompt", "brief")
 CHOICES: Final = (*BRIEF, "--loops", "1", "--samples", "4", "--gain", "none")
 """Of the runs that selectors choose from: four takes of the brief, four of the plan, judged one by one."""
@@ -91,6 +91,10 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
     )
     yield from _selectors(options, work, out)
     yield from _denoiser(options, held, work / "denoiser", out)
+    given = ("--run", default, "--device", options.device, "--out", out / "critic_stages.json")
+    yield Step(
+        name="stages/figures", kind=ENGINE, after=("default/run",), words=_module("critic_stages", *given)
+    )
     plans = work / "plans"
     yield from _run(
         options, "plans/run", held, plans, ("--plan-samples", str(PLANS), *both), after="default/scenes"

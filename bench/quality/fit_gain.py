@@ -1,10 +1,11 @@
 """Fits what a take is expected to gain from what critic and selectors say of it, on scenes with known scores.
 
-The runs are of tuning scenes, scored with `retake score RUN --all-attempts`, best with several rounds and
-samples. Least squares over the differences within each scenario; the covariance of the weights is that of
-scenes as clusters, so that takes of one scene are not taken for independent. Then, with each fifth of the
-scenes left out of the fit in turn, what choosing by it would have gained there. Beside it stands which share
-of takes is acceptable by the critic's score of them: that score calibrated.
+The runs are of tuning scenes, made with `--first-prompt brief --gain none` and scored with `retake score RUN
+--all-attempts`, best with several rounds and samples. Least squares over the differences within each
+scenario; the covariance of the weights is that of scenes as clusters, so that takes of one scene are not
+taken for independent. Then, with each fifth of the scenes left out of the fit in turn, what choosing by it
+would have gained there. Beside it stands which share of takes is acceptable by the critic's score of them:
+that score calibrated.
 
     python -m bench.quality.fit_gain --run runs/tuning --out gain.json --report gain_fit.json
 """
@@ -210,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if num_scenes < LEAST_SCENES:
             raise ConfigError(
                 f"{num_scenes} scenes have two scored takes or more; {LEAST_SCENES} are needed",
-                fix="make and score longer runs: retake run --limit, retake score --all-attempts",
+                fix="make and score longer runs: retake run --first-prompt brief --gain none, "
+                "retake score --all-attempts",
             )
         kept = None if options.weights_of is None else read_gain(options.weights_of)
         model = fit(scenes, names) if kept is None else model_of(kept)

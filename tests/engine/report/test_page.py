@@ -369,3 +369,15 @@ def test_a_run_of_one_take_each_speaks_of_no_gain(data: ReportData) -> None:
     assert "Each scenario has one take, which is told the plan; they score" in text
     assert "Gain, paired" not in text and "First take" not in text and "Chosen take" in text
     assert "Gain, paired" in "".join(Page(page_of(data)).words)
+
+
+def test_how_probably_a_take_is_acceptable_stands_beside_the_critics_score(data: ReportData) -> None:
+    first = data.records[0]
+    said = {**first.attempts[0].selector_scores, "acceptable": 0.374, "consensus": 0.5}
+    takes = (replace(first.attempts[0], selector_scores=said), *first.attempts[1:])
+    outcome = first.outcome and replace(first.outcome, attempts=takes)
+    shown = replace(data, records=(replace(first, attempts=takes, outcome=outcome),))
+    text = " ".join("".join(Page(page_of(shown)).words).split())
+    assert "acceptable 37 %" in text
+    assert "consensus (selector)" in text and "acceptable (selector)" not in text
+    assert "acceptable" not in "".join(Page(page_of(data)).words)

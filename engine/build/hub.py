@@ -19,6 +19,8 @@ from engine.settings.notation import is_hub_name
 
 _CARD = "https://huggingface.co/"
 GB = 10**9
+_OTHER = "other, see its card"
+_LEADERBOARD = "google-deepmind/physics-IQ-benchmark"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,8 @@ class Hosted:
     """A repository: its weights as they are stored, in GB of 10^9 bytes, and its licence."""
 
     repository: str
-    about_gb: float
+    about_gb: float | None
+    """None: not known here."""
     licence: str
     what: str
     published: str = ""
@@ -42,6 +45,58 @@ HOSTED = {
             licence="Apache-2.0",
             what="generator: fp32 transformer and autoencoder, text encoder in bf16",
             published="27.7 from one picture (arXiv 2606.18943)",
+        ),
+        Hosted(
+            repository="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+            about_gb=None,
+            licence="Apache-2.0",
+            what="generator: two transformers, of which one works at a time",
+            published="32.2 from one picture (arXiv 2606.18943)",
+        ),
+        Hosted(
+            repository="Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+            about_gb=None,
+            licence="Apache-2.0",
+            what="generator with a control network",
+        ),
+        Hosted(
+            repository="Wan-AI/Wan2.1-VACE-14B-diffusers",
+            about_gb=None,
+            licence="Apache-2.0",
+            what="generator with a control network",
+        ),
+        Hosted(
+            repository="nvidia/AnyFlow-FAR-Wan2.1-1.3B-Diffusers",
+            about_gb=None,
+            licence=_OTHER,
+            what="generator in four steps a chunk",
+        ),
+        Hosted(
+            repository="nvidia/AnyFlow-FAR-Wan2.1-14B-Diffusers",
+            about_gb=None,
+            licence=_OTHER,
+            what="generator in four steps a chunk",
+        ),
+        Hosted(
+            repository="nvidia/Cosmos3-Edge",
+            about_gb=9.2,
+            licence="OpenMDW-1.1",
+            what="generator",
+            published=f"32.7 from one picture ({_LEADERBOARD})",
+        ),
+        Hosted(
+            repository="nvidia/Cosmos3-Nano",
+            about_gb=None,
+            licence="OpenMDW-1.1",
+            what="generator and critic",
+            published=f"43.0 from 3 s ({_LEADERBOARD})",
+        ),
+        Hosted(
+            repository="nvidia/Cosmos3-Super",
+            about_gb=None,
+            licence="OpenMDW-1.1",
+            what="generator and critic",
+            published=f"50.8 from 3 s ({_LEADERBOARD})",
         ),
         Hosted(
             repository="Qwen/Qwen3-VL-2B-Instruct",
@@ -68,6 +123,12 @@ HOSTED = {
             what="critic in FP8",
         ),
         Hosted(
+            repository="Qwen/Qwen3.5-9B",
+            about_gb=19.3,
+            licence="Apache-2.0",
+            what="critic, most of whose layers keep a state",
+        ),
+        Hosted(
             repository="Qwen/Qwen2.5-VL-3B-Instruct",
             about_gb=7.5,
             licence="Qwen Research License",
@@ -87,7 +148,12 @@ HOSTED = {
         ),
     )
 }
-DIFFUSERS = {"Wan-AI/Wan2.2-TI2V-5B": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
+DIFFUSERS = {
+    "Wan-AI/Wan2.2-TI2V-5B": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    "Wan-AI/Wan2.2-I2V-A14B": "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+    "Wan-AI/Wan2.1-VACE-1.3B": "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+    "Wan-AI/Wan2.1-VACE-14B": "Wan-AI/Wan2.1-VACE-14B-diffusers",
+}
 """Repositories in a layout of their own -> the same weights in that of diffusers."""
 
 
@@ -135,10 +201,13 @@ def command(name: str) -> str:
 
 
 def describe(name: str) -> str:
-    """ "about 34 GB, licence Apache-2.0", or where both are told."""
+    """ "about 34 GB, licence Apache-2.0", or where what is not known here is told."""
     one = HOSTED.get(repository(name))
     card = f"{_CARD}{repository(name)}"
-    return f"about {one.about_gb:g} GB, licence {one.licence}, {card}" if one else f"size and licence: {card}"
+    if one is None:
+        return f"size and licence: {card}"
+    size = "" if one.about_gb is None else f"about {one.about_gb:g} GB, "
+    return f"{size}licence {one.licence}, {card}"
 
 
 def download(name: str) -> Path:
@@ -149,9 +218,10 @@ def download(name: str) -> Path:
     repo, place = repository(name), cache()
     place.mkdir(parents=True, exist_ok=True)
     free, one = shutil.disk_usage(place).free, HOSTED.get(repo)
-    if one is not None and cached(name) is None and free < one.about_gb * GB:
+    about_gb = one.about_gb if one else None
+    if about_gb is not None and cached(name) is None and free < about_gb * GB:
         raise ModelError(
-            f"{repo} takes about {one.about_gb:g} GB; {place} has {free / GB:.1f} GB left",
+            f"{repo} takes about {about_gb:g} GB; {place} has {free / GB:.1f} GB left",
             fix="make room, or set HF_HOME to a folder on another disk",
         )
     words = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", repo]

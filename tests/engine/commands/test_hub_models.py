@@ -79,6 +79,8 @@ def test_a_known_model_is_told_with_its_size_licence_and_the_layout_that_is_read
     told = plain(retake("plan", folders.dataset, "--generator", "Wan-AI/Wan2.2-TI2V-5B", "--no-time").stderr)
     assert "about 34 GB, licence Apache-2.0" in told
     assert "hf download Wan-AI/Wan2.2-TI2V-5B-Diffusers or" in told
+    unsized = plain(retake("plan", folders.dataset, "--generator", "Wan-AI/Wan2.2-I2V-A14B").stderr)
+    assert "it, licence Apache-2.0, https://huggingface.co/Wan-AI/Wan2.2-I2V-A14B-Diffusers:" in unsized
     dry = retake("run", folders.dataset, "--critic", "Qwen/Qwen3-VL-8B-Instruct", "--dry-run", "--download")
     assert dry.exit_code == 2 and "hf download Qwen/Qwen3-VL-8B-Instruct or" in plain(dry.stderr)
 

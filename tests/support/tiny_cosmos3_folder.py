@@ -21,8 +21,11 @@ from transformers import Cosmos3OmniConfig, Qwen3VLTextConfig, Qwen3VLVisionConf
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from bench.perf.end_to_end.sizes import WAN22_VAE
+from bench.perf.published import COSMOS3_SIZES
 
-EDGE: dict[str, Any] = {"hidden_act": "relu2", "qk_norm_for_text": False, "use_und_k_norm_for_gen": True}
+EDGE: dict[str, Any] = {
+    name: COSMOS3_SIZES["edge"][name] for name in ("hidden_act", "qk_norm_for_text", "use_und_k_norm_for_gen")
+}
 SIDECAR: dict[str, Any] = {
     "fps": 8.0,
     "width": 64,
@@ -142,31 +145,10 @@ def add_reasoner(folder: Path) -> Path:
     return folder
 
 
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "edge": {
-        "hidden_size": 2048,
-        "intermediate_size": 9216,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 28,
-        "num_key_value_heads": 8,
-        "vocab_size": 131072,
-        **EDGE,
-    },
-    "nano": {"sound_gen": True, "sound_dim": 64, "action_gen": True, "action_dim": 64},
-    "super": {
-        "hidden_size": 5120,
-        "intermediate_size": 25600,
-        "num_attention_heads": 64,
-        "num_hidden_layers": 64,
-    },
-}
-"""What differs from Nano, whose sizes are the defaults of the library."""
-
-
 def outline_folder(folder: Path, architecture: str, **sidecar: Any) -> Path:
     """A folder of a published size whose files of weights hold none: a plan reads headers at most."""
     with torch.device("meta"):
-        made = Cosmos3OmniTransformer(**ARCHITECTURES[architecture])
+        made = Cosmos3OmniTransformer(**COSMOS3_SIZES[architecture])
         vae = AutoencoderKLWan(**WAN22_VAE)
     made.save_config(folder / "transformer")
     vae.save_config(folder / "vae")

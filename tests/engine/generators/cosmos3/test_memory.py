@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniTransformer
 
 from bench.perf.end_to_end.sizes import WAN22_VAE
+from bench.perf.published import COSMOS3_SIZES
 from engine.autoencoder.memory import latent_shape
 from engine.build.prepare import Prepared, prepare
 from engine.errors import DoesNotFit
@@ -55,7 +56,7 @@ def test_a_published_model_has_the_published_parameters(architecture: str, text:
     """Of billions, as NVIDIA counts them: 4B, 16B and 64B in all."""
     with torch.device("meta"):
         made = Cosmos3OmniTransformer(
-            **tiny.ARCHITECTURES[architecture] | {"sound_gen": False, "action_gen": False}
+            **dict(COSMOS3_SIZES[architecture]) | {"sound_gen": False, "action_gen": False}
         )
     in_text = unique_bytes(text_tower(made)) / 4
     assert in_text / 1e9 == pytest.approx(text, abs=0.01)

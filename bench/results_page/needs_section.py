@@ -13,12 +13,13 @@ ALONE = "one lane at a time"
 
 
 def needs(file: ResultFile) -> md.Section:
-    """A row a critic and card, with all that was changed to make it fit."""
+    """A row a generator, critic and card, with all that was changed to make it fit."""
     document = file.document
     settings = document["settings"]
     size = f"{settings['width']}x{settings['height']}"
     table = [
         [
+            row["generator"],
             row["critic"],
             row["card"],
             str(row["gib"]),
@@ -27,13 +28,15 @@ def needs(file: ResultFile) -> md.Section:
         ]
         for row in document["needs"]
     ]
+    generators, critics = ({row[part] for row in document["needs"]} for part in ("generator", "critic"))
+    header = ["generator", "critic", "card", "GiB", "planned GiB", "changed to fit"]
     return md.Section(
         title=TITLE,
-        headline=f"{settings['generator']} with {len({row['critic'] for row in document['needs']})} critics",
+        headline=f"{len(generators)} generators, {len(critics)} critics",
         body=md.paragraphs(
-            f"Planned by `retake plan` for {settings['generator']} at {size} with preset "
-            f"{settings['preset']}, by the headers of files without weights; nothing ran.",
-            md.table(["critic", "card", "GiB", "planned GiB", "changed to fit"], table, num_text_columns=2),
+            f"Planned by `retake plan` for takes of {size} with preset {settings['preset']}, by the headers "
+            "of files without weights; nothing ran.",
+            md.table(header, table, num_text_columns=3),
         ),
     )
 

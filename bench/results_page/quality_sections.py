@@ -6,7 +6,7 @@ Measures nothing and holds no number: every figure comes from the file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.results_page import markdown as md
@@ -27,6 +27,13 @@ ARMS = {
 PROBABILITY = "probability that the run tells"
 NO_MODEL = ("frozen", "extrapolated")
 POINTS = Scale(unit="points", rising=True, ratios=False)  # a score is no amount
+GROUPS = {
+    "by_category": "category",
+    "by_simple": "scenes",
+    "by_failure": "failure that they invite",
+    "by_kind": "kind",
+}
+"""Of scenes: what they are grouped by. Simple and failures as the benchmark's paper has them."""
 PAIRS = {
     "plan_minus_first": "Take of the plan's prompt minus first take",
     "chosen_minus_plan": "Chosen take minus that of the plan's prompt",
@@ -104,14 +111,10 @@ def demo_quality(file: ResultFile) -> md.Section:
         if key in document
     ]
     known = [key for key in ARMS if key in document and key != "oracle"]
-    categories = [
-        [
-            name,
-            str(found["n"]),
-            *(md.interval(found.get(key)) for key in known),
-            md.interval(found.get("chosen_minus_first"), sign="+"),
-        ]
-        for name, found in document.get("by_category", {}).items()
+    groups = [
+        md.table([label, "n", *(ARMS[key] for key in known), "chosen minus first"], rows)
+        for key, label in GROUPS.items()
+        if (rows := _rows_of(document.get(key, {}), known))
     ]
     gain = document.get("chosen_minus_first")
     words = f"{document['n']} scenarios, {document.get('num_takes', '?')} takes."
@@ -140,9 +143,7 @@ def demo_quality(file: ResultFile) -> md.Section:
             words,
             *(f"![What each step of the loop is worth]({PLOTS}/{name})" for name in plots),
             md.table(["take", "Verified (95 %)", "Original"], arms),
-            md.table(["category", "n", *(ARMS[key] for key in known), "chosen minus first"], categories)
-            if categories
-            else None,
+            *groups,
             md.table([f"critic, {critic.get('num_critiques', '?')} replies", "share"], replies)
             if replies
             else None,
@@ -151,6 +152,19 @@ def demo_quality(file: ResultFile) -> md.Section:
         ),
         plots={**plots, **reliable},
     )
+
+
+def _rows_of(groups: Mapping[str, Any], arms: Sequence[str]) -> list[list[str]]:
+    """A group of scenes with its arms and what its loop gained."""
+    return [
+        [
+            name,
+            str(found["n"]),
+            *(md.interval(found.get(arm)) for arm in arms),
+            md.interval(found.get("chosen_minus_first"), sign="+"),
+        ]
+        for name, found in groups.items()
+    ]
 
 
 def _replies(critic: Mapping[str, Any]) -> list[list[str]]:

@@ -84,6 +84,15 @@ def test_bundled_models() -> None:
             "faults": {"num": 80, "fault_accuracy": mean(0.5, 0.25)},
         },
         "by_category": {"Optics": {"n": 18, "first_take": arm, "chosen": arm}},
+        "by_simple": {"not simple": {"n": 90, "first_take": arm, "chosen": arm}},
+        "by_failure": {
+            "complex combination": {
+                "n": 50,
+                "first_take": arm,
+                "chosen": arm,
+                "chosen_minus_first": mean(2.0),
+            }
+        },
     }
     made = section("demo_quality", document)
     assert "120 scenarios, 315 takes" in made.body and "paired: +3.00 (+2.00 to +4.00)" in made.body
@@ -92,6 +101,12 @@ def test_bundled_models() -> None:
     right = "| faults named right, of 80 takes that are not acceptable | 50 % (25 to 75) |"
     assert right in made.body
     assert "| Optics | 18 | 60.0 (59.0 to 61.0) | 60.0 (59.0 to 61.0) |" in made.body
+    assert "| not simple | 90 | 60.0 (59.0 to 61.0) |" in made.body
+    assert (
+        "| complex combination | 50 | 60.0 (59.0 to 61.0) | 60.0 (59.0 to 61.0) | +2.0 (+1.0 to +3.0) |"
+        in (made.body)
+    )
+    assert "| kind | n |" not in made.body, "which was not measured"
 
 
 def test_the_picture_of_the_loop_begins_without_a_model_and_ends_with_the_chosen_take() -> None:
@@ -111,6 +126,28 @@ def test_bundled_models_with_little_known() -> None:
     made = section("demo_quality", {"n": 3, "chosen": mean(1.0)})
     assert "| take that the loop chose |" in made.body and "critic" not in made.body
     assert "not finished" not in made.body
+
+
+def test_calibrated_scores_have_a_row_and_a_picture_of_their_own() -> None:
+    scored = {
+        "threshold": 70.0,
+        "num": 9,
+        "num_acceptable": 4,
+        "calibration_error": 35.0,
+        "within_scene": 0.1,
+    }
+    scored |= {"balanced_accuracy": 0.6, "balanced_accuracy_sure": 0.7}
+    bins = [{"from": 0, "to": 50, "num": 9, "stated": 40.0, "acceptable": 44.0, "ci95": [30.0, 60.0]}]
+    told = {**scored, "calibration_error": 3.9, "bins": bins}
+    made = section(
+        "demo_quality", {"n": 3, "chosen": mean(1.0), "critic": {"by_case_score": scored, "calibrated": told}}
+    )
+    assert (
+        "| the same of the probability that a run tells, which is fitted on tuning scenes | 3.9 |"
+        in made.body
+    )
+    plot = made.plots["reliability-demo-quality-calibrated.svg"]
+    assert "probability that the run tells" in plot and "stated 40: 44 % of 9" in plot
 
 
 def test_shares_of_the_critics_score_that_were_not_measured_are_dashes() -> None:

@@ -332,7 +332,11 @@ def _cell(value: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.quality.critic_stages", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality.critic_stages",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--run", type=Path, required=True, help="a finished run over simulated scenes")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--limit", type=int, help="only the first scenarios of the run")

@@ -174,7 +174,11 @@ def measure(run: Path, work: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.quality.loop_controls", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality.loop_controls",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--run", type=Path, required=True, help="a finished run over simulated scenes")
     parser.add_argument("--work", type=Path, required=True, help="gets datasets and runs of the controls")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")

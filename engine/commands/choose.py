@@ -21,7 +21,7 @@ Undo = Annotated[bool, typer.Option("--undo", help="Go back to the take that the
 
 
 @app.command(
-    epilog="Example: [cyan]retake choose runs/first 0001_perspective-center 1[/]   and back: "
+    epilog="Example: [cyan]retake choose runs/first 0001_perspective-center 0[/]   and back: "
     "[cyan]retake choose runs/first 0001_perspective-center --undo[/]"
 )
 def choose(folder: RunFolder, scenario: Scenario, take: Take = None, undo: Undo = False) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.runs.manifest import WEIGHT_SUFFIXES
+from engine.settings.config import LACKED
 from engine.types import Scenario
 from kernels.files import file_digest
 
@@ -34,8 +35,10 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found += [f"LoRA {name}" for name in _differing(then.get("loras"), now.get("loras"))]
     found += [f"probe {name}" for name in _differing(then.get("probes"), now.get("probes"))]
     found += [f"prefix of scenario {name}" for name in _differing(then.get("prefixes"), now.get("prefixes"))]
-    for key, (before, after) in _values(_flat(then.get("config")), _flat(now.get("config"))):
-        if key not in PLACES:
+    recorded = _flat(then.get("config"))
+    for key, (before, after) in _values(recorded, _flat(now.get("config"))):
+        as_ever = key in LACKED and key not in recorded and LACKED[key][1] == after
+        if key not in PLACES and not as_ever:
             found.append(f"setting {key}: {before!r}, now {after!r}")
     for what in ("packages", "resolved"):
         for key, (before, after) in _values(_flat(then.get(what)), _flat(now.get(what))):

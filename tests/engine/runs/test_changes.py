@@ -78,3 +78,11 @@ def test_a_first_manifest_knew_weights_alone() -> None:
     assert changes(first, with_(models__generator__sha256={"vae/w.safetensors": "12"})) == [
         "file vae/w.safetensors of the generator: changed"
     ]
+
+
+def test_what_was_done_before_there_was_a_setting_is_no_change_of_it() -> None:
+    loop = THEN["config"]["loop"]
+    assert changes(THEN, with_(config__loop={**loop, "first_prompt": "brief"})) == []
+    assert changes(THEN, with_(config__loop={**loop, "first_prompt": "plan"})) == [
+        "setting loop.first_prompt: None, now 'plan'"
+    ]

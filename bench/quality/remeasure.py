@@ -74,7 +74,7 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
     controls = _module("loop_controls", "--run", default, "--work", work / "controls")
     for kind in CONTROLS:
         yield Step(
-            name=f"controls/{kind.replace(' ', '-')}", kind=ENGINE, after=("default/run",),
+            name=f"controls/{kind}", kind=ENGINE, after=("default/run",),
             words=(*controls, "--only", kind, "--out", str(work / "controls" / f"{kind}.json")),
         )  # fmt: skip
     quality = ("--run", default, "--work", work / "quality", "--out", out / "demo_quality.json")
@@ -86,7 +86,7 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
     )
     yield Step(
         name="controls/figures",
-        after=tuple(f"controls/{kind.replace(' ', '-')}" for kind in CONTROLS),
+        after=tuple(f"controls/{kind}" for kind in CONTROLS),
         words=(*controls, "--out", str(out / "loop_controls.json")),
     )
     yield from _selectors(options, work, out)

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.results_page import commands_table, decode_section, demo_section, models_table, selector_tables
+from bench.results_page import (
+    budget_section,
+    commands_table,
+    decode_section,
+    demo_section,
+    models_table,
+    selector_tables,
+)
 from bench.results_page import markdown as md
 from bench.results_page.page import Page
 from bench.results_page.speed_sections import PLOTS
@@ -19,7 +26,7 @@ AIM_LOOP = 8.0
 """Points that the chosen take should score above the first."""
 AIM_VERDICTS = 0.75
 """Share of the critic's verdicts that should agree with the case score."""
-AIM_BUDGET = 0.4
+AIM_BUDGET = budget_section.AIMS["share_of_oracle_at_2x"]
 """Of the gain of the best of eight takes, that twice a take's price should buy."""
 AIM_SHARE = 0.6
 """Of the oracle's gain over a random choice, that a selector should reach."""

@@ -48,6 +48,11 @@ def ms(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
+def two(value: float | None) -> str:
+    """Two decimals."""
+    return NONE if value is None else f"{value:.2f}"
+
+
 def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}×"
 

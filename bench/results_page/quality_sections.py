@@ -71,7 +71,7 @@ def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
             row["name"],
             md.interval(row.get("score")),
             md.interval(row.get("difference"), digits=2, sign="+"),
-            _two(row.get("physics_iq")),
+            md.two(row.get("physics_iq")),
             md.ms(_middle(row.get("psnr_db"))),
             md.small(_middle(row.get("relative_error"))),
             md.ms(row.get("ms_per_take")),
@@ -106,7 +106,7 @@ def demo_quality(file: ResultFile) -> md.Section:
     """The bundled models on held-out scenes."""
     document, critic = file.document, file.document.get("critic", {})
     arms = [
-        [label, md.interval(document[key]), _two(document[key].get("physics_iq"))]
+        [label, md.interval(document[key]), md.two(document[key].get("physics_iq"))]
         for key, label in ARMS.items()
         if key in document
     ]
@@ -194,7 +194,7 @@ def _worth_of_score(scored: Mapping[str, Any], calibrated: Mapping[str, Any]) ->
             "the same, of takes more than ten points from the threshold",
             md.percent(scored["balanced_accuracy_sure"]),
         ],
-        ["correlation with the case score within a scene", _two(scored["within_scene"])],
+        ["correlation with the case score within a scene", md.two(scored["within_scene"])],
         ["calibration error of its score, points", md.ms(scored["calibration_error"])],
         [
             "the same of the probability that a run tells, which is fitted on tuning scenes",
@@ -317,10 +317,6 @@ def _timing(timing: Mapping[str, Any]) -> str:
 def _same(entry: Mapping[str, Any]) -> bool:
     pairs = [pair for pair in (entry["physics_iq"], entry["physics_iq_verified"]) if pair is not None]
     return all(len({None if value is None else round(value, 2) for value in pair}) == 1 for pair in pairs)
-
-
-def _two(value: float | None) -> str:
-    return md.NONE if value is None else f"{value:.2f}"
 
 
 def _middle(value: object) -> float | None:

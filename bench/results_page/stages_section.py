@@ -46,7 +46,7 @@ def critic_stages(file: ResultFile) -> md.Section:
     rows += [
         [
             "correlation with the case score within a scene",
-            *(_two(f["within_scene"]) for f in forms.values()),
+            *(md.two(f["within_scene"]) for f in forms.values()),
         ],
         ["calibration error of the score, points", *(md.ms(f["calibration_error"]) for f in forms.values())],
     ]
@@ -92,7 +92,3 @@ def _points(found: Mapping[str, Any] | None) -> str:
         return md.NONE
     bounds = [100 * bound for bound in found["ci95"]]
     return md.interval({"mean": 100 * found["mean"], "ci95": bounds}, sign="+")
-
-
-def _two(value: float | None) -> str:
-    return md.NONE if value is None else f"{value:.2f}"

@@ -50,8 +50,4 @@ def state_fit(file: ResultFile) -> md.Section:
 
 def _beside_control(found: Mapping[str, Any]) -> list[str]:
     control = found["control"] or {}
-    return [md.interval(found, 2), *(_two(control.get(name)) for name in ("mean", "p95"))]
-
-
-def _two(value: float | None) -> str:
-    return md.NONE if value is None else f"{value:.2f}"
+    return [md.interval(found, 2), *(md.two(control.get(name)) for name in ("mean", "p95"))]

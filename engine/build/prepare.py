@@ -109,6 +109,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
     require_sites(probe, config.loop, outline)
     with phase("clips"):
         scenarios, refused, opened = _questions(config, spec.fps, only)
+    chosen_by = _choosing(config.loop, generator, critic, digest)
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
     with phase("memory plan"):
         fitted = preset.fitted(
@@ -130,7 +131,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         changed=fitted.changes,
         opened=opened,
         exported=form,
-        choosing=_choosing(config.loop, generator, critic, digest),
+        choosing=chosen_by,
         probe=probe,
         told=by_itself.told if fitted.config.denoise.preset == config.denoise.preset else None,
     )

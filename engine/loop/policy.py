@@ -69,8 +69,7 @@ class RefinementPolicy:
         brief = self.first(scenario)
         if plan.plan is None:
             return 0, brief
-        text = compile_prompt(scenario.text, plan.plan)
-        return 1, replace(brief, text=text, revision=1, plan=plan.plan)
+        return 1, told_plan(brief, scenario, plan.plan, revision=1)
 
     def first(self, scenario: Scenario) -> Prompt:
         """The brief text of the benchmark with the scenario's own seed."""
@@ -199,13 +198,8 @@ class RefinementPolicy:
         return replace(rounds[-1].prompt, seed=self._seed(scenario, rounds))
 
     def _compiled(self, scenario: Scenario, rounds: Sequence[Attempt], plan: PhysicsPlan) -> Prompt:
-        return replace(
-            rounds[-1].prompt,
-            text=compile_prompt(scenario.text, plan),
-            seed=self._seed(scenario, rounds),
-            revision=max(a.prompt.revision for a in rounds) + 1,
-            plan=plan,
-        )
+        like = replace(rounds[-1].prompt, seed=self._seed(scenario, rounds))
+        return told_plan(like, scenario, plan, revision=max(a.prompt.revision for a in rounds) + 1)
 
     def _seed(self, scenario: Scenario, rounds: Sequence[Attempt]) -> int:
         """The scenario's seed for the brief text and the plan, to compare these two; then one for each round.
@@ -219,6 +213,11 @@ class RefinementPolicy:
         """Whether a round already had (nearly) this text."""
         threshold = max(self.settings.distance_threshold, 1e-9)
         return any(text_distance(a.prompt.text, prompt.text) < threshold for a in rounds)
+
+
+def told_plan(like: Prompt, scenario: Scenario, plan: PhysicsPlan, *, revision: int) -> Prompt:
+    """The prompt of a plan, in all else as the one that it is `like`."""
+    return replace(like, text=compile_prompt(scenario.text, plan), revision=revision, plan=plan)
 
 
 def first_prompt(settings: LoopConfig, gain: GainModel | None) -> str:

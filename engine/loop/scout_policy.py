@@ -27,15 +27,15 @@ from engine.loop.policy import (
     accepted,
     critic_score,
     scenario_seed,
+    told_plan,
     winners,
 )
-from engine.loop.prompting import compile_prompt, text_distance
+from engine.loop.prompting import text_distance
 from engine.loop.ranking import mean_ranks
 from engine.types import (
     Attempt,
     Critique,
     Fault,
-    PhysicsPlan,
     PlanReply,
     Prompt,
     Restarts,
@@ -99,7 +99,7 @@ class ScoutPolicy:
         brief = self.refinement.first(scenario)
         if plan is None or plan.plan is None:
             return (brief,)
-        planned = self._compiled(brief, scenario, plan.plan)
+        planned = told_plan(brief, scenario, plan.plan, revision=1)
         return (brief, planned) if self._differ(brief, planned) else (brief,)
 
     def candidate(self, scenario: Scenario, number: int, place: int, prompts: Sequence[Prompt]) -> Prompt:
@@ -152,15 +152,12 @@ class ScoutPolicy:
     ) -> tuple[Prompt, ...] | Stop:
         if critique.revised is not None:
             revision = max(a.prompt.revision for a in rounds) + 1
-            revised = self._compiled(champion, scenario, critique.revised, max(revision, 2))
+            revised = told_plan(champion, scenario, critique.revised, revision=max(revision, 2))
             if all(self._differ(a.prompt, revised) for a in rounds):
                 return revised, champion
         if critique.fault in (Fault.MODEL, Fault.NONE):
             return (champion,)
         return Stop(reason=PROMPT_UNCHANGED)
-
-    def _compiled(self, like: Prompt, scenario: Scenario, plan: PhysicsPlan, revision: int = 1) -> Prompt:
-        return replace(like, text=compile_prompt(scenario.text, plan), revision=revision, plan=plan)
 
     def _differ(self, one: Prompt, other: Prompt) -> bool:
         return text_distance(one.text, other.text) >= max(self.settings.distance_threshold, 1e-9)

@@ -17,6 +17,7 @@ import transformers
 from torch import nn
 
 from bench.perf.end_to_end import reply
+from bench.perf.end_to_end.models import critic_config
 from bench.perf.end_to_end.sizes import FULL
 from bench.perf.published import COSMOS3_PIPELINE, HEIGHT, WIDTH, Critic, Generator
 from engine.generators.wan.files import MODEL_INDEX, SCHEDULER, TRANSFORMER, TRANSFORMER_2, VAE, documents
@@ -73,22 +74,14 @@ def make_generator(folder: Path, model: Generator) -> None:
 def make_critic(folder: Path, model: Critic) -> None:
     """In the layout of transformers."""
     tokenizer, _ = reply.critic_tokenizer(FULL.reply_tokens)
-    ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in reply.SPECIALS}
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": list(model.mrope_section)}
-    config = getattr(transformers, model.config)(
-        text_config={
-            **model.text,
-            "rope_parameters": rope | {"mrope_interleaved": True} | dict(model.rotary),
-            "tie_word_embeddings": model.is_tied,
-            "eos_token_id": ids[reply.END],
-            "pad_token_id": ids[reply.PAD],
-        },
-        vision_config={**model.vision, "out_hidden_size": model.text["hidden_size"]},
-        image_token_id=ids[reply.IMAGE],
-        video_token_id=ids[reply.VIDEO],
-        vision_start_token_id=ids[reply.VISION_START],
-        vision_end_token_id=ids[reply.VISION_END],
-        tie_word_embeddings=model.is_tied,
+    config, _ = critic_config(
+        getattr(transformers, model.config),
+        tokenizer,
+        text=model.text,
+        vision=model.vision,
+        mrope_section=model.mrope_section,
+        rotary=model.rotary,
+        is_tied=model.is_tied,
     )
     with torch.device("meta"):
         made = transformers.AutoModelForImageTextToText.from_config(config)

@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.quality.critic_figures import TruthLabel
 from bench.scoring.references import references
+from engine.api.takes import finish
 from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.demo.scenes import named_scene
 from engine.demo.scenes.base import SWITCH
@@ -99,10 +100,7 @@ def judge_controls(
 
 def _verdict(critic: Critic, scenario: Scenario, plan: PhysicsPlan, take: Frames, fps: float) -> Verdict:
     prompt = Prompt(text=compile_prompt(scenario.text, plan), negative="", seed=0, revision=1, plan=plan)
-    job = critic.start(scenario, prompt, Video(frames=take, fps=fps), plan)
-    while job.steps_left:
-        job.launch().wait()
-    return job.result().verdict
+    return finish(critic.start(scenario, prompt, Video(frames=take, fps=fps), plan)).verdict
 
 
 def _share(hits: Sequence[bool]) -> float | None:

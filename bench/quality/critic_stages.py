@@ -46,6 +46,7 @@ from bench.quality.measured_models import manifest_of
 from bench.quality.scene_parts import require_held_out
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.view_metrics import Case
+from engine.api.takes import finish
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
 from engine.critics.qwen_vl.schema import parse_critique
@@ -97,7 +98,7 @@ def staged_again(
     critic: Any, scenario: Scenario, attempt: Attempt, video: Video, plan: PhysicsPlan | None
 ) -> Critique:
     """As the loop asks. critic: a loaded one of engine/critics/qwen_vl."""
-    critique: Critique = _finished(critic.start(scenario, attempt.prompt, video, plan)).result()
+    critique: Critique = finish(critic.start(scenario, attempt.prompt, video, plan))
     return critique
 
 
@@ -120,16 +121,11 @@ def unstaged(
     """The critique of a take in a reply that begins with its `opening`; it has no plan. critic: `hurried`."""
     begun, constrained = opening(scenario, attempt), isinstance(critic.grammars, Judgements)
     job = critic.start(scenario, attempt.prompt, video, plan, begun=begun, constrained=constrained)
-    answer = _finished(job).answer
+    finish(job)
+    answer = job.answer
     return parse_critique(
         judgement(answer.text), num_tokens=answer.num_tokens, seconds=answer.seconds, cut=answer.cut
     )
-
-
-def _finished(job: Any) -> Any:
-    while job.steps_left:
-        job.launch().wait()
-    return job
 
 
 def swapped(outcomes: Mapping[str, Outcome], scenes: Mapping[str, str]) -> Opening | None:

@@ -27,6 +27,7 @@ from bench.console import page_console
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
 from bench.quality.take_statistics import SIZE_PX, tuning_scenes
+from engine.api.takes import finish
 from engine.build.model_folders import find_critic
 from engine.build.prepare import load_critic
 from engine.critics.qwen_vl.confidence import StatedFact, without_unsure
@@ -152,12 +153,11 @@ def read_plans(
     found = []
     for scene in scenes:
         job = critic.plan(_scenario(scene, folder))
-        while job.steps_left:
-            job.launch().wait()
+        reply = finish(job)
         found.append(
             ReadPlan(
                 scene=scene.name,
-                plan=job.result().plan,
+                plan=reply.plan,
                 stated=job.answer.facts(critic.tokenizer),
                 truth=scene.truth,
             )

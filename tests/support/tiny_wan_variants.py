@@ -20,10 +20,10 @@ from diffusers import (
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
-from run_jobs import finished
 from tiny_wan import LATENT_CHANNELS, TEXT_TOKENS, build_autoencoder, build_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
 
+from engine.api.takes import finish
 from engine.denoise import take as taking
 from engine.generators.wan.job import WanJob
 from engine.types import Prompt, Scenario
@@ -114,7 +114,7 @@ PROMPT = Prompt(text="a red ball rolls to the right", negative="still", seed=7, 
 
 
 def take(job: WanJob) -> np.ndarray:
-    return finished(job).frames.astype(int)
+    return finish(job).frames.astype(int)
 
 
 def latents_of(monkeypatch: pytest.MonkeyPatch, job: WanJob) -> tuple[torch.Tensor, np.ndarray]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -123,25 +124,42 @@ def make_autoencoder(
     return vae
 
 
-def make_critic(folder: Path, size: Size, device: torch.device) -> None:
-    torch.manual_seed(1)
-    tokenizer, replies = reply.critic_tokenizer(size.reply_tokens)
+def critic_config(
+    kind: Any,
+    tokenizer: Any,
+    *,
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    mrope_section: Sequence[int],
+    rotary: Mapping[str, Any] = MappingProxyType({}),
+    is_tied: bool = False,
+) -> tuple[Any, dict[str, int]]:
+    """A configuration of this class of the library for that tokenizer, and the ids of its special tokens."""
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in reply.SPECIALS}
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": list(size.mrope_section)}
-    config = Qwen3VLConfig(
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": list(mrope_section)}
+    config = kind(
         text_config={
-            **size.text,
-            "rope_parameters": rope | {"mrope_interleaved": True},
-            "tie_word_embeddings": False,
+            **text,
+            "rope_parameters": rope | {"mrope_interleaved": True} | dict(rotary),
+            "tie_word_embeddings": is_tied,
             "eos_token_id": ids[reply.END],
             "pad_token_id": ids[reply.PAD],
         },
-        vision_config={**size.vision, "out_hidden_size": size.text["hidden_size"]},
+        vision_config={**vision, "out_hidden_size": text["hidden_size"]},
         image_token_id=ids[reply.IMAGE],
         video_token_id=ids[reply.VIDEO],
         vision_start_token_id=ids[reply.VISION_START],
         vision_end_token_id=ids[reply.VISION_END],
-        tie_word_embeddings=False,
+        tie_word_embeddings=is_tied,
+    )
+    return config, ids
+
+
+def make_critic(folder: Path, size: Size, device: torch.device) -> None:
+    torch.manual_seed(1)
+    tokenizer, replies = reply.critic_tokenizer(size.reply_tokens)
+    config, ids = critic_config(
+        Qwen3VLConfig, tokenizer, text=size.text, vision=size.vision, mrope_section=size.mrope_section
     )
     assert len(tokenizer) <= size.text["vocab_size"], f"{len(tokenizer)} words"
     with torch.device(device):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from one_clip import write_clip
 from torch import nn
 
 from bench.perf import hollow as folders
@@ -16,7 +16,6 @@ from bench.perf.published import CRITICS, GENERATORS
 from engine.build.needs import plan_run
 from engine.machine.cards import CARDS
 from engine.settings.config import load_config
-from engine.video.files import write_mp4
 from engine.weights.header import read_header
 
 SMALL_ENCODER = {"d_ff": 64, "num_layers": 1, "vocab_size": 2000}
@@ -37,10 +36,7 @@ def test_a_hollow_file_has_headers_and_a_hole(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("clips")
-    write_mp4(place / "ball.mp4", np.zeros((72, 32, 32, 3), np.uint8), 24.0)
-    (place / "ball.txt").write_text("a ball rolls")
-    return place
+    return write_clip(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_jobs import finished
 from tiny_export_store import build_graph, perturb
 from tiny_run import Folders, Silent, make_folders, script_the_critic
 from tiny_wan import edit
 from typer.testing import CliRunner
 
 from engine import cli
+from engine.api.takes import finish
 from engine.build import run as build
 from engine.build.exported import DIGEST, FALLBACK
 from engine.build.prepare import prepare
@@ -66,7 +66,7 @@ def frames(folders: Folders, out: Path, settings: dict[str, object]) -> tuple[Fr
     generator: Any = build.load(prepared)[0]
     scenario = prepared.scenarios[0]
     job = generator.start(scenario, Prompt(text=scenario.text, negative="still", seed=3, revision=0))
-    return finished(job).frames.astype(int), generator
+    return finish(job).frames.astype(int), generator
 
 
 def other_checkpoint(folders: Folders, root: Path) -> Folders:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import tiny_cosmos3_folder as tiny
 import torch
-from run_jobs import finished
 from sliding import SlidingSquare
 from tiny_run import CRITIC_SIDECAR, Silent
 from tiny_wan import build_scenario
 from typer.testing import CliRunner
 
 from engine import cli
+from engine.api.takes import finish
 from engine.build.model_folders import find_critic, find_generator
 from engine.build.prepare import prepare
 from engine.build.run import build_run, resume_run
@@ -66,7 +66,7 @@ def loaded(folder: Path) -> tuple[Any, QwenVLCritic]:
 
 
 def planned(critic: QwenVLCritic, place: Path) -> PlanReply:
-    return finished(critic.plan(build_scenario(place, num_frames=24)))
+    return finish(critic.plan(build_scenario(place, num_frames=24)))
 
 
 def test_the_folder_is_found_as_both(folder: Path) -> None:
@@ -94,7 +94,7 @@ def test_takes_are_the_same_whether_a_critic_reads_beside_or_not(folder: Path, t
     prompt = Prompt(text="it rolls", negative="", seed=3, revision=0)
     scenario = build_scenario(tmp_path, num_frames=24)
     generators = (loaded(folder)[0], cosmos3.load(folder, device="cpu", dtype="fp32"))
-    shared, alone = (finished(generator.start(scenario, prompt)).frames for generator in generators)
+    shared, alone = (finish(generator.start(scenario, prompt)).frames for generator in generators)
     assert (shared == alone).all()
 
 

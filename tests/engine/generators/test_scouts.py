@@ -12,8 +12,8 @@ import tiny_cosmos3_folder
 import tiny_wan
 import tiny_wan_variants
 import torch
-from run_jobs import finished
 
+from engine.api.takes import finish
 from engine.errors import ConfigError
 from engine.generators.cosmos3 import generator as cosmos3
 from engine.generators.wan import generator as wan
@@ -52,7 +52,7 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def made(job: Any) -> tuple[Frames, int]:
     """Frames, and how many denoise steps they took."""
-    video = finished(job)
+    video = finish(job)
     return video.frames, job.num_denoised
 
 

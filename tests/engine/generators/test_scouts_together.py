@@ -12,9 +12,9 @@ import tiny_cosmos3_folder
 import tiny_wan
 import tiny_wan_variants
 import torch
-from run_jobs import finished
 from torch import Tensor
 
+from engine.api.takes import finish
 from engine.errors import ConfigError
 from engine.generators.cosmos3 import generator as cosmos3
 from engine.generators.wan import generator as wan
@@ -54,7 +54,7 @@ def latents_of(job: Any) -> tuple[Tensor, Any]:
         return decode(latents)
 
     inner._pixels = noting
-    result = finished(job)
+    result = finish(job)
     return torch.cat(found), result
 
 

@@ -12,8 +12,8 @@ import tiny_cosmos3_folder
 import tiny_wan
 import tiny_wan_variants
 import torch
-from run_jobs import finished
 
+from engine.api.takes import finish
 from engine.errors import ConfigError
 from engine.generators.cosmos3 import generator as cosmos3
 from engine.generators.wan import generator as wan
@@ -47,28 +47,28 @@ def load(folders: dict[str, Path], family: str, size: int | None = None, **setti
 def test_a_small_scout_is_a_take_of_that_size_and_the_take_stays_as_it_was(
     folders: dict[str, Path], scenario: Scenario, family: str
 ) -> None:
-    at_once = finished(load(folders, family).start(scenario, PROMPT)).frames
+    at_once = finish(load(folders, family).start(scenario, PROMPT)).frames
     generator = load(folders, family)
     spec = generator.spec
     generator.check_scouts(SMALL)
     job = generator.scout(scenario, PROMPT, SMALL)
-    noise, small = job._noise(), finished(job)
+    noise, small = job._noise(), finish(job)
     assert small.frames.shape == (spec.num_frames, spec.height // 2, spec.width // 2, 3)
     assert small.fps == spec.fps
     full = generator.scout(scenario, PROMPT, replace(SMALL, shrink=1))._noise()
     four = full.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).sum(dim=(-3, -1))
     torch.testing.assert_close(noise, four / 2)
     assert abs(float(noise.std()) - 1) < 0.1, "it is as much noise as a take begins with"
-    assert np.array_equal(finished(generator.finish(scenario, PROMPT, SMALL)).frames, at_once)
-    assert np.array_equal(finished(generator.scout(scenario, PROMPT, SMALL)).frames, small.frames)
+    assert np.array_equal(finish(generator.finish(scenario, PROMPT, SMALL)).frames, at_once)
+    assert np.array_equal(finish(generator.scout(scenario, PROMPT, SMALL)).frames, small.frames)
 
 
 def test_small_scouts_share_forwards(folders: dict[str, Path], scenario: Scenario) -> None:
     generator = load(folders, "wan", forward="fast", compile="off")
     prompts, form = [PROMPT, replace(PROMPT, seed=8)], replace(SMALL, together=2)
-    videos = finished(generator.scouts(scenario, prompts, form, (0, 1)))
+    videos = finish(generator.scouts(scenario, prompts, form, (0, 1)))
     for video, prompt in zip(videos, prompts, strict=True):
-        alone = finished(generator.scout(scenario, prompt, SMALL)).frames
+        alone = finish(generator.scout(scenario, prompt, SMALL)).frames
         assert np.abs(video.frames.astype(int) - alone).max() <= 1
 
 

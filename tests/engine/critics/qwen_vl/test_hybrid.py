@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from quantized_vlm import gptq, is_quantized, quantize_folder
-from run_jobs import finished
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_vlm import save_tiny_vlm, tiny_hybrid, tiny_tokenizer
 from tiny_wan import build_scenario
 from transformers import AutoModelForImageTextToText, DynamicCache, Qwen3_5Config
 
+from engine.api.takes import finish
 from engine.build.model_folders import find_critic
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import prefill, prequantized
@@ -136,7 +136,7 @@ def replies(critic: QwenVLCritic, folder: Path) -> tuple[PlanReply, Critique]:
     frames = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
     prompt = Prompt(text="The ball rolls.", negative="", seed=3, revision=0)
     job = critic.start(scenario, prompt, Video(frames=frames, fps=8.0), None)
-    return finished(critic.plan(scenario)), finished(job)
+    return finish(critic.plan(scenario)), finish(job)
 
 
 def test_it_plans_and_judges(folder: Path, critic: QwenVLCritic, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_constrained_reply_keeps_to_the_schema(critic: QwenVLCritic, tmp_path:
     pytest.importorskip("llguidance", reason="optional dependency: retake-engine[constrained]")
     job = critic.plan(build_scenario(tmp_path, num_frames=24))
     job._num_tries = 1  # straight to the constrained try
-    assert re.match(r'\{\s*"objects"\s*:\s*\[', finished(job).raw)
+    assert re.match(r'\{\s*"objects"\s*:\s*\[', finish(job).raw)
 
 
 def test_a_step_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from quantized_vlm import awq, compressed, fp8_blocks, fp8_rows, gptq, quantize_folder, words
-from run_jobs import finished
 from safetensors.torch import load_file, save_file
 from tiny_vlm import save_tiny_vlm
 from tiny_wan import build_scenario
 from torch import Tensor
 
+from engine.api.takes import finish
 from engine.critics.qwen_vl import critic as qwen_vl
 from engine.critics.qwen_vl import prequantized
 from engine.errors import ModelError
@@ -136,7 +136,7 @@ def test_on_a_gpu_all_is_there_and_it_answers(folder: Path, tmp_path: Path, case
             x = torch.randn(3, wanted.in_features, dtype=torch.bfloat16)
             got, expected = modules[name](x.cuda()).cpu().float(), wanted(x).float()
             assert float((got - expected).norm() / expected.norm()) < 0.01, name
-    assert finished(critic.plan(build_scenario(tmp_path, num_frames=24))).num_tokens > 0
+    assert finish(critic.plan(build_scenario(tmp_path, num_frames=24))).num_tokens > 0
 
 
 def test_a_config_that_denies_zero_points_is_not_believed(

@@ -12,8 +12,8 @@ import pytest
 import tiny_cosmos3_folder as tiny
 import torch
 from diffusers import Cosmos3OmniPipeline, UniPCMultistepScheduler
-from run_jobs import finished
 
+from engine.api.takes import finish
 from engine.denoise import take as jobs
 from engine.denoise.take import pad_first
 from engine.errors import ConfigError, ModelError, NotFinite
@@ -91,7 +91,7 @@ def test_a_take_equals_the_pipeline(
     decoded: list[torch.Tensor] = []
     denormalise = jobs.denormalise
     monkeypatch.setattr(jobs, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
-    video = finished(generator.start(scenario, PROMPT))
+    video = finish(generator.start(scenario, PROMPT))
 
     pipeline = pipeline_of(folder)
     if metadata == "same":
@@ -117,17 +117,17 @@ def test_the_text_tower_runs_once_a_text(generator: Cosmos3Generator, scenario: 
     handle = layer.register_forward_hook(lambda module, args, out: calls.append(len(out)))
     other = replace(PROMPT, text="another text")
     for prompt in (PROMPT, replace(PROMPT, seed=8), other):
-        finished(generator.start(scenario, prompt))
+        finish(generator.start(scenario, prompt))
     handle.remove()
     assert len(calls) == 3, "the negative prompt, and each of two prompts"
 
 
 def test_takes_do_not_depend_on_what_ran_before(folder: Path, scenario: Scenario) -> None:
     fresh = cosmos3.load(folder, device="cpu", dtype="fp32")
-    first = finished(fresh.start(scenario, PROMPT)).frames
-    finished(fresh.start(scenario, replace(PROMPT, seed=9)))
-    assert (finished(fresh.start(scenario, PROMPT)).frames == first).all()
-    assert (finished(fresh.start(scenario, replace(PROMPT, seed=9))).frames != first).any()
+    first = finish(fresh.start(scenario, PROMPT)).frames
+    finish(fresh.start(scenario, replace(PROMPT, seed=9)))
+    assert (finish(fresh.start(scenario, PROMPT)).frames == first).all()
+    assert (finish(fresh.start(scenario, replace(PROMPT, seed=9))).frames != first).any()
 
 
 @pytest.mark.parametrize("streamed", [("text_encoder",), ("text_encoder", "blocks")])
@@ -136,8 +136,8 @@ def test_towers_that_visit_give_the_same_bits(
 ) -> None:
     visiting = cosmos3.load(folder, device="cpu", dtype="fp32", streamed=streamed)
     assert visiting.notes["streamed"] and visiting.reasoner is None
-    frames = finished(visiting.start(scenario, PROMPT)).frames
-    assert (frames == finished(generator.start(scenario, PROMPT)).frames).all()
+    frames = finish(visiting.start(scenario, PROMPT)).frames
+    assert (frames == finish(generator.start(scenario, PROMPT)).frames).all()
 
 
 def test_what_a_take_never_reads_is_not_kept(folder: Path, generator: Cosmos3Generator) -> None:
@@ -151,7 +151,7 @@ def test_a_preset_is_taken(folder: Path, scenario: Scenario, tmp_path: Path) -> 
     settings = replace(PRESETS["fastest"], compile="off", vae_chunk=1)
     fast = cosmos3.load(folder, device="cpu", dtype="fp32", denoise=settings, cache=tmp_path)
     job = fast.start(scenario, PROMPT)
-    assert finished(job).frames.shape == (8, 48, 64, 3)
+    assert finish(job).frames.shape == (8, 48, 64, 3)
     assert fast.notes["forward"] == "fast" and fast.notes["vae_chunk"]
 
 
@@ -159,7 +159,7 @@ def test_a_weight_that_is_no_number_is_named(folder: Path, scenario: Scenario) -
     broken = cosmos3.load(folder, device="cpu", dtype="fp32")
     broken.parts.transformer.layers[1].mlp_moe_gen.down_proj.weight[0, 0] = float("nan")
     with pytest.raises(NotFinite, match=r"layers\.1\.mlp_moe_gen\.down_proj\.weight"):
-        finished(broken.start(scenario, PROMPT))
+        finish(broken.start(scenario, PROMPT))
 
 
 def edited(folder: Path, target: Path, name: str, **changes: Any) -> Path:
@@ -233,7 +233,7 @@ def test_hidden_states_are_kept_and_no_pixel_depends_on_them(
 ) -> None:
     options: dict[str, Any] = {"device": "cpu", "dtype": "fp32", "denoise": settings}
     without, kept = (cosmos3.load(folder, states=on, **options) for on in (False, True))
-    plain, made = (finished(one.start(scenario, PROMPT)) for one in (without, kept))
+    plain, made = (finish(one.start(scenario, PROMPT)) for one in (without, kept))
     assert np.array_equal(plain.frames, made.frames)
     assert plain.states is None and made.states is not None and made.states.sites == kept.sites
     assert made.states.values.std() > 0

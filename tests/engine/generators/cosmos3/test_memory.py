@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_cosmos3_folder as tiny
 import torch
 from diffusers import AutoencoderKLWan, Cosmos3OmniTransformer
+from one_clip import write_clip
 
 from bench.perf.end_to_end.sizes import WAN22_VAE
 from bench.perf.published import COSMOS3_SIZES
@@ -26,7 +26,6 @@ from engine.machine.outline import without_values
 from engine.settings.config import load_config
 from engine.settings.presets import PRESETS, DenoiseSettings
 from engine.types import VideoSpec
-from engine.video.files import write_mp4
 
 RESULTS = Path(__file__).parents[4] / "bench" / "results"
 SMALL = {"width": 832, "height": 480}
@@ -35,10 +34,7 @@ EVICTED = {"critic.quantization": "nf4", "memory.text_encoder": "streamed"}
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("clips")
-    write_mp4(place / "ball.mp4", np.zeros((72, 32, 32, 3), np.uint8), 24.0)
-    (place / "ball.txt").write_text("a ball rolls")
-    return place
+    return write_clip(tmp_path_factory.mktemp("clips"))
 
 
 def planned(

@@ -14,9 +14,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
-from run_jobs import finished
 from tiny_wan import SIDECAR, TEXT_TOKENS, build_folder, build_scenario, copy, edit
 
+from engine.api.takes import finish
 from engine.autoencoder.fp8_choice import FILE, Fp8Choice
 from engine.denoise import take as taking
 from engine.denoise.take import pad_first
@@ -60,7 +60,7 @@ def test_one_prefix_frame_equals_the_pipeline(
     decoded: list[torch.Tensor] = []
     denormalise = taking.denormalise
     monkeypatch.setattr(taking, "denormalise", lambda vae, z: decoded.append(z) or denormalise(vae, z))
-    video = finished(generator.start(scenario, PROMPT))
+    video = finish(generator.start(scenario, PROMPT))
 
     pipeline = WanImageToVideoPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -111,7 +111,7 @@ def test_result_and_launch_refuse_the_wrong_moment(generator: WanGenerator, scen
     job = generator.start(scenario, PROMPT)
     with pytest.raises(AssertionError, match="6 steps left"):
         job.result()
-    finished(job)
+    finish(job)
     with pytest.raises(AssertionError, match="finished"):
         job.launch()
 
@@ -138,15 +138,15 @@ def test_padding_repeats_the_first_frame_only(num_frames: int) -> None:
 def test_each_field_of_the_prompt_decides_what_it_should(
     generator: WanGenerator, scenario: Scenario, change: dict[str, Any], matters: bool
 ) -> None:
-    before = finished(generator.start(scenario, PROMPT)).frames
-    after = finished(generator.start(scenario, dataclasses.replace(PROMPT, **change))).frames
+    before = finish(generator.start(scenario, PROMPT)).frames
+    after = finish(generator.start(scenario, dataclasses.replace(PROMPT, **change))).frames
     assert np.array_equal(before, after) != matters
 
 
 def test_the_prefix_decides_the_pixels(generator: WanGenerator, tmp_path: Path) -> None:
     # Same scenario name, other pixels: the cache of prefixes must notice.
     videos = [
-        finished(generator.start(build_scenario(tmp_path / str(shade), shade=shade), PROMPT)).frames
+        finish(generator.start(build_scenario(tmp_path / str(shade), shade=shade), PROMPT)).frames
         for shade in (0, 60)
     ]
     assert not np.array_equal(*videos)
@@ -154,8 +154,8 @@ def test_the_prefix_decides_the_pixels(generator: WanGenerator, tmp_path: Path) 
 
 def test_without_guidance_the_negative_text_is_not_read(folder: Path, scenario: Scenario) -> None:
     plain = wan.load(folder, device="cpu", dtype="fp32", guidance_scale=1.0, num_inference_steps=2)
-    first = finished(plain.start(scenario, PROMPT)).frames
-    second = finished(plain.start(scenario, dataclasses.replace(PROMPT, negative="blurred"))).frames
+    first = finish(plain.start(scenario, PROMPT)).frames
+    second = finish(plain.start(scenario, dataclasses.replace(PROMPT, negative="blurred"))).frames
     assert np.array_equal(first, second)
     assert plain.schedule.num_steps == 2
 
@@ -164,7 +164,7 @@ def test_order_and_interleaving_change_nothing(folder: Path, generator: WanGener
     scenarios = [build_scenario(tmp_path, name=f"000{i}_left", shade=20 * i) for i in range(6)]
     prompts = [dataclasses.replace(PROMPT, seed=i, negative=("still", "blurred")[i % 2]) for i in range(6)]
     pairs = list(zip(scenarios, prompts, strict=True))
-    alone = [finished(generator.start(*pair)).frames for pair in pairs]
+    alone = [finish(generator.start(*pair)).frames for pair in pairs]
 
     fresh = wan.load(folder, device="cpu", dtype="fp32")
     jobs = [fresh.start(*pair) for pair in reversed(pairs)]
@@ -174,7 +174,7 @@ def test_order_and_interleaving_change_nothing(folder: Path, generator: WanGener
                 job.launch()
     together = [job.result().frames for job in reversed(jobs)]
     assert all(map(np.array_equal, alone, together))
-    again = [finished(fresh.start(*pair)).frames for pair in pairs]  # now partly from the caches
+    again = [finish(fresh.start(*pair)).frames for pair in pairs]  # now partly from the caches
     assert all(map(np.array_equal, alone, again))
 
 
@@ -184,12 +184,12 @@ def test_bf16_keeps_the_float32_islands_and_runs(folder: Path, scenario: Scenari
     assert transformer.proj_out.weight.dtype == generator.parts.vae.dtype == torch.bfloat16
     assert transformer.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
     assert transformer.scale_shift_table.dtype == torch.float32
-    assert finished(generator.start(scenario, PROMPT)).frames.std() > 1
+    assert finish(generator.start(scenario, PROMPT)).frames.std() > 1
 
 
 def test_wan22_layout_with_unit_patch_runs(tmp_path: Path, scenario: Scenario) -> None:
     folder = build_folder(tmp_path / "wan", patch_px=1, residual=True)
-    video = finished(wan.load(folder, device="cpu", dtype="fp32").start(scenario, PROMPT))
+    video = finish(wan.load(folder, device="cpu", dtype="fp32").start(scenario, PROMPT))
     assert video.frames.shape == (8, 32, 32, 3)
 
 
@@ -250,7 +250,7 @@ def test_footprint_covers_the_cpu_peak(folder: Path, scenario: Scenario, tmp_pat
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as trace:
-        finished(job)
+        finish(job)
     trace.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     memory = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
@@ -285,7 +285,7 @@ def test_a_distilled_model_takes_the_steps_it_was_made_for(
     generator = wan.load(distilled, device="cpu", dtype="fp32")
     assert generator.schedule.timesteps == (1000.0, 750.0, 500.0, 250.0)
     job = generator.start(scenario, PROMPT)
-    assert finished(job).frames.std() > 0
+    assert finish(job).frames.std() > 0
     wan.load(distilled, device="cpu", dtype="fp32", num_inference_steps=4, with_weights=False)
     with pytest.raises(ConfigError, match="8 steps are asked of a model that was distilled for 4"):
         wan.load(distilled, device="cpu", dtype="fp32", num_inference_steps=8, with_weights=False)
@@ -358,7 +358,7 @@ def test_long_texts_are_clipped_where_the_folder_says_so(
     generator = wan.load(clipping, device="cpu", dtype="fp32")
     head = "a red ball " * 40
     takes = [
-        finished(generator.start(scenario, dataclasses.replace(PROMPT, text=text))).frames
+        finish(generator.start(scenario, dataclasses.replace(PROMPT, text=text))).frames
         for text in (head, head + "stops", "a blue ball " * 40)
     ]
     assert (takes[0] == takes[1]).all() and (takes[0] != takes[2]).any()
@@ -385,11 +385,11 @@ WORKSPACE = 64 << 20
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_footprint_covers_the_gpu_peak(folder: Path, scenario: Scenario, tmp_path: Path, dtype: str) -> None:
     generator = wan.load(enlarged(folder, tmp_path), device="cuda", dtype=dtype)
-    finished(generator.start(scenario, PROMPT))  # kernels and their workspaces are loaded once
+    finish(generator.start(scenario, PROMPT))  # kernels and their workspaces are loaded once
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    finished(generator.start(scenario, dataclasses.replace(PROMPT, seed=1)))
+    finish(generator.start(scenario, dataclasses.replace(PROMPT, seed=1)))
     peak = torch.cuda.max_memory_allocated() - before
     estimate = generator.footprint(generator.spec).working_bytes
     assert peak <= estimate + WORKSPACE and estimate <= 2 * peak, f"peak {peak}, estimate {estimate}"
@@ -398,7 +398,7 @@ def test_footprint_covers_the_gpu_peak(folder: Path, scenario: Scenario, tmp_pat
 @pytest.mark.gpu
 def test_launch_never_synchronizes(folder: Path, scenario: Scenario) -> None:
     generator = wan.load(folder, device="cuda", dtype="bf16")
-    finished(generator.start(scenario, PROMPT))
+    finish(generator.start(scenario, PROMPT))
     job = generator.start(scenario, dataclasses.replace(PROMPT, text="the tower falls", seed=2))
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -412,7 +412,7 @@ def test_launch_never_synchronizes(folder: Path, scenario: Scenario) -> None:
 @pytest.mark.gpu
 def test_gpu_and_cpu_agree(folder: Path, scenario: Scenario) -> None:
     videos = [
-        finished(wan.load(folder, device=device, dtype="fp32").start(scenario, PROMPT)).frames.astype(int)
+        finish(wan.load(folder, device=device, dtype="fp32").start(scenario, PROMPT)).frames.astype(int)
         for device in ("cpu", "cuda")
     ]
     assert np.abs(videos[0] - videos[1]).mean() < 1
@@ -442,7 +442,7 @@ def test_a_damaged_weight_gives_an_error_and_no_picture(
     with torch.no_grad():
         weight[(0,) * weight.ndim] = float("nan")
     with pytest.raises(NotFinite, match=where) as error:
-        finished(damaged.start(scenario, PROMPT))
+        finish(damaged.start(scenario, PROMPT))
     assert "again" in error.value.fix
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import tiny_denoise as tiny
 import torch
-from run_jobs import finished
 from tiny_wan import build_folder, build_scenario, edit
 from torch import Tensor
 
+from engine.api.takes import finish
 from engine.denoise.guidance import Guidance, GuidedText
 from engine.denoise.layers import BoundAttention, bind
 from engine.generators.wan import flow_run
@@ -219,7 +219,7 @@ def test_a_take_with_a_prefix_of_its_own_is_that_of_the_library(tmp_path: Path) 
     found = []
     for forward in ("library", "fast"):
         generator = wan.load(folder, device="cpu", dtype="fp32", denoise=DenoiseSettings(forward=forward))
-        found.append(finished(generator.start(scenario, prompt)).frames.astype(int))
+        found.append(finish(generator.start(scenario, prompt)).frames.astype(int))
     assert abs(found[0] - found[1]).max() <= 1 and found[0].std() > 1
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tiny_denoise as tiny
 import torch
-from run_jobs import finished
 from tiny_wan import LATENT_CHANNELS, build_folder, build_scenario
 from torch import Tensor
 
+from engine.api.takes import finish
 from engine.denoise.early_stop import LOOK_BACK
 from engine.denoise.sampler import PrefixTimestep
 from engine.errors import ConfigError
@@ -70,7 +70,7 @@ def load(folder: Path, settings: DenoiseSettings, *, steps: int = STEPS, **optio
 
 
 def frames(generator: WanGenerator, scenario: Scenario, **changes: Any) -> np.ndarray:
-    return finished(generator.start(scenario, replace(PROMPT, **changes))).frames.astype(int)
+    return finish(generator.start(scenario, replace(PROMPT, **changes))).frames.astype(int)
 
 
 # --- no setting is dropped ----------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_order_and_interleaving_change_nothing(
     generator = load(folder, settings)
     scenarios = [build_scenario(tmp_path, name=f"000{i}_left", shade=20 * i) for i in range(3)]
     pairs = [(scenario, replace(PROMPT, seed=seed)) for seed, scenario in enumerate(scenarios)]
-    alone = [finished(generator.start(*pair)).frames for pair in pairs]
+    alone = [finish(generator.start(*pair)).frames for pair in pairs]
     jobs = [generator.start(*pair) for pair in reversed(pairs)]
     while any(job.steps_left for job in jobs):
         for job in jobs:
@@ -216,8 +216,8 @@ def test_launch_never_synchronizes_once_compiled(
     folder: Path, scenario: Scenario, settings: DenoiseSettings
 ) -> None:
     generator = load(folder, settings, device="cuda", dtype="bf16")
-    expected = finished(generator.start(scenario, PROMPT)).frames
-    finished(generator.start(scenario, replace(PROMPT, text="the tower falls", seed=2)))
+    expected = finish(generator.start(scenario, PROMPT)).frames
+    finish(generator.start(scenario, replace(PROMPT, text="the tower falls", seed=2)))
     job, fences = generator.start(scenario, PROMPT), []
     torch.cuda.set_sync_debug_mode("error")
     try:

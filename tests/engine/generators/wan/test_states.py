@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tiny_denoise as tiny
 import torch
-from run_jobs import finished
 from tiny_wan import build_folder, edit
 from tiny_wan_variants import build_anyflow, build_clip, build_i2v, build_vace
 from torch import Tensor
 
+from engine.api.takes import finish
 from engine.denoise.assemble import Assembled, assemble
 from engine.denoise.family import Shape
 from engine.denoise.layers import BoundAttention
@@ -186,7 +186,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def take(generator: wan.WanGenerator, scenario: Scenario, prompt: Prompt = PROMPT) -> Video:
-    return finished(generator.start(scenario, prompt))
+    return finish(generator.start(scenario, prompt))
 
 
 @pytest.mark.parametrize(

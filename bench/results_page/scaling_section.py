@@ -26,7 +26,8 @@ def scaling(file: ResultFile) -> md.Section:
         body=md.paragraphs(
             f"Models of size {settings['size']}, preset {settings['preset']}, {settings['loops'] + 1} takes a"
             f" scenario, on: {document['on']}. Timed from the moment when all workers are warm; start-up is"
-            f" until then, from models on disk. The kill cost {md.whole(document['killed_costs_s'])} s.",
+            f" until then, from models on disk. With a worker killed, scenarios took"
+            f" {md.whole(document['killed_costs_s'])} s more than at the rate of all workers.",
             md.table(HEADER, [_row(part) for part in document["parts"]]),
             md.bullets([_check(check) for check in document["checks"]]),
         ),

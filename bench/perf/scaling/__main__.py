@@ -51,6 +51,7 @@ def _work(options: argparse.Namespace) -> int:
     if subprocess.run(command, check=False).returncode:  # nosec B603 # a process of its own frees the GPU
         return 2
     number = options.gpus or options.workers
+    options.killed_scenarios = min(options.killed_scenarios or options.scenarios, options.scenarios)
     for name in options.only or (ONE, ALL, KILLED):
         path = options.parts / f"{name}.json"
         if path.is_file():
@@ -60,7 +61,7 @@ def _work(options: argparse.Namespace) -> int:
         asked = Asked(
             models=options.models.absolute(),
             workers=Workers(gpus=count) if options.gpus else Workers(cpus=count),
-            num_scenarios=options.scenarios,
+            num_scenarios=options.killed_scenarios if name == KILLED else options.scenarios,
             num_steps=options.steps,
             kills=name == KILLED,
             name=name,
@@ -84,7 +85,9 @@ def _said(options: argparse.Namespace) -> str:
     """What was asked, without the places of files."""
     many = f"--gpus {options.gpus}" if options.gpus else f"--workers {options.workers}"
     steps = f" --steps {options.steps}" if options.steps else ""
-    return f"{PROGRAM} {many} --size {options.size} --scenarios {options.scenarios}{steps}"
+    fewer = options.killed_scenarios < options.scenarios
+    killed = f" --killed-scenarios {options.killed_scenarios}" if fewer else ""
+    return f"{PROGRAM} {many} --size {options.size} --scenarios {options.scenarios}{killed}{steps}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="made if it is not there")
     parser.add_argument("--size", choices=SIZES, default=FULL.name)
     parser.add_argument("--scenarios", type=int, default=16, metavar="N")
+    parser.add_argument(
+        "--killed-scenarios",
+        type=int,
+        metavar="N",
+        help="of the third run, the first of them; all unless given",
+    )
     parser.add_argument("--steps", type=int, help="of denoising; as the model folder says (full: 16)")
     parser.add_argument("--parts", type=Path, required=True, metavar="DIR", help="where part files go")
     parser.add_argument("--only", nargs="+", choices=(ONE, ALL, KILLED), default=[])

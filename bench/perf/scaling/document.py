@@ -15,11 +15,14 @@ Part = Mapping[str, Any]
 
 
 def join(one: Part, several: Part, killed: Part, command: str) -> dict[str, Any]:
-    """`one`, `several`: by one worker and by N, nobody killed; `killed`: by N of which one was killed."""
+    """`one`, `several`: by one worker and by N, nobody killed; `killed`: by N of which one was killed, of as
+    many of the first scenarios as it was asked for."""
     speedup = several["scenarios_per_hour"] / one["scenarios_per_hour"]
     number = several["num_workers"]
     unequal = {
-        part["name"]: sorted(n for n, made in one["scenarios"].items() if part["scenarios"].get(n) != made)
+        part["name"]: sorted(
+            name for name in _asked(part, one) if part["scenarios"].get(name) != one["scenarios"][name]
+        )
         for part in (several, killed)
     }
     failed = [n for part in (one, several, killed) for n, s in part["scenarios"].items() if s["failure"]]
@@ -39,6 +42,12 @@ def join(one: Part, several: Part, killed: Part, command: str) -> dict[str, Any]
         "num_workers": number,
         "on": several["on"],
         "speedup": speedup,
-        "killed_costs_s": killed["makespan_s"] - several["makespan_s"],
+        "killed_costs_s": killed["makespan_s"]
+        - 3600 * killed["num_scenarios"] / several["scenarios_per_hour"],
         "parts": [dict(part) for part in (one, several, killed)],
     }
+
+
+def _asked(part: Part, one: Part) -> list[str]:
+    """Names of the scenarios that a part was asked for, whether it has them or lost them."""
+    return sorted(one["scenarios"])[: part["num_scenarios"]]

@@ -97,6 +97,7 @@ def measure(asked: Asked) -> dict[str, Any]:
     return {
         "name": asked.name,
         "num_workers": number,
+        "num_scenarios": asked.num_scenarios,
         "on": "gpu" if asked.workers.gpus else "cpu",
         "settings": {
             **{key: made[key] for key in ("size", "reply_tokens")},

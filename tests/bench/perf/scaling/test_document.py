@@ -17,6 +17,16 @@ def test_all_holds() -> None:
     assert [one["name"] for one in found["parts"]] == ["one", "all", "killed"]
 
 
+def test_a_worker_may_be_killed_in_a_run_of_fewer_scenarios() -> None:
+    one, several, _ = parts()
+    killed = part("killed", 150.0, lost=1, scenarios=6)
+    found = join(one, several, killed, "x")
+    assert found["all_checks_hold"]
+    assert found["killed_costs_s"] == pytest.approx(150 - 6 * 235 / 16)
+    killed["scenarios"].pop("clip05")
+    assert failing(one, several, killed) == ["what is made is what one worker makes"]
+
+
 def failing(one: dict[str, Any], several: dict[str, Any], killed: dict[str, Any]) -> list[str]:
     return [check["name"] for check in join(one, several, killed, "x")["checks"] if not check["holds"]]
 

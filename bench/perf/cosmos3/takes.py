@@ -73,7 +73,8 @@ class Pair:
 
     @contextmanager
     def few_steps(self) -> Iterator[None]:
-        """Inside, takes have so few steps that they only compile; with levels of both attentions."""
+        """Inside, takes have so few steps that they only compile, with levels of both attentions; they need
+        as much memory as any."""
         generator = self.generator
         before, generator.schedule = generator.schedule, schedule_of(generator.parts.scheduler, CHECK_STEPS)
         try:
@@ -130,7 +131,7 @@ class Pair:
             return []
         measured = {f"{name} loaded": size for name, size in self.loaded.items()}
         self.generator.denoiser = KeptTexts(self.generator.denoiser.inner)  # no text is read yet
-        with _peak(self.subject.device) as taken:
+        with _peak(self.subject.device) as taken, self.few_steps():
             self.ours(900)
         measured["generator lane"] = taken[0]
         return [usage.document() for usage in check(self.plan, measured)]

@@ -155,13 +155,26 @@ def measure(options: argparse.Namespace) -> dict[str, Any] | None:
     folders = fill_pool(options, config, run, work)
     if options.shard is not None:
         return None
-    cases, paper = score_pools(config, folders, options.jobs), paper_takes(run, options.jobs)
+    found = in_pools(config, folders, run, options.jobs)
+    with RunStore.open(run, read_only=True) as store:
+        missing = {"num_missing": len(store.scenarios()) - len(found)}
+    return {
+        **figures(options, config, run, found),
+        **missing,
+        "manifest": published_manifest(run),
+        "notes": NOTES,
+    }
+
+
+def in_pools(config: RunConfig, folders: Mapping[str, Path], run: Path, jobs: int | None) -> list[Measured]:
+    """Of the scenarios whose candidates could all be scored. ConfigError: there is none."""
+    cases, paper = score_pools(config, folders, jobs), paper_takes(run, jobs)
     known = [name for name in folders if name in cases]
     if not known:
         raise ConfigError("no scenario has candidates that are scored", fix="see what the runs above say")
     with RunStore.open(run, read_only=True) as store:
         scenarios = {one.id: one for one in store.scenarios()}
-    found = [
+    return [
         Measured(
             scenario=scenarios[name],
             folder=folders[name],
@@ -172,13 +185,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any] | None:
         )
         for name in known
     ]
-    missing = {"num_missing": len(scenarios) - len(found)}
-    return {
-        **figures(options, config, run, found),
-        **missing,
-        "manifest": published_manifest(run),
-        "notes": NOTES,
-    }
 
 
 def figures(

@@ -15,7 +15,7 @@ import argparse
 import subprocess  # nosec B404 # this interpreter, on this package
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from engine.settings.environment import usable_cores
 
 ENGINE: Final = "engine"
 """A job that loads models; the others are scoring and figures, on host cores."""
-PARTS: Final = ("default", "controls", "selectors", "denoiser", "stages", "plans", "budget")
+PARTS: Final = ("default", "controls", "selectors", "denoiser", "stages", "plans", "budget", "finishes")
 BRIEF: Final = ("--first-prompt", "brief")
 CHOICES: Final = (*BRIEF, "--loops", "1", "--samples", "4", "--gain", "none")
 """Of the runs that selectors choose from: four takes of the brief, four of the plan, judged one by one."""
@@ -38,6 +38,9 @@ CHOICES: Final = (*BRIEF, "--loops", "1", "--samples", "4", "--gain", "none")
 
 PLANS: Final = 8
 """Plans a scenario, of which one is used: set beside the one plan of the default loop."""
+FINISHES: Final = 48
+"""Tuning scenes that show what finishing a scout in another way is worth."""
+SCOUTS: Final = ("--seeds", "2", "--choosers", "consensus", "--loops", "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
         words=_retake("compare", plans, default, "--json", out / "plan_samples.json"),
     )
     yield from _budget(options, work / "budget", out)
+    yield from _finishes(options, work, out)
 
 
 def _selectors(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:
@@ -142,18 +146,46 @@ def _denoiser(options: argparse.Namespace, held: Path, work: Path, out: Path) ->
 
 
 def _budget(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:
-    words = ["--work", str(work), "--count", str(options.count), "--seeds", str(options.seeds)]
-    words += ["--device", options.device, "--out", str(out / "loop_budget.json")]
-    words += ["--choosers", options.budget_choosers]
+    words = ["--count", str(options.count), "--seeds", str(options.seeds)]
+    words += ["--out", str(out / "loop_budget.json"), "--choosers", options.budget_choosers]
     words += [] if options.costs is None else ["--costs", str(options.costs)]
+    pools = yield from _candidates(options, "budget", work, words, after="default/scenes")
+    given = ("--work", work, "--device", options.device, *words)
+    yield Step(name="budget/figures", after=pools, words=_module("loop_budget", *given))
+
+
+def _finishes(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:
+    """Other finishes of scouts, and looks of fewer pixels, which have candidates of their own."""
+    count = min(FINISHES, options.tuning_count)
+    forms = {
+        "finishes": ("--scout-steps", "2", "--kept", "0.25", "0.5", "--again", "2"),
+        "small": ("--scout-steps", "2", "4", "--shrink", "2"),
+    }
+    made: list[str] = []
+    for name, form in forms.items():
+        place = work / name
+        yield _scenes(f"finishes/{name}-scenes", place / "dataset", TUNING, count)
+        words = ["--tuning", "--count", str(count), *SCOUTS, *form, "--out", str(place / "budget.json")]
+        made += yield from _candidates(
+            options, f"finishes/{name}", place, words, after=f"finishes/{name}-scenes"
+        )
+    given = ("--work", work / "finishes", "--small", work / "small", "--out", out / "scout_finishes.json")
+    yield Step(name="finishes/figures", after=tuple(made), words=_module("scout_finishes", *given))
+
+
+def _candidates(
+    options: argparse.Namespace, name: str, work: Path, given: Sequence[str], *, after: str
+) -> Generator[Step, None, tuple[str, ...]]:
+    """The paper's loop, then its candidates in shards; the names of the steps that make these."""
+    words = ["--work", str(work), "--device", options.device, *given]
     extra = paper_arguments(loop_budget.make_parser().parse_args(words))
-    yield from _run(options, "budget/paper", work / "dataset", work / "paper", extra, after="default/scenes")
+    yield from _run(options, f"{name}/paper", work / "dataset", work / "paper", extra, after=after)
     pools = []
     for shard in _shards(options.engines):
-        pools.append(f"budget/pool-{shard}")
+        pools.append(f"{name}/pool-{shard}")
         pool = _module("loop_budget", *words, "--shard", shard)
-        yield Step(name=pools[-1], kind=ENGINE, after=("budget/paper",), words=pool)
-    yield Step(name="budget/figures", after=tuple(pools), words=_module("loop_budget", *words))
+        yield Step(name=pools[-1], kind=ENGINE, after=(f"{name}/paper",), words=pool)
+    return tuple(pools)
 
 
 def _run(

@@ -19,6 +19,7 @@ from bench.results_page import (
     demo_section,
     export_sections,
     faults_section,
+    finishes_section,
     growth_section,
     memory_section,
     models_section,
@@ -86,6 +87,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "selectors": quality_sections.selectors,
     "state_fit": states_section.state_fit,
     "loop_budget": budget_section.loop_budget,
+    "scout_finishes": finishes_section.scout_finishes,
     "faults": faults_section.faults,
     "growth": growth_section.growth,
 }

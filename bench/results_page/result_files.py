@@ -49,6 +49,7 @@ ORDER = (
     "critic_stages",
     "state_fit",
     "loop_budget",
+    "scout_finishes",
     "faults",
     "growth",
     "demo_seconds",

@@ -14,7 +14,7 @@ from fake_run import SCENARIOS, FakeModels, make_plan
 from tiny_run import make_folders
 
 import engine
-from bench.quality import loop_budget
+from bench.quality import loop_budget, scout_finishes
 from bench.quality.budget_arms import (
     BOTH,
     Costs,
@@ -32,6 +32,7 @@ from bench.quality.budget_figures import best_of, budgets, chosen_plan, rank_pre
 from bench.quality.candidate_pool import RECORD, Key, make_pool, read_pool
 from bench.quality.set_scores import SetScores
 from bench.results_page.budget_section import loop_budget as loop_budget_section
+from bench.results_page.finishes_section import scout_finishes as finishes_section
 from bench.results_page.result_files import read_file
 from engine.errors import ConfigError
 from engine.loop.policy import RefinementPolicy
@@ -315,6 +316,13 @@ def test_the_whole_measurement_goes_on_where_it_was_stopped(
     assert kept == {path for path in clips if path.parent != lost.parent}
     again = json.loads(out.read_text())
     assert again["rank_prediction"] == document["rank_prediction"]
+    ended = tmp_path / "finishes.json"
+    assert scout_finishes.main(["--work", str(tmp_path / "work"), "--jobs", "1", "--out", str(ended)]) == 0
+    rows = json.loads(ended.read_text())["finishes"]
+    assert {(row["kept"], row["again"], row["num_takes"]) for row in rows} == {(0.5, 0, 8), (0.0, 1, 8)}
+    assert all(row["plain"]["mean"] > 0 for row in rows)
+    told = finishes_section(read_file(ended))
+    assert "motion kept, 50 % of the steps" in told.body and str(tmp_path) not in ended.read_text()
 
 
 def whole_run(**changed: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ CHOICES: Final = (*BRIEF, "--loops", "1", "--samples", "4", "--gain", "none")
 
 PLANS: Final = 8
 """Plans a scenario, of which one is used: set beside the one plan of the default loop."""
-FINISHES: Final = 48
+FINISHES: Final = 36
 """Tuning scenes that show what finishing a scout in another way is worth."""
 SCOUTS: Final = ("--seeds", "2", "--choosers", "consensus", "--loops", "1")
 

@@ -5,7 +5,7 @@ plain one of the same prompt and noise: what it gains whatever was chosen, and w
 which is what keeping a look's motion is for. Of --small, candidates that were made with --shrink, only how
 well choosers rank the looks. On tuning scenes: how scouts are finished is not chosen where they are measured.
 
-    python -m bench.quality.loop_budget --work F --tuning --count 48 --seeds 2 --scout-steps 2 \\
+    python -m bench.quality.loop_budget --work F --tuning --count 36 --seeds 2 --scout-steps 2 \\
         --kept 0.25 0.5 --again 2 --choosers consensus --loops 1 --out F/budget.json
     python -m bench.quality.scout_finishes --work F --out bench/results/scout_finishes.json
 """

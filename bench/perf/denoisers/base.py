@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from diffusers import attention_backend as active_backend
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -23,6 +24,9 @@ Calls = Mapping[str, tuple[int, Callable[[], object]]]
 """Kernel -> (how often one forward calls it, one call alone)."""
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+"""torch's attention restricted to one of its own."""
+LIBRARY_BACKENDS = ("native", "_native_cudnn", "_flash_3")
+"""As diffusers names them; native leaves the choice to torch."""
 
 
 class Subject(Protocol):
@@ -47,7 +51,7 @@ class Subject(Protocol):
         ...
 
     def stock(self, transformer: Any, backend: str, compiled: bool) -> Forward:
-        """One forward of the library: attention flash, cudnn, fa3, or native for torch's own choice."""
+        """One forward of the library: attention flash, cudnn, fa3, or a name of LIBRARY_BACKENDS."""
         ...
 
     def ours(
@@ -82,6 +86,12 @@ def random_weights(module_class: Any, config: Mapping[str, Any], device: torch.d
         if islands.intersection(name.split(".")):
             tensor.data = tensor.data.float()
     return model.eval().requires_grad_(False)
+
+
+def use_library_backend(module: Any, name: str) -> None:
+    """What a user calls, without what it does beside: the choice would become that of every other module."""
+    with active_backend(name):
+        module.set_attention_backend(name)
 
 
 @contextmanager

@@ -23,7 +23,15 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.perf import kernel_sum
-from bench.perf.denoisers.base import Calls, Forward, attention_backend, module_tree, random_weights
+from bench.perf.denoisers.base import (
+    LIBRARY_BACKENDS,
+    Calls,
+    Forward,
+    attention_backend,
+    module_tree,
+    random_weights,
+    use_library_backend,
+)
 from engine.denoise.assemble import assemble
 from engine.denoise.family import Shape
 from engine.denoise.guidance import COND
@@ -154,6 +162,8 @@ class Cosmos3Subject:
         if backend == "fa3":
             for layer in module.layers:
                 layer.self_attn.set_processor(_Fa3Processor())
+        elif backend in LIBRARY_BACKENDS:
+            use_library_backend(module, backend)
         if compiled:
             module.compile_repeated_blocks(fullgraph=True, dynamic=False)
         dtype = module.proj_in.weight.dtype

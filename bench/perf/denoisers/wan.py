@@ -16,7 +16,15 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor
 
 from bench.perf import kernel_sum
-from bench.perf.denoisers.base import Calls, Forward, attention_backend, module_tree, random_weights
+from bench.perf.denoisers.base import (
+    LIBRARY_BACKENDS,
+    Calls,
+    Forward,
+    attention_backend,
+    module_tree,
+    random_weights,
+    use_library_backend,
+)
 from engine.denoise.assemble import Assembled, assemble
 from engine.denoise.family import Shape
 from engine.denoise.guidance import BOTH, COND
@@ -128,8 +136,7 @@ class WanSubject:
 
     def stock(self, transformer: WanTransformer3DModel, backend: str, compiled: bool) -> Forward:
         module = module_tree(transformer)
-        if backend == "fa3":
-            module.set_attn_processor(_Fa3Processor())
+        use_attention(module, backend)
         if compiled:
             module.compile_repeated_blocks(fullgraph=True, dynamic=False)
         latents, timestep, text = self.inputs(module.patch_embedding.weight.device)
@@ -179,6 +186,14 @@ class WanSubject:
             width=self.width_of_model,
             inner=self.config["ffn_dim"],
         )
+
+
+def use_attention(module: WanTransformer3DModel, backend: str) -> None:
+    """One that is part of the module; torch's restricted ones are set around a call."""
+    if backend == "fa3":
+        module.set_attn_processor(_Fa3Processor())
+    elif backend in LIBRARY_BACKENDS:
+        use_library_backend(module, backend)
 
 
 class _Fa3Processor(WanAttnProcessor):

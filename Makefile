@@ -77,7 +77,7 @@ package: $(TESTING)
 	rm -rf build
 
 extras: $(RUNTIME)
-	for extra in test gpu export constrained watch audit; do echo $$extra; \
+	for extra in test gpu export constrained watch bench audit; do echo $$extra; \
 	$(BIN)/python -m pip install $(PIP_FLAGS) --dry-run --ignore-installed ".[$$extra]" || exit 1; done
 	rm -rf build
 

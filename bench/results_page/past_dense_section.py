@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
-from bench.results_page.timed_rows import Row, fastest, read_rows, timed
+from bench.results_page.timed_rows import Row, best_stock, fastest, read_rows, timed
 
 KEPT = ", kept"
 TAKE = "all "
@@ -30,7 +30,8 @@ def past_dense(file: ResultFile) -> md.Section:
 
 def neighbour(row: Row, rows: Sequence[Row]) -> Row | None:
     """What a row is compared with: the whole forward of one that keeps its prefix, the take of the preset
-    alone, else the fastest dense one, else the first of the group."""
+    alone, that of a preset with the library's fastest, else the fastest dense one, else the first of the
+    group."""
     if row.name.endswith(KEPT):
         whole = row.name.removesuffix(KEPT)
         return next((other for other in timed(rows) if other.name == whole), None)
@@ -38,6 +39,8 @@ def neighbour(row: Row, rows: Sequence[Row]) -> Row | None:
         return None
     if str(row.get("of")).startswith(TAKE):
         preset, _, part = row.name.partition(", ")
+        if not part and not row.stock:
+            return best_stock(rows)
         return next((other for other in timed(rows) if part and other.name == preset), None)
     dense = [other for other in timed(rows) if str(other.get("of")).startswith("dense")]
     return fastest(dense) or next(iter(timed(rows)), None)
@@ -55,6 +58,12 @@ def _gain(row: Row, rows: Sequence[Row]) -> float | None:
     return None if other is None else other.median_ms / row.median_ms
 
 
+def _what(row: Row) -> str:
+    skipped, forwards = row.get("skipped_forwards"), row.get("forwards")
+    told = f"; {skipped:.0f} of {forwards:.0f} forwards skipped" if skipped else ""
+    return f"{row.get('of')}{told}"
+
+
 def _group(name: str, rows: Sequence[Row]) -> str:
     header = ["name", "what", "ms", "p10 to p90", "n", "gain", "against", "error to its formula"]
     lines = []
@@ -64,7 +73,7 @@ def _group(name: str, rows: Sequence[Row]) -> str:
         lines.append(
             [
                 row.name,
-                str(row.get("of")),
+                _what(row),
                 md.ms(row.time.median),
                 f"{md.ms(row.time.p10)} to {md.ms(row.time.p90)}",
                 str(row.time.n),

@@ -1,4 +1,5 @@
-"""The denoise steps of a whole take by the presets of today, and with what leaves dense attention behind."""
+"""The denoise steps of a whole take by the presets of today, and with what leaves dense attention behind,
+beside diffusers at its best."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from bench.perf.denoisers.base import module_tree
 from bench.perf.denoisers.wan import WanSubject
-from bench.perf.past_dense import forwards
+from bench.perf.past_dense import forwards, library
 from bench.perf.past_dense.case import Case, against
 from engine.denoise.finite import FiniteWatch
 from engine.denoise.guidance import Guidance, GuidedText, gate_step
@@ -22,10 +23,11 @@ from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import PrefixSampler, Schedule, read_schedule
 from engine.denoise.step_cache import even_steps
 from engine.generators.wan.prefix_keys import for_take
+from engine.protocols import Denoiser
 from engine.settings.presets import PRESETS, DenoiseSettings
 
 NAME = "takes, denoise steps"
-SECONDS = 320.0
+SECONDS = 440.0
 ROUNDS = 3
 """The first call, which checks, has warmed a take up."""
 STEPS, SMALL_STEPS = 16, 4
@@ -59,41 +61,61 @@ def cases(*, small: bool, cache: Path) -> Iterator[Case]:
             yield Case(
                 name=f"{preset}{told}",
                 of=f"all {schedule.num_steps} steps",
-                make=partial(_take, wan, module_tree(transformer), settings, schedule, cache),
+                make=partial(_ours, wan, module_tree(transformer), settings, schedule, cache),
                 check=partial(_check, expected),
                 allowed=0.0,
             )
+    stock = partial(_take, wan, schedule, DenoiseSettings())
+    yield from library.cases(wan, transformer, schedule.num_steps, stock)
 
 
 def summary(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """By what share of today's preset the fastest take with such a part is as long."""
+    """By what share of today's preset the fastest take with such a part is as long, and by what share of
+    diffusers at its best the fastest of all of the preset."""
     found: dict[str, float] = {}
     rows = groups.get(NAME, {"rows": ()})["rows"]
-    for preset, name in zip(
-        BEFORE, ("take_over_fast_before", "fastest_take_over_fastest_before"), strict=True
+    stock = _medians(rows, library.NAME)
+    for preset, name, over_stock in zip(
+        BEFORE,
+        ("take_over_fast_before", "fastest_take_over_fastest_before"),
+        ("take_over_diffusers", "fastest_take_over_diffusers"),
+        strict=True,
     ):
-        before, others = _medians(rows, preset), _medians(rows, f"{preset}, ")
-        if preset in before and others:
-            found[name] = min(others.values()) / before[preset]
+        takes = _medians(rows, preset)
+        others = {row: ms for row, ms in takes.items() if row != preset}
+        if preset in takes and others:
+            found[name] = min(others.values()) / takes[preset]
+        if takes and stock:
+            found[over_stock] = min(takes.values()) / min(stock.values())
     return found
 
 
-def _medians(rows: Sequence[Mapping[str, Any]], start: str) -> dict[str, float]:
-    timed = [row for row in rows if "summary" in row and row["name"].startswith(start)]
+def _medians(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, float]:
+    """Of the rows `what` and `what, ...` that were timed."""
+    timed = [row for row in rows if "summary" in row and row["name"].partition(", ")[0] == what]
     return {row["name"]: row["summary"]["median"] for row in timed}
 
 
-def _take(
+def _ours(
     wan: WanSubject, transformer: Any, settings: DenoiseSettings, schedule: Schedule, cache: Path
 ) -> Callable[[], Tensor]:
     denoiser = wan.assembled(transformer, settings, cache).denoiser
+    return _take(
+        wan, schedule, settings, lambda: for_take(denoiser, schedule.timesteps, settings.prefix_steps)
+    )
+
+
+def _take(
+    wan: WanSubject, schedule: Schedule, settings: DenoiseSettings, denoiser: Callable[[], Denoiser]
+) -> Callable[[], Tensor]:
+    """All steps; `denoiser` makes that of one take."""
     noise, _, cond = wan.inputs(forwards.device())
     text = GuidedText(cond=cond, uncond=cond.flip(1))
     prefix = noise.flip(2)[:, :, : wan.prefix_frames]
 
     def take() -> Tensor:
         guide = Guidance(
-            for_take(denoiser, schedule.timesteps, settings.prefix_steps),
+            denoiser(),
             text,
             GUIDANCE,
             batched=False,

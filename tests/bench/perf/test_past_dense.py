@@ -43,7 +43,16 @@ def test_small_on_a_cpu_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(takes) == 4 and all("summary" in row and row["of"] == "all 4 steps" for row in takes)
         errors = [row["error_to_preset"] for row in takes]
         assert errors[0] == 0 and all(0 < error < 0.3 for error in errors[1:])
-    assert set(document["summary"]) == {"take_over_fast_before", "fastest_take_over_fastest_before"}
+    assert set(document["summary"]) == {
+        "take_over_fast_before",
+        "fastest_take_over_fastest_before",
+        "take_over_diffusers",
+        "fastest_take_over_diffusers",
+    }
+    stock = [row for row in found["takes, denoise steps"].values() if row["name"].startswith("diffusers")]
+    assert [row["forwards"] for row in stock] == [8, 8]
+    assert all("summary" in row and 0 < row["relative_error"] < 0.02 for row in stock)
+    assert stock[0]["error_to_preset"] == stock[0]["skipped_forwards"] == 0
     kept = found["forwards, prefix kept"]
     assert all("summary" in row for row in kept.values())
     assert kept["own prefix, FA3 FP8 attention, kept"]["relative_error"] < 0.01
@@ -98,6 +107,14 @@ def test_the_summary_is_of_the_blocks_of_a_run_and_of_the_fastest_take() -> None
         "fastest_take_over_fastest_before": 0.75,
     }
     assert takes.summary({takes.NAME: of(fast=10.0)}) == takes.summary({}) == {}
+    stock = {"diffusers compiled": 20.0, "diffusers compiled, step cache": 16.0}
+    assert takes.summary({takes.NAME: of(**stock)}) == {}
+    assert takes.summary({takes.NAME: of(**stock, **made)}) == {
+        "take_over_fast_before": 0.8,
+        "take_over_diffusers": 0.5,
+        "fastest_take_over_fastest_before": 0.75,
+        "fastest_take_over_diffusers": 0.1875,
+    }
 
 
 def test_without_time_left_no_group_begins(

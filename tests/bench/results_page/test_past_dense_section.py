@@ -39,13 +39,23 @@ GROUPS = {
 }
 
 
+BESIDE = {
+    "takes": [
+        *GROUPS["takes"],
+        row("diffusers compiled", 18000.0, "all 16 steps, attention FA3"),
+        row("diffusers compiled, step cache", 12000.0, "all 16 steps, attention FA3, cache-dit")
+        | {"forwards": 32.0, "skipped_forwards": 16.0},
+    ]
+}
+
+
 def made(groups: Any) -> Any:
     document = {"groups": {name: {"rows": rows} for name, rows in groups.items()}}
     return past_dense(ResultFile(name="past_dense_h200", kind="past_dense", document=document))
 
 
-def cells(name: str) -> list[str]:
-    (line,) = [line for line in made(GROUPS).body.splitlines() if line.startswith(f"| {name} |")]
+def cells(name: str, groups: Any = GROUPS) -> list[str]:
+    (line,) = [line for line in made(groups).body.splitlines() if line.startswith(f"| {name} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
@@ -63,6 +73,24 @@ def cells(name: str) -> list[str]:
 )
 def test_each_row_is_against_its_neighbour(name: str, gain: str, against: str) -> None:
     assert cells(name)[5:7] == [gain, against]
+
+
+@pytest.mark.parametrize(
+    ("name", "gain", "against"),
+    [
+        ("fast", "1.20×", "diffusers compiled, step cache"),
+        ("fastest, sparse", "1.20×", "fastest"),
+        ("diffusers compiled", "–", "–"),
+        ("diffusers compiled, step cache", "1.50×", "diffusers compiled"),
+    ],
+)
+def test_a_preset_is_against_the_fastest_of_the_library(name: str, gain: str, against: str) -> None:
+    assert cells(name, BESIDE)[5:7] == [gain, against]
+
+
+def test_what_a_step_cache_skipped_is_told() -> None:
+    told = cells("diffusers compiled, step cache", BESIDE)[1]
+    assert told == "all 16 steps, attention FA3, cache-dit; 16 of 32 forwards skipped"
 
 
 def test_the_headline_has_the_largest_gain_of_each_group_and_the_body_what_was_not_timed() -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bench.perf import ceilings, variants
-from bench.perf.denoisers.base import Subject
+from bench.perf.denoisers.base import Subject, attention_operators
 from bench.perf.denoisers.by_name import SUBJECTS
 from bench.perf.document import this_machine
 from bench.perf.kernel_sum import times_ms
@@ -39,9 +39,10 @@ from kernels import dispatch, timing
 AIMS_MS = {SUBJECTS["1.3b"]: 330.0, SUBJECTS["14b"]: 1800.0, SUBJECTS["draft"]: 42.0}
 """What we want of one forward on an H200."""
 SETS = {
-    "hopper": (*variants.STOCK, *variants.OURS),
+    "hopper": (*variants.STOCK, *variants.LIBRARY, *variants.OURS),
     "hopper-large": (*variants.STOCK[:2], variants.STOCK[3], variants.OURS[2]),
-    "hopper-short": (*variants.STOCK, *variants.OURS[:3]),
+    "hopper-short": (*variants.STOCK, *variants.LIBRARY, *variants.OURS[:3]),
+    "library": (variants.STOCK[0], *variants.LIBRARY),
     "alone": (variants.OURS[2], *variants.ALONE),
     "chosen": (variants.OURS[2], *variants.ALONE[:3]),
     "everywhere": variants.EVERYWHERE,
@@ -123,6 +124,8 @@ def _prepare(
         velocity = forward()
         _wait()
         row["first_call_s"] = time.perf_counter() - start_s
+        if variant.stock and (ran := attention_operators(forward)):
+            row["note"] = "it ran " + ", ".join(f"{name} {count} times" for name, count in ran.items())
     except (RetakeError, AssertionError, *dispatch.failures()) as error:
         traceback.print_exc(limit=-6)
         return row | {"reason": f"{type(error).__name__}: {error}"}, None, None

@@ -23,7 +23,7 @@ class Variant:
 
     name: str
     adds: str
-    backend: str = ""  # flash | cudnn | fa3 | native
+    backend: str = ""  # flash | cudnn | fa3 | one of LIBRARY_BACKENDS
     compiled: bool = False
     settings: DenoiseSettings | None = None
     cumulative: bool = True  # on top of the bar before, in the waterfall
@@ -40,6 +40,18 @@ STOCK = (
     Variant(name="diffusers compiled, cuDNN", adds="torch.compile", backend="cudnn", compiled=True),
     Variant(name="diffusers compiled, FA3", adds="FlashAttention-3 processor", backend="fa3", compiled=True),
 )
+LIBRARY = tuple(
+    Variant(
+        name=f"diffusers eager, backend {backend}",
+        adds=f"the library's {backend} instead of torch's flash attention",
+        backend=backend,
+        cumulative=False,
+        against=STOCK[0].name,
+    )
+    for backend in ("native", "_native_cudnn")
+)
+"""What a user gets who asks for nothing, and one who asks the library for cuDNN's: an eager figure that is
+published may be of either."""
 _LOW = replace(
     FAST,
     compile="on",

@@ -27,6 +27,8 @@ BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTEN
 """torch's attention restricted to one of its own."""
 LIBRARY_BACKENDS = ("native", "_native_cudnn", "_flash_3")
 """As diffusers names them; native leaves the choice to torch."""
+ATTENTION_OPERATORS = "aten::_scaled_dot_product"
+"""How the names of torch's begin, one for each of its ways."""
 
 
 class Subject(Protocol):
@@ -92,6 +94,15 @@ def use_library_backend(module: Any, name: str) -> None:
     """What a user calls, without what it does beside: the choice would become that of every other module."""
     with active_backend(name):
         module.set_attention_backend(name)
+
+
+def attention_operators(forward: Forward) -> dict[str, int]:
+    """Which operators of torch's attention one forward called, and how often: what was chosen in the end.
+    Empty where another library's kernel is called."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        forward()
+    names = {event.key: event.count for event in profile.key_averages()}
+    return {name: count for name, count in names.items() if name.startswith(ATTENTION_OPERATORS)}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
-from bench.perf.denoisers.base import Subject, module_tree, use_library_backend
+from bench.perf.denoisers.base import Subject, attention_operators, module_tree, use_library_backend
 from bench.perf.denoisers.by_name import SUBJECTS
 
 DEVICE = torch.device("cpu")
@@ -40,3 +40,11 @@ def test_a_stock_forward_uses_it(name: str) -> None:
     )
     with pytest.raises(RuntimeError):
         subject.stock(transformer, "_native_cudnn", False)()
+
+
+@TINY
+def test_what_ran_is_told_by_operator(name: str) -> None:
+    subject: Subject = SUBJECTS[name]
+    forward = subject.stock(subject.build(DEVICE), "native", False)
+    assert attention_operators(forward) == {"aten::_scaled_dot_product_flash_attention_for_cpu": 8}
+    assert attention_operators(lambda: torch.ones(1)) == {}

@@ -51,6 +51,19 @@ def test_every_variant_for_any_machine_runs_and_is_written_down(tmp_path: Path) 
     assert all(0 < row["relative_error"] < 0.03 for row in subject["variants"][1:])
 
 
+def test_both_backends_of_the_library_have_a_row_that_names_what_ran(tmp_path: Path) -> None:
+    out = tmp_path / "document.json"
+    given = ["--subjects", "tiny-cosmos3", "--variants", "library", "--rounds", "1", "--out", str(out)]
+    assert denoiser.main(given) == 0
+    (subject,) = json.loads(out.read_text(encoding="utf-8"))["subjects"]
+    first, native, cudnn = subject["variants"]
+    assert native["name"] == "diffusers eager, backend native" and native["summary"]["median"] > 0
+    assert native["note"] == "it ran aten::_scaled_dot_product_flash_attention_for_cpu 8 times"
+    assert first["note"] == native["note"] and native["relative_error"] == 0
+    if not torch.cuda.is_available():
+        assert cudnn["name"] == "diffusers eager, backend _native_cudnn" and "RuntimeError" in cudnn["reason"]
+
+
 def test_an_attention_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards SHARPNESS: with keys that all look alike, attention could return anything."""
     from engine.generators.cosmos3.block import FastCosmos3Block

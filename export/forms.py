@@ -16,8 +16,10 @@ ATTENTIONS: Final = (DENSE, PREFIX_SPARSE)
 """What --attention takes: every key, or keys of the prefix and a share of the others."""
 TWO_GRAPHS: Final = ("aoti",)
 """Targets whose artifacts hold a second graph over the same weights, of what is computed once a take."""
+_HALF_OF_WHEEL = "half of it is an operator of FlashAttention-3's wheel, which a package cannot hold"
 NO_FORM: Final[Mapping[str, str]] = {
-    "fa3_prefix_sparse": "half of it is an operator of FlashAttention-3's wheel, which a package cannot hold",
+    "fa3_prefix_sparse": _HALF_OF_WHEEL,
+    "fa3_fp8_prefix_sparse": _HALF_OF_WHEEL,
     "comfy_sol": "it is an operator of the comfy-kitchen wheel, which a package cannot hold",
 }
 """Sparse attentions of the runtime that no package has, and why."""

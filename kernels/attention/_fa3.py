@@ -78,28 +78,61 @@ def _attend(
 
 
 def attend_with_lse(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    descales: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    *,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, A, N, D] in 16 bits -> the same, and the log-sum-exp of each query, fp32 [B, A, N], natural."""
-    out, lse = _attend_with_lse(*(x.transpose(1, 2) for x in (q, k, v)), scale)
+    """As `attend`, and the log-sum-exp of the scores of each query, fp32 [B, A, N], natural."""
+    q_descale, k_descale, v_descale = descales or (None, None, None)
+    out, lse = _attend_with_lse(
+        *(x.transpose(1, 2) for x in (q, k, v)),
+        q_descale=q_descale,
+        k_descale=k_descale,
+        v_descale=v_descale,
+        scale=scale,
+    )
     return out.transpose(1, 2), lse
 
 
 @torch.library.custom_op("retake::fa3_attention_with_lse", mutates_args=())
 def _attend_with_lse(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_descale: torch.Tensor | None,
+    k_descale: torch.Tensor | None,
+    v_descale: torch.Tensor | None,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[B, N, A, D] and [B, A, N]."""
-    result = _operator()(q, k, v, softmax_scale=scale, num_splits=1, sm_margin=margins.of_attention())
+    result = _operator()(
+        q,
+        k,
+        v,
+        q_descale=q_descale,
+        k_descale=k_descale,
+        v_descale=v_descale,
+        softmax_scale=scale,
+        num_splits=1,
+        sm_margin=margins.of_attention(),
+    )
     return result[0], result[1]
 
 
 @_attend_with_lse.register_fake
-def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, num_tokens, heads, _ = q.shape
-    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(
-        (batch, heads, num_tokens), dtype=torch.float32
-    )
+def _(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, q_descale: torch.Tensor | None, *_: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, num_tokens, heads, _size = q.shape
+    out = q.new_empty((*q.shape[:3], v.shape[3]), dtype=_dtype_of_result(q, q_descale))
+    return out, q.new_empty((batch, heads, num_tokens), dtype=torch.float32)
+
+
+def _dtype_of_result(q: torch.Tensor, q_descale: torch.Tensor | None) -> torch.dtype:
+    return torch.bfloat16 if q_descale is not None else q.dtype
 
 
 def _operator() -> Any:
@@ -116,8 +149,7 @@ def _(
     q_descale: torch.Tensor | None,
     *_: object,
 ) -> torch.Tensor:
-    dtype = torch.bfloat16 if q_descale is not None else q.dtype
-    return q.new_empty((*q.shape[:3], v.shape[3]), dtype=dtype)
+    return q.new_empty((*q.shape[:3], v.shape[3]), dtype=_dtype_of_result(q, q_descale))
 
 
 @functools.cache

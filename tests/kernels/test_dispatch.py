@@ -35,6 +35,7 @@ def test_the_folder_is_the_registry() -> None:
         "cudnn_fp8",
         "fa3",
         "fa3_fp8",
+        "fa3_fp8_prefix_sparse",
         "fa3_prefix_sparse",
         "sdpa_cudnn",
         "sdpa_efficient",

@@ -208,6 +208,7 @@ def test_a_take_with_another_prefix_is_refused() -> None:
     ("form", "message"),
     [
         (Form(attention="fa3_prefix_sparse", prefix_frames=1), "wheel, which a package cannot hold"),
+        (Form(attention="fa3_fp8_prefix_sparse", prefix_frames=1), "wheel, which a package cannot hold"),
         (Form(attention="nonsense", prefix_frames=1), "no artifact has attention 'nonsense'"),
         (Form(attention=PREFIX_SPARSE), "0 of them prefix"),
         (Form(attention=PREFIX_SPARSE, prefix_frames=4), "4 latent frames, 4 of them prefix"),

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from bench.perf.past_dense.case import Case, Check, against
 from kernels import dispatch, reference
-from kernels.attention import _comfy, _fa3, _prefix_sparse, comfy_sol, fa3, triton_prefix_sparse
+from kernels.attention import (
+    _comfy,
+    _fa3,
+    _prefix_sparse,
+    comfy_sol,
+    fa3,
+    fa3_fp8,
+    fa3_fp8_prefix_sparse,
+    triton_prefix_sparse,
+)
 from kernels.attention._prefix_sparse import Layout
 from kernels.descriptors import AttentionProblem, KernelError, Target
 
@@ -20,6 +29,10 @@ CHECKED_QUERIES = 128
 DENSE = ("sdpa_cudnn", "fa3", "fa3_fp8", "triton_dense", "triton_int8", "comfy_int8")
 ALLOWED = {"exact": 0.01, "8bit": 0.1, "sparse": 0.02}
 """Relative error to the formula of each: rounding to 16 bits, to E4M3, and to 16 bits again."""
+EXACT_PREFIX = ("triton_prefix_sparse", "fa3_prefix_sparse")
+FP8_PREFIX = "fa3_fp8_prefix_sparse"
+ROUNDED = ", prefix in E4M3"
+"""Rounded before it, as the inputs of the dense FP8 kernels that it is compared with."""
 LAYOUTS = (
     triton_prefix_sparse.LAYOUT,
     Layout(query_block=128, key_block=128, ratio=0.25),
@@ -67,21 +80,32 @@ def cases(problem: AttentionProblem, cache: Path) -> Iterator[Case]:
         formula = functools.partial(
             triton_prefix_sparse.plain, q, k, v, scale=scale, prefix=problem.prefix, rows=rows, layout=layout
         )
-        for name in ("triton_prefix_sparse", "fa3_prefix_sparse"):
+        check = _all(against(formula, picked), _named("error_to_exact", against(exact, picked)))
+        for name in EXACT_PREFIX:
             yield Case(
                 name=f"{name} {_told(layout)}",
                 of="sparse, prefix exact",
                 make=functools.partial(_sparse, name, problem, (q, k, v), scale, layout, cache),
-                check=_all(against(formula, picked), _named("error_to_exact", against(exact, picked))),
+                check=check,
                 allowed=ALLOWED["sparse"],
+            )
+        for rounded in (False, True):
+            yield Case(
+                name=f"{FP8_PREFIX} {_told(layout)}" + (ROUNDED if rounded else ""),
+                of="sparse, prefix in FP8" + ("" if rounded else ", with its rounding in plain torch"),
+                make=functools.partial(
+                    _sparse, FP8_PREFIX, problem, (q, k, v), scale, layout, cache, rounded=rounded
+                ),
+                check=check,
+                allowed=ALLOWED["8bit"],
             )
     yield from _sol(problem, (q, k, v), scale, picked, exact)
     yield from _parts(problem, (q, k, v), scale, rows)
 
 
 def summary(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """How many times faster than FA3 in FP8 the fastest kernel with an exact prefix is, of the first problem,
-    with the blocks that a run has."""
+    """How many times faster than FA3 in FP8, of the first problem and with the blocks that a run has: the
+    fastest kernel with an exact prefix, and that with a prefix in FP8, rounded before it as for FA3."""
     name = f"attention {problems(small=False)[0]}"
     medians = {
         row["name"]: row["summary"]["median"]
@@ -89,12 +113,12 @@ def summary(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         if "summary" in row
     }
     told = _told(triton_prefix_sparse.LAYOUT)
-    ours = [ms for row, ms in medians.items() if row.endswith(f"_prefix_sparse {told}")]
-    return (
-        {"attention_prefix_over_fa3_fp8": medians["fa3_fp8"] / min(ours)}
-        if (ours and "fa3_fp8" in medians)
-        else {}
-    )
+    ours = {
+        "attention_prefix_over_fa3_fp8": [f"{kernel} {told}" for kernel in EXACT_PREFIX],
+        "attention_fp8_prefix_over_fa3_fp8": [f"{FP8_PREFIX} {told}{ROUNDED}"],
+    }
+    found = {key: [medians[row] for row in rows if row in medians] for key, rows in ours.items()}
+    return {key: medians["fa3_fp8"] / min(ms) for key, ms in found.items() if ms and "fa3_fp8" in medians}
 
 
 def _sol(
@@ -140,23 +164,31 @@ def _parts(
         scores = q[:, :, rows].double() @ k[:, :, :prefix].double().transpose(2, 3) * scale
         return scores.logsumexp(3).float()
 
-    yield Case(
-        name="fa3 over the prefix, with log-sum-exp",
-        of="part of fa3_prefix_sparse",
-        make=dense,
-        check=_all(
-            against(expected, lambda found: found[0][:, :, rows]),
-            _named("lse_error", against(of_scores, lambda found: found[1][:, :, rows])),
-        ),
-        allowed=ALLOWED["exact"],
-    )
-    yield Case(
-        name="fa3_fp8 over the prefix, inputs in E4M3",
-        of="what FP8 would make of that part",
-        make=lambda: _dense_prefix("fa3_fp8", problem, inputs, scale),
-        check=against(expected, lambda found: found[:, :, rows]),
-        allowed=ALLOWED["8bit"],
-    )
+    def dense_fp8() -> Callable[[], Any]:
+        _require(fa3_fp8.supports(problem))
+        made = fa3_fp8_prefix_sparse.round_prefix(q, k, v, scale=scale, prefix=prefix)
+        shift = made.shift
+
+        def attend() -> tuple[Tensor, Tensor]:
+            out, lse = _fa3.attend_with_lse(made.q, made.k, made.v, made.scales, scale=scale)
+            return out, lse + shift
+
+        return attend
+
+    for name, make, accuracy in (
+        ("fa3 over the prefix, with log-sum-exp", dense, "exact"),
+        ("fa3_fp8 over the prefix, with log-sum-exp, inputs in E4M3", dense_fp8, "8bit"),
+    ):
+        yield Case(
+            name=name,
+            of=f"part of {FP8_PREFIX if accuracy == '8bit' else 'fa3_prefix_sparse'}",
+            make=make,
+            check=_all(
+                against(expected, lambda found: found[0][:, :, rows]),
+                _named("lse_error", against(of_scores, lambda found: found[1][:, :, rows])),
+            ),
+            allowed=ALLOWED[accuracy],
+        )
     yield Case(
         name="choice of blocks, and means",
         of="part of both",
@@ -164,15 +196,6 @@ def _parts(
         check=lambda found: {"chosen": float(found.chosen.float().mean())},
         allowed=0.0,
     )
-
-
-def _dense_prefix(
-    name: str, problem: AttentionProblem, inputs: tuple[Tensor, Tensor, Tensor], scale: float
-) -> Callable[[], Any]:
-    kernel, (q, k, v) = dispatch.load(name), inputs
-    _require(kernel.supports(problem) or dispatch.self_test(name, problem).failure)
-    prefix = problem.prefix
-    return dispatch.timed_call(kernel, q, k[:, :, :prefix], v[:, :, :prefix], {"scale": scale})
 
 
 def _registered(
@@ -196,13 +219,19 @@ def _sparse(
     scale: float,
     layout: Layout,
     cache: Path,
+    *,
+    rounded: bool = False,
 ) -> Callable[[], Any]:
+    """`rounded`: what FP8 reads is made before it."""
     kernel = dispatch.load(name)
     _require(kernel.supports(problem) or dispatch.self_test(name, problem).failure)
     tiles = dispatch.tuned_tiles(name, problem, cache)  # warps and stages; blocks are the layout's
-    return functools.partial(
-        kernel.run, *inputs, scale=scale, prefix=problem.prefix, layout=layout, tiles=tiles
-    )
+    options: dict[str, Any] = {"scale": scale, "prefix": problem.prefix}
+    if not rounded:
+        return functools.partial(kernel.run, *inputs, **options, layout=layout, tiles=tiles)
+    made = fa3_fp8_prefix_sparse.round_prefix(*inputs, **options)
+    attend = fa3_fp8_prefix_sparse.run_rounded
+    return functools.partial(attend, *inputs, made, **options, layout=layout, tiles=tiles)
 
 
 def _named(name: str, check: Check) -> Check:

@@ -57,6 +57,7 @@ def of_attentions(*, small: bool, cache: Path, other: str | None = None) -> Iter
         "FA3 FP8 attention": ("fa3_fp8",),
         "exact attention": (),
         "fa3_prefix_sparse": ("fa3_prefix_sparse",),
+        "fa3_fp8_prefix_sparse": ("fa3_fp8_prefix_sparse",),
         "triton_prefix_sparse": ("triton_prefix_sparse",),
         "comfy_sol": ("comfy_sol",),
     }

@@ -62,6 +62,11 @@ def test_small_on_a_cpu_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sparse["relative_error"] < 1e-5 < sparse["error_to_exact"]
     assert attention["choice of blocks, and means"]["chosen"] == pytest.approx(2 / 7)
     assert "needs a CUDA GPU" in attention["fa3"]["reason"]
+    of_fp8 = [name for name in attention if name.startswith("fa3_fp8_prefix_sparse 128x64, 0.25")]
+    assert len(of_fp8) == 2 and all("needs a CUDA GPU" in attention[name]["reason"] for name in of_fp8)
+    assert (
+        "needs a CUDA GPU" in attention["fa3_fp8 over the prefix, with log-sum-exp, inputs in E4M3"]["reason"]
+    )
     assert "comfy-kitchen" in found["passes"]["comfy-kitchen: int8 linear"]["reason"]
 
 
@@ -94,6 +99,10 @@ def test_the_summary_is_of_the_blocks_of_a_run_and_of_the_fastest_take() -> None
     named = f"attention {attention.problems(small=False)[0]}"
     rows = of(fa3_fp8=6.0, fa3_prefix_sparse_x=5.0, triton_prefix_sparse_x=7.0, fa3_prefix_sparse_less=1.0)
     assert attention.summary({named: rows}) == {"attention_prefix_over_fa3_fp8": 1.2}
+    eight_bit = {"fa3_fp8_prefix_sparse_x": 2.0, "fa3_fp8_prefix_sparse_x, prefix in E4M3": 4.0}
+    assert attention.summary({named: of(fa3_fp8=6.0, **eight_bit)}) == {
+        "attention_fp8_prefix_over_fa3_fp8": 1.5  # neither side is charged with its rounding
+    }
     assert attention.summary({}) == attention.summary({named: of(fa3_fp8=6.0)}) == {}
     made = {
         "fast": 10.0,

@@ -64,7 +64,7 @@ def groups(*, small: bool, cache: Path) -> list[Group]:
     first, *others = (
         Group(
             name=f"attention {problem}",
-            seconds=35.0,
+            seconds=50.0,
             cases=functools.partial(attention.cases, problem, cache),
         )
         for problem in attention.problems(small=small)

@@ -39,7 +39,7 @@ def stand_in(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> list[Tensor]:
         for x, name in ((q, "q"), (k, "k"), (v, "v"))
     )
     scores = q @ k.transpose(2, 3) * options["softmax_scale"]
-    return [(scores.softmax(3) @ v).transpose(1, 2).bfloat16(), scores.logsumexp(3)]
+    return [(scores.softmax(3) @ v).transpose(1, 2).bfloat16().contiguous(), scores.logsumexp(3)]
 
 
 @pytest.fixture
@@ -81,6 +81,14 @@ def test_rounded_before_it_is_the_same(wheel: None) -> None:
         fa3_fp8_prefix_sparse.run_rounded(q, k, v, rounded, **options),
         fa3_fp8_prefix_sparse.run(q, k, v, **options),
     )
+
+
+def test_torch_traces_it_in_one_graph(wheel: None) -> None:
+    q, k, v = tensors(33, 200, batch=1)
+    options: dict[str, Any] = {"scale": 0.1, "prefix": 70}
+    traced = torch.compile(fa3_fp8_prefix_sparse.run, fullgraph=True, backend="aot_eager")
+    eager = fa3_fp8_prefix_sparse.run(q, k, v, **options)
+    assert reference.compare(traced(q, k, v, **options), eager.float()).relative < 0.01
 
 
 @pytest.mark.parametrize("more", [0.0, math.log(256.0)])

@@ -78,10 +78,7 @@ def lora(folder: Path) -> Path:
     return save(folder / "kohya.safetensors", {**tensors, f"{name}.alpha": torch.tensor(2.0)})
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param("plain", marks=pytest.mark.slow), pytest.param("scaled", marks=pytest.mark.slow), "gguf"],
-)
+@pytest.mark.parametrize("name", ["plain", "scaled", "gguf"])
 def test_a_take_is_made_from_every_kind_of_file(
     made: tuple[TinyWan22, Files],
     folders: Folders,

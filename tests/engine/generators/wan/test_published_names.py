@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from diffusers.loaders.single_file_utils import (
@@ -10,6 +12,7 @@ from diffusers.loaders.single_file_utils import (
     convert_wan_vae_to_diffusers,
 )
 from tiny_wan import build_autoencoder, build_transformer
+from tiny_wan_variants import control
 
 from engine.generators.wan.published_names import (
     published_name,
@@ -19,8 +22,9 @@ from engine.generators.wan.published_names import (
 from engine.weights.fill import naming_of
 
 
-def test_every_name_of_the_transformer_comes_back() -> None:
-    names = {published_name(name): name for name in build_transformer().state_dict()}
+@pytest.mark.parametrize("build", [build_transformer, control])
+def test_every_name_of_the_transformer_comes_back(build: Callable[[], Any]) -> None:
+    names = {published_name(name): name for name in build().state_dict()}
     assert convert_wan_transformer_to_diffusers(dict(names)) == {name: name for name in names.values()}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from engine import plugins
 from engine.build import hub
 from engine.errors import ModelError
+from engine.machine.own_code import own_code, refuse_own_code
 from engine.settings.config import BUNDLED
 from engine.settings.model_names import added_model, added_models
 from engine.settings.notation import is_hub_name
@@ -83,10 +84,10 @@ def find_generator(name: str) -> ModelFolder:
     ]
     own = [key for key in listed if index[key][0] not in LIBRARIES]
     if own:
-        raise _own_code(path / "model_index.json", f"{own[0]} of {index[own[0]][0]!r}")
+        raise own_code(path / "model_index.json", f"{own[0]} of {index[own[0]][0]!r}")
     for part in dict.fromkeys([*parts, *listed]):
         _require_part(path, part, parts)
-        _refuse_own_code(path / part / WEIGHTLESS_PARTS.get(part, "config.json"))
+        refuse_own_code(path / part)
     require_unchanged(path)
     return ModelFolder(path=path, package=GENERATORS, family=family)
 
@@ -102,8 +103,7 @@ def find_critic(name: str) -> ModelFolder:
             if reason := getattr(plugins.load(CRITICS, family), "REFUSED", {}).get(model_type):
                 raise ModelError(f"{path} cannot be a critic: {reason}", fix="name another one with --critic")
         raise _unknown_family(path, "config.json model_type", model_type, families)
-    for name in ("config.json", "tokenizer_config.json"):
-        _refuse_own_code(path / name)
+    refuse_own_code(path)
     _require_weights(path, "the model", CRITIC_LAYOUT)
     if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
@@ -238,19 +238,6 @@ def _refuse_pickles(folder: Path, part: str) -> None:
             "none is read",
             fix="take the same model as .safetensors",
         )
-
-
-def _refuse_own_code(path: Path) -> None:
-    """ModelError for a model that wants Python of its own run (`trust_remote_code`)."""
-    if path.is_file() and (named := _read_json(path, "a model", CRITIC_LAYOUT).get("auto_map")):
-        raise _own_code(path, f"auto_map {named}")
-
-
-def _own_code(path: Path, where: str) -> ModelError:
-    return ModelError(
-        f"{path} asks for code of its own ({where}), which is not run",
-        fix="take the model in the layout of the library, without trust_remote_code",
-    )
 
 
 def _missing(path: Path, part: str, layout: str) -> ModelError:

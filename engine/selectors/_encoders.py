@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import ModelError
+from engine.machine.own_code import refuse_own_code
 from engine.selectors._clips import shrunk
 from engine.types import Frames, SelectorSettings
 
@@ -112,6 +113,7 @@ def _load_folder(folder: Path, device: str) -> FolderEncoder:
     fix = f"give a folder with: {LAYOUT}"
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is not an image encoder: it has no config.json", fix=fix)
+    refuse_own_code(folder)
     try:
         processor: Any = AutoImageProcessor.from_pretrained(  # nosec B615 # a local folder
             folder, local_files_only=True

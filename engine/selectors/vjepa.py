@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from engine.errors import ModelError
+from engine.machine.own_code import refuse_own_code
 from engine.protocols import Selector
 from engine.selectors._clips import shrunk
 from engine.selectors._vjepa_model import (
@@ -105,6 +106,7 @@ def build(settings: SelectorSettings) -> Selector:
     folder = BUNDLED if settings.vjepa is None else settings.vjepa
     _check_folder(folder)
     preprocessor = _preprocessor(folder)
+    refuse_own_code(folder)
     model = _load(folder).to(settings.device, torch.bfloat16 if settings.device == "cuda" else torch.float32)
     mean, std = (
         torch.tensor(preprocessor[key], device=settings.device) for key in ("image_mean", "image_std")

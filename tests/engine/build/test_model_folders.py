@@ -96,11 +96,29 @@ def test_a_shard_outside_of_the_folder_is_none_of_it(pipeline: Path) -> None:
 
 
 @pytest.mark.parametrize("part", model_folders.PIPELINE_PARTS)
-def test_code_of_its_own_is_refused_in_every_part(pipeline: Path, part: str) -> None:
-    name = model_folders.WEIGHTLESS_PARTS.get(part, "config.json")
+@pytest.mark.parametrize("name", [None, "preprocessor_config.json"])
+def test_code_of_its_own_is_refused_in_every_part(pipeline: Path, part: str, name: str | None) -> None:
+    name = name or model_folders.WEIGHTLESS_PARTS.get(part, "config.json")
     (pipeline / part / name).write_text(json.dumps({"auto_map": {"AutoModel": "mine.Model"}}))
     with pytest.raises(ModelError, match=f"{part}/{name} asks for code of its own"):
         model_folders.find_generator(str(pipeline))
+
+
+READ_BY_LIBRARIES = (
+    *("config.json", "generation_config.json", "tokenizer_config.json"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+)
+
+
+@pytest.mark.parametrize("name", READ_BY_LIBRARIES)
+def test_code_of_a_critic_s_own_is_refused_in_every_configuration(critic: Path, name: str) -> None:
+    known = json.loads((critic / name).read_text()) if (critic / name).is_file() else {}
+    (critic / name).write_text(json.dumps({**known, "auto_map": {}}))
+    assert model_folders.find_critic(str(critic)).family == "qwen_vl", "an empty one names none"
+    (critic / name).write_text(json.dumps({**known, "auto_map": {"AutoProcessor": "mine.Processor"}}))
+    with pytest.raises(ModelError, match=f"critic/{name} asks for code of its own") as caught:
+        model_folders.find_critic(str(critic))
+    assert "mine.Processor" in caught.value.problem and "without trust_remote_code" in caught.value.fix
 
 
 def test_missing_configs_are_named(pipeline: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,15 @@ def test_wrong_folders(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(ModelError, match="does not load"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_code_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    save_vit(tmp_path)
+    stated = json.loads((tmp_path / name).read_text())
+    (tmp_path / name).write_text(json.dumps({**stated, "auto_map": {"AutoModel": "mine.Model"}}))
+    with pytest.raises(ModelError, match=f"{name} asks for code of its own"):
         load(tmp_path)
 
 

@@ -216,6 +216,12 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def test_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    edit(write_tiny_vjepa(tmp_path) / "config.json", auto_map={"AutoModel": "mine.Model"})
+    with pytest.raises(ModelError, match=r"config.json asks for code of its own"):
+        vjepa.build(SelectorSettings(vjepa=tmp_path))
+
+
 def test_unusable_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(folder: Path | None, match: str) -> None:
         with pytest.raises(ModelError, match=match) as caught:

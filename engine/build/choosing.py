@@ -1,6 +1,7 @@
 """How a run chooses takes: by a gain model that was fitted for its models and selectors, else by rules.
 
-Reads the file, and says in words which of both it is and why. Decides nothing about takes (loop/policy.py).
+Reads the file, and says in words which of both it is and why, and with which prompt the loop begins for that.
+Decides nothing about takes (loop/policy.py).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any, Final
 
 from engine.errors import ConfigError
 from engine.loop.expected_gain import OF_CRITIQUE, OF_PROMPT, RANK, GainModel
-from engine.loop.policy import CRITIC_SCORE
+from engine.loop.policy import CRITIC_SCORE, first_prompt
 from engine.runs.manifest import Digest, weight_digests
+from engine.settings.loop import AUTO, BRIEF, PAPER, PLAN, LoopConfig
 from kernels.files import read_json
 
 GAIN_FILE: Final = "gain.json"
@@ -51,6 +53,21 @@ def choosing(
             raise ConfigError(f"loop.gain {path} {problem}", fix=f'{FIT}; or set loop.gain = "none"')
         return Choosing(gain=None, why=f"by rules: {GAIN_FILE} of {critic.name} {problem}")
     return Choosing(gain=model_of(document), why=f"by expected gain, fitted on {document['fitted_on']}")
+
+
+def first_prompt_told(loop: LoopConfig, chosen_by: Choosing) -> str | None:
+    """What the first prompt "auto" became, and why; None where it was named, or the loop has none."""
+    if (loop.method, loop.first_prompt) != (PAPER, AUTO):
+        return None
+    if first_prompt(loop, chosen_by.gain) == PLAN:
+        return (
+            "first prompt: plan, since the gain model is sure that it is better than the dataset's sentence; "
+            f"--first-prompt {BRIEF} compares both"
+        )
+    why = "the gain model is not sure that the plan's is better"
+    if chosen_by.gain is None:
+        why = f"there is no gain model to say that the plan's is better (takes are chosen {chosen_by.why})"
+    return f"first prompt: brief, since {why}; --first-prompt {PLAN} begins with the plan's"
 
 
 def document_of(model: GainModel, *, generator: Path, critic: Path, fitted_on: str, digest: Digest) -> Any:

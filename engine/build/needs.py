@@ -25,6 +25,8 @@ class Needs:
     """As the run would have it: a preset is named."""
     changed: tuple[str, ...]
     """Settings that were changed so that it fits, each with what it saves and costs."""
+    told: tuple[str, ...]
+    """What is decided for a user who names nothing."""
     num_steps: int  # of denoising, in one take
     num_scenarios: int
     num_refused: int
@@ -77,6 +79,7 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
         memory=prepared.memory,
         denoise=config.denoise,
         changed=prepared.changed,
+        told=prepared.told,
         num_steps=prepared.num_steps,
         num_scenarios=len(prepared.scenarios),
         num_refused=len(prepared.refused),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.build import exported, fit, libraries, model_folders, preset
-from engine.build.choosing import Choosing, choosing
+from engine.build.choosing import Choosing, choosing, first_prompt_told
 from engine.build.model_folders import ModelFolder
 from engine.build.opened_dataset import is_benchmark, open_dataset
 from engine.build.probing import Probing, keep_states_of, keeps_states, probing, require_sites, selectors_of
@@ -68,8 +68,8 @@ class Prepared:
     choosing: Choosing
     exported: exported.Exported | None = None
     probe: Probing | None = None
-    told: str | None = None
-    """What was decided for a user who named nothing, and should be said at the start."""
+    told: tuple[str, ...] = ()
+    """What was decided for a user who named nothing, and should be said at the start: a line each."""
 
     @property
     def usable(self) -> tuple[Scenario, ...]:
@@ -133,8 +133,15 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
         exported=form,
         choosing=chosen_by,
         probe=probe,
-        told=by_itself.told if fitted.config.denoise.preset == config.denoise.preset else None,
+        told=_told(by_itself, fitted.config, chosen_by),
     )
+
+
+def _told(by_itself: preset.Chosen, config: RunConfig, chosen_by: Choosing) -> tuple[str, ...]:
+    """`config`: as it fits, which may have another preset than the one chosen for it."""
+    stays = config.denoise.preset == by_itself.config.denoise.preset
+    lines = (by_itself.told if stays else None, first_prompt_told(config.loop, chosen_by))
+    return tuple(line for line in lines if line is not None)
 
 
 def _folders(config: RunConfig) -> tuple[ModelFolder, ModelFolder]:

@@ -62,7 +62,7 @@ class Run:
         self.warning = None if loaded is None else loaded[0].notes.get(exported.FALLBACK)
         self.changed = () if prepared is None else prepared.changed
         """Settings that were changed so that the run fits, with their price."""
-        self.told = None if prepared is None else prepared.told
+        self.told = () if prepared is None else prepared.told
         """What was decided for a user who named nothing."""
 
     def __enter__(self) -> Self:

@@ -45,7 +45,7 @@ class Ready:
     facts: Mapping[str, Any]
     config: RunConfig
     changed: Sequence[str]
-    told: str | None
+    told: Sequence[str]
     device: str | None
     warning: str | None
 

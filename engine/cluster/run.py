@@ -34,7 +34,7 @@ class ClusterRun:
         self.folder = store.folder
         self.warning = None if driver is None else driver.first.warning
         self.changed = () if driver is None else driver.first.changed
-        self.told = None if driver is None else driver.first.told
+        self.told = () if driver is None else driver.first.told
         self._store, self._log, self._driver = store, log, driver
         known = [scenario.id for scenario in store.scenarios()]
         self._control = Requests(store.folder, store.requests, known)

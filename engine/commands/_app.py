@@ -135,8 +135,8 @@ def _execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
     if built.warning is not None:
         body = Text.assemble(built.warning, "\n\nThe generator's own denoiser runs instead.")
         errors.print(Panel(body, title="Fallback", title_align="left", border_style="yellow"))
-    if built.told is not None:
-        print_line(built.told)
+    for line in built.told:
+        print_line(line)
     if built.changed:
         body = Text("\n".join(built.changed))
         errors.print(Panel(body, title="Changed to fit", title_align="left", border_style="yellow"))

@@ -253,6 +253,8 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
         table.add_row(*row)
     console.print(table)
     print_line(f"planned for preset {_preset(needs.denoise)}, denoise steps of a take: {needs.num_steps}")
+    for line in needs.told:
+        print_line(line)
     for change in needs.changed:
         print_line(f"changed to fit: {change}", "yellow")
     console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)

@@ -78,7 +78,7 @@ def test_run_writes_a_run_with_the_options_given(folders: Folders, tmp_path: Pat
     assert (config.loop.seed, config.limit, config.generator.negative) == (7, 1, "still")
     assert (config.loop.only_incomplete, config.schedule.overlap) == (True, False)
     assert config.loop.selectors == ("consensus",)
-    assert "1 of 1 scenarios done" in result.output
+    assert "1 of 1 scenarios done" in result.output and result.output.count("first prompt: brief, since") == 1
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -174,8 +174,9 @@ def test_plan(folders: Folders) -> None:
     output = call("plan", *run_options(folders), "--loops", 1).output
     assert "generator" in output
     assert "2 scenarios, 0 of them unusable" in output
-    assert "if all 2 takes are used" in output
-    assert "one take" not in call("plan", *run_options(folders), "--no-time").output
+    assert "if all 2 takes are used" in output and output.count("first prompt: brief, since") == 1
+    named = call("plan", *run_options(folders), "--no-time", "--first-prompt", "plan").output
+    assert "one take" not in named and "first prompt" not in named
 
 
 def test_plan_goes_by_the_preset(folders: Folders, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ compared by the programs of this folder. A job that ended well is not repeated: 
 what is missing, and what fails holds up only what needs it. Speed is not measured here: the machine is busy.
 
     OMP_NUM_THREADS=1 python -m bench.quality.remeasure --work W --engines 8 --device cuda
-    python -m bench.quality.remeasure --work W --only default,controls --list
+    python -m bench.quality.remeasure --only default,controls --list
     python -m bench.quality.remeasure --work T --engines 2 --count 2 --tuning-count 2 --only default
 """
 
@@ -294,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--work", type=Path, required=True, help="runs, logs and WORK/results; taken up again")
+    add("--work", type=Path, help="runs, logs and WORK/results; taken up again; --list needs none")
     add("--engines", type=int, default=2, help="processes at once that hold models, and shards of each run")
     add("--jobs", type=int, default=2, help="processes at once that score or make figures")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -310,7 +310,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.work is None:
+        if not options.list:
+            parser.error("give a folder: --work WORK; or --list, which only says what would be started")
+        options.work = Path("WORK")
     try:
         asked = wanted(steps(options), options.only.split(","))
     except ConfigError as error:

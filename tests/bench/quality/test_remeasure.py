@@ -60,6 +60,19 @@ def test_an_unknown_part_is_refused_with_those_there_are(
     assert "241 scenes" in capsys.readouterr().err
 
 
+def test_a_list_needs_no_folder_and_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert remeasure.main(["--only", "controls", "--list"]) == 0
+    told = capsys.readouterr().out
+    assert "controls/figures: python -m bench.quality.loop_controls --run WORK/default" in told
+    with pytest.raises(SystemExit, match="2"):
+        remeasure.main(["--only", "controls"])
+    assert "give a folder: --work WORK" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_steps_run_after_what_they_need_and_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = [

@@ -12,8 +12,6 @@ HOUSES = ("engine.commands", "export.commands", "bench.commands")
 """Found by name: the engine imports neither of the houses above it."""
 
 with stopping_at_once():
-    import logging
-
     from engine import plugins
     from engine.commands._app import app
 
@@ -25,8 +23,6 @@ with stopping_at_once():
 def main() -> None:
     """The entry point `retake`."""
     stop_at_once()
-    # on some CPUs it looks for a package of the hub named kernels, finds ours, warns, and does without
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     app()
 
 

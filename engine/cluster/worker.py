@@ -168,7 +168,6 @@ class Worker:
         handler.setLevel(logging.INFO)
         handler.setFormatter(logging.Formatter(f"worker={self._name} %(message)s"))
         logging.getLogger().addHandler(handler)
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # as the command line does
         for name in OURS:
             logging.getLogger(name).setLevel(logging.INFO)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -351,12 +350,3 @@ def finished_attempts(run: Path) -> list[Path]:
     with RunStore.open(run, read_only=True) as store:
         attempts = [a for scenario in store.scenarios() for a in store.attempts(scenario.id)]
     return [run / attempt.video_path for attempt in attempts]
-
-
-def test_a_package_that_takes_ours_for_another_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bitsandbytes imports `kernels` of the hub on some CPUs, and warns that ours is not it."""
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    monkeypatch.setattr(logger, "level", logging.NOTSET)
-    monkeypatch.setattr(cli, "app", lambda: None)
-    cli.main()
-    assert logger.getEffectiveLevel() == logging.ERROR

@@ -1,6 +1,6 @@
 """The whole loop over a dataset with references, its scores, and what became of each scenario.
 
-retake scenes scenes --count 2 --views center
+retake scenes scenes --seed 2000000 --count 2 --views center
 python docs/examples/run_and_score.py scenes runs/from_python [steps]
 """
 

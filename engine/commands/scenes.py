@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
-from engine.commands._app import app, console
+from engine.commands._app import app, console, print_line
 from engine.commands._options import names
 
 
-@app.command(epilog="Example: [cyan]retake scenes scenes/test --seed 1000 --count 2 --views center[/]")
+@app.command(epilog="Example: [cyan]retake scenes scenes/test --seed 2000000 --count 2 --views center[/]")
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    seed: Annotated[int, typer.Option(help="Seed of the first scene; the others follow.", min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the first scene; the others follow. Below 1000000 they are scenes that models were "
+            "trained on; of the world wide 240 from 1200000 are held out, to measure on, and 120 from "
+            "1605000 are for tuning.",
+            min=0,
+        ),
+    ] = 0,
     count: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 12,
     size: Annotated[int, typer.Option(help="Width and height in pixels, even.", min=64, max=2048)] = 128,
     views: Annotated[str, typer.Option(help="Of left,center,right.")] = "left,center,right",
@@ -25,20 +33,27 @@ def scenes(
 ) -> None:
     """Simulate and render scenes in the layout of Physics-IQ: clips, masks, two takes, descriptions.csv."""
     from engine.demo.scenes import DEFAULT_WORLD
+    from engine.demo.scenes.seeds import MEANT_FOR, TRAINING, first_held_out, parts_of
     from engine.demo.showcase import write_scenes
     from engine.settings.environment import usable_cores
 
+    world = DEFAULT_WORLD if world is None else world
+    seeds = range(seed, seed + count)
     with console.status("rendering") as status:
         write_scenes(
             out,
-            seeds=range(seed, seed + count),
+            seeds=seeds,
             size_px=size,
             views=names(views),
             kinds=names(kinds),
-            world=DEFAULT_WORLD if world is None else world,
+            world=world,
             workers=min(usable_cores(), count),
             progress=lambda done, total: status.update(f"rendering: {done} of {total} clips"),
         )
     console.print(
         f"{count} scenes in {out}; run them with: retake run {out}", highlight=False, soft_wrap=True
     )
+    for part, num in parts_of(seeds, world).items():
+        print_line(f"{num} {part} scenes: {MEANT_FOR[part]}", "yellow" if part == TRAINING else None)
+        if part == TRAINING:
+            print_line(f"for held-out scenes give --seed {first_held_out(world)}", "yellow")

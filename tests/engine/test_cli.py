@@ -19,6 +19,8 @@ from engine.build import doctor
 from engine.build.checks import Check
 from engine.demo import showcase
 from engine.demo.scenes import PLAIN, WORLDS
+from engine.demo.scenes.base import HELD_OUT_SEED0
+from engine.demo.scenes.seeds import HELD_OUT, MEANT_FOR, TUNING
 from engine.errors import ConfigError
 from engine.machine.memory import CONTEXT_BYTES
 from engine.runs.store import RunStore
@@ -227,10 +229,28 @@ def test_run_and_plan_resolve_the_same_settings(tmp_path: Path, monkeypatch: pyt
 def test_scenes(tmp_path: Path) -> None:
     options = ["--count", 1, "--seed", 4, "--size", 64, "--views", "center", "--world", "wide"]
     options += ["--kinds", "two-cups"]
-    assert "retake run" in call("scenes", tmp_path / "scenes", *options).output
+    said = call("scenes", tmp_path / "scenes", *options)
+    assert "retake run" in said.output
     (clip,) = (tmp_path / "scenes").rglob("0001_conditioning-videos*.mp4")
     assert (probe(clip).num_frames, probe(clip).width) == (24, 64)
+    assert f"1 training scenes: {MEANT_FOR['training']}" in said.stderr and "--seed 1200000" in said.stderr
     assert "not a view" in call("scenes", tmp_path / "x", "--views", "top", status=2).output
+
+
+def test_scenes_say_of_which_sets_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(showcase, "write_scenes", lambda out, **options: None)
+    said = call("scenes", tmp_path / "s", "--seed", HELD_OUT.seeds[-1], "--count", 3)
+    assert [line.partition(":")[0] for line in said.stdout.splitlines()[1:]] == [
+        "1 held-out scenes",
+        "2 unused scenes",
+    ]
+    assert "tuning scenes" in call("scenes", tmp_path / "s", "--seed", TUNING.first).stdout
+    assert said.stderr == "", "to measure on these is no fault"
+    assert "--seed 1000000" in call("scenes", tmp_path / "s", "--world", PLAIN).stderr
+    told = " ".join(call("scenes", "--help").output.replace("│", " ").split())
+    assert f"Below {HELD_OUT_SEED0} they are scenes that models were trained on" in told
+    assert f"{HELD_OUT.count} from {HELD_OUT.first} are held out" in told
+    assert f"{TUNING.count} from {TUNING.first} are for tuning" in told
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -9,6 +9,8 @@ A change of a kind that changes its scenes changes one of them.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +49,15 @@ TUNING: Final = SeedSet(first=HELD_OUT_SEED0 + 605_000, count=120)
 HELD_OUT: Final = SeedSet(first=HELD_OUT_SEED0 + 200_000, count=240)
 """48 scenes of each category."""
 SETS: Final = {**TRAINING_PARTS, "check": CHECK, "tuning": TUNING, "held-out": HELD_OUT}
+TRAINING: Final = "training"
+MEANT_FOR: Final = {
+    TRAINING: "models were trained on these; try things on them, but measure nothing",
+    "check": "these were looked at while models were trained; measure nothing on them",
+    "tuning": "choose settings and fit on these; measure nothing on them",
+    "held-out": "these are to measure on, and for nothing else",
+    "unused": "in none of the sets; no model was trained or tuned on these",
+}
+"""Of scenes as `part_of` names them."""
 
 BROKEN_SHARES: Final = (0.0, 0.15, 0.3)
 """Shares of training footage in which physics is broken; everything is reported at each."""
@@ -83,9 +94,17 @@ def part_of(scene: str) -> str | None:
     origin = origin_of(scene)
     if origin is None:
         return None
-    world, seed = origin
+    return _part(*origin)
+
+
+def parts_of(seeds: Iterable[int], world: str) -> Mapping[str, int]:
+    """How many of these scenes are of which part, as `part_of` names them."""
+    return Counter(_part(world, seed) for seed in seeds)
+
+
+def _part(world: str, seed: int) -> str:
     if seed < HELD_OUT_SEED0:
-        return "training"
+        return TRAINING
     sets = {name: part for name, part in SETS.items() if name not in TRAINING_PARTS and world == WIDE}
     return next((name for name, part in sets.items() if seed in part.seeds), "unused")
 

@@ -12,7 +12,7 @@ from bench.quality.scene_parts import is_seen, require_bundled_world, require_he
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import DEFAULT_WORLD, PLAIN, WIDE, WORLDS, all_kinds, make_scene
 from engine.demo.scenes.base import HELD_OUT_SEED0
-from engine.demo.scenes.seeds import CHECK, HELD_OUT, SETS, TRAINING_PARTS, TUNING, part_of
+from engine.demo.scenes.seeds import CHECK, HELD_OUT, SETS, TRAINING_PARTS, TUNING, part_of, parts_of
 from engine.demo.showcase import SHOWCASES
 from engine.errors import ConfigError
 from engine.settings.config import BUNDLED
@@ -26,6 +26,8 @@ def test_the_parts_of_scenes_by_name() -> None:
     ]
     assert part_of("two-cups-999999") == part_of("two-balls-17") == "training"
     assert part_of(f"two-balls-{TUNING.first}") == part_of("two-cups-1000000") == "unused"
+    seeds = [HELD_OUT_SEED0 - 1, TUNING.first, TUNING.first + 1]
+    assert parts_of(seeds, WIDE) == {"training": 1, "tuning": 2}
     assert part_of("ball-ramp") is part_of("my-clip-1000000") is None
 
 

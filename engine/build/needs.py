@@ -9,10 +9,11 @@ import numpy as np
 
 from engine.build.estimate import TimeEstimate, estimate
 from engine.build.prepare import load, prepare, refinement_policy
+from engine.errors import ConfigError
 from engine.loop.scout_policy import ScoutPolicy
 from engine.machine.cards import Card
 from engine.machine.memory import MemoryPlan
-from engine.settings.config import DenoiseConfig, RunConfig
+from engine.settings.config import NO_DATASET, DenoiseConfig, RunConfig
 from engine.settings.loop import SCOUT
 
 
@@ -28,8 +29,8 @@ class Needs:
     told: tuple[str, ...]
     """What is decided for a user who names nothing."""
     num_steps: int  # of denoising, in one take
-    num_scenarios: int
-    num_refused: int
+    num_scenarios: int | None  # None: of no dataset
+    num_refused: int | None
     time: TimeEstimate | None
 
     def document(self) -> dict[str, Any]:
@@ -53,8 +54,15 @@ class Needs:
 def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Needs:
     """Memory before a weight is read; with `timed`, also a time from steps run on the first scenario.
 
-    `card`: a GPU to plan for that need not be here; nothing is timed then.
+    `card`: a GPU to plan for that need not be here; nothing is timed then. Memory depends on no clip: with
+    NO_DATASET it is all that is told, and ConfigError is raised where a time is asked for.
     """
+    there = config.dataset != NO_DATASET
+    if timed and card is None and not there:
+        raise ConfigError(
+            "dataset is not set, and the time is taken on a clip of it",
+            fix="give a dataset; or --no-time or --gpu NAME, which plan memory and need none",
+        )
     prepared = prepare(config, card=card)
     config = prepared.config
     time = None
@@ -81,7 +89,7 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
         changed=prepared.changed,
         told=prepared.told,
         num_steps=prepared.num_steps,
-        num_scenarios=len(prepared.scenarios),
-        num_refused=len(prepared.refused),
+        num_scenarios=len(prepared.scenarios) if there else None,
+        num_refused=len(prepared.refused) if there else None,
         time=time,
     )

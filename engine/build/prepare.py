@@ -33,7 +33,7 @@ from engine.machine.usage import allocated_bytes
 from engine.protocols import Critic, Dataset, Generator, Selector
 from engine.runs.digests import FileDigests
 from engine.runs.manifest import Digest
-from engine.settings.config import PATCH, STREAMED, LoopConfig, RunConfig
+from engine.settings.config import NO_DATASET, PATCH, STREAMED, LoopConfig, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.settings.loop import AUTO, CHOOSE, LEAVE
 from engine.settings.notation import shard_of
@@ -160,6 +160,8 @@ def _questions(
     config: RunConfig, fps: float, only: Sequence[str] | None
 ) -> tuple[tuple[Scenario, ...], dict[str, str], tuple[Path, ...]]:
     """Scenarios, why some are unusable, and what of the dataset was opened to know that."""
+    if config.dataset == NO_DATASET:
+        return (), {}, ()
     with boundary.watch(config.dataset, own=config.out) as watch:
         dataset = open_dataset(config.dataset)
         scenarios = _wanted(dataset.scenarios(fps), config, only)

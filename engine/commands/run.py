@@ -14,7 +14,7 @@ from engine.commands._app import app, console, execute, finish, print_line
 from engine.commands._options import ConfigFile, RunFolder, new_folder, with_settings
 from engine.commands._output import DryRun, JsonFile, write_json
 from engine.errors import ModelError, StoreError
-from engine.settings.config import BUNDLED, MACHINE, DenoiseConfig, RunConfig, load_config
+from engine.settings.config import BUNDLED, MACHINE, NO_DATASET, DenoiseConfig, RunConfig, load_config
 from engine.settings.notation import is_hub_name
 from engine.settings.presets import DenoiseSettings
 
@@ -172,7 +172,10 @@ def _say_rest(folder: Path, json_file: Path | None) -> None:
     write_json(asdict(found), json_file)
 
 
-@app.command(epilog="Example: [cyan]retake plan scenes/test --loops 1 --steps 8[/]")
+@app.command(
+    epilog="Example: [cyan]retake plan scenes/test --loops 1 --steps 8[/]   or, for the memory of a card: "
+    '[cyan]retake plan --gpu "RTX 4090"[/]'
+)
 @with_settings()
 def plan(
     given: Mapping[str, object],
@@ -189,21 +192,24 @@ def plan(
 ) -> None:
     """Say what a run with these settings would need: memory part by part, and time at most.
 
-    What does not fit is changed as the run would change it, and told with what that saves and costs.
+    What does not fit is changed as the run would change it, and told with what that saves and costs. The time
+    is taken on a clip of the dataset; memory alone, with --no-time or --gpu, needs none.
     """
     from engine.machine import cards
 
     card = None if gpu is None else cards.find(gpu)
-    loaded = _load(config, given)
+    loaded = _load(config, given, needs_dataset=False)
     _fetch(loaded, download)
     _say_needs(loaded, timed=timed, json_file=json_file, card=card)
 
 
-def _load(config: Path | None, given: Mapping[str, object]) -> RunConfig:
+def _load(config: Path | None, given: Mapping[str, object], *, needs_dataset: bool = True) -> RunConfig:
     """The settings. A dataset without texts is refused here, before the seconds that model libraries take."""
     from engine.build.opened_dataset import open_dataset
 
-    loaded = load_config(config, given, default_out=new_folder("run"))
+    loaded = load_config(config, given, default_out=new_folder("run"), needs_dataset=needs_dataset)
+    if loaded.dataset == NO_DATASET:
+        return loaded
     open_dataset(loaded.dataset)
     if not _is_simulated(loaded.dataset):
         _say_what_they_know(loaded)
@@ -257,7 +263,10 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
         print_line(line)
     for change in needs.changed:
         print_line(f"changed to fit: {change}", "yellow")
-    console.print(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable", highlight=False)
+    if needs.num_scenarios is None:
+        print_line("of no dataset: memory does not depend on its clips")
+    else:
+        print_line(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable")
     if needs.time is not None:
         console.print(needs.time.describe(), highlight=False)
     write_json(needs.document() | {"preset": _preset(needs.denoise)}, json_file)

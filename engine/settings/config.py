@@ -39,6 +39,8 @@ LACKED = {"loop.first_prompt": (PAPER, BRIEF)}
 """Settings that run folders of older versions do not have: the loop that they are of, and what was done then,
 so that a run ends as it began."""
 BY_MODEL = "by model folder"
+NO_DATASET = Path("/\0")
+"""Stands in for a dataset where only memory is planned. No setting can name it, since paths hold no NUL."""
 
 
 def _part(name: str) -> Any:
@@ -262,12 +264,16 @@ class RunConfig:
 
 
 def load_config(
-    file: Path | None, overrides: Mapping[str, object], *, default_out: Path | None = None
+    file: Path | None,
+    overrides: Mapping[str, object],
+    *,
+    default_out: Path | None = None,
+    needs_dataset: bool = True,
 ) -> RunConfig:
     """Settings of `file` (TOML) with `overrides` (dotted keys; None means not given) laid over them.
 
-    `default_out` stands in where neither names `out`. Raises ConfigError: no such file, not TOML, unknown
-    key, wrong type, value out of range, no dataset.
+    `default_out` stands in where neither names `out`, NO_DATASET for a dataset that is not needed. Raises
+    ConfigError: no such file, not TOML, unknown key, wrong type, value out of range, no dataset.
     """
     table = {} if file is None else _read(file)
     for key, value in overrides.items():
@@ -275,6 +281,8 @@ def load_config(
             put(table, key, value)
     if default_out is not None:
         table.setdefault("out", str(default_out))
+    if not needs_dataset:
+        table.setdefault("dataset", str(NO_DATASET))
     if model := table.pop("model", None):
         for part in ("generator", "critic"):
             if "name" not in table.setdefault(part, {}):

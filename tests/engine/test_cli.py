@@ -205,6 +205,23 @@ def test_plan_for_a_card_that_is_not_here(folders: Folders, tmp_path: Path) -> N
     assert "not a GPU that is known" in call("plan", *options, "--gpu", "RTX 9", status=2).output
 
 
+def test_memory_is_planned_without_a_dataset(folders: Folders, tmp_path: Path) -> None:
+    models = ["--generator", folders.generator, "--critic", folders.critic]
+    documents = []
+    for given in ([folders.dataset], []):
+        said = call("plan", *given, *models, "--gpu", "rtx 4090", "--json", tmp_path / "plan.json").output
+        documents.append(json.loads((tmp_path / "plan.json").read_text()))
+        assert ("of no dataset" in said) is not bool(given) and ("2 scenarios, 0 of them" in said) is bool(
+            given
+        )
+    assert documents[0]["memory"] == documents[1]["memory"]
+    assert (documents[1]["num_scenarios"], documents[1]["num_refused"]) == (None, None)
+    assert "of no dataset" in call("plan", *models, "--device", "cpu", "--no-time").output
+    refused = " ".join(call("plan", *models, "--device", "cpu", status=2).output.replace("│", " ").split())
+    assert "the time is taken on a clip of it" in refused and "--no-time or --gpu NAME" in refused
+    assert "dataset is not set" in call("run", *models, status=2).output
+
+
 def test_run_and_plan_resolve_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved: list[RunConfig] = []
 

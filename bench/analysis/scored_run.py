@@ -127,7 +127,10 @@ def _folder_steps(manifest: Mapping[str, Any]) -> object:
 def _read_scores(folder: Path) -> dict[str, Any]:
     path = folder / "scores.json"
     if not path.is_file():
-        raise _rescore(folder, "does not exist")
+        raise ScorerError(
+            f"{folder} is not scored: {path} does not exist",
+            fix=f"retake score {folder} --all-attempts, which scores each of its takes",
+        )
     try:
         document: dict[str, Any] = read_json(path)
     except ValueError as error:

@@ -12,6 +12,8 @@ from engine.commands._app import console, errors
 from engine.commands._interrupts import STATUS, ignored
 
 STDERR = 2
+TOLD = (0, 1, 2, STATUS)
+"""With these statuses an evaluator has said itself what became of it, and the fix."""
 GRACE_S = 3.0
 """In which an interrupted evaluator ends by itself."""
 
@@ -26,8 +28,9 @@ def run_module(name: str, *arguments: object) -> int:
         except KeyboardInterrupt:
             _end(process)
             raise typer.Exit(STATUS) from None
-    if status != 0:
-        errors.print(f"bench.{name} ended with status {status}", style="red")
+    if status not in TOLD:
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        errors.print(f"bench.{name} {how}", style="red")
     return status
 
 

@@ -286,7 +286,7 @@ def test_takes_of_two_frame_rates_make_no_submission(run: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("scores", "problem"),
     [
-        (None, "does not exist"),
+        (None, r"is not scored: .*scores\.json does not exist"),
         ("{", "is not JSON"),
         ("[]", "is not what retake score writes"),
         ('{"fps": 8, "attempts": [], "unscored": []}', "lacks 5 of 5 takes"),

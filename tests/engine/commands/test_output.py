@@ -218,6 +218,26 @@ def test_evaluators_are_as_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert outputs == [None, subprocess.DEVNULL]
 
 
+@pytest.mark.parametrize(
+    ("ends", "status", "says"),
+    [
+        ("print('error: x is not scored', file=sys.stderr); sys.exit(2)", 2, []),
+        ("sys.exit(3)", 3, ["bench.table.make ended with status 3"]),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -9, ["bench.table.make was ended by SIGKILL"]),
+    ],
+)
+def test_only_what_an_evaluator_could_not_say_itself_is_said_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: str, status: int, says: list[str]
+) -> None:
+    real = subprocess.Popen
+
+    def start(command: list[str], stdout: int | None = None) -> Any:
+        return real([sys.executable, "-c", f"import os, signal, sys; {ends}"])
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert call("table", tmp_path, status=status).stderr.splitlines() == says
+
+
 def test_doctor_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Check(name="b thing", ok=False, detail="absent", required=True, fix="get it")
     monkeypatch.setattr(doctor, "examine", lambda: [missing])

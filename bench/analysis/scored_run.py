@@ -78,15 +78,20 @@ def read_finished(folder: Path) -> tuple[RunConfig, dict[str, Outcome], tuple[Sc
     Scores are still of takes that were removed since; whoever looks at one is told.
     """
     with RunStore.open(folder, read_only=True) as store:
-        outcomes, scenarios, pending = store.outcomes(), store.scenarios(), store.pending()
+        outcomes, scenarios = store.outcomes(), store.scenarios()
         changed = {take: path for take, path in store.changed_takes().items() if path.is_file()}
         refuse_changed(folder, changed, "; or leave this run out")
-    if pending:
-        raise ScorerError(
-            f"{len(pending)} scenarios of {folder} are not finished, the first {pending[0].id}",
-            fix=f"finish it with `retake resume {folder}`",
-        )
+        require_finished(store)
     return read_config(folder), outcomes, scenarios
+
+
+def require_finished(store: RunStore) -> None:
+    """ScorerError while a scenario of the run has no outcome yet: what is read of it would be of a part."""
+    if pending := store.pending():
+        raise ScorerError(
+            f"{len(pending)} scenarios of {store.folder} are not finished, the first {pending[0].id}",
+            fix=f"finish it with `retake resume {store.folder}`",
+        )
 
 
 def scored_run(

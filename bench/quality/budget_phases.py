@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.analysis.scored_run import require_finished
 from bench.quality.budget_arms import BUDGETS, PaperTake
 from bench.quality.candidate_pool import RECORD, Key, make_pool, read_pool
 from bench.quality.demo_quality import make_dataset, run_loop
@@ -91,7 +92,8 @@ def paper_arguments(options: argparse.Namespace) -> list[str]:
 def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfig:
     """The paper's loop with room for as many takes as the largest budget; a fitted gain would end it sooner.
 
-    With --shard it must be finished: only one process may make it.
+    With --shard it must be finished, else ConfigError or ScorerError: only one process may make it, and parts
+    of fewer scenarios would be other parts.
     """
     if options.shard is not None:
         if not (run / DATABASE).is_file():
@@ -99,6 +101,8 @@ def run_paper(options: argparse.Namespace, dataset: Path, run: Path) -> RunConfi
                 f"there is no run in {run} whose candidates could be made",
                 fix="give the same command without --shard first, or put a finished run there",
             )
+        with RunStore.open(run, read_only=True) as store:
+            require_finished(store)
         return read_config(run)
     run_loop(dataset, run, resume=True, extra=paper_arguments(options))
     return read_config(run)

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.bootstrap import RESAMPLES, mean_ci95
+from bench.analysis.scored_run import require_finished
 from bench.files import write_json
 from bench.quality.critic_controls import judge_controls
 from bench.quality.critic_faults import fault_figures, fault_takes
@@ -126,11 +127,8 @@ def measure(
     dataset = read_config(run).dataset
     with RunStore.open(run, read_only=True) as store:
         outcomes, plans, pending = store.outcomes(), read_plans(store), store.pending()
-    if pending and not partial:
-        raise ScorerError(
-            f"{len(pending)} scenarios of {run} are not finished, the first {pending[0].id}",
-            fix=f"finish it with `retake resume {run}`",
-        )
+        if not partial:
+            require_finished(store)
     plans = {scenario_id: reply for scenario_id, reply in plans.items() if scenario_id in outcomes}
     loop = score_folder(run, dataset, all_attempts=True)
     trivial: dict[str, Scores] = {}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis.bootstrap import mean_ci95
+from bench.analysis.scored_run import require_finished
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.critic_figures import read_plans
@@ -148,17 +149,19 @@ def compare(arms: Mapping[str, Mapping[str, Case]], controls: Mapping[str, Seque
 
 
 def make_control(run: Path, work: Path, kind: str) -> None:
-    """Only run and score one control, for a later `measure`."""
+    """Only run and score one control, for a later `measure`; ScorerError for a run that is not finished."""
     config = read_config(run)
     with RunStore.open(run, read_only=True) as store:
+        require_finished(store)
         plans = read_plans(store)
     run_controls(config, work, asked_of(config.dataset, plans), (kind,))
 
 
 def measure(run: Path, work: Path) -> dict[str, Any]:
-    """The document of a finished run; its controls are run and scored now."""
+    """The document of a finished run, else ScorerError; its controls are run and scored now."""
     config = read_config(run)
     with RunStore.open(run, read_only=True) as store:
+        require_finished(store)
         outcomes, plans = store.outcomes(), read_plans(store)
     loop = score_folder(run, config.dataset, all_attempts=True)
     takes = {(case.scenario_id, index): case for index, case in loop.attempts}

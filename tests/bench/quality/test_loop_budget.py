@@ -37,8 +37,9 @@ from bench.results_page.result_files import read_file
 from engine.errors import ConfigError
 from engine.loop.policy import RefinementPolicy
 from engine.loop.scout_policy import ScoutPolicy
-from engine.settings.config import LoopConfig
-from engine.types import Attempt, PlanReply, Scenario, ScoutForm, Video
+from engine.runs.store import RunStore
+from engine.settings.config import LoopConfig, RunConfig, write_config
+from engine.types import Attempt, Outcome, PlanReply, Scenario, ScoutForm, Video
 
 COSTS = Costs(
     take_steps=16,
@@ -262,6 +263,26 @@ def test_a_pool_is_made_once_and_a_set_is_asked_once(tmp_path: Path) -> None:
 def test_combinations_are_alone_in_pairs_and_together() -> None:
     assert combinations_of("ab") == [("a",), ("b",), ("a", "b")]
     assert [len(found) for found in combinations_of("abcd")] == [1] * 4 + [2] * 6 + [4]
+
+
+def test_parts_are_of_a_run_that_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else each process would see other scenarios, and make other parts."""
+    run, given = tmp_path / "paper", ["--work", str(tmp_path), "--out", str(tmp_path / "b.json")]
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "descriptions.csv").touch()
+    assert loop_budget.main([*given, "--shard", "1/2"]) == 1
+    assert "there is no run in" in capsys.readouterr().out
+    with RunStore.create(run, SCENARIOS) as store:
+        write_config(RunConfig(dataset=tmp_path, out=run), run / "config.toml")
+        for scenario in SCENARIOS[:-1]:
+            store.outcome(Outcome(scenario_id=scenario.id, attempts=(), failure="no take"))
+    assert loop_budget.main([*given, "--shard", "1/2"]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"1 scenarios of {run} are not finished, the first {SCENARIOS[-1].id}" in told
+    assert f"retake resume {run}" in told
+    with RunStore.open(run) as store:
+        store.outcome(Outcome(scenario_id=SCENARIOS[-1].id, attempts=(), failure="no take"))
+    assert loop_budget.main([*given, "--shard", "1/2"]) == 0, "no scenario has a plan: nothing is to be made"
 
 
 @pytest.mark.slow

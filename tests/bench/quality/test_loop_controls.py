@@ -12,7 +12,7 @@ import pytest
 from sliding import SlidingSquare
 
 from bench.quality import loop_controls
-from bench.quality.loop_controls import asked_of, control_dataset, measure
+from bench.quality.loop_controls import asked_of, control_dataset, make_control, measure
 from bench.quality.prompt_kinds import SUFFIX_SENTENCE
 from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
@@ -108,3 +108,13 @@ def test_a_control_is_the_dataset_with_other_texts(run: Path, tmp_path: Path) ->
 def test_a_run_without_plans_has_no_controls(run: Path) -> None:
     with pytest.raises(ScorerError, match="no readable plan"):
         asked_of(run.parent / "scenes", {})
+
+
+def test_a_run_that_is_not_finished_has_no_controls(run: Path, tmp_path: Path) -> None:
+    dataset, part = run.parent / "scenes", tmp_path / "part"
+    scenarios = open_dataset(dataset).scenarios(8.0)
+    RunStore.create(part, scenarios).close()
+    write_config(RunConfig(dataset=dataset, out=part), part / "config.toml")
+    for refused in (lambda: measure(part, tmp_path), lambda: make_control(part, tmp_path, "filler")):
+        with pytest.raises(ScorerError, match=rf"2 scenarios of {part} are not finished"):
+            refused()

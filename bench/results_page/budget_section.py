@@ -27,13 +27,13 @@ def loop_budget(file: ResultFile) -> md.Section:
         headline=_headline(document["summary"]),
         body=md.paragraphs(
             f"{document['num_scenarios']} scenarios{_missing(document)}. A budget is a multiple of a single "
-            f"take of {costs['take_steps']} steps, which costs {costs['take_s']:.1f} s.",
+            f"take of {costs['take_steps']} steps, which costs {costs['take_s']:.1f} s; a plan costs "
+            f"{costs['plan_s']:.1f} s and a critique {costs['critique_s']:.1f} s, beside takes.",
             _arms(document),
             "The scouts were not looked for on these scenes. What is called best scouts was, and so is "
             "best-of-N: of all choosers and prompts the best one here.",
             _by_category(document),
             _ranks(document),
-            md.bullets(document["notes"]),
         ),
     )
 

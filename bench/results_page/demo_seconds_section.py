@@ -32,7 +32,6 @@ def demo_seconds(file: ResultFile) -> md.Section:
         title=TITLE,
         headline=_headline(summary),
         body=md.paragraphs(
-            md.bullets(file.document["notes"]),
             md.table(HEADER, rows),
             md.table(["summary", "measured", "aim"], reached),
         ),

@@ -47,7 +47,6 @@ def scout_finishes(file: ResultFile) -> md.Section:
                 ranks,
                 num_text_columns=3,
             ),
-            md.bullets(document["notes"]),
         ),
     )
 

@@ -27,7 +27,7 @@ def document(*, share: float | None = 0.3) -> dict[str, Any]:
     difference = None if share is None else mean(2.0)
     return {
         "num_scenarios": 9,
-        "costs": {"take_s": 20.0, "take_steps": 16},
+        "costs": {"take_s": 20.0, "take_steps": 16, "plan_s": 1.0, "critique_s": 0.5},
         "summary": {
             "share_of_oracle_at_2x": share,
             "share_of_oracle_at_8x": None,
@@ -73,4 +73,5 @@ def test_arms_categories_and_ranks_are_tables() -> None:
     )
     assert "| Optics | 9 | 60.0 (59.0 to 61.0) | 63.0 (62.0 to 64.0) | 66.0 (65.0 to 67.0) |" in body
     assert "| 2 whole | score | 9 | +0.50 (-0.50 to +1.50) | ice +0.10, ball +0.90 |" in body
-    assert "a single take of 16 steps, which costs 20.0 s" in body and "- single: the first." in body
+    assert "a single take of 16 steps, which costs 20.0 s; a plan costs 1.0 s" in body
+    assert "single: the first." not in body, "the page tells the notes of every file"

@@ -8,8 +8,8 @@ import pytest
 from measurements import denoiser, kernel_rows, put
 
 from bench.results_page.__main__ import ROOT, main, stale, write
-from bench.results_page.page import FIRST_LINE, make_page
-from bench.results_page.result_files import ResultError
+from bench.results_page.page import FIRST_LINE, make_page, section_of
+from bench.results_page.result_files import ResultError, read_folder
 
 
 def test_committed_page_and_plots_are_up_to_date() -> None:
@@ -21,6 +21,12 @@ def test_every_committed_measurement_has_a_section() -> None:
     text = make_page(ROOT / "bench" / "results").text
     for path in (ROOT / "bench" / "results").glob("*.json"):
         assert text.count(f"- File: [bench/results/{path.name}]") == 1
+
+
+def test_no_section_repeats_the_notes_of_its_file() -> None:
+    for file in read_folder(ROOT / "bench" / "results"):
+        body = section_of(file).body
+        assert not [note for note in file.document.get("notes", []) if str(note) in body], file.name
 
 
 def test_page_of_two_files(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def _gain(row: Row, rows: Sequence[Row]) -> float | None:
 
 def _what(row: Row) -> str:
     skipped, forwards = row.get("skipped_forwards"), row.get("forwards")
-    told = f"; {skipped:.0f} of {forwards:.0f} forwards skipped" if skipped else ""
+    told = "" if skipped is None else f"; {skipped:.0f} of {forwards:.0f} forwards skipped"
     return f"{row.get('of')}{told}"
 
 

@@ -52,7 +52,8 @@ def test_small_on_a_cpu_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     stock = [row for row in found["takes, denoise steps"].values() if row["name"].startswith("diffusers")]
     assert [row["forwards"] for row in stock] == [8, 8]
     assert all("summary" in row and 0 < row["relative_error"] < 0.02 for row in stock)
-    assert stock[0]["error_to_preset"] == stock[0]["skipped_forwards"] == 0
+    assert stock[0]["error_to_preset"] == 0 and "skipped_forwards" not in stock[0]
+    assert stock[1]["skipped_forwards"] in range(7)
     kept = found["forwards, prefix kept"]
     assert all("summary" in row for row in kept.values())
     assert kept["own prefix, FA3 FP8 attention, kept"]["relative_error"] < 0.01

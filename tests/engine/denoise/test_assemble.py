@@ -371,7 +371,8 @@ def test_without_a_policy_everything_is_as_if_there_were_none(with_policy: Path)
 
 def test_8_bit_kernels_stand_for_a_measured_format() -> None:
     rough = {name for name in dispatch.names() if dispatch.load(name).ACCURACY != "exact"}
-    assert set(module.MEASURED_AS) == rough - {"triton_skip_softmax"}, "whose loss has a bound"
+    without = {"triton_skip_softmax", "fa3_fp8_prefix_sparse"}  # a bounded loss; two losses at once
+    assert set(module.MEASURED_AS) == rough - without
     assert set(module.MEASURED_AS.values()) == {KERNELS[f].FORMAT for f in FORMATS} | set(LAYOUTS)
 
 

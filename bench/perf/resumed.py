@@ -68,8 +68,10 @@ def exit_status(work: Callable[[], int]) -> int:
         return 2
 
 
-def measure_parts(module: str, parts: Iterable[Part], ends_s: float) -> None:
-    """A process of `module` for each part that lacks rows; `ends_s` on the clock of perf_counter."""
+def measure_parts(module: str, parts: Iterable[Part], ends_s: float) -> list[Part]:
+    """A process of `module` for each part that lacks rows; `ends_s` on the clock of perf_counter. Returns the
+    parts whose process failed."""
+    broken = []
     for part in parts:
         if not part.left:
             print(f"{part.name} is there", flush=True)
@@ -82,6 +84,8 @@ def measure_parts(module: str, parts: Iterable[Part], ends_s: float) -> None:
         status = subprocess.run(command, check=False).returncode  # nosec B603 # as above
         if status:
             print(f"{part.name}: exit status {status}", flush=True)
+            broken.append(part)
+    return broken
 
 
 def finished(document: Mapping[str, Any], left: Sequence[str]) -> int:

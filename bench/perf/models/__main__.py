@@ -1,12 +1,17 @@
 """Measures video models beside a 4-bit critic: under budgets, beside the library's pipeline, with a LoRA.
 
-A process for each model and stage. What was measured is in --out already and is not repeated: the same
-command goes on where the time ended. Models (VACE-14B: 35 GB) are made where they are measured unless they
-are there.
+A process for each model. What was measured is in --out already and is not repeated: the same command goes on
+where the time ended. Models (VACE-14B: 35 GB, the critic: 16 GB) are made where they are measured unless they
+are there; a --models in memory, such as /dev/shm/models, is read faster than one on a disk.
 
     python -m bench.perf.models --models /tmp/models --out bench/results/models_h200.json
     python -m bench.perf.models --models /tmp/models --out x.json --only vace-14b/budget wan2.2-5b/lora
     python -m bench.perf.models --models /tmp/tiny --size tiny --out x.json    # on a CPU: that it runs
+
+On two GPUs of one machine: a process on each, for other models or stages, with the same --models and --out.
+
+    CUDA_VISIBLE_DEVICES=0 python -m bench.perf.models --models M --out x.json --only vace-14b &
+    CUDA_VISIBLE_DEVICES=1 python -m bench.perf.models --models M --out x.json --only wan2.2-5b anyflow-1.3b
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from typing import Any
 from bench.files import write_json
 from bench.perf import resumed
 from bench.perf.document import read_rows, with_row
+from bench.perf.locks import locked
 from bench.perf.memory.document import FAILED
 from bench.perf.models import STARTED_S
 from bench.perf.models.document import KIND, joined
@@ -44,28 +50,35 @@ def _measure(options: argparse.Namespace, ends_s: float) -> int:
     """Rows of one process, in this one; each is in the file, with its manifest, as soon as it is measured."""
     from bench.perf.models.measure import measure
 
-    rows = _rows(options)
-    for row in measure(options, chosen(options.only), rows, ends_s - resumed.MARGIN_S):
-        rows = with_row(rows, row)
-        write_json(options.out, joined(rows, _settings(options), _command(options)))
-        print(f"{row['name']}: {told(row)}", flush=True)
+    for row in measure(options, chosen(options.only), _rows(options), ends_s - resumed.MARGIN_S):
+        with locked(options.out.absolute().parent):  # that of another GPU may have come meanwhile
+            rows = with_row(_rows(options), row)
+            write_json(options.out, joined(rows, _settings(options), _command(options)))
+        print(f"{row['name']}, after {row['row_s']:.0f} s: {told(row)}", flush=True)
     return 0
 
 
 def _all(options: argparse.Namespace, ends_s: float) -> int:
     wanted = chosen(options.only)
-    resumed.measure_parts(MODULE, _parts(options, wanted), ends_s)
+    parts = _parts(options, _left(options, wanted), lambda row: row.model)
+    broken = {name for part in resumed.measure_parts(MODULE, parts, ends_s) for name in part.left}
+    there = {row["name"] for row in _rows(options)}
+    untried = [row for row in wanted if row.name in broken - there]  # each stage by itself
+    resumed.measure_parts(MODULE, _parts(options, untried, lambda row: row.part), ends_s)
     document = joined(_rows(options), _settings(options), _command(options))
     return resumed.finished(document, [row.name for row in _left(options, wanted)])
 
 
-def _parts(options: argparse.Namespace, wanted: Sequence[Row]) -> Iterator[resumed.Part]:
-    for (model, stage), group in itertools.groupby(_left(options, wanted), key=lambda row: row.process):
-        names = tuple(row.name for row in group)
+def _parts(
+    options: argparse.Namespace, left: Sequence[Row], key: Callable[[Row], str]
+) -> Iterator[resumed.Part]:
+    for name, group in itertools.groupby(left, key):
+        rows = list(group)
+        names = tuple(row.name for row in rows)
         yield resumed.Part(
-            name=f"{model}/{stage}",
+            name=name,
             left=names,
-            least_s=SIZES[options.size].model(model).least_s,
+            least_s=SIZES[options.size].model(rows[0].model).least_s,
             words=(*_words(options), "--in-process", "--only", *names),
         )
 

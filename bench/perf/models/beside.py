@@ -65,14 +65,17 @@ class Library:
             **({"expand_timesteps": True} if name == TI2V else {}),
         )
         self._pipeline.set_progress_bar_config(disable=True)
+        self.is_warm = False
 
     def latents(self, prompt: Prompt, steps: int) -> Tensor:
         """Normalised, [1, Z, F, h, w]."""
         found: Tensor = self._made(prompt, steps, "latent", lambda: None)
+        self.is_warm = True
         return found
 
     def take(self, prompt: Prompt, steps: int) -> Timed:
-        """With the prefix read and all frames decoded. A step is timed from the end of the one before it."""
+        """With the prefix read and all frames decoded. A step is timed from the end of the one before it, the
+        first from where the transformer is first asked."""
         ends: list[float] = []
 
         def ended() -> None:
@@ -80,8 +83,16 @@ class Library:
                 torch.cuda.synchronize()
             ends.append(time.perf_counter())
 
+        def asked(*_: Any) -> None:
+            if not ends:
+                ended()
+
         began_s = time.perf_counter()
-        self._made(prompt, steps, "np", ended)
+        handle = self._generator.parts.transformer.register_forward_pre_hook(asked)
+        try:
+            self._made(prompt, steps, "np", ended)
+        finally:
+            handle.remove()
         seconds = time.perf_counter() - began_s
         steps_s = tuple(b - a for a, b in itertools.pairwise(ends))
         return Timed(seconds=seconds, stages={DENOISE: sum(steps_s)}, steps_s=steps_s)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.perf.document import Row, check, headed
 from bench.perf.memory.document import REFUSED, RUN, inside, plan_error
-from bench.perf.models.rows import BESIDE, BUDGETED, LORA
+from bench.perf.models.rows import BESIDE, BUDGETED, LORA, ROWS
 
 KIND = "models"
 TOLERATED = 0.1
@@ -17,12 +17,13 @@ MOST_DIFFERENCE = 0.05
 """Of latents after two steps of preset exact from the pipeline's, relative: both branches of guidance in one
 forward or in two add up their 16 bits otherwise."""
 LORA_COSTS = 0.03
-"""Of a denoise step, at most; noise of a median of few steps."""
+"""Of a denoise step, at most; noise of few steps."""
 NOTES = (
     "random weights of the published sizes, text encoder of the right width but few layers: speed and memory",
-    "under a budget: one scenario of the product with plan and critique, whose peak stands beside its plan; "
-    "then a take alone, with the critic resident",
-    "a clip: the measured take, and the median step for each that its whole schedule has more; without mp4",
+    "under a budget: one scenario of the product with plan and critique, of few steps, whose peak stands "
+    "beside its plan; then a take alone, with the critic resident",
+    "a clip: the measured take, and for each step that its whole schedule has more the median of its kind "
+    "(8-bit or exact attention); a step: the mean of the whole schedule; without mp4",
     "the library: diffusers' pipeline over the modules of preset exact, uncompiled, in the same process in "
     "turn; of Wan2.2-5B, which keeps one clean frame, with the latents of the whole prefix clean",
     "difference: of latents after two steps, with preset exact and with the timed preset",
@@ -30,8 +31,11 @@ NOTES = (
 
 
 def joined(rows: Sequence[Row], settings: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """In the order of what is measured, whichever process was first."""
+    places = {row.name: place for place, row in enumerate(ROWS)}
+    rows = sorted(rows, key=lambda row: places.get(row["name"], len(places)))
     head = headed(KIND, command, settings, list(_checks(rows)), summary=summary(rows))
-    return head | {"notes": list(NOTES), "rows": list(rows)}
+    return head | {"notes": list(NOTES), "rows": rows}
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:

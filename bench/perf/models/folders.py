@@ -10,6 +10,8 @@ import dataclasses
 import gc
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from torch import nn
 from bench.perf.denoisers.base import random_weights
 from bench.perf.end_to_end import models as parts
 from bench.perf.end_to_end.made import CLIPS, CRITIC
+from bench.perf.locks import locked, locked_if_free
 from bench.perf.models.sizes import ANYFLOW, TI2V, VACE, Model, Size
 from engine.generators.wan.wan22_vae import WAN22_LAYOUT
 
@@ -42,28 +45,31 @@ RANK, LORA_FILE = 32, "lora.safetensors"
 LORA_SIZE = 0.02
 """Deviation of both factors: a change that a take shows, and no number that overflows."""
 SPARE_BYTES = 4 * 2**30
+LOCKS = ".locks"
 
 
-def make(folder: Path, size: Size, model: Model, device: torch.device) -> Path:
-    """The folder of `model`; with it the critic, and one clip as large as a take.
+@contextmanager
+def made(folder: Path, size: Size, model: Model, device: torch.device) -> Iterator[Path]:
+    """The folder of `model`; with it the critic, and one clip as large as a take. Nobody removes it inside.
 
-    On a disk that cannot hold all, generators that were made before make room.
+    On a disk that cannot hold all, generators that were made before and are not measured make room. Processes
+    on several GPUs may share `folder`.
     """
-    shape = model.sidecar
-    parts.make_clip(
-        folder / CLIPS / "clip.mp4",
-        0,
-        dataclasses.replace(size.around, clip_width=shape["width"], clip_height=shape["height"]),
-    )
-    parts.once(folder / CRITIC, lambda place: parts.make_critic(place, size.around, device))
+    shape, locks = model.sidecar, folder / LOCKS
+    around = dataclasses.replace(size.around, clip_width=shape["width"], clip_height=shape["height"])
+    with locked(locks / CRITIC):
+        parts.make_clip(folder / CLIPS / "clip.mp4", 0, around)
+        parts.once(folder / CRITIC, lambda place: parts.make_critic(place, size.around, device))
     place = folder / model.name
-    if not place.is_dir():
-        _make_room(folder, model)
-    parts.once(place, lambda part: _make(part, size, model, device))
+    with locked(locks / model.name):
+        if not place.is_dir():
+            _make_room(folder, model)
+        parts.once(place, lambda part: _make(part, size, model, device))
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return place
+    with locked(locks / model.name, shared=True):
+        yield place
 
 
 def _make_room(folder: Path, model: Model) -> None:
@@ -73,9 +79,10 @@ def _make_room(folder: Path, model: Model) -> None:
     for other in KINDS:
         if shutil.disk_usage(folder).free >= needed:
             return
-        if (folder / other).is_dir():
-            print(f"{folder / other} makes room for {model.name}", flush=True)
-            shutil.rmtree(folder / other)
+        with locked_if_free(folder / LOCKS / other) as is_free:
+            if is_free and (folder / other).is_dir():
+                print(f"{folder / other} makes room for {model.name}", flush=True)
+                shutil.rmtree(folder / other)
 
 
 def _make(folder: Path, size: Size, model: Model, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What is measured, as data: rows by name, each of a model and a stage that has a process of its own."""
+"""What is measured, as data: rows by name, each of a model, which has a process of its own, and a stage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from engine.errors import unknown_name
 
 BUDGETED, BESIDE, LORA = "budget", "diffusers", "lora"
 STAGES = (BUDGETED, BESIDE, LORA)
-BUDGETS = ("48GiB", "80GiB", "24GiB")
-"""What keeps to less need not run under more; the smallest last, since it loads models anew."""
+BUDGETS = ("24GiB", "48GiB", "80GiB")
+"""The smallest first: what keeps to it need not run under more, and the largest leaves the models that are
+then measured without one."""
 DIFFERENCE = "difference"
 ROUNDS = ("round-0", "round-1")
 
@@ -29,9 +30,9 @@ class Row:
         return "/".join(part for part in (self.model, self.stage, self.detail) if part)
 
     @property
-    def process(self) -> tuple[str, str]:
-        """Rows with the same one are measured with the same models loaded."""
-        return self.model, self.stage
+    def part(self) -> str:
+        """Model and stage."""
+        return f"{self.model}/{self.stage}"
 
 
 def _of(model: str) -> list[Row]:
@@ -53,7 +54,7 @@ def chosen(names: Sequence[str] | None) -> list[Row]:
 
 
 def _named(name: str) -> Iterable[Row]:
-    found = [row for row in ROWS if name in (row.name, row.model, "/".join(row.process))]
+    found = [row for row in ROWS if name in (row.name, row.model, row.part)]
     if not found:
         raise unknown_name("row, model or stage", name, [*NAMES, *(row.name for row in ROWS)])
     return found

@@ -24,7 +24,8 @@ class Model:
     """Keyword arguments of the library's transformer and autoencoder, and what `retake.json` says.
 
     `timed_steps` of a take that is timed; a clip has the sidecar's. `least_s`: with less time than this no
-    process is begun for it, whose models would hardly be loaded.
+    process is begun for it, whose models would hardly be loaded; `row_s`: nor a row that is the first of its
+    stage.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Model:
     sidecar: Mapping[str, Any]
     timed_steps: int
     least_s: float
+    row_s: float
 
     @property
     def whole_steps(self) -> int:
@@ -70,7 +72,8 @@ FULL = Size(
             wan22_vae=True,
             sidecar={**WHOLE_RUN.generator_sidecar, **GUIDED},
             timed_steps=8,
-            least_s=60.0,
+            least_s=90.0,
+            row_s=45.0,
         ),
         Model(
             name=ANYFLOW,
@@ -79,7 +82,8 @@ FULL = Size(
             wan22_vae=False,
             sidecar=AT_16_FPS | FEW_STEPS,
             timed_steps=4,
-            least_s=60.0,
+            least_s=90.0,
+            row_s=45.0,
         ),
         Model(
             name=VACE,
@@ -87,8 +91,9 @@ FULL = Size(
             vae=WAN21_VAE,
             wan22_vae=False,
             sidecar=AT_16_FPS | GUIDED,
-            timed_steps=4,
-            least_s=300.0,
+            timed_steps=2,
+            least_s=240.0,
+            row_s=150.0,
         ),
     ),
 )
@@ -115,6 +120,7 @@ TINY = Size(
             sidecar=SMALL_VIDEO | {"fps": 4.0, "prefix_frames": 12, "guidance_scale": 5.0},
             timed_steps=2,
             least_s=0.0,
+            row_s=0.0,
         ),
         Model(
             name=ANYFLOW,
@@ -124,6 +130,7 @@ TINY = Size(
             sidecar=SMALL_VIDEO | {"fps": 16.0, "prefix_frames": 48, "guidance_scale": 1.0},
             timed_steps=2,
             least_s=0.0,
+            row_s=0.0,
         ),
         Model(
             name=VACE,
@@ -134,6 +141,7 @@ TINY = Size(
             sidecar=SMALL_VIDEO | {"fps": 16.0, "prefix_frames": 48, "guidance_scale": 5.0},
             timed_steps=2,
             least_s=0.0,
+            row_s=0.0,
         ),
     ),
 )

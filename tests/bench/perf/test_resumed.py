@@ -29,7 +29,8 @@ def test_what_is_there_or_has_no_time_is_not_begun(
 
     monkeypatch.setattr(resumed, "subprocess", SimpleNamespace(run=run))
     parts = [part("done"), part("long", 500.0, "a"), part("short", 1.0, "b")]
-    resumed.measure_parts("bench.x", parts, time.perf_counter() + 100.4)
+    broken = resumed.measure_parts("bench.x", parts, time.perf_counter() + 100.4)
+    assert broken == [parts[2]]
     assert begun == [["-m", "bench.x", "--only", "short", "--budget", "100"]]
     told = capsys.readouterr().out
     assert told == "done is there\nlong: 100 s are left, 500 are needed\nshort: exit status 3\n"

@@ -53,7 +53,7 @@ def test_rows_are_named_by_model_stage_and_detail() -> None:
     assert chosen(None) == list(ROWS) and len({row.name for row in ROWS}) == len(ROWS)
     assert {row.model for row in ROWS} == set(NAMES)
     picked = [row.name for row in chosen([f"{VACE}/{LORA}", f"{TI2V}/budget"])]
-    assert picked == [*(f"{TI2V}/budget/{vram}" for vram in ("48GiB", "80GiB", "24GiB")), f"{VACE}/lora"]
+    assert picked == [*(f"{TI2V}/budget/{vram}" for vram in ("24GiB", "48GiB", "80GiB")), f"{VACE}/lora"]
     with pytest.raises(ConfigError, match=r"(?s)'vace' is not a row.*use one of: .*vace-14b/budget/24GiB"):
         chosen(["vace"])
 
@@ -162,8 +162,8 @@ def test_rows_go_into_the_file_one_by_one_and_are_not_measured_again(
     def measured(options: Any, wanted: list[Row], rows: Any, deadline_s: float) -> Iterator[dict[str, Any]]:
         seen.append([one.name for one in wanted])
         for one in wanted[:2]:  # as if the time ended there
-            state = "failed" if one.detail == "80GiB" else "refused"
-            yield row(one.name, vram=one.detail, state=state, why="too little")
+            state = "failed" if one.detail == "48GiB" else "refused"
+            yield row(one.name, vram=one.detail, state=state, why="too little", row_s=1.0)
 
     monkeypatch.setattr(measure, "measure", measured)
 
@@ -175,25 +175,84 @@ def test_rows_go_into_the_file_one_by_one_and_are_not_measured_again(
     given = [word for word in words(tmp_path, out, f"{TI2V}/{BUDGETED}") if word != "--in-process"]
     for status in (1, 1):
         assert command.main(given, started_s=time.perf_counter()) == status
-    every = [f"{TI2V}/budget/{vram}" for vram in ("48GiB", "80GiB", "24GiB")]
+    every = [f"{TI2V}/budget/{vram}" for vram in ("24GiB", "48GiB", "80GiB")]
     assert seen == [every, every[1:]], "what failed is measured again"
-    assert f"{every[0]}: refused: too little" in capsys.readouterr().out
+    assert f"{every[0]}, after 1 s: refused: too little" in capsys.readouterr().out
     document = json.loads(out.read_text())
     assert [one["name"] for one in document["rows"]] == [every[0], every[1], every[2]]
     assert document["manifest"]["packages"]["torch"] and document["summary"]["num_refused"] == 2
 
 
+def test_what_a_broken_process_left_is_measured_stage_by_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, seen = tmp_path / "x.json", list[list[str]]()
+
+    def measured(options: Any, wanted: list[Row], rows: Any, deadline_s: float) -> Iterator[dict[str, Any]]:
+        seen.append([one.name for one in wanted])
+        if wanted[0].stage == BUDGETED:
+            yield row(wanted[0].name, state="failed", why="too little", row_s=1.0)
+            raise KeyError("a process that breaks")
+        for one in wanted:
+            yield row(one.name, state="refused", why="too little", row_s=1.0)
+
+    monkeypatch.setattr(measure, "measure", measured)
+
+    def in_process(given: list[str], check: bool) -> Any:
+        try:
+            command.main(given[3:], started_s=time.perf_counter())
+        except KeyError:
+            return SimpleNamespace(returncode=1)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(resumed, "subprocess", SimpleNamespace(run=in_process))
+    given = [word for word in words(tmp_path, out, TI2V) if word != "--in-process"]
+    command.main(given, started_s=time.perf_counter())
+    names = [one.name for one in ROWS if one.model == TI2V]
+    assert seen == [names, names[1:3], names[3:6], names[6:]], "what failed has its turn in the next command"
+
+
+def test_an_error_of_a_library_is_a_row_after_which_the_next_is_measured(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> dict[str, Any]:
+        raise RuntimeError("CUDA error\nof many lines")
+
+    monkeypatch.setattr(measure, "_difference", breaks)
+    difference, lora = run(models, tmp_path / "x.json", f"{TI2V}/diffusers/difference", f"{TI2V}/lora")
+    assert (difference["state"], difference["why"]) == ("failed", "CUDA error") and lora["state"] == "run"
+    assert not json.loads((tmp_path / "x.json").read_text())["all_checks_hold"]
+
+
+def test_rows_of_two_processes_come_into_one_file_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of two GPUs: the file has another row when the first process writes its own."""
+    out = tmp_path / "x.json"
+    other = row(f"{TI2V}/lora", state="refused", why="x")
+
+    def measured(options: Any, wanted: list[Row], rows: Any, deadline_s: float) -> Iterator[dict[str, Any]]:
+        assert not rows
+        out.write_text(json.dumps(joined([other], SETTINGS, "c")))
+        for one in wanted:
+            yield row(one.name, state="refused", why="too little", row_s=1.0)
+
+    monkeypatch.setattr(measure, "measure", measured)
+    assert [one["name"] for one in run(tmp_path, out, f"{VACE}/lora")] == [f"{TI2V}/lora", f"{VACE}/lora"]
+
+
 def test_under_a_budget_a_run_is_measured_or_refused(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.json"
     options = command._parser().parse_args(words(models, out, TI2V))
-    wanted = [Row(TI2V, BUDGETED, "48GiB"), Row(TI2V, BUDGETED, "80GiB"), Row(TI2V, BUDGETED, "1MiB")]
+    wanted = [Row(TI2V, BUDGETED, vram) for vram in ("1MiB", "48GiB", "80GiB")]
     found = list(measure.measure(options, wanted, [], time.perf_counter() + 100))
-    ran, _, refused = found
+    refused, ran, same = found
     assert [(one["vram"], one["state"]) for one in found] == [
+        ("1MiB", "refused"),
         ("48GiB", "run"),
         ("80GiB", "run"),
-        ("1MiB", "refused"),
     ]
+    assert "same_run_as" not in ran and same["same_run_as"] == f"{TI2V}/budget/48GiB"
     assert ran["planned_bytes"] > 0 and ran["num_takes"] == 1 and not ran["failures"]
     assert len(ran["steps_s"]) == 2 and ran["clip_steps"] == 3
     assert ran["clip_s"] == pytest.approx(ran["seconds"] + ran["step_s"])

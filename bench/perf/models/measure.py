@@ -127,12 +127,13 @@ def _under(work: Work, vram: str, subjects: Subjects, made: Sequence[Found]) -> 
     if (same := same_run([dict(row) for row in made], found["config"], vram)) is not None:
         return same | found | {"same_run_as": same["name"]}
     began_s = time.perf_counter()
-    generator, critic, loaded_bytes, is_new = subjects.under(prepared)
+    generator, critic, loaded_bytes, _ = subjects.under(prepared)
     found["load_s"] = time.perf_counter() - began_s
     with few_steps(generator):
-        for _ in range(1 + is_new):  # compiled at its first run
+        for _ in range(1 if subjects.loaded.is_warm else 2):  # compiled at the first run of the process
             empty()
             ran = measured_run(prepared, generator, critic, loaded_bytes, work.deadline_s)
+    subjects.loaded.is_warm = True
     found |= {"run_steps": CHECK_STEPS, "run_s": ran.pop("seconds"), **ran}
     empty()
     found |= work.ours(generator, take_of(generator, prepared.usable[0], seed=1))

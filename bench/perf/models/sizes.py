@@ -71,7 +71,7 @@ FULL = Size(
             vae=WHOLE_RUN.vae,
             wan22_vae=True,
             sidecar={**WHOLE_RUN.generator_sidecar, **GUIDED},
-            timed_steps=8,
+            timed_steps=4,
             least_s=90.0,
             row_s=45.0,
         ),

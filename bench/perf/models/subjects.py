@@ -118,6 +118,7 @@ class Subjects:
         """That of preset exact, whose modules the pipeline has."""
         self.timed()
         if self._exact is None:
+            empty()
             self._exact = self._again(self._work.config(preset="exact"))
         return self._exact
 

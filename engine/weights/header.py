@@ -31,6 +31,13 @@ BYTES: Final = {
 """Of an element, by its type in safetensors."""
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How archives of torch.save begin, the first as zip files."""
+TEXTS: Final = (
+    (b"version https://git-lfs.", "a pointer of Git LFS in place of a file; `git lfs pull` fetches that"),
+    (b"<!doctype html", "a web page, such as a download that was refused leaves"),
+    (b"<html", "a web page, such as a download that was refused leaves"),
+)
+"""How files begin that downloads leave under the name of another one -> what they are."""
+NOTED_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +76,17 @@ def read_header(path: Path) -> Header:
     """ModelError for a pickle, another format or a damaged file; OSError as reading raises."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(NOTED_BYTES)
         file.seek(0)
+        if (other := _other_file(start)) is not None:
+            raise ModelError(f"{path} ({size} bytes) is {other}", fix="copy or download the file again")
         if start.startswith(PICKLES):
             raise ModelError(
                 f"{path} is a pickle, which can run any code when it is opened; none is read",
                 fix="take the same weights as .safetensors or .gguf",
             )
         try:
-            if start == gguf_header.MAGIC:
+            if start.startswith(gguf_header.MAGIC):
                 metadata, found = gguf_header.read(file, size)
                 tensors = {name: Stored(**place) for name, place in found.items()}
                 return Header(path=path, format=GGUF, tensors=tensors, metadata=metadata)
@@ -88,6 +97,21 @@ def read_header(path: Path) -> Header:
                 f"{path} ({size} bytes) is no whole safetensors or GGUF file: {error}",
                 fix="copy or download the file again",
             ) from error
+
+
+def _other_file(start: bytes) -> str | None:
+    """What a file is that holds no weights at all, by its first bytes; None where it may hold some."""
+    if not start:
+        return "empty"
+    for beginning, what in TEXTS:
+        if start.lower().startswith(beginning):
+            return what
+    # the length of a header, in 8 bytes, has zeros at its end
+    if start.startswith(gguf_header.MAGIC) or 0 in start[:8]:
+        return None
+    text = start.decode("utf-8", errors="replace").rstrip("\ufffd")  # of a letter that is cut
+    readable = all(letter.isprintable() or letter in "\r\n\t" for letter in text) and "\ufffd" not in text
+    return f"text, no weights: it begins with {text!r}" if text and readable else None
 
 
 def _safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Stored], dict[str, Any]]:
@@ -107,7 +131,9 @@ def _safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Stored], dict[str
             raise ValueError(f"{name} has the unknown type {entry['dtype']!r}")
         shape = tuple(int(side) for side in entry["shape"])
         num_bytes, start = math.prod(shape) * BYTES[entry["dtype"]], 8 + length + first
-        if min((first, *shape)) < 0 or end - first != num_bytes or 8 + length + end > size:
-            raise ValueError(f"{name} lies outside of the file, or its size is not that of its shape")
+        if 8 + length + end > size:
+            raise ValueError(f"it ends before {name}, which would end at byte {8 + length + end}")
+        if min((first, *shape)) < 0 or end - first != num_bytes:
+            raise ValueError(f"{name} begins before the file, or its size is not that of its shape")
         tensors[name] = Stored(type=entry["dtype"], shape=shape, start=start, num_bytes=num_bytes)
     return tensors, metadata

@@ -230,7 +230,7 @@ def test_unreadable_files_are_said(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
     torch.save(tensors(), tmp_path / "b.safetensors")
     told = {
-        "a": "is no whole safetensors",
+        "a": "is text, no weights",
         "b": "is a pickle, which can run any code",
         "c": "is not a LoRA file",
     }

@@ -79,9 +79,21 @@ def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize(
     ("header", "body", "told"),
     [
-        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 15, "a lies outside"),
-        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}}, b"\0" * 16, "a lies outside"),
-        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, b"\0" * 16, "a lies outside"),
+        (
+            {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}},
+            b"\0" * 15,
+            "ends before a, which would end at",
+        ),
+        (
+            {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}},
+            b"\0" * 16,
+            "a begins before the file, or its size",
+        ),
+        (
+            {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}},
+            b"\0" * 16,
+            "a begins before the file, or its size",
+        ),
         ({"a": {"dtype": "F7", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 16, "unknown type 'F7'"),
         ({"a": {"dtype": "F32", "shape": [4]}}, b"\0" * 16, "data_offsets"),
         ({"a": 3}, b"", "no whole"),
@@ -95,12 +107,31 @@ def test_a_lying_safetensors_header(
         read_header(safetensors(tmp_path / "a.safetensors", header, body))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x10" + b"\0" * 7 + b"{}", b"GGUF"])
+@pytest.mark.parametrize("content", [b"\xff" * 64, b"\x10" + b"\0" * 7 + b"{}", b"GGUF"])
 def test_what_is_no_weight_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="no whole safetensors or GGUF"):
         read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", r"\(0 bytes\) is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a pointer of Git LFS"),
+        (b"<!DOCTYPE HTML><title>403</title>", "a web page"),
+        (b"# Notes", "text, no weights: it begins with '# Notes'"),
+        ("ä".encode() * 100, "text, no weights: it begins with 'ää"),
+        (b"a" + "ä".encode() * 100, "text, no weights: it begins with 'aää"),
+    ],
+)
+def test_what_a_download_left_under_the_name_of_weights(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=told) as caught:
+        read_header(path)
+    assert caught.value.fix == "copy or download the file again"
 
 
 def test_metadata_may_be_null(tmp_path: Path) -> None:

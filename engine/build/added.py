@@ -20,7 +20,7 @@ from typing import Any, Final
 from engine.build import model_folders
 from engine.build.beside import parts_near
 from engine.build.weight_files import FILES, WeightFile, family_module, look_at
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, ModelError, RetakeError
 from engine.settings.config import BUNDLED
 from engine.settings.environment import models_folder
 from engine.settings.model_names import added_model, is_name
@@ -59,6 +59,12 @@ def add(path: Path, name: str, parts: Mapping[str, Path], digest: Digest) -> Add
     _require_free(name)
     if not path.exists():
         raise ModelError(f"{path} does not exist", fix="give a weight file or a model folder")
+    for kind, given in parts.items():
+        if not given.exists():
+            raise ModelError(
+                f"{OPTIONS[kind]} {given} does not exist",
+                fix="give the file of that part, or the folder of a library",
+            )
     file = None if path.is_dir() else _transformer(path)
     if file is not None:
         if lacking := missing_parts(file, parts):
@@ -147,7 +153,7 @@ def _require_free(name: str) -> None:
 
 @contextmanager
 def _in_the_making(name: str) -> Iterator[Path]:
-    """A folder that gets its name when all went well."""
+    """A folder that gets its name when all went well; errors tell that name, not the one meanwhile."""
     home = models_folder()
     home.mkdir(parents=True, exist_ok=True)
     folder = home / f".{name}.{secrets.token_hex(4)}"
@@ -155,6 +161,9 @@ def _in_the_making(name: str) -> Iterator[Path]:
     try:
         yield folder
         folder.rename(home / name)
+    except RetakeError as error:
+        problem, fix = (text.replace(str(folder), name) for text in (error.problem, error.fix))
+        raise type(error)(problem, fix=fix) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -183,9 +192,8 @@ def _of_files(folder: Path, file: WeightFile, parts: Mapping[str, Path]) -> dict
 
 
 def _whole_folder(folder: Path, path: Path, parts: Mapping[str, Path]) -> tuple[str, dict[str, str]]:
-    is_pipeline = (path / "model_index.json").is_file()
-    find = model_folders.find_generator if is_pipeline else model_folders.find_critic
-    found = find(str(path))
+    found = model_folders.finder(path)(str(path))
+    is_pipeline = found.package == model_folders.GENERATORS
     if parts and not is_pipeline:
         raise ConfigError(f"{path} is a critic, which has no such parts", fix="leave the options out")
     told = {}
@@ -204,6 +212,8 @@ def _whole_folder(folder: Path, path: Path, parts: Mapping[str, Path]) -> tuple[
 
 def _link_part(folder: Path, kind: str, path: Path) -> str:
     """A file, or the folder of a library."""
+    if kind == "tokenizer":
+        _require_tokenizer(path)
     if kind == "tokenizer" or path.is_dir():
         return _link_folder(folder / kind, path)
     file = look_at(path)
@@ -223,6 +233,22 @@ def _link_file(folder: Path, kind: str, file: WeightFile) -> str:
     (name,) = (name for name in WEIGHTS if Path(name).suffix == f".{file.contents.header.format}")
     _link(place / name, file.path)
     return f"{file.part.title} ({file.format})"
+
+
+def _require_tokenizer(path: Path) -> None:
+    *words, config = TOKENIZER_FILES
+    home = path if path.is_dir() else path.parent
+    lacking = [] if any((home / name).is_file() for name in words) else [" or ".join(words)]
+    lacking += [] if (home / config).is_file() else [config]
+    if not path.is_dir() and path.name not in TOKENIZER_FILES:
+        problem = f"{path} is no tokenizer"
+    elif lacking:
+        problem = f"{home} is no tokenizer of a library: it lacks {' and '.join(lacking)}"
+    else:
+        return
+    raise ModelError(
+        problem, fix="give --tokenizer the folder tokenizer/ of the model, or tokenizer.json in it"
+    )
 
 
 def _link_folder(place: Path, path: Path) -> str:

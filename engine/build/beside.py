@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from engine.build.weight_files import SUFFIXES, look_at
+from engine.build.model_folders import SUFFIXES
+from engine.build.weight_files import look_at
 from engine.errors import RetakeError
 
 NEIGHBOURS: Final = ("vae", "text_encoders", "clip")

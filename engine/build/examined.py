@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.build import model_folders
 from engine.build.added import OPTIONS, missing_parts
-from engine.build.weight_files import SUFFIXES, family_module, is_lora, look_at
+from engine.build.model_folders import GENERATORS, SUFFIXES, finder
+from engine.build.weight_files import family_module, is_lora, look_at
 from engine.denoise.lora import read_lora
 from engine.denoise.lora_alpha import PEFT_FILE
 from engine.errors import ModelError, RetakeError
@@ -109,10 +109,8 @@ def _lora(path: Path, types: Mapping[str, int]) -> Examined:
 def _folder(path: Path, digest: Digest) -> Examined:
     if (adapter := path / PEFT_FILE).is_file() and not (path / "config.json").is_file():
         return _lora(adapter, read_header(adapter).types)
-    is_generator = (path / "model_index.json").is_file()
-    find = model_folders.find_generator if is_generator else model_folders.find_critic
-    role = "generator" if is_generator else "critic"
-    found = find(str(path))
+    found = finder(path)(str(path))
+    role = "generator" if found.package == GENERATORS else "critic"
     faults: list[Fault] = []
     try:
         require_unchanged(path, digest)

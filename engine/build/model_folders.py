@@ -7,7 +7,8 @@ milliseconds. A family is a room in engine/generators or engine/critics, which s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,8 @@ WEIGHTLESS_PARTS = {
 }
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 LIBRARIES = ("diffusers", "transformers")
+SUFFIXES = (".safetensors", ".gguf")
+"""Of files of weights that are read."""
 CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
 
 
@@ -108,6 +111,31 @@ def find_critic(name: str) -> ModelFolder:
     if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
     return ModelFolder(path=path, package=CRITICS, family=families[model_type])
+
+
+def finder(path: Path) -> Callable[[str], ModelFolder]:
+    """The one of `find_generator` and `find_critic` that the folder is for. ModelError for a folder of
+    neither kind, which says what else it is."""
+    if (path / "model_index.json").is_file():
+        return find_generator
+    config = path / "config.json"
+    if not config.is_file():
+        weights = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+        raise ModelError(
+            f"{path} is no model folder: it has neither model_index.json, as a video generator has, nor "
+            "config.json, as a critic has",
+            fix=f"take its weight files one by one: retake models check {shlex.quote(str(path / weights[0]))}"
+            if weights
+            else "give the folder that holds one of the two, or a weight file",
+        )
+    part = _read_json(config, "a model", CRITIC_LAYOUT).get("_class_name")
+    if part is not None:
+        raise ModelError(
+            f"{path} is one part of a video generator ({part})",
+            fix="give the folder above it, which has model_index.json, or lay the part over a model with "
+            "`retake models add`",
+        )
+    return find_critic
 
 
 def weight_elements(folder: Path) -> int:

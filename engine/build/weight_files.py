@@ -19,7 +19,6 @@ from engine.weights.header import GGUF, Header, read_header
 from engine.weights.parts import Part
 
 FILES: Final = "files"
-SUFFIXES: Final = (".safetensors", ".gguf")
 _LORA = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up|diff|diff_b|dora_scale|hada_\w+|lokr_\w+)(\.|$)")
 
 
@@ -68,10 +67,15 @@ def look_at(path: Path) -> WeightFile:
                 )
             return WeightFile(path=path, family=family, part=part, contents=found)
     architecture = header.metadata.get("general.architecture", "") if header.format == GGUF else ""
+    fix = "give a file of one of: " + "; ".join(supported())
+    if (path.parent / "config.json").is_file():
+        fix = f"give the folder that it belongs to, {path.parent}; or {fix}"
+    elif architecture:
+        fix += ". A critic is a folder of transformers, and is not read as GGUF"
     raise ModelError(
         f"{path} ({len(header.tensors)} tensors, the first {min(header.tensors, default='none')}) is no part "
         f"of a model that is known{f': its architecture is {architecture!r}' if architecture else ''}",
-        fix="give a file of one of: " + "; ".join(supported()),
+        fix=fix,
     )
 
 

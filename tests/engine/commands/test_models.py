@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_files import save, scaled_fp8
+from foreign_files import save, scaled_fp8, write_gguf
 from foreign_wan import Files, TinyWan22, published, text_encoder_tensors, write_files
 from safetensors.torch import save_file
 from tiny_run import Folders, Silent, make_folders, script_the_critic
@@ -223,6 +223,64 @@ def test_pickles_loras_and_files_of_no_model(home: Path) -> None:
     (fault,) = check(home / "flux.safetensors", home)["faults"]
     assert "no part of a model that is known" in fault["problem"] and "Wan2.2 TI2V 5B" in fault["fix"]
     assert models("check", home / "absent").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "told"),
+    [
+        ("--vae", "nowhere", "--vae nowhere does not exist"),
+        ("--vae", "umt5_xxl.safetensors", "not the vae Fix: give --vae that part"),
+        ("--tokenizer", "empty", "it lacks tokenizer.json or spiece.model and tokenizer_config.json"),
+        ("--tokenizer", "notes.txt", "notes.txt is no tokenizer Fix: give --tokenizer the folder"),
+        ("--text-encoder", "empty", "empty holds no file"),
+        ("--text-encoder", "bare", "own lacks text_encoder/config.json"),
+    ],
+)
+def test_a_part_that_is_none_is_told_by_its_option(
+    made: tuple[TinyWan22, Files],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    given: str,
+    told: str,
+) -> None:
+    _, files = made
+    monkeypatch.chdir(home)
+    shutil.copy(files.text_encoder, "umt5_xxl.safetensors")
+    Path("notes.txt").write_text("none")
+    for name in ("empty", "bare"):
+        Path(name).mkdir()
+    Path("bare", "notes.txt").write_text("none")
+    named = [*beside(files), option, given]  # the last one counts
+    error = plain(models("add", files.plain, "own", *named).stderr)
+    assert told in error and ".own." not in error, "the folder in the making is nobody's"
+    assert not list(models_folder().glob("*"))
+
+
+def test_what_is_no_model_folder_says_what_else_it_is(made: tuple[TinyWan22, Files], home: Path) -> None:
+    (home / "empty").mkdir()
+    (fault,) = check(home / "empty", home)["faults"]
+    assert "neither model_index.json" in fault["problem"] and "or a weight file" in fault["fix"]
+    _, files = made
+    (fault,) = check(files.plain.parent, home)["faults"]
+    assert f"retake models check {files.gguf}" in fault["fix"]
+    assert "is no model folder" in plain(models("add", files.plain.parent, "own").stderr)
+    assert models("add", files.plain, "own", *beside(files)).exit_code == 0
+    (fault,) = check(models_folder() / "own" / "transformer", home)["faults"]
+    assert "one part of a video generator (WanTransformer3DModel)" in fault["problem"]
+    assert "the folder above it" in fault["fix"]
+
+
+def test_weights_of_a_language_model_lead_to_its_folder(home: Path) -> None:
+    tensors = {"token_embd.weight": torch.ones(4, 32)}
+    path = write_gguf(home / "q.gguf", tensors, lambda *_: "Q8_0", metadata={"general.architecture": "qwen3"})
+    (fault,) = check(path, home)["faults"]
+    assert "its architecture is 'qwen3'" in fault["problem"] and "is not read as GGUF" in fault["fix"]
+    (home / "llm").mkdir()
+    (home / "llm" / "config.json").write_text("{}")
+    shard = save(home / "llm" / "model.safetensors", {"model.layers.0.mlp.up_proj.weight": torch.ones(2)})
+    (fault,) = check(shard, home)["faults"]
+    assert f"give the folder that it belongs to, {home / 'llm'}; or" in fault["fix"]
 
 
 def test_a_folder_of_peft_is_a_lora(home: Path) -> None:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 def submit(
     folders: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN...", help="Run folders or folders of clips; one is enough, 4 are advised."
-        ),
+        typer.Argument(metavar="RUN", help="Run folders or folders of clips; one is enough, 4 are advised."),
     ],
     card: Annotated[Path, typer.Option(help="The card, YAML. Written as a form if it is not there.")],
     dataset: Annotated[Path, typer.Option(help="Physics-IQ Verified, with the descriptions.csv used.")],

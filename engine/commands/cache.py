@@ -58,7 +58,7 @@ def clear_cache(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PART...",
+            metavar="PART",
             help=f"Of {', '.join(PARTS)}.",
             show_default=False,
             autocompletion=lambda incomplete: [name for name in PARTS if name.startswith(incomplete)],

@@ -15,7 +15,7 @@ from engine.commands._output import JsonFile, write_json
 Scenario = Annotated[
     str | None,
     typer.Argument(
-        metavar="[ID]", help="One scenario, as the report names it. Default: all.", show_default=False
+        metavar="ID", help="One scenario, as the report names it. Default: all.", show_default=False
     ),
 ]
 

@@ -43,7 +43,7 @@ def list_runs(
 
 @group.command("remove", epilog="Example: [cyan]retake runs remove runs/part-1 runs/part-2 --yes[/]")
 def remove_runs(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", show_default=False)],
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:

@@ -75,6 +75,14 @@ def test_every_command_takes_the_common_options(path: tuple[str, ...]) -> None:
         assert option in short.split(), option
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_arguments_are_shown_as_optional_or_repeated_once(path: tuple[str, ...]) -> None:
+    """The help puts brackets and dots around names itself."""
+    arguments = [one for one in COMMANDS[path].params if one.param_type_name == "argument"]
+    names = [one.metavar or one.name for one in arguments]
+    assert all(name.isidentifier() for name in names), names
+
+
 def test_groups_take_short_help() -> None:
     for path in ((), ("dataset",), ("export",)):
         assert "Commands" in call(*path, "-h").output

@@ -27,7 +27,7 @@ MOST_ROWS = 12
 """Stages of a comparison that are shown."""
 
 
-@app.command(epilog="Example: [cyan]retake profile runs/first --compare runs/second[/]")
+@app.command(epilog="Example: [cyan]retake profile runs/first --compare runs/part-1[/]")
 @with_settings()
 def profile(
     given: Mapping[str, object],

@@ -87,7 +87,10 @@ Download = Annotated[
 ]
 
 
-@app.command(epilog="Example: [cyan]retake run scenes/test --loops 1 --steps 8 --out runs/first[/]")
+@app.command(
+    epilog="Example: "
+    "[cyan]retake run scenes/test --loops 1 --steps 8 --first-prompt brief --out runs/first[/]"
+)
 @with_settings()
 def run(
     given: Mapping[str, object],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.datasets._text import read_rows
+from engine.datasets.folder import SUFFIXES
 from engine.errors import DatasetError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import check_clip, probe_each, probed
@@ -96,14 +97,20 @@ def open_dataset(root: Path) -> PhysicsIQ:
 
 
 def benchmark_tree(root: Path) -> Path:
-    """The folder that holds split-videos. Raises DatasetError when neither `root` nor a child of it does."""
+    """The folder that holds split-videos. DatasetError when neither `root` nor a child of it does."""
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder", fix="give the folder that holds the benchmark")
     if not any(root.iterdir()):
-        raise DatasetError(f"{root} is empty", fix=_DOWNLOAD)
+        raise DatasetError(f"{root} is empty", fix=f"{_DOWNLOAD}, or put clips of your own there")
     for tree in (root, *(root / name for name in TREES)):
         if (tree / "split-videos").is_dir():
             return tree
+    if any(entry.suffix.lower() in SUFFIXES for entry in root.iterdir()):
+        raise DatasetError(
+            f"{root} is a folder of your own clips, not the benchmark: how they go on is not known, so "
+            "nothing of them is scored",
+            fix="see the critic's scores in the report; or give Physics-IQ, or what `retake scenes` wrote",
+        )
     raise DatasetError(
         f"{root} holds neither split-videos/ nor {' nor '.join(f'{name}/split-videos/' for name in TREES)}",
         fix="give the folder that holds the benchmark, or a folder of your own clips with their texts",

@@ -112,6 +112,10 @@ def test_absent_empty_and_foreign_folders(root: Path, tmp_path: Path) -> None:
     shutil.rmtree(root / "physics-IQ-benchmark")
     with pytest.raises(DatasetError, match="neither split-videos"):
         physics_iq.open_dataset(root)
+    (root / "ball.MP4").touch()
+    with pytest.raises(DatasetError, match="own clips, not the benchmark") as refused:
+        physics_iq.open_dataset(root)
+    assert "the critic's scores in the report" in refused.value.fix
 
 
 def test_descriptions_are_checked(root: Path) -> None:

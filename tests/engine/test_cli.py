@@ -298,6 +298,7 @@ def test_demo_runs_scores_and_reports(
     assert (config.denoise.preset, config.loop.loops, config.loop.patience) == ("fast", 1, 5)
     assert config.dataset == tmp_path / "demo" / "dataset"
     assert "2 of 2 scenarios done, 4 takes, 0 failed" in output
+    assert output.count("first prompt: brief, since the demo shows what the plan adds") == 1
     assert f"report: {tmp_path / 'demo' / 'report.html'}" in output
     assert (tmp_path / "demo" / "scores.json").is_file()
 

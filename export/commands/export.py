@@ -19,7 +19,7 @@ from engine.commands._app import app, console, print_line
 from engine.commands._options import names
 from engine.commands._output import Commands
 from engine.errors import ConfigError
-from engine.settings.environment import exports_folder
+from engine.settings.environment import exports_folder, offline
 from export.forms import Form
 from export.spec import ExportError
 
@@ -113,14 +113,13 @@ def build(
     An artifact is kept under a key of weights, recipe, scales, shapes, target, library, card and LoRAs; the
     same call costs nothing the second time. A build whose gates fail keeps nothing.
     """
+    offline()  # before the model libraries are imported
     from engine.denoise.lora import read_loras
     from engine.machine.device import resolve_device
-    from engine.settings.environment import offline
     from export import generator_inputs, pipeline
     from export.artifacts import places
     from export.trt.builder import BuildOptions
 
-    offline()
     source, made = generator_inputs.outline(generator)
     request = pipeline.Request(
         source=source,
@@ -173,13 +172,12 @@ def verify(
     What came out, and where, is noted beside it. A graph is also run with the other session options of ONNX
     Runtime, and those that break it are named. Status 1 when an output is out of tolerance.
     """
+    offline()  # before the model libraries are imported
     from engine.machine.device import resolve_device
-    from engine.settings.environment import offline
     from export import parity
     from export.artifacts import verified
     from export.artifacts.store import read_artifact, require_intact
 
-    offline()
     artifact = read_artifact(folder)
     require_intact(artifact)
     print_line(f"{folder.name}: {len(artifact.files)} files are intact")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,17 @@ def test_another_checkpoint_and_damage_are_found(generator: Path, dataset: Path,
 def test_what_is_no_artifact_is_said(tmp_path: Path) -> None:
     assert "is no artifact" in call("verify", tmp_path, status=2).output
     assert call("list", "--out", "nowhere").output
+
+
+@pytest.mark.parametrize("words", [("build", "demo", "--target", "onnx"), ("verify", ".")])
+def test_the_hub_is_off_before_a_model_library_is_imported(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They read it once, as they are imported; else they look for files there, and draw progress bars."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    code = (
+        "import sys\nfrom engine import cli\nfrom export.commands import export\n"
+        "def reached():\n    sys.exit(7 if {'transformers', 'diffusers'}.isdisjoint(sys.modules) else 8)\n"
+        f"export.offline = reached\nsys.argv = ['retake', 'export', *{words!r}]\ncli.main()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 7

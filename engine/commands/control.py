@@ -74,10 +74,12 @@ def _ask(folder: Path, wish: Wish, scenario: str | None, what: str) -> None:
 
 def _require_live(folder: Path) -> None:
     from engine.runs.folder import is_live
-    from engine.runs.listing import require_run
+    from engine.runs.listing import require_run, summary_of
 
     require_run(folder)
     if not is_live(folder):
+        if summary_of(folder).state == "finished":
+            raise StoreError(f"{folder} is finished", fix=f"see what came of it: retake report {folder}")
         raise StoreError(f"{folder} is not running", fix=f"go on with it: retake resume {folder}")
 
 

@@ -63,7 +63,9 @@ def open_dataset(root: Path) -> ClipFolder:
     Raises DatasetError: no folder, no clips, clips without text, rows without a clip, two clips of one stem.
     """
     if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder", fix="give a folder of video clips")
+        raise DatasetError(
+            f"{root} is not a folder", fix="give a Physics-IQ folder, or a folder of your own clips"
+        )
     names = sorted(entry.name for entry in root.iterdir() if entry.suffix.lower() in SUFFIXES)
     if not names:
         raise DatasetError(

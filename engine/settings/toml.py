@@ -99,11 +99,14 @@ def _build(cls: type, table: Mapping[str, Any], prefix: str, every_key: list[str
             values[key] = _build(hints[key], value, f"{prefix}{key}.", every_key)
         else:
             values[key] = _from_toml(value, hints[key])
-    required = [e.name for e in fields(cls) if e.default is e.default_factory is MISSING]
-    for key in required:
+    required = {
+        e.name: e.metadata["setting"] for e in fields(cls) if e.default is e.default_factory is MISSING
+    }
+    for key, rule in required.items():
         if key not in values:
             raise ConfigError(
-                f"{prefix}{key} is not set", fix=f"give {prefix}{key} on the command line or in TOML"
+                f"{prefix}{key} is not set",
+                fix=f"give {prefix}{key} on the command line or in TOML: {rule.help.removesuffix('.')}",
             )
     return cls(**values)
 

@@ -342,7 +342,8 @@ def test_errors_are_panels_without_a_traceback(folders: Folders, tmp_path: Path)
     assert "ModelError" in result.output
     assert "Fix:" in result.output
     assert "Traceback" not in result.output
-    assert "dataset is not set" in call("run", status=2).output
+    missing = call("run", status=2).output
+    assert "dataset is not set" in missing and "a folder of your own clips" in missing
     assert "nf4" in call("run", folders.dataset, "--quantization", "nf5", status=2).output
     assert "not a run folder" in call("resume", tmp_path, status=2).output
     assert "not a run folder" in call("report", tmp_path, status=2).output

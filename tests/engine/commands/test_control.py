@@ -13,6 +13,7 @@ from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner, Result
 
 from engine import cli
+from engine.build.opened_dataset import open_dataset
 from engine.runs.store import RunStore
 from engine.types import SKIPPED, Wish
 from engine.watch.view import RunView
@@ -138,5 +139,8 @@ def test_a_run_is_paused_and_goes_on(
         assert [one.wish for one in store.requests.all()] == [Wish.PAUSE, Wish.UNPAUSE]
     for command in ("pause", "unpause"):
         refused = invoke(command, out)
-        assert refused.exit_code == 2 and "is not running" in text(refused), refused.output
+        assert refused.exit_code == 2 and "is finished" in text(refused), refused.output
+        assert f"retake report {out}" in text(refused)
+    RunStore.create(tmp_path / "begun", open_dataset(folders.dataset).scenarios(8.0)).close()
+    assert f"go on with it: retake resume {tmp_path / 'begun'}" in text(invoke("pause", tmp_path / "begun"))
     assert "holds no run.sqlite" in text(invoke("pause", tmp_path))

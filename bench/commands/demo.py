@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bench.commands._process import run_module
-from engine.commands._app import app, console, execute, finish, print_line
+from engine.commands._app import app, execute, finish, print_line
 from engine.commands._options import ConfigFile, new_folder, run_settings, with_settings
 from engine.errors import ConfigError
 from engine.settings.config import load_config
@@ -54,7 +54,7 @@ def demo(
         print_line(
             "first prompt: brief, since the demo shows what the plan adds; --first-prompt plan does not"
         )
-    console.print(f"writing ten simulated scenes to {loaded.dataset}", highlight=False)
+    print_line(f"writing ten simulated scenes to {loaded.dataset}")
     with importing_ahead(loaded):
         write_showcase(loaded.dataset)
     outcomes = execute(lambda: build_run(loaded))

@@ -93,18 +93,19 @@ def print_table(document: dict[str, Any], console: Console) -> None:
         cells = ["-" if score is None else f"{score:.2f}" for score in scores]
         table.add_row(name, str(group["num_cases"]), *cells)
     console.print(table)
+    lines = []
     if document["num_cases"] == 1:
-        console.print("from one scored case alone: it says nothing of other scenarios", highlight=False)
+        lines.append("from one scored case alone: it says nothing of other scenarios")
     if document["sub_scores"]:
         parts = [f"{name.replace('_', ' ')} {value:.2f}" for name, value in document["sub_scores"].items()]
-        console.print(f"Verified sub-scores: {', '.join(parts)}", highlight=False)
+        lines.append(f"Verified sub-scores: {', '.join(parts)}")
     for entry in document["unscored"]:
         take = "" if entry["attempt"] is None else f" take {entry['attempt']}"
-        console.print(f"unscored {entry['scenario_id']}{take}: {entry['reason']}", markup=False)
-    for note in document["notes"]:
-        console.print(f"note: {note}", markup=False)
-    for change in document["changes"]:
-        console.print(f"accepted: {change}", markup=False)
+        lines.append(f"unscored {entry['scenario_id']}{take}: {entry['reason']}")
+    lines += [f"note: {note}" for note in document["notes"]]
+    lines += [f"accepted: {change}" for change in document["changes"]]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _summary(cases: Sequence[Case]) -> dict[str, Any]:

@@ -29,4 +29,4 @@ def doctor(json_file: JsonFile = None) -> None:
     if not can_run(checks):
         print_line("the default run cannot work here: mend what is marked in red", "red")
         raise typer.Exit(1)
-    console.print("the default run works here; yellow lines are options this machine lacks")
+    print_line("the default run works here; yellow lines are options this machine lacks")

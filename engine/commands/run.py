@@ -271,7 +271,7 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
     else:
         print_line(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable")
     if needs.time is not None:
-        console.print(needs.time.describe(), highlight=False)
+        print_line(needs.time.describe())
     write_json(needs.document() | {"preset": _preset(needs.denoise)}, json_file)
 
 

@@ -171,7 +171,8 @@ def test_select(finished: Path, tmp_path: Path) -> None:
     assert "'1st' is not the number" in call("select", finished, "--attempts", "1st", status=2).output
 
 
-def test_plan(folders: Folders) -> None:
+def test_plan(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")  # a line that no terminal wraps stays whole
     output = call("plan", *run_options(folders), "--loops", 1).output
     assert "generator" in output
     assert "2 scenarios, 0 of them unusable" in output
@@ -293,7 +294,9 @@ def test_demo_runs_scores_and_reports(
     monkeypatch.setattr(showcase, "write_showcase", lambda out: shutil.copytree(folders.dataset, out))
     (tmp_path / "s.toml").write_text("dataset = 'elsewhere'\n[loop]\nloops = 3\npatience = 5\n")
     options = ["--config", tmp_path / "s.toml", "--preset", "fast", "--loops", 1, "--device", "cpu"]
+    monkeypatch.setenv("COLUMNS", "60")  # a line that no terminal wraps stays whole
     output = call("demo", "--out", tmp_path / "demo", *options).output
+    assert f"writing ten simulated scenes to {tmp_path / 'demo' / 'dataset'}\n" in output
     config = read_config(tmp_path / "demo")
     assert (config.denoise.preset, config.loop.loops, config.loop.patience) == ("fast", 1, 5)
     assert config.dataset == tmp_path / "demo" / "dataset"

@@ -218,8 +218,9 @@ def test_command_fails_where_nothing_can_be_scored(
 
 
 def test_command_refuses_an_incomplete_folder_unless_told(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "50")  # lines stay whole
     paths = submit(dataset, tmp_path / "clips")
     paths["0002_perspective-right"].unlink()
     target = tmp_path / "scores.json"
@@ -228,6 +229,9 @@ def test_command_refuses_an_incomplete_folder_unless_told(
     assert "1 of 4 cases cannot be scored\n  0002_perspective-right: no file" in capsys.readouterr().err
     assert not target.exists()
     assert main([*arguments, "--allow-incomplete"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Verified sub-scores: spatial") and ", mse " in line for line in told)
+    assert any(line.startswith("unscored 0002_perspective-right: no file") for line in told)
     document = json.loads(target.read_text())
     assert document["complete"] is False and document["num_cases"] == 3 and document["num_expected"] == 4
     assert [entry["scenario_id"] for entry in document["unscored"]] == ["0002_perspective-right"]

@@ -38,7 +38,9 @@ def _headline(summary: Mapping[str, float]) -> str:
     for part in ("480p", "720p"):
         if (seconds := summary.get(f"nano_{part}_s")) is not None:
             ratio = summary.get(f"nano_{part}_over_diffusers")
-            told.append(f"{part}: {seconds:.1f} s" + (f", {ratio:.2f}x diffusers" if ratio else ""))
+            frames = summary[f"nano_{part}_frames_s"]
+            words = f"{part}: {seconds:.1f} s, {frames:.1f} until its frames are there"
+            told.append(words + (f", {ratio:.2f}x diffusers" if ratio else ""))
         if (published := summary.get(f"nano_{part}_library_over_published")) is not None:
             told.append(f"diffusers {published:.2f} of the seconds that NVIDIA publishes of it")
         if (adds := summary.get(f"nano_{part}_critique_adds")) is not None:

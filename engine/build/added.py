@@ -25,7 +25,7 @@ from engine.settings.config import BUNDLED
 from engine.settings.environment import models_folder
 from engine.settings.model_names import added_model, is_name
 from engine.settings.notation import is_hub_name
-from engine.weights.linked import LINKS, WEIGHTS, Link, links_document
+from engine.weights.linked import LINKS, WEIGHTS, Link, linked_parts, links_document
 
 Digest = Callable[[Path], str]
 OPTIONS: Final = {
@@ -196,12 +196,12 @@ def _whole_folder(folder: Path, path: Path, parts: Mapping[str, Path]) -> tuple[
     is_pipeline = found.package == model_folders.GENERATORS
     if parts and not is_pipeline:
         raise ConfigError(f"{path} is a critic, which has no such parts", fix="leave the options out")
-    told = {}
+    told = {kind: what for kind, what in linked_parts(path).items() if kind not in parts}
     for place in sorted(path.rglob("*")):
         inner = place.relative_to(path)
         if (
             place.is_file()
-            and inner.parts[0] not in parts
+            and inner.parts[0] not in (*parts, LINKS)  # which is written for this folder
             and not any(p.startswith(".") for p in inner.parts)
         ):
             _link(folder / inner, place)
@@ -264,8 +264,13 @@ def _link_folder(place: Path, path: Path) -> str:
 
 
 def _link(place: Path, target: Path) -> None:
+    """What another added model has of its own goes with that model, and so it is copied."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(target.resolve())
+    found = target.resolve()
+    if found.is_relative_to(models_folder().resolve()):
+        shutil.copyfile(found, place)
+    else:
+        place.symlink_to(found)
 
 
 def _read_without_weights(folder: Path, kind: str) -> None:

@@ -18,6 +18,7 @@ from engine.build.weight_files import family_module, is_lora, look_at
 from engine.denoise.lora import read_lora
 from engine.denoise.lora_alpha import PEFT_FILE
 from engine.errors import ModelError, RetakeError
+from engine.settings.model_names import added_model
 from engine.weights.header import read_header
 from engine.weights.linked import read_links, require_unchanged
 from kernels.files import read_json
@@ -52,9 +53,15 @@ class Examined:
 
 
 def examine(path: Path, digest: Digest) -> Examined:
-    """ModelError where there is nothing at `path`. `digest`: for files that were linked with theirs."""
+    """ModelError where there is nothing at `path`, which may be the name of an added model too. `digest`: for
+    files that were linked with theirs."""
     if not path.exists():
-        raise ModelError(f"{path} does not exist", fix="give a weight file or a model folder")
+        if (added := added_model(str(path))) is None:
+            raise ModelError(
+                f"{path} does not exist, nor was a model added as that",
+                fix="give a weight file, a model folder, or a name of `retake models list`",
+            )
+        path = added
     try:
         return _folder(path, digest) if path.is_dir() else _file(path)
     except (RetakeError, OSError) as error:

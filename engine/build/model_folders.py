@@ -171,6 +171,13 @@ def _folder(name: str, what: str) -> Path:
         return path
     if (added := added_model(name)) is not None:
         return added
+    if path.is_file():
+        raise ModelError(
+            f"{what} {name!r} is a file, not a model folder",
+            fix=f"see what it is and how it is used: retake models check {shlex.quote(name)}"
+            if what == "generator"
+            else "give the folder that it belongs to: a critic is a folder of transformers",
+        )
     if is_hub_name(name):
         found = hub.cached(name)
         if found is not None:
@@ -189,8 +196,7 @@ def _folder(name: str, what: str) -> Path:
     nor = f", nor one of the models that were added: {', '.join(names)}" if names else ""
     raise ModelError(
         f"{what} {name!r} is neither {BUNDLED!r} nor a folder{nor}",
-        fix=f"give --{what} {BUNDLED} or a model folder"
-        + (", or give the file a name with `retake models add`" if path.is_file() else ""),
+        fix=f"give --{what} {BUNDLED} or a model folder",
     )
 
 

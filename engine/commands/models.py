@@ -24,7 +24,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="What the model is cal
 @group.command(epilog="Example: [cyan]retake models check wan2.2_ti2v_5B_fp16.safetensors[/]")
 def check(
     path: Annotated[
-        Path, typer.Argument(help="A weight file, or the folder of a model.", show_default=False)
+        Path, typer.Argument(help="A weight file, the folder of a model, or its name.", show_default=False)
     ],
     json_file: JsonFile = None,
 ) -> None:

@@ -177,6 +177,11 @@ def test_wrong_places(tmp_path: Path, pipeline: Path, critic: Path) -> None:
         model_folders.find_generator(str(tmp_path / "absent"))
     with pytest.raises(ModelError, match="not a video generator"):
         model_folders.find_generator(str(critic))
+    file = critic / "model.safetensors"
+    with pytest.raises(ModelError, match=rf"is a file, not a model folder\n.*retake models check {file}"):
+        model_folders.find_generator(str(file))
+    with pytest.raises(ModelError, match=r"is a file, not a model folder\n.*the folder that it belongs to"):
+        model_folders.find_critic(str(file))
     with pytest.raises(ModelError, match="not a vision-language critic"):
         model_folders.find_critic(str(pipeline))
     (critic / "config.json").write_text("{")

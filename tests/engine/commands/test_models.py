@@ -170,6 +170,22 @@ def test_a_whole_folder_gets_a_name_and_another_autoencoder(
     assert not (models_folder() / "own").exists() and (folders.generator / "model_index.json").is_file()
 
 
+def test_an_added_model_gets_another_name_and_another_part(made: tuple[TinyWan22, Files], home: Path) -> None:
+    """Which leaves the first as it was, and does not need it."""
+    _, files = made
+    assert models("add", files.plain, "own", *beside(files)).exit_code == 0
+    before = (models_folder() / "own" / "links.json").read_bytes()
+    added = models("add", models_folder() / "own", "again", "--vae", files.vae, "--json", home / "again.json")
+    assert added.exit_code == 0, added.output
+    assert (models_folder() / "own" / "links.json").read_bytes() == before
+    assert check(Path("own"), home)["faults"] == [], "a name is known"
+    told = json.loads((home / "again.json").read_text())["parts"]
+    assert told.keys() == {"folder", "transformer", "text_encoder", "tokenizer", "vae"}
+    assert models("remove", "own", "--yes").exit_code == 0
+    assert check(Path("again"), home)["faults"] == []
+    assert "nor was a model added as that" in plain(models("check", "own").stderr)
+
+
 def test_a_name_is_given_once_and_is_no_path(made: tuple[TinyWan22, Files]) -> None:
     _, files = made
     assert models("add", files.plain, "own", *beside(files)).exit_code == 0

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.demo.scenes import DEFAULT_WORLD, origin_of
-from engine.demo.scenes.seeds import TUNING, first_held_out, part_of
+from engine.demo.scenes.seeds import SEEN, TUNING, first_held_out, part_of
 from engine.errors import ConfigError
-
-SEEN = ("training", "check", "tuning")
-"""Parts on which no figure is a held-out one."""
 
 
 def require_bundled_world(scenes: Iterable[str]) -> None:

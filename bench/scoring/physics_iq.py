@@ -27,7 +27,13 @@ from bench.scoring.clip_stream import num_considered
 from bench.scoring.official_csv import csv_text
 from bench.scoring.reference_cache import ReferenceCache, expected_bytes
 from bench.scoring.references import Reference, dataset_tree, references, revision
-from bench.scoring.run_record import accepted_changes, chosen_by_user, recorded_takes, run_changes
+from bench.scoring.run_record import (
+    accepted_changes,
+    chosen_by_user,
+    recorded_takes,
+    run_changes,
+    seen_scenes,
+)
 from bench.scoring.score_document import Scores, print_table, report
 from bench.scoring.submission import Submission, is_run, read_submission
 from bench.scoring.view_metrics import Case, reduced_size
@@ -149,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "nothing was kept" if cache is None else "repeat the command to go on from there"
         errors.print(f"stopped; {kept}", highlight=False)
         return 130
-    notes = (*scores.notes, *chosen_by_user(options.folder))
+    seen = seen_scenes(options.folder, (case.scene for case in scores.cases))
+    notes = (*scores.notes, *chosen_by_user(options.folder), *seen)
     _write(options, replace(scores, changes=changes, takes=takes, notes=notes), console)
     return 0 if scores.cases else 1
 

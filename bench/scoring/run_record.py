@@ -6,7 +6,8 @@ different.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.runs.folder import DATABASE
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.runs.takes import takes_of
+from engine.settings.config import BUNDLED
 from engine.types import Scenario
 from kernels.files import file_digest
 
@@ -56,6 +58,24 @@ def chosen_by_user(run: Path) -> list[str]:
         return []
     with RunStore.open(run, read_only=True) as store:
         return users_choices(store.outcomes().values())
+
+
+def seen_scenes(run: Path, scenes: Iterable[str]) -> list[str]:
+    """A line for each part of these simulated scenes that the run's bundled models were trained or tuned on:
+    their scores there measure nothing. None of other models, of footage, and of what is no run."""
+    config = read_manifest(run / MANIFEST).get("config", {}) if (run / DATABASE).is_file() else {}
+    if BUNDLED not in (config.get(part, {}).get("name") for part in ("generator", "critic")):
+        return []
+    from engine.demo.scenes import DEFAULT_WORLD
+    from engine.demo.scenes.seeds import SEEN, first_held_out, part_of  # they import the simulator
+
+    names = {scene.removeprefix("trimmed-") for scene in scenes}
+    found = Counter(part for name in names if (part := part_of(name)) in SEEN)
+    return [
+        f"{num} of {len(names)} scenes are {part} scenes of the bundled models, on which they are not to be "
+        f"measured; for held-out ones: retake scenes OUT --seed {first_held_out(DEFAULT_WORLD)}"
+        for part, num in sorted(found.items())
+    ]
 
 
 def accepted_changes(run: Path) -> list[str]:

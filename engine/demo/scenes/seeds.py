@@ -58,6 +58,8 @@ MEANT_FOR: Final = {
     "unused": "in none of the sets; no model was trained or tuned on these",
 }
 """Of scenes as `part_of` names them."""
+SEEN: Final = (TRAINING, "check", "tuning")
+"""Parts on which no figure is a held-out one."""
 
 BROKEN_SHARES: Final = (0.0, 0.15, 0.3)
 """Shares of training footage in which physics is broken; everything is reported at each."""

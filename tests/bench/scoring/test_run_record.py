@@ -10,7 +10,9 @@ import pytest
 from scored_clips import make_dataset, record_takes, submit
 
 from bench.scoring.physics_iq import main
+from bench.scoring.run_record import seen_scenes
 from engine.build.opened_dataset import open_dataset
+from engine.demo.scenes.seeds import HELD_OUT, TUNING
 from engine.runs.manifest import write_manifest
 from engine.runs.store import RunStore
 from kernels.files import file_digest
@@ -30,6 +32,24 @@ def run(dataset: Path, tmp_path: Path) -> Path:
     prefixes = {scenario.id: file_digest(scenario.prefix.path)}
     write_manifest(tmp_path / "run" / "manifest.json", {"prefixes": prefixes})
     return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("generator", "critic", "notes"),
+    [("demo", "other", 2), ("other", "demo", 2), ("other", "other", 0)],
+)
+def test_scores_say_that_models_were_trained_on_the_scenes(
+    run: Path, generator: str, critic: str, notes: int
+) -> None:
+    config = {"generator": {"name": generator}, "critic": {"name": critic}}
+    write_manifest(run / "manifest.json", {"config": config})
+    scenes = [f"trimmed-two-cups-{seed}" for seed in (7, 8, TUNING.first, HELD_OUT.first)]
+    told = seen_scenes(run, [*scenes, "trimmed-ball-and-block"])
+    assert len(told) == notes
+    if notes:
+        assert told[0].startswith("2 of 5 scenes are training scenes of the bundled models")
+        assert told[1].startswith("1 of 5 scenes are tuning scenes") and "--seed 1200000" in told[1]
+    assert seen_scenes(run / "chosen", scenes) == [], "of a folder of clips nobody knows whose they are"
 
 
 def change(what: str, dataset: Path, run: Path) -> str:

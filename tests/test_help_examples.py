@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from engine.cli import app
 from engine.runs.folder import is_live
+from engine.runs.listing import summary_of
 
 EXAMPLE = re.compile(r"\[cyan\](retake [^\[]+)\[/\]")
 T = TypeVar("T")
@@ -155,13 +156,13 @@ def test_every_example_works_when_it_is_pasted(tmp_path: Path) -> None:
             continue
         if line.startswith("retake run ") and line.endswith("runs/first"):
             with shell.pasted(line, status=130) as begun:
-                until(lambda: is_live(run) or None)
+                until(lambda: goes_on(run) or None)
                 begun.interrupt()
             for later in of_stopped:
                 shell.paste(later)
         elif line == "retake resume runs/first":
             with shell.pasted(line):
-                until(lambda: is_live(run) or None)
+                until(lambda: goes_on(run) or None)
                 for meanwhile in of_live:
                     shell.paste(meanwhile)
         elif line.startswith("retake watch "):
@@ -171,6 +172,11 @@ def test_every_example_works_when_it_is_pasted(tmp_path: Path) -> None:
                 watch.interrupt()
         else:
             shell.paste(line)
+
+
+def goes_on(run: Path) -> bool:
+    """With a store that can be read: the lock is there before it."""
+    return is_live(run) and summary_of(run).fault is None
 
 
 def published_files(folder: Path) -> None:

@@ -101,6 +101,11 @@ class Generator(Protocol):
 class ScoutingGenerator(Generator, Protocol):
     """One that can also show, at a part of the price, what a take would become."""
 
+    def start(self, scenario: Scenario, prompt: Prompt, *, restarts: Restarts | None = None) -> Job[Video]:
+        """As of any generator. With `restarts`, which are given where the user asks for them and
+        `check_restarts` has allowed it, its first steps are taken again where these say."""
+        ...
+
     def check_scouts(self, form: ScoutForm) -> None:
         """ConfigError where it has no such scouts."""
         ...
@@ -130,8 +135,7 @@ class ScoutingGenerator(Generator, Protocol):
         """The take that a scout of this form becomes, whether or not that was made before.
 
         That of `start`, unless `form.kept`: then it begins where the scout ended, as noisy as such a take is
-        after that share of its steps. With `restarts`, which are given where the user asks for them and
-        `check_restarts` has allowed it, its first steps are taken again where scouts differ.
+        after that share of its steps. `restarts` as for `start`.
         """
         ...
 
@@ -201,6 +205,11 @@ class Policy(Protocol):
     `sample` needs no plan, so round 0 is generated while the critic still reads the prefix; `next` is asked
     once the plan is there and the last round is complete and critiqued.
     """
+
+    @property
+    def restarts(self) -> Restarts | None:
+        """What `ScoutingGenerator.start` is given for takes that no scouts were made of; None: nothing."""
+        ...
 
     @property
     def begins_with_plan(self) -> bool:

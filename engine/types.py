@@ -254,7 +254,7 @@ class ScoutForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Restarts:
-    """Of a take: its first steps taken again, from fresh noise where its scouts disagree."""
+    """Of a take: its first steps taken again, from fresh noise where its scouts disagree, if it has any."""
 
     times: int
     steps: int  # the first ones, of which all but one are taken again

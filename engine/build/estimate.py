@@ -84,7 +84,7 @@ def estimate(
     """Time a few denoise steps, one plan and one critique on `scenario`. Selectors are not counted.
 
     scouts: how many of each form a scenario has at most, whose generator makes them; one of each is timed.
-    restarts: of every take that a scout of the last form becomes.
+    restarts: of every take.
     The take that is critiqued is the frozen last frame: it costs the critic as much as any other.
     Raises VideoError when the prefix cannot be read.
     """
@@ -97,9 +97,8 @@ def estimate(
     scouts_s = sum(
         num * time_job(scouting.scout(scenario, prompt, form), max_steps=None) for form, num in scouts
     )
-    take = partial(generator.start, scenario, prompt)
-    if restarts is not None:
-        take = partial(scouting.finish, scenario, prompt, scouts[-1][0], restarts)
+    again = {} if restarts is None else {"restarts": restarts}
+    take = partial(scouting.start, scenario, prompt, **again)
     frozen = Video(frames=np.repeat(last, spec.num_frames, axis=0), fps=spec.fps)
     return TimeEstimate(
         num_scenarios=num_scenarios,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from engine.build.estimate import TimeEstimate, estimate
 from engine.build.prepare import load, prepare, refinement_policy
 from engine.errors import ConfigError
@@ -80,7 +78,7 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
             takes_per_scenario=takes,
             critiques_per_scenario=takes if policy.judges_every_take else rounds,
             scouts=scouts if config.loop.method == SCOUT else (),
-            restarts=stages.restarts(np.ones((1, 1, 1), np.float32)) if config.loop.finish_restarts else None,
+            restarts=policy.restarts,
             overlap=config.schedule.overlap and prepared.device == "cuda",
         )
     return Needs(

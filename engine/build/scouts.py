@@ -1,4 +1,4 @@
-"""What a loop of scouts asks of a generator, before a weight is read: whether it makes them, and memory.
+"""What a loop asks of a generator beside takes, before a weight is read: scouts, steps again, and memory.
 
 Knows no family.
 """
@@ -23,8 +23,16 @@ def footprint_of(generator: Any, loop: LoopConfig) -> Footprint:
 
 
 def check_scouts(loop: LoopConfig, generator: Any) -> None:
-    """ConfigError for settings of the other loop, and for scouts that this generator does not make."""
+    """ConfigError for settings of the other loop, and for scouts and restarts that this generator does not
+    make."""
     loop.refuse_unused()
+    if loop.finish_restarts:
+        if not hasattr(generator, "check_restarts"):
+            raise ConfigError(
+                f"loop.finish_restarts is set, and {type(generator).__name__} takes no steps again",
+                fix="set loop.finish_restarts = 0, or give it the methods of ScoutingGenerator",
+            )
+        generator.check_restarts(loop.restart_steps)
     if loop.method != SCOUT:
         return
     if not hasattr(generator, "scout"):
@@ -39,10 +47,3 @@ def check_scouts(loop: LoopConfig, generator: Any) -> None:
         )
     for form in forms_of(loop):
         generator.check_scouts(form)
-    if loop.finish_restarts:
-        if not hasattr(generator, "check_restarts"):
-            raise ConfigError(
-                f"loop.finish_restarts is set, and {type(generator).__name__} takes no steps again",
-                fix="set loop.finish_restarts = 0, or give it the methods of ScoutingGenerator",
-            )
-        generator.check_restarts(loop.restart_steps)

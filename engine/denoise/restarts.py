@@ -1,7 +1,7 @@
-"""A take whose first steps are taken again where its scouts disagree: what they leave open is drawn anew.
+"""A take whose first steps are taken again, everywhere or where its scouts disagree: that is drawn anew.
 
-Restart sampling (Xu et al. 2023, arXiv 2306.14878) in a part of the latents, as RePaint travels in time
-(Lugmayr et al. 2022, arXiv 2201.09865), where the scouts say which part. Knows no family, and no picture but
+Restart sampling (Xu et al. 2023, arXiv 2306.14878); in a part of the latents, as RePaint travels in time
+(Lugmayr et al. 2022, arXiv 2201.09865), where scouts say which part. Knows no family, and no picture but
 as a map of numbers. One rollout belongs to one job.
 Z latent channels . F latent frames, the first K of them prefix . h, w latent pixels
 """

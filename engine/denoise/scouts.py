@@ -126,13 +126,16 @@ class MakesScouts(ABC, Generic[AJob]):
         }
         return self._job(scenario, prompts, asked)
 
-    def start(self, scenario: Scenario, prompt: Prompt) -> AJob:
+    def start(self, scenario: Scenario, prompt: Prompt, *, restarts: Restarts | None = None) -> AJob:
         """A job of 1 encode step, N denoise steps and the decode steps. Reads the prefix file now.
 
-        Behind the steps that a scout of this prompt took, where they are kept. Raises VideoError when the
-        prefix is unreadable or too short, ModelError when a text is too long.
+        Behind the steps that a scout of this prompt took, where they are kept; with `restarts` it takes its
+        first steps again. Raises VideoError when the prefix is unreadable or too short, ModelError when a
+        text is too long, and as `check_restarts`.
         """
-        return self._made(scenario, [prompt])
+        if restarts is not None:
+            self.check_restarts(restarts.steps)
+        return self._made(scenario, [prompt], restarts=restarts)
 
     def scout(self, scenario: Scenario, prompt: Prompt, form: ScoutForm) -> AJob:
         """As `start`, in `form.steps` denoise steps. Raises as it and as `check_scouts`."""
@@ -162,10 +165,10 @@ class MakesScouts(ABC, Generic[AJob]):
     def finish(
         self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
     ) -> AJob:
-        """The take of such a scout; with `form.kept` it begins where that ended, with `restarts` it takes its
-        first steps again. Raises as `start`, `check_scouts` and `check_restarts`."""
+        """The take of such a scout; with `form.kept` it begins where that ended. Raises as `start` and as
+        `check_scouts`."""
         self.check_scouts(form)
-        if restarts is not None:
-            assert not form.kept, "refused with the settings"
-            self.check_restarts(restarts.steps)
-        return self._made(scenario, [prompt], after=form if form.kept else None, restarts=restarts)
+        if not form.kept:
+            return self.start(scenario, prompt, restarts=restarts)
+        assert restarts is None, "refused with the settings"
+        return self._made(scenario, [prompt], after=form)

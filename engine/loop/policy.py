@@ -14,10 +14,23 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.loop.expected_gain import EXPECTED_GAIN, GainModel, plans_take
 from engine.loop.prompting import compile_prompt, text_distance
 from engine.loop.ranking import mean_ranks
-from engine.types import Attempt, Critique, Fault, PhysicsPlan, PlanReply, Prompt, Scenario, Stop, Verdict
+from engine.types import (
+    Attempt,
+    Critique,
+    Fault,
+    PhysicsPlan,
+    PlanReply,
+    Prompt,
+    Restarts,
+    Scenario,
+    Stop,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from engine.settings.config import LoopConfig
@@ -57,6 +70,15 @@ class RefinementPolicy:
     def judges_every_take(self) -> bool:
         """Whether each take is critiqued. Else selectors choose the winner of a round, and only it is."""
         return self.settings.takes_a_round == 1 or not self.video_selectors
+
+    @property
+    def restarts(self) -> Restarts | None:
+        """Of takes that no scouts were made of, in all of the picture and its time."""
+        given = self.settings
+        if not given.finish_restarts:
+            return None
+        everywhere = np.ones((1, 1, 1), np.float32)
+        return Restarts(times=given.finish_restarts, steps=given.restart_steps, share=1.0, differ=everywhere)
 
     @property
     def begins_with_plan(self) -> bool:

@@ -169,7 +169,7 @@ class ScenarioLoop:
     ) -> Waits:
         """Generate, by `start` where it is given; then encode and critique side by side; then store it."""
         index = len(self.attempts)
-        start = start or partial(self.by.generator.start, self.scenario, prompt)
+        start = start or self._start_of(prompt)
         generated: Task[Video] = begin(self.task(GENERATE, "generate", index, start))
         yield [generated]
         video = generated.claim()
@@ -192,6 +192,12 @@ class ScenarioLoop:
         )
         self.by.sink.attempt(self.scenario.id, attempt)
         self.attempts.append(attempt)
+
+    def _start_of(self, prompt: Prompt) -> Callable[[], Any]:
+        generator: Any = self.by.generator  # one that takes steps again, where that is asked for
+        restarts = self.by.policy.restarts
+        given = {} if restarts is None else {"restarts": restarts}
+        return partial(generator.start, self.scenario, prompt, **given)
 
     def _encode(self, begin: Begin, index: int, video: Video) -> Task[Any]:
         work = partial(self.by.encode, self.scenario, index, video)

@@ -20,7 +20,7 @@ OF_PAPER = ("first_prompt", "samples", "only_incomplete")
 OF_SCOUTS = (
     *("scouts", "scout_steps", "scout_halvings", "scout_form", "scout_kept", "scout_decode"),
     *("scout_batch", "scout_shrink", "scout_choosers", "finalists"),
-    *("finish_restarts", "restart_steps", "restart_share"),
+    "restart_share",
 )
 
 
@@ -147,8 +147,8 @@ class LoopConfig:
         0,
         low=0,
         high=8,
-        help="How often a finished scout takes its first steps again where the last scouts disagree: noise "
-        "is added back there, and drawn anew behind what they agree on; 0: never.",
+        help="How often a take takes its first steps again: noise is added back, and drawn anew from there; "
+        "a finished scout where the last scouts disagree, any other take in all of the picture; 0: never.",
     )
     restart_steps: int = setting(
         4, low=2, high=256, help="Those first steps; a restart goes back behind the first of them."

@@ -114,7 +114,11 @@ class FakeModels:
         prompt: Prompt,
         video: Video | None = None,
         plan: PhysicsPlan | None = None,
+        *,
+        restarts: Restarts | None = None,
     ) -> Job[object]:
+        if restarts is not None:
+            self.restarts.append(restarts)
         draw = random.Random(f"{scenario.id}{prompt.text}{prompt.seed}")
         if video is None:
             frames = np.full((2, 4, 4, 3), draw.randrange(256), np.uint8)
@@ -141,9 +145,7 @@ class FakeModels:
     def finish(
         self, scenario: Scenario, prompt: Prompt, form: ScoutForm, restarts: Restarts | None = None
     ) -> Job[object]:
-        if restarts is not None:
-            self.restarts.append(restarts)
-        return self.start(scenario, prompt)
+        return self.start(scenario, prompt, restarts=restarts)
 
     def scouts(
         self, scenario: Scenario, prompts: Sequence[Prompt], form: ScoutForm, shown: Sequence[int]

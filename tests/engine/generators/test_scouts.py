@@ -130,6 +130,18 @@ def test_a_take_with_restarts_is_the_take_where_scouts_agree(load: Any, scenario
         generator.finish(scenario, PROMPT, WHOLE, replace(other, steps=5))
 
 
+def test_a_take_without_scouts_takes_its_steps_again_everywhere(load: Any, scenario: Scenario) -> None:
+    generator = load()
+    everywhere = Restarts(times=2, steps=3, share=1.0, differ=np.ones((1, 1, 1), np.float32))
+    found, num_steps = made(generator.start(scenario, PROMPT, restarts=everywhere))
+    assert num_steps == STEPS + 2 * 2
+    assert np.array_equal(found, made(load().finish(scenario, PROMPT, WHOLE, everywhere))[0])
+    plain = made(generator.start(scenario, PROMPT))[0]
+    assert np.array_equal(plain, made(load().start(scenario, PROMPT))[0]) and not np.array_equal(found, plain)
+    with pytest.raises(ConfigError, match="restart_steps is 5, and a take has 5"):
+        generator.start(scenario, PROMPT, restarts=replace(everywhere, steps=5))
+
+
 def test_states_of_steps_that_were_taken_again_are_the_last_ones(load: Any, scenario: Scenario) -> None:
     generator = load(states=True)
     differ = np.ones((generator.spec.num_frames, 1, 1), np.float32)

@@ -6,6 +6,7 @@ import gc
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_run import BY_CRITIC, OF_THREE, FakeModels, make_plan
 from live_loop import Made, before_the_plan, do, history, live
@@ -22,6 +23,20 @@ def test_a_take_is_generated_then_encoded_and_critiqued_then_stored() -> None:
     assert [what for what, _ in made.sink.said[1:]] == ["attempt"] * len(loop.attempts)
     assert loop.outcome is not None and loop.outcome.attempts == tuple(loop.attempts)
     assert all(a.timings.keys() == {"generate", "encode", "critique"} for a in loop.attempts)
+
+
+def test_each_take_takes_its_first_steps_again_everywhere_where_that_is_asked() -> None:
+    again = replace(BY_CRITIC.settings, finish_restarts=2, restart_steps=3)
+    made = Made(replace(BY_CRITIC, settings=again))
+    loop, _ = live(made)
+    asked = made.by.generator.restarts  # type: ignore[attr-defined]
+    assert len(asked) == len(loop.attempts) > 1
+    assert {(one.times, one.steps, one.share, one.differ.tobytes()) for one in asked} == {
+        (2, 3, 1.0, np.ones(1, np.float32).tobytes())
+    }
+    plain = Made(BY_CRITIC)
+    live(plain)
+    assert plain.by.generator.restarts == []  # type: ignore[attr-defined]
 
 
 class Told(FakeModels):

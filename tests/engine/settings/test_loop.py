@@ -39,12 +39,17 @@ def test_scouts_that_are_no_choice_are_refused(settings: dict[str, Any], said: s
         ({"scouts": 16}, "loop.scouts is of the scout loop, and loop.method is paper"),
         ({"finalists": 2}, "loop.finalists is of the scout loop"),
         ({"scout_batch": 2}, "loop.scout_batch is of the scout loop"),
-        ({"finish_restarts": 1}, "loop.finish_restarts is of the scout loop"),
+        ({"restart_share": 1.0}, "loop.restart_share is of the scout loop"),
     ],
 )
 def test_what_is_of_the_other_loop_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         LoopConfig(**settings).refuse_unused()
+
+
+@pytest.mark.parametrize("method", ["paper", "scout"])
+def test_steps_are_taken_again_in_both_loops(method: str) -> None:
+    LoopConfig(method=method, finish_restarts=2, restart_steps=3).refuse_unused()
 
 
 def test_how_many_takes_and_who_compares_them() -> None:

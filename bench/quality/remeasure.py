@@ -30,14 +30,16 @@ from engine.settings.environment import usable_cores
 
 ENGINE: Final = "engine"
 """A job that loads models; the others are scoring and figures, on host cores."""
-PARTS: Final = ("default", "controls", "selectors", "denoiser", "stages", "plans", "budget", "finishes")
+PARTS: Final = ("default", "controls", "selectors", "denoiser", "stages", "variants", "budget", "finishes")
 BRIEF: Final = ("--first-prompt", "brief")
 CHOICES: Final = (*BRIEF, "--loops", "1", "--samples", "4", "--gain", "none")
 """Of the runs that selectors choose from: four takes of the brief, four of the plan, judged one by one."""
 
 
-PLANS: Final = 8
-"""Plans a scenario, of which one is used: set beside the one plan of the default loop."""
+SAMPLES: Final = ("--plan-samples", "8")
+AGAIN: Final = ("--finish-restarts", "2")
+VARIANTS: Final = {"samples": SAMPLES, "again": AGAIN, "both": (*SAMPLES, *AGAIN)}
+"""Of the loop that begins with the plan: of eight plans the most agreed, first steps again, and both."""
 FINISHES: Final = 36
 """Tuning scenes that show what finishing a scout in another way is worth."""
 SCOUTS: Final = ("--seeds", "2", "--choosers", "consensus", "--loops", "1")
@@ -98,15 +100,7 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
     yield Step(
         name="stages/figures", kind=ENGINE, after=("default/run",), words=_module("critic_stages", *given)
     )
-    plans = work / "plans"
-    yield from _run(
-        options, "plans/run", held, plans, ("--plan-samples", str(PLANS), *both), after="default/scenes"
-    )
-    yield Step(
-        name="plans/figures",
-        after=("plans/run", "default/run"),
-        words=_retake("compare", plans, default, "--json", out / "plan_samples.json"),
-    )
+    yield from _variants(options, {"tuning": work / "tuning", "held": held}, work / "variants", out)
     yield from _budget(options, work / "budget", out)
     yield from _finishes(options, work, out)
 
@@ -143,6 +137,26 @@ def _denoiser(options: argparse.Namespace, held: Path, work: Path, out: Path) ->
         yield Step(name=made[-1], kind=ENGINE, after=("default/scenes",), words=make)
     score = _module("denoiser_quality", "score", *given, "--out", out / "denoiser_quality.json")
     yield Step(name="denoiser/figures", after=tuple(made), words=score)
+
+
+def _variants(
+    options: argparse.Namespace, datasets: Mapping[str, Path], work: Path, out: Path
+) -> Iterator[Step]:
+    """On tuning scenes, to decide by, and on those held out."""
+    begun = {"tuning": "selectors/tuning-scenes", "held": "default/scenes"}
+    plan = ("--first-prompt", "plan", "--device", options.device)
+    for scenes, dataset in datasets.items():
+        runs = {name: work / f"{scenes}-{name}" for name in ("base", *VARIANTS)}
+        for name, run in runs.items():
+            extra = (*plan, *VARIANTS.get(name, ()))
+            yield from _run(options, f"variants/{run.name}", dataset, run, extra, after=begun[scenes])
+        given = [word for name in VARIANTS for word in ("--variant", runs[name])]
+        file = out / ("loop_variants.json" if scenes == "held" else f"loop_variants_{scenes}.json")
+        yield Step(
+            name=f"variants/{scenes}",
+            after=tuple(f"variants/{run.name}" for run in runs.values()),
+            words=_module("loop_variants", "--run", runs["base"], *given, "--out", file),
+        )
 
 
 def _budget(options: argparse.Namespace, work: Path, out: Path) -> Iterator[Step]:

@@ -23,6 +23,7 @@ MEASURED: Final[dict[str, tuple[str, ...]]] = {
     "state_fit": ("generator",),
     "selectors": ("generator", "critic"),
     "loop_budget": ("generator", "critic"),
+    "loop_variants": ("generator", "critic"),
     "scout_finishes": ("generator", "critic"),
     "denoiser_quality": ("generator",),
     "export_quality": ("generator",),

@@ -33,6 +33,7 @@ from bench.results_page import (
     stages_section,
     states_section,
     vae_section,
+    variants_section,
     whole_run_section,
     world_section,
 )
@@ -88,6 +89,7 @@ SECTIONS: dict[str, Callable[[ResultFile], md.Section]] = {
     "state_fit": states_section.state_fit,
     "loop_budget": budget_section.loop_budget,
     "scout_finishes": finishes_section.scout_finishes,
+    "loop_variants": variants_section.loop_variants,
     "faults": faults_section.faults,
     "growth": growth_section.growth,
 }

@@ -46,6 +46,7 @@ ORDER = (
     "plan_confidence",
     *KINDS_BY_NAME,
     "loop_controls",
+    "loop_variants",
     "critic_stages",
     "state_fit",
     "loop_budget",

@@ -1,0 +1,158 @@
+"""One loop beside itself with a setting changed, on the same scenes: what each change is worth.
+
+Runs of `retake run` over one dataset, each finished; the first is the base. What is compared is the take that
+each chose, by its case score, paired by scene and by category; what differs is read from the runs' settings.
+Whether a setting becomes a default is decided on tuning scenes, and told with the held-out ones.
+
+    retake run held --first-prompt plan --out base
+    retake run held --first-prompt plan --finish-restarts 2 --out again
+    python -m bench.quality.loop_variants --run base --variant again --out loop_variants.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final
+
+from bench.analysis.bootstrap import mean_ci95
+from bench.analysis.scored_run import read_finished
+from bench.console import page_console
+from bench.files import write_json
+from bench.quality.demo_quality import published_manifest
+from bench.scoring.physics_iq import score_folder
+from bench.scoring.view_metrics import Case, case_score
+from engine.errors import ConfigError, RetakeError
+from engine.settings.config import RunConfig
+from engine.settings.environment import offline
+
+KIND: Final = "loop_variants"
+PLACES: Final = ("dataset", "out", "limit", "shard")
+"""Settings of a run that are none of its loop."""
+NOTES: Final = (
+    "Scores are Physics-IQ Verified case scores in percent, of the take that each loop chose. Intervals: "
+    "95 %, percentile bootstrap over scenes; differences are paired by scene.",
+    "generate: median seconds of a take in a run with many engines on one device, with all that it waited "
+    "for: of use beside the base alone.",
+)
+
+
+def changed(base: RunConfig, other: RunConfig) -> dict[str, Any]:
+    """The settings of `other` that are not the base's, by name."""
+    found: dict[str, Any] = {}
+    for entry in fields(base):
+        before, after = getattr(base, entry.name), getattr(other, entry.name)
+        if entry.name in PLACES or before == after:
+            continue
+        if not hasattr(after, "__dataclass_fields__"):
+            found[entry.name] = after
+            continue
+        then, now = asdict(before), asdict(after)
+        found |= {f"{entry.name}.{key}": value for key, value in now.items() if value != then[key]}
+    return found
+
+
+def measure(base: Path, variants: Sequence[Path]) -> dict[str, Any]:
+    """The document. ConfigError where a variant is the base again; ScorerError where one is not finished."""
+    config, outcomes, _ = read_finished(base)
+    expected = _cases(base, config)
+    rows = []
+    for path in variants:
+        other, of_other, _ = read_finished(path)
+        settings = changed(config, other)
+        if not settings:
+            raise ConfigError(f"{path} has the settings of {base}", fix="give runs that differ in some")
+        rows.append(
+            {
+                "name": ", ".join(f"{key} = {value}" for key, value in settings.items()),
+                "settings": settings,
+                **difference(_cases(path, other), expected),
+                **_spent(of_other),
+            }
+        )
+    return {
+        "schema": 1,
+        "kind": KIND,
+        "base": {"num_scenarios": len(outcomes), **_spent(outcomes)},
+        "rows": rows,
+        "manifest": published_manifest(base),
+        "notes": NOTES,
+    }
+
+
+def difference(own: Mapping[str, Case], expected: Mapping[str, Case]) -> dict[str, Any]:
+    """Over the scenarios that both have, by id. ConfigError where there is none."""
+    common = sorted(own.keys() & expected.keys())
+    if not common:
+        raise ConfigError("the runs have no scenario in common", fix="give runs over one dataset")
+    scenes = [own[key].scene for key in common]
+    scores, before = ([case_score(found[key].metrics).score for key in common] for found in (own, expected))
+    gains = [one - other for one, other in zip(scores, before, strict=True)]
+    by_category: dict[str, Any] = {}
+    for category in sorted({own[key].category for key in common}):
+        places = [place for place, key in enumerate(common) if own[key].category == category]
+        found = mean_ci95([gains[place] for place in places], [scenes[place] for place in places])
+        by_category[category] = {"n": len(places)} | found
+    return {
+        "num_scenarios": len(common),
+        "score": mean_ci95(scores, scenes),
+        "base_score": mean_ci95(before, scenes),
+        "difference": mean_ci95(gains, scenes),
+        "by_category": by_category,
+    }
+
+
+def _cases(run: Path, config: RunConfig) -> dict[str, Case]:
+    """Of the take that the loop chose, by scenario id."""
+    return {case.scenario_id: case for case in score_folder(run, config.dataset).cases}
+
+
+def _spent(outcomes: Any) -> dict[str, float]:
+    takes = [take for outcome in outcomes.values() for take in outcome.attempts]
+    return {
+        "takes_a_scenario": len(takes) / max(len(outcomes), 1),
+        "generate_s": statistics.median(take.timings["generate"] for take in takes),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality.loop_variants",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--run", type=Path, required=True, help="the base")
+    add("--variant", type=Path, required=True, action="append", help="a run with other settings; repeatable")
+    add("--out", type=Path, required=True, help="the JSON file to write")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done; 1 an error, which is told."""
+    options, console = _parser().parse_args(arguments), page_console()
+    offline()
+    variants = " --variant RUN" * len(options.variant)
+    try:
+        document = measure(options.run, options.variant)
+    except RetakeError as error:
+        console.print(f"error: {error}", markup=False, highlight=False)
+        return 1
+    write_json(
+        options.out, document | {"command": f"python -m bench.quality.loop_variants --run RUN{variants}"}
+    )
+    for row in document["rows"]:
+        mean, (low, high) = row["difference"]["mean"], row["difference"]["ci95"]
+        console.print(
+            f"{row['name']}: {mean:+.2f} ({low:+.2f} to {high:+.2f}) points", markup=False, highlight=False
+        )
+    console.print(f"wrote {options.out}", markup=False, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The section of a loop with one setting changed: what the change is worth, and what it costs.
+
+Measures nothing and holds no number: every figure comes from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.results_page import markdown as md
+from bench.results_page.result_files import ResultFile
+
+HEADER = (
+    "setting",
+    "n",
+    "score",
+    "of the base",
+    "difference",
+    "takes a scenario",
+    "s a take against the base",
+)
+
+
+def loop_variants(file: ResultFile) -> md.Section:
+    document = file.document
+    rows, base = document["rows"], document["base"]
+    categories = sorted({name for row in rows for name in row["by_category"]})
+    by_category = [
+        [row["name"], *(md.interval(row["by_category"].get(name), digits=1, sign="+") for name in categories)]
+        for row in rows
+    ]
+    told = [f"`{row['name']}` {md.interval(row['difference'], digits=2, sign='+')}" for row in rows]
+    return md.Section(
+        title="What is another setting of the loop worth?",
+        headline=f"{', '.join(told)} points",
+        body=md.paragraphs(
+            f"Against the same loop without it, of {base['takes_a_scenario']:.2f} takes a scenario, on "
+            f"{base['num_scenarios']} scenarios.",
+            md.table(HEADER, [_row(row, base) for row in rows]),
+            md.table(["setting", *categories], by_category) if categories else None,
+        ),
+    )
+
+
+def _row(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        md.count(row["num_scenarios"]),
+        md.interval(row["score"]),
+        md.interval(row["base_score"]),
+        md.interval(row["difference"], digits=2, sign="+"),
+        f"{row['takes_a_scenario']:.2f}",
+        md.times(row["generate_s"] / base["generate_s"]),
+    ]

@@ -111,7 +111,7 @@ def _notes(board: Board) -> list[str]:
 
 
 def rich_table(document: Mapping[str, Any]) -> Table:
-    table = Table("cases of", "n", title=f"A: {document['a']}\nB: {document['b']}")
+    table = Table("cases of", "n")
     for score in SCORES:
         for name in ("A", "B", "A minus B (95 %)"):
             table.add_column(f"{TITLES[score]}\n{name}", justify="right")
@@ -139,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_console(stderr=True).print(f"error: {error}", soft_wrap=True)
         return 2
     console = page_console()
+    for side in ("a", "b"):  # whole, where a title would wrap with its table
+        console.print(f"{side.upper()}: {document[side]}", markup=False, highlight=False, soft_wrap=True)
     console.print(rich_table(document))
     for line in document["notes"]:
         console.print(line, soft_wrap=True)

@@ -42,7 +42,8 @@ class _Part:
 def list_cache(json_file: JsonFile = None) -> None:
     """Show what is kept, where, and what it takes on the disk."""
     parts = [_look(name) for name in PARTS]
-    table = Table("part", "files", "size", "what it is, and what it saves", title=str(cache_folder()))
+    print_line(str(cache_folder()))  # whole, where a title would wrap with its table
+    table = Table("part", "files", "size", "what it is, and what it saves")
     for part in parts:
         table.add_row(part.name, str(part.num_files), in_units(part.num_bytes), PARTS[part.name])
     console.print(table)

@@ -124,7 +124,8 @@ def _say_memory(memory: tuple[Mapping[str, Any], ...]) -> None:
 def _say_differences(first: Profiled, second: Profiled) -> None:
     from engine.runs.profile import compare
 
-    table = Table("lane", "stage", title=f"{second.run} against {first.run}, a scenario")
+    print_line(f"{second.run} against {first.run}, a scenario")
+    table = Table("lane", "stage")
     for title in ("p50", "", "steps", "", "seconds more"):
         table.add_column(title, justify="right")
     for row in compare(first.profile, second.profile)[:MOST_ROWS]:

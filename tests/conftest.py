@@ -38,7 +38,8 @@ def pytest_configure() -> None:
     """Without a GPU, Triton's interpreter runs the kernels; it is chosen before Triton is imported.
 
     No example of hypothesis has a deadline: on a busy machine that would be a test of the machine.
-    Workers get a COLUMNS of 80 from xdist, at which tables and messages wrap where one process does not.
+    Terminals are wide: what is read of a message must not depend on how long the temporary folder's name is
+    that it wraps behind. A test of wrapping sets its own width.
     """
     import hypothesis
     import torch
@@ -46,7 +47,7 @@ def pytest_configure() -> None:
     hypothesis.settings.register_profile("retake", deadline=None)
     hypothesis.settings.load_profile("retake")
 
-    os.environ.pop("COLUMNS", None)
+    os.environ["COLUMNS"] = "250"
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -14,6 +14,8 @@ from bench.results_page.timed_rows import Row, best_stock, fastest, read_rows, t
 KEPT = ", kept"
 TAKE = "all "
 """How it is said what is timed of a take."""
+PART = "part of "
+"""How it is said of what is no attention by itself."""
 
 
 def past_dense(file: ResultFile) -> md.Section:
@@ -31,7 +33,9 @@ def past_dense(file: ResultFile) -> md.Section:
 def neighbour(row: Row, rows: Sequence[Row]) -> Row | None:
     """What a row is compared with: the whole forward of one that keeps its prefix, the take of the preset
     alone, that of a preset with the library's fastest, else the fastest dense one, else the first of the
-    group."""
+    group. A part of others has none."""
+    if str(row.get("of")).startswith(PART):
+        return None
     if row.name.endswith(KEPT):
         whole = row.name.removesuffix(KEPT)
         return next((other for other in timed(rows) if other.name == whole), None)

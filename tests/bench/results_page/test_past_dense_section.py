@@ -22,6 +22,7 @@ GROUPS = {
         row("fa3_fp8", 6.0, "dense, 8bit"),
         row("fa3_prefix_sparse", 4.0, "sparse, prefix exact"),
         row("comfy_sol", None, "sparse in 8 bits"),
+        row("choice of blocks, and means", 0.25, "part of both"),
     ],
     "forwards": [
         row("own prefix, FP8", 300.0),

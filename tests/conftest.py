@@ -34,12 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--official-python", metavar="PYTHON", default=sys.executable, help="runs that checkout")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Without a GPU, Triton's interpreter runs the kernels; it is chosen before Triton is imported.
 
-    No example of hypothesis has a deadline: on a busy machine that would be a test of the machine.
-    Terminals are wide: what is read of a message must not depend on how long the temporary folder's name is
-    that it wraps behind. A test of wrapping sets its own width.
+    No example of hypothesis has a deadline: on a busy machine that would be a test of the machine. Terminals
+    are wide where tests run: what is read of a message must not depend on how long the temporary folder's
+    name is that it wraps behind. A test of wrapping sets its own width.
     """
     import hypothesis
     import torch
@@ -47,7 +47,9 @@ def pytest_configure() -> None:
     hypothesis.settings.register_profile("retake", deadline=None)
     hypothesis.settings.load_profile("retake")
 
-    os.environ["COLUMNS"] = "250"
+    only_watches = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not only_watches:  # of xdist's workers: its own lines are the user's
+        os.environ["COLUMNS"] = "400"
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told=partial(print, file=sys.stderr, flush=True),
         )
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     command = f"python -m bench.quality.critic_stages --run {options.run.name}"
     command += f" --limit {options.limit}" if options.limit is not None else ""

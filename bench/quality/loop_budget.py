@@ -362,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = {**found, "command": _command(arguments)}
         write_json(options.out, document)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     for budget, of_arms in document["budgets"].items():
         shown = ("single", document["best_of"][budget], "paper", document["best_scouts"][budget], "oracle")
@@ -374,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f" for {one['cost']:.2f} takes",
                     markup=False, highlight=False,
                 )  # fmt: skip
-    console.print(f"wrote {options.out}", markup=False, highlight=False)
+    console.print(f"wrote {options.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         document = measure(options.run, options.work)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, document)

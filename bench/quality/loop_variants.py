@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = measure(options.run, options.variant)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     write_json(
         options.out, document | {"command": f"python -m bench.quality.loop_variants --run RUN{variants}"}
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(
             f"{row['name']}: {mean:+.2f} ({low:+.2f} to {high:+.2f}) points", markup=False, highlight=False
         )
-    console.print(f"wrote {options.out}", markup=False, highlight=False)
+    console.print(f"wrote {options.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = measure(options) | {"command": command}
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     write_json(options.out, document)
     for row in document["finishes"]:
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{row['steps']} {row['form']}, {way}: {gain:+.2f} ({low:+.2f} to {high:+.2f}) points",
             markup=False, highlight=False,
         )  # fmt: skip
-    console.print(f"wrote {options.out}", markup=False, highlight=False)
+    console.print(f"wrote {options.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -177,7 +177,7 @@ def run(options: argparse.Namespace, make: Step[None], score: Step[dict[str, Any
             return 0
         document = score(options, console)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     print_rows(document, console)
     if options.out is not None:

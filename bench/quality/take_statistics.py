@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 score=lambda tasks: pool.map(score_take, tasks, chunksize=4),
             )  # fmt: skip
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     settings = {name: getattr(options, name) for name in ("world", "count", "takes", "steps")}
     measured_on = manifest_of({"generator": folder}) | {"device": device}

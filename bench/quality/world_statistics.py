@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = join(dict(map(read_share, options.share)))
     except RetakeError as error:
-        page_console().print(f"error: {error}", markup=False, highlight=False)
+        page_console().print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     command = "python -m bench.quality.take_statistics --generator G --count {count} --takes {takes}".format(
         **document["settings"]

@@ -288,7 +288,7 @@ def _show(document: Mapping[str, Any], form: str, out: Path | None, console: Con
         table, lines = rich_table(document)
         console.print(table)
         for line in lines:
-            console.print(line, markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     text = json.dumps(document, indent=1) + "\n" if form == "json" else render(document, form)
     if out is None:

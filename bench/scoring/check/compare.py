@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = run(options, console)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     if "timing" in document:
         timing = document["timing"]

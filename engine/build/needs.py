@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.build.estimate import TimeEstimate, estimate
 from engine.build.prepare import load, prepare, refinement_policy
+from engine.denoise.restarts import BACK_TO
 from engine.errors import ConfigError
 from engine.loop.scout_policy import ScoutPolicy
 from engine.machine.cards import Card
@@ -27,6 +28,7 @@ class Needs:
     told: tuple[str, ...]
     """What is decided for a user who names nothing."""
     num_steps: int  # of denoising, in one take
+    num_again: int  # of these, taken again
     num_scenarios: int | None  # None: of no dataset
     num_refused: int | None
     time: TimeEstimate | None
@@ -43,7 +45,7 @@ class Needs:
         return {
             "num_scenarios": self.num_scenarios,
             "num_refused": self.num_refused,
-            "denoise_steps_of_a_take": self.num_steps,
+            "denoise_steps_of_a_take": self.num_steps + self.num_again,
             "memory": {**self.memory.document(), "changed": list(self.changed)},
             "time": time,
         }
@@ -87,6 +89,7 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
         changed=prepared.changed,
         told=prepared.told,
         num_steps=prepared.num_steps,
+        num_again=config.loop.finish_restarts * (config.loop.restart_steps - BACK_TO),
         num_scenarios=len(prepared.scenarios) if there else None,
         num_refused=len(prepared.refused) if there else None,
         time=time,

@@ -5,6 +5,8 @@ Knows no family.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 from engine.errors import ConfigError
@@ -27,10 +29,11 @@ def check_scouts(loop: LoopConfig, generator: Any) -> None:
     make."""
     loop.refuse_unused()
     if loop.finish_restarts:
-        if not hasattr(generator, "check_restarts"):
+        if not (hasattr(generator, "check_restarts") and _takes(generator.start, "restarts")):
             raise ConfigError(
                 f"loop.finish_restarts is set, and {type(generator).__name__} takes no steps again",
-                fix="set loop.finish_restarts = 0, or give it the methods of ScoutingGenerator",
+                fix="set loop.finish_restarts = 0, or give it `check_restarts` and `start` of "
+                "ScoutingGenerator",
             )
         generator.check_restarts(loop.restart_steps)
     if loop.method != SCOUT:
@@ -47,3 +50,9 @@ def check_scouts(loop: LoopConfig, generator: Any) -> None:
         )
     for form in forms_of(loop):
         generator.check_scouts(form)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether it has an argument of that name; asked of objects of users."""
+    found = signature(function).parameters
+    return name in found or any(one.kind is Parameter.VAR_KEYWORD for one in found.values())

@@ -261,7 +261,10 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    print_line(f"planned for preset {_preset(needs.denoise)}, denoise steps of a take: {needs.num_steps}")
+    again = f", and {needs.num_again} again" if needs.num_again else ""
+    print_line(
+        f"planned for preset {_preset(needs.denoise)}, denoise steps of a take: {needs.num_steps}{again}"
+    )
     for line in needs.told:
         print_line(line)
     for change in needs.changed:

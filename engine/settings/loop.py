@@ -178,6 +178,13 @@ class LoopConfig:
                     fix=f'leave it out, or set loop.method = "{other}" (--loop {other})',
                 )
 
+        steps = next(entry for entry in fields(self) if entry.name == "restart_steps")
+        if self.method == PAPER and not self.finish_restarts and self.restart_steps != steps.default:
+            raise ConfigError(
+                f"loop.restart_steps is {self.restart_steps}, and no steps are taken again",
+                fix="set loop.finish_restarts too (--finish-restarts N), or leave it out",
+            )
+
     @property
     def takes_a_round(self) -> int:
         return self.finalists if self.method == SCOUT else self.samples

@@ -52,6 +52,12 @@ def test_steps_are_taken_again_in_both_loops(method: str) -> None:
     LoopConfig(method=method, finish_restarts=2, restart_steps=3).refuse_unused()
 
 
+def test_steps_that_are_not_taken_again_are_refused() -> None:
+    with pytest.raises(ConfigError, match="restart_steps is 3, and no steps are taken again"):
+        LoopConfig(restart_steps=3).refuse_unused()
+    LoopConfig(method="scout", restart_steps=3).refuse_unused()  # as runs of earlier versions may have it
+
+
 def test_how_many_takes_and_who_compares_them() -> None:
     paper, scout = LoopConfig(samples=3), LoopConfig(method="scout")
     assert (paper.takes_a_round, paper.compared_by, paper.all_selectors) == (

@@ -74,6 +74,11 @@ def prepare_dataset(options: argparse.Namespace, dataset: Path) -> None:
 
 def paper_arguments(options: argparse.Namespace) -> list[str]:
     """Of `retake run`, behind dataset and folder."""
+    if any(text.startswith("loop.finish_restarts") for text in options.set):
+        raise ConfigError(
+            "--set loop.finish_restarts would be of the paper's loop alone, not of the candidates",
+            fix="give --again, which makes takes with restarts beside those without",
+        )
     loops = max(BUDGETS) - 1 if options.loops is None else options.loops
     given = {
         **{"--loop": "paper", "--first-prompt": "brief", "--loops": loops, "--patience": max(loops, 1)},

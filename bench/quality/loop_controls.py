@@ -36,6 +36,8 @@ from engine.settings.config import RunConfig, read_config
 from engine.types import PlanReply
 
 COMMAND = "python -m bench.quality.loop_controls --run RUN --work WORK --out loop_controls.json"
+AGAIN = {"--finish-restarts": "finish_restarts", "--restart-steps": "restart_steps"}
+"""Of the run's takes, which controls have too."""
 ARMS = ("first_take", "plan_prompt", "chosen")
 NOTES = (
     "Scores are Physics-IQ Verified case scores in percent; intervals 95 %, bootstrap over scenes, paired.",
@@ -101,12 +103,12 @@ def run_controls(
         texts = brief | dict(zip(asked, prompt_texts(kind, list(asked.values())), strict=True))
         dataset, run = work / kind / "dataset", work / kind / "run"
         control_dataset(config.dataset, dataset, texts)
-        run_loop(dataset, run, resume=True, extra=_settings(config))
+        run_loop(dataset, run, resume=True, extra=settings_of(config))
         found[kind] = score_folder(run, dataset).cases
     return {kind: list(cases) for kind, cases in found.items()}
 
 
-def _settings(config: RunConfig) -> list[str]:
+def settings_of(config: RunConfig) -> list[str]:
     """One take of each scenario by the run's own generator."""
     given = {
         "--loops": 0,
@@ -117,6 +119,8 @@ def _settings(config: RunConfig) -> list[str]:
         "--device": config.device,
         "--preset": config.denoise.preset,
     }
+    if config.loop.finish_restarts:
+        given |= {name: getattr(config.loop, key) for name, key in AGAIN.items()}
     steps = {} if config.generator.steps is None else {"--steps": config.generator.steps}
     limit = {} if config.limit is None else {"--limit": config.limit}
     return [text for key, value in {**given, **steps, **limit}.items() for text in (key, str(value))]

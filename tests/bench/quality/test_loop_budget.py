@@ -29,6 +29,7 @@ from bench.quality.budget_arms import (
 )
 from bench.quality.budget_costs import gpus_of_costs, read_costs
 from bench.quality.budget_figures import best_of, budgets, chosen_plan, rank_prediction, summary, table
+from bench.quality.budget_phases import paper_arguments
 from bench.quality.candidate_pool import RECORD, Key, make_pool, read_pool
 from bench.quality.set_scores import SetScores
 from bench.results_page.budget_section import loop_budget as loop_budget_section
@@ -380,3 +381,9 @@ def test_the_take_of_the_plan_alone_is_an_arm_that_pays_for_plan_and_critique() 
     assert "plan first" not in arms(one, 1, COSTS, ["a"], []), "a take is all that this budget has room for"
     unread = replace(one, num_prompts=1)
     assert arms(unread, 2, COSTS, ["a"], [])["plan first"].value == one.values[Key(0, 0)]
+
+
+def test_restarts_of_the_papers_loop_alone_are_refused(tmp_path: Path) -> None:
+    words = ["--work", str(tmp_path), "--out", str(tmp_path / "o"), "--set", "loop.finish_restarts=2"]
+    with pytest.raises(ConfigError, match="alone, not of the candidates"):
+        paper_arguments(loop_budget.make_parser().parse_args(words))

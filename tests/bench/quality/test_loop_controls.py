@@ -12,13 +12,13 @@ import pytest
 from sliding import SlidingSquare
 
 from bench.quality import loop_controls
-from bench.quality.loop_controls import asked_of, control_dataset, make_control, measure
+from bench.quality.loop_controls import asked_of, control_dataset, make_control, measure, settings_of
 from bench.quality.prompt_kinds import SUFFIX_SENTENCE
 from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.demo.layout import write_dataset
 from engine.errors import ScorerError
 from engine.runs.store import RunStore
-from engine.settings.config import RunConfig, write_config
+from engine.settings.config import LoopConfig, RunConfig, write_config
 from engine.types import Attempt, Frames, Outcome, PhysicsPlan, PlanReply, Prompt
 from engine.video.files import write_mp4
 
@@ -118,3 +118,12 @@ def test_a_run_that_is_not_finished_has_no_controls(run: Path, tmp_path: Path) -
     for refused in (lambda: measure(part, tmp_path), lambda: make_control(part, tmp_path, "filler")):
         with pytest.raises(ScorerError, match=rf"2 scenarios of {part} are not finished"):
             refused()
+
+
+def test_controls_take_steps_again_as_the_run_does() -> None:
+    plain = RunConfig(dataset=Path("a"), out=Path("b"))
+    again = replace(plain, loop=LoopConfig(finish_restarts=2, restart_steps=3))
+    assert "--finish-restarts" not in settings_of(plain)
+    words = settings_of(again)
+    told = words.index("--finish-restarts")
+    assert words[told : told + 4] == ["--finish-restarts", "2", "--restart-steps", "3"]

@@ -215,13 +215,13 @@ def published_manifest(run: Path) -> dict[str, Any]:
     digests = {role: model["sha256"] for role, model in manifest.get("models", {}).items()}
     dropped = ("argv", "seeds", "config", "models")
     kept = {key: value for key, value in manifest.items() if key not in dropped}
-    return {**kept, "config": _without_folders(config), "models": digests}
+    return {**kept, "config": without_folders(config), "models": digests}
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Of a folder its name: whose machine it is on is nobody's business."""
     if isinstance(value, dict):
-        return {key: _without_folders(entry) for key, entry in value.items()}
+        return {key: without_folders(entry) for key, entry in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +24,17 @@ from bench.analysis.bootstrap import mean_ci95
 from bench.analysis.scored_run import read_finished
 from bench.console import page_console
 from bench.files import write_json
-from bench.quality.demo_quality import published_manifest
+from bench.quality.demo_quality import published_manifest, without_folders
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.view_metrics import Case, case_score
+from engine.datasets.physics_iq import read_descriptions
+from engine.demo.scenes.seeds import part_of
 from engine.errors import ConfigError, RetakeError
+from engine.runs.changes import changes
+from engine.runs.manifest import MANIFEST, read_manifest
 from engine.settings.config import RunConfig
 from engine.settings.environment import offline
+from engine.types import Outcome
 
 KIND: Final = "loop_variants"
 PLACES: Final = ("dataset", "out", "limit", "shard")
@@ -42,7 +48,7 @@ NOTES: Final = (
 
 
 def changed(base: RunConfig, other: RunConfig) -> dict[str, Any]:
-    """The settings of `other` that are not the base's, by name."""
+    """The settings of `other` that are not the base's, by name; of a folder or file its name alone."""
     found: dict[str, Any] = {}
     for entry in fields(base):
         before, after = getattr(base, entry.name), getattr(other, entry.name)
@@ -53,35 +59,51 @@ def changed(base: RunConfig, other: RunConfig) -> dict[str, Any]:
             continue
         then, now = asdict(before), asdict(after)
         found |= {f"{entry.name}.{key}": value for key, value in now.items() if value != then[key]}
-    return found
+    told: dict[str, Any] = without_folders(found)
+    return told
 
 
 def measure(base: Path, variants: Sequence[Path]) -> dict[str, Any]:
-    """The document. ConfigError where a variant is the base again; ScorerError where one is not finished."""
+    """The document. ConfigError where a variant is the base again, or has other texts; ScorerError where one
+    is not finished."""
     config, outcomes, _ = read_finished(base)
-    expected = _cases(base, config)
+    expected = _cases(base, config, outcomes)
     rows = []
     for path in variants:
         other, of_other, _ = read_finished(path)
         settings = changed(config, other)
         if not settings:
             raise ConfigError(f"{path} has the settings of {base}", fix="give runs that differ in some")
+        if _texts(other) != _texts(config):
+            raise ConfigError(f"{path} is of other texts than {base}", fix="give runs over one dataset")
+        own = _cases(path, other, of_other)
         rows.append(
             {
                 "name": ", ".join(f"{key} = {value}" for key, value in settings.items()),
                 "settings": settings,
-                **difference(_cases(path, other), expected),
+                "also_differs": _also_differs(base, path),
+                "left_out": sorted((outcomes.keys() | of_other.keys()) - (own.keys() & expected.keys())),
+                **difference(own, expected),
                 **_spent(of_other),
             }
         )
     return {
         "schema": 1,
         "kind": KIND,
-        "base": {"num_scenarios": len(outcomes), **_spent(outcomes)},
+        "base": {
+            "num_scenarios": len(outcomes),
+            "scenes": scenes_of({case.scene for case in expected.values()}),
+            **_spent(outcomes),
+        },
         "rows": rows,
         "manifest": published_manifest(base),
         "notes": NOTES,
     }
+
+
+def scenes_of(names: Iterable[str]) -> dict[str, int]:
+    """How many scenes are of which set of simulated ones; "other" are not simulated."""
+    return dict(Counter(part_of(name) or "other" for name in sorted(names)))
 
 
 def difference(own: Mapping[str, Case], expected: Mapping[str, Case]) -> dict[str, Any]:
@@ -106,12 +128,27 @@ def difference(own: Mapping[str, Case], expected: Mapping[str, Case]) -> dict[st
     }
 
 
-def _cases(run: Path, config: RunConfig) -> dict[str, Case]:
-    """Of the take that the loop chose, by scenario id."""
-    return {case.scenario_id: case for case in score_folder(run, config.dataset).cases}
+def _cases(run: Path, config: RunConfig, outcomes: Mapping[str, Outcome]) -> dict[str, Case]:
+    """Of the take that the loop chose, by scenario id, whatever the user chose since."""
+    scored = score_folder(run, config.dataset, all_attempts=True)
+    return {
+        case.scenario_id: case
+        for index, case in scored.attempts
+        if outcomes[case.scenario_id].own.chosen == index
+    }
 
 
-def _spent(outcomes: Any) -> dict[str, float]:
+def _texts(config: RunConfig) -> dict[str, str]:
+    return {row.scenario_id: row.text for row in read_descriptions(config.dataset)}
+
+
+def _also_differs(base: Path, other: Path) -> list[str]:
+    """Weights, versions and machines that are not the base's, in words."""
+    first, second = ({**read_manifest(run / MANIFEST), "config": {}} for run in (base, other))
+    return changes(first, second)
+
+
+def _spent(outcomes: Mapping[str, Outcome]) -> dict[str, float]:
     takes = [take for outcome in outcomes.values() for take in outcome.attempts]
     return {
         "takes_a_scenario": len(takes) / max(len(outcomes), 1),

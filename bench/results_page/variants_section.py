@@ -5,7 +5,7 @@ Measures nothing and holds no number: every figure comes from the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.results_page import markdown as md
@@ -30,17 +30,28 @@ def loop_variants(file: ResultFile) -> md.Section:
         [row["name"], *(md.interval(row["by_category"].get(name), digits=1, sign="+") for name in categories)]
         for row in rows
     ]
+    scenes = ", ".join(f"{number} {part}" for part, number in base["scenes"].items())
+    begins = document["manifest"]["config"]["loop"]["first_prompt"]
     told = [f"`{row['name']}` {md.interval(row['difference'], digits=2, sign='+')}" for row in rows]
     return md.Section(
         title="What is another setting of the loop worth?",
-        headline=f"{', '.join(told)} points",
+        headline=f"{scenes} scenes: {', '.join(told)} points",
         body=md.paragraphs(
-            f"Against the same loop without it, of {base['takes_a_scenario']:.2f} takes a scenario, on "
-            f"{base['num_scenarios']} scenarios.",
+            f"Against the same loop without it, on {base['num_scenarios']} scenarios ({scenes} scenes)."
+            f" First prompt: {begins}; {base['takes_a_scenario']:.2f} takes a scenario.",
             md.table(HEADER, [_row(row, base) for row in rows]),
             md.table(["setting", *categories], by_category) if categories else None,
+            md.bullets(list(_apart(rows))) or None,
         ),
     )
+
+
+def _apart(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        if row["left_out"]:
+            yield f"{row['name']}: {len(row['left_out'])} scenarios are left out, without a score on one side"
+        for line in row["also_differs"]:
+            yield f"{row['name']}: not only the setting differs: {line}"
 
 
 def _row(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:

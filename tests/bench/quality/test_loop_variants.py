@@ -11,7 +11,7 @@ from tiny_run import make_folders, script_the_critic
 
 import engine
 import retake
-from bench.quality.loop_variants import changed, main
+from bench.quality.loop_variants import changed, main, scenes_of
 from bench.results_page.result_files import ResultFile, read_file
 from bench.results_page.variants_section import loop_variants
 from engine.settings.config import LoopConfig, RunConfig
@@ -22,6 +22,10 @@ def test_what_differs_is_told_by_name_but_for_places() -> None:
     other = replace(base, dataset=Path("c"), out=Path("d"), loop=LoopConfig(finish_restarts=2), device="cpu")
     assert changed(base, other) == {"loop.finish_restarts": 2, "device": "cpu"}
     assert changed(base, replace(base, out=Path("e"), limit=3)) == {}
+    gain = replace(base, loop=LoopConfig(gain="/home/me/models/gain.json"))
+    assert changed(base, gain) == {"loop.gain": "gain.json"}, "a published file names no folder"
+    names = {"ball-relay-1200000", "ball-relay-1605003", "ball-relay-1200001", "0007_view"}
+    assert scenes_of(names) == {"other": 1, "held-out": 2, "tuning": 1}
 
 
 def test_a_run_is_compared_with_its_base(
@@ -46,6 +50,7 @@ def test_a_run_is_compared_with_its_base(
     assert row["name"] == "loop.finish_restarts = 1, loop.restart_steps = 2"
     gain = row["score"]["mean"] - row["base_score"]["mean"]
     assert row["difference"]["mean"] == pytest.approx(gain) != 0
+    assert (row["left_out"], row["also_differs"], document["base"]["scenes"]) == ([], [], {"other": 2})
     assert (row["num_scenarios"], row["takes_a_scenario"]) == (2, 1.0) and row["generate_s"] > 0
     assert read_file(out).kind == "loop_variants" and str(tmp_path) not in out.read_text()
 
@@ -61,10 +66,15 @@ def test_the_section_has_a_row_a_setting_and_its_categories() -> None:
         "by_category": {"Optics": {"n": 48} | difference},
         "takes_a_scenario": 1.0,
         "generate_s": 1.3,
+        "left_out": ["0007"],
+        "also_differs": ["commit of retake: a, now b"],
     }
-    base = {"num_scenarios": 240, "takes_a_scenario": 1.0, "generate_s": 1.0}
-    document = {"base": base, "rows": [row]}
+    base = {"num_scenarios": 240, "scenes": {"held-out": 240}, "takes_a_scenario": 1.0, "generate_s": 1.0}
+    manifest = {"config": {"loop": {"first_prompt": "plan"}}}
+    document = {"base": base, "rows": [row], "manifest": manifest}
     section = loop_variants(ResultFile(name="x", kind="loop_variants", document=document))
-    assert section.headline == "`loop.finish_restarts = 2` +1.20 (+0.40 to +2.00) points"
+    assert section.headline == "240 held-out scenes: `loop.finish_restarts = 2` +1.20 (+0.40 to +2.00) points"
     line = "| 240 | 64.7 (63.0 to 66.0) | 63.5 (62.0 to 65.0) | +1.20 (+0.40 to +2.00) | 1.00 | 1.30× |"
     assert f"| loop.finish_restarts = 2 {line}" in section.body and "| setting | Optics |" in section.body
+    assert "First prompt: plan" in section.body and "1 scenarios are left out" in section.body
+    assert "not only the setting differs: commit of retake: a, now b" in section.body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,8 +43,7 @@ def join(one: Part, several: Part, killed: Part, command: str) -> dict[str, Any]
         "num_workers": number,
         "on": several["on"],
         "speedup": speedup,
-        "killed_costs_s": killed["makespan_s"]
-        - 3600 * killed["num_scenarios"] / several["scenarios_per_hour"],
+        "killed_costs_s": killed["makespan_s"] - _unharmed_s(killed["num_scenarios"], several),
         "parts": [dict(part) for part in (one, several, killed)],
     }
 
@@ -51,3 +51,9 @@ def join(one: Part, several: Part, killed: Part, command: str) -> dict[str, Any]
 def _asked(part: Part, one: Part) -> list[str]:
     """Names of the scenarios that a part was asked for, whether it has them or lost them."""
     return sorted(one["scenarios"])[: part["num_scenarios"]]
+
+
+def _unharmed_s(num_scenarios: int, several: Part) -> float:
+    """Of so many scenarios at the rate of all workers, of whom the last ones wait for each other."""
+    number = several["num_workers"]
+    return 3600 * number * math.ceil(num_scenarios / number) / several["scenarios_per_hour"]

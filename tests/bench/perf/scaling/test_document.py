@@ -23,6 +23,8 @@ def test_a_worker_may_be_killed_in_a_run_of_fewer_scenarios() -> None:
     found = join(one, several, killed, "x")
     assert found["all_checks_hold"]
     assert found["killed_costs_s"] == pytest.approx(150 - 6 * 235 / 16)
+    odd = join(one, several, part("killed", 3 * 2 * 235 / 16, lost=1, scenarios=5), "x")
+    assert odd["killed_costs_s"] == pytest.approx(0), "the last one of five is made alone"
     killed["scenarios"].pop("clip05")
     assert failing(one, several, killed) == ["what is made is what one worker makes"]
 

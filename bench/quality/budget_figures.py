@@ -27,6 +27,8 @@ from bench.quality.selector_figures import spearman
 from engine.loop.ranking import mean_ranks
 
 BEST_OF = "best of "
+LEAST_RANKED = 3
+"""Candidates of a scene of which an order is worth a figure."""
 
 
 def table(
@@ -139,29 +141,32 @@ def rank_prediction(scenes: Sequence[Scene], choosers: Sequence[str]) -> list[di
     for steps, whole in forms:
         for by in ("score", *map("+".join, combinations_of(choosers))):
             rhos = [(scene, _rho(scene, steps, whole, by)) for scene in scenes]
-            known = [(scene, rho) for scene, rho in rhos if rho is not None]
-            kinds = sorted({scene.kind for scene, _ in known})
+            known = [(scene.kind, scene.name, rho) for scene, rho in rhos if rho is not None]
+            kinds = sorted({kind for kind, _, _ in known})
             found.append(
                 {
                     "steps": steps,
                     "form": "whole" if whole else "first",
                     "by": by,
-                    **_mean(known),
-                    "by_kind": {kind: _mean([one for one in known if one[0].kind == kind]) for kind in kinds},
+                    **mean_of([one[1:] for one in known]),
+                    "by_kind": {
+                        kind: mean_of([one[1:] for one in known if one[0] == kind]) for kind in kinds
+                    },
                 }
             )
     return found
 
 
-def _mean(known: Sequence[tuple[Scene, float]]) -> dict[str, Any]:
+def mean_of(known: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """Of a figure by scene name, with how many have it; null where none has."""
     if not known:
         return {"mean": None, "ci95": None, "n": 0}
-    return mean_ci95([rho for _, rho in known], [scene.name for scene, _ in known]) | {"n": len(known)}
+    return mean_ci95([rho for _, rho in known], [name for name, _ in known]) | {"n": len(known)}
 
 
 def _rho(scene: Scene, steps: int, whole: bool, by: str) -> float | None:
     looks = tuple(key for key in scene.looks if (key.steps, key.whole) == (steps, whole))
-    if len(looks) < 3 or (by == "score" and not all(key in scene.values for key in looks)):
+    if len(looks) < LEAST_RANKED or (by == "score" and not all(key in scene.values for key in looks)):
         return None
     if by == "score":
         said = [scene.values[key] for key in looks]

@@ -24,7 +24,7 @@ from bench.analysis.bootstrap import mean_ci95
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.budget_arms import Scene
-from bench.quality.budget_figures import rank_prediction
+from bench.quality.budget_figures import LEAST_RANKED, mean_of, rank_prediction
 from bench.quality.candidate_pool import RECORD, Key, read_pool
 from bench.quality.demo_quality import published_manifest
 from bench.quality.loop_budget import in_pools, scene_of
@@ -37,14 +37,14 @@ from engine.settings.environment import offline, usable_cores
 from engine.video.files import probe
 
 KIND: Final = "scout_finishes"
-LEAST_RANKED: Final = 3
-"""Candidates of a scene of which an order is worth a figure."""
 NOTES = (
     "Case scores in percent, all candidates of a scene alike, whatever a chooser would say of them. "
     "Intervals: 95 %, percentile bootstrap over scenes; differences are of the same prompt and noise.",
     "follows: Spearman within scenes between the case score of the look and that of the take behind it.",
-    "of_best_look: only the candidate of each scene whose look has the highest case score, which no loop "
-    "knows: the most that a chooser of looks could have of such takes.",
+    "of_best_look: only the candidate of each scene whose look has the highest case score: what a chooser "
+    "would have that ranks looks as the benchmark does, which no loop knows.",
+    "First steps again: each time as many steps more as loop_budget's --again-steps, 4 by default, less one; "
+    "motion kept: as many fewer as the share says.",
 )
 
 
@@ -65,7 +65,7 @@ def _finish(scenes: Sequence[Scene], way: tuple[Any, ...]) -> dict[str, Any]:
         names += [scene.name] * len(keys)
         plain += [scene.values[key.take] for key in keys]
         changed += [scene.values[key] for key in keys]
-        looks = [scene.values[Key(*key[:2], steps, whole)] for key in keys]
+        looks = [_of_look(scene, Key(*key[:2], steps, whole)) for key in keys]
         first = keys[int(np.argmax(looks))]
         best.append(scene.values[first] - scene.values[first.take])
         own.append(scene.name)
@@ -82,14 +82,17 @@ def _finish(scenes: Sequence[Scene], way: tuple[Any, ...]) -> dict[str, Any]:
         "plain": mean_ci95(plain, names),
         "minus_plain": mean_ci95(np.subtract(changed, plain).tolist(), names),
         "of_best_look": mean_ci95(best, own),
-        "follows": {name: _mean(found) for name, found in orders.items()},
+        "follows": {name: mean_of(found) for name, found in orders.items()},
     }
 
 
-def _mean(found: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    if not found:
-        return {"mean": None, "ci95": None, "n": 0}
-    return mean_ci95([rho for _, rho in found], [name for name, _ in found]) | {"n": len(found)}
+def _of_look(scene: Scene, look: Key) -> float:
+    if look not in scene.values:
+        raise ConfigError(
+            f"looks of {scene.name} have no score",
+            fix="make candidates with --decode frames and without --shrink; small looks are those of --small",
+        )
+    return scene.values[look]
 
 
 def read_scenes(work: Path, choosers: Sequence[str], jobs: int | None) -> list[Scene]:

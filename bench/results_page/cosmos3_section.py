@@ -40,9 +40,12 @@ def _headline(summary: Mapping[str, float]) -> str:
             ratio = summary.get(f"nano_{part}_over_diffusers")
             frames = summary[f"nano_{part}_frames_s"]
             words = f"{part}: {seconds:.1f} s, {frames:.1f} until its frames are there"
-            told.append(words + (f", {ratio:.2f}x diffusers" if ratio else ""))
+            if ratio:
+                of_frames = summary[f"nano_{part}_frames_over_diffusers"]
+                words += f"; diffusers takes {ratio:.2f} times as long, {of_frames:.2f} until the frames"
+            told.append(words)
         if (published := summary.get(f"nano_{part}_library_over_published")) is not None:
-            told.append(f"diffusers {published:.2f} of the seconds that NVIDIA publishes of it")
+            told.append(f"its frames take {published:.2f} of the seconds that NVIDIA publishes of it")
         if (adds := summary.get(f"nano_{part}_critique_adds")) is not None:
             told.append(f"a critique adds {100 * adds:.1f} %")
     if (worst := summary.get("plan_error_worst")) is not None:

@@ -36,8 +36,9 @@ def scout_finishes(file: ResultFile) -> md.Section:
     ]
     return md.Section(
         title="Are scouts better finished in another way?",
-        headline=f"at best, {_way(best)} behind {_look(best)} steps: "
-        f"{md.interval(best['minus_plain'], digits=2, sign='+')} points against the take from the same noise",
+        headline=f"of {len(rows)} ways on {document['num_scenes']} tuning scenes the best: {_way(best)} "
+        f"behind {_look(best)} steps, {md.interval(best['minus_plain'], digits=2, sign='+')} points against "
+        "the take from the same noise",
         body=md.paragraphs(
             f"{document['num_scenes']} tuning scenes.",
             md.table(header, rows, num_text_columns=2),

@@ -25,6 +25,7 @@ NOTES = (
     "the take alone of which critique_adds is a share",
     "frames: until the frames are there. The mp4 is of noise here, which takes the encoder seconds and no "
     "other take's time in a run; published seconds are taken to have none",
+    "over_diffusers: of takes with their mp4; frames_over_diffusers: until the frames are there",
     "library_over_published: of its frames, over the seconds that NVIDIA publishes of that pipeline, which "
     "had no prefix",
 )
@@ -51,6 +52,8 @@ def summary(rows: Sequence[Row], settings: Mapping[str, Any]) -> dict[str, float
                 found[f"nano_{part}_{name}"] = frames
         if (ours := seconds[OURS]) is not None and (theirs := seconds[LIBRARY]) is not None:
             found[f"nano_{part}_over_diffusers"] = theirs / ours
+        if alone is not None and library is not None:
+            found[f"nano_{part}_frames_over_diffusers"] = library / alone
         if alone is not None and (critiqued := seconds[CRITIQUED]) is not None:
             found[f"nano_{part}_critique_adds"] = critiqued / alone - 1
         if library is not None and part in published:

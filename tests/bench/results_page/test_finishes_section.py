@@ -33,8 +33,8 @@ def test_rows_and_headline() -> None:
     document = {"num_scenes": 36, "finishes": [row(), again], "looks": {"1/2": [look]}}
     section = scout_finishes(ResultFile(name="x", kind="scout_finishes", document=document))
     assert section.headline == (
-        "at best, first steps again 2x behind 2 first steps: +1.26 (+0.19 to +2.34) points against the take "
-        "from the same noise"
+        "of 2 ways on 36 tuning scenes the best: first steps again 2x behind 2 first steps, "
+        "+1.26 (+0.19 to +2.34) points against the take from the same noise"
     )
     assert (
         "| 2 whole | motion kept, 50 % of the steps | 144 | 58.6 (53.9 to 63.1) | +0.24 (-0.23 to +0.86) "

@@ -34,6 +34,7 @@ def test_the_summary_has_medians_ratios_and_the_worst_error() -> None:
         "nano_480p_s": 33.0,
         "nano_480p_library_s": 66.5,
         "nano_480p_over_diffusers": 66.5 / 33.0,
+        "nano_480p_frames_over_diffusers": 65.0 / 33.0,
         "nano_480p_frames_s": 33.0,
         "nano_480p_library_frames_s": 65.0,
         "nano_480p_library_over_published": 65.0 / 67.0,  # which has no mp4
@@ -62,8 +63,8 @@ def test_the_results_page_has_a_section_of_it(tmp_path: Path) -> None:
     (tmp_path / "cosmos3_h200.json").write_text(json.dumps(document))
     text = make_page(tmp_path).text
     assert (
-        "480p: 33.0 s, 33.0 until its frames are there, 2.02x diffusers; diffusers 0.97 of the seconds that "
-        "NVIDIA publishes of it" in text
+        "480p: 33.0 s, 33.0 until its frames are there; diffusers takes 2.02 times as long, 1.97 until the "
+        "frames; its frames take 0.97 of the seconds that NVIDIA publishes of it" in text
     )
     assert (
         "; 720p: 130.0 s, 125.0 until its frames are there; a critique adds 4.0 %; memory planned at most "

@@ -16,7 +16,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ def changed(base: RunConfig, other: RunConfig) -> dict[str, Any]:
         before, after = getattr(base, entry.name), getattr(other, entry.name)
         if entry.name in PLACES or before == after:
             continue
-        if not hasattr(after, "__dataclass_fields__"):
+        if not is_dataclass(after):
             found[entry.name] = after
             continue
         then, now = asdict(before), asdict(after)
@@ -143,7 +143,7 @@ def _texts(config: RunConfig) -> dict[str, str]:
 
 
 def _also_differs(base: Path, other: Path) -> list[str]:
-    """Weights, versions and machines that are not the base's, in words."""
+    """Weights, clips, versions and code that are not the base's, in words."""
     first, second = ({**read_manifest(run / MANIFEST), "config": {}} for run in (base, other))
     return changes(first, second)
 

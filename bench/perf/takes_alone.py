@@ -74,6 +74,17 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 @contextmanager
+def in_so_many_steps(generator: Any, num_steps: int) -> Iterator[None]:
+    """Inside, takes have so many denoise steps: to compile, or for what does not hang on their number."""
+    before = generator.schedule
+    generator.schedule = generator.in_steps(num_steps).schedule
+    try:
+        yield
+    finally:
+        generator.schedule = before
+
+
+@contextmanager
 def seeing(module: Any) -> Iterator[list[Tensor]]:
     """The first argument of each call."""
     seen: list[Tensor] = []

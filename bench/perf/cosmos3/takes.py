@@ -18,13 +18,12 @@ from diffusers import Cosmos3OmniPipeline, UniPCMultistepScheduler
 
 from bench.perf.overlap.sharing import STREAMS, shared
 from bench.perf.overlap.work import Amount, Subject
-from bench.perf.takes_alone import latents_of, relative_error, timed_take
+from bench.perf.takes_alone import in_so_many_steps, latents_of, relative_error, timed_take
 from engine.autoencoder.memory import padded
 from engine.build.prepare import load, prepare
 from engine.denoise.recent import Recent
 from engine.denoise.take import pad_first
 from engine.generators.cosmos3.generator import REMEMBERED
-from engine.generators.cosmos3.schedule import schedule_of
 from engine.generators.cosmos3.texts import KeptTexts
 from engine.machine.memory import MemoryPlan, check
 from engine.machine.streams import LaneStreams
@@ -34,6 +33,7 @@ from engine.video.files import write_mp4
 from engine.video.prefix import read_prefix
 
 CHECK_STEPS = 2
+"""Of takes that only compile, or are there for their memory or latents, with levels of both attentions."""
 GUIDANCE = 6.0
 
 
@@ -71,20 +71,9 @@ class Pair:
         made.set_progress_bar_config(disable=True)
         self.pipeline = made.to(self.subject.device)
 
-    @contextmanager
-    def few_steps(self) -> Iterator[None]:
-        """Inside, takes have so few steps that they only compile, with levels of both attentions; they need
-        as much memory as any."""
-        generator = self.generator
-        before, generator.schedule = generator.schedule, schedule_of(generator.parts.scheduler, CHECK_STEPS)
-        try:
-            yield
-        finally:
-            generator.schedule = before
-
     def warm_up(self) -> None:
         """A take, and the take that is critiqued."""
-        with self.few_steps():
+        with in_so_many_steps(self.generator, CHECK_STEPS):
             self.ours(901)
             self.subject.show()
 
@@ -119,7 +108,7 @@ class Pair:
 
     def error(self) -> float:
         """Relative difference of the latents after a few steps from the library's (L2)."""
-        with self.few_steps():
+        with in_so_many_steps(self.generator, CHECK_STEPS):
             job = self.generator.start(self.subject.scenario, self.prompt(0))
             ours = latents_of(job, self.generator.parts.vae)
         theirs = self._pipeline(0, CHECK_STEPS, "latent")  # normalised; the statistics are 0 and 1
@@ -131,7 +120,7 @@ class Pair:
             return []
         measured = {f"{name} loaded": size for name, size in self.loaded.items()}
         self.generator.denoiser = KeptTexts(self.generator.denoiser.inner)  # no text is read yet
-        with _peak(self.subject.device) as taken, self.few_steps():
+        with _peak(self.subject.device) as taken, in_so_many_steps(self.generator, CHECK_STEPS):
             self.ours(900)
         measured["generator lane"] = taken[0]
         return [usage.document() for usage in check(self.plan, measured)]

@@ -10,18 +10,17 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
 from bench.perf.end_to_end import facts
 from bench.perf.end_to_end.measured import WARM_UP_STEPS, Measured, Options, Window, say, timed
 from bench.perf.end_to_end.stand_in import InstantCritic
+from bench.perf.takes_alone import in_so_many_steps
 from engine.build.prepare import Prepared, load, prepare
 from engine.build.run import Run, build_run
 from engine.commands._progress import PlainDisplay
 from engine.critics.qwen_vl import critic as qwen_vl
-from engine.denoise.sampler import read_schedule
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator
 from engine.runs.log_file import RunLog
@@ -140,17 +139,12 @@ def _warm_up(options: Options, generator: Generator, critic: Critic) -> tuple[st
     """One scenario of few steps, through the same kernels, graphs and streams; texts of plan and critique."""
     config = options.config(warm_up=True)
     prepared = prepare(config)
-    wan: Any = generator  # the family of the folder that was made for this measurement
-    whole = wan.schedule
-    wan.schedule = read_schedule(wan.parts.scheduler, WARM_UP_STEPS)
     try:
-        with _new_run(prepared, (generator, critic)) as run:
+        with in_so_many_steps(generator, WARM_UP_STEPS), _new_run(prepared, (generator, critic)) as run:
             run.execute(Watch(1, options.deadline_s, one_after_the_other=False))
     except BudgetSpent:
         problem = f"the budget of {options.budget_s:g} s was spent before the measurement began"
         raise ConfigError(problem, fix="give a larger --budget") from None
-    finally:
-        wan.schedule = whole
     with RunStore.open(config.out, read_only=True) as store:
         outcome = store.outcomes()[prepared.scenarios[0].id]
         plan = store.history(outcome.scenario_id).plan

@@ -24,12 +24,11 @@ from bench.perf.models.subjects import (
     Found,
     Subjects,
     Work,
-    few_steps,
     latents,
     prompt_of,
     take_of,
 )
-from bench.perf.takes_alone import Timed, denoise_steps_s, relative_error
+from bench.perf.takes_alone import Timed, denoise_steps_s, in_so_many_steps, relative_error
 from engine.build.prepare import prepare
 from engine.errors import DoesNotFit
 
@@ -129,7 +128,7 @@ def _under(work: Work, vram: str, subjects: Subjects, made: Sequence[Found]) -> 
     began_s = time.perf_counter()
     generator, critic, loaded_bytes, _ = subjects.under(prepared)
     found["load_s"] = time.perf_counter() - began_s
-    with few_steps(generator):
+    with in_so_many_steps(generator, CHECK_STEPS):
         for _ in range(1 if subjects.loaded.is_warm else 2):  # compiled at the first run of the process
             empty()
             ran = measured_run(prepared, generator, critic, loaded_bytes, work.deadline_s)

@@ -5,8 +5,6 @@ Each is loaded when it is first asked for, and kept as long as later rows need i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from bench.perf.models.beside import Library
 from bench.perf.models.folders import LORA_FILE
 from bench.perf.models.sizes import Model
 from bench.perf.models.steps import kinds_of, whole_clip
-from bench.perf.takes_alone import Timed, latents_of, timed_take
+from bench.perf.takes_alone import Timed, in_so_many_steps, latents_of, timed_take
 from engine.build.prepare import Prepared, load_generator, prepare
 from engine.denoise.recent import Recent
 from engine.denoise.sampler import read_schedule
@@ -159,23 +157,12 @@ def take_of(generator: Any, scenario: Scenario, *, seed: int) -> Timed:
 
 
 def warm_up(generator: Any, scenario: Scenario) -> None:
-    with few_steps(generator):
+    with in_so_many_steps(generator, CHECK_STEPS):
         take_of(generator, scenario, seed=0)
 
 
 def latents(generator: Any, scenario: Scenario) -> Tensor:
     """After a few steps, as the autoencoder gets them: its statistics are 0 and 1."""
-    with few_steps(generator):
+    with in_so_many_steps(generator, CHECK_STEPS):
         job = generator.start(scenario, prompt_of(generator, scenario, 0))
         return latents_of(job, generator.parts.vae)
-
-
-@contextmanager
-def few_steps(generator: Any) -> Iterator[None]:
-    """Inside, takes have CHECK_STEPS steps."""
-    before = generator.schedule
-    generator.schedule = read_schedule(generator.parts.scheduler, CHECK_STEPS)
-    try:
-        yield
-    finally:
-        generator.schedule = before

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.perf.end_to_end.engine_run import replies_forgotten
 from bench.perf.end_to_end.made import WARM_UP
 from bench.perf.end_to_end.measured import WARM_UP_STEPS
+from bench.perf.takes_alone import in_so_many_steps
 from engine.build.engine import Engine
 from engine.build.prepare import prepare
 from engine.cluster.worker import Worker
-from engine.denoise.sampler import read_schedule
 from engine.errors import ConfigError
 from engine.protocols import Critic, Generator
 from engine.types import Attempt, History, Outcome, PlanReply, Scout
@@ -27,15 +26,12 @@ class WarmWorker(Worker):
     def loaded(self, generator: Generator, critic: Critic) -> None:
         config = replace(self._config, dataset=self._config.dataset.parent / WARM_UP, limit=None)
         prepared = prepare(config)
-        wan: Any = generator  # the family of the folder that was made for this measurement
-        whole = wan.schedule
-        wan.schedule = read_schedule(wan.parts.scheduler, WARM_UP_STEPS)
         kept = _Kept()
-        with tempfile.TemporaryDirectory() as folder:
+        few = in_so_many_steps(generator, WARM_UP_STEPS)
+        with few, tempfile.TemporaryDirectory() as folder:
             engine = Engine(prepared=prepared, generator=generator, critic=critic, folder=Path(folder))
             work = [(scenario, History()) for scenario in prepared.usable]
             engine.run(work, kept, kept, opened=lambda paths: None, keeping=_nothing)
-        wan.schedule = whole
         if kept.failure is not None:
             raise ConfigError(f"the warm-up failed: {kept.failure}", fix="mend that; nothing was measured")
 

@@ -20,13 +20,13 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.analysis.bootstrap import mean_ci95
 from bench.analysis.scored_run import read_finished
 from bench.console import page_console
 from bench.files import write_json
 from bench.quality.demo_quality import published_manifest, without_folders
+from bench.quality.take_comparison import paired
 from bench.scoring.physics_iq import score_folder
-from bench.scoring.view_metrics import Case, case_score
+from bench.scoring.view_metrics import Case
 from engine.datasets.physics_iq import read_descriptions
 from engine.demo.scenes.seeds import part_of
 from engine.errors import ConfigError, RetakeError
@@ -67,14 +67,14 @@ def measure(base: Path, variants: Sequence[Path]) -> dict[str, Any]:
     """The document. ConfigError where a variant is the base again, or has other texts; ScorerError where one
     is not finished."""
     config, outcomes, _ = read_finished(base)
-    expected = _cases(base, config, outcomes)
+    expected, texts = _cases(base, config, outcomes), _texts(config)
     rows = []
     for path in variants:
         other, of_other, _ = read_finished(path)
         settings = changed(config, other)
         if not settings:
             raise ConfigError(f"{path} has the settings of {base}", fix="give runs that differ in some")
-        if _texts(other) != _texts(config):
+        if _texts(other) != texts:
             raise ConfigError(f"{path} is of other texts than {base}", fix="give runs over one dataset")
         own = _cases(path, other, of_other)
         rows.append(
@@ -108,24 +108,15 @@ def scenes_of(names: Iterable[str]) -> dict[str, int]:
 
 def difference(own: Mapping[str, Case], expected: Mapping[str, Case]) -> dict[str, Any]:
     """Over the scenarios that both have, by id. ConfigError where there is none."""
-    common = sorted(own.keys() & expected.keys())
+    common = own.keys() & expected.keys()
     if not common:
         raise ConfigError("the runs have no scenario in common", fix="give runs over one dataset")
-    scenes = [own[key].scene for key in common]
-    scores, before = ([case_score(found[key].metrics).score for key in common] for found in (own, expected))
-    gains = [one - other for one, other in zip(scores, before, strict=True)]
-    by_category: dict[str, Any] = {}
+    by_category = {}
     for category in sorted({own[key].category for key in common}):
-        places = [place for place, key in enumerate(common) if own[key].category == category]
-        found = mean_ci95([gains[place] for place in places], [scenes[place] for place in places])
-        by_category[category] = {"n": len(places)} | found
-    return {
-        "num_scenarios": len(common),
-        "score": mean_ci95(scores, scenes),
-        "base_score": mean_ci95(before, scenes),
-        "difference": mean_ci95(gains, scenes),
-        "by_category": by_category,
-    }
+        of_it = {key: own[key] for key in common if own[key].category == category}
+        found = paired(of_it, expected)
+        by_category[category] = {"n": found["num_scenarios"]} | found["difference"]
+    return paired(own, expected) | {"by_category": by_category}
 
 
 def _cases(run: Path, config: RunConfig, outcomes: Mapping[str, Outcome]) -> dict[str, Case]:

@@ -23,7 +23,7 @@ from bench.files import write_json
 from bench.quality.measured_models import manifest_of
 from bench.quality.scene_parts import require_bundled_world, require_held_out
 from bench.scoring.physics_iq import score_folder
-from bench.scoring.view_metrics import case_score, original_score
+from bench.scoring.view_metrics import Case, case_score, original_score
 from engine.build.model_folders import find_generator
 from engine.datasets.physics_iq import open_dataset, read_descriptions
 from engine.errors import ConfigError, RetakeError
@@ -153,6 +153,19 @@ def difference(frames: Frames, base: Frames) -> dict[str, float | None]:
     }
 
 
+def paired(cases: Mapping[str, Case], base: Mapping[str, Case]) -> dict[str, Any]:
+    """Case scores over the scenarios that both have, at least one, by id: of each, and the difference."""
+    common = sorted(cases.keys() & base.keys())
+    scenes = [cases[key].scene for key in common]
+    scores, before = ([case_score(found[key].metrics).score for key in common] for found in (cases, base))
+    return {
+        "num_scenarios": len(common),
+        "score": mean_ci95(scores, scenes),
+        "base_score": mean_ci95(before, scenes),
+        "difference": mean_ci95([a - b for a, b in zip(scores, before, strict=True)], scenes),
+    }
+
+
 def clips(work: Path, variant: str) -> Path:
     return work / "clips" / variant.replace(" ", "_")
 
@@ -220,18 +233,14 @@ def _row(
     cases: Mapping[str, Any],
     base: Mapping[str, Any],
 ) -> dict[str, Any]:
-    common = sorted(set(cases) & set(base))
-    scenes = [cases[key].scene for key in common]
-    values = [case_score(cases[key].metrics).score for key in common]
-    exact = [case_score(base[key].metrics).score for key in common]
+    common = sorted(cases.keys() & base.keys())
+    found = paired(cases, base)
     psnr = [record["psnr_db"] for record in own if record["psnr_db"] is not None]
     errors = [record["relative_error"] for record in own]
     return {
         "name": name,
         "settings": dict(settings),
-        "num_scenarios": len(common),
-        "score": mean_ci95(values, scenes),
-        "difference": mean_ci95([a - b for a, b in zip(values, exact, strict=True)], scenes),
+        **{key: found[key] for key in ("num_scenarios", "score", "difference")},
         "physics_iq": original_score([cases[key] for key in common]),
         "psnr_db": None
         if not psnr

@@ -94,7 +94,7 @@ def groups(*, small: bool, cache: Path) -> list[Group]:
 
 def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]]:
     """A row for each case: error, times, or the reason why it was not timed. None is made ready behind
-    `deadline_s` of `perf_counter`; those that are, are timed all the same."""
+    `deadline_s` of `perf_counter`; those that are, are timed all the same, once at least."""
     rows: list[dict[str, Any]] = []
     functions: dict[str, timing.Function] = {}
     with torch.inference_mode():
@@ -120,14 +120,34 @@ def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]
                 row["reason"] = f"relative error {error:.3g}, allowed {case.allowed:g}: not timed"
                 continue
             functions[case.name] = function
-        warmup = 2 if group.most_rounds is None else 0
-        rounds = min(rounds, group.most_rounds or rounds)
-        times = timing.alternate(functions, rounds, warmup=warmup) if functions else {}
+        if not functions:
+            times = {}
+        elif group.most_rounds is None:
+            times = timing.alternate(functions, rounds, warmup=2)
+        else:
+            times = _rounds(functions, min(rounds, group.most_rounds), deadline_s)
     for row in rows:
         if row["name"] in times:
             row["ms"] = times[row["name"]]
             row["summary"] = asdict(timing.summary(row["ms"]))
     return rows
+
+
+def _rounds(
+    functions: Mapping[str, timing.Function], rounds: int, deadline_s: float
+) -> dict[str, list[float]]:
+    """As `timing.alternate`, but no further round is begun that would end behind `deadline_s`."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions)
+    for _ in range(rounds):
+        began_s = time.perf_counter()
+        for name, found in timing.alternate({name: functions[name] for name in order}, 1, warmup=0).items():
+            times[name] += found
+        order.reverse()  # nobody always follows the same neighbour
+        ended_s = time.perf_counter()
+        if 2 * ended_s - began_s > deadline_s:
+            break
+    return times
 
 
 def is_whole(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -143,7 +163,8 @@ def _wait() -> None:
 def _say(row: Mapping[str, Any]) -> None:
     said = f"{row['summary']['median']:9.3f} ms" if "summary" in row else str(row["reason"])
     error = f" error {row['relative_error']:.4f}" if "relative_error" in row else ""
-    print(f"  {row['name']:52s} {said}{error}", flush=True)
+    first = f", first call {row['first_call_s']:.0f} s" if row.get("first_call_s", 0.0) >= 1 else ""
+    print(f"  {row['name']:52s} {said}{error}{first}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,7 +201,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = measure(group, options.rounds, began_s + options.budget)
         for row in rows:
             _say(row)
-        document["groups"][group.name] = {"rows": rows, "whole": is_whole(rows)} | ceilings.power_and_clock()
+        document["groups"][group.name] = {
+            "rows": rows,
+            "whole": is_whole(rows),
+            "manifest": this_machine(),  # a file may have groups of several days
+            **ceilings.power_and_clock(),
+        }
         document["summary"] = attention.summary(document["groups"]) | takes.summary(document["groups"])
         write_manifest(options.out, document)
         torch._dynamo.reset()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,25 @@ def test_what_is_wrong_is_not_timed() -> None:
     late = measure(group, 2, -math.inf)
     assert [row["reason"] for row in late] == ["the budget was spent"] * 3
     assert is_whole(list(made.values())) and not is_whole(late)
+
+
+def test_rounds_of_slow_cases_end_with_the_budget_but_for_the_first() -> None:
+    calls: list[str] = []
+
+    def case(name: str, wait_s: float) -> Case:
+        def make() -> Callable[[], None]:
+            time.sleep(wait_s)
+            return lambda: calls.append(name)
+
+        return Case(name=name, of="", make=make, check=lambda found: {}, allowed=0.0)
+
+    def group(wait_s: float) -> Group:
+        return Group(name="g", seconds=0.0, cases=lambda: [case("a", 0.0), case("b", wait_s)], most_rounds=3)
+
+    assert [len(row["ms"]) for row in measure(group(0.0), 12, math.inf)] == [3, 3]
+    assert calls == ["a", "b", *"abbaab"]  # the first call of each is that which checks it
+    late = measure(group(0.4), 12, time.perf_counter() + 0.2)  # over when the second is ready
+    assert [len(row["ms"]) for row in late] == [1, 1]
 
 
 def test_the_summary_is_of_the_blocks_of_a_run_and_of_the_fastest_take() -> None:

@@ -56,8 +56,7 @@ VARIANTS: dict[str, DenoiseSettings] = {
     "skip-softmax attention": replace(FAST, attention=("triton_skip_softmax",)),
     "sparse attention behind the prefix": replace(EAGER_8_BIT, quantized_attention=SPARSE),
     "sparse attention where the policy admits it": replace(FAST, quantized_attention=SPARSE, policy="auto"),
-    "prefix kept for 2 steps": replace(FAST, prefix_steps=2),
-    "prefix kept for 4 steps": replace(FAST, prefix_steps=4),
+    **{f"prefix kept through {kept:g}": replace(FAST, prefix_kept=kept) for kept in (0.1, 0.15, 0.2)},
     "guidance gated at 0.5": replace(PRESETS["exact"], cfg_gate=0.5),
     "steps cached 0.25": CACHED,
     **{f"steps cached 0.25 by {rule}": replace(CACHED, step_cache_by=rule) for rule in STEP_CACHES[1:]},
@@ -93,6 +92,7 @@ def score(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "kind": "denoiser_quality",
         "command": "python -m bench.quality.denoiser_quality make|score --dataset DIR --work DIR",
         **take_comparison.score(settings, options, console),
+        **({"of": options.of} if options.of else {}),
         "notes": NOTES,
     }
 
@@ -108,7 +108,7 @@ def _wanted(text: str) -> list[str]:
 
 def _load(options: argparse.Namespace, settings: DenoiseSettings) -> Any:
     found = find_generator(options.generator)
-    if settings.prefix_steps > 1 and told_prefix_attention(found.path) == OWN:
+    if settings.prefix_kept and told_prefix_attention(found.path) == OWN:
         raise ConfigError(
             "the prefix of this generator looks at itself alone: it is computed once a take and has no price",
             fix="leave the variant out",
@@ -128,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quality.denoiser_quality", description=__doc__)
     take_comparison.add_options(parser)
     parser.add_argument("--variants", default="all", help=f"all, or some of: {', '.join(VARIANTS)}")
+    parser.add_argument("--of", help="of score: which generator it is, where it is not the bundled one")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     return take_comparison.run(parser.parse_args(arguments), make, score)

@@ -55,7 +55,9 @@ CONTROLS = {
 
 def denoiser_quality(file: ResultFile) -> md.Section:
     """Every optimization alone and each preset against the exact one."""
-    return _compared(file, title="What does speed cost in quality?", base="exact")
+    title = "What does speed cost in quality"
+    title += ", of another generator?" if file.document.get("of") else "?"
+    return _compared(file, title=title, base="exact")
 
 
 def export_quality(file: ResultFile) -> md.Section:
@@ -87,7 +89,8 @@ def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
     ]
     not_run = [f"{name}: {reason}" for name, reason in document.get("not_run", {}).items()]
     n = document.get("num_scenarios")
-    count = f"{n} held-out scenarios of the bundled generator, same seeds." if n else None
+    whose = document.get("of") or "the bundled generator"
+    count = f"{n} held-out scenarios of {whose}, same seeds." if n else None
     return md.Section(
         title=title,
         headline=_price(document["rows"], base),

@@ -49,6 +49,10 @@ def _smaller_chunks(most: int) -> Callable[[RunConfig], Mapping[str, Any] | None
     return settings
 
 
+def _prefix_in_each_step(config: RunConfig) -> Mapping[str, Any] | None:
+    return {"denoise.prefix_kept": 0.0} if config.denoise.settings().prefix_kept else None
+
+
 def _quantized_generator(config: RunConfig) -> Mapping[str, Any] | None:
     if config.denoise.engine or config.denoise.settings().linear != "bf16" or config.memory.blocks != DEVICE:
         return None
@@ -105,6 +109,11 @@ SAVINGS = (
     Saving(costs="the critic answers one at a time", settings=_fewer_replies(1)),
     Saving(costs="the autoencoder takes more passes", on_gpu_only=False, settings=_smaller_chunks(2)),
     Saving(costs="the autoencoder takes twice as long", on_gpu_only=False, settings=_smaller_chunks(1)),
+    Saving(
+        costs="the prefix is computed in every step, which makes most steps half as long again",
+        on_gpu_only=False,
+        settings=_prefix_in_each_step,
+    ),
     Saving(costs="other replies: the critic's weights have 4 bits", settings=_quantized_critic),
     Saving(
         costs="other replies: the critic has weights of its own, of 4 bits, and the tower that it shared is "

@@ -53,21 +53,24 @@ class Beginnings:
         num_steps: int,
         extrapolated: Collection[int],
         max_bytes: int = KEPT_BYTES,
+        *,
+        computing: Sequence[int] | None = None,
     ) -> None:
-        """`num_steps` of a take, the `extrapolated` ones among them."""
+        """`num_steps` of a take, the `extrapolated` ones among them. `computing`: those that compute what
+        further steps read, the first among them; None: no step reads what another has computed."""
         gate = gate_step(num_steps, settings.cfg_gate)
-        remembers_more = settings.early_stop or extrapolated or settings.prefix_steps > 1
+        remembers_more = settings.early_stop or extrapolated
         self._most_steps = 0 if remembers_more else num_steps if gate is None else gate - 1
+        self._computing = computing
         self._max_bytes = max_bytes
         self._kept: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
     def part(self, key: Hashable, until: int | None = None) -> Part:
-        """What is left of a take, up to the step `until`."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            known = self._kept.get(key, ())
+        """What is left of a take, up to the step `until`: from one on that computes its prefix anew."""
+        known = self._known(key)
+        if self._computing is not None:
+            known = known[: max(step for step in self._computing if step <= len(known))]
         return Part(known=known if until is None or len(known) < until else (), until=until)
 
     def asked(
@@ -77,7 +80,7 @@ class Beginnings:
         scout ended; or all that is left of the take. `anew`: nothing is left out of it that was made before,
         since hidden states of those steps are wanted."""
         if after is not None:
-            shown = self.part((key, after.steps)).known[:1]
+            shown = self._known((key, after.steps))[:1]
             return {"beginning": key, "part": ALL, "stills": False, "after": after, "shown": shown}
         if scout is None:
             return {"beginning": key, "part": ALL if anew else self.part(key), "stills": False}
@@ -100,6 +103,12 @@ class Beginnings:
             self._kept.move_to_end(key)
             while len(self._kept) > 1 and self._num_bytes() > self._max_bytes:
                 self._kept.popitem(last=False)
+
+    def _known(self, key: Hashable) -> tuple[Tensor, ...]:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key, ())
 
     def _num_bytes(self) -> int:
         return sum(one.nbytes for kept in self._kept.values() for one in kept)

@@ -109,7 +109,7 @@ class DenoiseConfig:
     graphs: str | None = _part("graphs")
     vae: str | None = _part("vae")
     vae_chunk: int | None = _part("vae_chunk")
-    prefix_steps: int | None = _part("prefix_steps")
+    prefix_kept: float | None = _part("prefix_kept")
     cfg_gate: float | None = _part("cfg_gate")
     step_cache: float | None = _part("step_cache")
     step_cache_by: str | None = _part("step_cache_by")

@@ -22,6 +22,8 @@ FIRST_BLOCK, EXTRAPOLATION = "first-block", "extrapolation"
 STEP_CACHES = (EVEN, MAGNITUDE, SPECTRUM, FIRST_BLOCK, EXTRAPOLATION)
 """Rules by which steps are left out: those of MagCache, SeaCache and first-block caches, as a calibration
 measured them, and the error of the extrapolation itself."""
+KEPT_PREFIX = 0.15
+"""Measured: docs/denoiser.md, past dense attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +95,13 @@ class DenoiseSettings:
         high=16,
         help="Latent frames that the autoencoder takes at a time; 0: 4, on a CPU fewer where they are large.",
     )
-    prefix_steps: int = setting(
-        1,
-        low=1,
-        high=100,
-        help="Steps for which the keys and values of the prefix are read before they are computed again; 1: "
-        "computed in each. With the fast forward a model whose prefix looks at itself alone computes them "
-        "once a take, exactly, whatever this is.",
+    prefix_kept: float = setting(
+        0.0,
+        low=0.0,
+        high=1.0,
+        help="Share of the noise levels through which the keys and values of a clean prefix are read before "
+        "they are computed again; 0: computed in each step. With the fast forward a model whose prefix looks "
+        "at itself alone computes them once a take, exactly, whatever this is.",
     )
     cfg_gate: float = setting(
         1.0,
@@ -150,6 +152,7 @@ PRESETS = {
         compile="auto",
         graphs="auto",
         vae="fused",
+        prefix_kept=KEPT_PREFIX,
     ),
     "fastest": DenoiseSettings(
         forward="fast",
@@ -161,6 +164,7 @@ PRESETS = {
         compile="auto",
         graphs="auto",
         vae="fused",
+        prefix_kept=KEPT_PREFIX,
         cfg_gate=0.5,
         step_cache=0.25,
     ),

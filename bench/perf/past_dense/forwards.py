@@ -140,7 +140,7 @@ def _step(wan: WanSubject, denoiser: Callable[[], FastDenoiser], *, kept: bool) 
     latents, timestep, text = wan.inputs(device())
     made: Any = denoiser()
     if kept:
-        made = for_take(denoiser(), (timestep.value,), 2)
+        made = for_take(denoiser(), (timestep.value,), 1.0)
     prepared = made.prepare(text)
     if kept and not denoiser().wan.own_prefix:
         made(latents, timestep, prepared, branch=COND)  # computes the prefix; the next ones read it

@@ -24,7 +24,7 @@ from engine.denoise.sampler import PrefixSampler, Schedule, read_schedule
 from engine.denoise.step_cache import even_steps
 from engine.generators.wan.prefix_keys import for_take
 from engine.protocols import Denoiser
-from engine.settings.presets import PRESETS, DenoiseSettings
+from engine.settings.presets import KEPT_PREFIX, PRESETS, DenoiseSettings
 
 NAME = "takes, denoise steps"
 SECONDS = 500.0
@@ -34,7 +34,9 @@ STEPS, SMALL_STEPS = 16, 4
 FLOW_SHIFT = 3.0
 """Of the folder of Wan2.1-T2V-1.3B."""
 GUIDANCE = 5.0
-BEFORE = ("fast", "fastest")
+PRESETS_OF_A_GPU = ("fast", "fastest")
+BEFORE = " before"
+"""Behind the name of a preset: with the prefix computed in every step."""
 
 
 def cases(*, small: bool, cache: Path) -> Iterator[Case]:
@@ -48,15 +50,16 @@ def cases(*, small: bool, cache: Path) -> Iterator[Case]:
     )
     schedule = read_schedule(scheduler, SMALL_STEPS if small else STEPS)
     sparse = ("triton_prefix_sparse",) if small else ("fa3_fp8_prefix_sparse",)
+    each, kept = {"prefix_kept": 0.0}, {"prefix_kept": KEPT_PREFIX}
     changes: Mapping[str, dict[str, Any]] = {
-        "": {},
-        ", sparse, prefix kept": {"quantized_attention": sparse, "prefix_steps": 2},
-        ", sparse": {"quantized_attention": sparse},
-        ", prefix kept": {"prefix_steps": 2},
+        BEFORE: each,
+        "": kept,
+        ", sparse": kept | {"quantized_attention": sparse},
+        f"{BEFORE}, sparse": each | {"quantized_attention": sparse},
     }
-    expected: dict[str, list[Tensor]] = {preset: [] for preset in BEFORE}
+    expected: dict[str, list[Tensor]] = {preset: [] for preset in PRESETS_OF_A_GPU}
     for told, changed in changes.items():  # should the time end, parts are missing, not a preset
-        for preset in BEFORE:
+        for preset in PRESETS_OF_A_GPU:
             settings = replace(PRESETS[preset], **changed)
             attention = f", sparse by {sparse[0]}" if "quantized_attention" in changed else ""
             yield Case(
@@ -71,21 +74,22 @@ def cases(*, small: bool, cache: Path) -> Iterator[Case]:
 
 
 def summary(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """By what share of today's preset the fastest take with such a part is as long, and by what share of
-    diffusers at its best the fastest of all of the preset."""
+    """By what share of the preset as it was before the fastest take with such a part is as long, and by what
+    share of diffusers at its best the fastest of all of the preset."""
     found: dict[str, float] = {}
     rows = groups.get(NAME, {"rows": ()})["rows"]
     stock = _medians(rows, library.NAME)
     for preset, name, over_stock in zip(
-        BEFORE,
+        PRESETS_OF_A_GPU,
         ("take_over_fast_before", "fastest_take_over_fastest_before"),
         ("take_over_diffusers", "fastest_take_over_diffusers"),
         strict=True,
     ):
-        takes = _medians(rows, preset)
-        others = {row: ms for row, ms in takes.items() if row != preset}
-        if preset in takes and others:
-            found[name] = min(others.values()) / takes[preset]
+        before = preset + BEFORE
+        takes = _medians(rows, preset) | _medians(rows, before)
+        others = [ms for row, ms in takes.items() if row != before]
+        if before in takes and others:
+            found[name] = min(others) / takes[before]
         if takes and stock:
             found[over_stock] = min(takes.values()) / min(stock.values())
     return found
@@ -102,7 +106,7 @@ def _ours(
 ) -> Callable[[], Tensor]:
     denoiser = wan.assembled(transformer, settings, cache).denoiser
     return _take(
-        wan, schedule, settings, lambda: for_take(denoiser, schedule.timesteps, settings.prefix_steps)
+        wan, schedule, settings, lambda: for_take(denoiser, schedule.timesteps, settings.prefix_kept)
     )
 
 

@@ -50,8 +50,6 @@ class Cosmos3Family:
     def refuse(self, settings: DenoiseSettings, shape: Shape) -> None:
         if settings.graphs == "on":
             raise ConfigError("there is no CUDA graph of Cosmos3", fix="leave graphs off or auto")
-        if settings.prefix_steps != 1:
-            raise ConfigError("Cosmos3 computes its prefix in every step", fix="leave prefix_steps at 1")
         if settings.policy not in (AUTO, OFF):
             raise ConfigError(
                 "no policy is measured for Cosmos3",

@@ -232,6 +232,8 @@ class Cosmos3Generator(MakesScouts[Cosmos3Job]):
         """Its denoiser from now on, and notes on all that was chosen."""
         self.denoiser, self.notes = KeptTexts(made.denoiser), dict(made.notes)
         self.notes |= assemble_around(self.parts, self.settings, self.extrapolated)
+        if self.settings.prefix_kept:
+            self.notes["prefix_kept"] = "off: it computes its prefix in every step"
 
     def footprint(self, spec: VideoSpec) -> Footprint:
         return footprint(self, spec)

@@ -19,10 +19,9 @@ from engine.denoise.guidance import Guidance, GuidedText, gate_step
 from engine.denoise.rollout import FlowRollout
 from engine.denoise.sampler import Schedule
 from engine.denoise.states import StateTap
-from engine.errors import ConfigError
 from engine.generators.wan import memory
 from engine.generators.wan.prefix_keys import for_take
-from engine.generators.wan.settings import WanDefaults
+from engine.generators.wan.settings import OWN, WanDefaults
 from engine.machine.device import to_device
 from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
@@ -42,18 +41,9 @@ class FlowRun:
         """Nothing more than of every variant."""
 
     def settings(self, given: DenoiseSettings, parts: WanParts) -> tuple[DenoiseSettings, Mapping[str, str]]:
-        if given.prefix_steps > 1:
-            if not parts.variant.conditioning.clean_prefix:
-                raise ConfigError(
-                    f"prefix_steps {given.prefix_steps} is for a clean prefix among the tokens, of which "
-                    f"{parts.variant.name} has none",
-                    fix="leave prefix_steps at 1",
-                )
-            if "experts" in parts.streamed:
-                raise ConfigError(
-                    "prefix_steps keeps what a transformer has computed, and memory.experts is streamed",
-                    fix='leave prefix_steps at 1, or set memory.experts = "device"',
-                )
+        why = _computes_its_prefix(parts) if given.prefix_kept else None
+        if why is not None:
+            return replace(given, prefix_kept=0.0), {"prefix_kept": f"off: {why}"}
         return given, {}
 
     def num_steps(self, schedule: Schedule, parts: WanParts) -> int:
@@ -93,7 +83,7 @@ class FlowRun:
 
         def guide_of(denoiser: Denoiser, scale: float) -> Guidance:
             return Guidance(
-                for_take(denoiser, generator.schedule.timesteps, settings.prefix_steps),
+                for_take(denoiser, generator.schedule.timesteps, settings.prefix_kept),
                 text,
                 scale,
                 batched=generator.batched,
@@ -119,3 +109,14 @@ class FlowRun:
             early_stop=settings.early_stop,
             part=replace(part, known=known),
         )
+
+
+def _computes_its_prefix(parts: WanParts) -> str | None:
+    """Why nothing of the prefix can be kept for further steps; None: it can."""
+    if parts.defaults.prefix_attention == OWN:
+        return "its prefix looks at itself alone, so that it is the same in all steps"
+    if not parts.variant.conditioning.clean_prefix:
+        return f"{parts.variant.name} has no clean prefix among its tokens"
+    if "experts" in parts.streamed:
+        return "what a transformer has computed goes with it, and memory.experts is streamed"
+    return None

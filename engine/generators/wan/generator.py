@@ -35,7 +35,7 @@ from engine.generators.wan.folder import WanParts, on_the_grid_of, read_folder
 from engine.generators.wan.footprint import chunk_latents, footprint, with_scouts
 from engine.generators.wan.job import Request, WanJob
 from engine.generators.wan.lora_names import lora_aliases
-from engine.generators.wan.prefix_keys import prefix_note
+from engine.generators.wan.prefix_keys import computing_steps, prefix_note
 from engine.generators.wan.refusals import (
     ON_HOST_IN_TURN,
     refuse,
@@ -168,7 +168,7 @@ def _use(generator: WanGenerator, made: Sequence[Assembled]) -> None:
         }
     generator.denoiser_bytes, generator.scratch_bytes = made[0].num_bytes, made[0].scratch_bytes
     generator.notes |= assemble_around(parts, settings, generator.extrapolated)
-    if prefix := prefix_note(made[0].denoiser, settings.prefix_steps):
+    if prefix := prefix_note(made[0].denoiser, settings.prefix_kept):
         generator.notes["prefix"] = prefix
 
 
@@ -206,7 +206,13 @@ class WanGenerator(MakesScouts[WanJob]):
         self._keeps_states = False
         self.negatives: Recent[Tensor] = Recent(REMEMBERED)
         self.prefixes: Recent[Tensor] = Recent(REMEMBERED)
-        self.beginnings = Beginnings(self.settings, self.schedule.num_steps, self.extrapolated)
+        kept = self.settings.prefix_kept
+        self.beginnings = Beginnings(
+            self.settings,
+            self.schedule.num_steps,
+            self.extrapolated,
+            computing=computing_steps(self.schedule.timesteps, kept) if kept else None,
+        )
 
     @property
     def denoiser(self) -> Denoiser:

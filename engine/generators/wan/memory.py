@@ -104,7 +104,7 @@ def prefix_bytes(
     itself alone, exported or not, and of each row of guidance where they are read in several steps."""
     own = parts.defaults.prefix_attention == OWN
     is_fast = settings.forward != "library"
-    if not (own and (is_fast or exported)) and not (is_fast and settings.prefix_steps > 1):
+    if not (own and (is_fast or exported)) and not (is_fast and settings.prefix_kept > 0):
         return 0
     config, element = parts.transformer.config, parts.transformer.patch_embedding.weight.element_size()
     shape = latent_shape(parts.vae, spec)

@@ -105,7 +105,7 @@ def test_a_prefix_of_its_own_has_no_price(folders: Folders, tmp_path: Path) -> N
     (own / "retake.json").write_text(json.dumps(told | {"prefix_attention": "own"}), encoding="utf-8")
     given = argparse.Namespace(generator=str(own), device="cpu", dtype="fp32")
     with pytest.raises(ConfigError, match="computed once a take and has no price"):
-        denoiser_quality._load(given, denoiser_quality.VARIANTS["prefix kept for 2 steps"])
+        denoiser_quality._load(given, denoiser_quality.VARIANTS["prefix kept through 0.1"])
 
 
 def test_variants_of_the_denoiser_go_through_it(folders: Folders, tmp_path: Path) -> None:

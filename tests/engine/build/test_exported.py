@@ -157,7 +157,7 @@ def test_the_weights_of_the_artifact_are_planned_instead_of_the_modules(
         ({"denoise.compile": "on"}, "compile"),
         ({"denoise.graphs": "on"}, "graphs"),
         ({"denoise.forward": "fast"}, "forward"),
-        ({"denoise.prefix_steps": 2}, "prefix_steps"),
+        ({"denoise.prefix_kept": 0.2}, "prefix_kept"),
         ({"denoise.preset": "fastest"}, "quantized_attention"),
     ],
 )

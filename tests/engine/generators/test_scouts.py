@@ -81,6 +81,19 @@ def test_a_take_that_remembers_more_than_velocities_begins_anew(
     assert num_steps == all_steps and np.array_equal(take, at_once)
 
 
+@pytest.mark.parametrize("load", ["wan"], indirect=True)
+@pytest.mark.parametrize(("kept", "known"), [(0.1, 2), (0.3, 0)])
+def test_a_take_goes_on_from_a_step_that_computes_its_prefix(
+    load: Any, scenario: Scenario, kept: float, known: int
+) -> None:
+    settings = {"forward": "fast", "prefix_kept": kept}
+    at_once, all_steps = made(load(**settings).start(scenario, PROMPT))
+    generator = load(**settings)
+    made(generator.scout(scenario, PROMPT, FIRST))
+    take, num_steps = made(generator.start(scenario, PROMPT))
+    assert num_steps == all_steps - known and np.array_equal(take, at_once)
+
+
 def test_a_whole_scout_is_a_take_of_so_few_steps(load: Any, scenario: Scenario) -> None:
     generator = load()
     scout, num_steps = made(generator.scout(scenario, PROMPT, WHOLE))

@@ -83,7 +83,7 @@ def test_prefixes_that_are_computed_once_are_shared(
     if kept == "own":
         folder = tiny_wan.build_folder(tmp_path / "own")
         tiny_wan.edit(folder, "retake.json", prefix_attention="own")
-    generator = load(folder, forward="fast", compile="off", prefix_steps=1 if kept == "own" else 2)
+    generator = load(folder, forward="fast", compile="off", prefix_kept=0.0 if kept == "own" else 0.5)
     generator.batched = True
     together, _ = latents_of(generator.scouts(scenario, PROMPTS, FORM, (0, 1, 2)))
     alone = torch.cat([latents_of(generator.scout(scenario, prompt, FORM))[0] for prompt in PROMPTS])

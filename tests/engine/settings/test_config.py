@@ -158,7 +158,7 @@ def test_parts_are_laid_over_the_preset() -> None:
         "graphs": "on",
         "vae": VAES[-1],
         "vae_chunk": 3,
-        "prefix_steps": 2,
+        "prefix_kept": 0.2,
         "cfg_gate": 1.0,
         "step_cache": 0.0,
         "step_cache_by": "spectrum",

@@ -90,7 +90,7 @@ def fast(form: Form) -> FastDenoiser:
 
 @EVERY
 def test_a_form_is_what_the_runtime_computes_at_every_step(form: Form) -> None:
-    ours = for_take(denoiser_of(subject(form)), (900.0, 300.0), 1)
+    ours = for_take(denoiser_of(subject(form)), (900.0, 300.0), 0.0)
     oracle = fast(form)
     with torch.no_grad():
         words = oracle.prepare(text())
@@ -116,10 +116,10 @@ def test_the_prefix_is_computed_once_a_take(monkeypatch: pytest.MonkeyPatch) -> 
     calls: list[torch.Size] = []
     made.once.module.register_forward_pre_hook(lambda module, given: calls.append(given[0].shape))
     whole = denoiser_of(made)
-    assert prefix_note(whole, 1) == "computed once a take"
+    assert prefix_note(whole, 0.0) == "computed once a take"
     with torch.no_grad():
         for _ in range(2):
-            take = for_take(whole, (900.0, 300.0), 1)
+            take = for_take(whole, (900.0, 300.0), 0.0)
             first, second = (take(video(1), at(900.0), text(), branch="cond") for _ in range(2))
             assert torch.equal(first, second)
         assert calls == [(1, 4, 1, 16, 24)] * 2
@@ -133,7 +133,7 @@ def test_a_prefix_in_step_is_one_graph_with_an_attention_more_a_block() -> None:
     gates = [one.gate("fp8", 89) for one in (made, plain)]
     assert gates[0].num_fused_attention == 3 * 2 and gates[1].num_fused_attention == 2 * 2
     assert gates[0].num_fp8_gemm == gates[1].num_fp8_gemm
-    assert prefix_note(denoiser_of(made), 1) is None
+    assert prefix_note(denoiser_of(made), 0.0) is None
 
 
 def test_scales_and_errors_of_a_prefix_in_step_see_both_attentions() -> None:

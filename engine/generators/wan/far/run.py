@@ -58,11 +58,6 @@ class FarRun:
                 raise unfit(folder, SIDECAR, f"{side} {pixels}", f"a multiple of {multiple}")
 
     def settings(self, given: DenoiseSettings, parts: WanParts) -> tuple[DenoiseSettings, Mapping[str, str]]:
-        if given.prefix_steps > 1:
-            raise ConfigError(
-                "AnyFlow-FAR computes what chunks look at once, whatever prefix_steps is",
-                fix="leave prefix_steps at 1",
-            )
         if given.early_stop:
             raise ConfigError(
                 "early_stop ends a take by its preview, and AnyFlow-FAR takes a chunk at a time",
@@ -73,8 +68,11 @@ class FarRun:
                 "8-bit attention has no scales for the context of AnyFlow-FAR",
                 fix="leave quantized_attention out",
             )
-        used = dataclasses.replace(given, quantized_attention=(), cfg_gate=1.0, step_cache=0.0)
+        used = dataclasses.replace(
+            given, prefix_kept=0.0, quantized_attention=(), cfg_gate=1.0, step_cache=0.0
+        )
         why = {
+            "prefix_kept": "what chunks look at is computed once",
             "quantized_attention": "its context has keys of other chunks, which have no common scale",
             "cfg_gate": "there is no guidance",
             "step_cache": "each velocity is of an interval of its own",

@@ -101,7 +101,7 @@ def test_a_prefix_that_is_computed_once_leaves_the_states_of_noisy_tokens(way: s
     if way == "own":
         use_own_prefix(transformer, 1, tiny.FRAMES)
     _, expected = look(EagerDenoiser(transformer))
-    take = for_take(tiny.fast(transformer), (640.0, 300.0), 1 if way == "own" else 2)
+    take = for_take(tiny.fast(transformer), (640.0, 300.0), 0.0 if way == "own" else 1.0)
     assert isinstance(take, Observable)
     text = take.prepare(tiny.text())
     for _ in range(2 if way == "kept_later" else 1):
@@ -193,7 +193,7 @@ def take(generator: wan.WanGenerator, scenario: Scenario, prompt: Prompt = PROMP
     "settings",
     [
         DenoiseSettings(),
-        dataclasses.replace(FAST, prefix_steps=2, cfg_gate=0.5),
+        dataclasses.replace(FAST, prefix_kept=0.5, cfg_gate=0.5),
         dataclasses.replace(FAST, step_cache=0.34),
     ],
     ids=["library", "kept prefix", "extrapolated"],

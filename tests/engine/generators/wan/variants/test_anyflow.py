@@ -144,8 +144,8 @@ def test_every_preset_says_what_it_leaves_out(folder: Path, scenario: Scenario, 
     left_out = {name for name, note in generator.notes.items() if note.startswith("off: ")}
     expected = {
         "exact": set(),
-        "fast": {"quantized_attention"},
-        "fastest": {"quantized_attention", "cfg_gate", "step_cache"},
+        "fast": {"prefix_kept", "quantized_attention"},
+        "fastest": {"prefix_kept", "quantized_attention", "cfg_gate", "step_cache"},
     }
     assert left_out == expected[preset]
     if preset == "fastest":
@@ -221,7 +221,6 @@ def test_unfit_folders_are_refused_before_weights_are_read(folder: Path, tmp_pat
         ({"early_stop": 0.1}, "early_stop ends a take by its preview"),
         ({"quantized_attention": ("sdpa_math",), "forward": "fast"}, "8-bit attention has no scales"),
         ({"graphs": "on", "forward": "fast"}, "there is no CUDA graph of AnyFlow-FAR"),
-        ({"prefix_steps": 2, "forward": "fast"}, "computes what chunks look at once"),
     ],
 )
 def test_parts_that_it_does_not_have_are_refused_by_name(

@@ -14,6 +14,7 @@ def main() -> int:
     stop_at_once()
     from importlib import import_module
 
+    from bench.console import user_error
     from engine.commands._app import refused_by_system
     from engine.commands._console import make_console
     from engine.errors import RetakeError
@@ -31,8 +32,7 @@ def main() -> int:
         told = error if isinstance(error, RetakeError) else refused_by_system(error)
         if told is None:
             raise
-        errors.print(f"error: {told}", soft_wrap=True)
-        return 2
+        return user_error(told)
 
 
 if __name__ == "__main__":

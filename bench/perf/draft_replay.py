@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.perf.critique_forms import Written, replies_of
 from engine.critics.qwen_vl import slots
@@ -128,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = [replies for run in options.runs for replies in replies_of(run)]
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
     patches = [[reply.as_patch() for reply in replies] for replies in written]
     full, patch = (measure(replies, tokenizer) for replies in (written, patches))
     for form, some in (("in full", full), ("as patches, which merge to the same plans", patch)):

@@ -29,6 +29,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.console import FAILED
 from bench.files import write_whole
 from engine.errors import RetakeError
 from engine.runs.manifest import collect
@@ -382,14 +383,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: dict[str, Mapping[str, Any]] = {}
     if options.out.is_file():
         rows = {row["name"]: row for row in json.loads(options.out.read_text(encoding="utf-8"))["rows"]}
-    for case in CASES:
-        if options.only and case.name not in options.only:
-            continue
+    for case in (case for case in CASES if not options.only or case.name in options.only):
         try:
             made = measure(case, options.work)
         except RetakeError as error:
             print(f"{case.name}: {error}", file=sys.stderr)
-            return 1
+            return FAILED
         rows |= {row["name"]: row for row in made}
         text = json.dumps(document(rows.values(), argv), indent=1, allow_nan=False)
         write_whole(options.out, f"{text}\n".encode())

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.console import user_error
 from bench.perf import attention_table
 from engine.errors import RetakeError
 from engine.runs.manifest import code_state, gpus, package_versions
@@ -330,5 +331,4 @@ if __name__ == "__main__":
     try:
         main()
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(user_error(error))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.console import user_error
 from bench.perf.document import told
 from engine.errors import RetakeError
 from engine.settings.environment import offline
@@ -64,8 +65,7 @@ def exit_status(work: Callable[[], int]) -> int:
     try:
         return work()
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
 
 
 def measure_parts(module: str, parts: Iterable[Part], ends_s: float) -> list[Part]:

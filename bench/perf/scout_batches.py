@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.perf.document import check, headed, told
 from bench.perf.takes_alone import denoise_steps_s, relative_error, seeing
@@ -137,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document = measure(options, load_config(None, given), dataset)
             write_json(options.out, document)
         except RetakeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            return user_error(error)
     print(told(document))
     return 0 if document["all_checks_hold"] else 1
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.console import user_error
 from bench.files import write_json
 from engine.build.libraries import without_unused
 from engine.build.model_folders import find_critic, find_generator
@@ -201,5 +202,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(user_error(error))

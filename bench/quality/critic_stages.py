@@ -35,7 +35,7 @@ from rich.table import Table
 
 from bench.analysis.bootstrap import RESAMPLES, balanced_ci95, mean_ci95
 from bench.analysis.scored_run import read_finished
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.critic_faults import FaultTake, fault_figures, fault_takes
 from bench.quality.critic_figures import read_plans, read_truths
@@ -352,8 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             told=partial(print, file=sys.stderr, flush=True),
         )
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     command = f"python -m bench.quality.critic_stages --run {options.run.name}"
     command += f" --limit {options.limit}" if options.limit is not None else ""
     found["command"] = command + (" --again" if options.again else "")

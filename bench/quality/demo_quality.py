@@ -23,6 +23,7 @@ from rich.table import Table
 
 from bench.analysis.bootstrap import RESAMPLES, mean_ci95
 from bench.analysis.scored_run import require_finished
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality.critic_controls import judge_controls
 from bench.quality.critic_faults import fault_figures, fault_takes
@@ -364,8 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = controls(run, count=options.controls, world=options.world)
             document["critic"]["controls"] = found
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False)
-        return 1
+        return user_error(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, document)
     print_table(document, console)

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 
 from bench.analysis.scored_run import ScoredRun, read_run
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality.demo_quality import published_manifest
 from bench.scoring.references import references
@@ -96,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_json(options.out, pin(options.run))
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
     print(f"wrote {options.out}")
     return 0
 

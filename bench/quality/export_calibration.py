@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality import export_trajectories
 from bench.quality.measured_models import manifest_of
@@ -139,8 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             scales = read_scales(options.scales)
             found = tables(folder, scales, options.recipes.split(","), options.scenes, console.print)
     except RetakeError as error:
-        console.print(f"error: {error}")
-        return 1
+        return user_error(error)
     if options.out is not None:
         write_json(options.out, document(found, scales, options.scenes, manifest_of({"generator": folder})))
     if options.plots is not None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.bootstrap import mean_ci95
 from bench.analysis.scored_run import ScoredRun, read_run
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality.scene_parts import require_not_held_out
 from engine.build.choosing import document_of, model_of, read_gain
@@ -227,8 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             digest=file_digest,
         )
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return user_error(error)
     out = options.out / "gain.json" if options.out.is_dir() else options.out
     write_json(out, document)
     found = report(scenes, names, model)

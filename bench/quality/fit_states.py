@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from bench.analysis.scored_run import ScoredRun, read_run
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality import state_fit
 from bench.quality.demo_quality import published_manifest
@@ -235,8 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = report(takes, options.permutations)
         probe = probe_of(takes, of, {name: found[name] for name in ("rank_correlation", "auc")})
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return user_error(error)
     out = options.out / PROBE_FILE if options.out.is_dir() else options.out
     write_probe(out, probe)
     if options.report is not None:

@@ -29,7 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.budget_arms import Costs, PaperTake, Scene, ScoutPlan, combinations_of
 from bench.quality.budget_costs import gpus_of_costs, measured_costs, read_costs
@@ -362,8 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = {**found, "command": _command(arguments)}
         write_json(options.out, document)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     for budget, of_arms in document["budgets"].items():
         shown = ("single", document["best_of"][budget], "paper", document["best_scouts"][budget], "oracle")
         for name in shown:

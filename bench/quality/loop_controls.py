@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.analysis.bootstrap import mean_ci95
 from bench.analysis.scored_run import require_finished
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.critic_figures import read_plans
 from bench.quality.demo_quality import published_manifest, run_loop
@@ -200,8 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         document = measure(options.run, options.work)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, document)
     for name in (*ARMS, *CONTROLS):

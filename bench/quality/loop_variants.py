@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.analysis.scored_run import read_finished
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.demo_quality import published_manifest, without_folders
 from bench.quality.take_comparison import paired
@@ -161,15 +161,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done; 1 an error, which is told."""
+    """Exit status: 0 done; 2 the user's error."""
     options, console = _parser().parse_args(arguments), page_console()
     offline()
     variants = " --variant RUN" * len(options.variant)
     try:
         document = measure(options.run, options.variant)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     write_json(
         options.out, document | {"command": f"python -m bench.quality.loop_variants --run RUN{variants}"}
     )

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.analysis.bootstrap import RESAMPLES, mean_ci95
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
 from bench.quality.take_statistics import SIZE_PX, tuning_scenes
@@ -234,8 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, found)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     print_tables(found, console)
     return 0
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality import export_trajectories
 from bench.quality.measured_models import manifest_of
@@ -180,8 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = options.policy or folder / FILE
         policy.save(path)
     except RetakeError as error:
-        console.print(f"error: {error}")
-        return 1
+        return user_error(error)
     made = document(errors, policy, budget, options.scenes, manifest_of({"generator": folder}))
     for row in made["rows"]:
         refused = ", ".join(row["refused"]) or "none"

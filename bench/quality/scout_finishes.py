@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from bench.analysis.bootstrap import mean_ci95
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.budget_arms import Scene
 from bench.quality.budget_figures import LEAST_RANKED, mean_of, rank_prediction
@@ -154,15 +154,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done; 1 an error, which is told."""
+    """Exit status: 0 done; 2 the user's error."""
     options, console = _parser().parse_args(arguments), page_console()
     offline()
     command = "python -m bench.quality.scout_finishes" + (" --small WORK" if options.small else "")
     try:
         document = measure(options) | {"command": command}
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     write_json(options.out, document)
     for row in document["finishes"]:
         gain, (low, high) = row["minus_plain"]["mean"], row["minus_plain"]["ci95"]

@@ -29,7 +29,7 @@ from rich.progress import track
 from bench.analysis.bootstrap import RESAMPLES
 from bench.analysis.scored_run import ScoredRun, read_finished, read_run, scored_run
 from bench.analysis.take_choice import TakeReader, score_takes
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.demo_quality import published_manifest
 from bench.quality.scene_parts import is_seen
@@ -324,8 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = _measured(options, given)
     except RetakeError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, document)
     print_tables(document, console)

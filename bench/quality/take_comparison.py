@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.analysis.bootstrap import mean_ci95
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
 from bench.quality.scene_parts import require_bundled_world, require_held_out
@@ -190,8 +191,7 @@ def run(options: argparse.Namespace, make: Step[None], score: Step[dict[str, Any
             return 0
         document = score(options, console)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     print_rows(document, console)
     if options.out is not None:
         write_json(options.out, document)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from bench.analysis.bootstrap import mean_ci95
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
 from bench.quality.prompt_kinds import BRIEF, PLAN, PROMPT_KINDS, Asked, prompt_texts
@@ -225,8 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 score=lambda tasks: pool.map(score_take, tasks, chunksize=4),
             )  # fmt: skip
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     settings = {name: getattr(options, name) for name in ("world", "count", "takes", "steps")}
     measured_on = manifest_of({"generator": folder}) | {"device": device}
     found = document(scored) | {"settings": settings, "measured_on": measured_on, "notes": NOTES}

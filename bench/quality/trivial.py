@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.console import user_error
 from engine.datasets.physics_iq import open_dataset
 from engine.errors import RetakeError
 from engine.types import ANSWER_SECONDS, Frames
@@ -154,8 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         count = write_baseline(options.baseline, options.dataset, options.out, options.fps)
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return user_error(error)
     print(f"wrote {count} clips to {options.out}")
     return 0
 

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKLWan
 from rich.console import Console
 from torch import Tensor, nn
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality.measured_models import manifest_of
 from engine.autoencoder.fp8_choice import (
@@ -161,8 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pixels = clips(options.clips, options.frames, options.height, options.width)
         chosen, kept_db, rows = measure(vae, pixels, options.min_psnr, console.print)
     except RetakeError as error:
-        console.print(f"error: {error}")
-        return 1
+        return user_error(error)
     size = f"{options.clips} clips of {options.frames} frames at {options.width}x{options.height}"
     producer = f"bench.quality.vae_calibration: {size}, {options.dtype}, {vae.device.type}"
     choice = Fp8Choice(source=source, producer=producer, psnr_db=kept_db, convolutions=tuple(sorted(chosen)))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.console import page_console
+from bench.console import user_error
 from bench.files import write_json
 from bench.quality.trivial import BASELINES
 from engine.errors import ConfigError, RetakeError
@@ -92,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = join(dict(map(read_share, options.share)))
     except RetakeError as error:
-        page_console().print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     command = "python -m bench.quality.take_statistics --generator G --count {count} --takes {takes}".format(
         **document["settings"]
     )

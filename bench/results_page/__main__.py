@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.console import user_error
 from bench.files import write_whole
 from bench.results_page.filled import filled_pages
 from bench.results_page.page import PLOT_PATTERN, Page, make_page
@@ -52,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = make_page(options.root / "bench" / "results")
         found = stale(options.root, page)
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return user_error(error)
     if options.check:
         print("\n".join(f"stale: {name}" for name in found) or "up to date")
         return 1 if found else 0

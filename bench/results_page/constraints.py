@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.console import user_error
 from bench.results_page.result_files import Document, ResultError, read_file
 from engine.errors import RetakeError
 
@@ -44,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(constraints(options.measurement), end="")
     except (RetakeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
     return 0
 
 

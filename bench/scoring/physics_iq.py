@@ -2,7 +2,7 @@
 
 A process of its own: it is the only place that opens reference clips, and the engine never imports it. A clip
 that is missing, damaged or of another shape is listed as unscored with the reason, never dropped. Exit
-status: 0 scored, 1 refused or nothing to score, 130 interrupted.
+status: 0 scored, 1 clips turned out bad, or none could be scored, 2 refused, 130 interrupted.
 
     python -m bench.scoring.physics_iq RUN_OR_FOLDER --dataset DIR [--all-attempts] [--json FILE] [--csv FILE]
 """
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bench.console import FAILED, user_error
 from bench.files import write_json, write_whole
 from bench.scoring.case_scoring import CHOSEN, Progress, Scorer, Unscored, Work, score_works
 from bench.scoring.clip_stream import num_considered
@@ -130,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = read_descriptions(options.dataset)
         submission = read_submission(options.folder, rows, all_attempts=options.all_attempts)
         changes, takes = _changes(options, submission), recorded_takes(options.folder)
-        if not options.allow_incomplete:
-            _refuse(submission.refusal)
+        if not options.allow_incomplete and submission.refusal is not None:
+            raise _refusal(submission.refusal)
         real = references(options.dataset, rows, submission.fps)
         if cache is not None:
             _say_disk_use(cache, submission, real, errors)
@@ -145,20 +146,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=progress,
                 device=_checked(options.device),
             )
-        if not options.allow_incomplete and not scores.complete:
-            found = replace(submission, unscored=scores.unscored, strange=())
-            _refuse(found.refusal)
     except RetakeError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     except KeyboardInterrupt:
         kept = "nothing was kept" if cache is None else "repeat the command to go on from there"
         errors.print(f"stopped; {kept}", highlight=False)
         return 130
+    lacking = replace(submission, unscored=scores.unscored, strange=()).refusal
+    if not options.allow_incomplete and lacking is not None:
+        user_error(_refusal(lacking))
+        return FAILED
     seen = seen_scenes(options.folder, (case.scene for case in scores.cases))
     notes = (*scores.notes, *chosen_by_user(options.folder), *seen)
     _write(options, replace(scores, changes=changes, takes=takes, notes=notes), console)
-    return 0 if scores.cases else 1
+    return 0 if scores.cases else FAILED
 
 
 def _checked(device: str) -> str:
@@ -181,11 +182,10 @@ def _changes(options: argparse.Namespace, submission: Submission) -> tuple[str, 
     return (*accepted_changes(options.folder), *found)
 
 
-def _refuse(problem: str | None) -> None:
-    if problem is not None:
-        raise ScorerError(
-            problem, fix="add or mend these clips, or give --allow-incomplete to score what is there"
-        )
+def _refusal(problem: str) -> ScorerError:
+    return ScorerError(
+        problem, fix="add or mend these clips, or give --allow-incomplete to score what is there"
+    )
 
 
 def _write(options: argparse.Namespace, scores: Scores, console: Console) -> None:

@@ -19,11 +19,10 @@ from rich.table import Table
 
 from bench.analysis.bootstrap import RESAMPLES, Floats, statistic_ci95
 from bench.analysis.scored_clips import dataset_of, read_clips
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.files import write_json
 from bench.table.render import TITLES, difference_text
 from bench.table.rows import SCORES, Board, Row, make_board, single_rows
-from engine.commands._console import make_console
 from engine.errors import RetakeError
 
 ALL = "all"
@@ -136,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json is not None:
             write_json(options.json, document)
     except RetakeError as error:
-        make_console(stderr=True).print(f"error: {error}", soft_wrap=True)
-        return 2
+        return user_error(error)
     console = page_console()
     for side in ("a", "b"):  # whole, where a title would wrap with its table
         console.print(f"{side.upper()}: {document[side]}", markup=False, highlight=False, soft_wrap=True)

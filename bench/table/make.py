@@ -23,7 +23,7 @@ from rich.console import Console
 from bench.analysis.bootstrap import RESAMPLES, Floats
 from bench.analysis.scored_clips import dataset_of, only_chosen_are_scored, read_clips
 from bench.analysis.scored_run import ScoredRun, read_run
-from bench.console import page_console
+from bench.console import page_console, user_error
 from bench.table.compare import difference
 from bench.table.ensembles import (
     Ensemble,
@@ -37,7 +37,6 @@ from bench.table.ensembles import (
 from bench.table.render import FORMATS, render, rich_table
 from bench.table.rows import ORIGINAL, SCORES, VERIFIED, Board, Row, make_board, single_rows
 from engine.build.probing import selector_settings
-from engine.commands._console import make_console
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
 from engine.runs.folder import DATABASE
@@ -277,8 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dataset=options.dataset,
         )
     except RetakeError as error:
-        make_console(stderr=True).print(f"error: {error}", soft_wrap=True)
-        return 2
+        return user_error(error)
     _show(document, options.format, options.out, console)
     return 0
 

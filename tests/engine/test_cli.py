@@ -154,7 +154,7 @@ def test_resume_report_and_score(finished: Path, folders: Folders, tmp_path: Pat
     cache = ("--cache", tmp_path / "cache")
     call("score", finished / "chosen", "--dataset", folders.dataset, "--json", json_file, *cache)
     assert json_file.is_file()
-    call("score", tmp_path, "--dataset", folders.dataset, status=1)
+    call("score", tmp_path, "--dataset", folders.dataset, status=2)
     assert "--dataset" in call("score", tmp_path, status=2).output
 
 

@@ -29,6 +29,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.console import user_error
 from bench.files import write_json, write_whole
 from bench.perf.document import told
 from bench.perf.end_to_end import STARTED_S
@@ -51,8 +52,7 @@ def main(arguments: Sequence[str] | None = None, *, started_s: float = STARTED_S
     try:
         status: int = options.work(options)
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
     return status
 
 

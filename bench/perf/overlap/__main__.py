@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.perf.document import this_machine
 from bench.perf.end_to_end.sizes import FULL, SIZES, Size
@@ -41,8 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, started_s: float = STARTED_S
     try:
         document = measure(options, started_s + options.budget)
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
     for name, value in document["summary"].items():
         print(f"{name:40s} {value if isinstance(value, str) else f'{value:.3f}'}")
     return 0 if all(check["holds"] for check in document["checks"]) else 1

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.perf.document import told
 from bench.perf.end_to_end.sizes import FULL, SIZES
@@ -41,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _work(options)
     except RetakeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
 
 
 def _work(options: argparse.Namespace) -> int:

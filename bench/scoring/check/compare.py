@@ -24,6 +24,7 @@ import cv2
 import numpy
 from rich.console import Console
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.scoring.check.datasets import COMPLETE, EXACTNESS, FULL_SIZE, Made, make
 from bench.scoring.check.tools import VERIFIED, Measured, Official, Ours, Scored, read_cells
@@ -334,8 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = run(options, console)
     except RetakeError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     if "timing" in document:
         timing = document["timing"]
         console.print(

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from bench.console import user_error
 from bench.files import write_whole
 from bench.scoring.check.datasets import Made, make
 from bench.scoring.check.tools import Official
@@ -72,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Official(checkout=options.official.resolve(), python=options.official_python), options.out
         )
     except RetakeError as error:
-        Console().print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return user_error(error)
     return 0
 
 

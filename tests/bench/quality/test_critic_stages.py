@@ -199,8 +199,8 @@ def test_a_run_of_another_critic_is_refused(
     run = make("other")
     models = {"critic": {"sha256": {"model.safetensors": "ab"}}}
     (run / "manifest.json").write_text(json.dumps({"manifest_version": 1, "models": models}))
-    assert main(["--run", str(run), "--out", str(tmp_path / "no.json")]) == 1
-    assert "had other weights" in capsys.readouterr().out and not (tmp_path / "no.json").exists()
+    assert main(["--run", str(run), "--out", str(tmp_path / "no.json")]) == 2
+    assert "had other weights" in capsys.readouterr().err and not (tmp_path / "no.json").exists()
 
 
 def test_scenes_that_were_looked_at_are_refused(
@@ -212,15 +212,15 @@ def test_scenes_that_were_looked_at_are_refused(
         for row in read_descriptions(run.parent / "scenes")
     ]
     monkeypatch.setattr(critic_stages, "read_descriptions", lambda dataset: rows)
-    assert main(["--run", str(run), "--out", str(tmp_path / "no.json")]) == 1
-    assert "is a tuning scene" in capsys.readouterr().out
+    assert main(["--run", str(run), "--out", str(tmp_path / "no.json")]) == 2
+    assert "is a tuning scene" in capsys.readouterr().err
 
 
 def test_a_limit_of_nothing_is_refused(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--run", str(make("none")), "--out", str(tmp_path / "no.json"), "--limit", "0"]) == 1
-    assert "--limit 0 is below 1" in capsys.readouterr().out
+    assert main(["--run", str(make("none")), "--out", str(tmp_path / "no.json"), "--limit", "0"]) == 2
+    assert "--limit 0 is below 1" in capsys.readouterr().err
 
 
 def test_a_critic_is_told_the_plan_that_the_loop_told(make: Make) -> None:

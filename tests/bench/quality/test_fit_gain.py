@@ -198,5 +198,5 @@ def test_the_command_fits_scored_runs(tmp_path: Path, capsys: pytest.CaptureFixt
         found["kind"] == "gain_fit" and found["num_scenes"] == 40 and str(tmp_path) not in json.dumps(found)
     )
     few = make_run(tmp_path / "few", takes[:5])
-    assert main(["--run", str(few), "--out", str(out)]) == 1
+    assert main(["--run", str(few), "--out", str(out)]) == 2
     assert "30 are needed" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_what_cannot_be_fitted_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(*arguments: str) -> str:
-        assert main([*arguments, "--out", str(tmp_path / "probe")]) == 1
+        assert main([*arguments, "--out", str(tmp_path / "probe")]) == 2
         return capsys.readouterr().err
 
     few = scored(tmp_path / "few", num=4)

@@ -271,14 +271,14 @@ def test_parts_are_of_a_run_that_is_finished(tmp_path: Path, capsys: pytest.Capt
     run, given = tmp_path / "paper", ["--work", str(tmp_path), "--out", str(tmp_path / "b.json")]
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "descriptions.csv").touch()
-    assert loop_budget.main([*given, "--shard", "1/2"]) == 1
-    assert "there is no run in" in capsys.readouterr().out
+    assert loop_budget.main([*given, "--shard", "1/2"]) == 2
+    assert "there is no run in" in capsys.readouterr().err
     with RunStore.create(run, SCENARIOS) as store:
         write_config(RunConfig(dataset=tmp_path, out=run), run / "config.toml")
         for scenario in SCENARIOS[:-1]:
             store.outcome(Outcome(scenario_id=scenario.id, attempts=(), failure="no take"))
-    assert loop_budget.main([*given, "--shard", "1/2"]) == 1
-    told = " ".join(capsys.readouterr().out.split())
+    assert loop_budget.main([*given, "--shard", "1/2"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
     assert f"1 scenarios of {run} are not finished, the first {SCENARIOS[-1].id}" in told
     assert f"retake resume {run}" in told
     with RunStore.open(run) as store:

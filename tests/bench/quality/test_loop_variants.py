@@ -41,8 +41,8 @@ def test_a_run_is_compared_with_its_base(
     for name, more in (("base", {}), ("again", again), ("same", {})):
         retake.run(folders.dataset, tmp_path / name, settings | more)
     given = ["--run", str(tmp_path / "base"), "--out", str(out)]
-    assert main([*given, "--variant", str(tmp_path / "same")]) == 1 and not out.exists()
-    assert "has the settings of" in capsys.readouterr().out
+    assert main([*given, "--variant", str(tmp_path / "same")]) == 2 and not out.exists()
+    assert "has the settings of" in capsys.readouterr().err
     assert main([*given, "--variant", str(tmp_path / "again")]) == 0
     document = json.loads(out.read_text())
     (row,) = document["rows"]

@@ -114,5 +114,5 @@ def test_it_asks_about_tuning_scenes_and_prints_a_table(
 
 def test_held_out_scenes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--count", str(TUNING.count + 1), "--out", str(tmp_path / "no.json")]
-    assert main(more) == 1
-    assert "held-out scenes" in capsys.readouterr().out and not (tmp_path / "no.json").exists()
+    assert main(more) == 2
+    assert "held-out scenes" in capsys.readouterr().err and not (tmp_path / "no.json").exists()

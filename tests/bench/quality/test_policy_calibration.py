@@ -77,5 +77,5 @@ def test_the_suite_writes_a_policy_that_the_presets_follow(
 
 
 def test_a_folder_that_is_no_generator_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert policy_calibration.main(["--generator", str(tmp_path / "none")]) == 1
-    assert "neither 'demo' nor a folder" in capsys.readouterr().out
+    assert policy_calibration.main(["--generator", str(tmp_path / "none")]) == 2
+    assert "neither 'demo' nor a folder" in capsys.readouterr().err

@@ -323,9 +323,9 @@ def test_takes_are_scored_against_the_references(
     capsys.readouterr()
     assert main(["--markdown", str(out)]) == 0
     assert "| oracle (a bound, not a result) | 100.0" in capsys.readouterr().out
-    assert main([*command, "--scored"]) == 1
+    assert main([*command, "--scored"]) == 2
     assert "scores.json does not exist" in capsys.readouterr().err
-    assert main([*command, "--by", "rank_sum"]) == 1
+    assert main([*command, "--by", "rank_sum"]) == 2
     scoring = [str(run), "--dataset", str(tmp_path / "scenes"), "--all-attempts", "--no-cache", "--jobs", "1"]
     assert physics_iq.main(scoring) == 0  # what `retake score` leaves behind is what `retake table` reads
     assert read_run(run).records == score_run(run, jobs=1).records

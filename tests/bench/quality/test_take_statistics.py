@@ -93,4 +93,4 @@ def test_a_count_beyond_the_tuning_scenes_is_told_in_a_line(
     tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = take_statistics.main(["--count", "999", "--out", str(tmp_path / "x.json")])
-    assert status == 1 and "error: --count 999" in capsys.readouterr().out
+    assert status == 2 and "error: --count 999" in capsys.readouterr().err

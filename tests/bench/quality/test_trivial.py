@@ -69,5 +69,5 @@ def test_command_writes_a_submission(tmp_path: Path, name: str) -> None:
 
 
 def test_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path), "--baseline", "frozen", "--out", str(tmp_path / "out")]) == 1
+    assert main([str(tmp_path), "--baseline", "frozen", "--out", str(tmp_path / "out")]) == 2
     assert "is empty" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_each_alone_and_all_together(vae: AutoencoderKLWan) -> None:
 
 
 def test_wrong_sizes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert vae_calibration.main(["--frames", "16"]) == 1
-    assert vae_calibration.main(["--width", "100"]) == 1
-    out = capsys.readouterr().out
-    assert "--frames 16 is not 4 k + 1" in out and "100 x 128 pixels are no multiples of 16" in out
+    assert vae_calibration.main(["--frames", "16"]) == 2
+    assert vae_calibration.main(["--width", "100"]) == 2
+    told = capsys.readouterr().err
+    assert "--frames 16 is not 4 k + 1" in told and "100 x 128 pixels are no multiples of 16" in told

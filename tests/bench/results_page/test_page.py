@@ -94,5 +94,5 @@ def test_writing_is_repeatable(tmp_path: Path) -> None:
 
 def test_a_newer_schema_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "bench" / "results", "denoiser_h200", denoiser() | {"schema": 2})
-    assert main(["--root", str(tmp_path)]) == 1
+    assert main(["--root", str(tmp_path)]) == 2
     assert "has schema 2" in capsys.readouterr().err and not (tmp_path / "RESULTS.md").exists()

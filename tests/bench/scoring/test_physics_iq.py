@@ -212,7 +212,7 @@ def test_command_scores_a_run_with_all_attempts(dataset: Path, tmp_path: Path) -
 def test_command_fails_where_nothing_can_be_scored(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path), "--dataset", str(dataset), "--no-cache"]) == 1
+    assert main([str(tmp_path), "--dataset", str(dataset), "--no-cache"]) == 2
     assert "fix:" in capsys.readouterr().err
     assert not (tmp_path / "scores.json").exists()
 
@@ -225,7 +225,7 @@ def test_command_refuses_an_incomplete_folder_unless_told(
     paths["0002_perspective-right"].unlink()
     target = tmp_path / "scores.json"
     arguments = [str(tmp_path / "clips"), "--dataset", str(dataset), "--no-cache", "--json", str(target)]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "1 of 4 cases cannot be scored\n  0002_perspective-right: no file" in capsys.readouterr().err
     assert not target.exists()
     assert main([*arguments, "--allow-incomplete"]) == 0
@@ -289,7 +289,7 @@ def test_command_refuses_a_target_that_cannot_be_written(
     submit(dataset, tmp_path / "clips")
     target = tmp_path / "absent" / "scores.csv"
     arguments = [str(tmp_path / "clips"), "--dataset", str(dataset), "--no-cache", "--csv", str(target)]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -75,7 +75,7 @@ def test_what_changed_is_refused_or_noted(
     assert main(arguments) == 0
     assert json.loads((run / "scores.json").read_text())["changes"] == []
     says = change(what, dataset, run)
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     told = capsys.readouterr().err
     assert says in told and "--accept-changes" in told
     assert main([*arguments, "--accept-changes"]) == 0

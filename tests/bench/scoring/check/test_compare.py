@@ -186,8 +186,8 @@ def test_every_round_of_timing_is_told_when_it_is_done(tmp_path: Path) -> None:
 def test_command_refuses_a_folder_that_is_no_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compare_script.main(["--official", str(tmp_path)]) == 1
-    assert "holds neither physiq/ nor code/" in capsys.readouterr().out
+    assert compare_script.main(["--official", str(tmp_path)]) == 2
+    assert "holds neither physiq/ nor code/" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The typer app, and how a run is executed and summed up.
 
 Knows no command. A user's error is printed as a panel with its fix, never as a traceback. Exit status: 0 all
-done, 1 a scenario or a check failed, 2 the user's error, 130 interrupted.
+done, 1 a scenario, a check or the machine failed, 2 the user's error, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.commands._output import Commands, Quiet, Verbose, print_version, spe
 from engine.commands._output import console as console
 from engine.commands._output import errors as errors
 from engine.commands._output import print_line as print_line
-from engine.errors import RetakeError, SystemRefused
+from engine.errors import DeviceError, RetakeError, RunLost, SystemRefused
 from engine.runs.folder import CHOSEN
 from engine.runs.log_file import LOG
 from kernels.files import meant
@@ -66,8 +66,7 @@ class _Group(TyperGroup):
             told = error if isinstance(error, RetakeError) else refused_by_system(error)
             if told is None:
                 raise
-            body = Text.assemble(told.problem, "\n\n", ("Fix: ", "bold"), told.fix)
-            errors.print(Panel(body, title=type(told).__name__, title_align="left", border_style="red"))
+            _tell(told)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             errors.print("\nstopped")
@@ -76,6 +75,11 @@ class _Group(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def _tell(error: RetakeError) -> None:
+    body = Text.assemble(error.problem, "\n\n", ("Fix: ", "bold"), error.fix)
+    errors.print(Panel(body, title=type(error).__name__, title_align="left", border_style="red"))
 
 
 def refused_by_system(error: OSError) -> RetakeError | None:
@@ -146,6 +150,9 @@ def _execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
     except KeyboardInterrupt:
         errors.print(f"\nstopped; go on with: retake resume {built.folder}", soft_wrap=True)
         raise typer.Exit(STATUS) from None
+    except (DeviceError, RunLost) as error:  # of a run that had begun
+        _tell(error)
+        raise typer.Exit(1) from error
 
 
 def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None = None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from engine.errors import nearest
 from engine.generators.wan.own_prefix import told_prefix_attention
 from engine.generators.wan.settings import OWN
+from engine.words import counted
 from export.artifacts.places import places
 from export.artifacts.store import MANIFEST, Artifact, Store, read_artifact
 from export.artifacts.weights import folder_digest
@@ -132,7 +133,9 @@ def _wrong_form(form: Form, needs: Needs) -> ExportError | None:
         )
         return ExportError(problem, fix=AGAIN)
     if form.prefix_frames not in (0, needs.prefix_frames):
-        problem = f"it was built as: {form}; the run has {needs.prefix_frames} latent frames of prefix"
+        problem = (
+            f"it was built as: {form}; the run has {counted(needs.prefix_frames, 'latent frame')} of prefix"
+        )
         return ExportError(problem, fix=AGAIN)
     return None
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from engine.words import counted
+
 DENSE: Final = "dense"
 PREFIX_SPARSE: Final = "triton_prefix_sparse"
 ATTENTIONS: Final = (DENSE, PREFIX_SPARSE)
@@ -51,7 +53,7 @@ class Form:
         if self.own_prefix:
             parts.append(f"its own prefix computed {'in every step' if self.in_step else 'once a take'}")
         if self.prefix_frames:
-            parts.append(f"{self.prefix_frames} latent frames of prefix")
+            parts.append(f"{counted(self.prefix_frames, 'latent frame')} of prefix")
         return ", ".join(parts)
 
     def record(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from engine.build import model_folders
 from engine.errors import ConfigError, DatasetError
 from engine.types import Prompt, Scenario
+from engine.words import counted
 from export.spec import ExportError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def calibrate(request: Request, made: Any, *, dataset: Path | None, num_scenes: 
     subject.module.to(request.device)
     with torch.inference_mode():
         moved = (tuple(t.to(request.device) for t in forward) for forward in forwards)
-        return observe(subject, moved, producer=f"retake, {num_scenes} scenes")
+        return observe(subject, moved, producer=f"retake, {counted(num_scenes, 'scene')}")
 
 
 def record(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.words import counted
 from export.spec import ExportError, ExportSpec, Profile
 
 KEYS = "prefix_keys"
@@ -114,7 +115,9 @@ def _require_prefix(spec: ExportSpec, timestep: Tensor | FrameTimestep) -> None:
     given = timestep.prefix_frames if isinstance(timestep, FrameTimestep) else None
     if given != built:
         told = (
-            "timesteps that do not say their prefix" if given is None else f"{given} latent frames of prefix"
+            "timesteps that do not say their prefix"
+            if given is None
+            else f"{counted(given, 'latent frame')} of prefix"
         )
         raise ExportError(
             f"{spec.subject} was built as: {spec.form}; the take has {told}",

@@ -21,8 +21,12 @@ PACKAGES = ("engine", "kernels", "export", "bench")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_TRITON_KERNEL_LINES = 400, 60, 120
 MAX_POSITIONAL_ARGUMENTS = 8
 
-BASE = ("engine.types", "engine.protocols", "engine.errors", "engine.plugins", "kernels.files")
-"""The contract, how a plugin is found, and how a file is written: whoever imports the engine may use it."""
+BASE = (
+    *("engine.types", "engine.protocols", "engine.errors", "engine.words", "engine.plugins"),
+    "kernels.files",
+)
+"""The contract, how a count is told, how a plugin is found, and how a file is written: whoever imports the
+engine may use it."""
 HOUSES = {
     "kernels": "",
     "engine": "kernels",
@@ -96,6 +100,7 @@ nor TensorRT knows a target. Heavy commands run as processes of their own, so th
 ALONE = {
     "engine.types": (),
     "engine.errors": (),
+    "engine.words": (),
     "engine.plugins": ("engine.errors",),
     "engine.protocols": ("engine.types", "engine.errors"),
     "engine.cli": ("engine.commands", "engine.plugins"),

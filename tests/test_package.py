@@ -115,7 +115,7 @@ def test_it_is_imported_by_its_name(installed: Installed) -> None:
 
 def test_the_loop_runs_from_the_wheel(installed: Installed) -> None:
     said = installed.run("retake", "demo", "--limit", "1", "--loops", "0", "--steps", "1", "--out", "run")
-    assert "1 of 1 scenarios done" in said and "Verified" in said
+    assert "1 of 1 scenario done" in said and "Verified" in said
     assert (installed.work / "run" / "report.html").is_file()
 
 

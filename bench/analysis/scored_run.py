@@ -18,6 +18,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import is_of, refuse_changed
 from engine.settings.config import RunConfig, read_config
 from engine.types import Outcome, Scenario
+from engine.words import counted
 from kernels.files import read_json
 
 
@@ -68,7 +69,7 @@ def read_run(folder: Path) -> ScoredRun:
     stored = {(key, take.index) for key, outcome in outcomes.items() for take in outcome.attempts}
     missing = stored - records.keys() - unscored
     if missing:
-        raise _rescore(folder, f"lacks {len(missing)} of {len(stored)} takes")
+        raise _rescore(folder, f"lacks {len(missing)} of {counted(len(stored), 'take')}")
     return scored_run(folder, config, outcomes, scenarios, records, fps)
 
 
@@ -89,7 +90,7 @@ def require_finished(store: RunStore) -> None:
     """ScorerError while a scenario of the run has no outcome yet: what is read of it would be of a part."""
     if pending := store.pending():
         raise ScorerError(
-            f"{len(pending)} scenarios of {store.folder} are not finished, the first {pending[0].id}",
+            f"{counted(len(pending), 'unfinished scenario')} in {store.folder}, the first {pending[0].id}",
             fix=f"finish it with `retake resume {store.folder}`",
         )
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from engine.commands._app import app, console, print_line
 from engine.commands._output import Commands
 from engine.errors import ConfigError
+from engine.words import counted
 
 if TYPE_CHECKING:
     from bench.dataset.check import TreeReport
@@ -98,6 +99,5 @@ def _print(report: TreeReport) -> None:
         mark = Text("no", "bold red") if line.faults else Text("ok", "green")
         table.add_row(mark, line.what, Text(line.found), Text("\n".join(line.faults)))
     console.print(table)
-    plural = "s" if report.num_faults > 1 else ""
-    verdict = f"{report.num_faults} fault{plural}" if report.num_faults else "no fault found"
-    console.print(f"{report.num_cases} cases: {verdict}", highlight=False, soft_wrap=True)
+    verdict = counted(report.num_faults, "fault") if report.num_faults else "no fault found"
+    console.print(f"{counted(report.num_cases, 'case')}: {verdict}", highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.commands._app import app, console, print_line
+from engine.words import counted
 
 if TYPE_CHECKING:
     from bench.submission.prepare import Result
@@ -78,7 +79,7 @@ def prepare(
         )
     _summarize(results, out)
     good = sum(result.size is not None for result in results)
-    print_line(f"{good} of {len(names)} clips are in {out}")
+    print_line(f"{good} of {counted(len(names), 'clip is', 'clips are')} in {out}")
     if not succeeded(results):
         raise typer.Exit(1)
     print_line(f"score them with: retake score {out} --dataset {dataset}")
@@ -123,7 +124,9 @@ def _summarize(results: Sequence[Result], out: Path) -> None:
     missing = [result.name.removesuffix(".mp4") for result in results if result.action == "missing"]
     if missing:
         print_line(
-            f"missing: {len(missing)} of {len(results)} cases have no file: {', '.join(missing)}", "red"
+            f"missing: {len(missing)} of {counted(len(results), 'case has', 'cases have')} no file: "
+            f"{', '.join(missing)}",
+            "red",
         )
     if any(" fps by the nearest frame" in note for result in results for note in result.notes):
         print_line(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from engine.commands._app import app, console, print_line
 from engine.errors import ConfigError, unknown_name
+from engine.words import counted
 
 if TYPE_CHECKING:
     from bench.submission.card import Known, Problem
@@ -86,7 +87,7 @@ def submit(
     if problems:
         _print_problems(problems)
         raise typer.Exit(1)
-    print_line(f"all rules are kept: {len(runs)} runs")
+    print_line(f"all rules are kept: {counted(len(runs), 'run')}")
     if validate_only or out is None:
         return
     others = left_out(runs, dataset)
@@ -94,7 +95,10 @@ def submit(
         print_line(f"left out of the package: {', '.join(others)}", "yellow")
     with console.status("copying"):
         num_files, num_bytes = write_package(out, card, runs, dataset)
-    print_line(f"package: {out}, {num_files} files, {num_bytes / 1e6:.1f} MB; it is yours to hand in, whole")
+    print_line(
+        f"package: {out}, {counted(num_files, 'file')}, {num_bytes / 1e6:.1f} MB; it is yours to hand in, "
+        "whole"
+    )
 
 
 def _write_form(card: Path, runs: Sequence[Run], dataset: Path, descriptions: str | None) -> None:
@@ -135,4 +139,4 @@ def _print_problems(problems: Sequence[Problem]) -> None:
             problem.fix,
         )
         console.print(line, highlight=False, soft_wrap=True)
-    print_line(f"{len(problems)} problems; nothing was written", "red")
+    print_line(f"{counted(len(problems), 'problem')}; nothing was written", "red")

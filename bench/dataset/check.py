@@ -28,6 +28,7 @@ from engine.datasets.physics_iq import (
     rival_trees,
 )
 from engine.errors import DatasetError
+from engine.words import counted
 
 CATEGORIES: Final = ("Solid Mechanics", "Fluid Dynamics", "Optics", "Thermodynamics", "Magnetism")
 NUM_SCENES: Final = 66
@@ -155,7 +156,7 @@ def _rows_line(path: Path, rows: Sequence[Description]) -> Line:
     first, second = ([row for row in rows if row.take == take] for take in ("take-1", "take-2"))
     faults = []
     if len(first) != len(second):
-        faults.append(f"{len(first)} rows of take 1, {len(second)} of take 2")
+        faults.append(f"{counted(len(first), 'row')} of take 1, {len(second)} of take 2")
     repeated = [f"{number:04d}" for number, count in Counter(row.number for row in rows).items() if count > 1]
     faults += _listed("id used twice", repeated)
     faults += _listed("no such view", [row.view for row in rows if row.view not in VIEWS])
@@ -165,10 +166,13 @@ def _rows_line(path: Path, rows: Sequence[Description]) -> Line:
     faults += _pair_faults(first, second)
     views = Counter(row.scene for row in first)
     if len(first) == NUM_CASES and (len(views) != NUM_SCENES or set(views.values()) != {len(VIEWS)}):
-        faults.append(f"{len(views)} scenes, not {NUM_SCENES} of {len(VIEWS)} views each")
+        faults.append(
+            f"{counted(len(views), 'scene')}, not {NUM_SCENES} of {counted(len(VIEWS), 'view')} each"
+        )
     return Line(
         what=path.name,
-        found=f"{len(rows)} rows: {len(views)} scenes, {len(first)} cases, 2 takes",
+        found=f"{counted(len(rows), 'row')}: {counted(len(views), 'scene')}, "
+        f"{counted(len(first), 'case')}, 2 takes",
         faults=tuple(faults),
     )
 
@@ -183,7 +187,9 @@ def _pair_faults(first: Sequence[Description], second: Sequence[Description]) ->
     )
     allowed = {NUM_CASES} if len(first) == NUM_CASES else {NUM_CASES, len(first)}
     if len(shifts) > 1 or not set(shifts) <= allowed:
-        found = ", ".join(f"{shift} ({count} cases)" for shift, count in shifts.most_common(_SHOWN))
+        found = ", ".join(
+            f"{shift} ({counted(count, 'case')})" for shift, count in shifts.most_common(_SHOWN)
+        )
         faults.append(
             f"take-2 id less take-1 id is {found}; it must be {' or '.join(map(str, sorted(allowed)))}"
         )

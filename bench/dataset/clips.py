@@ -15,6 +15,7 @@ import numpy as np
 from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS
 from engine.video.files import Header, probe, read_header, refuse_mirrored, stream_frames
+from engine.words import counted
 
 _FPS_TOLERANCE = 0.01
 _MAX_GREY_SHARE = 0.05  # of a mask's pixels that are neither dark nor bright; coding alone gives far less
@@ -101,7 +102,7 @@ def _header_faults(header: Header, kind: Kind, rate: int) -> list[str]:
     num_frames = header.num_frames or round(header.container_s * fps)
     wanted = round(kind.seconds * rate)
     if not wanted - kind.may_lack_frames <= num_frames <= wanted + 1:
-        faults.append(f"{num_frames} frames, not {wanted} ({kind.seconds:g} s)")
+        faults.append(f"{counted(num_frames, 'frame')}, not {wanted} ({kind.seconds:g} s)")
     return faults
 
 
@@ -116,7 +117,7 @@ def _mask_faults(mask: Header, clip: Header) -> list[str]:
     if (mask.width, mask.height) not in (even, (clip.width, clip.height)):
         faults.append(f"{mask.width}x{mask.height}, its clip {clip.width}x{clip.height}")
     if mask.num_frames != clip.num_frames:
-        faults.append(f"{mask.num_frames} frames, its clip {clip.num_frames}")
+        faults.append(f"{counted(mask.num_frames, 'frame')}, its clip {clip.num_frames}")
     return faults
 
 

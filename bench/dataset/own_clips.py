@@ -14,6 +14,7 @@ from engine.datasets.folder import SUFFIXES, ClipFolder, open_dataset
 from engine.errors import DatasetError, VideoError
 from engine.types import Clip, Scenario
 from engine.video.files import stream_frames
+from engine.words import counted
 
 KIND: Final = "own clips"
 _UNREADABLE_FPS: Final = 24.0
@@ -42,7 +43,7 @@ def check_clips(
         faults += _faults(dataset, scenario, deep=deep)
     good = [scenario.prefix for scenario in scenarios if scenario.prefix.width]
     lines = (
-        Line(what="texts", found=f"{len(scenarios)} clips with a text"),
+        Line(what="texts", found=f"{counted(len(scenarios), 'clip')} with a text"),
         Line(what="clips", found=_described(good), faults=tuple(faults)),
     )
     return TreeReport(tree=root, kind=KIND, num_cases=len(scenarios), lines=lines)

@@ -30,6 +30,7 @@ from engine.critics.qwen_vl import slots
 from engine.critics.qwen_vl.critic import NUM_RECENT
 from engine.critics.qwen_vl.slots import DRAFTS, LOOKUP
 from engine.errors import RetakeError
+from engine.words import counted
 
 FULL_TOKENS = 400
 """Of a full critique whose seconds are stated, as in bench.perf.end_to_end."""
@@ -135,8 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for form, some in (("in full", full), ("as patches, which merge to the same plans", patch)):
         for name, found in some.items():
             print(
-                f"{name}, {form}: {found['replies']} replies, {found['tokens']} tokens, "
-                f"{found['steps']} steps: {found['tokens_per_step']:.2f} tokens a step"
+                f"{name}, {form}: {counted(found['replies'], 'reply')}, {counted(found['tokens'], 'token')}, "
+                f"{counted(found['steps'], 'step')}: {found['tokens_per_step']:.2f} tokens a step"
             )
     if options.into is not None:
         document: dict[str, Any] = json.loads(options.into.read_text(encoding="utf-8"))

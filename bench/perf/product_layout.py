@@ -25,6 +25,7 @@ from diffusers import WanTransformer3DModel
 from bench.files import write_whole
 from bench.perf import export_build
 from bench.perf.document import check, headed
+from engine.words import counted
 from export.spec import RECIPES, Profile, Subject
 from export.subjects import wan_dit
 from export.targets import onnx
@@ -134,7 +135,11 @@ def document(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     fewer = [row["kernels"]["one"] < row["kernels"]["each"] for row in rows]
     equal = len({row["products"]["one"] for row in rows}) == 1
     checks = [
-        check("one product takes fewer kernels", all(fewer), f"in {sum(fewer)} of {len(rows)} engines"),
+        check(
+            "one product takes fewer kernels",
+            all(fewer),
+            f"in {sum(fewer)} of {counted(len(rows), 'engine')}",
+        ),
         check("as many 8-bit products for every card", equal, rows[0]["products"]["one"]),
     ]
     command = "python -m bench.perf.product_layout"

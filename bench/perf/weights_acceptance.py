@@ -35,6 +35,7 @@ from engine.runs.trace_file import read_trace
 from engine.settings.config import RunConfig, load_config
 from engine.types import Attempt
 from engine.video.files import write_mp4
+from engine.words import counted
 
 KIND, SCHEMA = "weights_acceptance", 1
 SIZE_PX = 512
@@ -165,7 +166,7 @@ def settings(options: argparse.Namespace, out: Path) -> RunConfig:
 def write_clips(folder: Path, count: int) -> None:
     """Prefixes of simulated scenes as a folder of own clips; what is there already is written again."""
     if count < 1:
-        raise ConfigError(f"{count} scenes are no scenes", fix="give --scenes 1 or more")
+        raise ConfigError(f"{counted(count, 'scene')} are no scenes", fix="give --scenes 1 or more")
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(HELD_OUT_SEED0, HELD_OUT_SEED0 + count):
         scene = make_scene(seed, choose_kinds([]))

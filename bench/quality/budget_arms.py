@@ -19,6 +19,7 @@ from engine.denoise.beginnings import steps_kept
 from engine.loop.policy import CRITIC_SCORE
 from engine.loop.ranking import mean_ranks
 from engine.types import ScoutForm
+from engine.words import counted
 
 BUDGETS: Final = (1, 2, 4, 8)
 BOTH, BRIEF, PLAN = "both", "brief", "plan"
@@ -100,7 +101,7 @@ class ScoutPlan:
         halved = f" halved {self.halvings}x" if self.halvings else ""
         ends = f" {self.finalists} finished" if self.finalists > 1 else ""
         kept = f" kept {round(100 * self.kept)} %" if self.kept else ""
-        again = f" {self.again}x {self.again_steps} steps again" if self.again else ""
+        again = f" {self.again}x {counted(self.again_steps, 'step')} again" if self.again else ""
         return f"scouts {self.steps} {form}{halved}{kept}{again}{ends} by {'+'.join(self.choosers)}"
 
     def stages(self, num: int) -> list[tuple[int, int]]:

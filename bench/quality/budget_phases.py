@@ -35,6 +35,7 @@ from engine.runs.store import RunStore
 from engine.settings.config import LoopConfig, RunConfig, read_config
 from engine.settings.environment import cache_folder, usable_cores
 from engine.types import ScoutForm
+from engine.words import counted
 
 
 def forms_of_pool(options: argparse.Namespace) -> list[ScoutForm]:
@@ -64,7 +65,7 @@ def prepare_dataset(options: argparse.Namespace, dataset: Path) -> None:
         return
     if options.world != WIDE or options.count > TUNING.count:
         raise ConfigError(
-            f"--tuning has {TUNING.count} scenes of the world {WIDE}",
+            f"--tuning has {counted(TUNING.count, 'scene')} of the world {WIDE}",
             fix=f"give --world {WIDE} and at most these",
         )
     kinds = choose_kinds([], options.world)

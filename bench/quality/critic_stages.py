@@ -58,6 +58,7 @@ from engine.runs.store import RunStore
 from engine.settings.environment import offline
 from engine.types import Attempt, Critique, Outcome, PhysicsPlan, PlanReply, Scenario, Verdict, Video
 from engine.video.files import read_frames
+from engine.words import counted
 
 STAGED: Final = "staged"
 """The critiques that the run stored."""
@@ -186,7 +187,7 @@ def asked(
                 attempts[name].append(replace(attempt, critique=critique))
         for name, made in attempts.items():
             found[name][scenario_id] = replace(outcome, attempts=tuple(made))
-        told(f"critiques of {number}/{len(outcomes)} scenarios")
+        told(f"critiques of {number}/{counted(len(outcomes), 'scenario')}")
     return found
 
 
@@ -310,7 +311,11 @@ SHOWN: Final = {
 
 def print_table(found: Mapping[str, Any], console: Console) -> None:
     forms = found["forms"]
-    table = Table("figure", *forms, title=f"{found['num_takes']} takes of {found['num_scenes']} scenes")
+    table = Table(
+        "figure",
+        *forms,
+        title=f"{counted(found['num_takes'], 'take')} of {counted(found['num_scenes'], 'scene')}",
+    )
     for key, label in SHOWN.items():
         table.add_row(label, *(_cell(form[key]) for form in forms.values()))
     table.add_row("fault named right", *(_cell(form["faults"]["fault_accuracy"]) for form in forms.values()))

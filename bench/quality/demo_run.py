@@ -26,6 +26,7 @@ from engine.datasets.physics_iq import read_descriptions
 from engine.errors import RetakeError, ScorerError
 from engine.types import Frames
 from engine.video.files import probe, read_frames
+from engine.words import counted
 
 KIND, SCHEMA = "demo_run", 1
 SECONDS = (1.0, 3.0, 5.0)
@@ -38,7 +39,7 @@ def pin(run: Path) -> dict[str, Any]:
     scored = read_run(run)
     if scored.failed or not scored.scenarios:
         raise ScorerError(
-            f"{len(scored.failed)} scenarios of {run} failed, {len(scored.scenarios)} did not",
+            f"{counted(len(scored.failed), 'scenario')} of {run} failed, {len(scored.scenarios)} did not",
             fix="pin a run in which every scenario was done",
         )
     dataset = scored.config.dataset

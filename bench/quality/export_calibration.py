@@ -28,6 +28,7 @@ from engine.generators.wan import generator as wan
 from engine.machine.device import use_threads
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
+from engine.words import counted
 from export import generator_inputs
 from export.forms import DENSE
 from export.pipeline import ONNX
@@ -52,7 +53,7 @@ def calibrate(folder: Path, num_scenes: int) -> Scales:
     """The magnitudes in `num_scenes` takes of training scenes, by the generator of `folder` in fp32."""
     forwards, profile = _forwards(folder, num_scenes, held_out=False)
     producer = (
-        f"bench.quality.export_calibration: {num_scenes} training scenes, seeds from "
+        f"bench.quality.export_calibration: {counted(num_scenes, 'training scene')}, seeds from "
         f"{export_trajectories.SEED0}, fp32"
     )
     return observe(_subject(folder, profile), forwards, producer=producer)
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.step == "scales":
                 made = calibrate(folder, options.scenes)
                 write_scales(options.scales, made)
-                console.print(f"{options.scales}: {made.num_forwards} forwards")
+                console.print(f"{options.scales}: {counted(made.num_forwards, 'forward')}")
                 return 0
             scales = read_scales(options.scales)
             found = tables(folder, scales, options.recipes.split(","), options.scenes, console.print)

@@ -43,6 +43,7 @@ from engine.loop.expected_gain import (
 )
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.types import Attempt
+from engine.words import counted
 from kernels.files import file_digest
 
 DEVIATIONS = 1.0
@@ -211,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         num_scenes = len({scene.name for scene in scenes})  # each is there once for every run
         if num_scenes < LEAST_SCENES:
             raise ConfigError(
-                f"{num_scenes} scenes have two scored takes or more; {LEAST_SCENES} are needed",
+                f"{counted(num_scenes, 'scene has', 'scenes have')} two scored takes or more; "
+                f"{LEAST_SCENES} are needed",
                 fix="make and score longer runs: retake run --first-prompt brief --gain none, "
                 "retake score --all-attempts",
             )
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = fit(scenes, names) if kept is None else model_of(kept)
         model = replace(model, acceptable=acceptable_shares(scenes))
         first = runs[0].config
-        said = f"{num_scenes} scenes, {sum(len(s.attempts) for s in scenes)} takes"
+        said = f"{counted(num_scenes, 'scene')}, {counted(sum(len(s.attempts) for s in scenes), 'take')}"
         document = document_of(
             model,
             generator=find_generator(first.generator.name).path,

@@ -41,6 +41,7 @@ from engine.loop.state_probe import PROBE_FILE, StateProbe, write_probe
 from engine.runs.manifest import weight_digests
 from engine.runs.states import read_states, with_states
 from engine.types import States, StateSites
+from engine.words import counted
 from kernels.files import file_digest, read_json
 
 LEAST_SCENES = 30
@@ -111,7 +112,8 @@ def gathered(takes: Sequence[Take]) -> Takes:
     kept = [take for of_one in number.values() if len(of_one) > 1 for take in of_one]
     if (num_scenes := len({take.scene for take in kept})) < LEAST_SCENES:
         raise ConfigError(
-            f"{num_scenes} scenes have two scored takes with states or more; {LEAST_SCENES} are needed",
+            f"{counted(num_scenes, 'scene has', 'scenes have')} two scored takes with states or more; "
+            f"{LEAST_SCENES} are needed",
             fix="make and score longer runs: retake run --keep-states --samples, retake score --all-attempts",
         )
     read = [read_states(take.states) for take in kept]
@@ -143,7 +145,7 @@ def probe_of(takes: Takes, of: Mapping[str, Any], found: Mapping[str, Any]) -> S
         weights=values,
         offset=0.0,
         made_with=of,
-        fitted_on=f"{len(set(takes.scenes))} scenes, {len(takes)} takes",
+        fitted_on=f"{counted(len(set(takes.scenes)), 'scene')}, {counted(len(takes), 'take')}",
         found=found,
     )
     read = [takes.features[site].astype(np.float64) @ weights[site] for site in best.sites]
@@ -273,7 +275,10 @@ def _words(place: Mapping[str, Any]) -> str:
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    print(f"{found['num_takes']} takes of {found['num_scenarios']} scenarios, {found['num_scenes']} scenes")
+    print(
+        f"{counted(found['num_takes'], 'take')} of {counted(found['num_scenarios'], 'scenario')}, "
+        f"{counted(found['num_scenes'], 'scene')}"
+    )
     for name in ("rank_correlation", "rank_correlation_within_prompt", "auc"):
         print(f"{name:32s} {_shown(found[name])}")
     share = found["share_of_oracle"]

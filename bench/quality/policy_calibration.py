@@ -35,6 +35,7 @@ from engine.quant.precision_policy import FILE, Curve, Policy, checkpoint_digest
 from engine.quant.recipes import resolve
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
+from engine.words import counted
 
 COMMAND = "python -m bench.quality.policy_calibration"
 NOTES = (
@@ -174,7 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_inference_steps=options.steps,
         )
         errors, changes = measure(generator, options.scenes, options.rows)
-        producer = f"bench.quality.policy_calibration: {options.scenes} training scenes, {options.dtype}"
+        producer = (
+            f"bench.quality.policy_calibration: {counted(options.scenes, 'training scene')}, {options.dtype}"
+        )
         budget = Budget()
         policy = choose(errors, budget, source=checkpoint_digest(folder), producer=producer)
         policy = replace(policy, changes=changes)
@@ -189,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{row['name']}: error {row['median_error']:.4f}, at worst {row['worst_error']:.4f} "
             f"({row['worst_layer']} at {row['worst_timestep']:.0f}); refused: {refused}"
         )
-    console.print(f"{path}: {len(policy.entries)} entries")
+    console.print(f"{path}: {counted(len(policy.entries), 'entry')}")
     if options.out is not None:
         write_json(options.out, made)
     return 0

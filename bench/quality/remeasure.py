@@ -27,6 +27,7 @@ from bench.quality.prompt_kinds import CONTROLS
 from engine.demo.scenes.seeds import HELD_OUT, TUNING, SeedSet
 from engine.errors import ConfigError
 from engine.settings.environment import usable_cores
+from engine.words import counted
 
 ENGINE: Final = "engine"
 """A job that loads models; the others are scoring and figures, on host cores."""
@@ -218,7 +219,7 @@ def _run(
 
 def _scenes(name: str, out: Path, seeds: SeedSet, count: int) -> Step:
     if not 1 <= count <= seeds.count:
-        raise ConfigError(f"{count} scenes", fix=f"there are 1 to {seeds.count} of them ({name})")
+        raise ConfigError(f"{counted(count, 'scene')}", fix=f"there are 1 to {seeds.count} of them ({name})")
     words = _retake("scenes", out, "--seed", seeds.first, "--count", count, "--views", "center")
     return Step(name=name, words=words)
 

@@ -54,6 +54,7 @@ from engine.runs.manifest import code_state, cpu_model, gpus, package_versions
 from engine.runs.states import with_states
 from engine.settings.environment import cache_folder
 from engine.types import Attempt, Scenario, SelectorSettings
+from engine.words import counted
 
 RANK_SUM = "rank_sum"
 """In --by: also the rank sums of every pair and of all selectors named."""
@@ -278,7 +279,8 @@ def _check_disjoint(runs: Sequence[ScoredRun], tune_on: Sequence[ScoredRun]) -> 
     common = sorted(_scenes(runs) & _scenes(tune_on))
     if common:
         raise ConfigError(
-            f"{len(common)} scenes are both in --run and in --tune-on, the first {common[0]}",
+            f"{counted(len(common), 'scene is', 'scenes are')} both in --run and in --tune-on, the first "
+            f"{common[0]}",
             fix="tune on a run over other held-out seeds",
         )
 

@@ -35,6 +35,7 @@ from engine.settings.environment import num_threads, offline
 from engine.settings.notation import shard_of
 from engine.types import Frames, Prompt, Scenario
 from engine.video.files import write_mp4
+from engine.words import counted
 
 Result = TypeVar("Result")
 Step = Callable[[argparse.Namespace, Console], Result]
@@ -97,7 +98,7 @@ def make(variants: Sequence[Variant], options: argparse.Namespace, console: Cons
             base.setdefault(scenario.id, frames)
             shard.records.append(record | difference(frames, base[scenario.id]))
             write_mp4(clips(options.work, variant.name) / scenario.output_name, frames, generator.spec.fps)
-        console.print(f"{variant.name}: {len(scenarios)} takes", markup=False, highlight=False)
+        console.print(f"{variant.name}: {counted(len(scenarios), 'take')}", markup=False, highlight=False)
         del generator
         gc.collect()
         shard.write()
@@ -121,7 +122,7 @@ def score(
     for name in made:
         scores = score_folder(clips(options.work, name), options.dataset)
         cases[name] = {case.scenario_id: case for case in scores.cases}
-        console.print(f"scored {name}: {len(cases[name])} clips", markup=False, highlight=False)
+        console.print(f"scored {name}: {counted(len(cases[name]), 'clip')}", markup=False, highlight=False)
     return {
         "num_scenarios": len(cases[base]),
         "rows": [

@@ -44,6 +44,7 @@ from engine.machine.device import resolve_device
 from engine.settings.config import BUNDLED
 from engine.settings.environment import offline, usable_cores
 from engine.types import Frames
+from engine.words import counted
 
 SIZE_PX = 128
 NOTES = (
@@ -133,7 +134,11 @@ def score_all(
             list(score(zip(real, generate(prefixes, texts, take), strict=True))) for take in range(takes)
         ]
         found[kind] = np.array(columns, np.float64).T
-        print(f"{kind}: {found[kind].mean():.1f} over {found[kind].size} takes", file=sys.stderr, flush=True)
+        print(
+            f"{kind}: {found[kind].mean():.1f} over {counted(found[kind].size, 'take')}",
+            file=sys.stderr,
+            flush=True,
+        )
     return Scored(references=references, prompts=found)
 
 

@@ -22,6 +22,7 @@ from engine.datasets.physics_iq import open_dataset
 from engine.errors import RetakeError
 from engine.types import ANSWER_SECONDS, Frames
 from engine.video.files import read_frames, write_mp4
+from engine.words import counted
 
 MIN_SPEED_PX = 0.35  # per frame; below it, flow is noise
 MIN_CHANGE = 8  # grey levels between the last two frames, or against the background
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = write_baseline(options.baseline, options.dataset, options.out, options.fps)
     except RetakeError as error:
         return user_error(error)
-    print(f"wrote {count} clips to {options.out}")
+    print(f"wrote {counted(count, 'clip')} to {options.out}")
     return 0
 
 

@@ -46,6 +46,7 @@ from engine.machine.device import resolve_device, use_threads
 from engine.quant.precision_policy import checkpoint_digest
 from engine.settings.config import BUNDLED
 from engine.settings.environment import num_threads, offline
+from engine.words import counted
 
 COMMAND = "python -m bench.quality.vae_calibration"
 CHUNK_LATENTS = 4
@@ -111,7 +112,7 @@ def measure(
         fused = copy.deepcopy(vae)
         use_fused_vae(fused, fp8=names)
         errors = mean_squares(decode(fused, latents), exact)
-        label = next(iter(names)) if len(names) == 1 else f"{len(names)} convolutions"
+        label = next(iter(names)) if len(names) == 1 else f"{counted(len(names), 'convolution')}"
         rows.append({"name": label, "mean_squares": errors, "psnr_db": psnr_db(errors)})
         say(f"{label:48s} {psnr_db(errors):6.2f} dB")
         return errors
@@ -163,12 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen, kept_db, rows = measure(vae, pixels, options.min_psnr, console.print)
     except RetakeError as error:
         return user_error(error)
-    size = f"{options.clips} clips of {options.frames} frames at {options.width}x{options.height}"
+    shown = f"{counted(options.clips, 'clip')} of {counted(options.frames, 'frame')}"
+    size = f"{shown} at {options.width}x{options.height}"
     producer = f"bench.quality.vae_calibration: {size}, {options.dtype}, {vae.device.type}"
     choice = Fp8Choice(source=source, producer=producer, psnr_db=kept_db, convolutions=tuple(sorted(chosen)))
     path = options.table or folder / FILE
     choice.save(path)
-    console.print(f"{path}: {len(chosen)} convolutions, {choice.psnr_db:.2f} dB")
+    console.print(f"{path}: {counted(len(chosen), 'convolution')}, {choice.psnr_db:.2f} dB")
     if options.out is not None:
         write_json(
             options.out,

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 AIMS = {"share_of_oracle_at_2x": 0.40, "share_of_oracle_at_8x": 0.60}
 DIFFERENCES = {
@@ -26,7 +27,8 @@ def loop_budget(file: ResultFile) -> md.Section:
         title="What does a GPU second buy?",
         headline=_headline(document["summary"]),
         body=md.paragraphs(
-            f"{document['num_scenarios']} scenarios{_missing(document)}. A budget is a multiple of a single "
+            f"{counted(document['num_scenarios'], 'scenario')}{_missing(document)}. A budget is a multiple "
+            "of a single "
             f"take of {costs['take_steps']} steps, which costs {costs['take_s']:.1f} s; a plan costs "
             f"{costs['plan_s']:.1f} s and a critique {costs['critique_s']:.1f} s, beside takes.",
             _arms(document),

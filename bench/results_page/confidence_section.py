@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 
 def plan_confidence(file: ResultFile) -> md.Section:
@@ -31,7 +32,9 @@ def plan_confidence(file: ResultFile) -> md.Section:
     ]
     name, last = next(iter(kinds)), thresholds[-1]
     surest = md.percent(last["by_kind"][name]["true"])
-    scenes = f"{document['num_scenes']} tuning scenes of the world `{document['settings']['world']}`"
+    scenes = (
+        f"{counted(document['num_scenes'], 'tuning scene')} of the world `{document['settings']['world']}`"
+    )
     return md.Section(
         title="How far can a plan of the critic be believed?",
         headline=f"{name}s true: {md.percent(kinds[name]['true'])} of all, {surest} of those that it is "

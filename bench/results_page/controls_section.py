@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 CONTROLS = {
     "suffix": "a sentence that everything obeys physics",
@@ -34,7 +35,7 @@ def loop_controls(file: ResultFile) -> md.Section:
         title="Is it the plan that gains, or any longer prompt?",
         headline=f"{told}; chosen take minus the best control {md.interval(gain, digits=1, sign='+')} points",
         body=md.paragraphs(
-            f"{document['n']} held-out scenarios, one take of each under the seed of the first.",
+            f"{counted(document['n'], 'held-out scenario')}, one take of each under the seed of the first.",
             md.table(["told", "Verified (95 %)", "minus the brief text's take"], rows),
         ),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 TITLE = "How long does a take of Cosmos3 need, and what does its critic cost beside it?"
 HEADER = ("video", "way", "s", "from", "to", "n", "stages, s")
@@ -25,8 +26,8 @@ def cosmos3(file: ResultFile) -> md.Section:
         title=TITLE,
         headline=_headline(document["summary"]),
         body=md.paragraphs(
-            f"Size {settings['size']}, {settings['steps']} steps, preset {settings['preset']}; one folder is "
-            "generator and critic.",
+            f"Size {settings['size']}, {counted(settings['steps'], 'step')}, preset {settings['preset']}; "
+            "one folder is generator and critic.",
             md.table(HEADER, list(_rows(rows))),
             md.bullets([_checked(check) for check in document["checks"]]),
         ),

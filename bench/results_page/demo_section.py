@@ -14,6 +14,7 @@ from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
 from bench.results_page.speed_sections import PLOTS
 from bench.results_page.waterfall import STYLE
+from engine.words import counted
 
 PLOT = "demo-run.svg"
 ALT = "Scenes of retake demo: what happened, and the take that was chosen"
@@ -30,9 +31,10 @@ def demo_run(file: ResultFile) -> md.Section:
     ]
     return md.Section(
         title="What does a run of the loop look like?",
-        headline=f"the {len(scenes)} scenes of `retake demo`, {told(scenes)}",
+        headline=f"the {counted(len(scenes), 'scene')} of `retake demo`, {told(scenes)}",
         body=md.paragraphs(
-            f"In the mean over these {len(scenes)} scenes: {told(scenes)}. So few say little of the loop.",
+            f"In the mean over these {counted(len(scenes), 'scene')}: {told(scenes)}. So few say little of "
+            "the loop.",
             f"![{ALT}]({PLOTS}/{PLOT})",
             md.table(["scene", "Verified, first take", "chosen take", "takes"], rows),
         ),

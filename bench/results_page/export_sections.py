@@ -13,6 +13,7 @@ from typing import Any
 from bench.results_page import markdown as md
 from bench.results_page import speed_sections
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 COST = ("wall s", "CPU s", "peak RSS GiB", "GiB on disk")
 
@@ -86,7 +87,7 @@ def export_errors(file: ResultFile) -> md.Section:
         headline="; ".join(f"{row['name']}: {md.small(row['largest_output_error'])}" for row in rows)
         + " of the velocity at the worst timestep",
         body=md.paragraphs(
-            f"{scenes} held-out scenes, {steps} timesteps, the bundled generator.",
+            f"{counted(scenes, 'held-out scene')}, {counted(steps, 'timestep')}, the bundled generator.",
             md.table([*header, "which"], cells),
             *plots,
         ),
@@ -165,7 +166,7 @@ def _packages(packages: Sequence[Mapping[str, Any]]) -> str:
 def _headline(row: Mapping[str, Any]) -> str:
     passed = sum(gate["passed"] for gate in row["gates"])
     export_s, build_s = md.ms(row["export"]["cpu_s"]), md.ms(row["build"]["cpu_s"])
-    gates = f"{passed} of {len(row['gates'])} gates passed"
+    gates = f"{passed} of {counted(len(row['gates']), 'gate')} passed"
     return f"{row['name']}: export {export_s} CPU s, build {build_s} CPU s, {gates}"
 
 

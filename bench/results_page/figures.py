@@ -21,6 +21,7 @@ from bench.results_page import markdown as md
 from bench.results_page.page import Page
 from bench.results_page.speed_sections import PLOTS
 from bench.results_page.timed_rows import Row, best_stock, fastest, ratio, read_rows, timed
+from engine.words import counted
 
 AIM_LOOP = 8.0
 """Points that the chosen take should score above the first."""
@@ -49,7 +50,7 @@ def picture(page: Page) -> str:
     scenes, whole = page.document(name)["scenes"], page.document("demo_quality")
     return (
         f"![{demo_section.ALT}]({PLOTS}/{demo_section.PLOT})\n\n"
-        f"All {len(scenes)} scenes of {page.link(name, 'one run')} of `retake demo`; in the mean "
+        f"All {counted(len(scenes), 'scene')} of {page.link(name, 'one run')} of `retake demo`; in the mean "
         f"{demo_section.told(scenes)}. So few say little; {whole['n']} are measured [below](#measured)."
     )
 
@@ -96,7 +97,8 @@ def _loop(page: Page) -> str:
     gain, judged = found["chosen_minus_first"], found["critic"]["by_case_score"]
     right = judged["balanced_accuracy"]
     return (
-        f"**Loop**, {page.link('demo_quality')} on {found['n']} simulated scenes: the chosen take scores "
+        f"**Loop**, {page.link('demo_quality')} on {counted(found['n'], 'simulated scene')}: the chosen "
+        "take scores "
         f"{md.interval(found['chosen'])}, the first {md.interval(found['first_take'])}; paired gain "
         f"{md.interval(gain, sign='+')} points; {_aim(gain['mean'], AIM_LOOP)}. The critic's verdict "
         f"agrees with a case score of {judged['threshold']:g} at {md.percent(right)}, good and bad takes "
@@ -205,7 +207,8 @@ def _scorer(page: Page) -> str:
 def _faults(page: Page) -> str:
     found = page.document("faults")["summary"]
     return (
-        f"**Faults**, {page.link('faults')}: {md.count(found['kills'])} kills; {found['lost']} takes lost, "
+        f"**Faults**, {page.link('faults')}: {md.count(found['kills'])} kills; "
+        f"{counted(found['lost'], 'take')} lost, "
         f"{found['duplicated']} duplicated, {found['corrupt']} files corrupt, {found['unequal']} outcomes "
         "changed."
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 
 def scout_finishes(file: ResultFile) -> md.Section:
@@ -36,11 +37,12 @@ def scout_finishes(file: ResultFile) -> md.Section:
     ]
     return md.Section(
         title="Are scouts better finished in another way?",
-        headline=f"of {len(rows)} ways on {document['num_scenes']} tuning scenes the best: {_way(best)} "
+        headline=f"of {counted(len(rows), 'way')} on {counted(document['num_scenes'], 'tuning scene')} the "
+        f"best: {_way(best)} "
         f"behind {_look(best)} steps, {md.interval(best['minus_plain'], digits=2, sign='+')} points against "
         "the take from the same noise",
         body=md.paragraphs(
-            f"{document['num_scenes']} tuning scenes.",
+            f"{counted(document['num_scenes'], 'tuning scene')}.",
             md.table(header, rows, num_text_columns=2),
             "How whole looks rank like their takes, by their size:",
             md.table(

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 TITLE = "How much memory does a run take, and how well is it planned?"
 HEADER = (
@@ -33,7 +34,8 @@ def memory(file: ResultFile) -> md.Section:
         title=TITLE,
         headline=_headline(document["summary"]),
         body=md.paragraphs(
-            f"Models of size {settings['size']}, {settings['steps']} denoise steps, one take a scenario; the "
+            f"Models of size {settings['size']}, {counted(settings['steps'], 'denoise step')}, one take a "
+            "scenario; the "
             "peak is what torch's allocator handed out at once, reserved what it held of the card. Seconds "
             "are of two scenarios that overlap, or of one, with whatever had to be compiled anew.",
             md.table(HEADER, [_row(row) for row in document["rows"]]),
@@ -48,7 +50,7 @@ def memory(file: ResultFile) -> md.Section:
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
-    told = [f"{summary['num_run']} runs"]
+    told = [f"{counted(summary['num_run'], 'run')}"]
     if summary["num_refused"]:
         told.append(f"{summary['num_refused']} refused before loading")
     if (worst := summary.get("plan_error_worst")) is not None:

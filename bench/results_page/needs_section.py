@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 TITLE = "What do published models need of a card?"
 ALONE = "one lane at a time"
@@ -32,7 +33,7 @@ def needs(file: ResultFile) -> md.Section:
     header = ["generator", "critic", "card", "GiB", "planned GiB", "changed to fit"]
     return md.Section(
         title=TITLE,
-        headline=f"{len(generators)} generators, {len(critics)} critics",
+        headline=f"{counted(len(generators), 'generator')}, {counted(len(critics), 'critic')}",
         body=md.paragraphs(
             f"Planned by `retake plan` for takes of {size} with preset {settings['preset']}, by the headers "
             "of files without weights; nothing ran.",

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 TITLE = "What does it bring to run both at once?"
 HEADER = (
@@ -57,16 +58,17 @@ def _headline(summary: Mapping[str, Any]) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     return (
-        f"Models of size {settings['size']}, preset {settings['preset']}, {settings['steps']} denoise steps, "
-        f"{settings['takes']} takes and the replies of the row, {settings['reply_tokens']} tokens each, all "
-        "there from the beginning."
+        f"Models of size {settings['size']}, preset {settings['preset']}, "
+        f"{counted(settings['steps'], 'denoise step')}, "
+        f"{counted(settings['takes'], 'take')} and the replies of the row, {settings['reply_tokens']} "
+        "tokens each, all there from the beginning."
     )
 
 
 def _row(way: Mapping[str, Any]) -> list[str]:
     hidden = way.get("critic_share_hidden")
     return [
-        f"{way['name']} ({way['replies']} replies)" if way["replies"] else way["name"],
+        f"{way['name']} ({counted(way['replies'], 'reply')})" if way["replies"] else way["name"],
         md.ms(way["makespan_s"]),
         str(len(way["runs_s"])),
         md.times(way.get("over_sum_of_both")),

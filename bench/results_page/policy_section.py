@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 
 def policy(file: ResultFile) -> md.Section:
@@ -39,7 +40,8 @@ def policy(file: ResultFile) -> md.Section:
         title="Which layers of the bundled generator stand 8 bits?",
         headline="; ".join(f"{row['name']} {md.small(row['worst_error'])} at worst" for row in rows),
         body=md.paragraphs(
-            f"{document['num_scenarios']} training scenes, every timestep of the schedule. Admitted: a "
+            f"{counted(document['num_scenarios'], 'training scene')}, every timestep of the schedule. "
+            "Admitted: a "
             f"linear layer up to {md.small(budget['linear_relative_error'])} at its worst timestep, "
             f"attention up to {md.small(budget['attention_relative_error'])} at each.",
             md.table([*header, "the largest is of"], cells),

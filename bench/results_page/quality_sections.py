@@ -15,6 +15,7 @@ from bench.results_page.reliability import reliability_plot
 from bench.results_page.result_files import ResultFile
 from bench.results_page.speed_sections import PLOTS
 from bench.results_page.waterfall import Bar, Scale, waterfall
+from engine.words import counted
 
 ARMS = {
     "frozen": "the last frame of the prefix, held",
@@ -90,7 +91,7 @@ def _compared(file: ResultFile, *, title: str, base: str) -> md.Section:
     not_run = [f"{name}: {reason}" for name, reason in document.get("not_run", {}).items()]
     n = document.get("num_scenarios")
     whose = document.get("of") or "the bundled generator"
-    count = f"{n} held-out scenarios of {whose}, same seeds." if n else None
+    count = f"{counted(n, 'held-out scenario')} of {whose}, same seeds." if n else None
     return md.Section(
         title=title,
         headline=_price(document["rows"], base),
@@ -120,9 +121,10 @@ def demo_quality(file: ResultFile) -> md.Section:
         if (rows := _rows_of(document.get(key, {}), known))
     ]
     gain = document.get("chosen_minus_first")
-    words = f"{document['n']} scenarios, {document.get('num_takes', '?')} takes."
+    words = f"{counted(document['n'], 'scenario')}, {document.get('num_takes', '?')} takes."
     if document.get("num_pending"):
-        words += f" The run is not finished: {document['num_pending']} more scenarios are not in it."
+        lacking = counted(document["num_pending"], "more scenario is", "more scenarios are")
+        words += f" The run is not finished: {lacking} not in it."
     if gain:
         words += f" Chosen take minus first take, paired: {md.interval(gain, digits=2, sign='+')}."
     for key, label in PAIRS.items():
@@ -130,7 +132,7 @@ def demo_quality(file: ResultFile) -> md.Section:
             words += f" {label}: {md.interval(document[key], digits=2, sign='+')}."
     replies = _replies(critic)
     if "num_truly_acceptable" in critic:
-        words = f"{words} {critic['num_truly_acceptable']} takes are truly acceptable."
+        words = f"{words} {counted(critic['num_truly_acceptable'], 'take is', 'takes are')} truly acceptable."
     plots = _arms_plot(file.name, document)
     scored = critic.get("by_case_score", {})
     calibrated = critic.get("calibrated", {})
@@ -176,11 +178,12 @@ def _replies(critic: Mapping[str, Any]) -> list[list[str]]:
         [label, md.percent(critic[key])] for key, label in CRITIC.items() if critic.get(key) is not None
     ]
     if faults := critic.get("faults"):
-        label = f"faults named right, of {faults['num']} takes that are not acceptable"
+        takes = counted(faults["num"], "take that is", "takes that are")
+        label = f"faults named right, of {takes} not acceptable"
         replies.append([label, md.share(faults["fault_accuracy"])])
     controls = critic.get("controls", {})
     replies += [
-        [f"{label} ({controls['n']} scenes)", md.percent(controls[key])]
+        [f"{label} ({counted(controls['n'], 'scene')})", md.percent(controls[key])]
         for key, label in CONTROLS.items()
         if key in controls
     ]
@@ -204,7 +207,7 @@ def _worth_of_score(scored: Mapping[str, Any], calibrated: Mapping[str, Any]) ->
             md.ms(calibrated.get("calibration_error")),
         ],
     ]
-    head = f"critic against a case score of {scored['threshold']:g}, {scored['num']} takes"
+    head = f"critic against a case score of {scored['threshold']:g}, {counted(scored['num'], 'take')}"
     return md.table([f"{head}, {scored['num_acceptable']} acceptable", "value"], shares)
 
 
@@ -223,7 +226,7 @@ def _arms_plot(name: str, document: Mapping[str, Any]) -> dict[str, str]:
         for key in shown
     ]
     limits = {"oracle": document["oracle"]["mean"]} if "oracle" in document else {}
-    title = f"Physics-IQ Verified score of {document['n']} held-out simulated scenes"
+    title = f"Physics-IQ Verified score of {counted(document['n'], 'held-out simulated scene')}"
     return {f"waterfall-{md.slug(name)}.svg": waterfall(title, bars, limits, POINTS)}
 
 
@@ -249,7 +252,7 @@ def scoring(file: ResultFile) -> md.Section:
     header = ["official tool", "submissions", "CSV the same bytes", "largest difference in a CSV"]
     header += ["largest difference in an aggregate", "scores equal as printed"]
     largest = md.small(document["largest_columns_difference"])
-    headline = f"{len(found)} comparisons with the official tool, largest difference {largest}"
+    headline = f"{counted(len(found), 'comparison')} with the official tool, largest difference {largest}"
     timing = document.get("timing")
     if timing:
         headline += (
@@ -289,10 +292,10 @@ def selectors(file: ResultFile) -> md.Section:
 def _price(rows: list[Mapping[str, Any]], base: str) -> str:
     priced = [row for row in rows if (row.get("difference") or {}).get("mean") is not None]
     if not priced:
-        return f"{len(rows)} settings"
+        return f"{counted(len(rows), 'setting')}"
     worst = min(priced, key=lambda row: row["difference"]["mean"])
     return (
-        f"{len(priced)} settings; the dearest is {worst['name']}, "
+        f"{counted(len(priced), 'setting')}; the dearest is {worst['name']}, "
         f"{md.interval(worst['difference'], digits=2, sign='+')} points against {base}"
     )
 

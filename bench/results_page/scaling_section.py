@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 TITLE = "What does another GPU bring?"
 HEADER = ("run", "workers", "start-up s", "scenarios", "makespan s", "scenarios per hour", "workers lost")
@@ -22,9 +23,10 @@ def scaling(file: ResultFile) -> md.Section:
     settings, number = document["settings"], document["num_workers"]
     return md.Section(
         title=TITLE,
-        headline=f"{md.times(document['speedup'])} the scenarios per hour with {number} workers",
+        headline=f"{md.times(document['speedup'])} the scenarios per hour with {counted(number, 'worker')}",
         body=md.paragraphs(
-            f"Models of size {settings['size']}, preset {settings['preset']}, {settings['loops'] + 1} takes a"
+            f"Models of size {settings['size']}, preset {settings['preset']}, "
+            f"{counted(settings['loops'] + 1, 'take')} a"
             f" scenario, on: {document['on']}. Timed from the moment when all workers are warm; start-up is"
             f" until then, from models on disk. With a worker killed, scenarios took"
             f" {md.whole(document['killed_costs_s'])} s more than at the rate of all workers.",

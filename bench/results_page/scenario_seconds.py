@@ -13,6 +13,7 @@ from typing import Any
 from bench.results_page import markdown as md
 from bench.results_page.page import Page
 from bench.results_page.timed_rows import fastest, read_rows
+from engine.words import counted
 
 NEEDS, WHOLE_RUN = "model_needs", "end_to_end_h200"
 MEASURED = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
@@ -32,7 +33,7 @@ class Seconds:
     @property
     def cell(self) -> str:
         how = "measured" if self.timed is None else "estimated"
-        return f"{md.ms(self.value)} {how}, {self.steps} steps"
+        return f"{md.ms(self.value)} {how}, {counted(self.steps, 'step')}"
 
 
 def of(page: Page, name: str) -> Seconds | None:
@@ -59,8 +60,8 @@ def note(page: Page, found: Mapping[str, Seconds]) -> str:
     document = page.document(WHOLE_RUN)
     gpu = str(document["manifest"]["machine"]["gpus"][0]["name"]).removeprefix("NVIDIA ")
     return (
-        f"Seconds a scenario, {takes_a_scenario(page)} takes, on an {gpu} with random weights: measured "
-        f"{page.link(WHOLE_RUN, 'in whole runs')} with preset `{VARIANT}` and the critic in "
+        f"Seconds a scenario, {counted(takes_a_scenario(page), 'take')}, on an {gpu} with random weights: "
+        f"measured {page.link(WHOLE_RUN, 'in whole runs')} with preset `{VARIANT}` and the critic in "
         f"{document['settings']['quantization']}; or estimated by the forwards of a take, at the fastest "
         f"median ({links}), scaled by FLOPs where a take is longer; the denoiser alone. –: not known."
     )

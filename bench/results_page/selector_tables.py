@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from engine.words import counted
+
 Document = Mapping[str, Any]
 ALL_TAKES = "all_takes"
 
@@ -18,7 +20,7 @@ ALL_TAKES = "all_takes"
 def print_tables(document: Document, console: Console) -> None:
     """One table a set, then what each selector costs."""
     for name, figures in document["sets"].items():
-        title = f"{_title(name, document)}: {figures['n']} scenarios"
+        title = f"{_title(name, document)}: {counted(figures['n'], 'scenario')}"
         table = Table("choice", "score", "minus first", "minus random", "share of oracle", title=title)
         for label in ("first_take", "loop", "random"):
             table.add_row(label, _interval(figures[label]))
@@ -90,7 +92,7 @@ def _title(name: str, document: Document) -> str:
 
 
 def _remarks(document: Document) -> list[str]:
-    remarks = [f"{document['num_scenes']} scenes, {document['num_takes']} takes."]
+    remarks = [f"{counted(document['num_scenes'], 'scene')}, {counted(document['num_takes'], 'take')}."]
     if document["num_scenes_trained_on"]:
         remarks.append(
             f"{document['num_scenes_trained_on']} of them were trained or tuned on: not a held-out figure."
@@ -98,14 +100,16 @@ def _remarks(document: Document) -> list[str]:
     tuned = document["tuned"]
     if tuned:
         remarks.append(
-            f"{tuned['combination']} was the best combination on {tuned['num_tuning_scenes']} other scenes "
+            f"{tuned['combination']} was the best combination on "
+            f"{counted(tuned['num_tuning_scenes'], 'other scene')} "
             f"({tuned['gain_on_tuning_scenes']:+.2f} over random choice there)."
         )
     partial = [name for name, found in document["selectors"].items() if found["scored_takes"] < 1]
     if partial:
         remarks.append(f"Not every take has a score of {', '.join(partial)}.")
     if document["left_out"]:
-        remarks.append(f"{len(document['left_out'])} scenarios are left out: some takes have no score.")
+        left_out = counted(len(document["left_out"]), "scenario is", "scenarios are")
+        remarks.append(f"{left_out} left out: some takes have no score.")
     return remarks
 
 

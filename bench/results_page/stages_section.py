@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 STAGED, UNSTAGED = "staged", "unstaged"
 FORMS = {
@@ -63,7 +64,8 @@ def critic_stages(file: ResultFile) -> md.Section:
         headline=f"right verdicts, balanced: {md.share(staged['balanced_accuracy'])} with stages, "
         f"{md.share(unstaged['balanced_accuracy'])} without",
         body=md.paragraphs(
-            f"{document['num_takes']} takes of {document['num_scenes']} held-out scenes, "
+            f"{counted(document['num_takes'], 'take')} of "
+            f"{counted(document['num_scenes'], 'held-out scene')}, "
             f"{staged['num_acceptable']} of them acceptable by a case score of {staged['threshold']:g}.",
             md.table(["figure (95 %)", *(FORMS[name] for name in forms)], rows),
             "With stages minus without, paired, in percentage points:",
@@ -83,7 +85,8 @@ def _pairs(faults: Mapping[str, Any]) -> list[str]:
         [true, str(sum(found.values())), *(str(found.get(name, 0)) for name in stated)]
         for true, found in sorted(pairs.items())
     ]
-    told = f"The fault that it named with stages, of {faults['num']} takes that are not acceptable:"
+    takes = counted(faults["num"], "take that is", "takes that are")
+    told = f"The fault that it named with stages, of {takes} not acceptable:"
     return [told, md.table(["true fault", "n", *stated], rows)]
 
 

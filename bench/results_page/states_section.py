@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 FIGURES = {
     "rank_correlation": "Spearman within a scenario",
@@ -37,7 +38,8 @@ def state_fit(file: ResultFile) -> md.Section:
         headline=f"chosen by them {md.interval(points, sign='+')} points above a random take, "
         f"{md.share(gain)} of the oracle's gain; Spearman {md.interval(document['rank_correlation'], 2)}",
         body=md.paragraphs(
-            f"{document['num_takes']} takes of {document['num_scenes']} tuning scenes. A probe of the hidden "
+            f"{counted(document['num_takes'], 'take')} of "
+            f"{counted(document['num_scenes'], 'tuning scene')}. A probe of the hidden "
             "states at early steps is fitted to the case score, and measured on scenes left out of the fit. "
             "Permuted: the same on scores that were permuted within their scenario.",
             md.table(["figure", "probe", "permuted", "95 % of these below"], rows),

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 HEADER = (
     "setting",
@@ -35,9 +36,10 @@ def loop_variants(file: ResultFile) -> md.Section:
     told = [f"`{row['name']}` {md.interval(row['difference'], digits=2, sign='+')}" for row in rows]
     return md.Section(
         title="What is another setting of the loop worth?",
-        headline=f"{scenes} scenes: {', '.join(told)} points",
+        headline=f"{counted(scenes, 'scene')}: {', '.join(told)} points",
         body=md.paragraphs(
-            f"Against the same loop without it, on {base['num_scenarios']} scenarios ({scenes} scenes)."
+            f"Against the same loop without it, on {counted(base['num_scenarios'], 'scenario')} "
+            f"({counted(scenes, 'scene')})."
             f" First prompt: {begins}; {base['takes_a_scenario']:.2f} takes a scenario.",
             md.table(HEADER, [_row(row, base) for row in rows]),
             md.table(["setting", *categories], by_category) if categories else None,
@@ -49,7 +51,8 @@ def loop_variants(file: ResultFile) -> md.Section:
 def _apart(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         if row["left_out"]:
-            yield f"{row['name']}: {len(row['left_out'])} scenarios are left out, without a score on one side"
+            left_out = counted(len(row["left_out"]), "scenario is", "scenarios are")
+            yield f"{row['name']}: {left_out} left out, without a score on one side"
         for line in row["also_differs"]:
             yield f"{row['name']}: not only the setting differs: {line}"
 

@@ -12,6 +12,7 @@ from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
 from bench.results_page.speed_sections import PLOTS
 from bench.results_page.waterfall import Bar, Scale, waterfall
+from engine.words import counted
 
 TITLE = "How fast is a whole run?"
 RATIOS = {
@@ -187,9 +188,10 @@ def _settings(settings: Mapping[str, Any]) -> str:
     patch = settings.get("patch_tokens")  # older files do not have it
     shorter = f" ({patch} a critique that is a patch)" if patch else ""
     return (
-        f"Models of size {settings['size']}, {settings['steps']} denoise steps, a critic in format "
+        f"Models of size {settings['size']}, {counted(settings['steps'], 'denoise step')}, a critic in "
+        "format "
         f"{settings['quantization']} that writes {settings['reply_tokens']} tokens a reply{shorter}; of each "
-        f"scenario one plan, {takes} takes and {takes} critiques."
+        f"scenario one plan, {counted(takes, 'take')} and {counted(takes, 'critique')}."
     )
 
 

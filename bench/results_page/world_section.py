@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.results_page import markdown as md
 from bench.results_page.result_files import ResultFile
+from engine.words import counted
 
 PROMPTS = ("brief", "plan")
 FIGURES = {
@@ -43,7 +44,8 @@ def world(file: ResultFile) -> md.Section:
     ]
     bounds = ", ".join(f"{name} {md.interval(chosen[name])}" for name in ("frozen", "extrapolated"))
     words = (
-        f"{settings['count']} tuning scenes of the world `{settings['world']}`, {settings['takes']} takes of "
+        f"{counted(settings['count'], 'tuning scene')} of the world `{settings['world']}`, "
+        f"{counted(settings['takes'], 'take')} of "
         f"each prompt, no loop and no critic; the plan is the true one. Without any model: {bounds}. "
         f"{settings['rule']}"
     )

@@ -25,6 +25,7 @@ from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS, Frames
 from engine.video.files import refuse_damaged
 from engine.video.motion_masks import Gray, motion_masks, write_masks
+from engine.words import counted
 
 Packed = NDArray[np.uint8]
 FrameSink = Callable[[Frames], None]
@@ -157,7 +158,8 @@ def packed_iou(a: Packed, b: Packed) -> float:
 def _check_length(path: Path, found: int, needed: int) -> None:
     if found != needed:
         raise VideoError(
-            f"{path} has {found} frames that decode; the first {needed} are compared, so as many are needed",
+            f"{path} has {counted(found, 'frame')} that decode; the first {needed} are compared, so as "
+            "many are needed",
             fix="put a complete clip of 5 s at the frame rate of its folder there",
         )
 

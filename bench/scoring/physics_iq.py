@@ -44,6 +44,7 @@ from engine.errors import RetakeError, ScorerError, VideoError
 from engine.runs.changes import listed
 from engine.settings.environment import cache_folder, usable_cores
 from engine.video.files import probe
+from engine.words import counted
 
 SCORES = "scores.json"  # of a run, in its folder
 MAX_THREADS = 4  # of one decoder; each holds a frame of the clip
@@ -223,8 +224,9 @@ def _say_disk_use(
         free = shutil.disk_usage(place).free
         console.print(
             f"real clips are read once and kept in {cache}: {low:.1f} to {high:.1f} GB for "
-            f"{len(submission.rows)} cases at {submission.fps:g} fps ({used / 1e9:.1f} GB in {count} entries "
-            f"now, {free / 1e9:.0f} GB free); --cache moves it, --no-cache does without",
+            f"{counted(len(submission.rows), 'case')} at {submission.fps:g} fps ({used / 1e9:.1f} GB in "
+            f"{counted(count, 'entry')} now, {free / 1e9:.0f} GB free); --cache moves it, --no-cache does "
+            "without",
             highlight=False,
             soft_wrap=True,
         )

@@ -21,6 +21,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import takes_of
 from engine.settings.config import BUNDLED
 from engine.types import Scenario
+from engine.words import counted
 from kernels.files import file_digest
 
 Clips = Mapping[str, Sequence[tuple[int, Path]]]
@@ -72,8 +73,9 @@ def seen_scenes(run: Path, scenes: Iterable[str]) -> list[str]:
     names = {scene.removeprefix("trimmed-") for scene in scenes}
     found = Counter(part for name in names if (part := part_of(name)) in SEEN)
     return [
-        f"{num} of {len(names)} scenes are {part} scenes of the bundled models, on which they are not to be "
-        f"measured; for held-out ones: retake scenes OUT --seed {first_held_out(DEFAULT_WORLD)}"
+        f"{num} of {counted(len(names), f'scene is a {part} scene', f'scenes are {part} scenes')} of the "
+        "bundled models, on which they are not to be measured; for held-out ones: retake scenes OUT --seed "
+        f"{first_held_out(DEFAULT_WORLD)}"
         for part, num in sorted(found.items())
     ]
 

@@ -19,6 +19,7 @@ from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
 from engine.types import ANSWER_SECONDS, Clip
 from engine.video.files import check_clip, probe, refuse_mirrored
+from engine.words import counted
 
 MAX_LISTED = 20
 
@@ -47,10 +48,12 @@ def refusal(
 ) -> str | None:
     if not lacking:
         return None
-    lines = [f"{folder} is incomplete: {len(lacking)} of {num_expected} cases cannot be scored"]
+    lines = [f"{folder} is incomplete: {len(lacking)} of {counted(num_expected, 'case')} cannot be scored"]
     lines += _listed(f"{entry.scenario_id}: {entry.reason}" for entry in lacking)
     if strange:
-        lines += [f"{len(strange)} other files lie there, perhaps under a wrong name"]
+        lines += [
+            f"{counted(len(strange), 'other file lies', 'other files lie')} there, perhaps under a wrong name"
+        ]
         lines += _listed(entry.reason for entry in strange)
     return "\n".join(lines)
 
@@ -167,7 +170,7 @@ def _common_fps(headers: Iterable[Clip | VideoError], folder: Path) -> float:
     rates = Counter(header.fps for header in found if isinstance(header, Clip))
     if not rates:
         raise ScorerError(
-            f"{folder} holds no readable clip of the dataset ({len(found)} candidate files)",
+            f"{folder} holds no readable clip of the dataset ({counted(len(found), 'candidate file')})",
             fix="give a run folder, or a folder of mp4 files named by generated_video_name of the dataset",
         )
     return rates.most_common(1)[0][0]

@@ -17,6 +17,7 @@ import yaml
 
 from bench.submission.card_fields import BLOCKS, FIELDS, METRICS, Field, never
 from engine.errors import ConfigError, nearest
+from engine.words import counted
 
 MARK = "<fill in>"
 DECLARED = ("terms", "warranties")
@@ -132,7 +133,7 @@ def _check_scores(scores: Mapping[str, Any], num_runs: int, computed: Mapping[st
                     f"reported_scores.{metric}_std",
                     deviation,
                     "0 to 100",
-                    f"give the sample standard deviation of the {num_runs} runs",
+                    f"give the sample standard deviation of the {counted(num_runs, 'run')}",
                 )
             )
     for name, value in computed.items():

@@ -28,6 +28,7 @@ from engine.video.files import (
     stream_frames,
 )
 from engine.video.times import Timeline, read_timeline
+from engine.words import counted
 from kernels.files import whole_file
 
 PREFIX_MODES = ("auto", "keep", "cut")
@@ -87,7 +88,7 @@ def choose_frames(timeline: Timeline, *, skip_s: float, fps: int) -> list[int]:
     if left_s < ANSWER_SECONDS - frame_s / 2:
         after = f", {left_s:.3f} s after the cut" if skip_s else ""
         raise VideoError(
-            f"too short: {timeline.seconds:.3f} s ({len(timeline.times_s)} frames){after}; "
+            f"too short: {timeline.seconds:.3f} s ({counted(len(timeline.times_s), 'frame')}){after}; "
             f"{ANSWER_SECONDS:g} s are needed",
             fix="generate longer clips; a short one is not padded",
         )
@@ -176,15 +177,14 @@ def _timing_notes(
     num_frames = len(timeline.times_s)
     if abs(clip.fps - fps) > FPS_TOLERANCE:
         repeated = len(indices) - len(set(indices))
-        twice = f", {repeated} frames repeated" if repeated else ""
+        twice = f", {counted(repeated, 'frame')} repeated" if repeated else ""
         notes.append(f"{clip.fps:g} to {fps} fps by the nearest frame{twice}")
     gaps = np.diff(timeline.times_s)
     if len(gaps) and gaps.max() > 1.5 * np.median(gaps):
         notes.append("uneven frame times, each output frame by time")
     over = num_frames - 1 - indices[-1]
     if over > 0 and abs(clip.fps - fps) <= FPS_TOLERANCE:
-        plural = "s" if over > 1 else ""
-        notes.append(f"{over} frame{plural} after the first {ANSWER_SECONDS:g} s left out")
+        notes.append(f"{counted(over, 'frame')} after the first {ANSWER_SECONDS:g} s left out")
         if over == 1 and skip_s == 0:
             frame_s = f"{1 / clip.fps:.4f}"
             notes.append(f"if frame 0 is the input picture, --skip-seconds {frame_s} leaves that out instead")

@@ -20,6 +20,7 @@ from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS
 from engine.video.files import probe, stream_frames
 from engine.video.times import read_timeline
+from engine.words import counted
 
 Greys = NDArray[np.float32]
 """[K, h, w], levels from 0 to 255."""
@@ -102,7 +103,7 @@ def agree(found: Mapping[str, Cut | VideoError]) -> dict[str, Cut | VideoError]:
     if len(cuts) != 1 or cuts.total() <= len(unclear):
         return dict(found)
     (skip_s,) = cuts
-    reason = f"first {skip_s:.3g} s cut as in the {cuts.total()} clips of which it is clear"
+    reason = f"first {skip_s:.3g} s cut as in the {counted(cuts.total(), 'clip')} of which it is clear"
     return {**found, **{name: Cut(skip_s=skip_s, reason=reason) for name in unclear}}
 
 

@@ -14,6 +14,7 @@ from bench.submission.rules import VIDEO_SUFFIXES
 from engine.datasets._text import read_rows
 from engine.datasets.physics_iq import VIEWS, Description, cases_of
 from engine.errors import DatasetError
+from engine.words import counted
 
 MAP_COLUMNS = ("file", "generated_video_name")
 _LISTED = 40
@@ -47,7 +48,7 @@ def match_names(files: Iterable[Path], rows: Sequence[Description]) -> dict[str,
         else:
             by_name[row.output_name].append(path)
     problems += [
-        f"{', '.join(path.name for path in paths)}: {len(paths)} files for {name}"
+        f"{', '.join(path.name for path in paths)}: {counted(len(paths), 'file')} for {name}"
         for name, paths in by_name.items()
         if len(paths) > 1
     ]

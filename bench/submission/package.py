@@ -22,6 +22,7 @@ from engine.datasets.physics_iq import NUM_CASES, cases_of, descriptions_path, r
 from engine.errors import ConfigError, VideoError
 from engine.runs.store import RunStore
 from engine.video.files import Header, probe, read_header, refuse_damaged, refuse_mirrored
+from engine.words import counted
 
 RUN_ID: Final = re.compile(r"[a-z0-9]+__[a-z0-9.-]+__(\d{4}-\d{2}-\d{2})")
 _RUN_ID_FORM = "organization__model__YYYY-MM-DD of small letters and digits, in the model also . and -"
@@ -120,7 +121,7 @@ def _check_descriptions(dataset: Path, info: Mapping[str, Any]) -> list[Problem]
         problems.append(
             Problem(
                 field="descriptions.csv",
-                value=f"{len(rows)} take-1 rows in {path}",
+                value=f"{counted(len(rows), 'take-1 row')} in {path}",
                 allowed=f"{NUM_CASES}",
                 fix="give the whole benchmark; reduced datasets cannot be submitted",
             )
@@ -175,7 +176,8 @@ def _check_clips(
         Problem(
             field=f"runs/{run.name}",
             value=f"{reason}: {_some(found)}",
-            allowed=f"{len(names)} clips of 5.000 s with the frame rate and resolution of the card",
+            allowed=f"{counted(len(names), 'clip')} of 5.000 s with the frame rate and resolution of the "
+            "card",
             fix=f"`retake resume {run.record}` puts it back" if reason == _NOT_CHOSEN else _PREPARE,
         )
         for reason, found in by_reason.items()

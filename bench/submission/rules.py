@@ -10,6 +10,7 @@ import re
 
 from engine.types import ANSWER_SECONDS
 from engine.video.files import Header
+from engine.words import counted
 
 DURATION_TOLERANCE_S = 0.001
 FPS_TOLERANCE = 0.01
@@ -34,7 +35,7 @@ def timing_problems(header: Header, fps: float) -> list[str]:
     if rates:
         found.append(f"{' or '.join(sorted(rates))} fps, not {fps:g}")
     elif header.num_frames != round(ANSWER_SECONDS * fps):
-        found.append(f"{header.num_frames} frames, not {round(ANSWER_SECONDS * fps)}")
+        found.append(f"{counted(header.num_frames, 'frame')}, not {round(ANSWER_SECONDS * fps)}")
     return found
 
 
@@ -46,7 +47,7 @@ def encoding_problems(header: Header) -> list[str]:
     if (header.codec, header.pixel_format) != ("h264", "yuv420p"):
         found.append(f"{header.codec} {header.pixel_format}, not h264 yuv420p")
     if header.num_streams != 1:
-        found.append(f"{header.num_streams} streams, not the video alone")
+        found.append(f"{counted(header.num_streams, 'stream')}, not the video alone")
     if header.width % 2 or header.height % 2:
         found.append(f"{header.width}x{header.height}, not an even size")
     return found

@@ -24,6 +24,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import is_of
 from engine.settings.config import read_config
 from engine.video.files import probe
+from engine.words import counted
 from kernels.files import file_digest, read_json
 
 VERIFIED_TREE: Final = TREES[1]
@@ -66,7 +67,7 @@ def find_runs(folders: Sequence[Path], scores: Sequence[Path]) -> list[Run]:
     """Raises ConfigError for a folder that is none, two of one name, or another number of score files."""
     if scores and len(scores) != len(folders):
         raise ConfigError(
-            f"{len(scores)} files with --scores for {len(folders)} runs",
+            f"{counted(len(scores), 'file')} with --scores for {counted(len(folders), 'run')}",
             fix="give one for each run, in order",
         )
     for folder in folders:
@@ -101,7 +102,7 @@ def known_fields(runs: Sequence[Run], dataset: Path, prompts: str | None) -> dic
         source = "as told with --descriptions" if prompts else "by the sha256 of descriptions.csv"
         known["public_info.descriptions"] = Known(value=found, source=source)
     scores = reported_scores(runs).values
-    spread = f"{len(runs)} runs" if len(runs) > 1 else "1 run, which has no deviation"
+    spread = f"{counted(len(runs), 'run')}" if len(runs) > 1 else "1 run, which has no deviation"
     known |= {
         f"reported_scores.{name}": Known(value=round(value, 4), source=f"by scores.json, {spread}")
         for name, value in scores.items()
@@ -202,7 +203,7 @@ def _record_facts(run: Run) -> dict[str, Known]:
         names = config.loop.selectors
         facts["bon_sampling_method"] = (
             ", ".join(names) if len(names) == 1 else f"rank sum of {', '.join(names)}"
-        ) + (f"; {by_hand} clips chosen by hand" if by_hand else "")
+        ) + (f"; {counted(by_hand, 'clip')} chosen by hand" if by_hand else "")
     if rewrites:
         facts["prompt_upsampling_method"] = f"Retake loop with the critic {Path(config.critic.name).name}"
     gpu = _gpu(run.record)

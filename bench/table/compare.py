@@ -24,6 +24,7 @@ from bench.files import write_json
 from bench.table.render import TITLES, difference_text
 from bench.table.rows import SCORES, Board, Row, make_board, single_rows
 from engine.errors import RetakeError
+from engine.words import counted
 
 ALL = "all"
 MIN_SCENES = 2  # one scene says nothing of how much scenes differ
@@ -100,12 +101,14 @@ def _group(board: Board, first: Row, second: Row) -> dict[str, Any]:
 
 def _notes(board: Board) -> list[str]:
     notes = [
-        f"Difference: A minus B over the same {len(board.scenario_ids)} cases of {len(board.scenes)} scenes, "
+        f"Difference: A minus B over the same {counted(len(board.scenario_ids), 'case')} of "
+        f"{counted(len(board.scenes), 'scene')}, "
         f"paired percentile bootstrap over scenes, 95 %, {RESAMPLES} resamples; no interval from one scene."
     ]
     if board.left_out:
         reasons = list(board.left_out.values())
-        notes.append(f"{len(reasons)} scenarios are left out on both sides: {'; '.join(reasons[:3])}.")
+        scenarios = counted(len(reasons), "scenario is", "scenarios are")
+        notes.append(f"{scenarios} left out on both sides: {'; '.join(reasons[:3])}.")
     return notes
 
 

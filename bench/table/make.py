@@ -41,6 +41,7 @@ from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
 from engine.runs.folder import DATABASE
 from engine.types import SelectorSettings
+from engine.words import counted
 from kernels.files import printable
 
 SWITCH = {"original": (ORIGINAL,), "verified": (VERIFIED,), "both": SCORES}
@@ -220,7 +221,10 @@ def _notes(
     board: Board, groups: Sequence[Sequence[Row]], ensembles: Sequence[Ensemble], compare: str
 ) -> list[str]:
     """What a reader must know to read the figures right."""
-    notes = [f"{len(board.scenario_ids)} cases of {len(board.scenes)} scenes; scores in percent."]
+    notes = [
+        f"{counted(len(board.scenario_ids), 'case')} of {counted(len(board.scenes), 'scene')}; scores in "
+        "percent."
+    ]
     for rows in groups:
         span = f"Row {rows[0].name}" if len(rows) == 1 else f"Rows {rows[0].name} to {rows[-1].name}"
         seeds = ", ".join(map(str, rows[0].seeds))
@@ -244,11 +248,12 @@ def _notes(
         notes.append("Steps - of a row: the model folder's default, which its run did not record.")
     users = sum(one.overruled is not None for run in board.runs for one in run.outcomes.values())
     if users:
-        notes.append(f"Of {users} scenarios the user chose the take: loop is what the loop chose.")
+        notes.append(f"Of {counted(users, 'scenario')} the user chose the take: loop is what the loop chose.")
     notes += [ensemble.note for ensemble in ensembles if ensemble.note is not None]
     if board.left_out:
         reasons = list(board.left_out.values())
-        notes.append(f"{len(reasons)} scenarios are left out of every row: {'; '.join(reasons[:3])}.")
+        scenarios = counted(len(reasons), "scenario is", "scenarios are")
+        notes.append(f"{scenarios} left out of every row: {'; '.join(reasons[:3])}.")
     return notes
 
 

@@ -22,6 +22,7 @@ from engine.errors import ModelError
 from engine.machine.outline import bytes_of
 from engine.quant.precision_policy import checkpoint_digest
 from engine.quant.recipes import SurgeryError
+from engine.words import counted
 from kernels.files import read_json
 
 FILE = "fp8_convolutions.json"
@@ -90,8 +91,10 @@ def use_vae(vae: AutoencoderKLWan, wanted: str, folder: Path | None) -> str:
         if reason is not None:
             raise SurgeryError(f"{name} cannot be FP8 here: {reason}", fix=OTHERWISE)
     count = use_fused_vae(vae, fp8=choice.convolutions)
-    kept = f"{len(choice.convolutions)} of {len(known)} convolutions in FP8, {choice.psnr_db:.1f} dB"
-    return f"fused: {count} modules; {kept} ({choice.producer})"
+    kept = (
+        f"{len(choice.convolutions)} of {counted(len(known), 'convolution')} in FP8, {choice.psnr_db:.1f} dB"
+    )
+    return f"fused: {counted(count, 'module')}; {kept} ({choice.producer})"
 
 
 def vae_bytes(vae: AutoencoderKLWan, wanted: str, folder: Path | None) -> int:

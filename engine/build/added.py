@@ -26,6 +26,7 @@ from engine.settings.environment import models_folder
 from engine.settings.model_names import added_model, is_name
 from engine.settings.notation import is_hub_name
 from engine.weights.linked import LINKS, WEIGHTS, Link, linked_parts, links_document
+from engine.words import counted
 
 Digest = Callable[[Path], str]
 OPTIONS: Final = {
@@ -260,7 +261,7 @@ def _link_folder(place: Path, path: Path) -> str:
         raise ModelError(f"{path} holds no file", fix="give the folder of that part, as a library saves it")
     for file in files:
         _link(place / file.name, file)
-    return f"folder of {len(files)} files"
+    return f"folder of {counted(len(files), 'file')}"
 
 
 def _link(place: Path, target: Path) -> None:

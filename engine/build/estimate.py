@@ -17,6 +17,7 @@ import numpy as np
 from engine.protocols import Critic, Generator, Job
 from engine.types import Prompt, Restarts, Scenario, ScoutForm, Video
 from engine.video.prefix import read_prefix
+from engine.words import counted
 
 WARM_UP_STEPS = 2
 
@@ -60,12 +61,16 @@ class TimeEstimate:
     def describe(self) -> str:
         between = f"{clock(self.shortest_s)} to " if self.overlap else ""
         scouts = (
-            f"{self.scouts_per_scenario} scouts {self.scouts_s:.1f} s, " if self.scouts_per_scenario else ""
+            f"{counted(self.scouts_per_scenario, 'scout')} {self.scouts_s:.1f} s, "
+            if self.scouts_per_scenario
+            else ""
         )
+        takes = self.takes_per_scenario
+        if_all = f" if all {counted(takes, 'take')} are used" if takes > 1 else ""
         return (
             f"{scouts}one take {self.generate_s:.1f} s, one plan {self.plan_s:.1f} s, "
             f"one critique {self.critique_s:.1f} s; {between}{clock(self.longest_s)} for "
-            f"{self.num_scenarios} scenarios if all {self.takes_per_scenario} takes are used"
+            f"{counted(self.num_scenarios, 'scenario')}{if_all}"
         )
 
 

@@ -21,6 +21,7 @@ from engine.errors import ModelError, RetakeError
 from engine.settings.model_names import added_model
 from engine.weights.header import read_header
 from engine.weights.linked import read_links, require_unchanged
+from engine.words import counted
 from kernels.files import read_json
 
 Digest = Callable[[Path], str]
@@ -101,8 +102,13 @@ def _lora(path: Path, types: Mapping[str, int]) -> Examined:
     found = read_lora(path)
     ranks = Counter(update.down.shape[0] for update in found.updates.values())
     rank = f" of rank {', '.join(str(rank) for rank in sorted(ranks))}" if ranks else ""
-    steps = "" if found.grid is None or not found.grid.timesteps else f", {len(found.grid.timesteps)} steps"
-    changes = f"{len(found.updates)} layers{rank}, {len(found.deltas)} other weights and biases"
+    steps = (
+        ""
+        if found.grid is None or not found.grid.timesteps
+        else f", {counted(len(found.grid.timesteps), 'step')}"
+    )
+    others = counted(len(found.deltas), "other weight or bias", "other weights and biases")
+    changes = f"{counted(len(found.updates), 'layer')}{rank}, {others}"
     return Examined(
         path=path,
         kind="LoRA",

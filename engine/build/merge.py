@@ -28,6 +28,7 @@ from engine.runs.trace import Span
 from engine.runs.trace_file import TRACE, read_trace, write_trace
 from engine.settings.config import RunConfig, write_config
 from engine.types import Attempt, History, Outcome, Scenario, Scout
+from engine.words import counted
 from kernels.files import file_digest, whole_file
 
 OWN_SETTINGS = frozenset(
@@ -219,7 +220,7 @@ def _scenarios(
     there = open_dataset(config.dataset).scenarios(fps)
     if absent := sorted(kept.keys() - {scenario.id for scenario in there}):
         raise ConfigError(
-            f"{config.dataset} lacks {len(absent)} scenarios of these runs, the first {absent[0]}",
+            f"{config.dataset} lacks {counted(len(absent), 'scenario')} of these runs, the first {absent[0]}",
             fix="name the dataset that the runs were made on with --dataset",
         )
     for scenario in there:

@@ -22,6 +22,7 @@ from engine.settings.config import BUNDLED
 from engine.settings.model_names import added_model, added_models
 from engine.settings.notation import is_hub_name
 from engine.weights.linked import linked_file, require_unchanged
+from engine.words import counted
 from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"
@@ -253,7 +254,9 @@ def _require_weights(folder: Path, part: str, layout: str) -> None:
         _refuse_pickles(folder, part)
         raise _missing(folder, f"the weights of {part} (*.safetensors)", layout)
     if absent:
-        raise _missing(folder, f"{len(absent)} of {len(shards)} shards, the first {absent[0]}", layout)
+        raise _missing(
+            folder, f"{len(absent)} of {counted(len(shards), 'shard')}, the first {absent[0]}", layout
+        )
 
 
 def _shards(index: Path, part: str, layout: str) -> list[str]:

@@ -39,6 +39,7 @@ from engine.settings.loop import AUTO, CHOOSE, LEAVE
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
 from engine.weights.linked import linked_parts
+from engine.words import counted
 
 _LOADING = threading.Lock()
 """While diffusers and transformers build or load a model they switch off, for the whole process, how weights
@@ -169,7 +170,7 @@ def _questions(
     if only is None and len(refused) == len(scenarios):
         first = next(iter(refused.values()), "it holds no scenario")
         raise DatasetError(
-            f"none of the {len(scenarios)} scenarios of {config.dataset} is usable: {first}",
+            f"none of the {counted(len(scenarios), 'scenario')} of {config.dataset} is usable: {first}",
             fix="mend the clips, or give another dataset",
         )
     return scenarios, refused, watch.paths()
@@ -372,7 +373,7 @@ def _wanted(
     by_id = {scenario.id: scenario for scenario in scenarios}
     if absent := [scenario_id for scenario_id in only if scenario_id not in by_id]:
         raise DatasetError(
-            f"{config.dataset} lacks {len(absent)} scenarios of this run, the first {absent[0]}",
+            f"{config.dataset} lacks {counted(len(absent), 'scenario')} of this run, the first {absent[0]}",
             fix="put the dataset of the run back in its place",
         )
     return tuple(by_id[scenario_id] for scenario_id in only)

@@ -35,6 +35,7 @@ from engine.runs.watched import Watched
 from engine.settings.config import RunConfig, read_config, write_config
 from engine.types import Outcome, Scenario
 from engine.video.files import is_readable
+from engine.words import counted
 
 
 class Run:
@@ -221,8 +222,8 @@ def _mend(store: RunStore, *, remake: bool, restarts: bool) -> None:
     bad = store.damaged_takes(is_readable)
     if bad and not remake:
         raise StoreError(
-            f"{store.folder} has {len(bad)} scenarios of which a video is missing or not as it was stored, "
-            f"the first {store.video_path(*next(iter(bad.items())))}",
+            f"{store.folder} has {counted(len(bad), 'scenario')} of which a video is missing or not as it "
+            f"was stored, the first {store.video_path(*next(iter(bad.items())))}",
             fix="put them back; or resume with --remake-takes, which makes them and what followed again",
         )
     store.forget_takes(bad)

@@ -17,6 +17,7 @@ from engine.errors import ModelError
 from engine.weights.contents import Contents, contents
 from engine.weights.header import GGUF, Header, read_header
 from engine.weights.parts import Part
+from engine.words import counted
 
 FILES: Final = "files"
 _LORA = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up|diff|diff_b|dora_scale|hada_\w+|lokr_\w+)(\.|$)")
@@ -40,7 +41,7 @@ class WeightFile:
             return f"{header.format}, {', '.join(header.types)}{words}"
         used = "dequantized once, into the precision of the run"
         if self.contents.num_input_scales:
-            used += f"; its {self.contents.num_input_scales} scales of inputs are not used"
+            used += f"; its {counted(self.contents.num_input_scales, 'scale')} of inputs are not used"
         return f"{header.format}, {found}: {used}{words}"
 
 
@@ -73,7 +74,8 @@ def look_at(path: Path) -> WeightFile:
     elif architecture:
         fix += ". A critic is a folder of transformers, and is not read as GGUF"
     raise ModelError(
-        f"{path} ({len(header.tensors)} tensors, the first {min(header.tensors, default='none')}) is no part "
+        f"{path} ({counted(len(header.tensors), 'tensor')}, the first "
+        f"{min(header.tensors, default='none')}) is no part "
         f"of a model that is known{f': its architecture is {architecture!r}' if architecture else ''}",
         fix=fix,
     )

@@ -25,6 +25,7 @@ from engine.commands._output import print_line as print_line
 from engine.errors import DeviceError, RetakeError, RunLost, SystemRefused
 from engine.runs.folder import CHOSEN
 from engine.runs.log_file import LOG
+from engine.words import counted
 from kernels.files import meant
 
 if TYPE_CHECKING:
@@ -171,8 +172,8 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None
         errors.print(describe_outcome(outcome), style="red", markup=False, highlight=False, soft_wrap=True)
     takes = sum(len(outcome.attempts) for outcome in outcomes.values())
     console.print(
-        f"{len(outcomes) - len(failed)} of {len(outcomes)} scenarios done, {takes} takes, "
-        f"{len(failed)} failed",
+        f"{len(outcomes) - len(failed)} of {counted(len(outcomes), 'scenario')} done, "
+        f"{counted(takes, 'take')}, {len(failed)} failed",
         highlight=False,
     )
     report = write_report(folder)

@@ -25,6 +25,7 @@ from engine.runs.live import costs_time
 from engine.runs.pace import Left, Pace
 from engine.types import Attempt, Outcome, PlanReply, Scout
 from engine.video.files import read_note
+from engine.words import counted
 
 LANES = ("generate", "critique", "encode", "select")
 
@@ -241,7 +242,8 @@ def describe_stage(scouts: Sequence[Scout]) -> str:
     ]
     kept = sum(scout.kept for scout in order)
     return (
-        f"{len(order)} scouts of {order[0].form.steps} steps by {', '.join(names) or 'their order'}: "
+        f"{counted(len(order), 'scout')} of {counted(order[0].form.steps, 'step')} by "
+        f"{', '.join(names) or 'their order'}: "
         f"{', '.join(told[:kept])} {'go' if kept > 1 else 'goes'} on, before {', '.join(told[kept:])}"
     )
 
@@ -255,7 +257,7 @@ def odd_takes(folder: Path, outcomes: Iterable[Outcome]) -> list[str]:
             if note is not None:
                 chosen = " (chosen)" if outcome.chosen == attempt.index else ""
                 found.setdefault(note, []).append(f"{outcome.scenario_id} take {attempt.index}{chosen}")
-    return [f"{note}: {len(takes)} takes: {', '.join(takes)}" for note, takes in found.items()]
+    return [f"{note}: {counted(len(takes), 'take')}: {', '.join(takes)}" for note, takes in found.items()]
 
 
 def describe_outcome(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@ from engine.commands._app import app, console, print_line
 from engine.commands._output import Commands, DryRun, JsonFile, Yes, confirm, in_units, write_json
 from engine.errors import ConfigError, StoreError, unknown_name
 from engine.settings.environment import cache_folder
+from engine.words import counted
 
 group = Commands(no_args_is_help=True, help="Look after what is kept between runs.")
 app.add_typer(group, name="cache")
@@ -77,7 +78,7 @@ def clear_cache(
             raise unknown_name("part of the cache", name, PARTS)
     parts = [_look(name) for name in (PARTS if everything else dict.fromkeys(names or ()))]
     for part in parts:
-        print_line(f"{part.folder}: {part.num_files} files, {in_units(part.num_bytes)}")
+        print_line(f"{part.folder}: {counted(part.num_files, 'file')}, {in_units(part.num_bytes)}")
     if dry_run or not confirm("remove them?", yes):
         return
     for part in parts:

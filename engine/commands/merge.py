@@ -9,6 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engine.commands._app import app, console, print_line
+from engine.words import counted
 
 
 @app.command(
@@ -48,7 +49,8 @@ def merge(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print_line(
-        f"{out}: {merged.num_finished} of {merged.num_scenarios} scenarios finished, {merged.num_takes} takes"
+        f"{out}: {merged.num_finished} of {counted(merged.num_scenarios, 'scenario')} finished, "
+        f"{counted(merged.num_takes, 'take')}"
     )
     for line in merged.users_choices:
         print_line(line)

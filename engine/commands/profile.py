@@ -16,6 +16,7 @@ from engine.errors import ConfigError
 from engine.machine.phases import INSIDE
 from engine.runs.folder import DATABASE
 from engine.settings.config import load_config
+from engine.words import counted
 
 if TYPE_CHECKING:
     from engine.build.profiled import Profiled
@@ -82,8 +83,8 @@ def _say(found: Profiled) -> None:
     _say_start(found.setup_s)
     _say_memory(found.memory)
     print_line(
-        f"{one.num_scenarios} scenarios in {one.wall_s:.1f} s: {one.seconds_per_scenario:.1f} s each, "
-        f"{one.gpu_seconds_per_scenario:.1f} s of the device"
+        f"{counted(one.num_scenarios, 'scenario')} in {one.wall_s:.1f} s: {one.seconds_per_scenario:.1f} s "
+        f"each, {one.gpu_seconds_per_scenario:.1f} s of the device"
     )
     busy = ", ".join(f"{lane} {seconds:.1f} s" for lane, seconds in one.busy_s.items())
     print_line(f"lanes worked: {busy}")

@@ -17,6 +17,7 @@ from engine.errors import ModelError, StoreError
 from engine.settings.config import BUNDLED, MACHINE, NO_DATASET, DenoiseConfig, RunConfig, load_config
 from engine.settings.notation import is_hub_name
 from engine.settings.presets import DenoiseSettings
+from engine.words import counted
 
 if TYPE_CHECKING:
     from engine.machine.cards import Card
@@ -168,9 +169,11 @@ def _say_rest(folder: Path, json_file: Path | None) -> None:
     if found.fault is not None:
         raise StoreError(found.fault, fix="see `retake runs list` for runs that can be read")
     pending = found.num_scenarios - found.num_done - found.num_failed
+    takes = counted(found.num_takes, "take is", "takes are")
+    scouts = f" and {counted(found.num_scouts, 'scout')}" if found.num_scouts else ""
     print_line(
-        f"{pending} pending and {found.num_failed} failed of {found.num_scenarios} scenarios would be run, "
-        f"{found.num_takes} takes are there{f' and {found.num_scouts} scouts' if found.num_scouts else ''}"
+        f"{pending} pending and {found.num_failed} failed of {counted(found.num_scenarios, 'scenario')} "
+        f"would be run, {takes} there{scouts}"
     )
     write_json(asdict(found), json_file)
 
@@ -272,7 +275,7 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
     if needs.num_scenarios is None:
         print_line("of no dataset: memory does not depend on its clips")
     else:
-        print_line(f"{needs.num_scenarios} scenarios, {needs.num_refused} of them unusable")
+        print_line(f"{counted(needs.num_scenarios, 'scenario')}, {needs.num_refused} of them unusable")
     if needs.time is not None:
         print_line(needs.time.describe())
     write_json(needs.document() | {"preset": _preset(needs.denoise)}, json_file)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from engine.commands._app import app, console, print_line
 from engine.commands._output import Commands, DryRun, JsonFile, Yes, confirm, in_units, write_json
+from engine.words import counted
 
 group = Commands(no_args_is_help=True, help="Look after run folders.")
 app.add_typer(group, name="runs")
@@ -32,7 +33,9 @@ def list_runs(
     for one in found:
         started = (one.started or "")[: len("2026-11-29T12:30")].replace("T", " ")
         done, size = f"{one.num_done} of {one.num_scenarios}", in_units(one.num_bytes)
-        takes = f"{one.num_takes} of {one.num_scouts} scouts" if one.num_scouts else str(one.num_takes)
+        takes = (
+            f"{one.num_takes} of {counted(one.num_scouts, 'scout')}" if one.num_scouts else str(one.num_takes)
+        )
         table.add_row(str(one.folder), started, done, takes, size, one.state)
     if found:
         console.print(table)
@@ -53,8 +56,8 @@ def remove_runs(
     for folder in folders:
         require_run(folder)
     for one in map(summary_of, folders):
-        print_line(f"{one.folder}: {one.num_takes} takes, {in_units(one.num_bytes)}")
-    if dry_run or not confirm(f"remove {len(folders)} runs for good?", yes):
+        print_line(f"{one.folder}: {counted(one.num_takes, 'take')}, {in_units(one.num_bytes)}")
+    if dry_run or not confirm(f"remove {counted(len(folders), 'run')} for good?", yes):
         return
     for folder in folders:
         stays = remove_run(folder)

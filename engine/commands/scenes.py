@@ -9,6 +9,7 @@ import typer
 
 from engine.commands._app import app, console, print_line
 from engine.commands._options import names
+from engine.words import counted
 
 
 @app.command(epilog="Example: [cyan]retake scenes scenes/test --seed 2000000 --count 2 --views center[/]")
@@ -48,12 +49,16 @@ def scenes(
             kinds=names(kinds),
             world=world,
             workers=min(usable_cores(), count),
-            progress=lambda done, total: status.update(f"rendering: {done} of {total} clips"),
+            progress=lambda done, total: status.update(f"rendering: {done} of {counted(total, 'clip')}"),
         )
     console.print(
-        f"{count} scenes in {out}; run them with: retake run {out}", highlight=False, soft_wrap=True
+        f"{counted(count, 'scene')} in {out}; run them with: retake run {out}",
+        highlight=False,
+        soft_wrap=True,
     )
     for part, num in parts_of(seeds, world).items():
-        print_line(f"{num} {part} scenes: {MEANT_FOR[part]}", "yellow" if part == TRAINING else None)
+        print_line(
+            f"{counted(num, f'{part} scene')}: {MEANT_FOR[part]}", "yellow" if part == TRAINING else None
+        )
         if part == TRAINING:
             print_line(f"for held-out scenes give --seed {first_held_out(world)}", "yellow")

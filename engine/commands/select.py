@@ -12,6 +12,7 @@ from rich.table import Table
 from engine.commands._app import app, console
 from engine.commands._options import RunFolder, names, numbers
 from engine.commands._output import JsonFile, write_json
+from engine.words import counted
 
 
 @app.command(epilog="Example: [cyan]retake select runs/first --by consensus,critic_score --attempts 0,1[/]")
@@ -43,7 +44,7 @@ def select(
             attempts=numbers(attempts),
             out=out,
             settings=settings,
-            progress=lambda done, total: status.update(f"{done} of {total} scenarios compared"),
+            progress=lambda done, total: status.update(f"{done} of {counted(total, 'scenario')} compared"),
         )
     table = Table("scenario", "scores by take", "chosen now", f"chosen by {by}", title=str(folder))
     for entry in selections:
@@ -54,6 +55,9 @@ def select(
         table.add_row(entry.scenario_id, "\n".join(scores), str(entry.before), str(entry.chosen))
     console.print(table)
     moved = sum(entry.before != entry.chosen for entry in selections)
-    console.print(f"{moved} of {len(selections)} scenarios get another take", highlight=False)
+    console.print(
+        f"{moved} of {counted(len(selections), 'scenario gets', 'scenarios get')} another take",
+        highlight=False,
+    )
     document = {"run": folder, "by": names(by), "scenarios": [asdict(entry) for entry in selections]}
     write_json(document, json_file)

@@ -14,6 +14,7 @@ from engine.datasets._text import read_rows, read_text
 from engine.errors import DatasetError, VideoError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import probe_each, probed
+from engine.words import counted
 from kernels.files import name_fault
 
 _SAVE = "save it as UTF-8 text"
@@ -51,8 +52,8 @@ class ClipFolder:
         clip = probed(scenario.prefix)
         if clip.num_frames + 1 < round(PREFIX_SECONDS * clip.fps):
             raise VideoError(
-                f"{clip.path} is {clip.seconds:.2f} s long ({clip.num_frames} frames at {clip.fps:g} fps); "
-                f"at least {PREFIX_SECONDS:g} s are needed",
+                f"{clip.path} is {clip.seconds:.2f} s long ({counted(clip.num_frames, 'frame')} at "
+                f"{clip.fps:g} fps); at least {PREFIX_SECONDS:g} s are needed",
                 fix="give a longer clip; the last 3 s are used",
             )
 
@@ -88,7 +89,7 @@ def open_dataset(root: Path) -> ClipFolder:
     silent = [name for name, text in texts.items() if not text]
     if silent:
         raise DatasetError(
-            f"{len(silent)} of {len(names)} clips in {root} have no text: {', '.join(silent[:5])}",
+            f"{len(silent)} of {counted(len(names), 'clip')} in {root} have no text: {', '.join(silent[:5])}",
             fix="write what happens in STEM.txt beside each clip, or list file,text in prompts.csv",
         )
     return ClipFolder(root=root, texts=texts)
@@ -103,7 +104,8 @@ def _read_prompts(path: Path, names: Sequence[str]) -> dict[str, str]:
     unknown = [name for name in prompts if name not in names]
     if unknown:
         raise DatasetError(
-            f"{path} lists {len(unknown)} files that are not there: {', '.join(map(str, unknown[:5]))}",
+            f"{path} lists {counted(len(unknown), 'file that is', 'files that are')} not there: "
+            f"{', '.join(map(str, unknown[:5]))}",
             fix=f"correct the names in the column file, for example {names[0]}",
         )
     return prompts

@@ -15,6 +15,7 @@ from engine.datasets.folder import SUFFIXES
 from engine.errors import DatasetError
 from engine.types import PREFIX_SECONDS, Scenario
 from engine.video.files import check_clip, probe_each, probed
+from engine.words import counted
 from kernels.files import name_fault
 
 TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
@@ -66,7 +67,7 @@ class PhysicsIQ:
         missing = [name for name in names if not (folder / name).is_file()]
         if len(missing) == len(names):
             raise DatasetError(
-                f"{folder} lacks all {len(missing)} conditioning clips of descriptions.csv, "
+                f"{folder} lacks all {counted(len(missing), 'conditioning clip')} of descriptions.csv, "
                 f"the first: {', '.join(missing[:5])}",
                 fix=_DOWNLOAD,
             )
@@ -169,7 +170,7 @@ def read_descriptions(root: Path) -> tuple[Description, ...]:
     )
     rows = tuple(_description(path, line, record) for line, record in records)
     if not cases_of(rows):
-        raise DatasetError(f"{path} has {len(rows)} rows, none of take-1", fix=_DOWNLOAD)
+        raise DatasetError(f"{path} has {counted(len(rows), 'row')}, none of take-1", fix=_DOWNLOAD)
     return rows
 
 

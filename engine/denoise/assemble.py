@@ -29,6 +29,7 @@ from engine.quant.attention_error import SOL, SPARSE
 from engine.quant.precision_policy import BF16, Policy, Range
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
 from engine.settings.presets import QUANTIZED_END, DenoiseSettings, parts_of_forward
+from engine.words import counted
 from kernels import dispatch
 from kernels.descriptors import AttentionProblem, KernelError, Target, dtype_name
 
@@ -125,7 +126,7 @@ def assemble_around(parts: Any, settings: DenoiseSettings, extrapolated: frozens
     """
     notes = {}
     if settings.vae_chunk:
-        notes["vae_chunk"] = f"{settings.vae_chunk} latent frames a pass"
+        notes["vae_chunk"] = f"{counted(settings.vae_chunk, 'latent frame')} a pass"
     if settings.step_cache:
         notes["step_cache"] = note_of(settings, extrapolated)
     if parts.streamed:
@@ -226,7 +227,8 @@ def _quantize(
     num_inner = len(getattr(transformer, recipe.blocks)) - recipe.num_first_kept - recipe.num_last_kept
     expect = len(recipe.quantized) * num_inner - list(policy.values()).count(BF16)
     report = surgery.quantize_linears(transformer, recipe, format_name, expect=expect, policy=policy)
-    return f"{len(report.formats)} layers, {report.bytes_before >> 20} to {report.bytes_after >> 20} MiB"
+    before, after = report.bytes_before >> 20, report.bytes_after >> 20
+    return f"{counted(len(report.formats), 'layer')}, {before} to {after} MiB"
 
 
 def _as_others(others: dict[str, str]) -> str:

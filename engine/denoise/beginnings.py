@@ -19,6 +19,7 @@ from engine.denoise.guidance import gate_step
 from engine.errors import ConfigError
 from engine.settings.presets import DenoiseSettings
 from engine.types import Prompt, ScoutForm
+from engine.words import counted
 
 KEPT_BYTES = 4 << 30
 """Of the host's memory: fifty scouts of four steps at 720p. One that was dropped is begun again."""
@@ -144,7 +145,8 @@ def refuse_scouts(
         )
     if form.steps >= num_steps:
         raise ConfigError(
-            f"a scout of {form.steps} denoise steps is no cheaper than a take, which has {num_steps}",
+            f"a scout of {counted(form.steps, 'denoise step')} is no cheaper than a take, which has "
+            f"{num_steps}",
             fix="lower loop.scout_steps or loop.scout_halvings, or take more --steps",
         )
     if form.kept and not form.whole:

@@ -25,6 +25,7 @@ from engine.denoise.lora_alpha import Alpha, config_beside, read_alpha
 from engine.denoise.lora_grid import Grid, read_grid, sidecar_of
 from engine.errors import ConfigError, ModelError, nearest
 from engine.weights.header import SAFETENSORS, read_header
+from engine.words import counted
 from kernels.files import file_digest
 
 PREFIXES = ("transformer.", "base_model.model.", "diffusion_model.", "lora_unet_")
@@ -203,7 +204,7 @@ def lora_of(
         )
     if texts := [target for target in parts if target.startswith(TEXT_ENCODERS)]:
         raise ModelError(
-            f"{name} also changes {len(texts)} parts of a text encoder, among them {texts[0]}",
+            f"{name} also changes {counted(len(texts), 'part')} of a text encoder, among them {texts[0]}",
             fix="give a file with the transformer's part alone: what is trained beside it is not merged",
         )
     prefix = next((p for p in PREFIXES if all(target.startswith(p) for target in parts)), "")
@@ -305,8 +306,8 @@ def _placed(lora: Lora, module: nn.Module, aliases: Mapping[str, str]) -> dict[P
     if unknown:
         known = [*(part for part, _ in module.named_modules()), *aliases]
         raise ModelError(
-            f"{lora.name} changes {len(unknown)} parts that {type(module).__name__} does not have, among "
-            f"them {unknown[0]}{nearest(unknown[0], known)}",
+            f"{lora.name} changes {counted(len(unknown), 'part')} that {type(module).__name__} does not "
+            f"have, among them {unknown[0]}{nearest(unknown[0], known)}",
             fix="give a LoRA of this model, in the names of diffusers, its publisher or kohya",
         )
     return found

@@ -23,6 +23,7 @@ from engine.denoise.rollout import FlowRollout, Rollout
 from engine.errors import ConfigError
 from engine.machine.device import to_device
 from engine.types import Restarts
+from engine.words import counted
 
 BACK_TO = 1
 """The step behind which a restart begins. Before the first one there is noise alone: to go back there would
@@ -104,7 +105,7 @@ def refuse_restarts(steps: int, *, num_steps: int, goes_on: bool, early_stop: fl
     """ConfigError where takes of `num_steps` cannot take the first `steps` again."""
     if steps >= num_steps:
         raise ConfigError(
-            f"loop.restart_steps is {steps}, and a take has {num_steps} denoise steps",
+            f"loop.restart_steps is {steps}, and a take has {counted(num_steps, 'denoise step')}",
             fix="lower loop.restart_steps, or take more --steps",
         )
     if not goes_on:

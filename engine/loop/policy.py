@@ -31,6 +31,7 @@ from engine.types import (
     Stop,
     Verdict,
 )
+from engine.words import counted
 
 if TYPE_CHECKING:
     from engine.settings.config import LoopConfig
@@ -186,8 +187,8 @@ class RefinementPolicy:
         problems = [a.critique.problem for a in attempts if a.critique is not None and a.critique.problem]
         why = f", the last one for: {problems[-1]}" if problems else ""
         return (
-            f"no reply of the critic could be read{why}; so none of {len(attempts)} takes was judged: choose "
-            "one with `retake choose`"
+            f"no reply of the critic could be read{why}; so none of {counted(len(attempts), 'take')} was "
+            "judged: choose one with `retake choose`"
         )
 
     def choose(self, attempts: Sequence[Attempt]) -> int:

@@ -45,6 +45,7 @@ from engine.types import (
     Stop,
     Verdict,
 )
+from engine.words import counted
 
 if TYPE_CHECKING:
     from engine.settings.config import LoopConfig
@@ -198,5 +199,7 @@ def why_finished(scouts: Sequence[Scout], attempt: Attempt) -> str:
             continue
         beside = [s for s in scouts if (s.round, s.stage) == (look.round, look.stage)]
         names = ", ".join(f"{name} {value:.3g}" for name, value in look.scores.items()) or "no chooser"
-        said.append(f"place {look.place + 1} of {len(beside)} after {look.form.steps} steps by {names}")
+        said.append(
+            f"place {look.place + 1} of {len(beside)} after {counted(look.form.steps, 'step')} by {names}"
+        )
     return f"scout {finished_from(scouts, attempt)[0].candidate}: {'; '.join(said)}" if said else ""

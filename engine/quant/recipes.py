@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from engine.errors import RetakeError
+from engine.words import counted
 
 
 class SurgeryError(RetakeError):
@@ -72,7 +73,7 @@ def resolve(recipe: QuantRecipe, module: nn.Module) -> Resolved:
     if problems:
         raise SurgeryError(
             f"the recipe {recipe.family!r} and {type(module).__name__} disagree: {'; '.join(problems)}"
-            f"\n  {len(linears)} linear layers, of which it would quantize {len(quantized)}",
+            f"\n  {counted(len(linears), 'linear layer')}, of which it would quantize {len(quantized)}",
             fix="correct the recipe in engine/generators/*/recipes.py, or use that of this model's family",
         )
     return Resolved(quantized=tuple(quantized), kept=tuple(kept))

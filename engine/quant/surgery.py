@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.quant.linears import KERNELS, QuantizedLinear
 from engine.quant.recipes import QuantRecipe, SurgeryError, resolve
+from engine.words import counted
 from kernels.descriptors import LinearProblem, Target
 
 TYPICAL_ROWS = 4096
@@ -94,7 +95,8 @@ def check(module: nn.Module, formats: Mapping[str, str], *, expect: int) -> None
         )
     if len(formats) != expect:
         raise SurgeryError(
-            f"{len(formats)} layers would be quantized, {expect} were expected: {', '.join(formats)}",
+            f"{counted(len(formats), 'layer')} would be quantized, {expect} were expected: "
+            f"{', '.join(formats)}",
             fix="correct the recipe or the expected number",
         )
     refused = [f"{name}: {reason}" for name, fmt in formats.items() if (reason := _reason(module, name, fmt))]

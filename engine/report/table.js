@@ -64,7 +64,7 @@ class Rows {
     const note = document.getElementById("listed");
     if (!note) return;
     const of = this.left.length === this.entries.length ? "" : ` that match, of ${this.entries.length}`;
-    note.textContent = `The first ${shown.length} of ${this.left.length} scenarios${of}`;
+    note.textContent = `The first ${shown.length} of ${this.left.length} scenario${this.left.length === 1 ? "" : "s"}${of}`;
     document.getElementById("more").hidden = shown.length === this.left.length;
     this.offer();
   }

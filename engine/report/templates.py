@@ -8,16 +8,20 @@ from importlib import resources
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from engine.words import counted
+
 
 def templates(*rooms: str) -> Environment:
     """Of these rooms of the engine, the first that has one. Whatever a template is given, it escapes."""
-    return Environment(
+    made = Environment(
         loader=ChoiceLoader([PackageLoader("engine", room) for room in rooms]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["counted"] = counted
+    return made
 
 
 def page_script(name: str, *, room: str = "report") -> str:

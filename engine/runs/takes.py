@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.errors import StoreError
 from engine.runs.store import RunStore
+from engine.words import counted
 
 
 def takes_of(store: RunStore) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def refuse_changed(run: Path, changed: Mapping[tuple[str, int], Path], otherwise
     if not changed:
         return
     first = next(iter(changed.values()))
-    more = f", and {len(changed) - 1} more takes like it" if len(changed) > 1 else ""
+    more = f", and {counted(len(changed) - 1, 'more take')} like it" if len(changed) > 1 else ""
     raise StoreError(
         f"{first} is recorded, and is missing or not as it was stored{more}",
         fix=f"put it back; or `retake resume {run} --remake-takes`{otherwise}",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.runs.trace import AROUND, LANES, Span
+from engine.words import counted
 
 PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 LABEL_PX, ROW_PX, BAR_PX, AXIS_PX, MARGIN_PX = 70, 30, 22, 24, 10
@@ -198,7 +199,7 @@ def _by_pixel(bars: Sequence[Bar], pixel_s: float) -> Iterator[Bar]:
 
 
 def _words(bar: Bar) -> str:
-    more = f" and {bar.num_jobs - 1} more jobs" if bar.num_jobs > 1 else ""
+    more = f" and {counted(bar.num_jobs - 1, 'more job')}" if bar.num_jobs > 1 else ""
     return f"{bar.scenario_id} take {bar.attempt} {bar.name}{more}: {bar.end_s - bar.start_s:.2f} s"
 
 

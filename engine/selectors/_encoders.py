@@ -19,6 +19,7 @@ from engine.errors import ModelError
 from engine.machine.own_code import refuse_own_code
 from engine.selectors._clips import shrunk
 from engine.types import Frames, SelectorSettings
+from engine.words import counted
 
 Features = NDArray[np.float32]
 """float32 [T, P, D]."""
@@ -127,7 +128,9 @@ def _load_folder(folder: Path, device: str) -> FolderEncoder:
     model, info = loaded
     # A pooling head may be missing, for patches need none; any other weight would be random.
     if lacking := sorted(key for key in info["missing_keys"] if "pooler" not in key):
-        raise ModelError(f"{folder} lacks {len(lacking)} weights, the first is {lacking[0]}", fix=fix)
+        raise ModelError(
+            f"{folder} lacks {counted(len(lacking), 'weight')}, the first is {lacking[0]}", fix=fix
+        )
     model = getattr(model, "vision_model", model)  # of SigLIP and CLIP: without the text's half
     if getattr(model, "main_input_name", "") != "pixel_values":
         raise ModelError(f"{folder} is a {type(model).__name__}, which reads no pictures", fix=fix)

@@ -32,6 +32,7 @@ from engine.selectors._vjepa_model import (
 from engine.types import Attempt, Frames, Scenario, SelectorSettings, Video, VideoSpec
 from engine.video.files import resample_indices
 from engine.video.prefix import read_prefix
+from engine.words import counted
 from kernels.files import read_json
 
 BUNDLED: Final = Path(__file__).parents[1] / "demo" / "models" / "vjepa"
@@ -163,5 +164,7 @@ def _load(folder: Path) -> Any:
         raise ModelError(f"{folder} does not load as a V-JEPA 2: {error}", fix=FIX) from error
     lacking = sorted(info["missing_keys"])
     if lacking:
-        raise ModelError(f"{folder} lacks {len(lacking)} weights, the first is {lacking[0]}", fix=FIX)
+        raise ModelError(
+            f"{folder} lacks {counted(len(lacking), 'weight')}, the first is {lacking[0]}", fix=FIX
+        )
     return model.eval()

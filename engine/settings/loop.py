@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from engine.errors import ConfigError
 from engine.settings.fields import setting, validate
+from engine.words import counted
 
 AUTO, CHOOSE, LEAVE = "auto", "choose", "leave"
 PAPER, SCOUT = "paper", "scout"
@@ -217,7 +218,7 @@ class LoopConfig:
         left = math.ceil(self.scouts / 2**self.scout_halvings)
         if left <= self.finalists:
             raise ConfigError(
-                f"of {self.scouts} scouts halved {self.scout_halvings} times {left} are left, which is no "
-                f"choice of {self.finalists}",
+                f"of {counted(self.scouts, 'scout')} halved {self.scout_halvings} times {left} are left, "
+                f"which is no choice of {self.finalists}",
                 fix="raise loop.scouts, or lower loop.scout_halvings or loop.finalists",
             )

@@ -34,6 +34,7 @@ from engine.video.pixels import (
     yuv_of,
 )
 from engine.video.times import shown_frames
+from engine.words import counted
 
 ENCODER_THREADS: Final = 8
 """x264's pictures depend on its thread count, also at constant quality. By default that is the machine's, and
@@ -198,8 +199,8 @@ def check_clip(clip: Clip, *, fps: float, num_frames: int, slack: int = 1) -> No
         )
     if abs(clip.num_frames - num_frames) > slack:
         raise VideoError(
-            f"{clip.path} has {clip.num_frames} frames ({clip.seconds:.3f} s at {clip.fps:g} fps); "
-            f"{num_frames} ± {slack} frames ({num_frames / fps:.3f} s) are needed",
+            f"{clip.path} has {counted(clip.num_frames, 'frame')} ({clip.seconds:.3f} s at {clip.fps:g} "
+            f"fps); {num_frames} ± {counted(slack, 'frame')} ({num_frames / fps:.3f} s) are needed",
             fix=f"cut it to {num_frames / fps:.3f} s",
         )
 
@@ -283,7 +284,8 @@ def remux_mp4(source: Path, path: Path, fps: float) -> None:
 def _check_count(path: Path, decoded: int, num_frames: int) -> None:
     if decoded != num_frames:
         raise VideoError(
-            f"{path} is truncated or damaged: {decoded} frames decode, of the {num_frames} counted in it",
+            f"{path} is truncated or damaged: {counted(decoded, 'frame decodes', 'frames decode')}, of the "
+            f"{num_frames} counted in it",
             fix=REPLACE,
         )
 

@@ -14,6 +14,7 @@ from typing import Final
 from engine.errors import ModelError
 from engine.weights import ggml_types
 from engine.weights.header import GGUF, Header, Stored
+from engine.words import counted
 from kernels.files import parse_json
 
 PREFIXES: Final = ("model.diffusion_model.", "diffusion_model.")
@@ -133,8 +134,8 @@ def _check_types(header: Header, weights: Mapping[str, Stored]) -> None:
     if found:
         names = [name for name, stored in weights.items() if stored.type in found]
         raise ModelError(
-            f"{header.path} has {len(names)} tensors of types that are not read ({listed(found)}), the first "
-            f"{names[0]}",
+            f"{header.path} has {counted(len(names), 'tensor')} of types that are not read "
+            f"({listed(found)}), the first {names[0]}",
             fix=f"take the model in one of: {', '.join(sorted(known))}",
         )
 

@@ -15,6 +15,7 @@ from engine.errors import ModelError
 from engine.weights.contents import EIGHT_BIT, listed
 from engine.weights.header import Stored, read_header
 from engine.weights.variants import library_files
+from engine.words import counted
 
 Shape = tuple[int, ...]
 AWQ, GPTQ, PACKED, SCALED = "awq", "gptq", "packed", "scaled"
@@ -211,7 +212,7 @@ def _shape(folder: Path, layer: str, scheme: Scheme, stored: Mapping[str, Stored
         n, k = _sides(folder, layer, shape("weight"))
         found = [scale for part in ("weight_scale", "weight_scale_inv") if (scale := shape(part)) is not None]
         if len(found) != 1:
-            raise _odd(folder, layer, f"has {len(found)} scales")
+            raise _odd(folder, layer, f"has {counted(len(found), 'scale')}")
         (scale,) = found
         rows, columns = scheme.block or (1, k)
         fits = scale in ((), (1,), (1, 1), (-(-n // rows), -(-k // columns)))
@@ -258,4 +259,8 @@ def _odd(folder: Path, layer: str, what: str) -> ModelError:
 def unused(layers: Layers) -> str:
     """What is stored and not used, in words; empty where there is nothing: activations stay as they are."""
     names = [layer for layer in sorted(layers.layers) if layers.part(layer, "input_scale")]
-    return f"scales of inputs of {len(names)} layers are not used ({listed(names, 1)})" if names else ""
+    return (
+        f"scales of inputs of {counted(len(names), 'layer')} are not used ({listed(names, 1)})"
+        if names
+        else ""
+    )

@@ -20,6 +20,7 @@ from engine.commands._options import names
 from engine.commands._output import Commands
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder, offline
+from engine.words import counted
 from export.forms import Form
 from export.spec import ExportError
 
@@ -143,7 +144,7 @@ def build(
         return
     with _progress() as step:
         if given is None and pipeline.needs_scales(request):
-            step(f"recording {scenes} scenes and observing activations", None)
+            step(f"recording {counted(scenes, 'scene')} and observing activations", None)
             observed = generator_inputs.calibrate(request, made, dataset=dataset, num_scenes=scenes)
             given = pipeline.keep_scales(request, observed)
         artifacts = pipeline.run(request, given, step)
@@ -180,7 +181,7 @@ def verify(
 
     artifact = read_artifact(folder)
     require_intact(artifact)
-    print_line(f"{folder.name}: {len(artifact.files)} files are intact")
+    print_line(f"{folder.name}: {counted(len(artifact.files), 'file is', 'files are')} intact")
     if files_only:
         _print_artifacts([artifact], "Not executed")
         return
@@ -277,7 +278,7 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
         if "peak_rss_bytes" in details:
             facts.append(f"peak memory {details['peak_rss_bytes'] / 2**30:.2f} GiB")
         if "gates" in details:
-            facts.append(f"{details['gates']} gates passed")
+            facts.append(f"{counted(details['gates'], 'gate')} passed")
         if not (form := Form(**artifact.key["spec"].get("form", {}))).is_plain:
             facts.append(str(form))
         if details.get("summary"):
@@ -293,7 +294,8 @@ def _print_artifacts(artifacts: Sequence[Artifact], title: str) -> None:
 def _kernels(summary: dict[str, Any]) -> str:
     gemms = ", ".join(f"{count} {kind}" for kind, count in summary["matrix_products"].items())
     inputs = "/".join(summary["fused_attention_inputs"])
-    return f"{summary['rows']} kernels: {summary['fused_attention']} fused attention {inputs}, {gemms}"
+    fused = f"{summary['fused_attention']} fused attention {inputs}"
+    return f"{counted(summary['rows'], 'kernel')}: {fused}, {gemms}"
 
 
 def _total(seconds: Any) -> float:
@@ -313,7 +315,7 @@ def _verified_where(artifact: Artifact) -> list[str]:
         return [f"not verified yet: retake export verify {artifact.folder}"]
     return [
         f"{'FAILED' if entry['failures'] else 'verified'} on {', '.join(entry['place'].values())}: "
-        f"{entry['num_forwards']} forwards, {entry['inputs_are']}, "
+        f"{counted(entry['num_forwards'], 'forward')}, {entry['inputs_are']}, "
         + ", ".join(f"{output['name']} off by {output['relative']:.2g}" for output in entry["outputs"])
         for entry in found
     ]
@@ -327,7 +329,7 @@ def _print_parity(found: Parity) -> None:
         "mean",
         "relative",
         "cosine",
-        title=f"{result.subject} as {result.recipe} against eager, {result.num_forwards} forwards",
+        title=f"{result.subject} as {result.recipe} against eager, {counted(result.num_forwards, 'forward')}",
     )
     for output in result.outputs:
         values = (output.max_absolute, output.mean_absolute, output.relative, output.cosine)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.words import counted
 from export.quantization.quantized import Columns, QuantizedLinear
 from export.quantization.scales import Scales
 from export.spec import ExportError, Subject
@@ -62,7 +63,7 @@ def observe(subject: Subject, forwards: Iterable[Forward], *, producer: str = "r
         raise ExportError("there are no forwards to calibrate with", fix="give the trajectory of one scene")
     for name, amax in (*inputs.items(), *attention.items()):
         if not bool(torch.isfinite(amax).all()):
-            problem = f"the input of {name} is not finite in {num_forwards} forwards"
+            problem = f"the input of {name} is not finite in {counted(num_forwards, 'forward')}"
             raise ExportError(problem, fix="calibrate in fp32 or bf16, and check the checkpoint")
     return Scales(
         subject=subject.spec.subject,

@@ -18,6 +18,7 @@ from engine.denoise.sampler import PrefixTimestep
 from engine.generators.cosmos3.forward import patch_grid
 from engine.generators.cosmos3.text import TextCache, video_rotary
 from engine.types import Prompt, Scenario
+from engine.words import counted
 from export.model_inputs import MASKED
 from export.quantization.calibrate import Forward
 from export.spec import ExportError, ExportSpec, Profile
@@ -88,6 +89,7 @@ def _profile(spec: ExportSpec, latents: Tensor, text: TextCache) -> Profile:
         if same and profile.sizes["B"] == 1 and profile.sizes["L"] >= text.num_tokens:
             return profile
     raise ExportError(
-        f"no profile of {spec.subject} takes latents {tuple(latents.shape)} with {text.num_tokens} tokens",
+        f"no profile of {spec.subject} takes latents {tuple(latents.shape)} with "
+        f"{counted(text.num_tokens, 'token')}",
         fix="verify with the generator whose video it was exported for, with one row",
     )

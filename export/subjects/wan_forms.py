@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.words import counted
 from export.dtypes import TORCH_DTYPES
 from export.forms import DENSE, PLAIN, Form
 from export.model_inputs import KEYS
@@ -66,8 +67,8 @@ def _check(form: Form, profiles: Sequence[Profile]) -> None:
     for profile in profiles:
         if not 0 < form.prefix_frames < profile.sizes["F"]:
             raise ExportError(
-                f"profile {profile.name} has {profile.sizes['F']} latent frames, {form.prefix_frames} of "
-                f"them prefix, and the form is: {form}",
+                f"profile {profile.name} has {counted(profile.sizes['F'], 'latent frame')}, "
+                f"{form.prefix_frames} of them prefix, and the form is: {form}",
                 fix="give a prefix of at least one latent frame, and a video that goes on behind it",
             )
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from engine.words import counted
 from export.artifacts.device_identity import Machine, present_machine
 from export.artifacts.store import Artifact, Key, Store, make_key, read_artifact, require_current
 from export.model_inputs import ExportedDenoiser
@@ -58,7 +59,7 @@ def key_of(
     """
     if not 1 <= len(spec.profiles) <= MAX_PROFILES:
         raise ExportError(
-            f"{len(spec.profiles)} profiles in one engine",
+            f"{counted(len(spec.profiles), 'profile')} in one engine",
             fix=f"give 1 to {MAX_PROFILES} shapes, or build again",
         )
     capability = _capability(library, capability, machine)

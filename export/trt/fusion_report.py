@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.words import counted
 from export.trt.fusion_costs import (
     ATTENTION,
     BOOL_MASK,
@@ -43,9 +44,9 @@ class Fusion:
     def __str__(self) -> str:
         several = f"{self.count} x {self.part}"
         if self.found <= self.expected:
-            return f"{several}: {self.found} kernels, the least there is"
+            return f"{several}: {counted(self.found, 'kernel')}, the least there is"
         why = "; ".join(self.causes) or "copies into other layouts"
-        return f"{several}: {self.found} kernels where {self.expected} would do: {why}"
+        return f"{several}: {counted(self.found, 'kernel')} where {self.expected} would do: {why}"
 
 
 def report(table: LayerTable) -> tuple[Fusion, ...]:

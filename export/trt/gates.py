@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.words import counted
 from export.spec import ExportError, Gate
 from export.trt.fusion_report import report
 from export.trt.layer_table import LayerTable, Row, summary
@@ -55,7 +56,8 @@ def require(checks: Sequence[Check], table: LayerTable) -> None:
         )
         fused = "\n".join(dict.fromkeys(f"  {one}" for one in report(table)))
         raise ExportError(
-            f"the engine was built, but {len(failed)} of {len(checks)} gates failed, so it was not kept:\n"
+            f"the engine was built, but {len(failed)} of {counted(len(checks), 'gate')} failed, so it was "
+            "not kept:\n"
             f"{listed}\nlayer table:\n{shown}\nwhat was fused:\n{fused or '  neither attention nor 8 bits'}",
             fix="the graph or the library version fuses other kernels than were established: build with the "
             "library version that the project tests, or export another recipe",

@@ -78,7 +78,7 @@ def test_run_writes_a_run_with_the_options_given(folders: Folders, tmp_path: Pat
     assert (config.loop.seed, config.limit, config.generator.negative) == (7, 1, "still")
     assert (config.loop.only_incomplete, config.schedule.overlap) == (True, False)
     assert config.loop.selectors == ("consensus",)
-    assert "1 of 1 scenarios done" in result.output and result.output.count("first prompt: brief, since") == 1
+    assert "1 of 1 scenario done" in result.output and result.output.count("first prompt: brief, since") == 1
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -139,7 +139,7 @@ def test_a_failed_scenario_gives_status_1(folders: Folders, tmp_path: Path) -> N
     bad = next(p for p in sorted(dataset.rglob("*conditioning-videos*.mp4")))
     bad.write_bytes(b"")
     options = [dataset, *run_options(folders)[1:], "--loops", 0, "--out", tmp_path / "run"]
-    assert "1 of 2 scenarios done, 1 takes, 1 failed" in call("run", *options, status=1).output
+    assert "1 of 2 scenarios done, 1 take, 1 failed" in call("run", *options, status=1).output
     assert bad.name in call("resume", tmp_path / "run", status=1).output
 
 
@@ -250,7 +250,7 @@ def test_scenes(tmp_path: Path) -> None:
     assert "retake run" in said.output
     (clip,) = (tmp_path / "scenes").rglob("0001_conditioning-videos*.mp4")
     assert (probe(clip).num_frames, probe(clip).width) == (24, 64)
-    assert f"1 training scenes: {MEANT_FOR['training']}" in said.stderr and "--seed 1200000" in said.stderr
+    assert f"1 training scene: {MEANT_FOR['training']}" in said.stderr and "--seed 1200000" in said.stderr
     assert "not a view" in call("scenes", tmp_path / "x", "--views", "top", status=2).output
 
 
@@ -258,7 +258,7 @@ def test_scenes_say_of_which_sets_they_are(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(showcase, "write_scenes", lambda out, **options: None)
     said = call("scenes", tmp_path / "s", "--seed", HELD_OUT.seeds[-1], "--count", 3)
     assert [line.partition(":")[0] for line in said.stdout.splitlines()[1:]] == [
-        "1 held-out scenes",
+        "1 held-out scene",
         "2 unused scenes",
     ]
     assert "tuning scenes" in call("scenes", tmp_path / "s", "--seed", TUNING.first).stdout

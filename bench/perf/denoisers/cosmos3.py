@@ -38,6 +38,7 @@ from engine.denoise.guidance import COND
 from engine.denoise.sampler import PrefixTimestep
 from engine.generators.cosmos3.family import Cosmos3Family
 from engine.settings.presets import DenoiseSettings
+from engine.words import counted
 from kernels.attention import fa3
 
 PIXELS_PER_LATENT, FRAMES_PER_LATENT, PATCH = 16, 4, 2
@@ -91,8 +92,8 @@ class Cosmos3Subject:
     @property
     def note(self) -> str:
         return (
-            f"the library runs both towers over {self.text_tokens} text tokens at every step, as its "
-            "pipeline does; ours reads keys and values of the text made once. FLOPs are those of the "
+            f"the library runs both towers over {counted(self.text_tokens, 'text token')} at every step, "
+            "as its pipeline does; ours reads keys and values of the text made once. FLOPs are those of the "
             "generation tower"
         )
 

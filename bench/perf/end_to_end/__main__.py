@@ -39,6 +39,7 @@ from bench.perf.end_to_end.variants import VARIANTS
 from engine.errors import RetakeError
 from engine.settings.config import QUANTIZATIONS
 from engine.settings.environment import offline
+from engine.words import counted
 
 PROGRAM = "python -m bench.perf.end_to_end"
 TIMELINE_PX = 1600
@@ -97,7 +98,10 @@ def _measure(options: argparse.Namespace, size: Size, runs: Path) -> int:
     document, found = part.measure(asked, command=_command(options))
     write_json(options.out, document)
     write_whole(options.out.with_suffix(".svg"), Timeline(found.spans, TIMELINE_PX).svg().encode())
-    print(f"{asked.variant.name}: {document['num_done']} of {document['num_asked']} scenarios, ", end="")
+    print(
+        f"{asked.variant.name}: {document['num_done']} of {counted(document['num_asked'], 'scenario')}, ",
+        end="",
+    )
     print(f"{document.get('seconds_per_scenario', float('nan')):.1f} s each -> {options.out}", flush=True)
     return 0 if document["num_done"] else 1
 

@@ -28,6 +28,7 @@ from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.store import RunStore
 from engine.runs.trace_file import read_trace
 from engine.types import Attempt
+from engine.words import counted
 
 
 class BudgetSpent(KeyboardInterrupt):
@@ -123,7 +124,8 @@ def _measure(run: Run, options: Options, notes: dict[str, str], seconds: dict[st
         try:
             run.execute(watch)
         except BudgetSpent:
-            say(f"the budget is spent: {len(watch.ended_s)} of {run.num_pending} scenarios are done")
+            of_all = counted(run.num_pending, "scenario is", "scenarios are")
+            say(f"the budget is spent: {len(watch.ended_s)} of {of_all} done")
     return Measured(
         began_s=window.began_s,
         finished_s={name: end_s - window.began_s for name, end_s in watch.ended_s.items()},

@@ -27,6 +27,7 @@ from bench.perf.end_to_end.variants import (
     VARIANTS,
 )
 from engine.errors import ConfigError
+from engine.words import counted
 from kernels.files import read_json
 
 KIND, PART_KIND = "end_to_end", "end_to_end_part"
@@ -185,7 +186,9 @@ def _same(
     differing = [
         name for name in common if any(_of(left[name], key) != _of(right[name], key) for key in keys)
     ]
-    said = f"differ in {', '.join(differing)}" if differing else f"equal in {len(common)} scenarios"
+    said = (
+        f"differ in {', '.join(differing)}" if differing else f"equal in {counted(len(common), 'scenario')}"
+    )
     yield check(f"{what} of {one} and {other} are equal", not differing, said)
 
 
@@ -256,13 +259,13 @@ def _said_by_parts(parts: Sequence[Part], settings: Mapping[str, Any]) -> Iterat
             yield f"{part['variant']} holds the critic in format {part['settings'][FORMAT]}"
         if not part["warm_up"] and warm_seconds(part) is not None:
             yield (
-                f"{part['variant']}: of {part['num_done']} scenarios of one process the first is cold, "
-                "the others warm"
+                f"{part['variant']}: of {counted(part['num_done'], 'scenario')} of one process the first "
+                "is cold, the others warm"
             )
         if not part["complete"]:
             yield (
                 f"{part['variant']} was stopped by its budget after {part['num_done']} of "
-                f"{part['num_asked']} scenarios; what it had begun of others counts against it"
+                f"{counted(part['num_asked'], 'scenario')}; what it had begun of others counts against it"
             )
     commits = {str(part["manifest"]["code"]["commit"])[:10] for part in parts}
     if len(commits) > 1:

@@ -18,6 +18,7 @@ from engine.runs.idle import idle, jobs_of
 from engine.runs.timeline import totals
 from engine.runs.trace import LANES
 from engine.settings.environment import cache_folder
+from engine.words import counted
 
 KIND = "end_to_end_part"
 
@@ -28,7 +29,8 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
     num_clips = len(list((options.models / CLIPS).glob("*.mp4")))
     if not 1 <= options.num_scenarios <= num_clips:
         raise ConfigError(
-            f"{options.num_scenarios} scenarios are asked of {num_clips} clips in {options.models / CLIPS}",
+            f"{counted(options.num_scenarios, 'scenario is', 'scenarios are')} asked of "
+            f"{counted(num_clips, 'clip')} in {options.models / CLIPS}",
             fix=f"ask for 1 to {num_clips}, or make more: make --out {options.models} --clips N",
         )
     kernels = cache_folder() / "kernels"

@@ -11,6 +11,7 @@ from engine.build.prepare import prepare
 from engine.machine.device import use_threads
 from engine.runs.trace import HostRecorder
 from engine.settings.environment import num_threads
+from engine.words import counted
 
 
 def measure(options: Options) -> Measured:
@@ -47,7 +48,8 @@ def measure(options: Options) -> Measured:
             passed_s = time.perf_counter() - window.began_s
             needed_s = passed_s / len(made) if made else 0.0
             if options.deadline_s is not None and time.perf_counter() + needed_s > options.deadline_s:
-                say(f"the budget is spent: {len(made)} of {len(prepared.usable)} scenarios are done")
+                of_all = counted(len(prepared.usable), "scenario is", "scenarios are")
+                say(f"the budget is spent: {len(made)} of {of_all} done")
                 break
             made[scenario.id] = script.run(scenario, options.runs / "measured", recorder, loops=LOOPS)
             finished_s[scenario.id] = time.perf_counter() - window.began_s

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.perf.overlap.sharing import ONE_STREAM, STREAMS, Sharing
 from bench.perf.overlap.work import Amount, Ran, medians
+from engine.words import counted
 
 GENERATION, CRITIC, SEQUENTIAL, BESIDE = "generation alone", "critic alone", "one after the other", "at once"
 READINGS = ("sm_clock_mhz", "power_w", "gpu_percent")
@@ -140,7 +141,7 @@ def checks(modes: Sequence[Mode]) -> Iterator[dict[str, Any]]:
     yield {
         "name": "frames and replies are equal alone, one after the other, at once and in turns",
         "holds": bool(own) and not bad,
-        "found": f"differ: {', '.join(bad)}" if bad else f"equal in {len(own)} ways",
+        "found": f"differ: {', '.join(bad)}" if bad else f"equal in {counted(len(own), 'way')}",
     }
 
 

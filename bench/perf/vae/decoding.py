@@ -16,6 +16,7 @@ from bench.perf.vae.ways import BEST, FP8_ALL, LIBRARY, Way, ways
 from engine.autoencoder.vae import decode_preview
 from engine.autoencoder.vae_fused import use_fused_vae
 from engine.errors import RetakeError
+from engine.words import counted
 from kernels import dispatch, timing
 
 Row = dict[str, Any]
@@ -110,7 +111,7 @@ def _preview(problem: str, vae: Any, latents: Tensor, usable: dict[str, timing.F
     fused = copy.deepcopy(vae)
     use_fused_vae(fused)
     frames = [frame for frame in PREVIEW_FRAMES if frame < latents.shape[2]]
-    name = f"fused, preview of {len(frames)} frames"
+    name = f"fused, preview of {counted(len(frames), 'frame')}"
     usable[name] = lambda: decode_preview(fused, latents, frames)
     return {"problem": problem, "name": name, "accuracy": "a few frames", "reason": None}
 

@@ -32,6 +32,7 @@ from engine.datasets.physics_iq import cases_of
 from engine.errors import RetakeError, ScorerError
 from engine.runs.manifest import code_state, collect
 from engine.settings.environment import usable_cores
+from engine.words import counted
 
 COLUMN_TOLERANCE = 1e-9
 NUMBER_TOLERANCE = 1e-12  # of unrounded scores, as fractions of 1; printed ones have to be identical
@@ -114,7 +115,7 @@ class Check:
         and the official numbers hold for it too.
         """
         root = self.work / made.name
-        self.console.print(f"making {made.name}: {made.num_scenes * 3} views", highlight=False)
+        self.console.print(f"making {made.name}: {counted(made.num_scenes * 3, 'view')}", highlight=False)
         submission = make(made, root, workers=usable_cores())[0]
         label, tool = next(iter(self.officials.items()))
         runs: dict[str, list[Measured]] = {"cold": [], "official": [], "warm": []}
@@ -164,7 +165,8 @@ def compare(
     if lengths[0] != lengths[1]:
         odd = [place for place in lengths[0] | lengths[1] if lengths[0].get(place) != lengths[1].get(place)]
         raise ScorerError(
-            f"{subject.dataset}, {subject.submission}: the CSVs differ in {len(odd)} cells, first {odd[0]}",
+            f"{subject.dataset}, {subject.submission}: the CSVs differ in {counted(len(odd), 'cell')}, "
+            f"first {odd[0]}",
             fix="one tool left cells out or has series of another length; compare its log with ours",
         )
     pairs = [pair for place, values in theirs.items() for pair in zip(values, own[place], strict=True)]

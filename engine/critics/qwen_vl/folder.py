@@ -35,6 +35,7 @@ from engine.weights.contents import listed
 from engine.weights.fill import left_out
 from engine.weights.prequantized import READ, Layers, read_layers, read_scheme
 from engine.weights.variants import library_shapes
+from engine.words import counted
 from kernels.descriptors import DTYPES, torch_dtype
 from kernels.linear import int8
 
@@ -147,11 +148,12 @@ def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) 
     )
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
-            f"{folder} lacks {len(missing)} weights of the model, the first {missing[0]}", fix=_COMPLETE
+            f"{folder} lacks {counted(len(missing), 'weight')} of the model, the first {missing[0]}",
+            fix=_COMPLETE,
         )
     if surplus := sorted(info["unexpected_keys"]):
         raise ModelError(
-            f"{folder} holds {len(surplus)} weights that {type(model).__name__} does not use: "
+            f"{folder} holds {counted(len(surplus), 'weight')} that {type(model).__name__} does not use: "
             f"{', '.join(surplus[:5])}{', ...' if surplus[5:] else ''}",
             fix="they may be scales of a quantization that config.json does not state, or an adapter: take"
             " the model in a format that states it, merge the adapter, or remove these tensors",
@@ -170,8 +172,8 @@ def _with_weights(folder: Path, dtype: torch.dtype, options: Mapping[str, Any]) 
         )
     if mismatched := sorted(str(key) for key in info["mismatched_keys"]):
         raise ModelError(
-            f"{folder}: {len(mismatched)} weights have another shape than config.json says, the first "
-            f"{mismatched[0]}",
+            f"{folder}: {counted(len(mismatched), 'weight has', 'weights have')} another shape than "
+            f"config.json says, the first {mismatched[0]}",
             fix="take weights and config.json from the same model",
         )
     return model

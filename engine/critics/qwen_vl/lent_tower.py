@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from engine.errors import ModelError
+from engine.words import counted
 
 EYES = "vision_encoder"
 _COMPLETE = (
@@ -68,7 +69,7 @@ def _pairs(model: Any, tower: Any) -> Iterator[tuple[str, Any, Any]]:
     text = model.model.language_model
     if len(text.layers) != len(tower.layers):
         raise ModelError(
-            f"config.json says {len(text.layers)} layers, the transformer has {len(tower.layers)}",
+            f"config.json says {counted(len(text.layers), 'layer')}, the transformer has {len(tower.layers)}",
             fix="take config.json and transformer/ from the same model",
         )
     for name, ours in (("embed_tokens", text.embed_tokens), ("norm", text.norm), ("lm_head", model.lm_head)):

@@ -21,6 +21,7 @@ from engine.critics.qwen_vl.delta_net import WIDTH, DeltaMemory, DeltaNet
 from engine.critics.qwen_vl.mixers import Attention, GatedAttention, Mixer, Norm, Rows
 from engine.critics.qwen_vl.projections import Projection, projection
 from engine.errors import ModelError
+from engine.words import counted
 from kernels.fused import swiglu
 
 FULL, LINEAR = "full_attention", "linear_attention"
@@ -194,7 +195,7 @@ def require_decodable(config: Any) -> None:
     kinds: Sequence[str] = getattr(config, "layer_types", None) or ()
     if other := [kind for kind in kinds if kind not in known]:
         raise ModelError(
-            f"the critic has {len(other)} layers of {other[0]}, which decoding does not do",
+            f"the critic has {counted(len(other), 'layer')} of {other[0]}, which decoding does not do",
             fix="take a model with full attention in every layer (use_sliding_window: false in config.json)",
         )
     if config.model_type == HYBRID and FULL not in kinds:

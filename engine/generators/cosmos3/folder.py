@@ -23,6 +23,7 @@ from engine.machine.pipeline_folder import outline_component, read_component, re
 from engine.machine.tokenizer import read_tokenizer
 from engine.settings.sidecars import SIDECAR, read_sidecar, refuse_adapters
 from engine.types import VideoSpec
+from engine.words import counted
 from kernels.descriptors import DTYPES, torch_dtype
 
 PIPELINES = ("Cosmos3OmniPipeline", "Cosmos3OmniDiffusersPipeline")
@@ -141,7 +142,7 @@ def _check_fit(folder: Path, transformer: Any, vae: Any, tokenizer: Any) -> None
     if start is None or start == tokenizer.unk_token_id or tokenizer.eos_token_id is None:
         raise _unfit(folder, "text_tokenizer", f"no {VISION_START} or no end token", "both")
     if len(tokenizer) > config.vocab_size:
-        found = f"{len(tokenizer)} tokens"
+        found = f"{counted(len(tokenizer), 'token')}"
         raise _unfit(folder, "text_tokenizer", found, f"at most the vocab_size {config.vocab_size}")
 
 

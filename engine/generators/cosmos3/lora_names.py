@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from engine.denoise.lora import Lora, aliases_of
 from engine.errors import ModelError
+from engine.words import counted
 
 PUBLISHED: Final = (
     (r"\.add_([qkv])_proj$", r".\1_proj_moe_gen"),
@@ -52,7 +53,7 @@ def refuse_text_changes(loras: Sequence[Lora], aliases: Mapping[str, str]) -> No
         changed = [name for name in names if TEXT_PARTS.search(aliases.get(name, name))]
         if changed:
             raise ModelError(
-                f"{lora.name} changes {len(changed)} parts of the text tower, among them {changed[0]}, by "
-                "which the critic of the same folder reads: it would judge otherwise",
+                f"{lora.name} changes {counted(len(changed), 'part')} of the text tower, among them "
+                f"{changed[0]}, by which the critic of the same folder reads: it would judge otherwise",
                 fix="give another critic with --critic, or a LoRA of the generation tower alone",
             )

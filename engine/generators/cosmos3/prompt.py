@@ -15,6 +15,7 @@ from typing import Any
 from engine.errors import ModelError
 from engine.generators.cosmos3.settings import INVERSE, NONE, Cosmos3Defaults
 from engine.types import PhysicsPlan, Prompt, VideoSpec
+from engine.words import counted
 
 SYSTEM = "You are a helpful assistant who will generate videos from a give prompt."
 """As in training, with its spelling."""
@@ -80,7 +81,7 @@ def token_ids(tokenizer: Any, text: str, *, system: bool, most: int) -> list[int
     ids = [*encoded["input_ids"], tokenizer.eos_token_id, start]
     if len(ids) > most:
         raise ModelError(
-            f"the prompt has {len(ids)} tokens; at most {most} are planned for: {text[:60]!r}...",
+            f"the prompt has {counted(len(ids), 'token')}; at most {most} are planned for: {text[:60]!r}...",
             fix="shorten the prompt, or set max_text_tokens in retake.json of the model folder",
         )
     return ids

@@ -54,6 +54,7 @@ from engine.protocols import Denoiser
 from engine.settings.presets import DenoiseSettings
 from engine.settings.sidecars import SIDECAR
 from engine.types import Footprint, Prompt, Scenario, ScoutForm, StateSites, VideoSpec
+from engine.words import counted
 
 REMEMBERED = 16
 """Prefixes and negative prompts kept encoded, each some megabytes, for the scenarios in flight at a time."""
@@ -101,7 +102,8 @@ def load(
     fixed = parts.defaults.timesteps
     if fixed and num_inference_steps not in (None, len(fixed)):
         raise ConfigError(
-            f"{num_inference_steps} steps are asked of a model that was distilled for {len(fixed)}",
+            f"{counted(num_inference_steps or 0, 'step is', 'steps are')} asked of a model that was "
+            f"distilled for {len(fixed)}",
             fix=f"leave --steps out, or remove timesteps from {folder / SIDECAR}",
         )
     steps = parts.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 from engine.machine.device import to_device
+from engine.words import counted
 
 if TYPE_CHECKING:
     from engine.generators.wan.folder import WanParts
@@ -26,7 +27,7 @@ def token_ids(parts: WanParts, text: str) -> Tensor:
         ids = parts.tokenizer(cleaned, truncation=True, max_length=parts.max_text_tokens).input_ids
     if len(ids) > parts.max_text_tokens:
         raise ModelError(
-            f"the prompt has {len(ids)} tokens; the text encoder of {parts.folder} reads at most "
+            f"the prompt has {counted(len(ids), 'token')}; the text encoder of {parts.folder} reads at most "
             f"{parts.max_text_tokens}: {cleaned[:60]!r}...",
             fix="shorten the prompt",
         )

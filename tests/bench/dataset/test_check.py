@@ -180,7 +180,7 @@ def test_a_subset_of_the_benchmark_keeps_its_ids(tmp_path: Path) -> None:
     assert "descriptions.csv" not in bad_lines(tmp_path)
     edit_rows(tmp_path, lambda rows: [row for row in rows if row[0].endswith("scene-7.mp4")])
     report = check_dataset(tmp_path)
-    assert report.num_cases == 3 and report.lines[0].found == "6 rows: 1 scenes, 3 cases, 2 takes"
+    assert report.num_cases == 3 and report.lines[0].found == "6 rows: 1 scene, 3 cases, 2 takes"
     assert report.lines[0].faults == ()
 
 

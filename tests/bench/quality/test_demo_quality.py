@@ -246,7 +246,7 @@ def test_an_unfinished_run_is_not_measured(run: Path, tmp_path: Path) -> None:
     dataset = run.parent / "scenes"
     RunStore.create(tmp_path / "run", open_dataset(dataset).scenarios(8.0)).close()
     write_config(RunConfig(dataset=dataset, out=tmp_path / "run"), tmp_path / "run" / "config.toml")
-    with pytest.raises(ScorerError, match=r"3 scenarios of .* are not finished"):
+    with pytest.raises(ScorerError, match=r"3 unfinished scenarios in"):
         measure(tmp_path / "run", tmp_path / "baselines")
 
 

@@ -279,7 +279,7 @@ def test_parts_are_of_a_run_that_is_finished(tmp_path: Path, capsys: pytest.Capt
             store.outcome(Outcome(scenario_id=scenario.id, attempts=(), failure="no take"))
     assert loop_budget.main([*given, "--shard", "1/2"]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert f"1 scenarios of {run} are not finished, the first {SCENARIOS[-1].id}" in told
+    assert f"1 unfinished scenario in {run}, the first {SCENARIOS[-1].id}" in told
     assert f"retake resume {run}" in told
     with RunStore.open(run) as store:
         store.outcome(Outcome(scenario_id=SCENARIOS[-1].id, attempts=(), failure="no take"))

@@ -116,7 +116,7 @@ def test_a_run_that_is_not_finished_has_no_controls(run: Path, tmp_path: Path) -
     RunStore.create(part, scenarios).close()
     write_config(RunConfig(dataset=dataset, out=part), part / "config.toml")
     for refused in (lambda: measure(part, tmp_path), lambda: make_control(part, tmp_path, "filler")):
-        with pytest.raises(ScorerError, match=rf"2 scenarios of {part} are not finished"):
+        with pytest.raises(ScorerError, match=rf"2 unfinished scenarios in {part}"):
             refused()
 
 

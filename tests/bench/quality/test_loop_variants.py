@@ -76,5 +76,5 @@ def test_the_section_has_a_row_a_setting_and_its_categories() -> None:
     assert section.headline == "240 held-out scenes: `loop.finish_restarts = 2` +1.20 (+0.40 to +2.00) points"
     line = "| 240 | 64.7 (63.0 to 66.0) | 63.5 (62.0 to 65.0) | +1.20 (+0.40 to +2.00) | 1.00 | 1.30× |"
     assert f"| loop.finish_restarts = 2 {line}" in section.body and "| setting | Optics |" in section.body
-    assert "First prompt: plan" in section.body and "1 scenarios are left out" in section.body
+    assert "First prompt: plan" in section.body and "1 scenario is left out" in section.body
     assert "not only the setting differs: commit of retake: a, now b" in section.body

@@ -39,7 +39,7 @@ def section(*rows: dict[str, Any]) -> Any:
 
 def test_measured_rows() -> None:
     made = section(row())
-    assert made.headline == "Model, fp8 for 8.9: export 301 CPU s, build 72.0 CPU s, 1 of 1 gates passed"
+    assert made.headline == "Model, fp8 for 8.9: export 301 CPU s, build 72.0 CPU s, 1 of 1 gate passed"
     assert "| Model, fp8 for 8.9 | 208 | 301 | 4.00 | 1.00 | 71.2 | 72.0 | 6.00 | 1.00 |" in made.body
     assert "| Model, fp8 for 8.9 | 500 | 60 | fp16/fp8 | 300 | 181 | 0.50 | 2.00 |" in made.body
     assert "merged QKV (all): passed" in made.body and "extrapolated" not in made.body
@@ -65,7 +65,7 @@ def test_extrapolated_rows_are_not_among_the_measured() -> None:
 def test_a_failed_gate_is_seen() -> None:
     gate = {"name": "no S x S buffer", "expected": "none", "found": "softmax_1", "passed": False}
     made = section(row(gates=[gate]))
-    assert "0 of 1 gates passed" in made.headline and "FAILED, softmax_1" in made.body
+    assert "0 of 1 gate passed" in made.headline and "FAILED, softmax_1" in made.body
 
 
 def test_products_of_both_layouts() -> None:

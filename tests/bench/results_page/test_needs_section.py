@@ -23,7 +23,7 @@ FILE = ResultFile(name="model_needs", kind="model_needs", document=DOCUMENT)
 def test_the_section_says_what_is_changed() -> None:
     assert SECTIONS["model_needs"] is needs
     section = needs(FILE)
-    assert section.headline == "1 generators, 2 critics"
+    assert section.headline == "1 generator, 2 critics"
     assert "takes of 832x480 with preset fast" in section.body
     assert "| a/wan | a/critic | small | 8 | – | does not fit |" in section.body
     assert "| a/wan | a/critic | middle | 16 | 15.2 | x = 1; y = 2; one lane at a time |" in section.body

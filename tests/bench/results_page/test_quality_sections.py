@@ -66,7 +66,7 @@ def test_price_of_speed() -> None:
 
 def test_price_without_differences() -> None:
     made = section("denoiser_quality", {"rows": [{"name": "exact", "score": mean(66.0)}]})
-    assert made.headline == "1 settings" and "| exact | 66.0 (65.0 to 67.0) |" in made.body
+    assert made.headline == "1 setting" and "| exact | 66.0 (65.0 to 67.0) |" in made.body
 
 
 def test_bundled_models() -> None:

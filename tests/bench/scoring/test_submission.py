@@ -111,7 +111,7 @@ def test_what_is_no_folder_of_clips_is_an_error(dataset: Path, tmp_path: Path) -
     with pytest.raises(ScorerError, match="is not a folder"):
         read(tmp_path / "absent", dataset)
     (tmp_path / "0001_perspective-left_trimmed-sliding-square-0.mp4").write_text("no video")
-    with pytest.raises(ScorerError, match=r"no readable clip of the dataset \(1 candidate files\)"):
+    with pytest.raises(ScorerError, match=r"no readable clip of the dataset \(1 candidate file\)"):
         read(tmp_path, dataset)
 
 

@@ -234,7 +234,7 @@ def test_the_command_writes_a_form_then_lists_problems_then_packs(small: Path) -
     assert "--out: pkg allowed:" in text and not (small / "pkg").exists()
     assert (small / "card.yaml").read_text() == form
     write_card(small, good_card())
-    assert "all rules are kept: 1 runs" in submit(small, "--validate-only", status=0).output
+    assert "all rules are kept: 1 run" in submit(small, "--validate-only", status=0).output
     assert not (small / RUN_ID).exists()
     (small / "s0" / "notes.txt").touch()
     text = submit(small, "--out", small / RUN_ID, status=0).output

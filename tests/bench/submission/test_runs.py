@@ -176,7 +176,7 @@ def test_score_files_may_lie_elsewhere(folders: list[Path], tmp_path: Path) -> N
     assert reported_scores(find_runs(folders, files)).values["physiq_mean"] == 50.0
     (tmp_path / "0.json").write_text("{")
     assert "is not of `retake score`" in str(reported_scores(find_runs(folders, files)).why_not)
-    with pytest.raises(ConfigError, match="1 files with --scores for 2 runs"):
+    with pytest.raises(ConfigError, match="1 file with --scores for 2 runs"):
         find_runs(folders, files[:1])
 
 
@@ -196,5 +196,5 @@ def test_a_clip_that_was_chosen_by_hand_is_not_called_the_selectors(finished: Pa
     configure(finished)
     before = told([finished], dataset)["bon_sampling_method"]
     choose(finished, "0001_perspective-left", 0)
-    assert told([finished], dataset)["bon_sampling_method"] == f"{before}; 1 clips chosen by hand"
+    assert told([finished], dataset)["bon_sampling_method"] == f"{before}; 1 clip chosen by hand"
     choose(finished, "0001_perspective-left", None)

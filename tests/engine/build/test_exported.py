@@ -256,7 +256,7 @@ def test_from_the_command_line(folders: Folders, graph: Path, tmp_path: Path) ->
         assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
         return " ".join(result.output.replace("│", " ").split())
 
-    assert "1 of 1 scenarios done" in call("--denoiser", graph, "--out", tmp_path / "a")
+    assert "1 of 1 scenario done" in call("--denoiser", graph, "--out", tmp_path / "a")
     assert read_config(tmp_path / "a").denoise.engine == str(graph)
     refused = call("--denoiser", "onnx", "--out", tmp_path / "b", status=2)
     assert "there is none of this target" in refused and "Traceback" not in refused

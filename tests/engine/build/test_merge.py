@@ -325,7 +325,7 @@ def test_the_command_makes_a_run_that_others_read(folders: Folders, part: Path, 
 
 def test_a_dataset_that_lacks_a_scenario_is_refused(folders: Folders, tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {1: [1]})
-    with pytest.raises(ConfigError, match="lacks 1 scenarios of these runs, the first 0001_view"):
+    with pytest.raises(ConfigError, match="lacks 1 scenario of these runs, the first 0001_view"):
         merge([one], tmp_path / "all", dataset=folders.dataset)
 
 

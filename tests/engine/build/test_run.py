@@ -372,7 +372,7 @@ def test_resuming_needs_the_dataset(
     table = next(own_dataset.dataset.rglob("descriptions.csv"))
     rows = table.read_text().splitlines()
     table.write_text("\n".join([rows[0], *rows[2:]]) + "\n")
-    with pytest.raises(DatasetError, match="lacks 1 scenarios of this run"):
+    with pytest.raises(DatasetError, match="lacks 1 scenario of this run"):
         resume_run(tmp_path / "run")
 
 

@@ -106,12 +106,12 @@ def facts(folder: Path) -> list[object]:
 
 def test_the_terminal_and_the_report_tell_every_scout(whole: tuple[Path, str]) -> None:
     out, said = whole
-    assert "4 scouts of 1 steps by consensus:" in said and "2 scouts of 2 steps by consensus:" in said
+    assert "4 scouts of 1 step by consensus:" in said and "2 scouts of 2 steps by consensus:" in said
     assert "; it is scout " in said
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count('data-role="scout"') == 6 and "Take 0 is scout" in page
     again = call("resume", out, "--dry-run")
-    assert "1 takes are there and 6 scouts" in again
+    assert "1 take is there and 6 scouts" in again
     assert "1 of 6 scouts" in call("runs", "list", out.parent)
 
 

@@ -233,7 +233,7 @@ def test_pickles_loras_and_files_of_no_model(home: Path) -> None:
         {f"diffusion_model.blocks.0.self_attn.q.{k}": v for k, v in pair.items()}, home / "l.safetensors"
     )
     document = check(home / "l.safetensors", home)
-    assert document["kind"] == "LoRA" and "1 layers of rank 4" in document["what"]
+    assert document["kind"] == "LoRA" and "1 layer of rank 4" in document["what"]
     assert "is a LoRA, no model" in plain(models("add", home / "l.safetensors", "own").stderr)
     save_file({"double_blocks.0.img_attn.qkv.weight": torch.ones(2)}, home / "flux.safetensors")
     (fault,) = check(home / "flux.safetensors", home)["faults"]

@@ -63,7 +63,7 @@ def test_stopped_while_it_scouts_and_gone_on_with(tmp_path: Path, monkeypatch: p
     before = scouts_of(run)
     assert 2 <= len(before) <= 4
     said = call("resume", run)
-    assert "4 scouts of 1 steps by consensus:" in said and "; it is scout " in said
+    assert "4 scouts of 1 step by consensus:" in said and "; it is scout " in said
     found = scouts_of(run)
     assert [scout.number for scout in found] == [0, 1, 2, 3] and sum(scout.kept for scout in found) == 1
     assert [scout.prompt.revision for scout in found] == [0, 0, 1, 1], "of the brief text and of the plan"

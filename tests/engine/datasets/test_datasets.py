@@ -186,7 +186,7 @@ def test_own_clips_without_text_columns_or_files(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no column file; it has: clip, text"):
         folder.open_dataset(root)
     (root / "prompts.csv").write_text("file,text\na.mp4,x\nc.mp4,y\n")
-    with pytest.raises(DatasetError, match=r"1 files that are not there: c\.mp4"):
+    with pytest.raises(DatasetError, match=r"1 file that is not there: c\.mp4"):
         folder.open_dataset(root)
     shutil.copy(root / "a.mp4", root / "a.mov")
     with pytest.raises(DatasetError, match="several clips named a"):

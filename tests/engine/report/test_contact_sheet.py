@@ -77,7 +77,7 @@ def test_every_look_stands_in_its_stage_the_best_first(record: Record) -> None:
     assert [look.scout.candidate for look in second.looks] == [0, 1]
     assert (second.looks[0].take, second.looks[1].take) == (0, None)
     assert sheet.why == {
-        0: "scout 0: place 1 of 4 after 1 steps by consensus 4, geometry 0; "
+        0: "scout 0: place 1 of 4 after 1 step by consensus 4, geometry 0; "
         "place 1 of 2 after 2 steps by consensus 4, geometry 0"
     }
 

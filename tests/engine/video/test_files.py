@@ -184,7 +184,7 @@ def test_wrong_rate_and_length_name_found_and_allowed(clip_path: Path) -> None:
     check_clip(clip, fps=8.0, num_frames=25)
     with pytest.raises(VideoError, match=r"has 8 frames per second; 16 is needed"):
         check_clip(clip, fps=16.0, num_frames=48)
-    with pytest.raises(VideoError, match=r"has 24 frames .*40 ± 1 frames"):
+    with pytest.raises(VideoError, match=r"has 24 frames .*40 ± 1 frame"):
         check_clip(clip, fps=8.0, num_frames=40)
 
 

@@ -67,8 +67,8 @@ def test_a_take_carries_what_is_odd_about_it(tmp_path: Path) -> None:
     gone = Attempt(index=3, prompt=prompt, video_path=Path("gone.mp4"), critique=None)
     outcome = Outcome(scenario_id="0001_a", attempts=(*attempts, gone), chosen=1)
     assert odd_takes(tmp_path, [outcome]) == [
-        "all black: 1 takes: 0001_a take 0",
-        "frozen: 1 takes: 0001_a take 1 (chosen)",
+        "all black: 1 take: 0001_a take 0",
+        "frozen: 1 take: 0001_a take 1 (chosen)",
     ]
 
 

@@ -121,7 +121,7 @@ def test_int8_engines_from_real_trajectories(generator: Path, dataset: Path, tmp
     """Recorded, calibrated, exported, built and gated; then listed, and verified as a graph."""
     options = ("--target", "tensorrt-rtx", "--quant", "int8", "--cc", "89", "--out", "o", "--device", "cpu")
     output = call(generator, *options, "--dataset", dataset, "--scenes", 1).output
-    assert "recording 1 scenes" in output
+    assert "recording 1 scene" in output
     assert "2 fused attention fp16" in output and "7 gemm int8" in output
     (graph,) = (tmp_path / "o").glob("wan_dit-int8-onnx-*")
     (engine,) = (tmp_path / "o").glob("wan_dit-int8-tensorrt-rtx-89-*")

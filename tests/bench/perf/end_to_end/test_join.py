@@ -160,7 +160,7 @@ def test_outcomes_of_overlap_and_sequential(tmp_path: Path) -> None:
     assert check(document, "outcomes of exact") == {
         "name": "outcomes of exact and exact-sequential are equal",
         "holds": True,
-        "found": "equal in 1 scenarios",
+        "found": "equal in 1 scenario",
     }
     assert document["summary"] == {"exact_overlap_over_sequential": 1.2}
     alone["scenarios"]["clip0"]["takes"] = [take(pixels="other")]

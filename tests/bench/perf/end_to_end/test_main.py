@@ -56,7 +56,7 @@ def test_a_part_and_its_takes_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     parts = fast["idle"]["parts_s"]
     assert sum(parts.values()) == pytest.approx(fast["makespan_s"]) and fast["idle"]["num_jobs"] == 2
     document, told = joined(tmp_path, capsys, *names)
-    assert "holds: takes of fast and fast-generation-only are equal: equal in 1 scenarios" in told
+    assert "holds: takes of fast and fast-generation-only are equal: equal in 1 scenario" in told
     assert set(document["summary"]) == {"fast_makespan_over_generation"}
 
 

@@ -602,11 +602,11 @@ def test_broken_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     weights = load_file(broken / "model.safetensors")
     weights.pop(next(name for name in weights if "mlp" in name))
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="lacks 1 weights"):
+    with pytest.raises(ModelError, match="lacks 1 weight"):
         qwen_vl.load(broken, device="cpu", dtype="fp32")
     more = {**load_file(folder / "model.safetensors"), "model.layers.0.mlp.weight_scale": torch.ones(3)}
     save_file(more, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"holds 1 weights that .* does not use: model\.layers\.0\.mlp\.w"):
+    with pytest.raises(ModelError, match=r"holds 1 weight that .* does not use: model\.layers\.0\.mlp\.w"):
         qwen_vl.load(broken, device="cpu", dtype="fp32")
     (broken / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be loaded"):

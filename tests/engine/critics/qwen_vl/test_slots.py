@@ -366,7 +366,7 @@ def test_noise_is_the_same_on_a_card() -> None:
 def test_what_the_step_does_not_compute_is_refused() -> None:
     model: Any = tiny_model(TOKENIZER)
     model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ModelError, match="1 layers of sliding_attention"):
+    with pytest.raises(ModelError, match="1 layer of sliding_attention"):
         TextStep(model)
     model.config.text_config.layer_types = None
     model.config.text_config.hidden_act = "gelu"

@@ -40,6 +40,7 @@ from engine.build.probing import selector_settings
 from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device
 from engine.runs.folder import DATABASE
+from engine.settings.environment import offline
 from engine.types import SelectorSettings
 from engine.words import counted
 from kernels.files import printable
@@ -270,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="of the selectors: auto, cpu or cuda")
     options = parser.parse_args(arguments)
     console = page_console()
+    offline()  # before a selector imports the model libraries
     try:
         document = make_table(
             options.runs,

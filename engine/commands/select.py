@@ -12,6 +12,7 @@ from rich.table import Table
 from engine.commands._app import app, console
 from engine.commands._options import RunFolder, names, numbers
 from engine.commands._output import JsonFile, write_json
+from engine.settings.environment import offline
 from engine.words import counted
 
 
@@ -32,6 +33,7 @@ def select(
     json_file: JsonFile = None,
 ) -> None:
     """Choose again among the stored takes of a run; nothing is generated and the run is not changed."""
+    offline()  # before the model libraries are imported
     from engine.build.probing import selector_settings
     from engine.loop.selection import reselect
     from engine.machine.device import resolve_device

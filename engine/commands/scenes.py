@@ -16,14 +16,14 @@ from engine.words import counted
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
     seed: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Seed of the first scene; the others follow. Below 1000000 they are scenes that models were "
-            "trained on; of the world wide 240 from 1200000 are held out, to measure on, and 120 from "
-            "1605000 are for tuning.",
+            help="Seed of the first scene; the others follow. Default: 2000000, scenes of no set. Below "
+            "1000000 they are scenes that models were trained on; of the world wide 240 from 1200000 are "
+            "held out, to measure on, and 120 from 1605000 are for tuning.",
             min=0,
         ),
-    ] = 0,
+    ] = None,
     count: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 12,
     size: Annotated[int, typer.Option(help="Width and height in pixels, even.", min=64, max=2048)] = 128,
     views: Annotated[str, typer.Option(help="Of left,center,right.")] = "left,center,right",
@@ -34,12 +34,13 @@ def scenes(
 ) -> None:
     """Simulate and render scenes in the layout of Physics-IQ: clips, masks, two takes, descriptions.csv."""
     from engine.demo.scenes import DEFAULT_WORLD
-    from engine.demo.scenes.seeds import MEANT_FOR, TRAINING, first_held_out, parts_of
+    from engine.demo.scenes.seeds import MEANT_FOR, TRAINING, UNUSED_SEED0, first_held_out, parts_of
     from engine.demo.showcase import write_scenes
     from engine.settings.environment import usable_cores
 
     world = DEFAULT_WORLD if world is None else world
-    seeds = range(seed, seed + count)
+    first = UNUSED_SEED0 if seed is None else seed
+    seeds = range(first, first + count)
     with console.status("rendering") as status:
         write_scenes(
             out,

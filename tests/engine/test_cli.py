@@ -263,11 +263,23 @@ def test_scenes_say_of_which_sets_they_are(tmp_path: Path, monkeypatch: pytest.M
     ]
     assert "tuning scenes" in call("scenes", tmp_path / "s", "--seed", TUNING.first).stdout
     assert said.stderr == "", "to measure on these is no fault"
-    assert "--seed 1000000" in call("scenes", tmp_path / "s", "--world", PLAIN).stderr
+    assert "--seed 1000000" in call("scenes", tmp_path / "s", "--world", PLAIN, "--seed", 0).stderr
     told = " ".join(call("scenes", "--help").output.replace("│", " ").split())
     assert f"Below {HELD_OUT_SEED0} they are scenes that models were trained on" in told
     assert f"{HELD_OUT.count} from {HELD_OUT.first} are held out" in told
     assert f"{TUNING.count} from {TUNING.first} are for tuning" in told
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_scenes_without_a_seed_are_of_no_set(
+    world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[range] = []
+    monkeypatch.setattr(showcase, "write_scenes", lambda out, **options: asked.append(options["seeds"]))
+    said = call("scenes", tmp_path / "s", "--world", world)
+    assert said.stderr == "" and f"12 unused scenes: {MEANT_FOR['unused']}" in said.stdout
+    told = " ".join(call("scenes", "--help").output.replace("│", " ").split())
+    assert f"Default: {asked[0].start}, scenes of no set" in told
 
 
 @pytest.mark.parametrize("world", WORLDS)

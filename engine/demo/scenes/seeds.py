@@ -48,6 +48,8 @@ CHECK: Final = SeedSet(first=HELD_OUT_SEED0 + 500_000, count=120)
 TUNING: Final = SeedSet(first=HELD_OUT_SEED0 + 605_000, count=120)
 HELD_OUT: Final = SeedSet(first=HELD_OUT_SEED0 + 200_000, count=240)
 """48 scenes of each category."""
+UNUSED_SEED0: Final = HELD_OUT_SEED0 + 1_000_000
+"""From here on seeds are of no set, in either world: for whoever asks for scenes and names none."""
 SETS: Final = {**TRAINING_PARTS, "check": CHECK, "tuning": TUNING, "held-out": HELD_OUT}
 TRAINING: Final = "training"
 MEANT_FOR: Final = {

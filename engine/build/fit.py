@@ -107,13 +107,13 @@ SAVINGS = (
     Saving(costs="the critic answers four at a time", settings=_fewer_replies(4)),
     Saving(costs="the critic answers two at a time", settings=_fewer_replies(2)),
     Saving(costs="the critic answers one at a time", settings=_fewer_replies(1)),
-    Saving(costs="the autoencoder takes more passes", on_gpu_only=False, settings=_smaller_chunks(2)),
-    Saving(costs="the autoencoder takes twice as long", on_gpu_only=False, settings=_smaller_chunks(1)),
     Saving(
         costs="the prefix is computed in every step, which makes most steps half as long again",
         on_gpu_only=False,
         settings=_prefix_in_each_step,
     ),
+    Saving(costs="the autoencoder takes more passes", on_gpu_only=False, settings=_smaller_chunks(2)),
+    Saving(costs="the autoencoder takes twice as long", on_gpu_only=False, settings=_smaller_chunks(1)),
     Saving(costs="other replies: the critic's weights have 4 bits", settings=_quantized_critic),
     Saving(
         costs="other replies: the critic has weights of its own, of 4 bits, and the tower that it shared is "

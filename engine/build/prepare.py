@@ -163,6 +163,7 @@ def _questions(
     """Scenarios, why some are unusable, and what of the dataset was opened to know that."""
     if config.dataset == NO_DATASET:
         return (), {}, ()
+    boundary.require_apart(config.dataset, config.out)
     with boundary.watch(config.dataset, own=config.out) as watch:
         dataset = open_dataset(config.dataset)
         scenarios = _wanted(dataset.scenarios(fps), config, only)

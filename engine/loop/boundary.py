@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.errors import BoundaryError
+from engine.errors import BoundaryError, ConfigError
+from engine.runs.folder import VIDEOS
 from engine.video.containers import OPEN_EVENT
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif"})
@@ -55,6 +56,15 @@ class Watch:
         if wanted and real not in self._opened:
             self._opened[real] = None
             self._untold.append(real)
+
+
+def require_apart(dataset: Path, own: Path) -> None:
+    """ConfigError where takes of the run `own` would lie in the dataset, so that none could be opened."""
+    if _below(_real(own / VIDEOS), _real(dataset)) and _below(_real(dataset), _real(own)):
+        raise ConfigError(
+            f"{own} is to hold the run, but its videos would lie among the clips of {dataset}",
+            fix="choose another folder with --out; one within the dataset is as good as any",
+        )
 
 
 @contextmanager

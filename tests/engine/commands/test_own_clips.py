@@ -113,3 +113,16 @@ def test_a_clip_that_changed_since_is_not_joined_and_the_others_are(
     assert "ramp.mp4: take 0" in told(done)
     missing = retake("join", out, "bx")
     assert missing.exit_code == 2 and "nearest: box" in told(missing)
+
+
+def test_a_run_whose_takes_would_lie_among_the_clips_is_refused(clips: Path, tmp_path: Path) -> None:
+    """The loop opens no video of the dataset but prefixes: each of its own takes would end its scenario."""
+    before = sorted(clips.iterdir())
+    (tmp_path / "link").symlink_to(clips)
+    for out in (clips, tmp_path / "link"):
+        refused = retake("run", clips, "--out", out, "--dry-run")
+        assert refused.exit_code == 2
+        assert "its videos would lie among the clips of" in told(refused)
+        assert "choose another folder with --out" in told(refused)
+    assert sorted(clips.iterdir()) == before
+    assert retake("run", clips, "--out", clips / "runs" / "a", "--dry-run").exit_code == 0

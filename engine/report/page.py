@@ -127,12 +127,12 @@ def score_of(data: ReportData, scenario_id: str, attempt: Attempt) -> float | No
     return None if attempt.critique is None else attempt.critique.score
 
 
-def champion(record: Record, round_number: int, selectors: Sequence[str] = (CRITIC_SCORE,)) -> Attempt | None:
-    """The take that would be chosen had the loop ended after this round.
+def champion(record: Record, num_takes: int, selectors: Sequence[str] = (CRITIC_SCORE,)) -> Attempt | None:
+    """The take that would be chosen had the loop ended after its first `num_takes`.
 
     That is the chosen one once it exists, and before that the policy's choice among the takes so far.
     """
-    so_far = [attempt for attempt in record.attempts if attempt.round <= round_number]
+    so_far = record.attempts[:num_takes]
     chosen = None if record.outcome is None else record.outcome.chosen
     if not so_far:
         return None
@@ -316,24 +316,33 @@ def summarize(data: ReportData) -> Summary:
 
 
 def loop_chart(data: ReportData) -> Markup:
-    """Mean by round: of that round's takes, and of the champions (a scenario that stopped keeps its own)."""
-    seen = {a.round for record in data.records for a in record.attempts} or {0}
-    rounds = range(min(seen), 1 + max(seen))
+    """Mean by take: of these takes, and of the champions (a scenario that stopped keeps its own).
+
+    Takes go by their numbers, from which a scenario that began with the plan has a lower one for the same
+    round; by rounds where a round has several takes.
+    """
+    several = any(a.sample for record in data.records for a in record.attempts)
+    seen = {_place(a, several) for record in data.records for a in record.attempts} or {0}
     latest, best = [], []
     selectors = data.manifest.get("config", {}).get("loop", {}).get("selectors", (CRITIC_SCORE,))
     alive = [r for r in data.records if r.outcome is None or r.outcome.failure is None]
-    for number in rounds:
-        takes = [(r, a) for r in data.records for a in r.attempts if a.round == number]
-        kept = [(r, champion(r, number, selectors)) for r in alive]
+    places = range(min(seen), 1 + max(seen))
+    for place in places:
+        made = [[a for a in r.attempts if _place(a, several) <= place] for r in alive]
+        kept = [(r, champion(r, len(so_far), selectors)) for r, so_far in zip(alive, made, strict=True)]
+        takes = [(r, a) for r in data.records for a in r.attempts if _place(a, several) == place]
         latest.append(_mean(data, takes))
         best.append(_mean(data, [(record, take) for record, take in kept if take is not None]))
     series = [
         Series(name="this take", css="first", points=tuple(latest)),
         Series(name="chosen so far", css="chosen", points=tuple(best)),
     ]
-    several = any(a.sample for record in data.records for a in record.attempts)
-    labels = [f"round {number}" if several else f"take {number - rounds.start}" for number in rounds]
+    labels = [f"{'round' if several else 'take'} {place}" for place in places]
     return line_chart(labels, series, title=f"Mean {measured(data)} by loop")
+
+
+def _place(attempt: Attempt, several: bool) -> int:
+    return attempt.round if several else attempt.index
 
 
 def _mean(data: ReportData, takes: Sequence[tuple[Record, Attempt]]) -> Estimate | None:

@@ -14,7 +14,14 @@ import pytest
 from report_run import CHOSEN, HOSTILE, SCENES, TRUE, make_run, make_scenarios
 
 from engine.report.charts import estimate
-from engine.report.page import MAX_EMBEDDED_BYTES, build_rows, build_scenes, champion, summarize
+from engine.report.page import (
+    MAX_EMBEDDED_BYTES,
+    build_rows,
+    build_scenes,
+    champion,
+    loop_chart,
+    summarize,
+)
 from engine.report.render import MAX_EMBEDDED, render
 from engine.report.run_data import Record, ReportData
 from engine.report.word_diff import word_diff
@@ -161,10 +168,10 @@ def test_failures_stages_and_prompt_changes_are_shown(page: Page) -> None:
 
 def test_champion_follows_the_policy_until_the_chosen_take_exists(data: ReportData) -> None:
     first = data.records[0]  # critic 38, 64, 71, 88, chosen 3
-    picks = [champion(first, loop) for loop in range(6)]
+    picks = [champion(first, 1 + loop) for loop in range(6)]
     assert [take and take.index for take in picks] == [0, 1, 2, 3, 3, 3]
     third = data.records[2]  # critic 30, 44, unreadable, 42, chosen 1
-    picks = [champion(third, loop) for loop in range(4)]
+    picks = [champion(third, 1 + loop) for loop in range(4)]
     assert [take and take.index for take in picks] == [0, 1, 1, 1]
     assert champion(replace(first, attempts=()), 0) is None
 
@@ -193,10 +200,25 @@ def test_rounds_of_several_takes(data: ReportData) -> None:
     text = "".join(Page(page_of(replace(data, records=(record,)))).words)
     assert "round 1, sample 1" in text and "not judged" in text and "changes from take 0" in text
     unfinished = replace(record, outcome=None)
-    by_rank = champion(unfinished, 1, ("consensus",))
+    by_rank = champion(unfinished, 4, ("consensus",))
     assert by_rank is not None and by_rank.index == 3  # the highest consensus of all four
-    by_critic = champion(unfinished, 0)
+    by_critic = champion(unfinished, 2)
     assert by_critic is not None and by_critic.index == 1  # the only one that was judged
+
+
+def test_the_chart_counts_the_takes_of_a_scenario_that_began_with_the_plan(data: ReportData) -> None:
+    """Where nobody could read the plan, the brief text's take comes first, in round 0."""
+    brief, told = (replace(data.records[0], attempts=data.records[0].attempts[:n]) for n in (2, 1))
+    first, second = brief.attempts  # critic 38, 64
+    ends = Outcome(scenario_id="a", attempts=brief.attempts, chosen=1, stopped="no gain expected")
+    mixed = (
+        replace(brief, attempts=(replace(first, round=0), replace(second, round=1)), outcome=ends),
+        replace(told, attempts=(replace(first, round=1),), outcome=replace(ends, chosen=0)),
+    )
+    chart = str(loop_chart(replace(data, records=mixed, scores=None)))
+    assert "take 0 38.0, take 1 64.0" in chart  # this take
+    assert "take 0 38.0, take 1 51.0" in chart  # chosen so far: the other scenario keeps its own
+    assert ">n = 2<" in chart and ">n = 1<" in chart
 
 
 def test_large_runs_embed_the_extremes_and_link_the_rest(data: ReportData) -> None:

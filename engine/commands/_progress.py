@@ -1,4 +1,4 @@
-"""Progress of a run on a terminal: one bar per lane, one over all scenarios with the mean best score.
+"""Progress of a run on a terminal: one bar per lane, one over all scenarios with the mean score.
 
 Where stdout is no terminal (a CI log, a pipe) it writes one plain line per finished step instead. Knows
 nothing of models or of the store; both displays take the same calls and never influence a run.
@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from engine.build.estimate import clock
-from engine.loop.policy import CRITIC_SCORE, why_chosen
+from engine.loop.policy import CRITIC_SCORE, critic_score, why_chosen
 from engine.loop.scout_policy import why_finished
 from engine.protocols import Display
 from engine.runs.choices import numbered
@@ -46,21 +46,21 @@ class Finished:
         return f"; it is {why}" if why else ""
 
 
-class BestScores:
-    """The best critic score of each scenario so far; scenarios without a score do not count."""
+class ChosenScores:
+    """The critic's score of the take that was chosen in each scenario; those without a score do not count."""
 
     def __init__(self) -> None:
-        self._best: dict[str, float] = {}
+        self._scores: list[float] = []
 
-    def add(self, scenario_id: str, attempt: Attempt) -> None:
-        score = None if attempt.critique is None else attempt.critique.score
-        if score is not None:
-            self._best[scenario_id] = max(score, self._best.get(scenario_id, score))
+    def add(self, outcome: Outcome) -> None:
+        if outcome.chosen is not None:
+            score = critic_score(outcome.attempts[outcome.chosen])
+            self._scores += [] if score is None else [score]
 
     def __str__(self) -> str:
-        if not self._best:
+        if not self._scores:
             return "no score yet"
-        return f"best takes {sum(self._best.values()) / len(self._best):.1f}"
+        return f"chosen takes {sum(self._scores) / len(self._scores):.1f}"
 
 
 class TimeLeft:
@@ -98,7 +98,7 @@ class LiveDisplay:
     def __init__(
         self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._scores, self._finished = BestScores(), Finished()
+        self._scores, self._finished = ChosenScores(), Finished()
         self._left = TimeLeft(num_scenarios, now)
         self._done: set[str] = set()
         columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=28), MofNCompleteColumn())
@@ -134,15 +134,15 @@ class LiveDisplay:
         pass
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        self._scores.add(scenario_id, attempt)
-        self._overall.update(self._overall_id, note=str(self._scores))
+        pass
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
-        self.attempt(scenario_id, attempt)
+        pass
 
     def outcome(self, outcome: Outcome) -> None:
+        self._scores.add(outcome)
         self._left.outcome(outcome)
-        self._overall.update(self._overall_id, left=str(self._left))
+        self._overall.update(self._overall_id, note=str(self._scores), left=str(self._left))
         style = None if outcome.failure is None else "red"
         said = describe_outcome(outcome) + self._finished.said(outcome)
         self._live.console.print(said, style=style, markup=False, highlight=False)
@@ -163,7 +163,7 @@ class PlainDisplay:
         self, console: Console, num_scenarios: int, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._console = console
-        self._scores, self._finished = BestScores(), Finished()
+        self._scores, self._finished = ChosenScores(), Finished()
         self._left = TimeLeft(num_scenarios, now)
         self._num_scenarios = num_scenarios
         self._done: set[str] = set()
@@ -193,16 +193,15 @@ class PlainDisplay:
         self._line(f"{scenario_id}: {describe_stage(scouts)}")
 
     def attempt(self, scenario_id: str, attempt: Attempt) -> None:
-        self._scores.add(scenario_id, attempt)
         self._line(f"{scenario_id}: {describe_take(attempt)}")
 
     def judged(self, scenario_id: str, attempt: Attempt) -> None:
-        self._scores.add(scenario_id, attempt)
         said = f"{describe_take(attempt)}{describe_selection(attempt)}"
         self._line(f"{scenario_id}: winner of round {attempt.round}: {said}")
 
     def outcome(self, outcome: Outcome) -> None:
         self._done.add(outcome.scenario_id)
+        self._scores.add(outcome)
         self._left.outcome(outcome)
         done = f"{len(self._done)}/{self._num_scenarios}"
         said = ", ".join(filter(None, (done, str(self._scores), str(self._left))))

@@ -12,7 +12,7 @@ from fake_run import make_plan
 from rich.console import Console
 
 from engine.commands._progress import (
-    BestScores,
+    ChosenScores,
     LiveDisplay,
     PlainDisplay,
     TimeLeft,
@@ -52,8 +52,8 @@ def test_plain_lines() -> None:
         "0001_a: plan unreadable in 1.5 s",
         "0001_a: take 0: revise, score 40.0",
         "0001_a: take 1: unreadable",
-        "0001_a: chose take 0 (loops): the only take [1/2, best takes 40.0, about 0 s left]",
-        "0002_b: failed: [bold]no clip [2/2, best takes 40.0]",
+        "0001_a: chose take 0 (loops): the only take [1/2, chosen takes 40.0, about 0 s left]",
+        "0002_b: failed: [bold]no clip [2/2, chosen takes 40.0]",
     ]
 
 
@@ -69,7 +69,7 @@ def test_takes_of_a_round_in_words() -> None:
         "a: take 3 (round 1, sample 1): made",
         "a: winner of round 1: take 3 (round 1, sample 1): revise, score 50.0; best of its round by "
         "consensus 0.812",
-        "a: chose take 0 (loops): the only take [1/1, best takes 50.0]",
+        "a: chose take 0 (loops): the only take [1/1, chosen takes 1.0]",
     ]
 
 
@@ -116,13 +116,15 @@ def test_the_stream_decides(terminal: bool, kind: type) -> None:
     assert isinstance(make_display(Console(file=io.StringIO(), force_terminal=terminal), 1), kind)
 
 
-def test_best_scores_ignore_worse_and_missing() -> None:
-    scores = BestScores()
+def test_scores_are_those_of_chosen_takes_as_in_the_report() -> None:
+    """Selectors and a gain model choose a take that the critic likes less than another."""
+    scores = ChosenScores()
     assert str(scores) == "no score yet"
-    for index, score in enumerate((30.0, 70.0, 50.0, None)):
-        scores.add("a", attempt(index, score))
-    scores.add("b", attempt(0, 10.0))
-    assert str(scores) == "best takes 40.0"
+    takes = tuple(attempt(index, score) for index, score in enumerate((30.0, 70.0, None)))
+    for name, chosen in (("a", 0), ("b", 1), ("c", 2)):
+        scores.add(Outcome(scenario_id=name, attempts=takes, chosen=chosen, stopped="loops"))
+    scores.add(Outcome(scenario_id="d", attempts=takes, failure="no clip"))
+    assert str(scores) == "chosen takes 50.0"
 
 
 def test_outcomes_in_words() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import StoreError
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.profile import Profile, profile
+from engine.runs.store import RunStore
 from engine.runs.timeline import Timeline
 from engine.runs.trace_file import TRACE, read_trace
 from kernels.files import whole_file
@@ -51,9 +52,11 @@ def profiled(run: Path) -> Profiled:
     with whole_file(picture) as part:
         part.write_text(Timeline(spans, PICTURE_PX).svg(), encoding="utf-8")
     manifest = read_manifest(run / MANIFEST)
+    with RunStore.open(run, read_only=True) as store:
+        unfinished = {scenario.id for scenario in store.pending()}
     return Profiled(
         run=run,
-        profile=profile(spans),
+        profile=profile(spans, unfinished),
         trace=run / TRACE,
         picture=picture,
         memory=tuple(manifest.get("memory_used", ())),

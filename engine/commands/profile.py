@@ -56,9 +56,19 @@ def profile(
     document = found.document()
     if compare is not None:
         other = profiled(compare)
+        _require_ends(found, other)
         document["compared_with"] = other.document()
         _say_differences(found, other)
     write_json(document, json_file)
+
+
+def _require_ends(*runs: Profiled) -> None:
+    for one in runs:
+        if not one.profile.num_scenarios:
+            raise ConfigError(
+                f"no scenario of {one.run} has ended, so that nothing can be said of a scenario there",
+                fix="compare it once one has",
+            )
 
 
 def _new_run(given: Mapping[str, object], config: Path | None) -> Path:
@@ -82,10 +92,7 @@ def _say(found: Profiled) -> None:
     console.print(table)
     _say_start(found.setup_s)
     _say_memory(found.memory)
-    print_line(
-        f"{counted(one.num_scenarios, 'scenario')} in {one.wall_s:.1f} s: {one.seconds_per_scenario:.1f} s "
-        f"each, {one.gpu_seconds_per_scenario:.1f} s of the device"
-    )
+    print_line(_pace(one))
     busy = ", ".join(f"{lane} {seconds:.1f} s" for lane, seconds in one.busy_s.items())
     print_line(f"lanes worked: {busy}")
     if one.launch_s:
@@ -96,6 +103,16 @@ def _say(found: Profiled) -> None:
     )
     print_line(f"timeline: {found.picture}")
     print_line(f"trace: {found.trace} opens in ui.perfetto.dev")
+
+
+def _pace(one: Profile) -> str:
+    if not one.num_scenarios:
+        return f"none of {counted(one.num_unfinished, 'scenario')} ended in {one.wall_s:.1f} s"
+    of_all = f"{one.num_scenarios} of " if one.num_unfinished else ""
+    return (
+        f"{of_all}{counted(one.num_scenarios + one.num_unfinished, 'scenario')} in {one.wall_s:.1f} s: "
+        f"{one.seconds_per_scenario:.1f} s each, {one.gpu_seconds_per_scenario:.1f} s of the device"
+    )
 
 
 def _say_start(setup_s: Mapping[str, float]) -> None:

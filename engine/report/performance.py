@@ -5,7 +5,7 @@ A pure function of what was counted while the trace was read and of the manifest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -21,19 +21,27 @@ TEMPLATE = "performance.html.j2"
 
 
 def performance(
-    tally: Tally | None, totals: Totals | None, gain: Estimate | None, manifest: Mapping[str, Any]
+    tally: Tally | None,
+    totals: Totals | None,
+    gain: Estimate | None,
+    manifest: Mapping[str, Any],
+    unfinished: Collection[str] = (),
 ) -> Markup | None:
-    """None without a trace. `gain`: of the chosen takes over the first ones, in the page's measure."""
-    if tally is None or totals is None or not tally.num_scenarios:
+    """None without a trace. `gain`: of the chosen takes over the first ones, in the page's measure.
+
+    `unfinished`: ids of scenarios that have not ended; what they took so far counts with those that have.
+    """
+    if tally is None or totals is None or not tally.scenarios:
         return None
+    num_ended = tally.num_ended(unfinished)
     used = [entry for entry in manifest.get(USED, ()) if isinstance(entry, Mapping) and "parts" in entry]
     text = (
         templates("report")
         .get_template(TEMPLATE)
         .render(
             rows=tally.latencies(),
-            seconds=totals.wall_s / tally.num_scenarios,
-            device_seconds=tally.gpu_s / tally.num_scenarios,
+            seconds=totals.wall_s / num_ended if num_ended else None,
+            device_seconds=tally.gpu_s / num_ended if num_ended else None,
             points=points_per_minute(gain, tally.gpu_s),
             memory=used[-1]["parts"] if used else planned_parts(manifest),
             relieved=[line for entry in manifest.get(USED, ()) for line in entry.get("relieved", ())],

@@ -79,7 +79,7 @@ def render(
     yield from environment.get_template("template.html.j2").generate(
         data=few,
         summary=summarize(few),
-        performance=performance(data.tally, data.totals, summarize(few).gain, data.manifest),
+        performance=performance(data.tally, data.totals, summarize(few).gain, data.manifest, data.unfinished),
         rows=rows,
         articles=() if is_packed else articles,
         blocks=_blocks(articles) if is_packed else (),

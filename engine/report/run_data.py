@@ -70,6 +70,11 @@ class ReportData:
     watch: str | None = None  # where the page of the run is that goes on
     prefix_digests: Mapping[str, str] = field(default_factory=dict)  # sha256 as the run noted it, by scenario
 
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """Ids of the scenarios that have not ended."""
+        return frozenset(record.scenario.id for record in self.records if record.outcome is None)
+
 
 def bare(data: ReportData) -> ReportData:
     """Without what the model read and wrote: what plots and tables need of thousands of scenarios at once."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class Profile:
 
     wall_s: float
     num_scenarios: int
+    """That have ended; what the others took so far counts with these."""
+    num_unfinished: int
     busy_s: Mapping[str, float]
     launch_s: Mapping[str, float]
     gpu_s: float
@@ -57,11 +59,12 @@ class Profile:
 
     @property
     def seconds_per_scenario(self) -> float:
-        return self.wall_s / max(self.num_scenarios, 1)
+        """0 where none has ended yet."""
+        return self.wall_s / self.num_scenarios if self.num_scenarios else 0.0
 
     @property
     def gpu_seconds_per_scenario(self) -> float:
-        return self.gpu_s / max(self.num_scenarios, 1)
+        return self.gpu_s / self.num_scenarios if self.num_scenarios else 0.0
 
     @property
     def efficiency(self) -> float:
@@ -83,8 +86,8 @@ class Profile:
         }
 
 
-def profile(spans: Iterable[Span]) -> Profile:
-    """Of spans in any order; all zeros without any."""
+def profile(spans: Iterable[Span], unfinished: Collection[str] = ()) -> Profile:
+    """Of spans in any order; all zeros without any. `unfinished`: ids of scenarios that have not ended."""
     spans = list(spans)
     start_s = min((span.start_s for span in spans), default=0.0)
     end_s = max((span.end_s for span in spans), default=0.0)
@@ -95,7 +98,8 @@ def profile(spans: Iterable[Span]) -> Profile:
     everything = totals(tally.watching(spans))
     return Profile(
         wall_s=end_s - start_s,
-        num_scenarios=tally.num_scenarios,
+        num_scenarios=tally.num_ended(unfinished),
+        num_unfinished=len(tally.scenarios) - tally.num_ended(unfinished),
         busy_s=everything.busy_s,
         launch_s=totals(_launches(of_device)).busy_s,
         gpu_s=tally.gpu_s,
@@ -120,21 +124,22 @@ class Tally:
     def __init__(self) -> None:
         self._seconds: defaultdict[tuple[str, str], array[float]] = defaultdict(lambda: array("d"))
         self._device = array("d")  # start, end, start, end ...
-        self._scenarios: set[str] = set()
+        self.scenarios: set[str] = set()
+        """Ids of those that were worked on."""
 
     def watching(self, spans: Iterable[Span]) -> Iterator[Span]:
         """The same spans, noted."""
         for span in spans:
             key = (span.lane, span.stage or span.name)
             self._seconds[key].append(span.end_s - span.start_s)
-            self._scenarios.add(span.scenario_id)
+            self.scenarios.add(span.scenario_id)
             if span.lane in DEVICE_LANES:
                 self._device.extend((span.start_s, span.end_s))
             yield span
 
-    @property
-    def num_scenarios(self) -> int:
-        return len(self._scenarios)
+    def num_ended(self, unfinished: Collection[str]) -> int:
+        """Of the scenarios that were worked on; what `unfinished` names has not ended."""
+        return len(self.scenarios.difference(unfinished))
 
     @property
     def gpu_s(self) -> float:

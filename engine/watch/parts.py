@@ -99,7 +99,7 @@ class Parts:
         """What changes with every step. `gain`: as `performance` takes it."""
         macros, timeline = self._macros, lanes.timeline
         totals = timeline.totals() if timeline else None
-        cost = performance(lanes.tally if timeline else None, totals, gain, data.manifest)
+        cost = performance(lanes.tally if timeline else None, totals, gain, data.manifest, data.unfinished)
         drawing = Markup(timeline.svg()) if timeline else None  # nosec B704 # it escapes its texts
         return {
             "status": str(macros.status(now, self.commands(data, now))),

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_run import scenario
 from tiny_run import Folders, make_folders, script_the_critic
 from typer.testing import CliRunner
 
 from engine import cli
-from engine.runs.folder import DATABASE
+from engine.runs.store import RunStore
 from engine.runs.trace import Span
 from engine.runs.trace_file import TRACE, write_trace
+from engine.types import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +25,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     return make_folders(tmp_path_factory.mktemp("models"))
 
 
-def old_run(path: Path, *, step_s: float) -> Path:
-    """What a profile reads of a run that is over."""
-    path.mkdir()
-    (path / DATABASE).touch()
+def old_run(path: Path, *, step_s: float, ended: bool = True) -> Path:
+    """What a profile reads of a run that is over, or of one that was stopped."""
+    one = scenario(1)
+    with RunStore.create(path, (one,)) as store:
+        if ended:
+            store.outcome(Outcome(scenario_id=one.id, attempts=(), failure="no clip"))
     spans = [
         Span(
             lane="generate",
-            scenario_id="a",
+            scenario_id=one.id,
             attempt=0,
             name="generate",
             stage="denoise step",
@@ -97,6 +101,14 @@ def test_of_two_runs_side_by_side(tmp_path: Path) -> None:
     assert "4.0 s a scenario, then 6.0 s" in output
     found = json.loads(document.read_text())
     assert (found["wall_s"], found["compared_with"]["wall_s"]) == (4.0, 6.0)
+
+
+def test_a_stopped_run_has_no_seconds_of_a_scenario(tmp_path: Path) -> None:
+    stopped = old_run(tmp_path / "stopped", step_s=1.0, ended=False)
+    assert "none of 1 scenarios ended in 4.0 s" in call(stopped)
+    over = old_run(tmp_path / "over", step_s=1.0)
+    assert "1 scenarios in 4.0 s: 4.0 s each, 4.0 s of the device" in call(over)
+    assert "has ended" in call(over, "--compare", stopped, status=2)
 
 
 def test_a_run_without_a_trace_is_refused(tmp_path: Path) -> None:

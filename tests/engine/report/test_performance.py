@@ -49,6 +49,14 @@ def test_the_page_says_what_a_scenario_took() -> None:
     assert "<td>denoise step</td>" in html and "Memory" not in html
 
 
+def test_the_seconds_of_a_scenario_are_of_those_that_ended() -> None:
+    worked = tally("denoise step", "VAE pass")  # on the scenarios 0 and 1
+    one = performance(worked, TOTALS, None, {}, {"1"})
+    assert one is not None and "<dd>1.7 min</dd>" in one and "<dd>12.00 s</dd>" in one
+    none = performance(worked, TOTALS, None, {}, {"0", "1"})
+    assert none is not None and "<dd>none has ended</dd>" in none and "1.7 min" not in none
+
+
 def test_measured_memory_stands_beside_the_plan_and_what_ran_out_is_told() -> None:
     part = {"part": "generator lane", "planned_bytes": 4 * GIB, "measured_bytes": 5 * GIB, "error": -0.2}
     used = {"memory_used": [{"relieved": ["smaller <passes>"]}, {"parts": [part]}]}

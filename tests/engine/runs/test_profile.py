@@ -75,6 +75,16 @@ def test_nothing_is_divided_by_nothing() -> None:
     assert found.document()["latencies"] == ()
 
 
+def test_a_scenario_that_has_not_ended_is_none_to_divide_by() -> None:
+    """What it took so far counts, with those that have ended."""
+    both = [*RUN, *(one._replace(scenario_id="b") for one in RUN[:2])]
+    found = profile(both, {"b", "c"})
+    assert (found.num_scenarios, found.num_unfinished) == (1, 1), "nobody worked on c"
+    assert (found.seconds_per_scenario, found.gpu_seconds_per_scenario) == (10.0, 7.0)
+    begun = profile(both, {"a", "b"})
+    assert (begun.num_scenarios, begun.num_unfinished, begun.seconds_per_scenario) == (0, 2, 0.0)
+
+
 def test_two_runs_differ_by_the_scenario_not_by_how_many_there_were() -> None:
     twice = [*RUN, *(one._replace(scenario_id="b") for one in RUN)]
     assert all(row.seconds_per_scenario == 0.0 for row in compare(profile(RUN), profile(twice)))

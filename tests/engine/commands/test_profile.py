@@ -105,9 +105,9 @@ def test_of_two_runs_side_by_side(tmp_path: Path) -> None:
 
 def test_a_stopped_run_has_no_seconds_of_a_scenario(tmp_path: Path) -> None:
     stopped = old_run(tmp_path / "stopped", step_s=1.0, ended=False)
-    assert "none of 1 scenarios ended in 4.0 s" in call(stopped)
+    assert "none of 1 scenario ended in 4.0 s" in call(stopped)
     over = old_run(tmp_path / "over", step_s=1.0)
-    assert "1 scenarios in 4.0 s: 4.0 s each, 4.0 s of the device" in call(over)
+    assert "1 scenario in 4.0 s: 4.0 s each, 4.0 s of the device" in call(over)
     assert "has ended" in call(over, "--compare", stopped, status=2)
 
 

@@ -38,6 +38,7 @@ from engine.settings.environment import cache_folder, compile_into, num_threads,
 from engine.settings.loop import AUTO, CHOOSE, LEAVE
 from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
+from engine.video.prefix import frames_before_end
 from engine.weights.linked import linked_parts
 from engine.words import counted
 
@@ -109,7 +110,7 @@ def prepare(config: RunConfig, *, only: Sequence[str] | None = None, card: Card 
     check_scouts(config.loop, outline)
     require_sites(probe, config.loop, outline)
     with phase("clips"):
-        scenarios, refused, opened = _questions(config, spec.fps, only)
+        scenarios, refused, opened = _questions(config, spec, only)
     chosen_by = _choosing(config.loop, generator, critic, digest)
     budget = device_budget(device, config.memory.vram) if card is None else card.budget(config.memory.vram)
     with phase("memory plan"):
@@ -158,7 +159,7 @@ def _choosing(loop: LoopConfig, generator: ModelFolder, critic: ModelFolder, dig
 
 
 def _questions(
-    config: RunConfig, fps: float, only: Sequence[str] | None
+    config: RunConfig, spec: VideoSpec, only: Sequence[str] | None
 ) -> tuple[tuple[Scenario, ...], dict[str, str], tuple[Path, ...]]:
     """Scenarios, why some are unusable, and what of the dataset was opened to know that."""
     if config.dataset == NO_DATASET:
@@ -166,8 +167,8 @@ def _questions(
     boundary.require_apart(config.dataset, config.out)
     with boundary.watch(config.dataset, own=config.out) as watch:
         dataset = open_dataset(config.dataset)
-        scenarios = _wanted(dataset.scenarios(fps), config, only)
-        refused = dict(_refusals(dataset, scenarios))
+        scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
+        refused = dict(_refusals(dataset, scenarios, spec))
     if only is None and len(refused) == len(scenarios):
         first = next(iter(refused.values()), "it holds no scenario")
         raise DatasetError(
@@ -380,10 +381,11 @@ def _wanted(
     return tuple(by_id[scenario_id] for scenario_id in only)
 
 
-def _refusals(dataset: Dataset, scenarios: Sequence[Scenario]) -> Iterator[tuple[str, str]]:
+def _refusals(dataset: Dataset, scenarios: Sequence[Scenario], spec: VideoSpec) -> Iterator[tuple[str, str]]:
     for scenario in scenarios:
         try:
             dataset.check(scenario)
+            frames_before_end(scenario.prefix, fps=spec.fps, count=spec.prefix_frames)
         except VideoError as error:
             yield scenario.id, str(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,28 @@ def test_a_run_whose_takes_would_lie_among_the_clips_is_refused(clips: Path, tmp
         assert "choose another folder with --out" in told(refused)
     assert sorted(clips.iterdir()) == before
     assert retake("run", clips, "--out", clips / "runs" / "a", "--dry-run").exit_code == 0
+
+
+def test_a_clip_shorter_than_the_generators_prefix_is_refused_before_a_weight_is_read(
+    models: Folders, tmp_path: Path
+) -> None:
+    """`prefix_frames` of 5 s at 8 frames a second: one clip has them, the other is long enough for others."""
+    generator, clips = tmp_path / "generator", tmp_path / "clips"
+    shutil.copytree(models.generator, generator)
+    sidecar = json.loads((generator / "retake.json").read_text())
+    (generator / "retake.json").write_text(json.dumps(sidecar | {"prefix_frames": 40}))
+    clips.mkdir()
+    for name, seconds in (("long.mp4", 5.0), ("short.mp4", 4.0)):
+        write_with_tone(clips / name, seconds=seconds, fps=24.0, codec=None)
+        (clips / name).with_suffix(".txt").write_text("A red box slides over a table.")
+    options = ["--generator", generator, "--critic", models.critic, "--no-time", "--json", "-"]
+    planned = retake("plan", clips, *options)
+    found = json.loads(planned.stdout)
+    assert (found["num_scenarios"], found["num_refused"]) == (2, 1)
+    (clips / "long.mp4").unlink()
+    (clips / "long.txt").unlink()
+    refused = retake("run", clips, *options[:4], "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "none of the 1 scenarios" in told(refused)
+    assert "the generator reads a prefix of 5.00 s" in told(refused)
+    assert not (tmp_path / "run").exists()

@@ -290,7 +290,9 @@ def selectors(file: ResultFile) -> md.Section:
 
 
 def _price(rows: list[Mapping[str, Any]], base: str) -> str:
-    priced = [row for row in rows if (row.get("difference") or {}).get("mean") is not None]
+    priced = [
+        row for row in rows if row["name"] != base and (row.get("difference") or {}).get("mean") is not None
+    ]
     if not priced:
         return f"{counted(len(rows), 'setting')}"
     worst = min(priced, key=lambda row: row["difference"]["mean"])

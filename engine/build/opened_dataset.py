@@ -1,12 +1,22 @@
-"""Which reader a dataset gets. Imports no model library, so that its faults are told before those are."""
+"""Which reader a dataset gets, and which of its scenarios a run has.
+
+Imports no model library, so that its faults are told before those are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine import plugins
 from engine.datasets.physics_iq import TREES
+from engine.errors import DatasetError, VideoError
 from engine.protocols import Dataset
+from engine.settings.config import RunConfig
+from engine.settings.notation import shard_of
+from engine.types import Scenario, VideoSpec
+from engine.video.prefix import frames_before_end
+from engine.words import counted
 
 DATASETS = "engine.datasets"
 
@@ -24,3 +34,30 @@ def open_dataset(root: Path) -> Dataset:
 def is_benchmark(root: Path) -> bool:
     trees = [root / tree / "split-videos" for tree in ("", *TREES)]
     return (root / "descriptions.csv").is_file() or any(tree.is_dir() for tree in trees)
+
+
+def wanted(
+    scenarios: Sequence[Scenario], config: RunConfig, only: Sequence[str] | None
+) -> tuple[Scenario, ...]:
+    """The `only` ones by id, as of a run that goes on; None: those of the run's limit and shard. DatasetError
+    where one is there no more."""
+    if only is None:
+        part, parts = shard_of(config.shard) if config.shard else (1, 1)
+        return tuple(scenarios[: config.limit][part - 1 :: parts])  # round robin: parts alike in kind
+    by_id = {scenario.id: scenario for scenario in scenarios}
+    if absent := [scenario_id for scenario_id in only if scenario_id not in by_id]:
+        raise DatasetError(
+            f"{config.dataset} lacks {counted(len(absent), 'scenario')} of this run, the first {absent[0]}",
+            fix="put the dataset of the run back in its place",
+        )
+    return tuple(by_id[scenario_id] for scenario_id in only)
+
+
+def refusals(dataset: Dataset, scenarios: Sequence[Scenario], spec: VideoSpec) -> Iterator[tuple[str, str]]:
+    """Id and reason of each that is no scenario, or has less of a prefix than videos of `spec` go on from."""
+    for scenario in scenarios:
+        try:
+            dataset.check(scenario)
+            frames_before_end(scenario.prefix, fps=spec.fps, count=spec.prefix_frames)
+        except VideoError as error:
+            yield scenario.id, str(error)

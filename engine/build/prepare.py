@@ -7,7 +7,7 @@ are found by name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 from engine.build import exported, fit, libraries, model_folders, preset
 from engine.build.choosing import Choosing, choosing, first_prompt_told
 from engine.build.model_folders import ModelFolder
-from engine.build.opened_dataset import is_benchmark, open_dataset
+from engine.build.opened_dataset import is_benchmark, open_dataset, refusals, wanted
 from engine.build.probing import Probing, keep_states_of, keeps_states, probing, require_sites, selectors_of
 from engine.build.scouts import check_scouts, footprint_of
 from engine.denoise.lora import read_loras
 from engine.denoise.lora_grid import grid_of
-from engine.errors import ConfigError, DatasetError, VideoError
+from engine.errors import ConfigError, DatasetError
 from engine.loop import boundary
 from engine.loop.expected_gain import GainModel
 from engine.loop.policy import RefinementPolicy
@@ -30,17 +30,14 @@ from engine.machine.device import open_ahead, resolve_device, resolve_dtype, use
 from engine.machine.memory import MemoryPlan, device_budget, enforce_budget
 from engine.machine.phases import phase
 from engine.machine.usage import allocated_bytes
-from engine.protocols import Critic, Dataset, Generator, Selector
+from engine.protocols import Critic, Generator, Selector
 from engine.runs.digests import FileDigests
 from engine.runs.manifest import Digest
 from engine.settings.config import NO_DATASET, PATCH, STREAMED, LoopConfig, RunConfig
 from engine.settings.environment import cache_folder, compile_into, num_threads, offline
 from engine.settings.loop import AUTO, CHOOSE, LEAVE
-from engine.settings.notation import shard_of
 from engine.types import Footprint, Scenario, VideoSpec
-from engine.video.prefix import frames_before_end
 from engine.weights.linked import linked_parts
-from engine.words import counted
 
 _LOADING = threading.Lock()
 """While diffusers and transformers build or load a model they switch off, for the whole process, how weights
@@ -167,12 +164,12 @@ def _questions(
     boundary.require_apart(config.dataset, config.out)
     with boundary.watch(config.dataset, own=config.out) as watch:
         dataset = open_dataset(config.dataset)
-        scenarios = _wanted(dataset.scenarios(spec.fps), config, only)
-        refused = dict(_refusals(dataset, scenarios, spec))
+        scenarios = wanted(dataset.scenarios(spec.fps), config, only)
+        refused = dict(refusals(dataset, scenarios, spec))
     if only is None and len(refused) == len(scenarios):
         first = next(iter(refused.values()), "it holds no scenario")
         raise DatasetError(
-            f"none of the {counted(len(scenarios), 'scenario')} of {config.dataset} is usable: {first}",
+            f"no scenario of {config.dataset} is usable: {first}",
             fix="mend the clips, or give another dataset",
         )
     return scenarios, refused, watch.paths()
@@ -364,30 +361,6 @@ def replies_at_once(config: RunConfig, device: str) -> int:
     CPU gains nothing, and the first would only be ready later."""
     schedule = config.schedule
     return min(schedule.replies, schedule.ahead) if schedule.overlap and device == "cuda" else 1
-
-
-def _wanted(
-    scenarios: Sequence[Scenario], config: RunConfig, only: Sequence[str] | None
-) -> tuple[Scenario, ...]:
-    if only is None:
-        part, parts = shard_of(config.shard) if config.shard else (1, 1)
-        return tuple(scenarios[: config.limit][part - 1 :: parts])  # round robin: parts alike in kind
-    by_id = {scenario.id: scenario for scenario in scenarios}
-    if absent := [scenario_id for scenario_id in only if scenario_id not in by_id]:
-        raise DatasetError(
-            f"{config.dataset} lacks {counted(len(absent), 'scenario')} of this run, the first {absent[0]}",
-            fix="put the dataset of the run back in its place",
-        )
-    return tuple(by_id[scenario_id] for scenario_id in only)
-
-
-def _refusals(dataset: Dataset, scenarios: Sequence[Scenario], spec: VideoSpec) -> Iterator[tuple[str, str]]:
-    for scenario in scenarios:
-        try:
-            dataset.check(scenario)
-            frames_before_end(scenario.prefix, fps=spec.fps, count=spec.prefix_frames)
-        except VideoError as error:
-            yield scenario.id, str(error)
 
 
 def refinement_policy(

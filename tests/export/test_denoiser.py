@@ -206,7 +206,7 @@ def test_a_sparse_package_is_taken_by_its_folder_alone(
     assert denoiser.describe(made)["form"] == str(form)
     with pytest.raises(ExportError, match=f"its attention is {PREFIX_SPARSE}"):
         denoiser.find("onnx", tmp_path, two)
-    with pytest.raises(ExportError, match="the run has 1 latent frames of prefix"):
+    with pytest.raises(ExportError, match="the run has 1 latent frame of prefix"):
         denoiser.find(str(made.folder), tmp_path, needs(checkpoint, prefix_frames=1))
 
 

@@ -91,7 +91,7 @@ def test_an_index_of_no_files_is_refused(pipeline: Path, found: object) -> None:
 def test_a_shard_outside_of_the_folder_is_none_of_it(pipeline: Path) -> None:
     index = pipeline / "transformer" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": str(pipeline / "vae" / "model.safetensors")}}))
-    with pytest.raises(ModelError, match=r"lacks 1 of 1 shards"):
+    with pytest.raises(ModelError, match=r"lacks 1 of 1 shard, the first"):
         model_folders.find_generator(str(pipeline))
 
 

@@ -44,7 +44,7 @@ def test_nothing_and_infinities_are_refused() -> None:
     with pytest.raises(ExportError, match="no forwards to calibrate"):
         observe(subject(num_layers=1), [])
     latents, *rest = forwards(1)[0]
-    with pytest.raises(ExportError, match="not finite in 1 forwards"):
+    with pytest.raises(ExportError, match="not finite in 1 forward"):
         observe(subject(num_layers=1), [(latents * float("inf"), *rest)])
     pair = subject(num_layers=1), subject(num_layers=1)
     with pytest.raises(ExportError, match="no forwards to compare"):

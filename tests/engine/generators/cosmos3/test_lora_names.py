@@ -57,7 +57,7 @@ def test_names_are_those_of_the_publishers_conversion() -> None:
 def test_a_file_that_changes_what_the_critic_reads_by_is_refused(folder: Path, tmp_path: Path) -> None:
     loras = [read_lora(lora(tmp_path / "a.safetensors", "transformer.layers.0.self_attn.to_q"))]
     cosmos3.load(folder, device="cpu", dtype="fp32", loras=loras, with_weights=False)
-    with pytest.raises(ModelError, match=r"1 parts of the text tower, among them layers\.0\.self_attn\.to_q"):
+    with pytest.raises(ModelError, match=r"1 part of the text tower, among them layers\.0\.self_attn\.to_q"):
         cosmos3.load(folder, device="cpu", dtype="fp32", loras=loras, with_weights=False, lends=True)
 
 

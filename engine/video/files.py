@@ -33,7 +33,7 @@ from engine.video.pixels import (
     upright_size,
     yuv_of,
 )
-from engine.video.times import shown_frames
+from engine.video.times import count_by_packets, no_frame, shown_frames
 from engine.words import counted
 
 ENCODER_THREADS: Final = 8
@@ -101,10 +101,22 @@ def refuse_damaged(path: Path, threads: int = 0) -> None:
     `threads` of the decoder, each of which holds a frame; 0: one a core. Raises VideoError as `read_frames`,
     but for colours and orientation: whoever reads the pixels asks for these.
     """
-    num_frames = shown_frames(path).count
+    for _ in whole_clip(path, threads, pixels=False):
+        pass
+
+
+def whole_clip(path: Path, threads: int = 0, *, pixels: bool = True) -> Iterator[Any]:
+    """Every frame as it decodes (av.VideoFrame), without `pixels` for its number alone. Raises VideoError as
+    `refuse_damaged`: at a damaged frame, and behind the last where others were counted."""
+    expected, decoded = count_by_packets(path), 0
     with opened(path) as (container, stream):
-        decoded = sum(1 for _ in decoded_frames(path, container, stream, threads, pixels=False))
-    _check_count(path, decoded, num_frames)
+        for frame in decoded_frames(path, container, stream, threads, pixels=pixels):
+            yield frame
+            decoded += 1
+    if not decoded:
+        raise no_frame(path)
+    if expected is not None:
+        _check_count(path, decoded, expected)
 
 
 def refuse_mirrored(path: Path) -> None:

@@ -68,28 +68,41 @@ class ShownFrames:
 
 def shown_frames(path: Path) -> ShownFrames:
     """Decodes the first frame, and all of them where packets do not tell. Raises VideoError as `probe`."""
+    packets = _read_packets(path)
+    times: list[int | None] = [pts for pts, _ in packets.shown]
     with opened(path) as (container, stream):
-        rates = (stream.base_rate, stream.average_rate, stream.guessed_rate)
-        packets = list(_times_of_packets(path, container, stream))
-        times = [pts for pts, _ in packets]
-        end = max((pts + duration for pts, duration in packets if pts is not None), default=0)
-        tick, is_indexed = stream.time_base, _each_is_a_frame(stream, times)
-    with opened(path) as (container, stream):
-        frames = decoded_frames(path, container, stream, 1 if is_indexed else 0)
+        frames = decoded_frames(path, container, stream, 1 if packets.each_a_frame else 0)
         first = next(frames, None)
         if first is None:
-            raise VideoError(f"{path} holds no video frame; at least 1 is needed", fix=REPLACE)
-        if not is_indexed or first.interlaced_frame:  # a packet may be one field of two
+            raise no_frame(path)
+        if not packets.each_a_frame or first.interlaced_frame:  # a packet may be one field of two
             times = [first.pts, *(frame.pts for frame in frames)]
     known = [pts for pts in times if pts is not None]
+    end = max((pts + duration for pts, duration in packets.shown if pts is not None), default=0)
     return ShownFrames(
         first=first,
         count=len(times),
-        times=tuple(sorted(pts * tick for pts in known)) if len(known) == len(times) else (),
-        end=end * tick,
-        tick=tick,
-        stated_rates=tuple(rate for rate in rates if rate),
+        times=tuple(sorted(pts * packets.tick for pts in known)) if len(known) == len(times) else (),
+        end=end * packets.tick,
+        tick=packets.tick,
+        stated_rates=packets.rates,
     )
+
+
+def count_by_packets(path: Path) -> int | None:
+    """How many frames a player shows; None where packets do not tell. Raises VideoError as `probe`."""
+    packets = _read_packets(path)
+    if not packets.each_a_frame:
+        return None
+    with opened(path) as (container, stream):
+        first = next(decoded_frames(path, container, stream, 1), None)
+    if first is None:
+        raise no_frame(path)
+    return None if first.interlaced_frame else len(packets.shown)
+
+
+def no_frame(path: Path) -> VideoError:
+    return VideoError(f"{path} holds no video frame; at least 1 is needed", fix=REPLACE)
 
 
 def presentation_times(path: Path) -> list[Fraction]:
@@ -114,6 +127,28 @@ def read_timeline(path: Path) -> Timeline:
         seconds=float(max(shown.end - first, last - first + 1 / shown.rate)),
         upright=is_upright(path, shown.first),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Packets:
+    """Those that are shown: presentation time and duration in ticks."""
+
+    shown: tuple[tuple[int | None, int], ...]
+    each_a_frame: bool
+    tick: Fraction
+    rates: tuple[Fraction, ...]
+
+
+def _read_packets(path: Path) -> _Packets:
+    with opened(path) as (container, stream):
+        rates = (stream.base_rate, stream.average_rate, stream.guessed_rate)
+        shown = tuple(_times_of_packets(path, container, stream))
+        return _Packets(
+            shown=shown,
+            each_a_frame=_each_is_a_frame(stream, [pts for pts, _ in shown]),
+            tick=stream.time_base,
+            rates=tuple(rate for rate in rates if rate),
+        )
 
 
 def _times_of_packets(path: Path, container: Any, stream: Any) -> Iterator[tuple[int | None, int]]:

@@ -1,9 +1,7 @@
 """Clips decoded one frame at a time for scoring: a pass over a file yields its reduced frames and its masks.
 
-Knows no dataset and no cache. Decoding is OpenCV's, because the official evaluator's is: its conversion to
-BGR decides bits. What its decoder made up of a damaged file it gives like any other frame, so that the engine
-reads every file first. Invariant: a few frames of a clip are in memory at most, and no mask or frame is of a
-damaged file.
+Knows no dataset and no cache; frames are those of `clip_reader`. Invariant: a few frames of a clip are in
+memory at most, and nothing is returned of a clip that is damaged.
 Legend: T frames . h, w reduced pixels . masks packed to bits [h * w / 8].
 """
 
@@ -12,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.scoring.clip_reader import read_clip
 from bench.scoring.view_metrics import reduce_frame
 from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS, Frames
-from engine.video.files import refuse_damaged
 from engine.video.motion_masks import Gray, motion_masks, write_masks
 from engine.words import counted
 
@@ -53,26 +50,6 @@ def num_considered(fps: float) -> int:
     return int(np.ceil(fps * ANSWER_SECONDS - 1e-9))
 
 
-def decode(path: Path, threads: int = 1) -> Iterator[Frames]:
-    """uint8 BGR [H, W, 3]; each frame is overwritten by the next one. VideoError when none can be read.
-
-    `threads` is per clip: a frame-threaded decoder holds a frame for each.
-    """
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
-    try:
-        found, frame = capture.read()
-        if not found:
-            raise VideoError(
-                f"{path} is missing or not a readable video (OpenCV reads no AV1)",
-                fix="put a complete mp4 there; `retake prepare` writes H.264",
-            )
-        while found:
-            yield frame
-            found, frame = capture.read(frame)
-    finally:
-        capture.release()
-
-
 def stream_clip(
     path: Path, size: tuple[int, int], fps: float, num_frames: int, sink: FrameSink, threads: int = 1
 ) -> MotionRecord:
@@ -81,13 +58,12 @@ def stream_clip(
     Masks go through an mp4v file and back, as the official ones do: codec ringing decides ties at half cover.
     Raises VideoError when the clip is shorter or damaged.
     """
-    refuse_damaged(path, threads)
     decoded = 0
 
     def grays() -> Iterator[Gray]:
         nonlocal decoded
         gray: Any = None
-        for frame in islice(decode(path, threads), num_frames):
+        for frame in read_clip(path, num_frames, threads):
             sink(reduce_frame(frame, size))
             decoded += 1
             gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY, gray)
@@ -97,7 +73,7 @@ def stream_clip(
         masks = Path(folder) / "masks.mp4"
         write_masks(masks, motion_masks(grays()), fps)
         _check_length(path, decoded, num_frames)
-        return _read_masks(masks, size, num_frames, threads=threads)
+        return read_masks(masks, size, num_frames, threads=threads)
 
 
 def stream_frames(
@@ -105,9 +81,8 @@ def stream_frames(
 ) -> tuple[int, int]:
     """Hand the first `num_frames` reduced frames to `sink`; (H, W) of the clip. VideoError when shorter
     or damaged."""
-    refuse_damaged(path, threads)
     decoded, shape = 0, (0, 0)
-    for frame in islice(decode(path, threads), num_frames):
+    for frame in read_clip(path, num_frames, threads):
         shape = (frame.shape[0], frame.shape[1])
         sink(reduce_frame(frame, size))
         decoded += 1
@@ -116,29 +91,23 @@ def stream_frames(
 
 
 def read_masks(
-    path: Path, size: tuple[int, int], num_frames: int, *, clip_shape: tuple[int, int], threads: int = 1
-) -> MotionRecord:
-    """Masks from a file, on above 127 after the reduction. `clip_shape` (H, W) is that of the clip masked.
-
-    Raises VideoError when there are fewer than `num_frames`, they are of another size than the clip, or the
-    file is damaged.
-    """
-    refuse_damaged(path, threads)
-    return _read_masks(path, size, num_frames, clip_shape=clip_shape, threads=threads)
-
-
-def _read_masks(
     path: Path,
     size: tuple[int, int],
     num_frames: int,
     *,
     clip_shape: tuple[int, int] | None = None,
-    threads: int,
+    threads: int = 1,
 ) -> MotionRecord:
+    """Masks from a file, on above 127 after the reduction. `clip_shape` (H, W) is that of the clip masked,
+    where another wrote the file.
+
+    Raises VideoError when there are fewer than `num_frames`, they are of another size than the clip, or the
+    file is damaged.
+    """
     counts = np.zeros((size[1], size[0]), np.uint16)
     packed: list[Packed] = []
     channel: Any = None
-    for frame in islice(decode(path, threads), num_frames):
+    for frame in read_clip(path, num_frames, threads):
         if clip_shape is not None and not packed:
             _check_shape(path, frame.shape[:2], clip_shape)
         channel = cv2.extractChannel(frame, 0, channel)

@@ -9,11 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from plain_reader import frames_bgr, load_generated, load_real
+from plain_reader import load_generated, load_real
 
 from bench.scoring.case_scoring import measure_clip
 from bench.scoring.check.datasets import Made, make
-from bench.scoring.clip_stream import decode, packed_iou, stream_clip
+from bench.scoring.clip_reader import read_clip
+from bench.scoring.clip_stream import packed_iou, stream_clip
 from bench.scoring.reference_cache import ReferenceCache
 from bench.scoring.references import reference_key, references
 from bench.scoring.view_metrics import case_metrics, compare, iou
@@ -69,21 +70,15 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_decoder_threads_change_no_bit(noise: Path, threads: int) -> None:
-    found = [frame.copy() for frame in decode(noise, threads)]
-    assert np.array_equal(np.stack(found), np.stack(list(frames_bgr(noise))))
-
-
 def test_only_the_frames_that_count_are_decoded(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
-    def counted(path: Path, threads: int) -> Iterator[np.ndarray]:
-        for frame in decode(path, threads):
+    def counted(path: Path, num_frames: int, threads: int) -> Iterator[np.ndarray]:
+        for frame in read_clip(path, num_frames, threads):
             taken.append(frame.shape)
             yield frame
 
-    monkeypatch.setattr("bench.scoring.clip_stream.decode", counted)
+    monkeypatch.setattr("bench.scoring.clip_stream.read_clip", counted)
     seen: list[np.ndarray] = []
     record = stream_clip(noise, (20, 16), 8.0, 5, seen.append)
     assert len(seen) == 5 == len(record.packed)
@@ -98,7 +93,7 @@ def test_too_short_a_clip_is_refused(noise: Path) -> None:
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(VideoError, match="not a readable video"):
-        next(decode(tmp_path / "text.mp4"))
+        next(read_clip(tmp_path / "text.mp4", 1))
 
 
 def test_reducing_a_frame_reduces_its_channels() -> None:
@@ -120,5 +115,5 @@ def test_nobody_else_reads_by_opencv_and_nobody_by_index() -> None:
     """It finds an index by the mean rate, which is another frame where the rate varies."""
     houses = [Path(__file__).parents[3] / name for name in ("bench", "engine", "export", "kernels")]
     texts = {path: path.read_text(encoding="utf-8") for house in houses for path in house.rglob("*.py")}
-    assert [path.name for path, text in texts.items() if "VideoCapture(" in text] == ["clip_stream.py"]
+    assert [path.name for path, text in texts.items() if "VideoCapture(" in text] == ["clip_reader.py"]
     assert not [path for path, text in texts.items() if "CAP_PROP_POS" in text]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.scoring.check.datasets import EXACTNESS, GENERATED, Made, draw, make
-from bench.scoring.clip_stream import decode
+from bench.scoring.clip_reader import read_by_opencv
 from engine.datasets.physics_iq import read_descriptions
 from engine.video.files import probe
 from engine.video.motion_masks import masks_of, motion_masks, write_masks
@@ -85,7 +85,7 @@ def test_half_cover_lets_the_codec_decide(tmp_path: Path) -> None:
     direct = list(motion_masks(frames))
     write_masks(tmp_path / "masks.mp4", direct, made.fps)
     size = (made.real_px[0] // 4, made.real_px[1] // 4)
-    stored = [frame[:, :, 0].copy() for frame in islice(decode(tmp_path / "masks.mp4"), len(direct))]
+    stored = [frame[:, :, 0].copy() for frame in islice(read_by_opencv(tmp_path / "masks.mp4"), len(direct))]
     reduced = [np.stack([cv2.resize(mask, size) for mask in found]) > 127 for found in (direct, stored)]
     assert np.array_equal(np.stack(direct) > 127, np.stack(stored) > 127)
     assert np.count_nonzero(reduced[0] != reduced[1]) > 20

@@ -17,7 +17,7 @@ import numpy as np
 from bench.quality.critic_figures import TruthLabel
 from bench.scoring.references import references
 from engine.api.takes import finish
-from engine.datasets.physics_iq import open_dataset, read_descriptions
+from engine.datasets.physics_iq import open_dataset, read_descriptions, untrimmed
 from engine.demo.scenes import named_scene
 from engine.demo.scenes.base import SWITCH
 from engine.demo.scenes.broken import break_scene
@@ -72,7 +72,7 @@ def judge_controls(
     scenarios = [s for s in open_dataset(dataset).scenarios(fps) if s.id in truths][:count]
     answers = references(dataset, read_descriptions(dataset), fps)
     real = {s.id: read_frames(answers[s.id].takes[0]) for s in scenarios}
-    names = {row.scenario_id: row.scene.removeprefix("trimmed-") for row in read_descriptions(dataset)}
+    names = {row.scenario_id: untrimmed(row.scene) for row in read_descriptions(dataset)}
     hits: dict[str, list[bool]] = {}
     for number, scenario in enumerate(scenarios):
         prefix = read_frames(scenario.prefix)

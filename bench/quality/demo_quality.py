@@ -46,7 +46,7 @@ from engine.build.choosing import choosing
 from engine.build.model_folders import find_critic, find_generator
 from engine.build.prepare import load_critic
 from engine.commands._console import make_console
-from engine.datasets.physics_iq import VIEWS
+from engine.datasets.physics_iq import VIEWS, kind_of
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import DEFAULT_WORLD, WORLDS, choose_kinds, make_scene
 from engine.demo.scenes.base import FAILURE_TYPES, FPS, Labels
@@ -245,8 +245,9 @@ def paired_cases(
         complete = {name: case for name, case in arms.items() if case is not None}
         if len(complete) == len(ARMS):
             scene = complete["chosen"].scene
-            kind = scene.removeprefix("trimmed-").rpartition("-")[0]  # scenes are named KIND-SEED
-            measured.append(Measured(scenario_id=scenario_id, scene=scene, kind=kind, arms=complete))
+            measured.append(
+                Measured(scenario_id=scenario_id, scene=scene, kind=kind_of(scene), arms=complete)
+            )
     return measured
 
 

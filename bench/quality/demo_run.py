@@ -22,7 +22,7 @@ from bench.console import user_error
 from bench.files import write_json
 from bench.quality.demo_quality import published_manifest
 from bench.scoring.references import references
-from engine.datasets.physics_iq import read_descriptions
+from engine.datasets.physics_iq import kind_of, read_descriptions
 from engine.errors import RetakeError, ScorerError
 from engine.types import Frames
 from engine.video.files import probe, read_frames
@@ -61,7 +61,7 @@ def _scene(scored: ScoredRun, name: str, real: Path) -> dict[str, Any]:
             raise ScorerError(f"take {index} of {name} has no score", fix="see `retake score`")
     return {
         "id": name,
-        "scene": scored.records[name, 0].scene.removeprefix("trimmed-").rpartition("-")[0],
+        "scene": kind_of(scored.records[name, 0].scene),
         "text": scenario.text,
         "num_takes": len(outcome.attempts),
         "take": chosen,

@@ -46,6 +46,7 @@ from bench.quality.demo_quality import published_manifest
 from bench.quality.set_scores import FILE, SetScores
 from bench.scoring.view_metrics import case_score
 from engine.build.probing import selector_settings
+from engine.datasets.physics_iq import kind_of
 from engine.demo.scenes import DEFAULT_WORLD, WORLDS
 from engine.denoise.restarts import BACK_TO
 from engine.errors import ConfigError, RetakeError
@@ -136,7 +137,7 @@ def scene_of(one: Measured, names: Sequence[str], settings: Any) -> tuple[Scene,
     scene = Scene(
         name=one.scene,
         category=one.category,
-        kind=one.scene.removeprefix("trimmed-").rpartition("-")[0],
+        kind=kind_of(one.scene),
         num_prompts=pool.num_prompts,
         values=one.values,
         looks=tuple(key for key in pool.clips if key.is_look),

@@ -27,8 +27,9 @@ from bench.quality.demo_quality import published_manifest, run_loop
 from bench.quality.prompt_kinds import CONTROLS, Asked, prompt_texts
 from bench.scoring.physics_iq import score_folder
 from bench.scoring.view_metrics import Case, case_score
-from engine.datasets.physics_iq import benchmark_tree, descriptions_path, read_descriptions
+from engine.datasets.physics_iq import benchmark_tree, descriptions_path, kind_of, read_descriptions
 from engine.demo.layout import TREE
+from engine.demo.scenes import origin_of
 from engine.errors import RetakeError, ScorerError
 from engine.loop.expected_gain import plans_take
 from engine.runs.store import RunStore
@@ -85,8 +86,7 @@ def asked_of(dataset: Path, plans: Mapping[str, PlanReply]) -> dict[str, Asked]:
         reply = plans.get(row.scenario_id)
         if row.scene in found or reply is None or reply.plan is None:
             continue
-        kind, _, seed = row.scene.removeprefix("trimmed-").rpartition("-")
-        group = kind if kind and seed.isdecimal() else row.category
+        group = kind_of(row.scene) if origin_of(row.scene) else row.category
         found[row.scene] = Asked(brief=row.text, plan=reply.plan, group=group)
     if not found:
         raise ScorerError("the run holds no readable plan", fix="give a finished run with at least one loop")

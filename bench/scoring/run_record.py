@@ -70,7 +70,7 @@ def seen_scenes(run: Path, scenes: Iterable[str]) -> list[str]:
     from engine.demo.scenes import DEFAULT_WORLD
     from engine.demo.scenes.seeds import SEEN, first_held_out, part_of  # they import the simulator
 
-    names = {scene.removeprefix("trimmed-") for scene in scenes}
+    names = set(scenes)
     found = Counter(part for name in names if (part := part_of(name)) in SEEN)
     return [
         f"{num} of {counted(len(names), f'scene is a {part} scene', f'scenes are {part} scenes')} of the "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.submission.rules import VIDEO_SUFFIXES
 from engine.datasets._text import read_rows
-from engine.datasets.physics_iq import VIEWS, Description, cases_of
+from engine.datasets.physics_iq import TRIMMED, VIEWS, Description, cases_of
 from engine.errors import DatasetError
 from engine.words import counted
 
@@ -100,7 +100,7 @@ def _case(stem: str, rows: Sequence[Description]) -> Description | str:
         return f"{stem[:4]} is an id of take 2, which is no case"
     if any(view in stem for view in VIEWS) and row.view not in stem:
         return f"the id is of {row.view}, the name says another view"
-    if "trimmed-" in stem and row.scene not in stem:
+    if TRIMMED in stem and row.scene not in stem:
         return f"the id is of {row.scene}, the name says another scene"
     return row
 

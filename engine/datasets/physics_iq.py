@@ -22,9 +22,21 @@ TREES = ("physics-IQ-benchmark", "physics-IQ-benchmark-verified")
 COLUMNS = ("scenario", "description", "category", "generated_video_name")
 NUM_CASES = 198  # take-1 rows of the whole benchmark
 PUBLISHED_FPS = (8, 16, 24, 30)
+TRIMMED = "trimmed-"
+"""In front of the names of scenes: their clips are cut around the moment at which the prefix ends."""
 VIEWS = ("perspective-left", "perspective-center", "perspective-right")
 _REPOSITORY = "the folder descriptions/ of the benchmark's repository"
 _DOWNLOAD = "download the benchmark again, or make a dataset with `retake scenes OUT`"
+
+
+def untrimmed(scene: str) -> str:
+    """The name of a scene as it was filmed or simulated."""
+    return scene.removeprefix(TRIMMED)
+
+
+def kind_of(scene: str) -> str:
+    """KIND of a simulated scene, whose name is KIND-SEED; of footage what stands before the last hyphen."""
+    return untrimmed(scene).rpartition("-")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import cv2
 
-from engine.datasets.physics_iq import COLUMNS, VIEWS, Description
+from engine.datasets.physics_iq import COLUMNS, TRIMMED, VIEWS, Description
 from engine.demo.scenes.base import Labels
 from engine.errors import DatasetError
 from engine.types import ANSWER_SECONDS, PREFIX_SECONDS, Frames, PhysicsPlan
@@ -122,7 +122,7 @@ def describe(scenes: Sequence[RenderedScene], views: Sequence[str]) -> list[Desc
     for take in TAKES:
         for scene in scenes:
             for view in views:
-                number, slug = len(rows) + 1, f"trimmed-{scene.name}"
+                number, slug = len(rows) + 1, f"{TRIMMED}{scene.name}"
                 rows.append(
                     Description(
                         number=number,

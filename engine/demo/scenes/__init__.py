@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from engine.datasets.physics_iq import untrimmed
 from engine.demo.scenes.base import Kind, Scene
 from engine.errors import unknown_name
 
@@ -54,13 +55,14 @@ def named_scene(name: str) -> Scene | None:
 
 
 def origin_of(name: str) -> tuple[str, int] | None:
-    """World and seed of the scene that is called KIND-SEED; None for a name that is no scene's."""
+    """World and seed of the scene that is called KIND-SEED, as a dataset names it or without that; None for a
+    name that is no scene's."""
     found = _found(name)
     return None if found is None else (found[0], found[2])
 
 
 def _found(name: str) -> tuple[str, Kind, int] | None:
-    kind_name, _, seed = name.rpartition("-")
+    kind_name, _, seed = untrimmed(name).rpartition("-")
     kinds = {kind.name: (world, kind) for world in WORLDS for kind in all_kinds(world)}
     return (*kinds[kind_name], int(seed)) if kind_name in kinds and seed.isdecimal() else None
 

@@ -92,8 +92,8 @@ def first_held_out(world: str) -> int:
 
 
 def part_of(scene: str) -> str | None:
-    """Of a simulated scene by its name KIND-SEED: "training", "check", "tuning" or "held-out", and "unused"
-    for any other that nothing was trained on. None for footage.
+    """Of a simulated scene by its name, as `origin_of` reads it: "training", "check", "tuning" or "held-out",
+    and "unused" for any other that nothing was trained on. None for footage.
     """
     origin = origin_of(scene)
     if origin is None:

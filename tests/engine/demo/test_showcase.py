@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.datasets.physics_iq import open_dataset, read_descriptions
+from engine.datasets.physics_iq import kind_of, open_dataset, read_descriptions
 from engine.demo.scenes import DEFAULT_WORLD, PLAIN, WIDE, WORLDS, all_kinds, choose_kinds, make_scene
 from engine.demo.scenes.base import HELD_OUT_SEED0
 from engine.demo.scenes.seeds import SETS
@@ -79,5 +79,5 @@ def test_wrong_wishes(tmp_path: Path) -> None:
 def test_write_showcase(tmp_path: Path) -> None:
     write_showcase(tmp_path)
     shown = open_dataset(tmp_path).scenarios(8.0)
-    kinds = [row.scene.removeprefix("trimmed-").rpartition("-")[0] for row in read_descriptions(tmp_path)]
+    kinds = [kind_of(row.scene) for row in read_descriptions(tmp_path)]
     assert len(shown) == 10 and set(kinds) == set(SHOWCASES[DEFAULT_WORLD])

@@ -1,6 +1,11 @@
-"""Words around numbers, as messages, reports and pages tell them. Knows no other module."""
+"""Words around numbers, and commands to type, as messages, reports and pages tell them.
+
+Knows no other module.
+"""
 
 from __future__ import annotations
+
+import shlex
 
 
 def counted(num: int, one: str, several: str | None = None) -> str:
@@ -9,6 +14,11 @@ def counted(num: int, one: str, several: str | None = None) -> str:
     several: where it is not `one` and an s, as with a verb: counted(num, "take is", "takes are").
     """
     return f"{num} {one if num == 1 else several or _plural(one)}"
+
+
+def command_line(*words: object) -> str:
+    """A command to paste into a shell, quoted where it needs that: retake resume 'runs/first try'."""
+    return shlex.join(map(str, words))
 
 
 def _plural(noun: str) -> str:

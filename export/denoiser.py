@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.errors import nearest
 from engine.generators.wan.own_prefix import told_prefix_attention
 from engine.generators.wan.settings import OWN
-from engine.words import counted
+from engine.words import command_line, counted
 from export.artifacts.places import places
 from export.artifacts.store import MANIFEST, Artifact, Store, read_artifact
 from export.artifacts.weights import folder_digest
@@ -109,7 +109,8 @@ def _newest(target: str, store: Path, needs: Needs, weights: str) -> Artifact:
     told = "; ".join(reasons) or "there is none of this target"
     raise ExportError(
         f"no {target} artifact in {', '.join(str(found.root) for found in stores)} fits this run: {told}",
-        fix=f"make one with `retake export {needs.checkpoint} --target {target}`, or give the folder of one",
+        fix=f"make one with `{command_line('retake', 'export', needs.checkpoint, '--target', target)}`, "
+        "or give the folder of one",
     )
 
 

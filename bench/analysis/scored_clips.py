@@ -22,6 +22,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import is_of
 from engine.settings.config import RunConfig, read_config
 from engine.types import Attempt, Outcome, Prompt
+from engine.words import command_line
 from kernels.files import read_json
 
 
@@ -56,7 +57,7 @@ def read_clips(path: Path, dataset: Path | None) -> ScoredRun:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScorerError(
             f"the scores of {path} are not what this retake writes: {type(error).__name__}: {error}",
-            fix=f"score it again: retake score {path}",
+            fix=f"score it again: {command_line('retake', 'score', path)}",
         ) from error
     return ScoredRun(
         folder=path,

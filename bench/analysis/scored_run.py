@@ -18,7 +18,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import is_of, refuse_changed
 from engine.settings.config import RunConfig, read_config
 from engine.types import Outcome, Scenario
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import read_json
 
 
@@ -91,7 +91,7 @@ def require_finished(store: RunStore) -> None:
     if pending := store.pending():
         raise ScorerError(
             f"{counted(len(pending), 'unfinished scenario')} in {store.folder}, the first {pending[0].id}",
-            fix=f"finish it with `retake resume {store.folder}`",
+            fix=f"finish it with `{command_line('retake', 'resume', store.folder)}`",
         )
 
 
@@ -135,7 +135,7 @@ def _read_scores(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ScorerError(
             f"{folder} is not scored: {path} does not exist",
-            fix=f"retake score {folder} --all-attempts, which scores each of its takes",
+            fix=f"{_scores_takes(folder)}, which scores each of its takes",
         )
     try:
         document: dict[str, Any] = read_json(path)
@@ -147,6 +147,8 @@ def _read_scores(folder: Path) -> dict[str, Any]:
 
 
 def _rescore(folder: Path, what: str) -> ScorerError:
-    return ScorerError(
-        f"{folder / 'scores.json'} {what}", fix=f"score its takes: retake score {folder} --all-attempts"
-    )
+    return ScorerError(f"{folder / 'scores.json'} {what}", fix=f"score its takes: {_scores_takes(folder)}")
+
+
+def _scores_takes(folder: Path) -> str:
+    return command_line("retake", "score", folder, "--all-attempts")

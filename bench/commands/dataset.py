@@ -12,7 +12,7 @@ from rich.text import Text
 from engine.commands._app import app, console, print_line
 from engine.commands._output import Commands
 from engine.errors import ConfigError
-from engine.words import counted
+from engine.words import command_line, counted
 
 if TYPE_CHECKING:
     from bench.dataset.check import TreeReport
@@ -65,7 +65,7 @@ def check(
         _print(report)
         if report.num_faults:
             raise typer.Exit(1)
-        print_line(f"run them with: retake run {folder}")
+        print_line(f"run them with: {command_line('retake', 'run', folder)}")
         return
     with console.status("reading descriptions.csv") as status:
         report = check_dataset(

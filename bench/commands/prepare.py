@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.commands._app import app, console, print_line
-from engine.words import counted
+from engine.words import command_line, counted
 
 if TYPE_CHECKING:
     from bench.submission.prepare import Result
@@ -82,7 +82,7 @@ def prepare(
     print_line(f"{good} of {counted(len(names), 'clip is', 'clips are')} in {out}")
     if not succeeded(results):
         raise typer.Exit(1)
-    print_line(f"score them with: retake score {out} --dataset {dataset}")
+    print_line(f"score them with: {command_line('retake', 'score', out, '--dataset', dataset)}")
 
 
 @contextmanager

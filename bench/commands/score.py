@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from bench.commands._process import run_module
 from engine.commands._app import app, print_line
 from engine.errors import ConfigError
 from engine.runs.folder import DATABASE
+from engine.words import command_line
 
 _HELP = (
     "Score clips against the real ones as Physics-IQ does: Original and Verified score from one pass.\n\n"
@@ -117,11 +117,11 @@ def score(
 
 
 def _say_what_comes_next(folder: Path, dataset: Path | None, all_attempts: bool) -> None:
-    compare = ["compare", str(folder), "OTHER", *([] if dataset is None else ["--dataset", str(dataset)])]
-    commands = [shlex.join(["retake", *compare])]
+    where = () if dataset is None else ("--dataset", dataset)
+    commands = [command_line("retake", "compare", folder, "OTHER", *where)]
     if (folder / DATABASE).is_file():
         rounds = "" if all_attempts else "   (with --all-attempts here it has a row for each round)"
-        report, table = (shlex.join(["retake", name, str(folder)]) for name in ("report", "table"))
+        report, table = (command_line("retake", name, folder) for name in ("report", "table"))
         commands = [report, f"{table}{rounds}", *commands]
     for number, command in enumerate(commands):
         print_line(f"{'     ' if number else 'next:'} {command}")

@@ -26,6 +26,7 @@ from bench.perf import aoti_steps
 from bench.perf.aoti_steps import STEPS, Job
 from bench.perf.document import this_machine
 from engine.runs.manifest import write_manifest
+from engine.words import command_line
 
 RECIPES = ("bf16", "fp8")
 STARTED_S = time.perf_counter()
@@ -114,8 +115,10 @@ def document(options: argparse.Namespace, manifest: Mapping[str, Any]) -> dict[s
     return {
         "schema": 1,
         "kind": "aoti",
-        "command": f"python -m bench.perf.aoti --rounds {options.rounds} --jobs {options.jobs}"
-        + " --tiny" * options.tiny,
+        "command": command_line(
+            *("python", "-m", "bench.perf.aoti", "--rounds", options.rounds, "--jobs", options.jobs),
+            *(["--tiny"] if options.tiny else []),
+        ),
         "manifest": manifest,
         "notes": NOTES,
         "processes_at_once": options.jobs,

@@ -22,6 +22,7 @@ from bench.perf import ceilings
 from bench.perf.document import this_machine
 from engine.runs.manifest import write_manifest
 from engine.settings.environment import cache_folder
+from engine.words import command_line
 from kernels import dispatch, reference, timing
 from kernels.descriptors import AttentionProblem, Target
 
@@ -107,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = {
         "schema": 1,
         "kind": "attention",
-        "command": f"python -m bench.perf.attention_table --problems {options.problems} "
-        f"--rounds {options.rounds}",
+        "command": command_line(
+            *("python", "-m", "bench.perf.attention_table"),
+            *("--problems", options.problems, "--rounds", options.rounds),
+        ),
         "manifest": this_machine(),
         "ceilings": ceilings.measure(),
         "rows": rows,

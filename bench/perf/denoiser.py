@@ -34,6 +34,7 @@ from engine.errors import RetakeError
 from engine.runs.manifest import write_manifest
 from engine.settings.environment import cache_folder
 from engine.settings.presets import DenoiseSettings
+from engine.words import command_line
 from kernels import dispatch, timing
 
 AIMS_MS = {SUBJECTS["1.3b"]: 330.0, SUBJECTS["14b"]: 1800.0, SUBJECTS["draft"]: 42.0}
@@ -194,8 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document: dict[str, Any] = {
         "schema": 1,
         "kind": "denoiser",
-        "command": f"python -m bench.perf.denoiser --subjects {options.subjects} "
-        f"--variants {options.variants} --rounds {options.rounds}",
+        "command": command_line(
+            *("python", "-m", "bench.perf.denoiser", "--subjects", options.subjects),
+            *("--variants", options.variants, "--rounds", options.rounds),
+        ),
         "manifest": this_machine(),
         "ceilings": ceilings.measure(),
         "notes": ["random weights: speed and memory only, errors are against the library in bf16"],

@@ -29,6 +29,7 @@ from engine.machine.memory import GIB
 from engine.runs.manifest import surroundings
 from engine.settings.config import load_config
 from engine.settings.environment import offline
+from engine.words import command_line
 
 KIND = "model_needs"
 PLANNED_CARDS = ("RTX 4080", "RTX 4090", "RTX 5090", "L40S", "H100")
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = {
         "schema": 1,
         "kind": KIND,
-        "command": f"python -m bench.perf.model_needs --out {options.out}",
+        "command": command_line("python", "-m", "bench.perf.model_needs", "--out", options.out),
         "manifest": surroundings(),
         "settings": {"preset": PRESET, "width": WIDTH, "height": HEIGHT},
         "takes": {

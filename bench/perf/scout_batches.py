@@ -37,6 +37,7 @@ from engine.machine.device import resolve_device, resolve_dtype
 from engine.settings.config import BUNDLED, RunConfig, load_config
 from engine.settings.environment import offline
 from engine.types import Prompt, Scenario, ScoutForm
+from engine.words import command_line
 
 LARGEST_ERROR = 0.05
 """Of latents of a batch against those of scouts alone (L2): beyond rounding, a row would see the others."""
@@ -96,8 +97,8 @@ def measure(options: argparse.Namespace, config: RunConfig, dataset: Path) -> di
 
 
 def _command(options: argparse.Namespace) -> str:
-    sizes = " ".join(map(str, options.together))
-    return f"python -m bench.perf.scout_batches --preset {options.preset} --together {sizes}"
+    words = ("bench.perf.scout_batches", "--preset", options.preset, "--together", *options.together)
+    return command_line("python", "-m", *words)
 
 
 def _parser() -> argparse.ArgumentParser:

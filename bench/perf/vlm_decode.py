@@ -34,6 +34,7 @@ from engine.critics.qwen_vl.prefill import read_prompt
 from engine.critics.qwen_vl.slots import DRAFTS, Slots
 from engine.critics.qwen_vl.text_step import TextStep, groups
 from engine.quant.four_bit import pack_linears
+from engine.words import command_line
 from kernels import timing
 from kernels.linear import four_bit
 
@@ -288,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = {
         "schema": 1,
         "kind": "vlm_decode",
-        "command": f"python -m bench.perf.vlm_decode --size {options.size}",
+        "command": command_line("python", "-m", "bench.perf.vlm_decode", "--size", options.size),
         "summary": summary(found),
         "prompt_tokens": size.prompt,
         "notes": ["random weights: speed and memory only", "prefill does not count in tokens per second"],

@@ -58,7 +58,7 @@ from engine.runs.store import RunStore
 from engine.settings.environment import offline
 from engine.types import Attempt, Critique, Outcome, PhysicsPlan, PlanReply, Scenario, Verdict, Video
 from engine.video.files import read_frames
-from engine.words import counted
+from engine.words import command_line, counted
 
 STAGED: Final = "staged"
 """The critiques that the run stored."""
@@ -358,9 +358,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except RetakeError as error:
         return user_error(error)
-    command = f"python -m bench.quality.critic_stages --run {options.run.name}"
-    command += f" --limit {options.limit}" if options.limit is not None else ""
-    found["command"] = command + (" --again" if options.again else "")
+    words = ["bench.quality.critic_stages", "--run", options.run.name]
+    words += ["--limit", options.limit] if options.limit is not None else []
+    found["command"] = command_line("python", "-m", *words, *(["--again"] if options.again else []))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, found)
     print_table(found, console)

@@ -57,6 +57,7 @@ from engine.machine.device import resolve_device, resolve_dtype
 from engine.runs.store import RunStore
 from engine.settings.config import RunConfig, read_config
 from engine.types import Outcome
+from engine.words import command_line
 from kernels.files import file_digest
 
 ARMS = (*BASELINES, "first_take", "plan_prompt", "chosen")
@@ -113,7 +114,7 @@ def run_loop(dataset: Path, run: Path, *, resume: bool, extra: Sequence[str]) ->
     status = subprocess.run(command, check=False).returncode  # nosec B603 # our own interpreter
     if status not in (0, 1) or not (run / "run.sqlite").is_file():
         raise ScorerError(
-            f"`retake {' '.join(verb)}` ended with status {status} and left no usable run in {run}",
+            f"`{command_line('retake', *verb)}` ended with status {status} and left no usable run in {run}",
             fix="run it by hand and mend what it names",
         )
 

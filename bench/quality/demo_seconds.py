@@ -107,11 +107,11 @@ def once(device: str, left_s: float, options: Sequence[str]) -> dict[str, Any]:
             )
         except subprocess.TimeoutExpired as late:
             raise ConfigError(
-                f"retake demo on {device} did not end in {left_s:.0f} s", fix="give a larger --budget"
+                f"the demo on {device} did not end in {left_s:.0f} s", fix="give a larger --budget"
             ) from late
         seconds = time.perf_counter() - began_s
         if done.returncode:
-            raise ConfigError(f"retake demo on {device} failed: {done.stderr[-2000:]}", fix="see its message")
+            raise ConfigError(f"the demo on {device} failed: {done.stderr[-2000:]}", fix="see its message")
         scored = read_run(run)
         chosen = [scored.records[name, scored.chosen(name)].score for name in scored.scenarios]
         return {

@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from engine.loop.expected_gain import (
 )
 from engine.loop.policy import CRITIC_SCORE, choose_take
 from engine.types import Attempt
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import file_digest
 
 DEVIATIONS = 1.0
@@ -245,8 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> str:
-    runs = " ".join(f"--run {run.name}" for run in options.run)
-    return f"python -m bench.quality.fit_gain {runs} --out {options.out.name}"
+    runs = chain.from_iterable(("--run", run.name) for run in options.run)
+    return command_line("python", "-m", "bench.quality.fit_gain", *runs, "--out", options.out.name)
 
 
 if __name__ == "__main__":

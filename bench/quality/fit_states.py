@@ -20,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from engine.loop.state_probe import PROBE_FILE, StateProbe, write_probe
 from engine.runs.manifest import weight_digests
 from engine.runs.states import read_states, with_states
 from engine.types import States, StateSites
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import file_digest, read_json
 
 LEAST_SCENES = 30
@@ -301,8 +302,9 @@ def _shown(value: Mapping[str, Any]) -> str:
 
 
 def _command(options: argparse.Namespace) -> str:
-    given = [f"--run {run.name}" for run in options.run or ()] or [f"--takes {options.takes.name}"]
-    return f"python -m bench.quality.fit_states {' '.join(given)} --out {options.out.name}"
+    given = [("--run", run.name) for run in options.run or ()] or [("--takes", options.takes.name)]
+    words = ("bench.quality.fit_states", *chain.from_iterable(given), "--out", options.out.name)
+    return command_line("python", "-m", *words)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from engine.runs.manifest import MANIFEST, read_manifest
 from engine.settings.config import RunConfig
 from engine.settings.environment import offline
 from engine.types import Outcome
+from engine.words import command_line
 
 KIND: Final = "loop_variants"
 PLACES: Final = ("dataset", "out", "limit", "shard")
@@ -164,14 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done; 2 the user's error."""
     options, console = _parser().parse_args(arguments), page_console()
     offline()
-    variants = " --variant RUN" * len(options.variant)
+    variants = ("--variant", "RUN") * len(options.variant)
+    command = command_line("python", "-m", "bench.quality.loop_variants", "--run", "RUN", *variants)
     try:
         document = measure(options.run, options.variant)
     except RetakeError as error:
         return user_error(error)
-    write_json(
-        options.out, document | {"command": f"python -m bench.quality.loop_variants --run RUN{variants}"}
-    )
+    write_json(options.out, document | {"command": command})
     for row in document["rows"]:
         mean, (low, high) = row["difference"]["mean"], row["difference"]["ci95"]
         console.print(

@@ -41,6 +41,7 @@ from engine.settings.config import BUNDLED, CriticConfig, RunConfig
 from engine.settings.environment import offline
 from engine.types import PhysicsPlan, Scenario
 from engine.video.files import probe, write_mp4
+from engine.words import command_line
 
 THRESHOLDS: Final = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 EDGES: Final = (0.0, 0.3, 0.5, 0.7, 0.85, 0.95, 1.0)
@@ -224,10 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             critic = load_critic(config, model, device, dtype, with_weights=True)
             plans = read_plans(critic, scenes, Path(work), partial(print, file=sys.stderr, flush=True))
         settings = {"world": options.world, "count": options.count, "device": device, "dtype": dtype}
-        command = (
-            f"python -m bench.quality.plan_confidence --critic {model.path.name} --count {options.count}"
-        )
-        command += f" --plan-samples {options.plan_samples}" if options.plan_samples else ""
+        words = ["bench.quality.plan_confidence", "--critic", model.path.name, "--count", options.count]
+        words += ["--plan-samples", options.plan_samples] if options.plan_samples else []
+        command = command_line("python", "-m", *words)
         head = {"schema": 1, "kind": "plan_confidence", "command": command, "settings": settings}
         found = head | document(plans)
         found |= {"measured_on": manifest_of({"critic": model.path}), "notes": list(NOTES)}

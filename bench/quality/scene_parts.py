@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from engine.demo.scenes import DEFAULT_WORLD, origin_of
 from engine.demo.scenes.seeds import SEEN, TUNING, first_held_out, part_of
 from engine.errors import ConfigError
+from engine.words import command_line
 
 
 def require_bundled_world(scenes: Iterable[str]) -> None:
@@ -19,7 +20,7 @@ def require_bundled_world(scenes: Iterable[str]) -> None:
         if origin is not None and origin[0] != DEFAULT_WORLD:
             raise ConfigError(
                 f"scene {scene} is of the world {origin[0]!r}, and the bundled models know {DEFAULT_WORLD!r}",
-                fix=f"make scenes with `retake scenes OUT --world {DEFAULT_WORLD}`",
+                fix=f"make scenes with `{_makes('--world', DEFAULT_WORLD)}`",
             )
 
 
@@ -28,7 +29,7 @@ def require_held_out(scenes: Iterable[str]) -> None:
     for scene in scenes:
         origin = origin_of(scene)
         if origin is not None and is_seen(scene):
-            make = f"retake scenes OUT --world {origin[0]} --seed {first_held_out(origin[0])}"
+            make = _makes("--world", origin[0], "--seed", first_held_out(origin[0]))
             raise ConfigError(
                 f"scene {scene} is a {part_of(scene)} scene: a figure of it is not held out",
                 fix=f"measure on held-out scenes: `{make}`",
@@ -41,10 +42,14 @@ def require_not_held_out(scenes: Iterable[str]) -> None:
         if part_of(scene) == "held-out":
             raise ConfigError(
                 f"scene {scene} is held out, to be measured on at the end",
-                fix=f"fit on tuning scenes: `retake scenes OUT --seed {TUNING.first} --count {TUNING.count}`",
+                fix=f"fit on tuning scenes: `{_makes('--seed', TUNING.first, '--count', TUNING.count)}`",
             )
 
 
 def is_seen(scene: str) -> bool:
     """Whether models were trained or anything was tuned on this scene."""
     return part_of(scene) in SEEN
+
+
+def _makes(*options: object) -> str:
+    return command_line("retake", "scenes", "OUT", *options)

@@ -19,6 +19,7 @@ from bench.console import user_error
 from bench.files import write_json
 from bench.quality.trivial import BASELINES
 from engine.errors import ConfigError, RetakeError
+from engine.words import command_line
 
 FIRST_TAKE_POINTS: Final = (40.0, 65.0)
 SPREAD_POINTS: Final = 8.0
@@ -93,8 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = join(dict(map(read_share, options.share)))
     except RetakeError as error:
         return user_error(error)
-    command = "python -m bench.quality.take_statistics --generator G --count {count} --takes {takes}".format(
-        **document["settings"]
+    settings = document["settings"]
+    command = command_line(
+        *("python", "-m", "bench.quality.take_statistics", "--generator", "G"),
+        *("--count", settings["count"], "--takes", settings["takes"]),
     )
     write_json(options.out, document | {"command": f"{command}, of each share, then world_statistics"})
     return 0

@@ -21,7 +21,7 @@ from engine.runs.store import RunStore
 from engine.runs.takes import takes_of
 from engine.settings.config import BUNDLED
 from engine.types import Scenario
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import file_digest
 
 Clips = Mapping[str, Sequence[tuple[int, Path]]]
@@ -74,8 +74,8 @@ def seen_scenes(run: Path, scenes: Iterable[str]) -> list[str]:
     found = Counter(part for name in names if (part := part_of(name)) in SEEN)
     return [
         f"{num} of {counted(len(names), f'scene is a {part} scene', f'scenes are {part} scenes')} of the "
-        "bundled models, on which they are not to be measured; for held-out ones: retake scenes OUT --seed "
-        f"{first_held_out(DEFAULT_WORLD)}"
+        "bundled models, on which they are not to be measured; for held-out ones: "
+        + command_line("retake", "scenes", "OUT", "--seed", first_held_out(DEFAULT_WORLD))
         for part, num in sorted(found.items())
     ]
 

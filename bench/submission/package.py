@@ -22,7 +22,7 @@ from engine.datasets.physics_iq import NUM_CASES, cases_of, descriptions_path, r
 from engine.errors import ConfigError, VideoError
 from engine.runs.store import RunStore
 from engine.video.files import Header, probe, read_header, refuse_damaged, refuse_mirrored
-from engine.words import counted
+from engine.words import command_line, counted
 
 RUN_ID: Final = re.compile(r"[a-z0-9]+__[a-z0-9.-]+__(\d{4}-\d{2}-\d{2})")
 _RUN_ID_FORM = "organization__model__YYYY-MM-DD of small letters and digits, in the model also . and -"
@@ -178,7 +178,9 @@ def _check_clips(
             value=f"{reason}: {_some(found)}",
             allowed=f"{counted(len(names), 'clip')} of 5.000 s with the frame rate and resolution of the "
             "card",
-            fix=f"`retake resume {run.record}` puts it back" if reason == _NOT_CHOSEN else _PREPARE,
+            fix=f"`{command_line('retake', 'resume', run.record)}` puts it back"
+            if reason == _NOT_CHOSEN
+            else _PREPARE,
         )
         for reason, found in by_reason.items()
     ]

@@ -42,7 +42,7 @@ from engine.machine.device import resolve_device
 from engine.runs.folder import DATABASE
 from engine.settings.environment import offline
 from engine.types import SelectorSettings
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import printable
 
 SWITCH = {"original": (ORIGINAL,), "verified": (VERIFIED,), "both": SCORES}
@@ -232,8 +232,8 @@ def _notes(
         what = "the clips as they are" if rows[0].clips else f"seed {seeds}"
         notes.append(f"{span}: {', '.join(rows[0].folders)} ({what}).")
     notes += [
-        f"Only the chosen clips of {run.folder} are scored; a row for each of its rounds: retake score "
-        f"{run.folder} --all-attempts (what is scored is kept)."
+        f"Only the chosen clips of {run.folder} are scored; a row for each of its rounds: "
+        f"{command_line('retake', 'score', run.folder, '--all-attempts')} (what is scored is kept)."
         for run in board.runs
         if run.clips and (run.folder / DATABASE).is_file()
     ]

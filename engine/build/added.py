@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from engine.settings.environment import models_folder
 from engine.settings.model_names import added_model, is_name
 from engine.settings.notation import is_hub_name
 from engine.weights.linked import LINKS, WEIGHTS, Link, linked_parts, links_document
-from engine.words import counted
+from engine.words import command_line, counted
 
 Digest = Callable[[Path], str]
 OPTIONS: Final = {
@@ -148,7 +148,8 @@ def _require_free(name: str) -> None:
     if added_model(name) is not None:
         raise ConfigError(
             f"a model was added as {name!r} already",
-            fix=f"give another name, or remove its links first: retake models remove {name}",
+            fix="give another name, or remove its links first: "
+            + command_line("retake", "models", "remove", name),
         )
 
 
@@ -284,16 +285,13 @@ def _read_without_weights(folder: Path, kind: str) -> None:
 def _lacks(file: WeightFile, name: str, lacking: Mapping[str, list[Path]]) -> ModelError:
     module = family_module(file.family, FILES)
     assert module is not None
-    words = [
-        f"{OPTIONS[part]} {shlex.quote(str(near[0])) if near else part.upper()}"
-        for part, near in lacking.items()
-    ]
+    words = [(OPTIONS[part], near[0] if near else part.upper()) for part, near in lacking.items()]
     unknown = [f"{part.upper()}: {module.HOW_TO_GET[part]}" for part, near in lacking.items() if not near]
     names = ", ".join(part.replace("_", " ") for part in lacking)
-    command = shlex.join(("retake", "models", "add", str(file.path), name))
+    command = command_line("retake", "models", "add", file.path, name, *chain(*words))
     return ModelError(
         f"{file.path} is a transformer alone; beside it a model needs: {names}",
-        fix="\n  ".join((f"{command} {' '.join(words)}", *unknown)),
+        fix="\n  ".join((command, *unknown)),
     )
 
 

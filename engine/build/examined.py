@@ -5,7 +5,6 @@ Every fault is told with its fix instead of raised, so that a check says all tha
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from engine.errors import ModelError, RetakeError
 from engine.settings.model_names import added_model
 from engine.weights.header import read_header
 from engine.weights.linked import read_links, require_unchanged
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import read_json
 
 Digest = Callable[[Path], str]
@@ -83,10 +82,10 @@ def _file(path: Path) -> Examined:
             faults.append(_fault(error))
     use = None
     if file.part.kind not in OPTIONS:
-        words = ["retake", "models", "add", str(path), "NAME"]
+        words: list[object] = ["retake", "models", "add", path, "NAME"]
         for part, near in missing_parts(file, {}).items():
-            words += [OPTIONS[part], str(near[0]) if near else part.upper()]
-        use = shlex.join(words)
+            words += [OPTIONS[part], near[0] if near else part.upper()]
+        use = command_line(*words)
     return Examined(
         path=path,
         kind=file.part.kind,
@@ -115,7 +114,7 @@ def _lora(path: Path, types: Mapping[str, int]) -> Examined:
         what=f"LoRA that changes {changes}{steps}",
         stored=", ".join(types),
         weights=types,
-        use=f"retake run CLIPS --generator MODEL --lora {shlex.quote(str(path))}",
+        use=command_line("retake", "run", "CLIPS", "--generator", "MODEL", "--lora", path),
     )
 
 
@@ -143,7 +142,7 @@ def _folder(path: Path, digest: Digest) -> Examined:
         stored=_quantization(path),
         weights=dict(weights.most_common()),
         faults=tuple(faults),
-        use=f"retake run CLIPS --{role} {shlex.quote(str(path))}",
+        use=command_line("retake", "run", "CLIPS", f"--{role}", path),
     )
 
 

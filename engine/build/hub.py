@@ -6,7 +6,6 @@ whole repository, licences as its card states them: both are said before anythin
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess  # nosec B404 # the hub's own command
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from engine.errors import ModelError
 from engine.settings.environment import for_download, offline
 from engine.settings.notation import is_hub_name
+from engine.words import command_line
 
 _CARD = "https://huggingface.co/"
 GB = 10**9
@@ -197,7 +197,7 @@ def name_of(folder: Path) -> str | None:
 
 def command(name: str) -> str:
     """What to type to fetch it."""
-    return shlex.join(("hf", "download", repository(name)))
+    return command_line("hf", "download", repository(name))
 
 
 def describe(name: str) -> str:

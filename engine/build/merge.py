@@ -19,7 +19,7 @@ from engine.build.opened_dataset import open_dataset
 from engine.build.shards import Source, check_settings, differences, distinct, read_source
 from engine.errors import ConfigError, StoreError
 from engine.runs.changes import listed
-from engine.runs.choices import users_choices
+from engine.runs.choices import command, users_choices
 from engine.runs.folder import place_of_scout, take_lock
 from engine.runs.manifest import MANIFEST, write_manifest
 from engine.runs.states import put_states, states_bytes
@@ -144,7 +144,7 @@ def _keep(found: Sequence[Found]) -> Found:
             raise ConfigError(
                 f"of {best.scenario.id} you chose take {best.users_take} in {best.source.folder} and take "
                 f"{other.users_take} in {other.source.folder}",
-                fix=f"end one of the choices: retake choose {other.source.folder} {best.scenario.id} --undo",
+                fix=f"end one of the choices: {command(other.source.folder, best.scenario.id, None)}",
             )
     return best
 

@@ -7,7 +7,6 @@ milliseconds. A family is a room in engine/generators or engine/critics, which s
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from engine.settings.config import BUNDLED
 from engine.settings.model_names import added_model, added_models
 from engine.settings.notation import is_hub_name
 from engine.weights.linked import linked_file, require_unchanged
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import parse_json, read_json
 
 GENERATORS = "engine.generators"
@@ -125,7 +124,8 @@ def finder(path: Path) -> Callable[[str], ModelFolder]:
         raise ModelError(
             f"{path} is no model folder: it has neither model_index.json, as a video generator has, nor "
             "config.json, as a critic has",
-            fix=f"take its weight files one by one: retake models check {shlex.quote(str(path / weights[0]))}"
+            fix="take its weight files one by one: "
+            + command_line("retake", "models", "check", path / weights[0])
             if weights
             else "give the folder that holds one of the two, or a weight file",
         )
@@ -175,7 +175,7 @@ def _folder(name: str, what: str) -> Path:
     if path.is_file():
         raise ModelError(
             f"{what} {name!r} is a file, not a model folder",
-            fix=f"see what it is and how it is used: retake models check {shlex.quote(name)}"
+            fix=f"see what it is and how it is used: {command_line('retake', 'models', 'check', name)}"
             if what == "generator"
             else "give the folder that it belongs to: a critic is a folder of transformers",
         )

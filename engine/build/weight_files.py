@@ -17,7 +17,7 @@ from engine.errors import ModelError
 from engine.weights.contents import Contents, contents
 from engine.weights.header import GGUF, Header, read_header
 from engine.weights.parts import Part
-from engine.words import counted
+from engine.words import command_line, counted
 
 FILES: Final = "files"
 _LORA = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up|diff|diff_b|dora_scale|hada_\w+|lokr_\w+)(\.|$)")
@@ -55,7 +55,8 @@ def look_at(path: Path) -> WeightFile:
     header = read_header(path)
     if is_lora(header):
         raise ModelError(
-            f"{path} is a LoRA, no model", fix=f"name it beside a model: --lora {path}, as often as you like"
+            f"{path} is a LoRA, no model",
+            fix=f"name it beside a model: {command_line('--lora', path)}, as often as you like",
         )
     found = contents(header)
     for family in plugins.names(GENERATORS):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,7 @@ from engine.commands._output import print_line as print_line
 from engine.errors import DeviceError, RetakeError, RunLost, SystemRefused
 from engine.runs.folder import CHOSEN
 from engine.runs.log_file import LOG
-from engine.words import counted
+from engine.words import command_line, counted
 from kernels.files import meant
 
 if TYPE_CHECKING:
@@ -149,7 +148,9 @@ def _execute(build: Callable[[], Run | ClusterRun]) -> Mapping[str, Outcome]:
         with built, make_display(console, built.num_pending, built.worked_s) as display:
             return built.execute(display)
     except KeyboardInterrupt:
-        errors.print(f"\nstopped; go on with: retake resume {built.folder}", soft_wrap=True)
+        errors.print(
+            f"\nstopped; go on with: {command_line('retake', 'resume', built.folder)}", soft_wrap=True
+        )
         raise typer.Exit(STATUS) from None
     except (DeviceError, RunLost) as error:  # of a run that had begun
         _tell(error)
@@ -180,9 +181,7 @@ def finish(folder: Path, outcomes: Mapping[str, Outcome], json_file: Path | None
     print_line(f"report: {report}")
     if len(failed) < len(outcomes):
         print_line(f"chosen takes, alone as they were made: {folder / CHOSEN}")
-        print_line(
-            f"to post, the clips in front: {shlex.join(('retake', 'join', str(folder), '--with-prefix'))}"
-        )
+        print_line(f"to post, the clips in front: {command_line('retake', 'join', folder, '--with-prefix')}")
     scenarios = []
     if json_file is not None:
         with RunStore.open(folder, read_only=True) as store:

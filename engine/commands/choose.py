@@ -9,6 +9,7 @@ import typer
 from engine.commands._app import app, print_line
 from engine.commands._options import RunFolder
 from engine.errors import ConfigError
+from engine.words import command_line
 
 Scenario = Annotated[
     str, typer.Argument(metavar="ID", help="The scenario, as the report names it.", show_default=False)
@@ -35,12 +36,16 @@ def choose(folder: RunFolder, scenario: Scenario, take: Take = None, undo: Undo 
 
     if (take is None) != undo:
         problem = "no take is named" if take is None else f"take {take} and --undo exclude one another"
-        raise ConfigError(problem, fix=f"retake choose {folder} {scenario} TAKE, or --undo instead of TAKE")
+        raise ConfigError(
+            problem,
+            fix=f"{command_line('retake', 'choose', folder, scenario, 'TAKE')}, or --undo instead of TAKE",
+        )
     before, after = choices.choose(folder, scenario, take)
     same = " already" if before.chosen == after.chosen else ""
     print_line(f"{scenario}: {choices.describe(after)}{same}")
     if after.overruled is not None:
         print_line(f"undo: {choices.command(folder, scenario, None)}")
     if not same and (folder / SCORES).is_file():
-        print_line(f"{SCORES} is of the takes that were chosen before; score again: retake score {folder}")
+        again = command_line("retake", "score", folder)
+        print_line(f"{SCORES} is of the takes that were chosen before; score again: {again}")
     print_line(f"report: {write_report(folder)}")

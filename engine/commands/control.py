@@ -11,6 +11,7 @@ from engine.commands._app import app, print_line
 from engine.commands._options import RunFolder
 from engine.errors import StoreError
 from engine.types import Wish
+from engine.words import command_line
 
 OneOrAll = Annotated[
     str | None, typer.Argument(metavar="ID", help="One scenario, as the report names it.", show_default=False)
@@ -33,7 +34,7 @@ def pause(folder: RunFolder, scenario: OneOrAll = None) -> None:
     _require_live(folder)
     _require_unfinished(folder, scenario)
     _ask(folder, Wish.PAUSE, scenario, "waits from its next step on" if scenario is None else "waits")
-    again = " ".join(("retake unpause", str(folder), *([scenario] if scenario else ())))
+    again = command_line("retake", "unpause", folder, *([scenario] if scenario else ()))
     print_line(f"to go on: {again}")
 
 
@@ -79,8 +80,13 @@ def _require_live(folder: Path) -> None:
     require_run(folder)
     if not is_live(folder):
         if summary_of(folder).state == "finished":
-            raise StoreError(f"{folder} is finished", fix=f"see what came of it: retake report {folder}")
-        raise StoreError(f"{folder} is not running", fix=f"go on with it: retake resume {folder}")
+            raise StoreError(
+                f"{folder} is finished",
+                fix=f"see what came of it: {command_line('retake', 'report', folder)}",
+            )
+        raise StoreError(
+            f"{folder} is not running", fix=f"go on with it: {command_line('retake', 'resume', folder)}"
+        )
 
 
 def _require_unfinished(folder: Path, scenario: str | None) -> None:
@@ -95,7 +101,8 @@ def _require_unfinished(folder: Path, scenario: str | None) -> None:
         if scenario in store.overview.choices():
             raise StoreError(
                 f"{scenario} is finished",
-                fix=f"name one that is not, or choose another take: retake choose {folder} {scenario} TAKE",
+                fix="name one that is not, or choose another take: "
+                + command_line("retake", "choose", folder, scenario, "TAKE"),
             )
 
 
@@ -114,7 +121,9 @@ def _unskip(folder: Path, scenario: str) -> None:
             if scenario not in Requests(folder, store.requests, known).look().skipped:
                 raise StoreError(f"{scenario} is not skipped", fix="see the report for those that are")
             store.requests.record([ask(folder, Wish.UNSKIP, scenario)])
-            print_line(f"{scenario}: is made when the run is resumed: retake resume {folder}")
+            print_line(
+                f"{scenario}: is made when the run is resumed: {command_line('retake', 'resume', folder)}"
+            )
             return
         if scenario in store.overview.choices():
             raise StoreError(

@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engine.commands._app import app, console, print_line
-from engine.words import counted
+from engine.words import command_line, counted
 
 
 @app.command(
@@ -58,4 +58,4 @@ def merge(
         print_line("without a timeline: some of the runs have no trace.json")
     if merged.pending:
         print_line(f"{len(merged.pending)} are pending, the first {merged.pending[0]}")
-        print_line(f"finish them with: retake resume {out}")
+        print_line(f"finish them with: {command_line('retake', 'resume', out)}")

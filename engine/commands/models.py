@@ -14,6 +14,7 @@ from rich.text import Text
 from engine.commands._app import app, console, print_line
 from engine.commands._output import Commands, JsonFile, Yes, confirm, write_json
 from engine.settings.environment import cache_folder, models_folder, offline
+from engine.words import command_line
 
 group = Commands(no_args_is_help=True, help="Say what model files are, and name models of several files.")
 app.add_typer(group, name="models")
@@ -93,7 +94,7 @@ def add(
     for kind, what in made.parts.items():
         print_line(f"{kind.replace('_', ' ')}: {what}")
     print_line(f"{len(made.links)} links in {made.folder}")
-    print_line(f"use it: retake run CLIPS --{made.kind} {name}")
+    print_line(f"use it: {command_line('retake', 'run', 'CLIPS', f'--{made.kind}', name)}")
     write_json({**asdict(made), "name": name}, json_file)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from engine.commands._app import app, console, print_line
 from engine.commands._options import names
-from engine.words import counted
+from engine.words import command_line, counted
 
 
 @app.command(epilog="Example: [cyan]retake scenes scenes/test --seed 2000000 --count 2 --views center[/]")
@@ -53,7 +53,7 @@ def scenes(
             progress=lambda done, total: status.update(f"rendering: {done} of {counted(total, 'clip')}"),
         )
     console.print(
-        f"{counted(count, 'scene')} in {out}; run them with: retake run {out}",
+        f"{counted(count, 'scene')} in {out}; run them with: {command_line('retake', 'run', out)}",
         highlight=False,
         soft_wrap=True,
     )

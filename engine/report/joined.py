@@ -19,6 +19,7 @@ from engine.runs.takes import refuse_changed
 from engine.types import Attempt, Clip, Scenario
 from engine.video.files import is_readable, probe
 from engine.video.join import Joined, join
+from engine.words import command_line
 from kernels.files import file_digest
 
 
@@ -66,13 +67,14 @@ def write_joined(
 def _chosen(store: RunStore, scenario: Scenario) -> Attempt:
     attempts = store.attempts(scenario.id)
     outcome = store.outcome_of(scenario.id, attempts)
+    resumes = command_line("retake", "resume", store.folder)
     if outcome is None:
-        raise StoreError(f"{scenario.id} is not finished", fix=f"retake resume {store.folder}")
+        raise StoreError(f"{scenario.id} is not finished", fix=resumes)
     if outcome.chosen is None:
         chooses = choices.command(store.folder, scenario.id, 0)
         raise StoreError(
             f"{scenario.id} has no chosen take: {outcome.failure}",
-            fix=f"choose one yourself: {chooses}" if attempts else f"retake resume {store.folder}",
+            fix=f"choose one yourself: {chooses}" if attempts else resumes,
         )
     refuse_changed(store.folder, store.changed_takes(is_readable, only=(scenario.id, outcome.chosen)))
     return attempts[outcome.chosen]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from engine.runs.choices import command_for
 from engine.runs.requests import holds
 from engine.types import SKIPPED, Asked, Attempt, Outcome, PlanReply, Scenario, Scout, Verdict
 from engine.video.files import read_note
+from engine.words import command_line
 from kernels.files import file_digest
 
 MAX_EMBEDDED_BYTES = 4 << 20
@@ -182,8 +182,8 @@ def _again(run: Path, outcome: Outcome | None) -> str | None:
     if outcome is None or outcome.failure is None:
         return None
     if outcome.own.stopped == SKIPPED:
-        return shlex.join(("retake", "skip", str(run), outcome.scenario_id, "--undo"))
-    return shlex.join(("retake", "resume", str(run)))
+        return command_line("retake", "skip", run, outcome.scenario_id, "--undo")
+    return command_line("retake", "resume", run)
 
 
 def embedded_of(rows: Sequence[Row], max_embedded: int) -> frozenset[str]:

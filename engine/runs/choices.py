@@ -5,7 +5,6 @@ Generates and scores nothing. Invariant: the loop's choice stays on record, so e
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from engine.errors import ConfigError, StoreError, nearest
 from engine.runs.store import RunStore
 from engine.runs.takes import refuse_changed
 from engine.types import Outcome
+from engine.words import command_line
 
 
 def choose(folder: Path, scenario_id: str, take: int | None) -> tuple[Outcome, Outcome]:
@@ -26,7 +26,8 @@ def choose(folder: Path, scenario_id: str, take: int | None) -> tuple[Outcome, O
         last = len(before.attempts) - 1
         if last < 0:
             raise StoreError(
-                f"{scenario_id} has no take: {before.failure}", fix=f"make one with `retake resume {folder}`"
+                f"{scenario_id} has no take: {before.failure}",
+                fix=f"make one with `{command_line('retake', 'resume', folder)}`",
             )
         if take is not None and not 0 <= take <= last:
             raise ConfigError(
@@ -57,7 +58,7 @@ def _outcome(store: RunStore, scenario_id: str) -> Outcome:
     if found is None:
         raise StoreError(
             f"{scenario_id} is not finished",
-            fix=f"finish it first: retake resume {store.folder}",
+            fix=f"finish it first: {command_line('retake', 'resume', store.folder)}",
         )
     return found
 
@@ -84,8 +85,7 @@ def users_choices(outcomes: Iterable[Outcome]) -> list[str]:
 
 def command(folder: Path, scenario_id: str, take: int | None) -> str:
     """What to type to choose this take, or with None the loop's own."""
-    words = ("retake", "choose", str(folder), scenario_id, "--undo" if take is None else str(take))
-    return shlex.join(words)
+    return command_line("retake", "choose", folder, scenario_id, "--undo" if take is None else take)
 
 
 def command_for(folder: Path, outcome: Outcome | None, take: int) -> str | None:

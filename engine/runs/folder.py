@@ -17,6 +17,7 @@ from typing import IO
 
 from engine.errors import RetakeError, RunLost, StoreError
 from engine.types import Scenario
+from engine.words import command_line
 from kernels.files import inside, is_part, name_fault, whole_file
 
 DATABASE = "run.sqlite"
@@ -128,7 +129,8 @@ def writing(folder: Path, *, but: frozenset[int] = frozenset()) -> Iterator[None
 def run_lost(folder: Path, why: str) -> RunLost:
     return RunLost(
         f"{folder} takes no more writes: {why}; all that was finished before is kept",
-        fix=f"make room there or restore the rights, then go on with `retake resume {folder}`",
+        fix="make room there or restore the rights, then go on with "
+        f"`{command_line('retake', 'resume', folder)}`",
     )
 
 

@@ -35,6 +35,7 @@ from engine.runs.requests import RequestTable
 from engine.runs.rows import dumps, read_attempt, read_plan, read_scenario, scenario_row
 from engine.runs.scouts import ScoutTable
 from engine.types import SKIPPED, Attempt, History, Outcome, PlanReply, Scenario, Scout
+from engine.words import command_line
 from kernels.files import file_digest, whole_file
 
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class RunStore:
             lock.close()  # another process was faster
         raise StoreError(
             f"{folder} already holds a run",
-            fix=f"continue it with `retake resume {folder}`, or choose another folder with --out",
+            fix=f"continue it with `{command_line('retake', 'resume', folder)}`, "
+            "or choose another folder with --out",
         )
 
     @classmethod

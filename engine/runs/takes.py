@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.errors import StoreError
 from engine.runs.store import RunStore
-from engine.words import counted
+from engine.words import command_line, counted
 
 
 def takes_of(store: RunStore) -> dict[str, Any]:
@@ -63,5 +63,5 @@ def refuse_changed(run: Path, changed: Mapping[tuple[str, int], Path], otherwise
     more = f", and {counted(len(changed) - 1, 'more take')} like it" if len(changed) > 1 else ""
     raise StoreError(
         f"{first} is recorded, and is missing or not as it was stored{more}",
-        fix=f"put it back; or `retake resume {run} --remake-takes`{otherwise}",
+        fix=f"put it back; or `{command_line('retake', 'resume', run, '--remake-takes')}`{otherwise}",
     )

@@ -5,7 +5,6 @@ Computes nothing that the report or the terminal computes: scores, sums and time
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from engine.runs.requests import holds
 from engine.runs.trace import LANES
 from engine.types import Asked, Attempt
 from engine.watch.lanes import Lanes
+from engine.words import command_line
 
 NUM_LATEST = 8
 """Takes that are shown as they come."""
@@ -131,16 +131,16 @@ class Parts:
 
     def commands(self, data: ReportData, now: Now, scenario_id: str | None = None) -> list[tuple[str, str]]:
         """What a user may ask, in words and as what to type: of the run, or of one scenario of it."""
-        words = [str(data.run), *([] if scenario_id is None else [scenario_id])]
+        words = (data.run, *([] if scenario_id is None else [scenario_id]))
         if now.state == "stopped" and scenario_id is None:
-            return [("Go on with it", shlex.join(("retake", "resume", *words)))]
+            return [("Go on with it", command_line("retake", "resume", *words))]
         if now.state in ("stopped", "finished"):
             return []
         is_held = now.asked.is_paused if scenario_id is None else scenario_id in now.asked.held
         verb = "unpause" if is_held else "pause"
-        found = [(verb.capitalize(), shlex.join(("retake", verb, *words)))]
+        found = [(verb.capitalize(), command_line("retake", verb, *words))]
         if scenario_id is not None and scenario_id not in now.asked.skipped:
-            found.append(("Skip", shlex.join(("retake", "skip", *words))))
+            found.append(("Skip", command_line("retake", "skip", *words)))
         return found
 
 

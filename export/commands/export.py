@@ -20,7 +20,7 @@ from engine.commands._options import names
 from engine.commands._output import Commands
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder, offline
-from engine.words import counted
+from engine.words import command_line, counted
 from export.forms import Form
 from export.spec import ExportError
 
@@ -312,7 +312,7 @@ def _verified_where(artifact: Artifact) -> list[str]:
     except ExportError as error:
         return [str(error)]
     if not found:
-        return [f"not verified yet: retake export verify {artifact.folder}"]
+        return [f"not verified yet: {command_line('retake', 'export', 'verify', artifact.folder)}"]
     return [
         f"{'FAILED' if entry['failures'] else 'verified'} on {', '.join(entry['place'].values())}: "
         f"{counted(entry['num_forwards'], 'forward')}, {entry['inputs_are']}, "

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.perf.end_to_end.sizes import SIZES
 from engine.errors import ConfigError
+from engine.words import command_line
 from kernels.files import read_json
 
 GENERATOR, CRITIC, CLIPS, WARM_UP, FACTS = "generator", "critic", "clips", "warm_up", "made.json"
@@ -18,7 +19,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             f"{folder} was not made for this measurement: it holds no {FACTS}",
-            fix=f"make it: python -m bench.perf.end_to_end make --out {folder}",
+            fix=f"make it: {command_line('python', '-m', 'bench.perf.end_to_end', 'make', '--out', folder)}",
         )
     facts: dict[str, Any] = read_json(path)
     if facts.get("size") not in SIZES or "patch_tokens" not in facts:

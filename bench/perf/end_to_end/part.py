@@ -18,7 +18,7 @@ from engine.runs.idle import idle, jobs_of
 from engine.runs.timeline import totals
 from engine.runs.trace import LANES
 from engine.settings.environment import cache_folder
-from engine.words import counted
+from engine.words import command_line, counted
 
 KIND = "end_to_end_part"
 
@@ -31,7 +31,8 @@ def measure(options: Options, command: str) -> tuple[dict[str, Any], Measured]:
         raise ConfigError(
             f"{counted(options.num_scenarios, 'scenario is', 'scenarios are')} asked of "
             f"{counted(num_clips, 'clip')} in {options.models / CLIPS}",
-            fix=f"ask for 1 to {num_clips}, or make more: make --out {options.models} --clips N",
+            fix=f"ask for 1 to {num_clips}, or make more: "
+            + command_line("make", "--out", options.models, "--clips", "N"),
         )
     kernels = cache_folder() / "kernels"
     cached = kernels.is_dir() and any(kernels.iterdir())

@@ -25,6 +25,7 @@ from bench.perf.end_to_end.sizes import FULL, SIZES, Size
 from bench.perf.overlap import STARTED_S
 from engine.errors import RetakeError
 from engine.settings.environment import offline
+from engine.words import command_line
 
 KIND, SCHEMA = "overlap", 1
 NOTES = (
@@ -134,7 +135,9 @@ def _document(options: argparse.Namespace, size: Size, modes: Any, notes: dict[s
     return {
         "schema": SCHEMA,
         "kind": KIND,
-        "command": f"python -m bench.perf.overlap --size {size.name} --rounds {options.rounds}",
+        "command": command_line(
+            *("python", "-m", "bench.perf.overlap", "--size", size.name, "--rounds", options.rounds)
+        ),
         "manifest": this_machine(),
         "settings": {
             "size": size.name,

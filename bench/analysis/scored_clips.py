@@ -6,7 +6,6 @@ Scores what is not scored yet, which opens reference clips: whoever calls this i
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.analysis.scored_run import ScoredRun
 from bench.scoring import physics_iq
 from bench.scoring.case_record import CaseRecord, read_record
 from bench.scoring.submission import is_run
+from engine.commands._interrupts import STATUS
 from engine.errors import ConfigError, ScorerError
 from engine.runs.folder import DATABASE
 from engine.runs.store import RunStore
@@ -57,7 +57,9 @@ def read_clips(path: Path, dataset: Path | None) -> ScoredRun:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScorerError(
             f"the scores of {path} are not what this retake writes: {type(error).__name__}: {error}",
-            fix=f"score it again: {command_line('retake', 'score', path)}",
+            fix=f"write it again: {command_line('retake', 'score', 'FOLDER', '--json', path)}"
+            if path.is_file()
+            else f"score it again: {command_line('retake', 'score', path)}",
         ) from error
     return ScoredRun(
         folder=path,
@@ -88,14 +90,14 @@ def _document(path: Path, dataset: Path | None) -> Any:
                 return found
     if dataset is None:
         raise ConfigError(f"{path} is not a run, so it names no dataset", fix="give --dataset DIR")
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "scores.json"
-        own = [] if is_run(path) else ["--json", str(target), "--allow-incomplete"]
-        with redirect_stdout(sys.stderr):  # its table is not what was asked for
-            status = physics_iq.main([str(path), "--dataset", str(dataset), *own])
-        if status != 0:
-            raise ScorerError(f"{path} could not be scored", fix="see what the scorer says above")
-        return _read(target if own else path / physics_iq.SCORES)
+    incomplete = [] if is_run(path) else ["--allow-incomplete"]
+    with redirect_stdout(sys.stderr):  # its table is not what was asked for
+        status, document = physics_iq.scored([str(path), "--dataset", str(dataset), *incomplete])
+    if status == STATUS:
+        raise KeyboardInterrupt
+    if status != 0:
+        raise ScorerError(f"{path} could not be scored", fix="see what the scorer says above")
+    return document
 
 
 def _read(path: Path) -> Any:

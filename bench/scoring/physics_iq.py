@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,6 +40,7 @@ from bench.scoring.score_document import Scores, print_table, report
 from bench.scoring.submission import Submission, is_run, read_submission
 from bench.scoring.view_metrics import Case, reduced_size
 from engine.commands._console import make_console
+from engine.commands._interrupts import STATUS
 from engine.datasets.physics_iq import read_descriptions
 from engine.errors import RetakeError, ScorerError, VideoError
 from engine.runs.changes import listed
@@ -124,6 +126,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    return scored(arguments)[0]
+
+
+def scored(arguments: Sequence[str] | None = None) -> tuple[int, dict[str, Any] | None]:
+    """The exit status, and the document of `report` where there is one: written where the options say."""
     options = parser().parse_args(arguments)
     console, errors = make_console(), make_console(stderr=True)
     cache = None if options.no_cache else options.cache or cache_folder()
@@ -148,19 +155,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 device=_checked(options.device),
             )
     except RetakeError as error:
-        return user_error(error)
+        return user_error(error), None
     except KeyboardInterrupt:
         kept = "nothing was kept" if cache is None else "repeat the command to go on from there"
         errors.print(f"stopped; {kept}", highlight=False)
-        return 130
+        return STATUS, None
     lacking = replace(submission, unscored=scores.unscored, strange=()).refusal
     if not options.allow_incomplete and lacking is not None:
         user_error(_refusal(lacking))
-        return FAILED
+        return FAILED, None
     seen = seen_scenes(options.folder, (case.scene for case in scores.cases))
     notes = (*scores.notes, *chosen_by_user(options.folder), *seen)
-    _write(options, replace(scores, changes=changes, takes=takes, notes=notes), console)
-    return 0 if scores.cases else FAILED
+    scores = replace(scores, changes=changes, takes=takes, notes=notes)
+    return 0 if scores.cases else FAILED, _write(options, scores, console)
 
 
 def _checked(device: str) -> str:
@@ -189,7 +196,7 @@ def _refusal(problem: str) -> ScorerError:
     )
 
 
-def _write(options: argparse.Namespace, scores: Scores, console: Console) -> None:
+def _write(options: argparse.Namespace, scores: Scores, console: Console) -> dict[str, Any]:
     document = report(scores)
     print_table(document, console)
     scored_run = is_run(options.folder) and scores.cases
@@ -200,6 +207,7 @@ def _write(options: argparse.Namespace, scores: Scores, console: Console) -> Non
     if options.csv is not None:
         write_whole(options.csv, csv_text(scores.cases).encode("ascii"))
         console.print(f"wrote {options.csv}", markup=False, soft_wrap=True)
+    return document
 
 
 def _check_targets(*paths: Path | None) -> None:

@@ -58,9 +58,9 @@ def test_what_is_no_set_of_clips_is_refused(tmp_path: Path) -> None:
         compare_clips(scores, scores)
     with pytest.raises(ConfigError, match="no scenario is scored in every"):
         compare_clips(scores, write_scores(tmp_path / "c.json", {"0009": ("Optics", 1.0)}))
-    for text in ("{}", "["):
+    for text, fix in (("{}", "retake score FOLDER --json"), ("[", "score again, or name a folder")):
         (tmp_path / "b.json").write_text(text)
-        with pytest.raises(ScorerError, match=r"b\.json"):
+        with pytest.raises(ScorerError, match=rf"b\.json.*\n.*{fix}"):
             compare_clips(scores, tmp_path / "b.json")
 
 
@@ -103,5 +103,21 @@ def test_two_models_clips_by_the_command_line(tmp_path: Path, monkeypatch: pytes
     low, high = found["difference"]["ci95"]
     assert 0 < low <= found["difference"]["mean"] <= high
     assert sorted(path.suffix for path in sides[0].iterdir()) == [".mp4"] * 4  # nothing was written there
+    written = [line.removeprefix("wrote ") for line in said.splitlines() if line.startswith("wrote ")]
+    assert not [path for path in written if not Path(path).is_file()]
     said = call("table", *sides, "--dataset", dataset, "--compare", "1 vs 2")
     assert "1 minus 2: " in said and "Row 2: mixed (the clips as they are)" in said
+
+
+def test_scoring_that_is_stopped_is_no_fault_of_the_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    dataset = make_dataset(tmp_path / "dataset")
+    submit(dataset, tmp_path / "real")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("bench.scoring.physics_iq.score_submission", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare_clips(tmp_path / "real", write_scores(tmp_path / "a.json", A), dataset)

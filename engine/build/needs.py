@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class Needs:
     num_steps: int  # of denoising, in one take
     num_again: int  # of these, taken again
     num_scenarios: int | None  # None: of no dataset
-    num_refused: int | None
+    refused: Mapping[str, str]  # why, by id, of each unusable scenario
     time: TimeEstimate | None
 
     def document(self) -> dict[str, Any]:
@@ -44,7 +45,8 @@ class Needs:
             }
         return {
             "num_scenarios": self.num_scenarios,
-            "num_refused": self.num_refused,
+            "num_refused": None if self.num_scenarios is None else len(self.refused),
+            "refused": dict(self.refused),
             "denoise_steps_of_a_take": self.num_steps + self.num_again,
             "memory": {**self.memory.document(), "changed": list(self.changed)},
             "time": time,
@@ -91,6 +93,6 @@ def plan_run(config: RunConfig, *, timed: bool, card: Card | None = None) -> Nee
         num_steps=prepared.num_steps,
         num_again=config.loop.finish_restarts * (config.loop.restart_steps - BACK_TO),
         num_scenarios=len(prepared.scenarios) if there else None,
-        num_refused=len(prepared.refused) if there else None,
+        refused=prepared.refused,
         time=time,
     )

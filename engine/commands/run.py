@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ from engine.settings.config import BUNDLED, MACHINE, NO_DATASET, DenoiseConfig, 
 from engine.settings.notation import is_hub_name
 from engine.settings.presets import DenoiseSettings
 from engine.words import counted
+
+MAX_REASONS = 3  # of unusable scenarios, in words
 
 if TYPE_CHECKING:
     from engine.machine.cards import Card
@@ -275,7 +278,11 @@ def _say_needs(loaded: RunConfig, *, timed: bool, json_file: Path | None, card: 
     if needs.num_scenarios is None:
         print_line("of no dataset: memory does not depend on its clips")
     else:
-        print_line(f"{counted(needs.num_scenarios, 'scenario')}, {needs.num_refused} of them unusable")
+        print_line(f"{counted(needs.num_scenarios, 'scenario')}, {len(needs.refused)} of them unusable")
+    for scenario_id, reason in islice(needs.refused.items(), MAX_REASONS):
+        print_line(f"{scenario_id}: {reason}", "yellow")
+    if (more := len(needs.refused) - MAX_REASONS) > 0:
+        print_line(f"and {more} more; --json FILE has the reason of each", "yellow")
     if needs.time is not None:
         print_line(needs.time.describe())
     write_json(needs.document() | {"preset": _preset(needs.denoise)}, json_file)

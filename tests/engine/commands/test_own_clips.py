@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -145,6 +146,17 @@ def test_a_clip_shorter_than_the_generators_prefix_is_refused_before_a_weight_is
     planned = retake("plan", clips, *options)
     found = json.loads(planned.stdout)
     assert (found["num_scenarios"], found["num_refused"]) == (2, 1)
+    assert list(found["refused"]) == ["short"]
+    assert "2 scenarios, 1 of them unusable" in told(planned)
+    assert re.search(r"short: \S+short\.mp4 .* the generator reads a prefix of 5\.00 s", told(planned))
+    assert "more; --json" not in told(planned)
+    for number in range(4):
+        for suffix in (".mp4", ".txt"):
+            shutil.copyfile(clips / f"short{suffix}", clips / f"short-{number}{suffix}")
+    several = told(retake("plan", clips, *options[:5]))
+    assert several.count("the generator reads a prefix") == 3 and "and 2 more; --json FILE" in several
+    for path in clips.glob("short-*"):
+        path.unlink()
     (clips / "long.mp4").unlink()
     (clips / "long.txt").unlink()
     refused = retake("run", clips, *options[:4], "--out", tmp_path / "run")

@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 
 from bench.commands._process import run_module
+from bench.console import FAILED
 from engine.commands._app import app, execute, finish, print_line
+from engine.commands._interrupts import STATUS
 from engine.commands._options import ConfigFile, new_folder, run_settings, with_settings
 from engine.errors import ConfigError
 from engine.settings.config import load_config
 from engine.settings.loop import AUTO, BRIEF, PAPER
+from engine.words import command_line
 
 MEASURED = {"out": "--work", "loop.loops": "--loops", "generator.steps": "--steps", "device": "--device"}
 """Settings that --measure takes -> the options of bench.quality.demo_quality."""
@@ -58,10 +61,22 @@ def demo(
     with importing_ahead(loaded):
         write_showcase(loaded.dataset)
     outcomes = execute(lambda: build_run(loaded))
-    switches = ("--all-attempts", "--allow-incomplete", "--no-cache")  # a failed scenario is reported below
-    status = run_module("scoring.physics_iq", loaded.out, "--dataset", loaded.dataset, *switches)
+    status = _score(loaded.out, loaded.dataset)
     finish(loaded.out, outcomes)
     raise typer.Exit(status)
+
+
+def _score(run: Path, dataset: Path) -> int:
+    """The exit status of a demo: its run has ended, so what the scorer refuses is no wrong option, not 2."""
+    switches = ("--all-attempts", "--allow-incomplete", "--no-cache")  # a failed scenario is told by `finish`
+    status = STATUS
+    try:
+        status = run_module("scoring.physics_iq", run, "--dataset", dataset, *switches)
+    finally:
+        if status:
+            again = command_line("retake", "score", run, *switches[:2])
+            print_line(f"the run has ended and is not scored; to score it: {again}", "yellow")
+    return status if status in (0, STATUS) else FAILED
 
 
 def _options_of_measure(given: Mapping[str, object], config: Path | None) -> list[str]:

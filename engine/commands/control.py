@@ -74,8 +74,8 @@ def _ask(folder: Path, wish: Wish, scenario: str | None, what: str) -> None:
 
 
 def _require_live(folder: Path) -> None:
-    from engine.runs.folder import is_live
-    from engine.runs.listing import require_run, summary_of
+    from engine.runs.folder import is_live, require_run
+    from engine.runs.listing import summary_of
 
     require_run(folder)
     if not is_live(folder):

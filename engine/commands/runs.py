@@ -51,7 +51,8 @@ def remove_runs(
     dry_run: DryRun = False,
 ) -> None:
     """Remove runs: takes, choices, report, scores and log. What else lies in their folders stays."""
-    from engine.runs.listing import remove_run, require_run, summary_of
+    from engine.runs.folder import require_run
+    from engine.runs.listing import remove_run, summary_of
 
     for folder in folders:
         require_run(folder)

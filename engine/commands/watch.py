@@ -30,7 +30,7 @@ def watch(folder: RunFolder, port: Port = None, open_it: Open = False) -> None:
     """
     import webbrowser
 
-    from engine.runs.listing import require_run
+    from engine.runs.folder import require_run
     from engine.runs.watch_page import page_of
 
     require_run(folder)

@@ -26,6 +26,9 @@ LOCK = "run.lock"
 WRITTEN_UNDER_LOCK = (DATABASE, "config.toml", "manifest.json", "trace.json", "live.json")
 """Of the folder itself; reports and scores may be written beside a run that goes on."""
 
+MOST_NAMED = 3
+"""Of the runs that may have been meant."""
+_NAME_IT = "name the folder given as --out"
 _TRIES, _AGAIN_S = 4, 0.01
 """Of taking the lock."""
 
@@ -59,6 +62,20 @@ def check_names(scenarios: Sequence[Scenario]) -> None:
                     f"{what} {name!r} cannot be a file name: it {fault}",
                     fix="give a plain name, without path separators",
                 )
+
+
+def require_run(folder: Path) -> None:
+    """StoreError for what is no run folder; the fix names the runs that it lies in or that lie in it."""
+    if (folder / DATABASE).is_file():
+        return
+    why, near = f"it holds no {DATABASE}", []
+    if folder.is_dir():
+        near = sorted(path.parent for path in folder.glob(f"*/{DATABASE}"))
+    else:
+        why = "it is a file" if folder.exists() else "it does not exist"
+    near += [parent for parent in folder.parents if (parent / DATABASE).is_file()]
+    fix = f"name a run folder: {', '.join(map(str, near[:MOST_NAMED]))}" if near else _NAME_IT
+    raise StoreError(f"{folder} is not a run folder: {why}", fix=fix)
 
 
 def place_in(folder: Path, place: str | PurePath) -> Path:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from engine.errors import StoreError
-from engine.runs.folder import CHOSEN, DATABASE, JOINED, LOCK, VIDEOS, WRITTEN_UNDER_LOCK, take_lock
+from engine.runs.folder import (
+    CHOSEN,
+    DATABASE,
+    JOINED,
+    LOCK,
+    VIDEOS,
+    WRITTEN_UNDER_LOCK,
+    require_run,
+    take_lock,
+)
 from engine.runs.log_file import LOG
 from engine.runs.manifest import MANIFEST, read_manifest
 from engine.runs.requests import CONTROL
@@ -94,13 +103,6 @@ def summary_of(folder: Path) -> RunSummary:
         num_takes=num_takes,
         num_scouts=num_scouts,
     )
-
-
-def require_run(folder: Path) -> None:
-    if not (folder / DATABASE).is_file():
-        raise StoreError(
-            f"{folder} is not a run folder: it holds no {DATABASE}", fix="name the folder given as --out"
-        )
 
 
 def remove_run(folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ from engine.runs.folder import (
     place_in,
     place_of_take,
     remove_parts,
+    require_run,
     take_lock,
     unwritable,
     writing,
@@ -98,10 +99,7 @@ class RunStore:
 
         Read-only opening takes no lock. Else what killed writers left half written is removed.
         """
-        if not (folder / DATABASE).is_file():
-            raise StoreError(
-                f"{folder} is not a run folder: it holds no {DATABASE}", fix="name the folder given as --out"
-            )
+        require_run(folder)
         with ExitStack() as refused:
             lock = None if read_only else refused.enter_context(take_lock(folder))
             path = place_in(folder, DATABASE)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from engine.errors import ConfigError
 from engine.settings.fields import Setting, entries, same_setting, section, setting, validate
 from engine.settings.loop import BRIEF, PAPER
 from engine.settings.loop import LoopConfig as LoopConfig
@@ -291,8 +292,17 @@ def load_config(
 
 
 def read_config(run: Path) -> RunConfig:
-    """The resolved settings of a run folder. `out` is the folder itself, wherever it has been moved to."""
-    table = _read(run / "config.toml")
+    """The resolved settings of a run folder; ConfigError where it lacks them.
+
+    `out` is the folder itself, wherever it has been moved to.
+    """
+    path = run / "config.toml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{run} lacks {path.name}, in which the settings of a run are kept",
+            fix="put the file back from a copy of the run, or start a new run",
+        )
+    table = _read(path)
     table["out"] = str(run)
     loop = table.setdefault("loop", {})
     for key, (method, value) in LACKED.items():

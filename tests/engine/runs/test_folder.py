@@ -12,7 +12,15 @@ import pytest
 from fake_run import SCENARIOS
 
 from engine.errors import RunLost, StoreError, VideoError
-from engine.runs.folder import is_live, place_in, remove_parts, take_lock, unwritable, writing
+from engine.runs.folder import (
+    is_live,
+    place_in,
+    remove_parts,
+    require_run,
+    take_lock,
+    unwritable,
+    writing,
+)
 from kernels.files import whole_file
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -33,6 +41,27 @@ def test_links_that_stay_inside_are_places(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "also").symlink_to(tmp_path / "videos")
     assert place_in(tmp_path, "also/a.mp4") == tmp_path / "also" / "a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("given", "why", "fix"),
+    [
+        ("runs/c", "it does not exist", "name the folder given as --out"),
+        ("runs", "it holds no run.sqlite", "name a run folder: {0}/runs/a, {0}/runs/b"),
+        ("runs/a/videos", "it holds no run.sqlite", "name a run folder: {0}/runs/a"),
+        ("runs/a/run.sqlite", "it is a file", "name a run folder: {0}/runs/a"),
+        ("runs/a/nothing", "it does not exist", "name a run folder: {0}/runs/a"),
+    ],
+)
+def test_what_is_no_run_is_told_with_the_runs_near_it(given: str, why: str, fix: str, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / "runs" / name / "videos").mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.sqlite").touch()
+        require_run(tmp_path / "runs" / name)
+    with pytest.raises(StoreError) as told:
+        require_run(tmp_path / given)
+    assert told.value.problem == f"{tmp_path / given} is not a run folder: {why}"
+    assert told.value.fix == fix.format(tmp_path)
 
 
 def test_a_name_that_the_disk_refuses_is_told_and_others_have_their_folders(tmp_path: Path) -> None:

@@ -389,3 +389,8 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(older.replace('method = "paper"', 'method = "scout"'))
     assert read_config(tmp_path).loop.first_prompt == "auto", "which scouts have no use for"
     assert set(LACKED) <= set(settings())
+
+
+def test_a_run_without_its_settings_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lacks config\.toml, in which .*\n.*from a copy of the run"):
+        read_config(tmp_path)

@@ -9,6 +9,7 @@ import typer
 
 from bench.commands._process import run_module
 from engine.commands._app import app
+from engine.commands._output import result_file
 
 Side = typer.Argument(
     help="A run (its clips in chosen/), a folder of mp4 files, or a file of score --json.", show_default=False
@@ -26,7 +27,8 @@ def compare(
         Path | None, typer.Option(help="The benchmark tree. Default: the dataset of the first run.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="File for all figures; replaced if it exists.")
+        Path | None,
+        typer.Option("--json", callback=result_file, help="File for all figures; replaced if it exists."),
     ] = None,
 ) -> None:
     """Compare two sets of clips over one dataset: the difference of both scores with its interval.

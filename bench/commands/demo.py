@@ -14,6 +14,7 @@ from bench.console import FAILED
 from engine.commands._app import app, execute, finish, print_line
 from engine.commands._interrupts import STATUS
 from engine.commands._options import ConfigFile, new_folder, run_settings, with_settings
+from engine.commands._output import result_file
 from engine.errors import ConfigError
 from engine.settings.config import load_config
 from engine.settings.loop import AUTO, BRIEF, PAPER
@@ -44,6 +45,7 @@ def demo(
     takes are told the sentence alone, so that the report shows what the plan adds.
     """
     if measure:
+        result_file(json_file)
         options = _options_of_measure(given, config)
         raise typer.Exit(run_module("quality.demo_quality", "--out", json_file, "--count", count, *options))
     from engine.build.libraries import importing_ahead

@@ -10,6 +10,7 @@ import typer
 
 from bench.commands._process import run_module
 from engine.commands._app import app, print_line
+from engine.commands._output import result_file
 from engine.errors import ConfigError
 from engine.runs.folder import DATABASE
 from engine.words import command_line
@@ -65,11 +66,19 @@ def score(
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", help="Scores, tables and cases; replaced. Default: scores.json in the run."),
+        typer.Option(
+            "--json",
+            callback=result_file,
+            help="Scores, tables and cases; replaced. Default: scores.json in the run.",
+        ),
     ] = None,
     csv_file: Annotated[
         Path | None,
-        typer.Option("--csv", help="Values in the official evaluator's columns, for its scripts; replaced."),
+        typer.Option(
+            "--csv",
+            callback=result_file,
+            help="Values in the official evaluator's columns, for its scripts; replaced.",
+        ),
     ] = None,
     all_attempts: Annotated[bool, typer.Option("--all-attempts", help="Score every take as well.")] = False,
     allow_incomplete: Annotated[

@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,10 +48,24 @@ Quiet = Annotated[
 ]
 
 
+def result_file(where: Path | None) -> Path | None:
+    """Of an option: ConfigError for what cannot become a file, told before hours of work and not after."""
+    if where is None or where == STDOUT or (where.exists() and not where.is_file() and not where.is_dir()):
+        return where  # devices and pipes are written as they are
+    if where.is_dir():
+        raise ConfigError(f"{where} is a folder", fix=f"give a file, such as {where / 'result.json'}")
+    above = next(folder for folder in where.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{where} cannot be written: {above} is a file", fix="give a file in a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{where} cannot be written: {above} is not yours to write in", fix="give another")
+    return where
+
+
 def _leave_stdout(where: Path | None) -> Path | None:
     if where == STDOUT:
         console.stderr = True
-    return where
+    return result_file(where)
 
 
 JsonFile = Annotated[

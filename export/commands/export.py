@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from engine.commands._app import app, console, print_line
 from engine.commands._options import names
-from engine.commands._output import Commands
+from engine.commands._output import Commands, result_file
 from engine.errors import ConfigError
 from engine.settings.environment import exports_folder, offline
 from engine.words import command_line, counted
@@ -166,7 +166,9 @@ def verify(
     files_only: Annotated[
         bool, typer.Option("--files-only", help="Check digests and gates; execute nothing.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the comparison there.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", callback=result_file, help="Write the comparison there.")
+    ] = None,
 ) -> None:
     """Check an artifact: every byte, then its outputs against the eager module on takes of real scenes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from engine import cli
 from engine.build import doctor
 from engine.build.checks import Check
 from engine.commands import _app, _output
+from engine.commands._output import result_file
 from engine.errors import ConfigError
 from engine.runs.log_file import LOG, take_over_libraries
 from engine.settings.config import RunConfig
@@ -188,6 +190,25 @@ def test_json_on_stdout_is_alone_there(speaker: typer.Typer) -> None:
         assert ("result" in result.stderr) == (not more)
     assert said(speaker, "work", "--json", "out.json")[0].splitlines() == ["result", "written: out.json"]
     assert json.loads(Path("out.json").read_text())["path"] == "p"
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(speaker: typer.Typer) -> None:
+    Path("a folder").mkdir()
+    Path("a file").touch()
+    for where, says in (("a folder", "a folder/result.json"), ("a file/x/out.json", "a file is a file")):
+        result = CliRunner().invoke(speaker, ["work", "--json", where])
+        assert (result.exit_code, result.stdout) == (2, ""), result.output
+        assert says in " ".join(result.stderr.replace("│", " ").split())
+    assert "written: new/out.json" in said(speaker, "work", "--json", "new/out.json")[0]
+    assert said(speaker, "work", "--json", "/dev/null")[0].startswith("result")
+
+
+def test_one_without_rights_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Root has all rights, so the system's answer is given here."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ConfigError, match="is not yours to write in"):
+        result_file(tmp_path / "new" / "out.json")
+    assert result_file(Path("-")) == Path("-") and result_file(None) is None
 
 
 def test_records_and_names_in_them_are_shown_as_text(speaker: typer.Typer) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from engine.build.model_folders import SUFFIXES
 from engine.build.weight_files import look_at
 from engine.errors import RetakeError
+from engine.weights.header import SUFFIXES
 
 NEIGHBOURS: Final = ("vae", "text_encoders", "clip")
 """Folders of ComfyUI beside diffusion_models, unet and checkpoints."""

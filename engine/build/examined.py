@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.added import OPTIONS, missing_parts
-from engine.build.model_folders import GENERATORS, SUFFIXES, finder
+from engine.build.model_folders import GENERATORS, finder
 from engine.build.weight_files import family_module, is_lora, look_at
 from engine.denoise.lora import read_lora
 from engine.denoise.lora_alpha import PEFT_FILE
 from engine.errors import ModelError, RetakeError
 from engine.settings.model_names import added_model
-from engine.weights.header import read_header
+from engine.weights.header import SUFFIXES, read_header
 from engine.weights.linked import read_links, require_unchanged
 from engine.words import command_line, counted
 from kernels.files import read_json

@@ -20,6 +20,7 @@ from engine.machine.own_code import own_code, refuse_own_code
 from engine.settings.config import BUNDLED
 from engine.settings.model_names import added_model, added_models
 from engine.settings.notation import is_hub_name
+from engine.weights.header import SUFFIXES
 from engine.weights.linked import linked_file, require_unchanged
 from engine.words import command_line, counted
 from kernels.files import parse_json, read_json
@@ -38,8 +39,9 @@ WEIGHTLESS_PARTS = {
 }
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 LIBRARIES = ("diffusers", "transformers")
-SUFFIXES = (".safetensors", ".gguf")
-"""Of files of weights that are read."""
+MOST_NAMED = 3
+"""Of the models in a folder that may have been meant."""
+TITLES = {"generator": "a video generator", "critic": "a vision-language critic"}
 CRITIC_LAYOUT = "config.json, *.safetensors, tokenizer.json, tokenizer_config.json"
 
 
@@ -70,7 +72,8 @@ class ModelFolder:
 def find_generator(name: str) -> ModelFolder:
     """`name` is "demo" or a diffusers folder. Raises ModelError: no folder, unknown family, part missing."""
     path = _folder(name, "generator")
-    index = _read_json(path / "model_index.json", "a video generator", _layout(PIPELINE_PARTS))
+    _require_kind(path, "generator")
+    index = _read_json(path / "model_index.json", TITLES["generator"], _layout(PIPELINE_PARTS))
     class_name = str(index.get("_class_name", ""))
     families = _families(GENERATORS, "PIPELINES")
     family = next((families[start] for start in families if class_name.startswith(start)), None)
@@ -98,7 +101,8 @@ def find_generator(name: str) -> ModelFolder:
 def find_critic(name: str) -> ModelFolder:
     """`name` is "demo" or a transformers folder. Raises ModelError as `find_generator` does."""
     path = _folder(name, "critic")
-    config = _read_json(path / "config.json", "a vision-language critic", CRITIC_LAYOUT)
+    _require_kind(path, "critic")
+    config = _read_json(path / "config.json", TITLES["critic"], CRITIC_LAYOUT)
     model_type = str(config.get("model_type", ""))
     families = _families(CRITICS, "MODEL_TYPES")
     if model_type not in families:
@@ -108,7 +112,7 @@ def find_critic(name: str) -> ModelFolder:
         raise _unknown_family(path, "config.json model_type", model_type, families)
     refuse_own_code(path)
     _require_weights(path, "the model", CRITIC_LAYOUT)
-    if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+    if not _has_words(path):
         raise _missing(path, "the tokenizer (tokenizer.json)", CRITIC_LAYOUT)
     return ModelFolder(path=path, package=CRITICS, family=families[model_type])
 
@@ -121,13 +125,15 @@ def finder(path: Path) -> Callable[[str], ModelFolder]:
     config = path / "config.json"
     if not config.is_file():
         weights = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+        fix = "give the folder that holds one of the two, or a weight file"
+        if weights:
+            fix = f"take its weight files one by one: {_checks(path / weights[0])}"
+        elif near := [*_models_in(path, "generator"), *_models_in(path, "critic")]:
+            fix = f"take the models in it one by one: {_checks(near[0])}"
         raise ModelError(
             f"{path} is no model folder: it has neither model_index.json, as a video generator has, nor "
             "config.json, as a critic has",
-            fix="take its weight files one by one: "
-            + command_line("retake", "models", "check", path / weights[0])
-            if weights
-            else "give the folder that holds one of the two, or a weight file",
+            fix=fix,
         )
     part = _read_json(config, "a model", CRITIC_LAYOUT).get("_class_name")
     if part is not None:
@@ -175,7 +181,7 @@ def _folder(name: str, what: str) -> Path:
     if path.is_file():
         raise ModelError(
             f"{what} {name!r} is a file, not a model folder",
-            fix=f"see what it is and how it is used: {command_line('retake', 'models', 'check', name)}"
+            fix=f"see what it is and how it is used: {_checks(path)}"
             if what == "generator"
             else "give the folder that it belongs to: a critic is a folder of transformers",
         )
@@ -199,6 +205,46 @@ def _folder(name: str, what: str) -> Path:
         f"{what} {name!r} is neither {BUNDLED!r} nor a folder{nor}",
         fix=f"give --{what} {BUNDLED} or a model folder",
     )
+
+
+def _checks(path: Path) -> str:
+    return command_line("retake", "models", "check", path)
+
+
+def _require_kind(path: Path, what: str) -> None:
+    """ModelError for a folder of the other kind, a part of a generator, or a folder around models."""
+    if (path / ("model_index.json" if what == "generator" else "config.json")).is_file():
+        return
+    (other,) = TITLES.keys() - {what}
+    if _is_model(path, other):
+        raise ModelError(
+            f"{path} is {TITLES[other]}, not {TITLES[what]}", fix=f"give it with --{other}, not --{what}"
+        )
+    if what == "generator" and (path.parent / "model_index.json").is_file():
+        raise ModelError(
+            f"{path} is one part of a model, not a video generator",
+            fix=f"give the folder above it: {command_line('--generator', path.parent)}",
+        )
+    if near := _models_in(path, what):
+        meant = ", or ".join(command_line(f"--{what}", folder) for folder in near)
+        raise ModelError(f"{path} is not {TITLES[what]}, but holds some", fix=f"name one: {meant}")
+
+
+def _is_model(folder: Path, what: str) -> bool:
+    """By the names of its files alone."""
+    if what == "generator":
+        return (folder / "model_index.json").is_file()
+    return (folder / "config.json").is_file() and _has_words(folder)
+
+
+def _has_words(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json"))
+
+
+def _models_in(folder: Path, what: str) -> list[Path]:
+    """Directly, or as the hub's cache keeps them."""
+    found = (one for pattern in ("*", "snapshots/*") for one in sorted(folder.glob(pattern)))
+    return [one for one in found if _is_model(one, what)][:MOST_NAMED]
 
 
 def _read_json(path: Path, what: str, layout: str) -> dict[str, Any]:

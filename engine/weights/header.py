@@ -19,6 +19,8 @@ from kernels.files import parse_json
 
 SAFETENSORS: Final = "safetensors"
 GGUF: Final = "gguf"
+SUFFIXES: Final = (".safetensors", ".gguf")
+"""Of files of weights that are read."""
 
 MOST_HEADER_BYTES = 100_000_000
 """As the library of safetensors allows."""
@@ -79,7 +81,7 @@ def read_header(path: Path) -> Header:
         start = file.read(NOTED_BYTES)
         file.seek(0)
         if (other := _other_file(start)) is not None:
-            raise ModelError(f"{path} ({size} bytes) is {other}", fix="copy or download the file again")
+            raise ModelError(f"{path} ({size} bytes) is {other}", fix=_fix(path))
         if start.startswith(PICKLES):
             raise ModelError(
                 f"{path} is a pickle, which can run any code when it is opened; none is read",
@@ -94,9 +96,14 @@ def read_header(path: Path) -> Header:
             return Header(path=path, format=SAFETENSORS, tensors=tensors, metadata=metadata)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ModelError(
-                f"{path} ({size} bytes) is no whole safetensors or GGUF file: {error}",
-                fix="copy or download the file again",
+                f"{path} ({size} bytes) is no whole safetensors or GGUF file: {error}", fix=_fix(path)
             ) from error
+
+
+def _fix(path: Path) -> str:
+    if path.suffix.lower() in SUFFIXES:
+        return "copy or download the file again"
+    return f"give a file of weights, {' or '.join(SUFFIXES)}"
 
 
 def _other_file(start: bytes) -> str | None:
@@ -117,7 +124,9 @@ def _other_file(start: bytes) -> str | None:
 def _safetensors(file: BinaryIO, size: int) -> tuple[dict[str, Stored], dict[str, Any]]:
     """The length of the header in 8 bytes, the header in JSON, the tensors."""
     length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
+    if length > MOST_HEADER_BYTES:
+        raise ValueError("it begins as neither does")
+    if not 2 <= length <= size - 8:
         raise ValueError(f"its header would have {length} bytes")
     stated = parse_json(file.read(length))
     if (metadata := stated.pop("__metadata__", None)) is None:  # null, as the library allows

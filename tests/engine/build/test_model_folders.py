@@ -192,6 +192,36 @@ def test_wrong_places(tmp_path: Path, pipeline: Path, critic: Path) -> None:
         model_folders.find_critic(str(critic))
 
 
+def test_a_folder_of_the_other_kind_says_the_other_option(pipeline: Path, critic: Path) -> None:
+    with pytest.raises(ModelError, match=r"is a vision-language critic, not a video gen.*\n.*--critic, not"):
+        model_folders.find_generator(str(critic))
+    with pytest.raises(ModelError, match=r"is a video generator, not a vision.*\n.*--generator, not"):
+        model_folders.find_critic(str(pipeline))
+
+
+def test_a_part_of_a_model_leads_to_the_folder_above(pipeline: Path) -> None:
+    with pytest.raises(ModelError, match="is one part of a model") as told:
+        model_folders.find_generator(str(pipeline / "transformer"))
+    assert told.value.fix == f"give the folder above it: --generator {pipeline}"
+
+
+def test_a_folder_around_models_names_them(tmp_path: Path, pipeline: Path, critic: Path) -> None:
+    """Also as the hub's cache keeps them, and where a name has a space."""
+    other = shutil.copytree(pipeline, tmp_path / "other one")
+    kept = shutil.copytree(critic, tmp_path / "models--a--b" / "snapshots" / "12")
+    with pytest.raises(ModelError, match="is not a video generator, but holds some") as told:
+        model_folders.find_generator(str(tmp_path))
+    assert told.value.fix == f"name one: --generator {pipeline}, or --generator '{other}'"
+    with pytest.raises(ModelError, match="holds some") as told:
+        model_folders.find_critic(str(tmp_path / "models--a--b"))
+    assert told.value.fix == f"name one: --critic {kept}"
+    with pytest.raises(ModelError, match="is no model folder") as told:
+        model_folders.finder(tmp_path)
+    assert told.value.fix == f"take the models in it one by one: retake models check {pipeline}"
+    with pytest.raises(ModelError, match=r"has no config\.json, so it is not a vision"):
+        model_folders.find_critic(str(pipeline / "tokenizer"))
+
+
 def test_a_missing_bundled_model_is_an_installation_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

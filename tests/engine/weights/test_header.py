@@ -134,6 +134,17 @@ def test_what_a_download_left_under_the_name_of_weights(tmp_path: Path, content:
     assert caught.value.fix == "copy or download the file again"
 
 
+@pytest.mark.parametrize("content", [b'{"model_type": "a"}', b"\0\0\0\x1cftypisom" + b"\0" * 64])
+def test_a_file_that_was_never_one_of_weights_is_not_to_be_fetched_again(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"is text, no weights|it begins as neither does") as caught:
+        read_header(path)
+    assert caught.value.fix == "give a file of weights, .safetensors or .gguf"
+
+
 def test_metadata_may_be_null(tmp_path: Path) -> None:
     assert read_header(safetensors(tmp_path / "a.safetensors", {"__metadata__": None}, b"")).metadata == {}
 

@@ -52,9 +52,10 @@ def check(
     """
     from bench.dataset.check import check_dataset, how_to_obtain
     from bench.dataset.own_clips import check_clips, holds_clips
-    from engine.build.opened_dataset import is_benchmark
+    from engine.build.opened_dataset import is_benchmark, require_dataset
     from engine.settings.environment import usable_cores
 
+    require_dataset(folder)
     if not is_benchmark(folder) and holds_clips(folder):
         if fps is not None:
             raise ConfigError(

@@ -167,12 +167,12 @@ def _questions(
         scenarios = wanted(dataset.scenarios(spec.fps), config, only)
         refused = dict(refusals(dataset, scenarios, spec))
     if only is None and len(refused) == len(scenarios):
-        first = next(iter(refused.values()), "it holds no scenario")
+        first = next(iter(refused.values()), None)
         raise DatasetError(
-            f"no scenario of {config.dataset} is usable: {first}",
-            fix="mend the clips, or give another dataset",
+            f"no scenario of {config.dataset} is usable: {first.problem if first else 'it holds none'}",
+            fix=first.fix if first else "give another dataset",
         )
-    return scenarios, refused, watch.paths()
+    return scenarios, {name: str(error) for name, error in refused.items()}, watch.paths()
 
 
 class _Outlines:

@@ -26,6 +26,7 @@ TRIMMED = "trimmed-"
 """In front of the names of scenes: their clips are cut around the moment at which the prefix ends."""
 VIEWS = ("perspective-left", "perspective-center", "perspective-right")
 _REPOSITORY = "the folder descriptions/ of the benchmark's repository"
+_GIVE = "give the folder that holds the benchmark, or a folder of your own clips with their texts"
 _DOWNLOAD = "download the benchmark again, or make a dataset with `retake scenes OUT`"
 
 
@@ -112,7 +113,7 @@ def open_dataset(root: Path) -> PhysicsIQ:
 def benchmark_tree(root: Path) -> Path:
     """The folder that holds split-videos. DatasetError when neither `root` nor a child of it does."""
     if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder", fix="give the folder that holds the benchmark")
+        raise DatasetError(f"{root} is not a folder", fix=_GIVE)
     if not any(root.iterdir()):
         raise DatasetError(f"{root} is empty", fix=f"{_DOWNLOAD}, or put clips of your own there")
     for tree in (root, *(root / name for name in TREES)):
@@ -126,7 +127,7 @@ def benchmark_tree(root: Path) -> Path:
         )
     raise DatasetError(
         f"{root} holds neither split-videos/ nor {' nor '.join(f'{name}/split-videos/' for name in TREES)}",
-        fix="give the folder that holds the benchmark, or a folder of your own clips with their texts",
+        fix=_GIVE,
     )
 
 

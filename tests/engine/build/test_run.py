@@ -246,8 +246,11 @@ def test_resuming_with_nothing_usable_records_the_failure_again(
 def test_a_dataset_without_a_usable_clip_is_refused(own_dataset: Folders, tmp_path: Path) -> None:
     for clip in conditioning(own_dataset.dataset):
         clip.write_bytes(b"not a video")
-    with pytest.raises(DatasetError, match=r"no scenario of .* is usable"):
+    with pytest.raises(
+        DatasetError, match=r"no scenario of .* is usable: .* is not a readable video"
+    ) as told:
         build_run(own_dataset.config(tmp_path / "run"))
+    assert told.value.fix.startswith("replace the file") and "fix:" not in told.value.problem
     assert not (tmp_path / "run").exists()
 
 

@@ -89,12 +89,17 @@ def add(path: Path, name: str, parts: Mapping[str, Path], digest: Digest) -> Add
     return Added(folder=models_folder() / name, kind=kind, links=links, parts=told)
 
 
-def remove(name: str) -> None:
-    """The folder of links; the files that they lead to stay. ConfigError where there is none."""
+def require_added(name: str) -> Path:
+    """The folder of links; ConfigError where there is none."""
     folder = added_model(name)
     if folder is None or not (folder / LINKS).is_file():
         raise ConfigError(f"no model was added as {name!r}", fix="see what there is: retake models list")
-    shutil.rmtree(folder)
+    return folder
+
+
+def remove(name: str) -> None:
+    """The folder of links; the files that they lead to stay. ConfigError where there is none."""
+    shutil.rmtree(require_added(name))
 
 
 def missing_parts(file: WeightFile, given: Mapping[str, Path]) -> dict[str, list[Path]]:

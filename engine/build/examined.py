@@ -11,19 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.build import hub
 from engine.build.added import OPTIONS, missing_parts
 from engine.build.model_folders import GENERATORS, finder
 from engine.build.weight_files import family_module, is_lora, look_at
 from engine.denoise.lora import read_lora
 from engine.denoise.lora_alpha import PEFT_FILE
 from engine.errors import ModelError, RetakeError
+from engine.settings.config import BUNDLED
 from engine.settings.model_names import added_model
+from engine.settings.notation import is_hub_name
 from engine.weights.header import SUFFIXES, read_header
 from engine.weights.linked import read_links, require_unchanged
 from engine.words import command_line, counted
 from kernels.files import read_json
 
 Digest = Callable[[Path], str]
+_GIVE = "give a weight file, a model folder, or a name of `retake models list`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +57,29 @@ class Examined:
 
 
 def examine(path: Path, digest: Digest) -> Examined:
-    """ModelError where there is nothing at `path`, which may be the name of an added model too. `digest`: for
-    files that were linked with theirs."""
+    """ModelError where there is nothing at `path`, which may be the name of an added model too, or of one in
+    the hub's cache. `digest`: for files that were linked with theirs."""
     if not path.exists():
-        if (added := added_model(str(path))) is None:
-            raise ModelError(
-                f"{path} does not exist, nor was a model added as that",
-                fix="give a weight file, a model folder, or a name of `retake models list`",
-            )
-        path = added
+        name = str(path)
+        found = hub.cached(name) if is_hub_name(name) else added_model(name)
+        if found is None:
+            raise _nothing(name)
+        path = found
     try:
         return _folder(path, digest) if path.is_dir() else _file(path)
     except (RetakeError, OSError) as error:
         return Examined(path=path, kind="unknown", what="nothing that can be used", faults=(_fault(error),))
+
+
+def _nothing(name: str) -> ModelError:
+    if name == BUNDLED:
+        return ModelError(f"{name!r} names the bundled models, which need no check", fix=_GIVE)
+    if not is_hub_name(name):
+        return ModelError(f"{name} does not exist, nor was a model added as that", fix=_GIVE)
+    return ModelError(
+        f"{name} is no file or folder here, and the hub's cache {hub.cache()} does not have it whole",
+        fix=f"download it, {hub.describe(name)}:\n  {hub.command(name)}\nor {_GIVE}",
+    )
 
 
 def _file(path: Path) -> Examined:

@@ -127,6 +127,7 @@ def remove_model(name: Name, yes: Yes = False) -> None:
     """Remove a folder of links. The files that they lead to stay where they are."""
     from engine.build import added
 
+    added.require_added(name)
     if confirm(f"remove the links of {name}?", yes):
         added.remove(name)
         print_line(f"removed {models_folder() / name}; its files are where they were")

@@ -59,10 +59,14 @@ def test_a_model_of_the_hub_is_named_fetched_when_asked_and_found(
     absent = retake(*words)
     assert absent.exit_code == 2 and asked == []
     assert f"hf download {NAME}" in absent.stderr and f"https://huggingface.co/{NAME}" in plain(absent.stderr)
+    unknown = retake("models", "check", NAME)
+    assert unknown.exit_code == 2 and f"hf download {NAME}" in unknown.stderr
     fetched = retake(*words, "--download", "--json", tmp_path / "needs.json")
     assert fetched.exit_code == 0, fetched.stderr
     assert f"fetching {NAME}" in fetched.stderr and asked
     assert json.loads((tmp_path / "needs.json").read_text())["memory"]["required_bytes"] > 0
+    known = retake("models", "check", NAME)
+    assert known.exit_code == 0 and "generator of the family wan" in known.stdout
     asked.clear()
     again = retake(*words, "--download")
     assert again.exit_code == 0 and "fetching" not in again.stderr and asked == []

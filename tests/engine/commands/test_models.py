@@ -186,6 +186,13 @@ def test_an_added_model_gets_another_name_and_another_part(made: tuple[TinyWan22
     assert "nor was a model added as that" in plain(models("check", "own").stderr)
 
 
+def test_a_name_of_which_there_is_nothing_is_told_before_anything_is_asked(home: Path) -> None:
+    assert "no model was added as 'none'" in plain(models("remove", "none").stderr)
+    assert "names the bundled models" in plain(models("check", "demo").stderr)
+    for path in ("none", "no/such/file"):
+        assert "nor was a model added as that" in plain(models("check", path).stderr)
+
+
 def test_a_name_is_given_once_and_is_no_path(made: tuple[TinyWan22, Files]) -> None:
     _, files = made
     assert models("add", files.plain, "own", *beside(files)).exit_code == 0

@@ -56,7 +56,7 @@ ORDER = (
 
 
 class _Group(TyperGroup):
-    """Prints a user's error as a red panel instead of a traceback, and an interrupt as a line."""
+    """Prints a user's error as a red panel and its fix instead of a traceback, and an interrupt as a line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -78,8 +78,10 @@ class _Group(TyperGroup):
 
 
 def _tell(error: RetakeError) -> None:
-    body = Text.assemble(error.problem, "\n\n", ("Fix: ", "bold"), error.fix)
-    errors.print(Panel(body, title=type(error).__name__, title_align="left", border_style="red"))
+    """The fix is no part of the frame, whose lines would cut a command that is to be pasted."""
+    problem = Panel(Text(error.problem), title=type(error).__name__, title_align="left", border_style="red")
+    errors.print(problem)
+    errors.print(Text.assemble(("Fix: ", "bold"), error.fix), soft_wrap=True)
 
 
 def refused_by_system(error: OSError) -> RetakeError | None:

@@ -115,6 +115,13 @@ def test_lines_of_commands_can_be_pasted(run: Path) -> None:
     assert shlex.split(again.partition("score again: ")[2]) == ["retake", "score", str(run)]
 
 
+def test_a_fix_on_a_narrow_terminal_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    said = CliRunner().invoke(cli.app, ["pause", str(run)]).stderr
+    (fix,) = (line for line in said.splitlines() if line.startswith("Fix: "))
+    assert pasted(fix) == ["retake", "resume", str(run)]
+
+
 REFUSED: tuple[tuple[Callable[[Path], object], list[str]], ...] = (
     (lambda run: choose(run, UNFINISHED, 0), ["resume"]),
     (lambda run: RunStore.create(run, ()), ["resume"]),

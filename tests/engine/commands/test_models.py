@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def check(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    return " ".join(text.replace("│", " ").split())
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
 
 
 def beside(files: Files) -> list[object]:

@@ -13,8 +13,9 @@ FAILED, USER_ERROR = 1, 2
 """Exit statuses, as docs/environment.md has them."""
 
 
-def page_console() -> Console:
-    return make_console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
+def page_console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return make_console(stderr=stderr, width=None if stream.isatty() else PAGE_WIDTH)
 
 
 def user_error(error: Exception) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from engine.errors import ScorerError
 from kernels import files
+from kernels.files import STDOUT
 
 
 @contextmanager
@@ -32,5 +34,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """As `write_whole`: a report being made at the same time reads the old file or the new one."""
-    write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
+    """As `write_whole`, or to STDOUT. A report being made meanwhile reads the old file or the new one."""
+    text = json.dumps(document, indent=1) + "\n"
+    if path == STDOUT:
+        sys.stdout.write(text)
+    else:
+        write_whole(path, text.encode())

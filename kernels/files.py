@@ -17,6 +17,10 @@ _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 """Control characters but tab and line end, what reverses text, and bytes of file names that are no UTF-8."""
 
 
+STDOUT = Path("-")
+"""Of an option that names a file for JSON: the document alone goes to stdout, all else to stderr."""
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A place to write that becomes `path` when all went well: all or nothing, and the last writer's stands.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import typer
 
 from engine.commands._app import console, errors
 from engine.commands._interrupts import STATUS, ignored
+from kernels.files import STDOUT
 
 STDERR = 2
 TOLD = (0, 1, 2, STATUS)
@@ -18,11 +20,17 @@ GRACE_S = 3.0
 """In which an interrupted evaluator ends by itself."""
 
 
-def run_module(name: str, *arguments: object) -> int:
-    """Exit status of the module `name` of the benchmarks, such as "scoring.physics_iq"."""
+def run_module(name: str, *arguments: object, json_file: Path | None = None) -> int:
+    """Exit status of the module `name` of the benchmarks, such as "scoring.physics_iq". A module that takes a
+    `json_file` leaves stdout to it where it is STDOUT, and keeps quiet beside it with --quiet."""
+    if json_file is not None:
+        arguments = (*arguments, "--json", json_file)
+    printed = json_file == STDOUT
+    if printed and console.quiet:
+        arguments = (*arguments, "--quiet")
     # -P: a folder of the user's that is called `bench` is not the one that is meant
     command = [sys.executable, "-P", "-m", "bench.commands._evaluator", name, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=_stdout()) as process:  # nosec B603 # our own interpreter
+    with subprocess.Popen(command, stdout=None if printed else _stdout()) as process:  # nosec B603 # our own interpreter
         try:
             status = process.wait()
         except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import typer
 
 from bench.commands._process import run_module
 from engine.commands._app import app
-from engine.commands._output import result_file
+from engine.commands._output import JsonFile
 
 Side = typer.Argument(
     help="A run (its clips in chosen/), a folder of mp4 files, or a file of score --json.", show_default=False
@@ -26,16 +26,12 @@ def compare(
     dataset: Annotated[
         Path | None, typer.Option(help="The benchmark tree. Default: the dataset of the first run.")
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", callback=result_file, help="File for all figures; replaced if it exists."),
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare two sets of clips over one dataset: the difference of both scores with its interval.
 
     The difference is paired, over all cases that both have and by category. What is not scored yet is scored
     first, and kept in the scorer's cache.
     """
-    options = {"--dataset": dataset, "--json": json_file}
-    given = [part for name, value in options.items() if value is not None for part in (name, value)]
-    raise typer.Exit(run_module("table.compare", first, second, *given))
+    given = () if dataset is None else ("--dataset", dataset)
+    raise typer.Exit(run_module("table.compare", first, second, *given, json_file=json_file))

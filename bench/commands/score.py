@@ -10,7 +10,7 @@ import typer
 
 from bench.commands._process import run_module
 from engine.commands._app import app, print_line
-from engine.commands._output import result_file
+from engine.commands._output import JsonFile, result_file
 from engine.errors import ConfigError
 from engine.runs.folder import DATABASE
 from engine.words import command_line
@@ -20,7 +20,7 @@ _HELP = (
     "Complete means a clip of at least 5 s at one frame rate for every take-1 row of descriptions.csv; for "
     "a run folder, for every scenario of that run, so that a run made with --limit is complete with these. "
     "An incomplete folder is refused with the list of what is missing. Clips are never renamed or "
-    "edited.\n\n"
+    "edited. Without --json the scores of a run go to scores.json in it.\n\n"
     "The first call on a dataset decodes its real clips, which is most of its time, and keeps what it needs "
     "of them: 30 to 230 MB a case at 4K and 30 fps. Later calls read that. Finished cases are kept too: "
     "repeat an interrupted call and it goes on. A clip or reference that changed is told by its content and "
@@ -64,14 +64,7 @@ def score(
             "descriptions.csv. Default: the dataset of the run."
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            callback=result_file,
-            help="Scores, tables and cases; replaced. Default: scores.json in the run.",
-        ),
-    ] = None,
+    json_file: JsonFile = None,
     csv_file: Annotated[
         Path | None,
         typer.Option(
@@ -105,7 +98,6 @@ def score(
         raise ConfigError(f"{folder} is not a run, so it names no dataset", fix="give --dataset DIR")
     arguments: list[object] = [folder, "--dataset", dataset or read_config(folder).dataset]
     for key, value in {
-        "--json": json_file,
         "--csv": csv_file,
         "--jobs": jobs,
         "--cache": cache,
@@ -119,7 +111,7 @@ def score(
         "--no-cache": no_cache,
     }
     arguments += [key for key, given in switches.items() if given]
-    status = run_module("scoring.physics_iq", *arguments)
+    status = run_module("scoring.physics_iq", *arguments, json_file=json_file)
     if status == 0:
         _say_what_comes_next(folder, dataset, all_attempts)
     raise typer.Exit(status)

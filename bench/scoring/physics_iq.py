@@ -47,6 +47,7 @@ from engine.runs.changes import listed
 from engine.settings.environment import cache_folder, usable_cores
 from engine.video.files import probe
 from engine.words import counted
+from kernels.files import STDOUT
 
 SCORES = "scores.json"  # of a run, in its folder
 MAX_THREADS = 4  # of one decoder; each holds a frame of the clip
@@ -113,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--dataset", type=Path, required=True, help="the benchmark tree or the folder around it"
     )
-    made.add_argument("--json", type=Path, help="replaced if it exists; default: RUN/scores.json for a run")
+    made.add_argument("--json", type=Path, help="default: RUN/scores.json for a run; - prints it")
     made.add_argument("--csv", type=Path, help="the official evaluator's columns; replaced if it exists")
     made.add_argument("--all-attempts", action="store_true", help="also score every take of the run")
     made.add_argument("--allow-incomplete", action="store_true", help="score what is there")
@@ -121,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, help="processes, each below 1 GB; default: every core")
     made.add_argument("--cache", type=Path, help="folder of the cache; default: below XDG_CACHE_HOME")
     made.add_argument("--no-cache", action="store_true", help="keep nothing; an interrupted call starts anew")
+    made.add_argument("--quiet", action="store_true", help="no table")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the squared errors")
     return made
 
@@ -132,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def scored(arguments: Sequence[str] | None = None) -> tuple[int, dict[str, Any] | None]:
     """The exit status, and the document of `report` where there is one: written where the options say."""
     options = parser().parse_args(arguments)
-    console, errors = make_console(), make_console(stderr=True)
+    console, errors = make_console(stderr=options.json == STDOUT), make_console(stderr=True)
+    console.quiet = options.quiet
     cache = None if options.no_cache else options.cache or cache_folder()
     try:
         _check_targets(options.json, options.csv)
@@ -203,6 +206,7 @@ def _write(options: argparse.Namespace, scores: Scores, console: Console) -> dic
     target = options.json or (options.folder / SCORES if scored_run else None)
     if target is not None:
         write_json(target, document)
+    if target not in (None, STDOUT):
         console.print(f"wrote {target}", markup=False, soft_wrap=True)
     if options.csv is not None:
         write_whole(options.csv, csv_text(scores.cases).encode("ascii"))
@@ -213,7 +217,7 @@ def _write(options: argparse.Namespace, scores: Scores, console: Console) -> dic
 def _check_targets(*paths: Path | None) -> None:
     """Before hours of work, not after."""
     for path in paths:
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        if path not in (None, STDOUT) and (path.is_dir() or not path.parent.is_dir()):
             raise ScorerError(
                 f"{path} cannot be written: no such folder", fix="give a file in a folder that exists"
             )

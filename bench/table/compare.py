@@ -25,6 +25,7 @@ from bench.table.render import TITLES, difference_text
 from bench.table.rows import SCORES, Board, Row, make_board, single_rows
 from engine.errors import RetakeError
 from engine.words import counted
+from kernels.files import STDOUT
 
 ALL = "all"
 MIN_SCENES = 2  # one scene says nothing of how much scenes differ
@@ -131,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.table.compare", description=__doc__)
     parser.add_argument("sides", type=Path, nargs=2, help="runs, folders of clips, or files of scores")
     parser.add_argument("--dataset", type=Path, help="default: that of the first run")
-    parser.add_argument("--json", type=Path, help="write the figures there as well; replaced if it exists")
+    parser.add_argument("--json", type=Path, help="write the figures there as well; - prints them")
+    parser.add_argument("--quiet", action="store_true", help="no table")
     options = parser.parse_args(arguments)
     try:
         document = compare_clips(*options.sides, dataset=options.dataset)
@@ -139,13 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(options.json, document)
     except RetakeError as error:
         return user_error(error)
-    console = page_console()
+    console = page_console(stderr=options.json == STDOUT)
+    console.quiet = options.quiet
     for side in ("a", "b"):  # whole, where a title would wrap with its table
         console.print(f"{side.upper()}: {document[side]}", markup=False, highlight=False, soft_wrap=True)
     console.print(rich_table(document))
     for line in document["notes"]:
         console.print(line, soft_wrap=True)
-    if options.json is not None:
+    if options.json not in (None, STDOUT):
         console.print(f"wrote {options.json}", soft_wrap=True)
     return 0
 

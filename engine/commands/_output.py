@@ -24,12 +24,11 @@ import typer
 from engine.commands._console import make_console
 from engine.errors import ConfigError
 from engine.runs.log_file import OURS, LineFormatter, is_ours
-from kernels.files import whole_file
+from kernels.files import STDOUT, whole_file
 
 console = make_console()
 errors = make_console(stderr=True)
 
-STDOUT = Path("-")
 PANEL = "Output"
 
 Verbose = Annotated[

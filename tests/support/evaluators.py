@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +26,9 @@ def catch_evaluators(monkeypatch: pytest.MonkeyPatch, *, status: int) -> list[li
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluators run where the command does, which saves the imports of a process for each."""
 
-    def run(name: str, *arguments: object) -> int:
-        return int(import_module(f"bench.{name}").main([str(argument) for argument in arguments]))
+    def run(name: str, *arguments: object, json_file: Path | None = None) -> int:
+        given = arguments if json_file is None else (*arguments, "--json", json_file)
+        return int(import_module(f"bench.{name}").main([*map(str, given)]))
 
     for command in ("score", "table", "compare"):
         monkeypatch.setattr(f"bench.commands.{command}.run_module", run)

@@ -209,6 +209,16 @@ def test_command_scores_a_run_with_all_attempts(dataset: Path, tmp_path: Path) -
     assert len(json.loads(rows[0]["v1_mse_perspective-left"])) == 40
 
 
+def test_scores_on_stdout_are_the_document_alone(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(dataset, tmp_path / "clips")
+    monkeypatch.chdir(tmp_path)
+    assert main(["clips", "--dataset", str(dataset), "--jobs", "1", "--no-cache", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["num_cases"] == 4 and "Verified" in err and not (tmp_path / "-").exists()
+
+
 def test_command_fails_where_nothing_can_be_scored(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

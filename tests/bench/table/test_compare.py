@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,13 @@ def test_scoring_that_is_stopped_is_no_fault_of_the_clips(
     monkeypatch.setattr("bench.scoring.physics_iq.score_submission", stop)
     with pytest.raises(KeyboardInterrupt):
         compare_clips(tmp_path / "real", write_scores(tmp_path / "a.json", A), dataset)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_json_to_stdout_is_the_document_alone(tmp_path: Path, quiet: bool) -> None:
+    """By the command as users call it, whose evaluator is a process of its own."""
+    sides = [str(write_scores(tmp_path / f"{name}.json", scores)) for name, scores in (("a", A), ("b", B))]
+    words = [sys.executable, "-m", "engine.cli", *(["-q"] if quiet else []), "compare", *sides, "--json", "-"]
+    ended = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert json.loads(ended.stdout)["num_scenes"] == 3
+    assert ("Magnetism" in ended.stderr) is not quiet and "wrote" not in ended.stderr

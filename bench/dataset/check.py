@@ -215,7 +215,9 @@ def _clips_line(tree: _Tree, kind: Kind, rate: int) -> Line:
     if not folder.is_dir():
         unpublished = "" if rate in PUBLISHED_FPS else "; this rate is not published"
         faults = (f"no folder; needed for {kind.needed_for}{unpublished}",) if kind.needed_for else ()
-        found = "none" if faults else "none; nothing here needs them"
+        there = ", ".join(map(str, frame_rates(tree.folder / kind.folder)))
+        of_others = f"none; those at {there} fps are there" if there else "none"
+        found = of_others if faults else "none; nothing here needs them"
         return Line(what=what, found=found, faults=faults, missing=bool(faults))
     named = {row.file_name(kind.name, rate): row for row in tree.rows}
     wanted = [name for name, row in named.items() if row.take in kind.takes]

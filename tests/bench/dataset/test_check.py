@@ -206,6 +206,7 @@ def test_a_rate_that_is_not_there(root: Path) -> None:
     ]
     assert list(lines) == needed
     assert lines[needed[2]].faults == ("no folder; needed for scoring",)
+    assert lines[needed[2]].found == "none; those at 8 fps are there"
     assert bad_lines(root, fps=25)[needed[1].replace("24", "25")].faults == (
         "no folder; needed for scoring; this rate is not published",
     )

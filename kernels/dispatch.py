@@ -203,10 +203,11 @@ def pick(verdicts: Sequence[Verdict], accuracy: Sequence[str] = ("exact",)) -> V
     return min(usable, key=rank, default=None)
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What an implementation, or the library behind it, raises when it cannot do what it said it could."""
+def failures(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What an implementation, or the library behind it, raises when it cannot do what it said it could; and
+    `others`."""
     library = (RuntimeError, ImportError, OSError, TypeError, ValueError, AttributeError, LookupError)
-    return library + launch_errors()
+    return library + launch_errors() + others
 
 
 def example(problem: AttentionProblem, *, seed: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:

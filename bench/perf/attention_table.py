@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ def table(
     verdicts = dispatch.survey(problem, timed=False, only=only)
     q, k, v, options = dispatch.example(problem, seed=1)
     exact = reference.attention(q[:, :, :CHECKED_QUERIES], k, v, **options)
-    functions, rows = {}, []
+    functions: dict[str, Callable[[], object]] = {}
+    rows = []
     for verdict in verdicts:
         row: dict[str, Any] = {"problem": str(problem), "name": verdict.name, "accuracy": verdict.accuracy}
         row["reason"] = verdict.reason

@@ -35,7 +35,7 @@ class Benchmark(Protocol):
     def pedantic(self, target: Callable[[], Any], *, rounds: int, warmup_rounds: int) -> Any: ...
 
 
-def sizes(*full: str) -> Any:
+def sizes(*full: str) -> pytest.MarkDecorator:
     """Parametrizes `size`: the full sizes on a GPU, the tiny one without, each of the others a skip that says
     why."""
     on_gpu, without = "the tiny size is for machines without a GPU", "needs an NVIDIA GPU; torch sees none"

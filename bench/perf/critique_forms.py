@@ -44,7 +44,7 @@ def replies_of(run: Path) -> Iterator[list[Written]]:
             written = [] if plan is None else [Written(text=plan.raw)]
             for attempt in history.attempts:
                 if attempt.critique is not None:
-                    told = attempt.prompt.plan or (plan and plan.plan)
+                    told = attempt.prompt.plan or (plan.plan if plan is not None else None)
                     written.append(Written(text=attempt.critique.raw, is_critique=True, told=told))
             yield written
 

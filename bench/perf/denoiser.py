@@ -127,7 +127,7 @@ def _prepare(
         row["first_call_s"] = time.perf_counter() - start_s
         if variant.stock and (ran := attention_operators(forward)):
             row["note"] = "it ran " + ", ".join(f"{name} {count} times" for name, count in ran.items())
-    except (RetakeError, AssertionError, *dispatch.failures()) as error:
+    except dispatch.failures(RetakeError, AssertionError) as error:
         traceback.print_exc(limit=-6)
         return row | {"reason": f"{type(error).__name__}: {error}"}, None, None
     if torch.cuda.is_available():

@@ -58,7 +58,7 @@ def steps_of(lookup: Sequence[int], target: Sequence[int], *, drafts: int, vocab
 def replay(scenarios: Iterable[Sequence[Sequence[int]]], *, drafts: int, vocab_size: int) -> list[list[int]]:
     """The steps of each reply; replies are given as tokens, in the order in which they were written."""
     recent: deque[Sequence[int]] = deque(maxlen=NUM_RECENT)
-    found = []
+    found: list[list[int]] = []
     for replies in scenarios:
         found.append([])
         for reply in replies:
@@ -135,10 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     full, patch = (measure(replies, tokenizer) for replies in (written, patches))
     for form, some in (("in full", full), ("as patches, which merge to the same plans", patch)):
         for name, found in some.items():
-            print(
-                f"{name}, {form}: {counted(found['replies'], 'reply')}, {counted(found['tokens'], 'token')}, "
-                f"{counted(found['steps'], 'step')}: {found['tokens_per_step']:.2f} tokens a step"
-            )
+            nouns = {"replies": "reply", "tokens": "token", "steps": "step"}
+            told = ", ".join(counted(int(found[key]), noun) for key, noun in nouns.items())
+            print(f"{name}, {form}: {told}: {found['tokens_per_step']:.2f} tokens a step")
     if options.into is not None:
         document: dict[str, Any] = json.loads(options.into.read_text(encoding="utf-8"))
         add_to(document, full, patch)

@@ -266,7 +266,7 @@ def gpu_ms(call: Call) -> float:
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end)
+    return float(start.elapsed_time(end))
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ Their sum over the forward's time says whether launches and fusion are done; it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def wan_calls(
     wide = torch.randn(batch, tokens, inner, device="cuda", dtype=torch.bfloat16)
     text = torch.randn(batch, heads, text_tokens, size, device="cuda", dtype=torch.bfloat16)
     q = h.unflatten(2, (heads, size)).transpose(1, 2)
-    norm = {"eps": EPS, "quantize": kind}
+    norm: dict[str, Any] = {"eps": EPS, "quantize": kind}
     eight_bit = bool(settings.quantized_attention)
     scale = qk_norm_rope.static_scale(weight, heads) if eight_bit else None
     calls: dict[str, tuple[int, Callable[[], object]]] = {
@@ -104,7 +105,7 @@ def cosmos3_calls(
 ) -> Calls:
     """Of the generation tower of Cosmos3 behind cached text, GEMMs in the set format."""
     kind, eight_bit = _format(settings), bool(settings.quantized_attention)
-    options = {"device": "cuda", "dtype": torch.bfloat16}
+    options: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16}
     h = torch.randn(1, tokens, width, **options)
     weight, norm = torch.rand(width, device="cuda") + 0.5, torch.rand(size, device="cuda") + 0.5
     angles = torch.randn(tokens, size, device="cuda")
@@ -114,7 +115,7 @@ def cosmos3_calls(
     seen = torch.randn(1, text_tokens + tokens, kv_heads, size, **options)
     scale = head_norm_rope.static_scale(norm) if eight_bit else None
     before = seen[:, :text_tokens].to(FP8.dtype if eight_bit else h.dtype)
-    rope = {"eps": EPS, "scale": scale}
+    rope: dict[str, Any] = {"eps": EPS, "scale": scale}
     heads_first = q.unflatten(2, (heads, size)).transpose(1, 2)
     calls: dict[str, tuple[int, Callable[[], object]]] = {
         "residual, norm": (2 * layers, lambda: rms_norm.run(h, h, weight, eps=EPS, quantize=kind)),

@@ -17,7 +17,6 @@ from torch import Tensor
 from bench.perf import variants
 from bench.perf.benchmark_tools import DEVICE, HAS_GPU, TINY, Benchmark, assert_close, measure, sizes
 from bench.perf.denoiser import CLOSE
-from bench.perf.denoisers.base import Subject
 from bench.perf.denoisers.by_name import SUBJECTS
 from engine.settings.environment import cache_folder
 
@@ -27,16 +26,16 @@ LIBRARY = variants.EVERYWHERE[0]
 
 
 @functools.cache
-def transformer(subject: Subject) -> Any:
+def transformer(subject: str) -> Any:
     """Made once: variants that change it work on copies of its modules."""
-    return subject.build(DEVICE)
+    return SUBJECTS[subject].build(DEVICE)
 
 
 @functools.cache
 def expected(size: str) -> Tensor:
     """The library's velocity, kept on the host."""
     subject = SUBJECTS[SUBJECT_OF[size]]
-    forward, _ = variants.build(LIBRARY, transformer(subject), subject, None)
+    forward, _ = variants.build(LIBRARY, transformer(SUBJECT_OF[size]), subject, None)
     with torch.inference_mode():
         return forward().cpu()
 
@@ -46,7 +45,7 @@ def expected(size: str) -> Tensor:
 def test_denoise_step(benchmark: Benchmark, name: str, size: str) -> None:
     subject = SUBJECTS[SUBJECT_OF[size]]
     cache = cache_folder() / "kernels" if HAS_GPU else None
-    forward, notes = variants.build(VARIANTS[name], transformer(subject), subject, cache)
+    forward, notes = variants.build(VARIANTS[name], transformer(SUBJECT_OF[size]), subject, cache)
     start_s = time.perf_counter()
     velocity = forward().cpu()
     benchmark.extra_info |= {"first_call_s": time.perf_counter() - start_s, "choices": dict(notes)}

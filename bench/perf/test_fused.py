@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ class Case:
     """`run` is timed; `values` makes fp32 values of what it returns; `moved_bytes` counts outputs too."""
 
     run: Callable[[], object]
-    values: Callable[[object], Tensor]
+    values: Callable[[Any], Tensor]
     exact: Tensor
     moved_bytes: int
     format: str | None
@@ -54,7 +55,7 @@ def residual_norm_case(size: str, fmt: str | None) -> Case:
     h, y = normal(1, tokens, channels, seed=1), normal(1, tokens, channels, seed=2)
     rows = normal(1, 2, 3, channels, seed=3, dtype=torch.float32)
     gate, scale, shift = (0.1 * rows[:, :, i] for i in range(3))
-    options = {"scale": scale, "shift": shift, "split": tokens // 4, "eps": EPS}
+    options: dict[str, Any] = {"scale": scale, "shift": shift, "split": tokens // 4, "eps": EPS}
     # The norm sees the residual stream rounded, so the exact one does too.
     stream = gate_residual.plain(h, y, gate, split=tokens // 4)
     exact = residual_norm.plain(stream.float(), **options)[1]
@@ -98,7 +99,7 @@ def qk_norm_rope_case(size: str, fmt: str | None) -> Case:
     angles = normal(1, tokens, 1, head_dim // 2, seed=3, dtype=torch.float32)
     cos, sin = (f(angles).repeat_interleave(2, dim=-1).contiguous() for f in (torch.cos, torch.sin))
     scale = None if fmt is None else qk_norm_rope.static_scale(weight, heads)
-    options = {"heads": heads, "eps": EPS}
+    options: dict[str, Any] = {"heads": heads, "eps": EPS}
     exact = qk_norm_rope.plain(x.float(), weight, cos, sin, **options)
     run = lambda: qk_norm_rope.run(x, weight, cos, sin, **options, scale=scale)  # noqa: E731
     return Case(

@@ -39,9 +39,9 @@ CLOSE = 0.02
 @functools.lru_cache(maxsize=1)
 def denoiser(size: str) -> tuple[Forward, Tensor]:
     """A forward, and what it computes while nothing else runs."""
-    subject = SUBJECTS[test_denoise_step.SUBJECT_OF[size]]
+    name = test_denoise_step.SUBJECT_OF[size]
     cache = cache_folder() / "kernels" if HAS_GPU else None
-    forward, _ = variants.build(EAGER, test_denoise_step.transformer(subject), subject, cache)
+    forward, _ = variants.build(EAGER, test_denoise_step.transformer(name), SUBJECTS[name], cache)
     return forward, forward().clone()
 
 

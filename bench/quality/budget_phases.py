@@ -121,9 +121,9 @@ def fill_pool(options: argparse.Namespace, config: RunConfig, run: Path, work: P
     """
     with RunStore.open(run, read_only=True) as store:
         past = {one.id: (one, store.history(one.id)) for one in store.scenarios()}
-    planned = [name for name, (_, history) in past.items() if history.plan is not None]
+    planned = {name: (one, history.plan) for name, (one, history) in past.items() if history.plan}
     part, parts = options.shard or (1, 1)
-    asked = {name: (past[name][0], past[name][1].plan) for name in planned[part - 1 :: parts]}
+    asked = dict(list(planned.items())[part - 1 :: parts])
     folders = {name: work / "pool" / name for name in asked}
     if options.partial:
         return {name: folder for name, folder in folders.items() if (folder / RECORD).is_file()}

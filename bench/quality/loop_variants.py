@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from bench.analysis.scored_run import read_finished
 from bench.console import page_console, user_error
@@ -58,7 +58,7 @@ def changed(base: RunConfig, other: RunConfig) -> dict[str, Any]:
         if not is_dataclass(after):
             found[entry.name] = after
             continue
-        then, now = asdict(before), asdict(after)
+        then, now = asdict(before), asdict(cast(Any, after))
         found |= {f"{entry.name}.{key}": value for key, value in now.items() if value != then[key]}
     told: dict[str, Any] = without_folders(found)
     return told

@@ -187,11 +187,11 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
     console.print("True by stated probability:", bins)
     kept = Table("sure", *KINDS, "truth held")
     for at in found["by_threshold"]:
-        cells = [
+        shown = [
             "-" if one["true"] is None else f"{one['stays']:.0%} stay, {one['true']:.0%} true"
             for one in at["by_kind"].values()
         ]
-        kept.add_row(f"{at['sure']:g}", *cells, "-" if at["held"] is None else f"{at['held']['mean']:.0%}")
+        kept.add_row(f"{at['sure']:g}", *shown, "-" if at["held"] is None else f"{at['held']['mean']:.0%}")
     console.print("What stays, and how much of it is true:", kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from typer.core import TyperGroup
 
 from bench.results_page import markdown as md
 from bench.results_page.page import Page
@@ -10,9 +11,10 @@ from bench.results_page.page import Page
 
 def commands(page: Page) -> str:
     """Names and the first sentence of their help, in the order of `retake --help`."""
-    from engine.cli import app  # finds the commands of every house, and takes a moment
+    from engine.commands._app import app
 
     group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup), "retake has commands"
     context = typer.Context(group, info_name="retake")
     rows = []
     for name in group.list_commands(context):

@@ -31,16 +31,15 @@ def loop_variants(file: ResultFile) -> md.Section:
         [row["name"], *(md.interval(row["by_category"].get(name), digits=1, sign="+") for name in categories)]
         for row in rows
     ]
-    scenes = ", ".join(f"{number} {part}" for part, number in base["scenes"].items())
+    scenes = ", ".join(counted(number, f"{part} scene") for part, number in base["scenes"].items())
     begins = document["manifest"]["config"]["loop"]["first_prompt"]
     told = [f"`{row['name']}` {md.interval(row['difference'], digits=2, sign='+')}" for row in rows]
     return md.Section(
         title="What is another setting of the loop worth?",
-        headline=f"{counted(scenes, 'scene')}: {', '.join(told)} points",
+        headline=f"{scenes}: {', '.join(told)} points",
         body=md.paragraphs(
             f"Against the same loop without it, on {counted(base['num_scenarios'], 'scenario')} "
-            f"({counted(scenes, 'scene')})."
-            f" First prompt: {begins}; {base['takes_a_scenario']:.2f} takes a scenario.",
+            f"({scenes}). First prompt: {begins}; {base['takes_a_scenario']:.2f} takes a scenario.",
             md.table(HEADER, [_row(row, base) for row in rows]),
             md.table(["setting", *categories], by_category) if categories else None,
             md.bullets(list(_apart(rows))) or None,

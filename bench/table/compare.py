@@ -136,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no table")
     options = parser.parse_args(arguments)
     try:
-        document = compare_clips(*options.sides, dataset=options.dataset)
+        first, second = options.sides
+        document = compare_clips(first, second, options.dataset)
         if options.json is not None:
             write_json(options.json, document)
     except RetakeError as error:

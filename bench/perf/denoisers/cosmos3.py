@@ -234,8 +234,8 @@ class _Fa3Processor(Cosmos3AttnProcessor):
         tables = [table.unsqueeze(1) for table in rotary_emb]
         q, k, v = _heads(attn, und_seq, (attn.to_q, attn.to_k, attn.to_v))
         q, k = _rotate(attn.norm_q(q), *tables[:2]), _rotate(attn.norm_k(k), *tables[:2])
-        first = [x.transpose(0, 1)[None] for x in (q, k, v)]
-        text = scaled_dot_product_attention(*first, is_causal=True, enable_gqa=True)
+        query, key, value = (x.transpose(0, 1)[None] for x in (q, k, v))
+        text = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         q, own_k, own_v = _heads(attn, gen_seq, (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
         q, own_k = _rotate(attn.norm_added_q(q), *tables[2:]), _rotate(attn.norm_added_k(own_k), *tables[2:])
         joint = (q, torch.cat([k, own_k]), torch.cat([v, own_v]))

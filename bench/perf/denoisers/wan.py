@@ -215,7 +215,8 @@ class _Fa3Processor(WanAttnProcessor):
             q, k = (rotated(x, *rotary_emb) for x in (q, k))
         heads_first = (x.transpose(1, 2) for x in (q, k, v))
         out = fa3.run(*heads_first, scale=q.shape[-1] ** -0.5).transpose(1, 2)
-        return attn.to_out[1](attn.to_out[0](out.flatten(2)))
+        made: Tensor = attn.to_out[1](attn.to_out[0](out.flatten(2)))
+        return made
 
 
 def _one(timestep: PrefixTimestep, latents: Tensor) -> Tensor:

@@ -169,8 +169,8 @@ def _checks(
     for one, other in PAIRS:
         yield from _same(warm, one.name, other.name, ("takes", "chosen", "stopped", "failure"), "outcomes")
     yield from _same(warm, FAST.name, GENERATION_ONLY.name, ("pixels",), "takes")
-    same = ("pixels", "judged", "chosen", "stopped", "failure")
-    yield from _same(warm, FAST.name, FAST_PATCHES.name, same, "takes, verdicts and merged plans")
+    merged = ("pixels", "judged", "chosen", "stopped", "failure")
+    yield from _same(warm, FAST.name, FAST_PATCHES.name, merged, "takes, verdicts and merged plans")
 
 
 def _same(

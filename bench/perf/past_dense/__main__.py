@@ -111,7 +111,7 @@ def measure(group: Group, rounds: int, deadline_s: float) -> list[dict[str, Any]
                 _wait()
                 row["first_call_s"] = time.perf_counter() - start_s
                 row |= case.check(found)
-            except (RetakeError, AssertionError, *dispatch.failures()) as fault:
+            except dispatch.failures(RetakeError, AssertionError) as fault:
                 traceback.print_exc(limit=-4)
                 row["reason"] = f"{type(fault).__name__}: {str(fault).strip()[:300]}"
                 continue

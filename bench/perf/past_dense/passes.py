@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,7 +35,7 @@ def cases(*, small: bool) -> Iterator[Case]:
 
     x, y, gate = normal(1, tokens, channels), normal(1, tokens, channels), normal(1, 1, channels)
     scale, shift = 0.1 * normal(1, 1, channels), 0.1 * normal(1, 1, channels)
-    modulation = {"scale": scale.float(), "shift": shift.float(), "eps": EPS}
+    modulation: dict[str, Any] = {"scale": scale.float(), "shift": shift.float(), "eps": EPS}
 
     def norm(found: Tensor | tuple[Tensor, ...]) -> Tensor:
         return found if isinstance(found, Tensor) else found[1]
@@ -54,8 +55,8 @@ def cases(*, small: bool) -> Iterator[Case]:
         yield Case(
             name=f"ours: residual, norm, modulation{', to int8' if quantize else ''}", of="one pass",
             allowed=0.0, check=lambda found: {},
-            make=lambda quantize=quantize: lambda: residual_norm.run(
-                x, y, gate.float(), quantize=quantize, **modulation
+            make=partial(
+                partial, residual_norm.run, x, y, gate.float(), quantize=quantize, **modulation
             ),
         )  # fmt: skip
     yield from _products(normal(tokens, channels), normal(inner, channels))

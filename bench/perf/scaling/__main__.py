@@ -74,9 +74,9 @@ def _work(options: argparse.Namespace) -> int:
     if missing := [name for name, path in files.items() if not path.is_file()]:
         print(f"not joined yet: {', '.join(missing)} missing", flush=True)
         return 0 if options.only else 1
-    parts = [read_json(files[name]) for name in (ONE, ALL, KILLED)]
-    options.scenarios, options.killed_scenarios = parts[0]["num_scenarios"], parts[2]["num_scenarios"]
-    document = join(*parts, _said(options))
+    one, several, killed = (read_json(files[name]) for name in (ONE, ALL, KILLED))
+    options.scenarios, options.killed_scenarios = one["num_scenarios"], killed["num_scenarios"]
+    document = join(one, several, killed, _said(options))
     write_json(options.out, document)
     print(f"{document['speedup']:.2f} times one -> {options.out}", flush=True)
     print(told(document))

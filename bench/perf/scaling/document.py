@@ -56,4 +56,5 @@ def _asked(part: Part, one: Part) -> list[str]:
 def _unharmed_s(num_scenarios: int, several: Part) -> float:
     """Of so many scenarios at the rate of all workers, of whom the last ones wait for each other."""
     number = several["num_workers"]
-    return 3600 * number * math.ceil(num_scenarios / number) / several["scenarios_per_hour"]
+    rounds = math.ceil(num_scenarios / number)
+    return float(3600 * number * rounds / several["scenarios_per_hour"])

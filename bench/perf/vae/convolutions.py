@@ -81,7 +81,7 @@ def measured(shape: Shape, rounds: int, device: torch.device, deadline_s: float)
             if not row["error"] <= allowed:
                 row["reason"] = f"relative error {row['error']:.3g}, allowed {allowed:g}: not timed"
                 continue
-        except (AssertionError, *dispatch.failures()) as fault:  # shared memory, or what a card does not have
+        except dispatch.failures(AssertionError) as fault:  # shared memory, or what a card does not have
             row["reason"] = f"{type(fault).__name__}: {str(fault).strip()[:300]}"
             continue
         usable[name] = function

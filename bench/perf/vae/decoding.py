@@ -52,7 +52,7 @@ def measured(size: str, repeats: int, device: torch.device, deadline_s: float, *
             if row["reason"] is None:
                 row |= _peak(lambda decode=decode: decode(latents))  # type: ignore[misc]
                 usable[way.name] = lambda decode=decode: decode(latents)  # type: ignore[misc]
-        except (RetakeError, AssertionError, *dispatch.failures()) as fault:  # memory, or a size
+        except dispatch.failures(RetakeError, AssertionError) as fault:  # memory, or a size
             row["reason"] = f"{type(fault).__name__}: {str(fault).strip()[:300]}"
         print(f"  {way.name}: {row['reason'] or 'ready'}", flush=True)
     if every:

@@ -11,7 +11,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ class RequestTable:
             )
         except ValueError as error:
             raise damaged(self._folder / DATABASE, f"a row cannot be read: {error}") from error
+
+    def ended(self) -> frozenset[str]:
+        """The scenarios that have an outcome."""
+        return frozenset(name for (name,) in self._database.rows("SELECT scenario_id FROM outcomes"))
 
     def record(self, requests: Iterable[Request]) -> None:
         """A scenario that is not skipped any more is pending again."""
@@ -140,8 +144,9 @@ class Requests:
                 self._table.record(fresh)
             self._recorded.update(one.id for one in fresh)
             self._ask(holds(self._table.all()))
+            ended = self._table.ended()
             for one in fresh:
-                log.warning("%s", told(one))
+                log.warning("%s", told(one, ended))
 
     def _ask(self, asked: Asked) -> None:
         now_s = self._now()
@@ -170,8 +175,11 @@ class Requests:
         return Request(id=words["id"], at=words["at"], wish=wish, scenario_id=name)
 
 
-def told(request: Request) -> str:
-    """ "the run is paused, as the user asked"."""
+def told(request: Request, ended: Container[str]) -> str:
+    """ "the run is paused, as the user asked". `ended`: scenarios for which a wish to hold comes too late."""
+    late = {Wish.PAUSE: "paused", Wish.SKIP: "skipped"}
+    if request.scenario_id in ended and request.wish in late:
+        return f"{request.scenario_id} had ended before it could be {late[request.wish]}: it stays as it is"
     words = {
         Wish.PAUSE: "is paused",
         Wish.SKIP: "is skipped",

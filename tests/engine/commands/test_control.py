@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from engine import cli
 from engine.build.opened_dataset import open_dataset
+from engine.runs import requests
 from engine.runs.store import RunStore
 from engine.types import SKIPPED, Wish
 from engine.watch.view import RunView
@@ -28,6 +29,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETAKE_THREADS", "1")
     script_the_critic(monkeypatch)
+    # A scenario of tiny models can end between two looks of a quarter of a second.
+    monkeypatch.setattr(requests, "LOOK_EVERY_S", 0.0)
 
 
 def invoke(*words: object) -> Result:
@@ -70,8 +73,8 @@ def test_a_scenario_is_skipped_while_the_run_goes_on_and_made_when_that_is_undon
     assert result.exit_code == 0, result.output
     assert f"{name} is skipped, as the user asked" in (out / "run.log").read_text()
     with RunStore.open(out, read_only=True) as store:
-        (request,) = store.requests.all()
-        assert (request.wish, request.scenario_id) == (Wish.SKIP, name)
+        (asked_for,) = store.requests.all()
+        assert (asked_for.wish, asked_for.scenario_id) == (Wish.SKIP, name)
         skipped = store.outcomes()[name]
         assert (skipped.stopped, skipped.chosen, len(skipped.attempts)) == (SKIPPED, 0, 1)
         (other,) = (one for one in store.outcomes().values() if one.scenario_id != name)

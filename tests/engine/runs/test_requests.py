@@ -124,6 +124,20 @@ def test_the_file_is_looked_at_a_few_times_a_second(store: RunStore) -> None:
     assert looking.look().is_paused
 
 
+def test_a_wish_that_comes_after_the_end_is_told_as_such(
+    store: RunStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.outcome(Outcome(scenario_id=ONE, attempts=(), failure="no take", stopped="loops"))
+    looking = control(store)
+    ask(store.folder, Wish.SKIP, ONE)
+    ask(store.folder, Wish.SKIP, OTHER)
+    looking.look()
+    late, honoured = (record.getMessage() for record in caplog.records)
+    assert late == f"{ONE} had ended before it could be skipped: it stays as it is"
+    assert honoured == f"{OTHER} is skipped, as the user asked"
+    assert store.outcomes()[ONE].stopped == "loops"
+
+
 def test_a_skipped_scenario_is_settled_until_the_skip_is_undone(store: RunStore) -> None:
     for name, stopped in ((ONE, SKIPPED), (OTHER, None)):
         store.outcome(Outcome(scenario_id=name, attempts=(), failure="no take", stopped=stopped))

@@ -80,15 +80,16 @@ ROOMS_ABOVE = {
     "bench": {
         "files": "",
         "console": "",
+        "campaign": "",
         "baselines": "",
-        "perf": "files console baselines",
+        "perf": "files console campaign baselines",
         "dataset": "",
         "submission": "",
         "scoring": "files console",
         "analysis": "scoring",
         "table": "files console scoring analysis",
         "results_page": "files console",
-        "quality": "files console scoring analysis results_page",
+        "quality": "files console campaign scoring analysis results_page",
         "commands": "console dataset submission",
     },
 }

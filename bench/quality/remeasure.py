@@ -12,15 +12,14 @@ what is missing, and what fails holds up only what needs it. Speed is not measur
 from __future__ import annotations
 
 import argparse
-import subprocess  # nosec B404 # this interpreter, on this package
 import sys
-import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench import campaign
+from bench.campaign import CORES, Campaign, Step, wanted
+from bench.console import user_error
 from bench.quality import loop_budget
 from bench.quality.budget_phases import paper_arguments
 from bench.quality.prompt_kinds import CONTROLS
@@ -44,20 +43,6 @@ VARIANTS: Final = {"samples": SAMPLES, "again": AGAIN, "both": (*SAMPLES, *AGAIN
 FINISHES: Final = 36
 """Tuning scenes that show what finishing a scout in another way is worth."""
 SCOUTS: Final = ("--seeds", "2", "--choosers", "consensus", "--loops", "1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """A process: `words` behind the interpreter. It starts when all of `after` have ended well."""
-
-    name: str
-    words: tuple[str, ...]
-    after: tuple[str, ...] = ()
-    kind: str = "cores"
-
-    @property
-    def part(self) -> str:
-        return self.name.partition("/")[0]
 
 
 def steps(options: argparse.Namespace) -> Iterator[Step]:
@@ -236,72 +221,6 @@ def _retake(*words: object) -> tuple[str, ...]:
     return ("-m", "engine.cli", *map(str, words))
 
 
-class Campaign:
-    """Starts steps as soon as they can; says when each ends, and keeps what it printed in WORK/logs."""
-
-    def __init__(self, work: Path, places: Mapping[str, int]) -> None:
-        """`places`: how many steps of each kind at once."""
-        self._work, self._places, self._began_s = work, dict(places), time.perf_counter()
-
-    def carry_out(self, asked: Sequence[Step]) -> list[str]:
-        """The names of steps that failed, or could not start since one before them had."""
-        ended = {step.name for step in asked if self._mark(step).is_file()}
-        waiting = [step for step in asked if step.name not in ended]
-        running: dict[Future[int], Step] = {}
-        failed: list[str] = []
-        with ThreadPoolExecutor(sum(self._places.values())) as pool:
-            while waiting or running:
-                for step in [one for one in waiting if ended.issuperset(one.after)]:
-                    if sum(one.kind == step.kind for one in running.values()) < self._places[step.kind]:
-                        waiting.remove(step)
-                        running[pool.submit(self._process, step)] = step
-                if not running:
-                    return failed + [step.name for step in waiting]
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    step = running.pop(future)
-                    (failed.append if future.result() else ended.add)(step.name)
-        return failed
-
-    def _process(self, step: Step) -> int:
-        log = self._work / "logs" / f"{_file_name(step)}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        began_s = time.perf_counter()
-        with log.open("ab") as out:
-            command = [sys.executable, *step.words]
-            status = subprocess.run(  # nosec B603 # our own interpreter
-                command, check=False, stdout=out, stderr=subprocess.STDOUT
-            ).returncode
-        now_s = time.perf_counter()
-        told = f"status {status}, see {log}" if status else "done"
-        print(f"[{now_s - self._began_s:5.0f} s] {step.name}: {told}, {now_s - began_s:.0f} s", flush=True)
-        if not status:
-            self._mark(step).parent.mkdir(parents=True, exist_ok=True)
-            self._mark(step).touch()
-        return status
-
-    def _mark(self, step: Step) -> Path:
-        return self._work / "ended" / _file_name(step)
-
-
-def _file_name(step: Step) -> str:
-    return step.name.replace("/", "-")
-
-
-def wanted(found: Iterable[Step], parts: Sequence[str]) -> list[Step]:
-    """Of these parts, and what they need of others. ConfigError for a part that there is not."""
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise ConfigError(f"--only {unknown[0]!r} is no part", fix=f"give some of: {', '.join(PARTS)}")
-    every = {step.name: step for step in found}
-    needed: set[str] = set()
-    todo = [step.name for step in every.values() if step.part in parts]
-    while todo:
-        name = todo.pop()
-        if name not in needed:
-            needed.add(name)
-            todo += every[name].after
-    return [step for step in every.values() if step.name in needed]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality.remeasure",
@@ -325,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all that was asked is made; 1 something is left; 2 the user's error."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.work is None:
@@ -332,19 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("give a folder: --work WORK; or --list, which only says what would be started")
         options.work = Path("WORK")
     try:
-        asked = wanted(steps(options), options.only.split(","))
+        asked = wanted(steps(options), options.only.split(","), PARTS)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return user_error(error)
     if options.list:
-        for step in asked:
-            print(f"{step.name}: python {' '.join(step.words)}")
+        print(campaign.listed(asked))
         return 0
     cores = max(1, min(options.jobs, usable_cores()))
-    failed = Campaign(options.work, {ENGINE: options.engines, "cores": cores}).carry_out(asked)
-    for name in failed:
-        print(f"not done: {name}", file=sys.stderr)
-    return 1 if failed else 0
+    return campaign.exit_status(Campaign(options.work, {ENGINE: options.engines, CORES: cores}), asked)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,13 @@ from pathlib import Path
 import pytest
 
 from bench.quality import remeasure
-from bench.quality.remeasure import ENGINE, PARTS, Campaign, Step, steps, wanted
+from bench.quality.remeasure import ENGINE, PARTS, Step, steps, wanted
 from engine.errors import ConfigError
-
-PLACES = {ENGINE: 2, "cores": 1}
 
 
 def asked(tmp_path: Path, *more: str) -> list[Step]:
     options = remeasure._parser().parse_args(["--work", str(tmp_path), "--engines", "3", *more])
     return list(steps(options))
-
-
-def writing(name: str, text: str, out: Path, *after: str) -> Step:
-    """Appends `text`, so that order and repetition show."""
-    code = f"open({str(out)!r}, 'a').write({text!r})"
-    return Step(name=name, words=("-c", code), after=after)
 
 
 def test_every_step_waits_for_steps_that_there_are(tmp_path: Path) -> None:
@@ -44,7 +36,7 @@ def test_a_run_is_made_in_as_many_shards_as_engines_and_then_merged(tmp_path: Pa
 
 
 def test_a_part_brings_what_it_needs_of_others(tmp_path: Path) -> None:
-    found = wanted(asked(tmp_path), ["controls"])
+    found = wanted(asked(tmp_path), ["controls"], PARTS)
     assert {"controls/figures", "default/run", "default/scenes"} < {step.name for step in found}
     assert not any(step.part in ("selectors", "denoiser", "budget") for step in found)
     assert "default/quality" not in {step.name for step in found}
@@ -54,7 +46,7 @@ def test_an_unknown_part_is_refused_with_those_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match="'speed' is no part") as refused:
-        wanted(asked(tmp_path), ["speed"])
+        wanted(asked(tmp_path), ["speed"], PARTS)
     assert all(part in str(refused.value.fix) for part in PARTS)
     assert remeasure.main(["--work", str(tmp_path), "--count", "241"]) == 2
     assert "241 scenes" in capsys.readouterr().err
@@ -71,27 +63,3 @@ def test_a_list_needs_no_folder_and_makes_none(
         remeasure.main(["--only", "controls"])
     assert "give a folder: --work WORK" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_steps_run_after_what_they_need_and_once(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    found = [
-        writing("b", "b", out, "a"),
-        writing("c", "c", out, "b"),
-        writing("a", "a", out),
-    ]
-    for _ in range(2):
-        assert Campaign(tmp_path, PLACES).carry_out(found) == []
-    assert out.read_text() == "abc"
-
-
-def test_a_failure_holds_up_only_what_needs_it_and_is_tried_again(tmp_path: Path) -> None:
-    out, wish = tmp_path / "out", tmp_path / "wish"
-    fails = Step(name="part/fails", words=("-c", f"print('why', flush=True); open({str(wish)!r})"))
-    found = [fails, writing("needs-it", "n", out, "part/fails"), writing("other", "o", out)]
-    assert Campaign(tmp_path, PLACES).carry_out(found) == ["part/fails", "needs-it"]
-    assert out.read_text() == "o"
-    assert "why" in (tmp_path / "logs" / "part-fails.log").read_text()
-    wish.touch()
-    assert Campaign(tmp_path, PLACES).carry_out(found) == []
-    assert out.read_text() == "on"

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from bench.console import user_error
 from bench.files import write_json
 from bench.perf import ceilings
 from bench.perf.document import this_machine
@@ -109,6 +110,7 @@ def _say(row: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all that was asked is measured; 1 something is left; 2 the user's error."""
     began_s = time.perf_counter()
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--sizes", default="480p", help=f"comma-separated, of {', '.join(SIZES)}")
@@ -124,10 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = _begun(options.out, f"{COMMAND} --sizes {options.sizes} --repeats {options.repeats}")
     except ConfigError as error:
-        print(f"error: {error}")
-        return 1
-    for group in groups(sizes, options.repeats, device):
-        if group.name in document["whole"] or not group.name.startswith(options.only):
+        return user_error(error)
+    every = list(groups(sizes, options.repeats, device))
+    asked = [group for group in every if group.name.startswith(options.only)]
+    if not asked:
+        names = ", ".join(group.name for group in every)
+        parser.error(f"--only {options.only!r} begins the name of no group; they are: {names}")
+    for group in asked:
+        if group.name in document["whole"]:
             continue
         left_s = options.budget - (time.perf_counter() - began_s)
         if left_s < group.seconds:
@@ -151,7 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print("\n".join(f"{name} {value:.2f}" for name, value in document.get("summary", {}).items()))
-    return 0
+    if left := [group.name for group in asked if group.name not in document["whole"]]:
+        print(f"not measured yet: {', '.join(left)}; the same command goes on", flush=True)
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -160,5 +160,10 @@ def test_without_time_left_no_group_begins(
     ]
     monkeypatch.setattr(past_dense, "groups", lambda **options: groups)
     out = tmp_path / "o.json"
-    assert main(["--out", str(out), "--budget", "50"]) == 0
-    assert list(rows(out)) == ["short"] and "long: left out" in capsys.readouterr().out
+    assert main(["--out", str(out), "--budget", "50"]) == 1
+    told = capsys.readouterr().out
+    assert list(rows(out)) == ["short"] and "long: left out" in told and "not measured yet: long;" in told
+    assert main(["--out", str(out), "--budget", "50", "--only", "short"]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(out), "--only", "none such"])
+    assert "they are: long, short" in capsys.readouterr().err

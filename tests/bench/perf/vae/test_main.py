@@ -79,17 +79,19 @@ def test_what_is_wrong_is_not_timed(few: None, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_time_left_nothing_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "vae.json"
-    assert main(["--sizes", "480p,720p", "--budget", "1", "--out", str(out)]) == 0
+    assert main(["--sizes", "480p,720p", "--budget", "1", "--out", str(out)]) == 1
     assert capsys.readouterr().out.count("left out") == 5 + 6 + 2 and not out.exists()
 
 
 def test_other_files_and_sizes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "other.json"
     out.write_text(json.dumps({"kind": "vae", "rows": []}))
-    assert main(["--sizes", "tiny", "--out", str(out)]) == 1
-    assert "is not an unfinished" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["--sizes", "8k"])
+    assert main(["--sizes", "tiny", "--out", str(out)]) == 2
+    assert "is not an unfinished" in capsys.readouterr().err
+    for wrong, told in ((("--sizes", "8k"), "'8k'"), (("--sizes", "tiny", "--only", "vae"), "decode tiny")):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+        assert told in capsys.readouterr().err
 
 
 def test_every_part_of_a_decoder_is_in_one_group() -> None:

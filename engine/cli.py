@@ -13,7 +13,7 @@ HOUSES = ("engine.commands", "export.commands", "bench.commands")
 
 with stopping_at_once():
     from engine import plugins
-    from engine.commands._app import app
+    from engine.commands._app import app as app
 
     for _house in HOUSES:
         for _name in plugins.names(_house):

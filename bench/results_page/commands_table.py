@@ -11,7 +11,7 @@ from bench.results_page.page import Page
 
 def commands(page: Page) -> str:
     """Names and the first sentence of their help, in the order of `retake --help`."""
-    from engine.commands._app import app
+    from engine.cli import app  # with the commands of all houses
 
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup), "retake has commands"
@@ -21,4 +21,5 @@ def commands(page: Page) -> str:
         command = group.get_command(context, name)
         if command is not None and not command.hidden:
             rows.append([f"`retake {name}`", " ".join((command.help or "").split("\n\n")[0].split())])
+    assert rows, "no command is registered"
     return md.table(["command", "what it does"], rows, num_text_columns=2)

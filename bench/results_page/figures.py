@@ -198,8 +198,8 @@ def _scorer(page: Page) -> str:
     further, first = (document["timing"][f"times_faster_{name}"] for name in ("warm", "cold"))
     return (
         f"**Scorer**, {page.link('scoring')} against the official tool: largest difference "
-        f"{md.small(document['largest_columns_difference'])}; the first model {first:.1f} times as fast "
-        f"({_aim(first, AIM_SCORER_FIRST)}), a further one {further:.1f} "
+        f"{md.small(document['largest_columns_difference'])}; the first model {first:.2f} times as fast "
+        f"({_aim(first, AIM_SCORER_FIRST)}), a further one {further:.2f} "
         f"({_aim(further, AIM_SCORER_FURTHER)})."
     )
 

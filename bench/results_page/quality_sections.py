@@ -256,7 +256,7 @@ def scoring(file: ResultFile) -> md.Section:
     timing = document.get("timing")
     if timing:
         headline += (
-            f"; {timing['times_faster_cold']:.1f} times faster, {timing['times_faster_warm']:.1f} warm"
+            f"; {timing['times_faster_cold']:.2f} times faster, {timing['times_faster_warm']:.2f} warm"
         )
     return md.Section(
         title="Does the scorer give the official numbers, and how fast?",

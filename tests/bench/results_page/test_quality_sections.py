@@ -189,7 +189,7 @@ def test_scorer_with_times() -> None:
         "peak_rss_bytes": {"official": 2**31, "cold": 2**30, "warm": 2**30},
     }
     made = section("scoring", SCORING | {"timing": timing})
-    assert made.headline.endswith("5.0 times faster, 10.0 warm")
+    assert made.headline.endswith("5.00 times faster, 10.00 warm")
     assert "| warm | 4 | 10.00× | 6.00× | 1.00 |" in made.body
     assert "| official | 40.0 | – | – | 2.00 |" in made.body
 

@@ -107,7 +107,7 @@ def build(size: Size, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def quantize(model: Any) -> None:
-    """The linear layers of the language model as bitsandbytes' NF4, double-quantized, as a run has them."""
+    """The linear layers of the language model as bitsandbytes' NF4, as a run has them."""
     library: Any = importlib.import_module("bitsandbytes.nn")  # Any: its own annotations are incomplete
     for group in groups(model):
         for owner, name in group:
@@ -116,10 +116,10 @@ def quantize(model: Any) -> None:
             layer = getattr(owner, name)
             packed = library.Linear4bit(
                 layer.in_features, layer.out_features, bias=False, compute_dtype=torch.bfloat16,
-                compress_statistics=True, quant_type="nf4", device="meta",
+                compress_statistics=False, quant_type="nf4", device="meta",
             )  # fmt: skip
             packed.weight = library.Params4bit(
-                layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+                layer.weight.data, requires_grad=False, compress_statistics=False, quant_type="nf4"
             ).to(layer.weight.device)
             setattr(owner, name, packed)
 

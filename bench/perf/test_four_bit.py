@@ -48,15 +48,15 @@ CLOSE = 0.01
 
 
 def layers(in_features: int, out_features: int) -> tuple[nn.Module, FourBitLinear]:
-    """One weight in both forms: bitsandbytes' layer, double-quantized, and ours made of it."""
+    """One weight in both forms: bitsandbytes' layer and ours made of it."""
     library: Any = importlib.import_module("bitsandbytes.nn")  # Any: its own annotations are incomplete
     given = library.Linear4bit(
-        in_features, out_features, bias=False, compute_dtype=DTYPE, compress_statistics=True,
+        in_features, out_features, bias=False, compute_dtype=DTYPE, compress_statistics=False,
         quant_type="nf4", device="meta",
     )  # fmt: skip
     weight = normal(out_features, in_features, seed=2) * in_features**-0.5
     given.weight = library.Params4bit(
-        weight, requires_grad=False, compress_statistics=True, quant_type="nf4"
+        weight, requires_grad=False, compress_statistics=False, quant_type="nf4"
     ).to(DEVICE)
     holder = nn.Module()
     holder.layer = given

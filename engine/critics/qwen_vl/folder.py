@@ -46,8 +46,8 @@ QUANTIZATIONS = ("none", "nf4", "int8")
 # the library's own, which is why lm_head is on it. Beginnings or ends of names.
 UNQUANTIZED = ["model.visual", "lm_head", ".in_proj_a", ".in_proj_b"]
 
-# nf4: half a byte, one byte of scale for each 64 weights, four for each 256 of those scales.
-BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# nf4: half a byte, four bytes of scale for each 64 weights.
+BYTES_PER_WEIGHT = {"nf4": 1 / 2 + 4 / 64, "int8": 1.0}
 # As they are packed for a GPU (`kernels.linear.four_bit`): two bytes of scale for each 64 weights.
 PACKED_BYTES_PER_WEIGHT = BYTES_PER_WEIGHT | {"nf4": four_bit.BYTES_PER_WEIGHT}
 
@@ -268,10 +268,13 @@ def _quantization_options(quantization: str, dtype: torch.dtype, device: str) ->
     from transformers import BitsAndBytesConfig
 
     if quantization == "nf4":
+        # Scales in 8 bits would be exact to a hundredth of the largest of 256 neighbours: those of rows that
+        # are small beside others come out several times too large or negative. Packed for a GPU they take two
+        # bytes either way.
         config = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
+            bnb_4bit_use_double_quant=False,
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=UNQUANTIZED,
         )

@@ -563,6 +563,25 @@ def test_a_quantized_critic(
     assert finish(critic.start(scenario, PROMPT, take(), None)).num_tokens > 0
 
 
+@torch.inference_mode()
+def test_rows_that_are_small_beside_others_keep_their_scale(folder: Path, tmp_path: Path) -> None:
+    """Each 64 weights have a scale of their own, which nothing rounds by the size of its neighbours."""
+    functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
+    from safetensors.torch import load_file, save_file
+
+    uneven = shutil.copytree(folder, tmp_path / "uneven")
+    weights = load_file(uneven / "model.safetensors")
+    name = next(name for name in weights if name.endswith("language_model.layers.0.mlp.up_proj.weight"))
+    exact = weights[name].float() * torch.logspace(0, -4, len(weights[name]))[:, None]
+    weights[name] = exact.to(weights[name].dtype)
+    save_file(weights, uneven / "model.safetensors", metadata={"format": "pt"})
+    critic = qwen_vl.load(uneven, device="cpu", dtype="bf16", quantization="nf4")
+    layer = critic.model.get_submodule(name.removesuffix(".weight"))
+    found = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    assert ((found - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.15
+    assert (found * exact >= 0).all()
+
+
 def test_plain_weights_under_a_config_of_bitsandbytes_are_refused(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     claimed = shutil.copytree(folder, tmp_path / "claimed")

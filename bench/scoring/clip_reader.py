@@ -25,12 +25,15 @@ from av.video.reformatter import Interpolation
 from engine.errors import VideoError
 from engine.types import Frames
 from engine.video.files import read_header, refuse_damaged, whole_clip
+from engine.video.motion_masks import Gray
 from engine.video.pixels import is_upright
 
 ENCODERS = {"h264": "libx264", "mpeg4": "mpeg4"}
 """By decoder: what small clips are made by; a clip of another codec is decoded twice."""
 SAMPLE_SHAPE = (6, 50, 74, 3)
 """Frames, height, width, channels: neither side is a multiple of what kernels take at a time."""
+PLAIN, NEUTRAL = "yuv420p", 128
+"""The format in which a frame without colour has this value in both of its chroma planes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +61,47 @@ def read_clip(path: Path, num_frames: int, threads: int = 1) -> Iterator[Frames]
     Raises VideoError when the file is no clip that OpenCV reads, and at a damaged frame, also behind the last
     that was asked for. `threads` is per clip: a frame-threaded decoder holds a frame for each.
     """
-    codec, kind, taken = read_header(path).codec, None, 0
-    picture = np.empty((0, 0, 3), np.uint8)
+    memory: Frames | None = None
+    for found in _decoded(path, num_frames, threads):
+        if isinstance(found, np.ndarray):
+            yield found
+        else:
+            memory = np.empty((found.height, found.width, 3), np.uint8) if memory is None else memory
+            yield bgr(found, memory)
+
+
+def read_channel(path: Path, num_frames: int, threads: int = 1) -> Iterator[Gray]:
+    """The first channel of each frame of `read_clip`, and as it: uint8 [H, W], valid until the next one.
+
+    A frame without colour, as those of masks, gives it by its luma alone, in half the time.
+    """
+    memory: Frames | None = None
+    channel: Any = None
+    for found in _decoded(path, num_frames, threads):
+        if isinstance(found, np.ndarray):
+            channel = cv2.extractChannel(found, 0, channel)
+        elif (table := _luma_table(found)) is not None:
+            channel = cv2.LUT(_rows(found.planes[0]), table, channel)
+        else:
+            memory = np.empty((found.height, found.width, 3), np.uint8) if memory is None else memory
+            channel = cv2.extractChannel(bgr(found, memory), 0, channel)
+        yield channel
+
+
+def _decoded(path: Path, num_frames: int, threads: int) -> Iterator[Any]:
+    """PyAV's frames, all of one size, while `bgr` makes OpenCV's of them; from there on OpenCV's pictures."""
+    codec, first, taken = read_header(path).codec, None, 0
     for frame in whole_clip(path, threads):
         if taken == num_frames:
             continue  # for damage alone
-        if kind is None:
-            kind, picture = Kind.of(codec, frame), np.empty((frame.height, frame.width, 3), np.uint8)
-            if not _begins_alike(path, frame, kind):
+        kind = Kind.of(codec, frame), frame.height, frame.width
+        if first is None:
+            first = kind
+            if not _begins_alike(path, frame, kind[0]):
                 break
-        if Kind.of(codec, frame) != kind or (frame.height, frame.width) != picture.shape[:2]:
+        if kind != first:
             break
-        yield bgr(frame, picture)
+        yield frame
         taken += 1
     else:
         return
@@ -108,10 +140,48 @@ def bgr(frame: Any, out: Frames | None = None) -> Frames:
     its conversion.
     """
     (plane,) = frame.reformat(format="bgr24", interpolation=int(Interpolation.BICUBIC), threads=1).planes
-    rows = np.ndarray((plane.height, plane.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
+    rows = _rows(plane, 3)
     found = np.empty(rows.shape, np.uint8) if out is None else out
     np.copyto(found, rows)
     return found
+
+
+def _rows(plane: Any, channels: int = 1) -> Frames:
+    """uint8 [H, W] or [H, W, channels] of a plane in place, valid as long as its frame."""
+    shape, strides = (plane.height, plane.width), (plane.line_size, channels)
+    many = channels > 1
+    return np.ndarray((*shape, *[channels] * many), np.uint8, plane, strides=(*strides, *[1] * many))
+
+
+def _luma_table(frame: Any) -> Gray | None:
+    """[256], of each luma the first channel of `bgr`; None where the frame has colour, or luma does not
+    decide it alone."""
+    if frame.format.name != PLAIN or frame.height % 2 or frame.width % 2:  # another conversion is theirs
+        return None
+    if any((_rows(plane) != NEUTRAL).any() for plane in frame.planes[1:]):
+        return None
+    return luma_table(int(frame.colorspace), int(frame.color_range))
+
+
+@functools.cache
+def luma_table(matrix: int, color_range: int) -> Gray | None:
+    """Of frames of 4:2:0 in 8 bits, as this FFmpeg converts them; None where noise comes out otherwise."""
+    levels = np.arange(256, dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, SAMPLE_SHAPE[1:3], dtype=np.uint8)
+    gray, other = (_without_colour(luma, matrix, color_range) for luma in (np.stack([levels] * 2), noise))
+    table = np.ascontiguousarray(bgr(gray)[0, :, 0])
+    return table if np.array_equal(table[noise], bgr(other)[..., 0]) else None
+
+
+def _without_colour(luma: Gray, matrix: int, color_range: int) -> Any:
+    """A frame of this luma [H, W], of even sides."""
+    frame = av.VideoFrame(luma.shape[1], luma.shape[0], PLAIN)
+    first, *chroma = map(_rows, frame.planes)
+    first[:] = luma
+    for plane in chroma:
+        plane[:] = NEUTRAL
+    frame.colorspace, frame.color_range = matrix, color_range
+    return frame
 
 
 @functools.cache

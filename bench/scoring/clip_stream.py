@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.scoring.clip_reader import read_clip
+from bench.scoring.clip_reader import read_channel, read_clip
 from bench.scoring.view_metrics import reduce_frame
 from engine.errors import VideoError
 from engine.types import ANSWER_SECONDS, Frames
@@ -106,11 +106,9 @@ def read_masks(
     """
     counts = np.zeros((size[1], size[0]), np.uint16)
     packed: list[Packed] = []
-    channel: Any = None
-    for frame in read_clip(path, num_frames, threads):
+    for channel in read_channel(path, num_frames, threads):
         if clip_shape is not None and not packed:
-            _check_shape(path, frame.shape[:2], clip_shape)
-        channel = cv2.extractChannel(frame, 0, channel)
+            _check_shape(path, channel.shape, clip_shape)
         mask = reduce_frame(channel, size) > 127
         counts += mask
         packed.append(np.packbits(mask))

@@ -16,7 +16,7 @@ from odd_clips import with_made_up_frame
 from plain_reader import frames_bgr
 
 from bench.scoring import clip_reader
-from bench.scoring.clip_reader import Kind, read_clip, reads_alike
+from bench.scoring.clip_reader import Kind, read_channel, read_clip, reads_alike
 from engine.errors import VideoError
 from engine.types import Frames
 from engine.video.files import write_mp4
@@ -70,8 +70,18 @@ def decoded_by_opencv(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def equals_opencv(path: Path, num_frames: int = NUM_FRAMES, threads: int = 1) -> bool:
-    found = [frame.copy() for frame in read_clip(path, num_frames, threads)]
-    return np.array_equal(np.stack(found), np.stack(list(islice(frames_bgr(path), num_frames))))
+    expected = list(islice(frames_bgr(path), num_frames))
+    return equal(read_clip(path, num_frames, threads), expected)
+
+
+def channel_equals_opencv(path: Path, num_frames: int = NUM_FRAMES) -> bool:
+    expected = [frame[..., 0] for frame in islice(frames_bgr(path), num_frames)]
+    return equal(read_channel(path, num_frames), expected)
+
+
+def equal(found: Iterator[Frames], expected: Sequence[Frames]) -> bool:
+    copied = [frame.copy() for frame in found]  # each is overwritten by the next
+    return len(copied) == len(expected) and all(map(np.array_equal, copied, expected))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -107,7 +117,63 @@ def test_of_every_format_and_matrix(
         matrix=matrix,
         color_range=color_range,
     )
-    assert equals_opencv(clip)
+    assert equals_opencv(clip) and channel_equals_opencv(clip)
+
+
+@pytest.fixture
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of each frame that was converted whole."""
+    taken: list[tuple[int, ...]] = []
+    bgr = clip_reader.bgr
+
+    def counted(frame: Any, out: Frames | None = None) -> Frames:
+        taken.append((frame.height, frame.width))
+        return bgr(frame, out)
+
+    monkeypatch.setattr(clip_reader, "bgr", counted)
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("matrix", "color_range"), [(2, UNSTATED), (BT601, LIMITED), (BT709, LIMITED), (BT2020, LIMITED)]
+)
+@pytest.mark.parametrize("size", [(64, 80), (66, 90), (34, 46)])
+def test_a_frame_without_colour_is_read_by_its_luma(
+    tmp_path: Path, converted: list[tuple[int, ...]], size: tuple[int, int], matrix: int, color_range: int
+) -> None:
+    """Its first one is converted as well, to be compared with OpenCV's."""
+    grays = np.stack([noise(*size)[..., 0]] * 3, axis=-1)
+    clip = encoded(tmp_path / "clip.mp4", grays, matrix=matrix, color_range=color_range)
+    assert channel_equals_opencv(clip)
+    assert converted.count(size) == 1, "but samples, of another size"
+
+
+def test_a_frame_of_some_colour_or_of_odd_sides_is_converted(
+    tmp_path: Path, converted: list[tuple[int, ...]]
+) -> None:
+    grays = np.stack([noise(64, 80)[..., 0]] * 3, axis=-1)
+    grays[3] = noise(64, 80)[3]
+    clip = encoded(tmp_path / "clip.mp4", grays)
+    assert channel_equals_opencv(clip)
+    assert converted.count((64, 80)) == 1 + 1
+    for size in ((65, 80), (64, 81)):
+        odd = np.stack([noise(*size)[..., 0]] * 3, axis=-1)
+        masks = encoded(tmp_path / f"{size}.mp4", odd, encoder="mpeg4")
+        assert channel_equals_opencv(masks) and converted.count(size) == 1 + NUM_FRAMES
+
+
+def test_luma_that_does_not_decide_is_not_gone_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion that dithers, as FFmpeg has some."""
+    assert clip_reader.luma_table.__wrapped__(BT709, LIMITED) is not None
+    bgr = clip_reader.bgr
+
+    def dithered(frame: Any) -> Frames:
+        found = bgr(frame)
+        found[::2, ::2] ^= 1
+        return found
+
+    monkeypatch.setattr(clip_reader, "bgr", dithered)
+    assert clip_reader.luma_table.__wrapped__(BT709, LIMITED) is None
 
 
 def test_masks_of_mpeg4_take_one_decode(tmp_path: Path, decoded_by_opencv: list[int]) -> None:
@@ -116,6 +182,7 @@ def test_masks_of_mpeg4_take_one_decode(tmp_path: Path, decoded_by_opencv: list[
     assert reads_alike(Kind(codec="mpeg4", pixel_format="yuv420p", matrix=2, color_range=UNSTATED))
     del decoded_by_opencv[:]
     assert equals_opencv(tmp_path / "masks.mp4") and len(decoded_by_opencv) == 1
+    assert channel_equals_opencv(tmp_path / "masks.mp4") and len(decoded_by_opencv) == 2
 
 
 def test_a_black_beginning_hides_no_matrix(tmp_path: Path) -> None:
@@ -154,6 +221,7 @@ def test_a_frame_that_changes_its_size_is_read_as_opencv_does(tmp_path: Path) ->
     parts = [encoded(tmp_path / f"{width}.h264", noise(64, width, 4)) for width in (80, 96)]
     (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
     assert equals_opencv(tmp_path / "both.h264", num_frames=8)
+    assert channel_equals_opencv(tmp_path / "both.h264", num_frames=8)
 
 
 def test_damage_behind_the_frames_that_count_is_told_too(tmp_path: Path) -> None:

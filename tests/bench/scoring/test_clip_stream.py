@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from plain_reader import load_generated, load_real
 
 from bench.scoring.case_scoring import measure_clip
 from bench.scoring.check.datasets import Made, make
-from bench.scoring.clip_reader import read_clip
+from bench.scoring.clip_reader import read_channel, read_clip
 from bench.scoring.clip_stream import packed_iou, stream_clip
 from bench.scoring.reference_cache import ReferenceCache
 from bench.scoring.references import reference_key, references
@@ -73,16 +74,17 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_the_frames_that_count_are_decoded(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
-    def counted(path: Path, num_frames: int, threads: int) -> Iterator[np.ndarray]:
-        for frame in read_clip(path, num_frames, threads):
+    def counted(read: Any, path: Path, num_frames: int, threads: int) -> Iterator[np.ndarray]:
+        for frame in read(path, num_frames, threads):
             taken.append(frame.shape)
             yield frame
 
-    monkeypatch.setattr("bench.scoring.clip_stream.read_clip", counted)
+    for read in (read_clip, read_channel):
+        monkeypatch.setattr(f"bench.scoring.clip_stream.{read.__name__}", partial(counted, read))
     seen: list[np.ndarray] = []
     record = stream_clip(noise, (20, 16), 8.0, 5, seen.append)
     assert len(seen) == 5 == len(record.packed)
-    assert taken.count((64, 80, 3)) == 5 + 5  # the clip's frames once, and its masks'
+    assert taken.count((64, 80, 3)) == 5 and taken.count((64, 80)) == 5  # the clip's, and its masks'
 
 
 def test_too_short_a_clip_is_refused(noise: Path) -> None:

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -154,13 +155,16 @@ def read_pair(record: dict[str, Any]) -> PairMetrics:
 
 
 def _write_takes(archive: zipfile.ZipFile, reference: Reference, key: ReferenceKey, threads: int) -> None:
-    first: list[Frames] = []
+    # One block, which goes back to the system: of frames one by one the heap keeps what lies between them.
+    first = np.empty((key.num_frames, key.size[1], key.size[0], 3), np.uint8)
+    numbers = count()
     mse: list[float] = []
     packers = [FramePacker() for _ in TAKES]
 
     def keep(frame: Frames) -> None:
-        archive.writestr(_frame_name(0, len(first)), packers[0].pack(frame))
-        first.append(frame)
+        number = next(numbers)
+        first[number] = frame
+        archive.writestr(_frame_name(0, number), packers[0].pack(first[number]))
 
     def compare(frame: Frames) -> None:
         archive.writestr(_frame_name(1, len(mse)), packers[1].pack(frame))

@@ -1,4 +1,4 @@
-"""The section of a loop with one setting changed: what the change is worth, and what it costs.
+"""The section of a loop with one setting changed: what the change is worth, and how many takes it costs.
 
 Measures nothing and holds no number: every figure comes from the file.
 """
@@ -19,7 +19,6 @@ HEADER = (
     "of the base",
     "difference",
     "takes a scenario",
-    "s a take against the base",
 )
 
 
@@ -40,7 +39,7 @@ def loop_variants(file: ResultFile) -> md.Section:
         body=md.paragraphs(
             f"Against the same loop without it, on {counted(base['num_scenarios'], 'scenario')} "
             f"({scenes}). First prompt: {begins}; {base['takes_a_scenario']:.2f} takes a scenario.",
-            md.table(HEADER, [_row(row, base) for row in rows]),
+            md.table(HEADER, [_row(row) for row in rows]),
             md.table(["setting", *categories], by_category) if categories else None,
             md.bullets(list(_apart(rows))) or None,
         ),
@@ -56,7 +55,7 @@ def _apart(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{row['name']}: not only the setting differs: {line}"
 
 
-def _row(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+def _row(row: Mapping[str, Any]) -> list[str]:
     return [
         row["name"],
         md.count(row["num_scenarios"]),
@@ -64,5 +63,4 @@ def _row(row: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
         md.interval(row["base_score"]),
         md.interval(row["difference"], digits=2, sign="+"),
         f"{row['takes_a_scenario']:.2f}",
-        md.times(row["generate_s"] / base["generate_s"]),
     ]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from engine.commands._interrupts import STATUS, interruptible
 from engine.errors import ConfigError
 from engine.settings.environment import chosen_gpus, inherited
 from engine.words import command_line
@@ -29,13 +30,13 @@ MARGIN_S: Final = 10.0
 """Between the end of a step's own budget and that of the campaign, at which it is stopped."""
 OUT_OF_TIME: Final = 124
 """The exit status of a step that was stopped, as timeout(1) has it."""
-INTERRUPTED: Final = 130
 LOOK_EVERY_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A process: `words` behind the interpreter. It starts when all of `after` have ended well."""
+    """A process: `words` behind the interpreter. It starts when all of `after`, which come before it, have
+    ended well."""
 
     name: str
     words: tuple[str, ...]
@@ -76,6 +77,7 @@ class Campaign:
                 raise ConfigError(f"{needed}, and there are {there}", fix="leave it out, or give more")
         ended = {step.name for step in asked if self._mark(step).is_file()}
         waiting = [step for step in asked if step.name not in ended]
+        self._is_over = False
         with ThreadPoolExecutor(sum(map(len, self._free.values()))) as pool:
             try:
                 return self._carry_out(pool, waiting, ended)
@@ -87,6 +89,8 @@ class Campaign:
         failed: list[str] = []
         while waiting or running:
             for step in [one for one in waiting if ended.issuperset(one.after)]:
+                if _is_held_up(step, waiting, failed):
+                    continue
                 if self._left_s() < step.least_s:
                     waiting.remove(step)
                     failed.append(step.name)
@@ -135,13 +139,13 @@ class Campaign:
         with subprocess.Popen(  # nosec B603 # our own interpreter
             command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         ) as process:
-            while self._left_s() > 0:
+            while True:
                 try:
                     return process.wait(LOOK_EVERY_S)
                 except subprocess.TimeoutExpired:
-                    continue
-            os.killpg(process.pid, signal.SIGKILL)
-        return OUT_OF_TIME
+                    if self._left_s() <= 0:
+                        os.killpg(process.pid, signal.SIGKILL)
+                        return OUT_OF_TIME
 
     def _why(self, status: int) -> str:
         return "stopped at the end of the time" if status == OUT_OF_TIME else f"status {status}"
@@ -160,13 +164,28 @@ class Campaign:
         return self._work / "ended" / _file_name(step)
 
 
+def _is_held_up(step: Step, waiting: Sequence[Step], failed: Collection[str]) -> bool:
+    """By an earlier one that takes several places at once, which would else never be free together. What
+    cannot start any more, since something before it failed, holds up nothing."""
+    lost = set(failed)
+    for one in waiting:
+        if one is step:
+            return False
+        if lost.intersection(one.after):
+            lost.add(one.name)
+        elif one.places > 1 and one.kind == step.kind:
+            return True
+    return False
+
+
 def exit_status(campaign: Campaign, asked: Sequence[Step]) -> int:
     """Carries it out: 0 all is done; 1 something is left, which is told; 130 interrupted."""
     try:
-        left = campaign.carry_out(asked)
+        with interruptible():
+            left = campaign.carry_out(asked)
     except KeyboardInterrupt:
         print("interrupted: what was running is stopped; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
+        return STATUS
     for name in left:
         print(f"not done: {name}", file=sys.stderr)
     if left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,20 @@ def test_each_step_on_a_gpu_sees_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     assert {a.read_text(), b.read_text()} == {"3", "5"} and both.read_text() == "3,5"
     with pytest.raises(ConfigError, match="both takes 2 places of 'gpu', and there are 1"):
         Campaign(tmp_path, {GPU: 1}).carry_out(found)
+
+
+def test_what_takes_all_places_is_not_overtaken(tmp_path: Path) -> None:
+    """Unless what it waits for has failed."""
+    out = tmp_path / "out"
+    both = replace(writing("both", "b", out, "first"), kind=GPU, places=2)
+    others = [replace(writing(name, name, out), kind=GPU) for name in ("1", "2", "3")]
+    found = [replace(writing("first", "f", out), kind=GPU), both, *others]
+    assert Campaign(tmp_path / "well", PLACES).carry_out(found) == []
+    assert out.read_text()[:2] == "fb" and sorted(out.read_text()[2:]) == ["1", "2", "3"]
+    out.unlink()
+    found[0] = Step(name="first", kind=GPU, words=("-c", "raise SystemExit(1)"))
+    assert Campaign(tmp_path / "failed", PLACES).carry_out(found) == ["first", "both"]
+    assert sorted(out.read_text()) == ["1", "2", "3"]
 
 
 def test_one_gpu_is_left_as_the_user_chose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

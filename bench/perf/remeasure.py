@@ -25,6 +25,7 @@ from bench import campaign
 from bench.campaign import GPU, Campaign, Step, wanted
 from bench.console import user_error
 from bench.perf.end_to_end.campaign import PARTS as RUNS
+from bench.perf.end_to_end.made import CLIPS, GENERATOR
 from engine.errors import ConfigError
 from engine.settings.environment import offline
 
@@ -171,10 +172,11 @@ class Plan:
     def _beside_runs(self) -> Iterator[Step]:
         """What takes the models of whole runs."""
         runs = self._models("runs")
-        few = ("--together", 2, "--rounds", 1) if self.tiny else ("--together", 2, 4, 8)
+        few = ("--together", 2, "--rounds", 1, "--scout-steps", 1) if self.tiny else ("--together", 2, 4, 8)
+        made = ("--generator", runs / GENERATOR, "--dataset", runs / CLIPS)
         yield self._step(
-            "scouts/batches", "--generator", runs / "generator", *few, module="scout_batches",
-            out="scout_batches_{card}", after=(MADE,), least_s=120,
+            "scouts/batches", *made, *few, module="scout_batches", out="scout_batches_{card}", after=(MADE,),
+            least_s=120,
         )  # fmt: skip
         yield self._step(
             "memory/budgets", "--models", runs, out="memory_{card}", after=(MADE,), least_s=120, most_s=1200

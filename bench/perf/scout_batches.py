@@ -4,7 +4,7 @@ Whole scouts of one scene, of its sentence with as many seeds, as `--scout-batch
 their denoise steps: all else is the same in both. Each way comes once before it is timed, so that what is
 compiled, captured or encoded once is over.
 
-    python -m bench.perf.scout_batches --generator DIR --together 2 4 8 --out scout_batches.json
+    python -m bench.perf.scout_batches --generator DIR --dataset CLIPS --together 2 4 8 --out found.json
     python -m bench.perf.scout_batches --generator demo --together 2 --rounds 1 --out tiny.json
 """
 
@@ -32,7 +32,7 @@ from engine.build.prepare import load_generator
 from engine.demo.layout import write_dataset
 from engine.demo.scenes import choose_kinds, make_scene
 from engine.demo.scenes.base import FPS, HELD_OUT_SEED0
-from engine.errors import RetakeError
+from engine.errors import ConfigError, RetakeError
 from engine.machine.device import resolve_device, resolve_dtype
 from engine.settings.config import BUNDLED, RunConfig, load_config
 from engine.settings.environment import offline
@@ -80,6 +80,12 @@ def measure(options: argparse.Namespace, config: RunConfig, dataset: Path) -> di
     device = resolve_device(config.device)
     place = (device, resolve_dtype(config.dtype, device))
     generator: Any = load_generator(config, find_generator(config.generator.name), *place, with_weights=True)
+    if options.dataset is None and generator.spec.fps != FPS:
+        raise ConfigError(
+            f"the simulated scene has {FPS} frames a second, {options.generator} takes "
+            f"{generator.spec.fps:g}",
+            fix="give clips of that rate, a folder of them is enough: --dataset DIR",
+        )
     scenario = open_dataset(dataset).scenarios(generator.spec.fps)[0]
     rows = []
     for count in options.together:
@@ -110,7 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the JSON file to write")
     add("--generator", default=BUNDLED, help='"demo" or a folder')
-    add("--dataset", type=Path, help="its first scenario; default: a simulated scene")
+    add(
+        "--dataset",
+        type=Path,
+        help=f"its first scenario; default: a simulated scene, of {FPS} frames a second",
+    )
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--dtype", default="auto")
     add("--preset", default="exact", help="of the denoiser")

@@ -39,3 +39,15 @@ def test_a_batch_is_compared_with_its_scouts_alone(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(WanGenerator, "scouts", swapped)
     assert scout_batches.main(words) == 1, "rows that are another scout's are no rounding"
+
+
+def test_the_simulated_scene_is_for_generators_of_its_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = make_folders(tmp_path / "tiny")
+    sidecar = folders.generator / "retake.json"
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"fps": 4}))
+    given = ["--generator", str(folders.generator), "--device", "cpu", "--dtype", "fp32"]
+    assert scout_batches.main([*given, "--out", str(tmp_path / "found.json")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "has 8 frames a second" in told and "takes 4" in told and "--dataset DIR" in told

@@ -71,7 +71,7 @@ class RequestTable:
             raise damaged(self._folder / DATABASE, f"a row cannot be read: {error}") from error
 
     def ended(self) -> frozenset[str]:
-        """The scenarios that have an outcome."""
+        """The scenarios that have an outcome: nothing is held there any more."""
         return frozenset(name for (name,) in self._database.rows("SELECT scenario_id FROM outcomes"))
 
     def record(self, requests: Iterable[Request]) -> None:
@@ -177,13 +177,11 @@ class Requests:
 
 def told(request: Request, ended: Container[str]) -> str:
     """ "the run is paused, as the user asked". `ended`: scenarios for which a wish to hold comes too late."""
-    late = {Wish.PAUSE: "paused", Wish.SKIP: "skipped"}
-    if request.scenario_id in ended and request.wish in late:
-        return f"{request.scenario_id} had ended before it could be {late[request.wish]}: it stays as it is"
-    words = {
-        Wish.PAUSE: "is paused",
-        Wish.SKIP: "is skipped",
-        Wish.UNPAUSE: "goes on",
-        Wish.UNSKIP: "is not skipped any more",
-    }
-    return f"{request.scenario_id or 'the run'} {words[request.wish]}, as the user asked"
+    holding = {Wish.PAUSE: "paused", Wish.SKIP: "skipped"}
+    others = {Wish.UNPAUSE: "goes on", Wish.UNSKIP: "is not skipped any more"}
+    if request.wish in holding and request.scenario_id in ended:
+        return (
+            f"{request.scenario_id} had ended before it could be {holding[request.wish]}: it stays as it is"
+        )
+    does = others.get(request.wish) or f"is {holding[request.wish]}"
+    return f"{request.scenario_id or 'the run'} {does}, as the user asked"

@@ -308,7 +308,7 @@ class RunStore:
 
     def pending(self) -> tuple[Scenario, ...]:
         """Scenarios without an outcome, in order."""
-        finished = {row[0] for row in self._database.rows("SELECT scenario_id FROM outcomes")}
+        finished = self.requests.ended()
         return tuple(scenario for scenario in self.scenarios() if scenario.id not in finished)
 
     def history(self, scenario_id: str) -> History:

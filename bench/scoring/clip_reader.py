@@ -66,8 +66,8 @@ def read_clip(path: Path, num_frames: int, threads: int = 1) -> Iterator[Frames]
         if isinstance(found, np.ndarray):
             yield found
         else:
-            memory = np.empty((found.height, found.width, 3), np.uint8) if memory is None else memory
-            yield bgr(found, memory)
+            memory = bgr(found, memory)
+            yield memory
 
 
 def read_channel(path: Path, num_frames: int, threads: int = 1) -> Iterator[Gray]:
@@ -80,11 +80,11 @@ def read_channel(path: Path, num_frames: int, threads: int = 1) -> Iterator[Gray
     for found in _decoded(path, num_frames, threads):
         if isinstance(found, np.ndarray):
             channel = cv2.extractChannel(found, 0, channel)
-        elif (table := _luma_table(found)) is not None:
+        elif (table := _table_of(found)) is not None:
             channel = cv2.LUT(_rows(found.planes[0]), table, channel)
         else:
-            memory = np.empty((found.height, found.width, 3), np.uint8) if memory is None else memory
-            channel = cv2.extractChannel(bgr(found, memory), 0, channel)
+            memory = bgr(found, memory)
+            channel = cv2.extractChannel(memory, 0, channel)
         yield channel
 
 
@@ -153,7 +153,7 @@ def _rows(plane: Any, channels: int = 1) -> Frames:
     return np.ndarray((*shape, *[channels] * many), np.uint8, plane, strides=(*strides, *[1] * many))
 
 
-def _luma_table(frame: Any) -> Gray | None:
+def _table_of(frame: Any) -> Gray | None:
     """[256], of each luma the first channel of `bgr`; None where the frame has colour, or luma does not
     decide it alone."""
     if frame.format.name != PLAIN or frame.height % 2 or frame.width % 2:  # another conversion is theirs

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bench.console import user_error
 from bench.perf.document import told
@@ -22,6 +22,16 @@ from engine.settings.environment import offline
 
 MARGIN_S = 5.0
 """Of a process, for writing what was measured."""
+
+
+class Named(Protocol):
+    """What --only is told of."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,21 @@ def measure_parts(module: str, parts: Iterable[Part], ends_s: float) -> list[Par
 def finished(document: Mapping[str, Any], left: Sequence[str]) -> int:
     """Tell the document and what it lacks; 0 where that is nothing and all checks hold, else 1."""
     print(told(document), flush=True)
+    return 0 if is_all(left) and document["all_checks_hold"] else 1
+
+
+def is_all(left: Sequence[str]) -> bool:
+    """Whether nothing is left to measure; what is, is told."""
     if left:
         print(f"not measured yet: {', '.join(left)}; the same command goes on", flush=True)
-    return 0 if not left and document["all_checks_hold"] else 1
+    return not left
+
+
+def asked_of(parser: argparse.ArgumentParser, groups: Iterable[N], only: str) -> list[N]:
+    """Those whose names begin so; the parser's error where there is none."""
+    every = list(groups)
+    found = [group for group in every if group.name.startswith(only)]
+    if not found:
+        names = ", ".join(group.name for group in every)
+        parser.error(f"--only {only!r} begins the name of no group; they are: {names}")
+    return found

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from bench.perf import ceilings
+from bench.perf import ceilings, resumed
 from bench.perf.document import this_machine
 from bench.perf.past_dense import attention, forwards, passes, takes
 from bench.perf.past_dense.case import Case
@@ -190,13 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "groups": {},
         }
     )
-    every = groups(small=options.small, cache=cache_folder() / "kernels")
-    asked = [group for group in every if group.name.startswith(options.only)]
-    if not asked:
-        names = ", ".join(group.name for group in every)
-        parser.error(f"--only {options.only!r} begins the name of no group; they are: {names}")
+    asked = resumed.asked_of(
+        parser, groups(small=options.small, cache=cache_folder() / "kernels"), options.only
+    )
     for group in asked:
-        if _is_whole(document, group):
+        if _is_there(document, group):
             continue
         left_s = options.budget - (time.perf_counter() - began_s)
         if left_s < group.seconds and not options.small:
@@ -218,13 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    left = [group.name for group in asked if not _is_whole(document, group)]
-    if left:
-        print(f"not measured yet: {', '.join(left)}; the same command goes on", flush=True)
-    return 1 if left else 0
+    left = [group.name for group in asked if not _is_there(document, group)]
+    return 0 if resumed.is_all(left) else 1
 
 
-def _is_whole(document: Mapping[str, Any], group: Group) -> bool:
+def _is_there(document: Mapping[str, Any], group: Group) -> bool:
     return group.name in document["groups"] and bool(document["groups"][group.name]["whole"])
 
 

@@ -23,7 +23,7 @@ import torch
 
 from bench.console import user_error
 from bench.files import write_json
-from bench.perf import ceilings
+from bench.perf import ceilings, resumed
 from bench.perf.document import this_machine
 from bench.perf.vae import convolutions, decoding
 from bench.perf.vae.models import SIZES
@@ -127,11 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = _begun(options.out, f"{COMMAND} --sizes {options.sizes} --repeats {options.repeats}")
     except ConfigError as error:
         return user_error(error)
-    every = list(groups(sizes, options.repeats, device))
-    asked = [group for group in every if group.name.startswith(options.only)]
-    if not asked:
-        names = ", ".join(group.name for group in every)
-        parser.error(f"--only {options.only!r} begins the name of no group; they are: {names}")
+    asked = resumed.asked_of(parser, groups(sizes, options.repeats, device), options.only)
     for group in asked:
         if group.name in document["whole"]:
             continue
@@ -157,9 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print("\n".join(f"{name} {value:.2f}" for name, value in document.get("summary", {}).items()))
-    if left := [group.name for group in asked if group.name not in document["whole"]]:
-        print(f"not measured yet: {', '.join(left)}; the same command goes on", flush=True)
-    return 1 if left else 0
+    left = [group.name for group in asked if group.name not in document["whole"]]
+    return 0 if resumed.is_all(left) else 1
 
 
 if __name__ == "__main__":

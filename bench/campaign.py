@@ -6,6 +6,7 @@ holds up only what needs it. Knows no measurement: `bench.quality.remeasure` and
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import signal
@@ -126,7 +127,8 @@ class Campaign:
             words += ["--budget", f"{max(0.0, min(step.most_s, left_s - MARGIN_S)):.0f}"]
         with log.open("ab") as out:
             status = self._status([sys.executable, *words], out.fileno(), self._environment(step, taken))
-        told = "done" if status == 0 else f"{self._why(status)}, see {log}"
+        why = "stopped at the end of the time" if status == OUT_OF_TIME else f"status {status}"
+        told = "done" if status == 0 else f"{why}, see {log}"
         self._say(step, f"{told}, {self._now() - began_s:.0f} s")
         if status == 0:
             self._mark(step).parent.mkdir(parents=True, exist_ok=True)
@@ -146,9 +148,6 @@ class Campaign:
                     if self._left_s() <= 0:
                         os.killpg(process.pid, signal.SIGKILL)
                         return OUT_OF_TIME
-
-    def _why(self, status: int) -> str:
-        return "stopped at the end of the time" if status == OUT_OF_TIME else f"status {status}"
 
     def _environment(self, step: Step, taken: Sequence[int]) -> dict[str, str]:
         if step.kind != GPU or self._num_gpus < 2:
@@ -191,6 +190,28 @@ def exit_status(campaign: Campaign, asked: Sequence[Step]) -> int:
     if left:
         print("the same command goes on with it", file=sys.stderr)
     return 1 if left else 0
+
+
+def parser_of(
+    program: str, description: str | None, parts: Sequence[str], *, holds: str
+) -> argparse.ArgumentParser:
+    """With the options that all campaigns have. `holds`: what is in WORK beside its results."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=plain)
+    add, names = parser.add_argument, ",".join(parts)
+    add("--work", type=Path, help=f"{holds} and WORK/results; taken up again; --list needs none")
+    add("--only", default=names, help=f"some of {names}; what they need is made too")
+    add("--list", action="store_true", help="only say what would be started")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """`work` is a path: without one there is nothing but a list, in which WORK stands for it."""
+    options = parser.parse_args(arguments)
+    if options.work is None and not options.list:
+        parser.error("give a folder: --work WORK; or --list, which only says what would be started")
+    options.work = options.work or Path("WORK")
+    return options
 
 
 def listed(asked: Iterable[Step]) -> str:

@@ -210,14 +210,9 @@ def take_up(documents: Path, results: Path, of: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.perf.remeasure", description=__doc__, formatter_class=plain
-    )
+    parser = campaign.parser_of("python -m bench.perf.remeasure", __doc__, PARTS, holds="models, logs")
     add = parser.add_argument
-    add("--work", type=Path, help="models, logs and WORK/results; taken up again; --list needs none")
     add("--minutes", type=float, help="that all may take; what is not measured then is told")
-    add("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}; what they need is made too")
     add("--gpus", type=int, default=1, help="of this machine, a step on each; from 2 on there is scaling")
     add(
         "--taken-up",
@@ -226,16 +221,13 @@ def _parser() -> argparse.ArgumentParser:
         help="documents of this card, of which only the missing rows are measured where a part can go on",
     )
     add("--tiny", action="store_true", help="tiny models, on any machine")
-    add("--list", action="store_true", help="only say what would be started")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 all that was asked is measured; 1 something is left; 2 the user's error."""
     parser, began_s = _parser(), time.perf_counter()
-    options = parser.parse_args(arguments)
-    if options.work is None and not options.list:
-        parser.error("give a folder: --work WORK; or --list, which only says what would be started")
+    options = campaign.parse(parser, arguments)
     if options.gpus < 1 or (options.minutes is not None and not options.minutes > 0):
         parser.error("--gpus and --minutes are above 0")
     try:
@@ -246,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace, began_s: float) -> int:
     offline()  # for the steps too, which inherit it
-    work, name = (options.work or Path("WORK")), card()
-    plan = Plan(work=work, card=name, gpus=options.gpus, tiny=options.tiny)
+    name = card()
+    plan = Plan(work=options.work, card=name, gpus=options.gpus, tiny=options.tiny)
     asked = wanted(plan.steps(), options.only.split(","), PARTS)
     if options.list:
         print(campaign.listed(asked))
@@ -257,7 +249,7 @@ def _work(options: argparse.Namespace, began_s: float) -> int:
     if options.taken_up is not None:
         print(f"taken up: {', '.join(take_up(options.taken_up, plan.results, name)) or 'nothing new'}")
     ends_s = None if options.minutes is None else began_s + 60 * options.minutes
-    return campaign.exit_status(Campaign(work, {GPU: options.gpus}, ends_s=ends_s), asked)
+    return campaign.exit_status(Campaign(options.work, {GPU: options.gpus}, ends_s=ends_s), asked)
 
 
 if __name__ == "__main__":

@@ -222,35 +222,23 @@ def _retake(*words: object) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.quality.remeasure",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = campaign.parser_of("python -m bench.quality.remeasure", __doc__, PARTS, holds="runs, logs")
     add = parser.add_argument
-    add("--work", type=Path, help="runs, logs and WORK/results; taken up again; --list needs none")
     add("--engines", type=int, default=2, help="processes at once that hold models, and shards of each run")
     add("--jobs", type=int, default=2, help="processes at once that score or make figures")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}; what they need is made too")
     add("--count", type=int, default=HELD_OUT.count, help="held-out scenes")
     add("--tuning-count", type=int, default=TUNING.count, help="scenes that choosers are tuned on")
     add("--seeds", type=int, default=4, help="of the budget: noises of each prompt")
     add("--costs", type=Path, metavar="JSON", help="of the budget: see bench.quality.loop_budget")
     add("--selectors", default="consensus,geometry,vjepa,critic_score,static_camera,rank_sum")
     add("--budget-choosers", default="consensus,critic_score", help="asked of every look and take there")
-    add("--list", action="store_true", help="only say what would be started")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 all that was asked is made; 1 something is left; 2 the user's error."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.work is None:
-        if not options.list:
-            parser.error("give a folder: --work WORK; or --list, which only says what would be started")
-        options.work = Path("WORK")
+    options = campaign.parse(_parser(), arguments)
     try:
         asked = wanted(steps(options), options.only.split(","), PARTS)
     except ConfigError as error:
